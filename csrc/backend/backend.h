@@ -1,0 +1,136 @@
+#pragma once
+// What a device can do. `engine/` and `stream/` speak to this interface alone; the CPU twin (backend/cpu) and the CUDA
+// backend implement it. Calls that take a Stream only enqueue: they return at once and run in the stream's order.
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/slab_layout.h"
+#include "model/spec.h"
+
+namespace millrace {
+
+// As in CUDA: record() marks a point in a stream; wait() holds a stream until the point recorded last *when wait() was
+// enqueued* is reached. An event never recorded is done.
+class Event {
+ public:
+  virtual ~Event() = default;
+  virtual bool done() const = 0;
+  virtual void synchronize() = 0;  // blocks the calling thread
+};
+
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual void copy(std::byte* destination, const std::byte* source, size_t bytes) = 0;
+  virtual void fill(std::byte* destination, uint8_t value, size_t bytes) = 0;
+  virtual void record(Event& event) = 0;
+  virtual void wait(Event& event) = 0;
+  virtual void synchronize() = 0;  // blocks the calling thread until all that was enqueued has run
+};
+
+// Memory of the device, or pinned memory of the host; freed with the object. Throws OUT_OF_MEMORY naming `what`.
+class Memory {
+ public:
+  virtual ~Memory() = default;
+  virtual std::byte* data() const = 0;
+  virtual size_t size() const = 0;
+};
+
+// ---- KV cache. Blocks of kKvBlockTokens positions, one id for all layers. Of layer l, block b:
+//   K  float16 [kv_heads, kKvBlockTokens, head_dim], then V the same, at
+//   kv + (l * blocks + b) * kv_block_bytes(spec)
+inline constexpr int kKvBlockTokens = 16;
+inline size_t kv_block_bytes(const ModelSpec& spec) {
+  return size_t{2} * spec.kv_heads * kKvBlockTokens * spec.head_dim * sizeof(uint16_t);
+}
+
+// What is wanted of one row's logits.
+struct LogitRequest {
+  int32_t row = 0;             // row of the step
+  bool sample = true;          // choose a token
+  bool keep_logits = false;    // copy the row's logits to StepOutput::logits
+  bool want_logprob = false;   // log-probability of the chosen (or target) token under the unmodified distribution
+  int32_t target = -1;         // >= 0: no choice; the log-probability of this token (scoring)
+  float temperature = 0.0f;    // 0: greedy, ties to the lowest id
+  int32_t top_k = 0;           // 0: all
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  uint64_t seed = 0;
+  uint64_t counter = 0;        // index of the token within its sequence: (seed, counter) fixes the random numbers
+};
+
+// One pass over the model: rows of any mix of sequences, decode rows first. All arrays belong to the caller and stay
+// valid and unchanged until the pass has run.
+struct Step {
+  int rows = 0;
+  int decode_rows = 0;                      // rows [0, decode_rows) decode, the others are prefill chunks
+  std::span<const int32_t> tokens;          // [rows]
+  std::span<const int32_t> positions;       // [rows]; a row sees positions 0..its own of its sequence
+  std::span<const int32_t> sequences;       // [rows], index into the block tables
+  std::span<const int32_t> block_tables;    // [sequences, block_table_stride], KV block ids
+  int block_table_stride = 0;
+  std::span<const LogitRequest> logits;     // ascending rows; at most ExecutorConfig::max_logit_rows
+};
+
+// Written by sample(); readable once the pass has run.
+struct StepOutput {
+  std::vector<int32_t> tokens;    // [logit requests]
+  std::vector<float> logprobs;    // [logit requests]; NaN where not asked for
+  std::vector<float> logits;      // [kept rows, vocab], in the order of the requests
+};
+
+struct EmbeddingTable {
+  const std::byte* rows = nullptr;  // host memory [vocab, hidden], never uploaded
+  WeightType type = WeightType::f16;
+};
+
+struct ExecutorConfig {
+  ModelSpec spec;
+  std::vector<UnitLayout> units;  // unit_count(spec)
+  EmbeddingTable embedding;
+  std::byte* kv = nullptr;
+  int kv_blocks = 0;
+  int max_rows = 0;
+  int max_logit_rows = 0;
+  int max_context = 0;
+};
+
+struct ExecutorCounters {
+  uint64_t weight_bytes_read = 0;  // by linears, counted tile by tile as they are read from a slab
+};
+
+// Runs one model's passes on one device. A pass is begin, embed, the units in order, sample, end, all on one stream.
+// set_unit and the events between them belong to the feeder: a backend may defer what it is handed until the next
+// wait, record or end, so that a run of units becomes one graph.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual void set_unit(Stream& stream, int unit, const std::byte* slab) = 0;
+  virtual void begin(Stream& stream, const Step& step, StepOutput& output) = 0;
+  virtual void embed(Stream& stream) = 0;
+  virtual void attention(Stream& stream, int unit) = 0;
+  virtual void feed_forward(Stream& stream, int unit) = 0;
+  virtual void head(Stream& stream, int unit) = 0;
+  virtual void sample(Stream& stream) = 0;
+  virtual void end(Stream& stream) = 0;
+  virtual ExecutorCounters counters() const = 0;
+  virtual size_t workspace_bytes() const = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const char* name() const = 0;  // "cpu", "cuda:0"
+  // True on the twin: host memory is device memory, and a resident unit is read where it lies.
+  virtual bool reads_host_memory() const = 0;
+  virtual std::unique_ptr<Memory> allocate(size_t bytes, const char* what) = 0;
+  virtual std::unique_ptr<Memory> allocate_host(size_t bytes, const char* what) = 0;
+  virtual std::unique_ptr<Stream> create_stream() = 0;
+  virtual std::unique_ptr<Event> create_event() = 0;
+  virtual std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) = 0;
+};
+
+}  // namespace millrace

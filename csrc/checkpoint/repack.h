@@ -1,0 +1,74 @@
+#pragma once
+// From checkpoint tensors to slabs. TypeScript knows names and settings (which tensors make up which linear, in which
+// format); this side checks every shape, type and index against them before any memory is committed, and repacks.
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "checkpoint/safetensors.h"
+#include "core/thread_pool.h"
+#include "model/slab_layout.h"
+#include "model/spec.h"
+
+namespace millrace {
+
+// How a linear is stored. A new format is one more enumerator, and one more file with a LinearReader.
+enum class LinearFormat : uint8_t { plain, gptq };
+
+// One linear of the checkpoint, by tensor names; empty where the format has none.
+struct LinearSource {
+  LinearFormat format = LinearFormat::plain;
+  std::string weight;   // plain [n, k] of f16, bf16 or f32; gptq: qweight
+  std::string zeros;    // gptq: qzeros
+  std::string scales;   // gptq
+  std::string g_idx;    // gptq; the tensor may be absent
+  std::string bias;     // [n], any format
+  int bits = 4;         // gptq
+  int group_size = 0;   // gptq; -1 is one group of k
+  bool symmetric = false;         // gptq `sym`: all zeros must be 8, and are dropped
+  bool zeros_minus_one = true;    // gptq version 1 stores zero - 1
+};
+
+struct LayerSource {
+  std::string attention_norm, feed_forward_norm;  // [hidden]
+  LinearSource query, key, value, output, gate, up, down;
+};
+
+struct ModelSource {
+  ModelSpec spec;
+  std::vector<LayerSource> layers;  // spec.layers
+  std::string embedding;            // [vocab, hidden]
+  std::string final_norm;           // [hidden]
+  LinearSource head;                // plain with the embedding's name when tied
+};
+
+// What a model will take, checked and laid out; no weights read yet but g_idx and the zeros of symmetric linears.
+struct SlabPlan {
+  ModelSource source;
+  std::vector<UnitLayout> units;  // unit_count(spec)
+  WeightType embedding_type = WeightType::f16;
+  size_t embedding_bytes = 0;
+  size_t slab_bytes() const {
+    size_t total = 0;
+    for (const UnitLayout& unit : units) total += unit.bytes;
+    return total;
+  }
+};
+
+SlabPlan plan_slabs(const Checkpoint& checkpoint, const ModelSource& source);
+
+struct RepackOptions {
+  // bytes of checkpoint data repacked so far, of all; called from one thread at a time
+  std::function<void(size_t done, size_t total)> progress;
+  const std::atomic<bool>* cancelled = nullptr;  // polled; ends the repack with ABORTED
+};
+
+// Writes every unit's slab to slabs[unit] (plan.units[unit].bytes each) and the embedding's rows to `embedding`,
+// in parallel, dropping the file's pages on the way. Every byte of a slab is written.
+void repack(const Checkpoint& checkpoint, const SlabPlan& plan, const std::vector<std::byte*>& slabs,
+            std::byte* embedding, ThreadPool& pool, const RepackOptions& options);
+
+}  // namespace millrace

@@ -1,0 +1,54 @@
+#pragma once
+// The one error type of the native side. `code` is stable and listed in lib/errors.ts; the sentence says what is
+// wrong, the remedy what to do about it.
+#include <cstdarg>
+#include <cstdio>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace millrace {
+
+namespace code {
+inline constexpr const char* kInvalidArgument = "INVALID_ARGUMENT";
+inline constexpr const char* kCheckpointNotFound = "CHECKPOINT_NOT_FOUND";
+inline constexpr const char* kCheckpointInvalid = "CHECKPOINT_INVALID";
+inline constexpr const char* kCheckpointUnsupported = "CHECKPOINT_UNSUPPORTED";
+inline constexpr const char* kOutOfMemory = "OUT_OF_MEMORY";
+inline constexpr const char* kDeviceUnavailable = "DEVICE_UNAVAILABLE";
+inline constexpr const char* kContextOverflow = "CONTEXT_OVERFLOW";
+inline constexpr const char* kModelClosed = "MODEL_CLOSED";
+inline constexpr const char* kAborted = "ABORTED";
+inline constexpr const char* kInternal = "INTERNAL";
+}  // namespace code
+
+class Error : public std::runtime_error {
+ public:
+  Error(const char* code, std::string message, std::string remedy)
+      : std::runtime_error(std::move(message)), code_(code), remedy_(std::move(remedy)) {}
+  const char* code() const { return code_; }
+  const std::string& remedy() const { return remedy_; }
+
+ private:
+  const char* code_;
+  std::string remedy_;
+};
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 1, 2)))
+#endif
+inline std::string
+format(const char* pattern, ...) {
+  va_list args;
+  va_start(args, pattern);
+  va_list measure;
+  va_copy(measure, args);
+  const int n = std::vsnprintf(nullptr, 0, pattern, measure);
+  va_end(measure);
+  std::string out(n > 0 ? static_cast<size_t>(n) : 0, '\0');
+  if (n > 0) std::vsnprintf(out.data(), out.size() + 1, pattern, args);
+  va_end(args);
+  return out;
+}
+
+}  // namespace millrace

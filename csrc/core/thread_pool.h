@@ -1,0 +1,42 @@
+#pragma once
+// A fixed pool for fork-join loops. The caller works too; workers spin briefly for the next loop (a token's kernels
+// follow each other within microseconds) and then sleep, so an idle model costs nothing and a busy 2-core machine is
+// not spun to death.
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+
+namespace millrace {
+
+class ThreadPool {
+ public:
+  // `threads` counts the caller: 1 means no workers at all.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return threads_; }
+
+  // Runs body(index, thread) for every index in [0, count), on up to threads() threads, and returns when all have
+  // run; what they wrote is visible to the caller. `thread` is in [0, threads()) and unique among those running, for
+  // scratch memory. Indices are taken dynamically: results must not depend on who runs which. One loop at a time a
+  // pool: call it from one thread, never from within a body.
+  template <typename Body>
+  void parallel_for(int64_t count, Body&& body) {
+    using Plain = std::remove_reference_t<Body>;
+    run(count, [](void* context, int64_t index, int thread) { (*static_cast<Plain*>(context))(index, thread); },
+        const_cast<std::remove_const_t<Plain>*>(std::addressof(body)));
+  }
+
+ private:
+  using Invoke = void (*)(void* context, int64_t index, int thread);
+  void run(int64_t count, Invoke invoke, void* context);
+
+  struct State;
+  int threads_;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace millrace

@@ -1,0 +1,270 @@
+/**
+ * The only file that touches the addon: everything native is typed here. The native side trusts nothing but types;
+ * options are validated in options.ts before they come here.
+ */
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { MillraceError } from './errors.ts'
+
+export type LinearFormat = 'plain' | 'gptq'
+export type WeightType = 'q4' | 'f16' | 'bf16' | 'f32'
+export type Home = 'resident' | 'streamed' | 'cpu'
+
+/** A tensor of a safetensors file, as its header describes it. */
+export interface NativeTensor {
+  name: string
+  /** As safetensors spells it: 'F16', 'I32', ... */
+  dtype: string
+  shape: number[]
+  /** Index into the paths. */
+  file: number
+  /** Bytes from the file's start. */
+  offset: number
+  bytes: number
+}
+
+export interface RopeSpec {
+  theta: number
+  scaling: 'none' | 'linear' | 'dynamic' | 'llama3' | 'yarn'
+  factor: number
+  lowFrequencyFactor: number
+  highFrequencyFactor: number
+  originalMaxPosition: number
+}
+
+export interface ModelSpec {
+  vocab: number
+  hidden: number
+  layers: number
+  heads: number
+  kvHeads: number
+  headDim: number
+  intermediate: number
+  maxPosition: number
+  rmsEpsilon: number
+  rope: RopeSpec
+}
+
+/** How a linear is stored: tensor names, '' where the format has none. See csrc/checkpoint/repack.h. */
+export interface LinearSource {
+  format: LinearFormat
+  weight: string
+  zeros: string
+  scales: string
+  gIdx: string
+  bias: string
+  bits: number
+  groupSize: number
+  symmetric: boolean
+  zerosMinusOne: boolean
+}
+
+export interface LayerSource {
+  attentionNorm: string
+  feedForwardNorm: string
+  query: LinearSource
+  key: LinearSource
+  value: LinearSource
+  output: LinearSource
+  gate: LinearSource
+  up: LinearSource
+  down: LinearSource
+}
+
+export interface ModelSource {
+  spec: ModelSpec
+  layers: LayerSource[]
+  embedding: string
+  finalNorm: string
+  head: LinearSource
+}
+
+export interface NativeUnit {
+  kind: 'attention' | 'feedForward' | 'head'
+  /** Of attention and feed-forward; -1 of the head. */
+  layer: number
+  bytes: number
+  /** The weight types of its matrices, e.g. ['q4', 'q4']. */
+  types: WeightType[]
+}
+
+export interface NativeSlabPlan {
+  layoutVersion: number
+  units: NativeUnit[]
+  embeddingBytes: number
+  embeddingType: WeightType
+  kvBytesPerToken: number
+}
+
+export interface NativeLoadRequest {
+  paths: string[]
+  source: ModelSource
+  /** Identifies the checkpoint's content (paths, sizes, times): environments that load the same share its slabs. */
+  identity: string
+  /** One home a unit, in the order of NativeSlabPlan.units. */
+  homes: Home[]
+  ringBytes: number
+  contextLength: number
+  kvBlocks: number
+  /** Rows of a step: decode rows first, then prefill. */
+  maxRows: number
+  /** Rows of a step whose logits may be asked for. */
+  maxLogitRows: number
+  /** Threads of the CPU twin, the caller counted. */
+  threads: number
+  /** Fill freed ring slots with NaN patterns: for tests, costs bandwidth. */
+  poison: boolean
+  /** Chosen by the caller; progress events carry it, cancelLoad takes it. */
+  loadId: number
+}
+
+export interface NativeRequest {
+  /** 'generate' continues the tokens; 'score' gives the log-probability of each. */
+  kind: 'generate' | 'score'
+  tokens: Int32Array
+  maxTokens: number
+  temperature: number
+  topK: number
+  topP: number
+  minP: number
+  /** Integer in [0, 2^53). */
+  seed: number
+  stopTokens: Int32Array
+  /** Log-probabilities of generated tokens. */
+  logprobs: boolean
+  /** score: every position's logits too, float32 [tokens, vocab]. */
+  logits: boolean
+}
+
+export type NativeFinish = 'stop' | 'length' | 'abort' | 'error'
+
+export interface NativeTokensEvent {
+  type: 'tokens'
+  model: number
+  request: number
+  /** Generated since the last event; a stop token is not among them. */
+  tokens: Int32Array
+  /** generate: one a token if asked for. score: with `finish`, [tokens - 1]. */
+  logprobs?: Float32Array
+  logits?: Float32Array
+  finish?: NativeFinish
+  error?: { code: string; message: string; remedy: string }
+  /** With `finish`: milliseconds from submit to admission, to the first token, to the end. */
+  timings?: { queueMs: number; firstTokenMs: number; totalMs: number }
+}
+
+export interface NativeProgressEvent {
+  type: 'progress'
+  load: number
+  done: number
+  total: number
+}
+
+export type NativeEvent = NativeTokensEvent | NativeProgressEvent
+
+export interface NativeStats {
+  /** Passes over the model. */
+  steps: number
+  /** Rows computed, of either kind. */
+  decodeRows: number
+  prefillRows: number
+  /** Copied into the ring, and the part of it that no pass has used yet. */
+  copiedBytes: number
+  prefetchedBytes: number
+  /** Streamed units acquired by passes, and how many of them the compute stream had to wait for. */
+  streamedUnits: number
+  stalledUnits: number
+  /** Read by linears, whatever the number of rows. */
+  weightBytesRead: number
+  runningSequences: number
+  waitingSequences: number
+  kvBlocksUsed: number
+  kvBlocksTotal: number
+}
+
+export interface NativeMemory {
+  /** Slabs and embedding in system RAM; shared by models of one identity. */
+  hostBytes: number
+  ringBytes: number
+  kvBytes: number
+  workspaceBytes: number
+}
+
+export interface NativeModel {
+  readonly id: number
+  /** Returns the request's id, unique in the process. Throws CONTEXT_OVERFLOW, MODEL_CLOSED. */
+  submit(request: NativeRequest): number
+  /** The request ends with finish 'abort' unless it has ended already. */
+  cancel(request: number): void
+  stats(): NativeStats
+  memory(): NativeMemory
+  /** Lets running requests end for up to timeoutMs (drain) or aborts them, then frees the model. Idempotent. */
+  close(drain: boolean, timeoutMs: number): Promise<void>
+}
+
+export interface NativeCpu {
+  arch: string
+  model: string
+  features: string[]
+  /** The kernels chosen at run time: 'avx512vnni', 'avx512', 'avx2', 'plain'. */
+  kernels: string
+  /** Cores this process may use: affinity and cgroup quota, rounded up. */
+  cores: number
+  coresOnline: number
+  memoryBytes: number
+  /** Cgroup limit, or memoryBytes. */
+  memoryLimitBytes: number
+  memoryAvailableBytes: number
+}
+
+export interface NativeGpu {
+  index: number
+  name: string
+  computeCapability: string
+  memoryBytes: number
+  memoryFreeBytes: number
+  link: string
+}
+
+export interface NativeAddon {
+  version: string
+  /** Reads headers only. */
+  readTensors(paths: string[]): NativeTensor[]
+  planSlabs(paths: string[], source: ModelSource): Promise<NativeSlabPlan>
+  probeCpu(): NativeCpu
+  /** Bytes a second of one read pass over a buffer far larger than the caches, the best of several. */
+  measureDramBandwidth(threads: number): Promise<number>
+  /** GPUs, or the sentence that says why there are none. */
+  probeGpus(): { gpus: NativeGpu[]; reason: string }
+  /** Once per environment: all events of its loads and requests come here, in batches. */
+  attach(onEvents: (events: NativeEvent[]) => void): void
+  load(request: NativeLoadRequest): Promise<NativeModel>
+  cancelLoad(loadId: number): void
+  /** A pending request keeps the process alive: counts up and down. */
+  ref(): void
+  unref(): void
+}
+
+let loaded: NativeAddon | undefined
+
+/** Loads the addon at first use, so that importing the package never fails for want of it. */
+export function addon(): NativeAddon {
+  if (loaded) return loaded
+  const require = createRequire(import.meta.url)
+  const root = packageRoot()
+  try {
+    loaded = require('node-gyp-build')(root) as NativeAddon
+  } catch (cause) {
+    throw new MillraceError('ADDON_NOT_BUILT', {
+      message: `the native addon could not be loaded from ${join(root, 'build')}: ${(cause as Error).message.split('\n')[0]}`,
+      cause,
+    })
+  }
+  return loaded
+}
+
+/** The folder of package.json: one above lib/ in the sources and one above dist/ in the package. */
+export function packageRoot(): string {
+  return dirname(dirname(fileURLToPath(import.meta.url)))
+}

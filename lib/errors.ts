@@ -1,0 +1,50 @@
+/** Every failure of the package is a MillraceError: a stable code, a sentence, a remedy. This table is all of them. */
+export const ERRORS = {
+  INVALID_ARGUMENT: 'see the documentation of the call',
+  ADDON_NOT_BUILT: 'run `npm run build` in the package folder (needs a C++20 compiler and CMake)',
+  PLATFORM_UNSUPPORTED: 'millrace runs on Linux, x64 and arm64',
+  CHECKPOINT_NOT_FOUND: 'pass the path of a Hugging Face model folder with config.json and *.safetensors',
+  CHECKPOINT_INVALID: 'fetch the file again, or report it to whoever published the checkpoint',
+  CHECKPOINT_UNSUPPORTED: 'use a checkpoint in a supported format (see README)',
+  TOKENIZER_INVALID: 'fetch tokenizer.json and tokenizer_config.json again',
+  CHAT_TEMPLATE_MISSING: 'use generate() with a prompt of your own',
+  CONTEXT_OVERFLOW: 'shorten the prompt, lower maxTokens, or load with a larger contextLength',
+  OUT_OF_MEMORY: 'free memory, lower contextLength, or choose a smaller model',
+  DEVICE_UNAVAILABLE: "use device: 'cpu', or see probe() for what was found",
+  MODEL_CLOSED: 'load the model again',
+  ABORTED: 'the signal passed to the call was aborted; call again if that was not meant',
+  INTERNAL: 'please report this with the message and what led to it',
+} as const
+
+export type ErrorCode = keyof typeof ERRORS
+
+export class MillraceError extends Error {
+  override readonly name = 'MillraceError'
+  /** Stable: part of the API. */
+  readonly code: ErrorCode
+  /** What to do about it. */
+  readonly remedy: string
+
+  constructor(code: ErrorCode, options: { message: string; remedy?: string; cause?: unknown }) {
+    super(options.message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.code = code
+    this.remedy = options.remedy ?? ERRORS[code]
+  }
+
+  /** True also for errors from another copy of the package. */
+  static isInstance(error: unknown): error is MillraceError {
+    return error instanceof Error && error.name === 'MillraceError' && typeof (error as MillraceError).code === 'string'
+  }
+
+  /** Wraps what the addon throws: an Error with string `code` and `remedy`. */
+  static fromNative(error: unknown): MillraceError {
+    if (MillraceError.isInstance(error)) return error
+    const native = error as { code?: unknown; message?: unknown; remedy?: unknown }
+    const known = typeof native?.code === 'string' && native.code in ERRORS
+    return new MillraceError(known ? (native.code as ErrorCode) : 'INTERNAL', {
+      message: typeof native?.message === 'string' ? native.message : String(error),
+      ...(typeof native?.remedy === 'string' && native.remedy !== '' ? { remedy: native.remedy } : {}),
+      cause: error,
+    })
+  }
+}
