@@ -1,0 +1,50 @@
+# millrace.node. The include folders of Node-API come from two header-only packages; no Node headers are downloaded.
+file(GLOB addon_sources CONFIGURE_DEPENDS csrc/addon/*.cc)
+if(NOT addon_sources)
+  return()
+endif()
+
+# Looks for a package as require() would: in node_modules of this folder and of every folder above it. (Running node
+# instead would find a node, not necessarily the one that runs npm.)
+function(millrace_find_package_include name header result)
+  set(folder "${CMAKE_CURRENT_SOURCE_DIR}")
+  while(TRUE)
+    foreach(sub IN ITEMS "" "/include")
+      if(EXISTS "${folder}/node_modules/${name}${sub}/${header}")
+        set(${result} "${folder}/node_modules/${name}${sub}" PARENT_SCOPE)
+        return()
+      endif()
+    endforeach()
+    get_filename_component(parent "${folder}" DIRECTORY)
+    if(parent STREQUAL folder)
+      message(FATAL_ERROR "The npm package ${name} was not found above ${CMAKE_CURRENT_SOURCE_DIR}: run npm install.")
+    endif()
+    set(folder "${parent}")
+  endwhile()
+endfunction()
+
+millrace_find_package_include(node-addon-api napi.h addon_api_include)
+millrace_find_package_include(node-api-headers node_api.h api_headers_include)
+
+add_library(millrace MODULE ${addon_sources})
+target_link_libraries(millrace PRIVATE millrace_core)
+target_include_directories(millrace SYSTEM PRIVATE "${api_headers_include}" "${addon_api_include}")
+file(READ "${CMAKE_CURRENT_SOURCE_DIR}/package.json" package_json LIMIT 4096)
+string(REGEX MATCH "\"version\": *\"([^\"]+)\"" _ "${package_json}")
+target_compile_definitions(millrace PRIVATE
+  NAPI_VERSION=8 NAPI_CPP_EXCEPTIONS NODE_GYP_MODULE_NAME=millrace BUILDING_NODE_EXTENSION
+  MILLRACE_VERSION="${CMAKE_MATCH_1}")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/package.json")
+set_target_properties(millrace PROPERTIES PREFIX "" SUFFIX ".node")
+
+# Node unloads an addon when a worker thread that required it ends, while the engine's threads still run its code:
+# nodelete keeps it mapped. The archive's symbols are hidden too, so that only Node-API's entry is exported.
+target_link_options(millrace PRIVATE -Wl,-z,nodelete -Wl,-z,now -Wl,--exclude-libs,ALL -Wl,--gc-sections)
+
+set(addon_folder "${CMAKE_CURRENT_SOURCE_DIR}/build/Release")
+add_custom_command(TARGET millrace POST_BUILD
+  COMMAND "${CMAKE_COMMAND}" -E make_directory "${addon_folder}"
+  # Replaced by renaming, never overwritten: a running process has the old file mapped.
+  COMMAND "${CMAKE_COMMAND}" -E copy "$<TARGET_FILE:millrace>" "${addon_folder}/millrace.node.new"
+  COMMAND "${CMAKE_COMMAND}" -E rename "${addon_folder}/millrace.node.new" "${addon_folder}/millrace.node"
+  VERBATIM)
