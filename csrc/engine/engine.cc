@@ -1,0 +1,194 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "core/error.h"
+
+namespace millrace {
+
+Engine::Engine() : thread_([this] { run(); }) {}
+
+Engine::~Engine() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+Engine& Engine::process() {
+  static Engine* engine = new Engine;
+  return *engine;
+}
+
+uint64_t Engine::next_id() {
+  static std::atomic<uint64_t> last{0};
+  return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+void Engine::post(std::function<void()> command) {
+  {
+    std::lock_guard lock(mutex_);
+    commands_.push_back(std::move(command));
+  }
+  wake_.notify_all();
+}
+
+void Engine::add(std::shared_ptr<Model> model) {
+  post([this, model = std::move(model)]() mutable {
+    Served served;
+    served.model = std::move(model);
+    models_.push_back(std::move(served));
+  });
+}
+
+uint64_t Engine::submit(const std::shared_ptr<Model>& model, RequestOptions options, std::shared_ptr<EventSink> sink) {
+  const int context = model->config().context_length;
+  const int prompt = static_cast<int>(std::min<size_t>(options.tokens.size(), INT32_MAX));
+  const int room = context - prompt;
+  if (prompt == 0) {
+    throw Error(code::kInvalidArgument, "a request needs at least one token", "give a prompt that is not empty");
+  }
+  if (room < (options.kind == RequestKind::generate ? 1 : 0)) {
+    throw Error(code::kContextOverflow,
+                format("%d tokens do not fit the context of %d%s", prompt, context,
+                       options.kind == RequestKind::generate ? " with room for one more" : ""),
+                "shorten the text or load the model with a larger contextLength");
+  }
+  options.max_tokens = std::clamp(options.max_tokens, 1, std::max(room, 1));
+
+  auto sequence = std::make_shared<Sequence>();
+  sequence->id = next_id();
+  sequence->tokens = options.tokens;
+  sequence->options = std::move(options);
+  sequence->sink = std::move(sink);
+  sequence->submitted = Clock::now();
+  const uint64_t id = sequence->id;
+  post([this, model, sequence] {
+    auto owned = std::make_unique<Sequence>(std::move(*sequence));
+    const std::shared_ptr<EventSink> sink = owned->sink;
+    if (std::none_of(sinks_.begin(), sinks_.end(), [&](const auto& known) { return known.lock() == sink; })) {
+      sinks_.push_back(sink);
+    }
+    Served* served = find(model.get());
+    if (served == nullptr || served->closing) {
+      TokenEvent event;
+      event.model = model->id();
+      event.request = owned->id;
+      event.finish = Finish::error;
+      event.error_code = code::kModelClosed;
+      event.error_message = "the model is closed";
+      event.error_remedy = "load the model again";
+      sink->post(std::move(event));
+      return;
+    }
+    served->model->scheduler().add(std::move(owned));
+    served->model->publish_counters();
+  });
+  return id;
+}
+
+void Engine::cancel(const std::shared_ptr<Model>& model, uint64_t request) {
+  post([this, model, request] {
+    if (Served* served = find(model.get())) {
+      served->model->end(request, Finish::abort);
+      served->model->publish_counters();
+    }
+  });
+}
+
+void Engine::close(std::shared_ptr<Model> model, bool drain, std::chrono::milliseconds timeout,
+                   std::function<void()> done) {
+  const Clock::time_point deadline = drain ? Clock::now() + timeout : Clock::now();
+  post([this, model = std::move(model), deadline, done = std::move(done)] {
+    Served* served = find(model.get());
+    if (served == nullptr) {
+      done();
+      return;
+    }
+    // A second close may hurry the first, never delay it.
+    served->deadline = served->closing ? std::min(served->deadline, deadline) : deadline;
+    served->closing = true;
+    served->on_closed.push_back(done);
+  });
+}
+
+void Engine::detach(std::shared_ptr<EventSink> sink) {
+  post([this, sink = std::move(sink)] {
+    for (Served& served : models_) {
+      for (const uint64_t id : served.model->scheduler().ids_of(sink.get())) served.model->end(id, Finish::abort);
+      served.model->publish_counters();
+    }
+    std::erase_if(sinks_, [&](const auto& known) { return known.lock() == sink; });
+  });
+}
+
+Engine::Served* Engine::find(const Model* model) {
+  for (Served& served : models_) {
+    if (served.model.get() == model) return &served;
+  }
+  return nullptr;
+}
+
+void Engine::flush_sinks() {
+  std::erase_if(sinks_, [](const std::weak_ptr<EventSink>& known) {
+    const std::shared_ptr<EventSink> sink = known.lock();
+    if (sink) sink->flush();
+    return !sink;
+  });
+}
+
+bool Engine::finish_closing() {
+  bool closed = false;
+  for (auto it = models_.begin(); it != models_.end();) {
+    Served& served = *it;
+    if (!served.closing) {
+      ++it;
+      continue;
+    }
+    if (Clock::now() >= served.deadline) {
+      for (const uint64_t id : served.model->scheduler().ids()) served.model->end(id, Finish::abort);
+    }
+    if (!served.model->scheduler().idle()) {
+      ++it;
+      continue;
+    }
+    const std::vector<std::function<void()>> callbacks = std::move(served.on_closed);
+    flush_sinks();  // the last tokens come before the news that the model is closed
+    served.model->release();
+    it = models_.erase(it);
+    for (const auto& done : callbacks) done();
+    closed = true;
+  }
+  return closed;
+}
+
+void Engine::run() {
+  for (;;) {
+    std::vector<std::function<void()>> commands;
+    {
+      std::unique_lock lock(mutex_);
+      const bool idle = std::all_of(models_.begin(), models_.end(), [](Served& served) {
+        return served.model->scheduler().idle() && !served.closing;
+      });
+      if (idle) wake_.wait(lock, [this] { return stop_ || !commands_.empty(); });
+      if (stop_) break;
+      commands.swap(commands_);
+    }
+    for (const auto& command : commands) command();
+    commands.clear();  // and with them the last references to what was closed
+    finish_closing();
+    for (Served& served : models_) served.model->step();
+    flush_sinks();
+  }
+  for (Served& served : models_) {
+    for (const uint64_t id : served.model->scheduler().ids()) served.model->end(id, Finish::abort);
+    for (const auto& done : served.on_closed) done();
+  }
+  flush_sinks();
+  models_.clear();
+}
+
+}  // namespace millrace

@@ -1,0 +1,64 @@
+#pragma once
+// The process's one engine thread: owns every model's streams and steps, takes commands from any thread, and serves
+// the models in turn, one step each. Nothing here blocks a caller.
+#include <condition_variable>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "engine/model.h"
+#include "engine/request.h"
+
+namespace millrace {
+
+class Engine {
+ public:
+  Engine();
+  ~Engine();  // aborts what runs
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // The process's own: never destroyed, since its thread may be inside a step when the process exits.
+  static Engine& process();
+
+  // Ids are unique in the process, and larger for what came later.
+  static uint64_t next_id();
+
+  void add(std::shared_ptr<Model> model);
+  // Returns the request's id. Throws CONTEXT_OVERFLOW or INVALID_ARGUMENT; a model already closed ends the request
+  // with MODEL_CLOSED through its sink.
+  uint64_t submit(const std::shared_ptr<Model>& model, RequestOptions options, std::shared_ptr<EventSink> sink);
+  void cancel(const std::shared_ptr<Model>& model, uint64_t request);
+  // Takes no more requests; after the running ones have ended (`drain`, for `timeout` at most) or were aborted, frees
+  // the model and calls `done` on the engine's thread.
+  void close(std::shared_ptr<Model> model, bool drain, std::chrono::milliseconds timeout, std::function<void()> done);
+  // Aborts all requests of a sink that is about to go; none of its events is posted once `done` was called.
+  void detach(std::shared_ptr<EventSink> sink);
+
+ private:
+  struct Served {
+    std::shared_ptr<Model> model;
+    bool closing = false;
+    Clock::time_point deadline;
+    std::vector<std::function<void()>> on_closed;
+  };
+
+  void post(std::function<void()> command);
+  void run();
+  Served* find(const Model* model);
+  void flush_sinks();
+  bool finish_closing();
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::function<void()>> commands_;
+  bool stop_ = false;
+  std::list<Served> models_;  // engine thread only
+  std::vector<std::weak_ptr<EventSink>> sinks_;
+  std::thread thread_;
+};
+
+}  // namespace millrace

@@ -1,0 +1,193 @@
+#include "engine/model.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace millrace {
+
+namespace {
+
+double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
+
+}  // namespace
+
+Model::Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<const HostModel> host, ModelConfig config)
+    : id_(id),
+      backend_(std::move(backend)),
+      host_(std::move(host)),
+      config_(std::move(config)),
+      compute_(backend_->create_stream()),
+      pass_done_(backend_->create_event()) {
+  if (config_.homes.size() != host_->units().size() || config_.context_length < 1 || config_.max_rows < 1 ||
+      config_.max_logit_rows < 1 || config_.kv_blocks < KvPool::blocks_for(config_.context_length)) {
+    throw Error(code::kInvalidArgument, "a model needs one home a unit, rows, and KV blocks for one full context",
+                "pass the plan unchanged, or one that keeps these bounds");
+  }
+  kv_ = std::make_unique<KvPool>(*backend_, host_->spec(), config_.kv_blocks);
+  scheduler_ = std::make_unique<Scheduler>(SchedulerConfig{config_.max_rows, config_.max_logit_rows}, *kv_);
+
+  ExecutorConfig executor;
+  executor.spec = host_->spec();
+  executor.units = host_->units();
+  executor.embedding = {host_->embedding(), host_->embedding_type()};
+  executor.kv = kv_->data();
+  executor.kv_blocks = config_.kv_blocks;
+  executor.max_rows = config_.max_rows;
+  executor.max_logit_rows = config_.max_logit_rows;
+  executor.max_context = config_.context_length;
+  executor_ = backend_->create_executor(executor);
+
+  FeederConfig feeder;
+  for (const UnitLayout& unit : host_->units()) feeder.unit_bytes.push_back(unit.bytes);
+  feeder.homes = config_.homes;
+  feeder.ring_bytes = config_.ring_bytes;
+  feeder.poison = config_.poison;
+  feeder.hooks = config_.hooks;
+  feeder_ = std::make_unique<Feeder>(*backend_, *host_, std::move(feeder));
+  feeder_->prefetch();
+
+  memory_ = {host_->bytes(), feeder_->ring_bytes(), feeder_->resident_bytes(), kv_->bytes(),
+             executor_->workspace_bytes()};
+}
+
+Model::~Model() { release(); }
+
+void Model::release() {
+  if (!backend_) return;
+  compute_->synchronize();
+  feeder_.reset();
+  executor_.reset();
+  scheduler_.reset();
+  kv_.reset();
+  pass_done_.reset();
+  compute_.reset();
+  backend_.reset();
+  host_.reset();
+}
+
+void Model::run_pass(const Step& step) {
+  Stream& compute = *compute_;
+  executor_->begin(compute, step, output_);
+  executor_->embed(compute);
+  const std::vector<UnitLayout>& units = host_->units();
+  for (int unit = 0; unit < static_cast<int>(units.size()); unit++) {
+    if (units[unit].kind == UnitKind::head && step.logits.empty() && config_.homes[unit] != Home::streamed) continue;
+    executor_->set_unit(compute, unit, feeder_->acquire(compute, unit));
+    switch (units[unit].kind) {
+      case UnitKind::attention:
+        executor_->attention(compute, unit);
+        break;
+      case UnitKind::feed_forward:
+        executor_->feed_forward(compute, unit);
+        break;
+      case UnitKind::head:
+        if (!step.logits.empty()) executor_->head(compute, unit);
+        break;
+    }
+    feeder_->release(compute, unit);
+  }
+  if (!step.logits.empty()) executor_->sample(compute);
+  executor_->end(compute);
+  compute.record(*pass_done_);
+}
+
+bool Model::step() {
+  if (!scheduler_->build(batch_)) return false;
+  run_pass(batch_.step);
+  pass_done_->synchronize();
+  counters_.steps.fetch_add(1, std::memory_order_relaxed);
+  counters_.decode_rows.fetch_add(batch_.step.decode_rows, std::memory_order_relaxed);
+  counters_.prefill_rows.fetch_add(batch_.step.rows - batch_.step.decode_rows, std::memory_order_relaxed);
+  take_results(batch_);
+  publish_counters();
+  return true;
+}
+
+void Model::publish_counters() {
+  const auto store = [](std::atomic<uint64_t>& counter, uint64_t value) {
+    counter.store(value, std::memory_order_relaxed);
+  };
+  const FeederCounters& feeder = feeder_->counters();
+  store(counters_.copied_bytes, feeder.copied_bytes);
+  store(counters_.prefetched_bytes, feeder.prefetched_bytes);
+  store(counters_.streamed_units, feeder.acquired_units);
+  store(counters_.weight_bytes_read, executor_->counters().weight_bytes_read);
+  store(counters_.running, scheduler_->running());
+  store(counters_.waiting, scheduler_->waiting());
+  store(counters_.kv_blocks_used, kv_->used());
+}
+
+void Model::take_results(const StepBatch& batch) {
+  const size_t vocab = host_->spec().vocab;
+  const float* kept = output_.logits.data();
+  for (const StepBatch::Part& part : batch.parts) {
+    Sequence& sequence = *part.sequence;
+    sequence.computed += part.rows;
+    if (part.logits == 0) continue;
+
+    if (sequence.options.kind == RequestKind::score) {
+      for (int i = 0; i < part.logits; i++) {
+        const LogitRequest& request = batch.logits[part.first_logit + i];
+        if (request.want_logprob) sequence.score_logprobs.push_back(output_.logprobs[part.first_logit + i]);
+        if (request.keep_logits) {
+          sequence.score_logits.insert(sequence.score_logits.end(), kept, kept + vocab);
+          kept += vocab;
+        }
+      }
+      if (sequence.computed == sequence.prompt_length()) {
+        TokenEvent event;
+        event.logprobs = std::move(sequence.score_logprobs);
+        event.logits = std::move(sequence.score_logits);
+        end(sequence.id, Finish::length, std::move(event));
+      }
+      continue;
+    }
+
+    const int32_t token = output_.tokens[part.first_logit];
+    if (!sequence.has_first_token) {
+      sequence.has_first_token = true;
+      sequence.first_token = Clock::now();
+    }
+    TokenEvent event;
+    if (token < 0) {
+      event.error_code = code::kInternal;
+      event.error_message = "the model's logits are not numbers (NaN)";
+      event.error_remedy = "check the checkpoint: damaged or overflowing weights do this";
+      end(sequence.id, Finish::error, std::move(event));
+      continue;
+    }
+    const std::vector<int32_t>& stops = sequence.options.stop_tokens;
+    if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
+      end(sequence.id, Finish::stop);
+      continue;
+    }
+    sequence.tokens.push_back(token);
+    event.tokens.push_back(token);
+    if (sequence.options.logprobs) event.logprobs.push_back(output_.logprobs[part.first_logit]);
+    if (sequence.generated() >= sequence.options.max_tokens) {
+      end(sequence.id, Finish::length, std::move(event));
+      continue;
+    }
+    event.model = id_;
+    event.request = sequence.id;
+    sequence.sink->post(std::move(event));
+  }
+}
+
+void Model::end(uint64_t request, Finish finish, TokenEvent last) {
+  const std::unique_ptr<Sequence> sequence = scheduler_->remove(request);
+  if (!sequence) return;
+  const Clock::time_point now = Clock::now();
+  last.model = id_;
+  last.request = request;
+  last.finish = finish;
+  last.total_ms = milliseconds(now - sequence->submitted);
+  // A request that ends while it waits has queued all its life.
+  last.queue_ms = sequence->admitted == Clock::time_point{} ? last.total_ms
+                                                            : milliseconds(sequence->admitted - sequence->submitted);
+  if (sequence->has_first_token) last.first_token_ms = milliseconds(sequence->first_token - sequence->submitted);
+  sequence->sink->post(std::move(last));
+}
+
+}  // namespace millrace

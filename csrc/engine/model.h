@@ -1,0 +1,84 @@
+#pragma once
+// One loaded model as the engine runs it: its weights' homes, its KV, its queue of requests. All but the counters
+// belongs to the engine's thread.
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
+#include "engine/kv_pool.h"
+#include "engine/scheduler.h"
+#include "stream/feeder.h"
+#include "stream/host_store.h"
+
+namespace millrace {
+
+struct ModelConfig {
+  std::vector<Home> homes;  // one a unit
+  size_t ring_bytes = 0;
+  int context_length = 0;
+  int kv_blocks = 0;  // at least one context
+  int max_rows = 0;
+  int max_logit_rows = 0;
+  bool poison = false;
+  FeederHooks hooks;
+};
+
+// Written by the engine's thread, read by any.
+struct ModelCounters {
+  std::atomic<uint64_t> steps{0}, decode_rows{0}, prefill_rows{0};
+  std::atomic<uint64_t> copied_bytes{0}, prefetched_bytes{0}, streamed_units{0};
+  std::atomic<uint64_t> weight_bytes_read{0};
+  std::atomic<uint64_t> running{0}, waiting{0}, kv_blocks_used{0};
+};
+
+struct ModelMemory {
+  size_t host_bytes = 0;  // slabs and embedding in system RAM
+  size_t ring_bytes = 0;
+  size_t resident_bytes = 0;  // device copies of resident units; 0 where they are read in host memory
+  size_t kv_bytes = 0;
+  size_t workspace_bytes = 0;
+};
+
+class Model {
+ public:
+  // Throws OUT_OF_MEMORY or INVALID_ARGUMENT; anything allocated is given back.
+  Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<const HostModel> host, ModelConfig config);
+  ~Model();
+
+  uint64_t id() const { return id_; }
+  const ModelConfig& config() const { return config_; }
+  const ModelCounters& counters() const { return counters_; }
+  const ModelMemory& memory() const { return memory_; }
+
+  // ---- Engine thread only.
+  Scheduler& scheduler() { return *scheduler_; }
+  // Runs one step and posts its tokens; false if there was nothing to do.
+  bool step();
+  // Ends a request with its last event; nothing happens if it has ended.
+  void end(uint64_t request, Finish finish, TokenEvent last = {});
+  void publish_counters();
+  // Frees everything but the counters and the configuration, which handles elsewhere may still read.
+  void release();
+
+ private:
+  void run_pass(const Step& step);
+  void take_results(const StepBatch& batch);
+
+  uint64_t id_;
+  std::unique_ptr<Backend> backend_;
+  std::shared_ptr<const HostModel> host_;
+  ModelConfig config_;
+  std::unique_ptr<Stream> compute_;
+  std::unique_ptr<Event> pass_done_;
+  std::unique_ptr<KvPool> kv_;
+  std::unique_ptr<Executor> executor_;
+  std::unique_ptr<Feeder> feeder_;
+  std::unique_ptr<Scheduler> scheduler_;
+  StepBatch batch_;
+  StepOutput output_;
+  ModelCounters counters_;
+  ModelMemory memory_;
+};
+
+}  // namespace millrace

@@ -1,0 +1,66 @@
+#pragma once
+// What is asked of the engine and what it answers.
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace millrace {
+
+using Clock = std::chrono::steady_clock;
+
+enum class RequestKind : uint8_t { generate, score };
+
+struct RequestOptions {
+  RequestKind kind = RequestKind::generate;
+  std::vector<int32_t> tokens;       // the prompt, or the text to score; at least one
+  int max_tokens = 1;                // generate; cut to what the context leaves
+  float temperature = 0.0f;          // 0: greedy
+  int top_k = 0;                     // 0: all
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  uint64_t seed = 0;
+  std::vector<int32_t> stop_tokens;  // end the request and are not given out
+  bool logprobs = false;             // generate: log-probability of each token
+  bool logits = false;               // score: logits of every position
+};
+
+enum class Finish : uint8_t { none, stop, length, abort, error };
+
+struct TokenEvent {
+  uint64_t model = 0;
+  uint64_t request = 0;
+  std::vector<int32_t> tokens;  // generated since the last event
+  std::vector<float> logprobs;  // generate: [tokens] if asked for; score: [prompt tokens - 1], with the end
+  std::vector<float> logits;    // score: [prompt tokens, vocab] if asked for, with the end
+  Finish finish = Finish::none;
+  std::string error_code, error_message, error_remedy;  // of Finish::error
+  double queue_ms = 0, first_token_ms = 0, total_ms = 0;  // with the end: from submit to admission, first token, end
+};
+
+// Where one environment's events go. Called from the engine's thread: must not block.
+class EventSink {
+ public:
+  virtual ~EventSink() = default;
+  virtual void post(TokenEvent&& event) = 0;
+  virtual void flush() = 0;  // after the events of a step
+};
+
+struct Sequence {
+  uint64_t id = 0;
+  RequestOptions options;
+  std::shared_ptr<EventSink> sink;
+  std::vector<int32_t> tokens;  // prompt, then what was generated
+  int computed = 0;             // tokens whose K and V are in the cache
+  std::vector<int32_t> blocks;
+  std::vector<float> score_logprobs, score_logits;
+  Clock::time_point submitted, admitted, first_token;
+  bool has_first_token = false;
+
+  int prompt_length() const { return static_cast<int>(options.tokens.size()); }
+  int generated() const { return static_cast<int>(tokens.size()) - prompt_length(); }
+  bool decoding() const { return computed >= prompt_length() && options.kind == RequestKind::generate; }
+};
+
+}  // namespace millrace

@@ -1,0 +1,86 @@
+#pragma once
+// Serves units to the compute stream: a resident unit's address, or a ring slot whose copy the compute stream waits
+// for. Runs ahead of the pass as far as the ring reaches, across the end of the pass too, and never blocks the host:
+//
+//   copy stream:     wait free(slot's last user) | copy slab -> slot | record ready
+//   compute stream:  wait ready | the unit's kernels | [poison the slot] | record free
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
+#include "stream/ring.h"
+#include "stream/slab_source.h"
+
+namespace millrace {
+
+enum class Home : uint8_t { resident, streamed, cpu };
+
+// For the tests that prove each wait necessary: the nth wait of a kind is left out.
+struct FeederHooks {
+  int64_t skip_ready_wait = -1;
+  int64_t skip_free_wait = -1;
+};
+
+struct FeederConfig {
+  std::vector<size_t> unit_bytes;  // of every unit's slab
+  std::vector<Home> homes;         // [units]
+  size_t ring_bytes = 0;           // at least the largest streamed unit
+  bool poison = false;             // fill freed slots with 0xff: NaN as a float16, bfloat16 or float32
+  FeederHooks hooks;
+};
+
+struct FeederCounters {
+  uint64_t copied_bytes = 0;      // enqueued into the ring
+  uint64_t prefetched_bytes = 0;  // the part of it that no acquire has taken yet
+  uint64_t acquired_units = 0;    // streamed units handed to compute
+  uint64_t ready_waits = 0;
+  uint64_t free_waits = 0;
+};
+
+class Feeder {
+ public:
+  // Uploads resident units, unless the backend reads host memory where it lies. `source` outlives the feeder.
+  Feeder(Backend& backend, const SlabSource& source, FeederConfig config);
+  // Waits for the copies under way. The compute stream must have run what it was handed.
+  ~Feeder();
+
+  // Begins to copy the first units of a pass. Passes use streamed units in ascending order, each once.
+  void prefetch();
+  // The address at which kernels enqueued on `compute` from here to release() find the unit's weights.
+  const std::byte* acquire(Stream& compute, int unit);
+  void release(Stream& compute, int unit);
+
+  const FeederCounters& counters() const { return counters_; }
+  size_t ring_bytes() const { return ring_.bytes(); }
+  size_t resident_bytes() const;
+
+ private:
+  struct Slot {
+    Ring::Slot place;
+    int unit = 0;
+    Event* ready = nullptr;
+  };
+  // Enqueues copies of the units to come for as long as the ring has room.
+  void pump();
+  Event& event_of(std::vector<std::unique_ptr<Event>>& events, uint64_t sequence);
+
+  Backend& backend_;
+  const SlabSource& source_;
+  FeederConfig config_;
+  std::vector<std::unique_ptr<Memory>> resident_;
+  std::vector<const std::byte*> resident_address_;
+  std::vector<int> streamed_;  // in the order of a pass
+  size_t next_ = 0;            // index into streamed_ of the next copy
+  Ring ring_;
+  std::unique_ptr<Memory> ring_memory_;
+  std::unique_ptr<Stream> copy_;
+  // Events by slot sequence, reused in turn: more of them than slots that can be live or stale at once.
+  std::vector<std::unique_ptr<Event>> ready_;
+  std::vector<std::unique_ptr<Event>> free_;
+  std::deque<Slot> slots_;  // copied or being copied, oldest first
+  FeederCounters counters_;
+};
+
+}  // namespace millrace

@@ -1,0 +1,63 @@
+#include "stream/host_store.h"
+
+#include "core/thread_pool.h"
+
+namespace millrace {
+
+namespace {
+
+// Slabs start on pages of their own, so that one can be pinned without its neighbours.
+constexpr size_t kUnitAlignment = 4096;
+
+size_t place(const std::vector<UnitLayout>& units, std::vector<size_t>& offsets) {
+  size_t bytes = 0;
+  for (const UnitLayout& unit : units) {
+    offsets.push_back(bytes);
+    bytes += round_up(unit.bytes, kUnitAlignment);
+  }
+  return bytes;
+}
+
+}  // namespace
+
+HostModel::HostModel(const SlabPlan& plan)
+    : spec_(plan.source.spec),
+      units_(plan.units),
+      slabs_(place(units_, offsets_), "the model's slabs"),
+      embedding_(plan.embedding_bytes, "the embedding table"),
+      embedding_type_(plan.embedding_type) {}
+
+HostStore& HostStore::instance() {
+  static HostStore* store = new HostStore;
+  return *store;
+}
+
+std::shared_ptr<const HostModel> HostStore::load(const std::string& identity, const std::vector<std::string>& paths,
+                                                 const ModelSource& source, int threads,
+                                                 const RepackOptions& options) {
+  std::shared_ptr<Entry> entry;
+  {
+    std::lock_guard lock(mutex_);
+    // An entry that nobody holds and nobody loads is of no use any more.
+    std::erase_if(entries_, [&](const auto& item) {
+      return item.first != identity && item.second.use_count() == 1 && item.second->model.expired();
+    });
+    std::shared_ptr<Entry>& slot = entries_[identity];
+    if (!slot) slot = std::make_shared<Entry>();
+    entry = slot;
+  }
+  std::lock_guard turn(entry->loading);
+  if (std::shared_ptr<const HostModel> model = entry->model.lock()) return model;
+
+  const Checkpoint checkpoint(paths);
+  const SlabPlan plan = plan_slabs(checkpoint, source);
+  auto model = std::make_shared<HostModel>(plan);
+  std::vector<std::byte*> slabs;
+  for (size_t unit = 0; unit < plan.units.size(); unit++) slabs.push_back(model->mutable_slab(static_cast<int>(unit)));
+  ThreadPool pool(threads);
+  repack(checkpoint, plan, slabs, model->mutable_embedding(), pool, options);
+  entry->model = model;
+  return model;
+}
+
+}  // namespace millrace

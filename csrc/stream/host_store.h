@@ -1,0 +1,60 @@
+#pragma once
+// System RAM's side of the cache: every loaded checkpoint once a process, however many environments and devices use
+// it. A model's slabs and embedding are freed with their last user.
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "checkpoint/repack.h"
+#include "core/memory.h"
+#include "model/slab_layout.h"
+#include "stream/slab_source.h"
+
+namespace millrace {
+
+class HostModel : public SlabSource {
+ public:
+  // Reserves the memory that the plan asks for; repack fills it.
+  explicit HostModel(const SlabPlan& plan);
+
+  const ModelSpec& spec() const { return spec_; }
+  const std::vector<UnitLayout>& units() const { return units_; }
+  const std::byte* slab(int unit) const override { return slabs_.data() + offsets_[unit]; }
+  std::byte* mutable_slab(int unit) { return slabs_.data() + offsets_[unit]; }
+  std::byte* mutable_embedding() { return embedding_.data(); }
+  const std::byte* embedding() const { return embedding_.data(); }
+  WeightType embedding_type() const { return embedding_type_; }
+  size_t bytes() const { return slabs_.size() + embedding_.size(); }
+
+ private:
+  ModelSpec spec_;
+  std::vector<UnitLayout> units_;
+  std::vector<size_t> offsets_;
+  HostMemory slabs_;
+  HostMemory embedding_;
+  WeightType embedding_type_;
+};
+
+class HostStore {
+ public:
+  // Never destroyed: loads may be under way on other threads when the process exits.
+  static HostStore& instance();
+
+  // The model of this identity, repacked from its files unless some environment holds it already. Loads of one
+  // identity take turns; a load that fails or is cancelled leaves nothing behind.
+  std::shared_ptr<const HostModel> load(const std::string& identity, const std::vector<std::string>& paths,
+                                        const ModelSource& source, int threads, const RepackOptions& options);
+
+ private:
+  struct Entry {
+    std::mutex loading;
+    std::weak_ptr<const HostModel> model;
+  };
+  std::mutex mutex_;
+  std::unordered_map<std::string, std::shared_ptr<Entry>> entries_;
+};
+
+}  // namespace millrace
