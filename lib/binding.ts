@@ -172,9 +172,8 @@ export interface NativeStats {
   /** Copied into the ring, and the part of it that no pass has used yet. */
   copiedBytes: number
   prefetchedBytes: number
-  /** Streamed units acquired by passes, and how many of them the compute stream had to wait for. */
+  /** Streamed units handed to passes. */
   streamedUnits: number
-  stalledUnits: number
   /** Read by linears, whatever the number of rows. */
   weightBytesRead: number
   runningSequences: number
@@ -186,6 +185,8 @@ export interface NativeStats {
 export interface NativeMemory {
   /** Slabs and embedding in system RAM; shared by models of one identity. */
   hostBytes: number
+  /** Copies of resident units on the device; 0 on the CPU, which reads them where they lie. */
+  residentBytes: number
   ringBytes: number
   kvBytes: number
   workspaceBytes: number

@@ -165,6 +165,24 @@ bool Engine::finish_closing() {
   return closed;
 }
 
+void Engine::step(Served& served) {
+  std::string failure;
+  try {
+    served.model->step();
+    return;
+  } catch (const std::exception& error) {
+    failure = error.what();
+  }
+  // The pass is lost and with it the state of every sequence in it; the process and the other models live on.
+  for (const uint64_t id : served.model->scheduler().ids()) {
+    TokenEvent last;
+    last.error_code = code::kInternal;
+    last.error_message = "a step failed: " + failure;
+    last.error_remedy = "report this with what led to it";
+    served.model->end(id, Finish::error, std::move(last));
+  }
+}
+
 void Engine::run() {
   for (;;) {
     std::vector<std::function<void()>> commands;
@@ -180,7 +198,7 @@ void Engine::run() {
     for (const auto& command : commands) command();
     commands.clear();  // and with them the last references to what was closed
     finish_closing();
-    for (Served& served : models_) served.model->step();
+    for (Served& served : models_) step(served);
     flush_sinks();
   }
   for (Served& served : models_) {

@@ -48,6 +48,7 @@ class Engine {
 
   void post(std::function<void()> command);
   void run();
+  void step(Served& served);
   Served* find(const Model* model);
   void flush_sinks();
   bool finish_closing();

@@ -1,0 +1,202 @@
+#include "addon/convert.h"
+
+#include <cmath>
+
+#include "core/error.h"
+
+namespace millrace {
+
+namespace {
+
+Error wrong_type(const char* name, const char* expected) {
+  return Error(code::kInvalidArgument, format("native call: expected %s for %s", expected, name),
+               "call through the package's own API");
+}
+
+Napi::Object object_field(const Napi::Object& object, const char* name) {
+  const Napi::Value value = field(object, name);
+  if (!value.IsObject()) throw wrong_type(name, "an object");
+  return value.As<Napi::Object>();
+}
+
+Napi::Array array_field(const Napi::Object& object, const char* name) {
+  const Napi::Value value = field(object, name);
+  if (!value.IsArray()) throw wrong_type(name, "an array");
+  return value.As<Napi::Array>();
+}
+
+RopeSpec rope_spec(const Napi::Object& object) {
+  RopeSpec rope;
+  rope.theta = number_field(object, "theta");
+  const std::string scaling = string_field(object, "scaling");
+  if (scaling == "none") {
+    rope.scaling = RopeScaling::none;
+  } else if (scaling == "linear") {
+    rope.scaling = RopeScaling::linear;
+  } else if (scaling == "dynamic") {
+    rope.scaling = RopeScaling::dynamic;
+  } else if (scaling == "llama3") {
+    rope.scaling = RopeScaling::llama3;
+  } else if (scaling == "yarn") {
+    rope.scaling = RopeScaling::yarn;
+  } else {
+    throw wrong_type("rope.scaling", "a known scaling");
+  }
+  rope.factor = number_field(object, "factor");
+  rope.low_frequency_factor = number_field(object, "lowFrequencyFactor");
+  rope.high_frequency_factor = number_field(object, "highFrequencyFactor");
+  rope.original_max_position = int_field(object, "originalMaxPosition");
+  return rope;
+}
+
+ModelSpec model_spec(const Napi::Object& object) {
+  ModelSpec spec;
+  spec.vocab = int_field(object, "vocab");
+  spec.hidden = int_field(object, "hidden");
+  spec.layers = int_field(object, "layers");
+  spec.heads = int_field(object, "heads");
+  spec.kv_heads = int_field(object, "kvHeads");
+  spec.head_dim = int_field(object, "headDim");
+  spec.intermediate = int_field(object, "intermediate");
+  spec.max_position = int_field(object, "maxPosition");
+  spec.rms_epsilon = number_field(object, "rmsEpsilon");
+  spec.rope = rope_spec(object_field(object, "rope"));
+  return spec;
+}
+
+LinearSource linear_source(const Napi::Object& object) {
+  LinearSource source;
+  const std::string kind = string_field(object, "format");
+  if (kind == "plain") {
+    source.format = LinearFormat::plain;
+  } else if (kind == "gptq") {
+    source.format = LinearFormat::gptq;
+  } else {
+    throw wrong_type("format", "'plain' or 'gptq'");
+  }
+  source.weight = string_field(object, "weight");
+  source.zeros = string_field(object, "zeros");
+  source.scales = string_field(object, "scales");
+  source.g_idx = string_field(object, "gIdx");
+  source.bias = string_field(object, "bias");
+  source.bits = int_field(object, "bits");
+  source.group_size = int_field(object, "groupSize");
+  source.symmetric = bool_field(object, "symmetric");
+  source.zeros_minus_one = bool_field(object, "zerosMinusOne");
+  return source;
+}
+
+}  // namespace
+
+Napi::Value field(const Napi::Object& object, const char* name) { return object.Get(name); }
+
+double number_field(const Napi::Object& object, const char* name) {
+  const Napi::Value value = field(object, name);
+  if (!value.IsNumber()) throw wrong_type(name, "a number");
+  return value.As<Napi::Number>().DoubleValue();
+}
+
+int int_field(const Napi::Object& object, const char* name) {
+  const double value = number_field(object, name);
+  if (!(value >= INT32_MIN && value <= INT32_MAX) || value != std::floor(value)) throw wrong_type(name, "an integer");
+  return static_cast<int>(value);
+}
+
+size_t size_field(const Napi::Object& object, const char* name) {
+  const double value = number_field(object, name);
+  if (!(value >= 0 && value < 0x1p53) || value != std::floor(value)) throw wrong_type(name, "a size");
+  return static_cast<size_t>(value);
+}
+
+bool bool_field(const Napi::Object& object, const char* name) {
+  const Napi::Value value = field(object, name);
+  if (!value.IsBoolean()) throw wrong_type(name, "a boolean");
+  return value.As<Napi::Boolean>().Value();
+}
+
+std::string string_field(const Napi::Object& object, const char* name) {
+  const Napi::Value value = field(object, name);
+  if (!value.IsString()) throw wrong_type(name, "a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
+std::vector<int32_t> int32_array_field(const Napi::Object& object, const char* name) {
+  const Napi::Value value = field(object, name);
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
+    throw wrong_type(name, "an Int32Array");
+  }
+  const auto array = value.As<Napi::Int32Array>();
+  return {array.Data(), array.Data() + array.ElementLength()};
+}
+
+std::vector<std::string> string_array(const Napi::Value& value, const char* name) {
+  if (!value.IsArray()) throw wrong_type(name, "an array of strings");
+  const auto array = value.As<Napi::Array>();
+  std::vector<std::string> out;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const Napi::Value item = array[i];
+    if (!item.IsString()) throw wrong_type(name, "an array of strings");
+    out.push_back(item.As<Napi::String>().Utf8Value());
+  }
+  return out;
+}
+
+ModelSource model_source(const Napi::Object& object) {
+  ModelSource source;
+  source.spec = model_spec(object_field(object, "spec"));
+  const Napi::Array layers = array_field(object, "layers");
+  for (uint32_t i = 0; i < layers.Length(); i++) {
+    const Napi::Value item = layers[i];
+    if (!item.IsObject()) throw wrong_type("layers", "an array of objects");
+    const auto layer = item.As<Napi::Object>();
+    source.layers.push_back({string_field(layer, "attentionNorm"), string_field(layer, "feedForwardNorm"),
+                             linear_source(object_field(layer, "query")), linear_source(object_field(layer, "key")),
+                             linear_source(object_field(layer, "value")), linear_source(object_field(layer, "output")),
+                             linear_source(object_field(layer, "gate")), linear_source(object_field(layer, "up")),
+                             linear_source(object_field(layer, "down"))});
+  }
+  source.embedding = string_field(object, "embedding");
+  source.final_norm = string_field(object, "finalNorm");
+  source.head = linear_source(object_field(object, "head"));
+  return source;
+}
+
+std::vector<Home> homes_field(const Napi::Object& object, const char* name) {
+  std::vector<Home> homes;
+  for (const std::string& home : string_array(field(object, name), name)) {
+    if (home == "resident") {
+      homes.push_back(Home::resident);
+    } else if (home == "streamed") {
+      homes.push_back(Home::streamed);
+    } else if (home == "cpu") {
+      homes.push_back(Home::cpu);
+    } else {
+      throw wrong_type(name, "'resident', 'streamed' or 'cpu'");
+    }
+  }
+  return homes;
+}
+
+RequestOptions request_options(const Napi::Object& object, int vocab) {
+  RequestOptions options;
+  options.kind = string_field(object, "kind") == "score" ? RequestKind::score : RequestKind::generate;
+  options.tokens = int32_array_field(object, "tokens");
+  for (const int32_t token : options.tokens) {
+    if (token < 0 || token >= vocab) {
+      throw Error(code::kInvalidArgument, format("token id %d is outside the vocabulary of %d", token, vocab),
+                  "encode the text with the model's own tokenizer");
+    }
+  }
+  options.max_tokens = int_field(object, "maxTokens");
+  options.temperature = static_cast<float>(number_field(object, "temperature"));
+  options.top_k = int_field(object, "topK");
+  options.top_p = static_cast<float>(number_field(object, "topP"));
+  options.min_p = static_cast<float>(number_field(object, "minP"));
+  options.seed = size_field(object, "seed");
+  options.stop_tokens = int32_array_field(object, "stopTokens");
+  options.logprobs = bool_field(object, "logprobs");
+  options.logits = bool_field(object, "logits");
+  return options;
+}
+
+}  // namespace millrace

@@ -1,0 +1,28 @@
+#pragma once
+// From validated JavaScript values to the native types. TypeScript has checked ranges and names; here only types are,
+// so that a caller who goes round it gets an error and not a crash.
+#include <napi.h>
+
+#include <string>
+#include <vector>
+
+#include "checkpoint/repack.h"
+#include "engine/request.h"
+#include "stream/feeder.h"
+
+namespace millrace {
+
+Napi::Value field(const Napi::Object& object, const char* name);
+double number_field(const Napi::Object& object, const char* name);
+int int_field(const Napi::Object& object, const char* name);  // an integer in int32
+size_t size_field(const Napi::Object& object, const char* name);  // an integer in [0, 2^53)
+bool bool_field(const Napi::Object& object, const char* name);
+std::string string_field(const Napi::Object& object, const char* name);
+std::vector<int32_t> int32_array_field(const Napi::Object& object, const char* name);
+std::vector<std::string> string_array(const Napi::Value& value, const char* name);
+
+ModelSource model_source(const Napi::Object& object);
+std::vector<Home> homes_field(const Napi::Object& object, const char* name);
+RequestOptions request_options(const Napi::Object& object, int vocab);
+
+}  // namespace millrace

@@ -1,0 +1,189 @@
+#include "addon/model.h"
+
+#include <optional>
+
+#include "addon/convert.h"
+#include "addon/environment.h"
+#include "backend/cpu/cpu_backend.h"
+#include "engine/engine.h"
+#include "stream/host_store.h"
+
+namespace millrace {
+
+namespace {
+
+using SharedModel = std::shared_ptr<Model>;
+
+Napi::Number number(Napi::Env env, uint64_t value) { return Napi::Number::New(env, static_cast<double>(value)); }
+
+// One environment's handle on a model. The model's memory is freed by the engine when it closes, not by this handle.
+class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "NativeModel",
+                       {InstanceAccessor<&ModelHandle::id>("id"), InstanceMethod<&ModelHandle::submit>("submit"),
+                        InstanceMethod<&ModelHandle::cancel>("cancel"), InstanceMethod<&ModelHandle::stats>("stats"),
+                        InstanceMethod<&ModelHandle::memory>("memory"), InstanceMethod<&ModelHandle::close>("close")});
+  }
+
+  // Constructed by load() alone, which passes an External of the shared pointer and the vocabulary's size.
+  explicit ModelHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelHandle>(info) {
+    if (info.Length() != 2 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "use load()");
+    model_ = *info[0].As<Napi::External<SharedModel>>().Data();
+    vocab_ = info[1].As<Napi::Number>().Int32Value();
+  }
+
+  // A model that was forgotten but not closed: what runs may end, then its memory goes.
+  ~ModelHandle() override {
+    Engine::process().close(model_, true, std::chrono::hours(24), [] {});
+  }
+
+ private:
+  Napi::Value id(const Napi::CallbackInfo& info) { return number(info.Env(), model_->id()); }
+
+  Napi::Value submit(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      const std::shared_ptr<Channel>& channel = Environment::of(info.Env()).channel();
+      return number(info.Env(),
+                    Engine::process().submit(model_, request_options(info[0].As<Napi::Object>(), vocab_), channel));
+    });
+  }
+
+  void cancel(const Napi::CallbackInfo& info) {
+    Engine::process().cancel(model_, static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value()));
+  }
+
+  Napi::Value stats(const Napi::CallbackInfo& info) {
+    const ModelCounters& c = model_->counters();
+    Napi::Object out = Napi::Object::New(info.Env());
+    const auto put = [&](const char* name, const std::atomic<uint64_t>& value) {
+      out[name] = number(info.Env(), value.load(std::memory_order_relaxed));
+    };
+    put("steps", c.steps);
+    put("decodeRows", c.decode_rows);
+    put("prefillRows", c.prefill_rows);
+    put("copiedBytes", c.copied_bytes);
+    put("prefetchedBytes", c.prefetched_bytes);
+    put("streamedUnits", c.streamed_units);
+    put("weightBytesRead", c.weight_bytes_read);
+    put("runningSequences", c.running);
+    put("waitingSequences", c.waiting);
+    put("kvBlocksUsed", c.kv_blocks_used);
+    out["kvBlocksTotal"] = number(info.Env(), model_->config().kv_blocks);
+    return out;
+  }
+
+  Napi::Value memory(const Napi::CallbackInfo& info) {
+    const ModelMemory& m = model_->memory();
+    Napi::Object out = Napi::Object::New(info.Env());
+    out["hostBytes"] = number(info.Env(), m.host_bytes);
+    out["residentBytes"] = number(info.Env(), m.resident_bytes);
+    out["ringBytes"] = number(info.Env(), m.ring_bytes);
+    out["kvBytes"] = number(info.Env(), m.kv_bytes);
+    out["workspaceBytes"] = number(info.Env(), m.workspace_bytes);
+    return out;
+  }
+
+  Napi::Value close(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const bool drain = info[0].As<Napi::Boolean>().Value();
+    const auto timeout = std::chrono::milliseconds(info[1].As<Napi::Number>().Int64Value());
+    auto deferred = std::make_shared<Napi::Promise::Deferred>(env);
+    const std::shared_ptr<Channel> channel = Environment::of(env).channel();
+    channel->hold(env);
+    Engine::process().close(model_, drain, timeout, [channel, deferred, id = model_->id()] {
+      channel->run([raw = channel.get(), deferred, id](Napi::Env at) {
+        raw->drop(at);
+        Environment::of(at).forget(id);
+        deferred->Resolve(at.Undefined());
+      });
+    });
+    return deferred->Promise();
+  }
+
+  SharedModel model_;
+  int vocab_ = 0;
+};
+
+Napi::Value load(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto request = info[0].As<Napi::Object>();
+    auto paths = string_array(field(request, "paths"), "paths");
+    auto source = std::make_shared<ModelSource>(model_source(field(request, "source").As<Napi::Object>()));
+    auto identity = string_field(request, "identity");
+    ModelConfig config;
+    config.homes = homes_field(request, "homes");
+    config.ring_bytes = size_field(request, "ringBytes");
+    config.context_length = int_field(request, "contextLength");
+    config.kv_blocks = int_field(request, "kvBlocks");
+    config.max_rows = int_field(request, "maxRows");
+    config.max_logit_rows = int_field(request, "maxLogitRows");
+    config.poison = bool_field(request, "poison");
+    const int threads = int_field(request, "threads");
+    const auto load_id = static_cast<int64_t>(size_field(request, "loadId"));
+
+    Environment& environment = Environment::of(env);
+    const std::shared_ptr<Channel> channel = environment.channel();
+    const std::shared_ptr<std::atomic<bool>> cancelled = environment.start_load(load_id);
+    std::function<SharedModel()> work = [=]() -> SharedModel {
+      RepackOptions options;
+      options.cancelled = cancelled.get();
+      options.progress = [&](size_t done, size_t total) {
+        channel->run([raw = channel.get(), load_id, done, total](Napi::Env at) {
+          if (raw->listener().IsEmpty()) return;
+          Napi::Object event = Napi::Object::New(at);
+          event["type"] = Napi::String::New(at, "progress");
+          event["load"] = number(at, load_id);
+          event["done"] = number(at, done);
+          event["total"] = number(at, total);
+          Napi::Array batch = Napi::Array::New(at, 1);
+          batch[0u] = event;
+          raw->listener().Call({batch});
+        });
+      };
+      std::shared_ptr<const HostModel> host =
+          HostStore::instance().load(identity, paths, *source, threads, options);
+      auto model = std::make_shared<Model>(Engine::next_id(), create_cpu_backend(threads), std::move(host), config);
+      if (cancelled->load(std::memory_order_relaxed)) {
+        throw Error(code::kAborted, "the load was cancelled", "call load() again if that was not meant");
+      }
+      Engine::process().add(model);
+      return model;
+    };
+    const int vocab = source->spec.vocab;
+    std::function<Napi::Value(Napi::Env, SharedModel&)> settle = [load_id, vocab](Napi::Env at, SharedModel& model) {
+      Environment& environment = Environment::of(at);
+      environment.finish_load(load_id);
+      environment.adopt(model);
+      return environment.model_class.New(
+          {Napi::External<SharedModel>::New(at, &model), Napi::Number::New(at, vocab)});
+    };
+    return run_async<SharedModel>(env, std::move(work), std::move(settle));
+  });
+}
+
+}  // namespace
+
+void register_model(Napi::Env env, Napi::Object exports) {
+  Environment::of(env).model_class = Napi::Persistent(ModelHandle::define(env));
+  exports["load"] = Napi::Function::New(env, load, "load");
+  exports["cancelLoad"] = Napi::Function::New(
+      env,
+      [](const Napi::CallbackInfo& info) {
+        Environment::of(info.Env()).cancel_load(info[0].As<Napi::Number>().Int64Value());
+      },
+      "cancelLoad");
+  exports["attach"] = Napi::Function::New(
+      env,
+      [](const Napi::CallbackInfo& info) {
+        Environment::of(info.Env()).channel()->listen(info[0].As<Napi::Function>());
+      },
+      "attach");
+  exports["ref"] = Napi::Function::New(
+      env, [](const Napi::CallbackInfo& info) { Environment::of(info.Env()).channel()->hold(info.Env()); }, "ref");
+  exports["unref"] = Napi::Function::New(
+      env, [](const Napi::CallbackInfo& info) { Environment::of(info.Env()).channel()->drop(info.Env()); }, "unref");
+}
+
+}  // namespace millrace
