@@ -65,7 +65,11 @@ Napi::Error to_js(Napi::Env env, const Error& error) {
 }
 
 void Channel::open(Napi::Env env) {
-  wake_ = Wake::New(env, "millrace", 0, 1, this);
+  // The function may be called once more after the environment has let go of the channel: it keeps it alive itself.
+  wake_ = Wake::New(
+      env, "millrace", 0, 1, this,
+      [](Napi::Env, std::shared_ptr<Channel>* self, Channel*) { delete self; },
+      new std::shared_ptr<Channel>(shared_from_this()));
   wake_.Unref(env);
   open_ = true;
 }
@@ -153,6 +157,7 @@ void Environment::end() {
 }
 
 std::shared_ptr<std::atomic<bool>> Environment::start_load(int64_t id) {
+  std::erase_if(loads_, [](const auto& load) { return load.second.use_count() == 1; });
   auto cancelled = std::make_shared<std::atomic<bool>>(false);
   loads_[id] = cancelled;
   return cancelled;

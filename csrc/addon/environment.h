@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -63,10 +64,9 @@ class Environment {
   void adopt(const std::shared_ptr<Model>& model) { models_[model->id()] = model; }
   void forget(uint64_t model) { models_.erase(model); }
 
-  // A flag that cancels the load of this id, until finish_load.
+  // A flag that cancels the load of this id, for as long as the load holds it.
   std::shared_ptr<std::atomic<bool>> start_load(int64_t id);
   void cancel_load(int64_t id);
-  void finish_load(int64_t id) { loads_.erase(id); }
 
   Napi::FunctionReference model_class;
 

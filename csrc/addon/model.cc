@@ -148,13 +148,13 @@ Napi::Value load(const Napi::CallbackInfo& info) {
       if (cancelled->load(std::memory_order_relaxed)) {
         throw Error(code::kAborted, "the load was cancelled", "call load() again if that was not meant");
       }
-      Engine::process().add(model);
       return model;
     };
     const int vocab = source->spec.vocab;
-    std::function<Napi::Value(Napi::Env, SharedModel&)> settle = [load_id, vocab](Napi::Env at, SharedModel& model) {
+    // The engine learns of the model here: one whose environment ended meanwhile is freed by its loader.
+    std::function<Napi::Value(Napi::Env, SharedModel&)> settle = [vocab](Napi::Env at, SharedModel& model) {
       Environment& environment = Environment::of(at);
-      environment.finish_load(load_id);
+      Engine::process().add(model);
       environment.adopt(model);
       return environment.model_class.New(
           {Napi::External<SharedModel>::New(at, &model), Napi::Number::New(at, vocab)});

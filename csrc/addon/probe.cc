@@ -1,0 +1,66 @@
+#include "addon/probe.h"
+
+#include "addon/environment.h"
+#include "backend/cpu/linear.h"
+#include "core/cpu_info.h"
+#include "cuda/probe.h"
+
+namespace millrace {
+namespace {
+
+Napi::Value number(Napi::Env env, uint64_t value) { return Napi::Number::New(env, static_cast<double>(value)); }
+
+Napi::Value probe_cpu(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const CpuInfo cpu = cpu_info();
+  Napi::Array features = Napi::Array::New(env);
+  for (const std::string& feature : cpu.features) features.Set(features.Length(), feature);
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("arch", cpu.arch);
+  result.Set("model", cpu.model);
+  result.Set("features", features);
+  result.Set("kernels", selected_kernels());
+  result.Set("cores", cpu.cores);
+  result.Set("coresOnline", cpu.cores_online);
+  result.Set("memoryBytes", number(env, cpu.memory_bytes));
+  result.Set("memoryLimitBytes", number(env, cpu.memory_limit_bytes));
+  result.Set("memoryAvailableBytes", number(env, cpu.memory_available_bytes));
+  return result;
+}
+
+Napi::Value probe_gpus_js(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const GpuProbe probe = probe_gpus();
+  Napi::Array gpus = Napi::Array::New(env);
+  for (const GpuInfo& gpu : probe.gpus) {
+    Napi::Object item = Napi::Object::New(env);
+    item.Set("index", gpu.index);
+    item.Set("name", gpu.name);
+    item.Set("computeCapability", std::to_string(gpu.compute_major) + "." + std::to_string(gpu.compute_minor));
+    item.Set("memoryBytes", number(env, gpu.memory_bytes));
+    item.Set("memoryFreeBytes", number(env, gpu.memory_free_bytes));
+    item.Set("link", gpu.link);
+    gpus.Set(gpus.Length(), item);
+  }
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("gpus", gpus);
+  result.Set("reason", probe.reason);
+  return result;
+}
+
+Napi::Value measure_dram_bandwidth_js(const Napi::CallbackInfo& info) {
+  const int threads = info[0].As<Napi::Number>().Int32Value();
+  return run_async<double>(
+      info.Env(), [threads] { return measure_dram_bandwidth(threads, dram_buffer_bytes(cpu_info())); },
+      [](Napi::Env env, double& rate) -> Napi::Value { return Napi::Number::New(env, rate); });
+}
+
+}  // namespace
+
+void register_probe(Napi::Env env, Napi::Object exports) {
+  exports.Set("probeCpu", Napi::Function::New(env, probe_cpu, "probeCpu"));
+  exports.Set("probeGpus", Napi::Function::New(env, probe_gpus_js, "probeGpus"));
+  exports.Set("measureDramBandwidth", Napi::Function::New(env, measure_dram_bandwidth_js, "measureDramBandwidth"));
+}
+
+}  // namespace millrace

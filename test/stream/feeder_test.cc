@@ -1,0 +1,204 @@
+// The property that streaming stands on: whatever the sizes, the ring, the homes and the delays, compute finds each
+// unit's bytes at the address it was given; and each wait is needed for that.
+#include "stream/feeder.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+#include "backend/cpu/cpu_backend.h"
+#include "check.h"
+#include "core/error.h"
+
+using namespace millrace;
+
+namespace {
+
+// Slabs of random sizes whose bytes tell the unit, the place within it and the round of the test.
+class Slabs : public SlabSource {
+ public:
+  Slabs(int units, size_t smallest, size_t largest, std::mt19937_64& random) {
+    for (int unit = 0; unit < units; unit++) {
+      std::vector<std::byte> bytes(smallest + random() % (largest - smallest + 1));
+      for (auto& b : bytes) b = static_cast<std::byte>(random() % 251 + 1);
+      slabs_.push_back(std::move(bytes));
+    }
+  }
+  const std::byte* slab(int unit) const override { return slabs_[unit].data(); }
+  size_t bytes(int unit) const { return slabs_[unit].size(); }
+  int units() const { return static_cast<int>(slabs_.size()); }
+
+ private:
+  std::vector<std::vector<std::byte>> slabs_;
+};
+
+struct Run {
+  FeederConfig config;
+  int passes = 3;
+  CpuStreamHooks copy_hooks, compute_hooks;
+};
+
+struct Outcome {
+  bool exact = true;  // every unit of every pass was read as it is in its source
+  FeederCounters counters;
+};
+
+// "Computes" by copying what it finds at the unit's address; compares once all has run.
+Outcome run(const Slabs& slabs, Run setup) {
+  for (int unit = 0; unit < slabs.units(); unit++) setup.config.unit_bytes.push_back(slabs.bytes(unit));
+  const auto backend = create_cpu_backend(1, setup.copy_hooks);
+  const auto compute_backend = create_cpu_backend(1, setup.compute_hooks);
+  const auto compute = compute_backend->create_stream();
+  std::vector<std::vector<std::byte>> seen;
+  Outcome outcome;
+  {
+    Feeder feeder(*backend, slabs, setup.config);
+    feeder.prefetch();
+    for (int pass = 0; pass < setup.passes; pass++) {
+      for (int unit = 0; unit < slabs.units(); unit++) {
+        seen.emplace_back(slabs.bytes(unit));
+        const std::byte* address = feeder.acquire(*compute, unit);
+        if (setup.config.homes[unit] == Home::streamed) {
+          CHECK(address != slabs.slab(unit));  // compute reads nothing but its slot
+        }
+        compute->copy(seen.back().data(), address, slabs.bytes(unit));
+        feeder.release(*compute, unit);
+      }
+    }
+    compute->synchronize();
+    outcome.counters = feeder.counters();
+  }
+  for (size_t i = 0; i < seen.size(); i++) {
+    const int unit = static_cast<int>(i) % slabs.units();
+    if (std::memcmp(seen[i].data(), slabs.slab(unit), seen[i].size()) != 0) outcome.exact = false;
+  }
+  return outcome;
+}
+
+std::function<void()> pause_of(std::chrono::microseconds time) {
+  return [time] { std::this_thread::sleep_for(time); };
+}
+
+// Thread-safe, so that several streams may share it.
+std::function<void()> random_pauses(uint64_t seed, int most_us) {
+  auto state = std::make_shared<std::atomic<uint64_t>>(seed);
+  return [state, most_us] {
+    uint64_t x = state->fetch_add(0x9e3779b97f4a7c15ull, std::memory_order_relaxed);
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x ^= x >> 27;
+    if (x % 3 == 0) std::this_thread::sleep_for(std::chrono::microseconds(x / 3 % most_us));
+  };
+}
+
+}  // namespace
+
+TEST(every_unit_arrives_whatever_the_sizes_homes_and_delays) {
+  auto random = check::random();
+  for (int round = 0; round < 60; round++) {
+    const Slabs slabs(2 + static_cast<int>(random() % 9), 16, 4096, random);
+    Run setup;
+    size_t largest = 1, streamed = 0;
+    for (int unit = 0; unit < slabs.units(); unit++) {
+      const bool stream = random() % 4 != 0;
+      setup.config.homes.push_back(stream ? Home::streamed : Home::resident);
+      if (!stream) continue;
+      largest = std::max(largest, slabs.bytes(unit));
+      streamed += slabs.bytes(unit);
+    }
+    setup.config.ring_bytes = largest + random() % (2 * largest);
+    setup.config.poison = random() % 2 == 0;
+    setup.copy_hooks.copy_chunk = 512;
+    setup.compute_hooks.copy_chunk = 512;
+    setup.copy_hooks.before_copy = random_pauses(random(), 80);
+    setup.compute_hooks.before_copy = random_pauses(random(), 80);
+    setup.passes = 1 + static_cast<int>(random() % 4);
+    const Outcome outcome = run(slabs, setup);
+    CHECK(outcome.exact);
+    CHECK_EQ(outcome.counters.copied_bytes - outcome.counters.prefetched_bytes, streamed * setup.passes);
+  }
+}
+
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kRaceDetector = true;
+#else
+constexpr bool kRaceDetector = false;
+#endif
+
+// Slow copies: compute that does not wait for `ready` reads what the slot held before.
+TEST(every_ready_wait_is_needed) {
+  if (kRaceDetector) SKIP("the race that this test makes on purpose is what ThreadSanitizer reports");
+  auto random = check::random(2);
+  const Slabs slabs(6, 256, 4096, random);
+  Run setup;
+  setup.config.homes.assign(slabs.units(), Home::streamed);
+  setup.config.homes[2] = Home::resident;
+  setup.config.ring_bytes = 8192;
+  setup.config.poison = true;  // or a slot could still hold the same unit from the pass before
+  setup.copy_hooks.before_copy = pause_of(std::chrono::microseconds(4000));
+  setup.passes = 2;
+  const Outcome whole = run(slabs, setup);
+  CHECK(whole.exact);
+  CHECK_EQ(whole.counters.ready_waits, 10u);
+  for (int64_t wait = 0; wait < static_cast<int64_t>(whole.counters.ready_waits); wait++) {
+    setup.config.hooks.skip_ready_wait = wait;
+    CHECK(!run(slabs, setup).exact);
+  }
+}
+
+// Slow compute: a copy that does not wait for `free` overwrites what is still to be read.
+TEST(every_free_wait_is_needed) {
+  if (kRaceDetector) SKIP("the race that this test makes on purpose is what ThreadSanitizer reports");
+  auto random = check::random(3);
+  const Slabs slabs(6, 2048, 4096, random);
+  Run setup;
+  setup.config.homes.assign(slabs.units(), Home::streamed);
+  setup.config.ring_bytes = 8192;
+  setup.config.poison = true;
+  setup.compute_hooks.before_copy = pause_of(std::chrono::microseconds(4000));
+  setup.passes = 2;
+  const Outcome whole = run(slabs, setup);
+  CHECK(whole.exact);
+  CHECK(whole.counters.free_waits >= 8u);
+  for (int64_t wait = 0; wait < static_cast<int64_t>(whole.counters.free_waits); wait++) {
+    setup.config.hooks.skip_free_wait = wait;
+    CHECK(!run(slabs, setup).exact);
+  }
+}
+
+// The host only enqueues: it never waits for a unit, however slow the copies are.
+TEST(the_host_runs_ahead_of_slow_copies) {
+  auto random = check::random(4);
+  const Slabs slabs(8, 1024, 1024, random);
+  std::atomic<bool> go{false};
+  CpuStreamHooks hooks;
+  hooks.before_copy = [&] {
+    while (!go.load()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  };
+  const auto backend = create_cpu_backend(1, hooks);
+  const auto compute = create_cpu_backend(1)->create_stream();
+  FeederConfig config;
+  config.homes.assign(slabs.units(), Home::streamed);
+  for (int unit = 0; unit < slabs.units(); unit++) config.unit_bytes.push_back(slabs.bytes(unit));
+  config.ring_bytes = 2048;
+  Feeder feeder(*backend, slabs, config);
+  std::vector<std::byte> out(1024);
+  for (int unit = 0; unit < slabs.units(); unit++) {  // would hang here if acquire or release waited
+    compute->copy(out.data(), feeder.acquire(*compute, unit), 1024);
+    feeder.release(*compute, unit);
+  }
+  go.store(true);
+  compute->synchronize();
+  CHECK(std::memcmp(out.data(), slabs.slab(7), 1024) == 0);
+}
+
+TEST(a_ring_smaller_than_a_unit_is_refused) {
+  auto random = check::random(5);
+  const Slabs slabs(2, 1000, 1000, random);
+  const auto backend = create_cpu_backend(1);
+  FeederConfig config;
+  config.homes.assign(2, Home::streamed);
+  config.unit_bytes = {1000, 1000};
+  config.ring_bytes = 999;
+  CHECK_THROWS_CODE(Feeder(*backend, slabs, config), code::kInvalidArgument);
+}
