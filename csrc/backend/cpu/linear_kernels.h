@@ -1,0 +1,66 @@
+#pragma once
+// What the instruction sets implement for linear.cc. Files compiled with extra instruction-set flags include this and
+// intrinsics only: an inline function of a shared header, compiled there, could be the copy that the linker keeps for
+// every machine.
+#include <cstddef>
+#include <cstdint>
+
+namespace millrace {
+
+inline constexpr int kLinearRows = 8;        // rows of x that any q4 kernel call serves at most
+inline constexpr int kLinearDenseRows = 4;   // the same of a float kernel
+inline constexpr int kLinearMaxBlock = 128;  // stored input features that share an activation scale, at most
+
+// One row block (64 output features) of a q4 matrix times `rows` rows of x. A group is cut into blocks of
+// `block_tiles` tiles (the last one of a short last group may be shorter); block b of the matrix has, for each row,
+// int16 activations, a scale and the sum of the int16. With `sum` the exact int32 sum over the block of
+// (weight - zero) * x, every instruction set adds  float(sum) * (weight_scale * x_scale)  to the row's float32
+// result, each operation rounded by itself (never fused), in ascending order of blocks.
+struct Q4RowBlock {
+  const std::byte* weights = nullptr;  // the row block's first group block
+  int slices = 0;                      // tiles of 16 stored input features
+  int group_tiles = 0;
+  int block_tiles = 0;
+  bool zeros = false;
+  bool bf16_scales = false;
+  int rows = 0;                   // 1..LinearKernels::q4_rows
+  const int16_t* x = nullptr;     // block by block: [rows, 16 * tiles of the block]
+  const float* scales = nullptr;  // [blocks, rows]
+  const int32_t* sums = nullptr;  // [blocks, rows]
+  float* out = nullptr;           // [rows, 64] in the order of tile_index()
+};
+
+// One row block of a float matrix. x is spread to the order of a tile's elements: for each tile, for t = 0..3:
+// x[2t] x[2t+1] x[2t] x[2t+1] x[2t+8] x[2t+9] x[2t+8] x[2t+9].
+struct DenseRowBlock {
+  const std::byte* weights = nullptr;
+  int slices = 0;
+  int rows = 0;               // 1..kLinearDenseRows
+  const float* x = nullptr;   // [rows, x_stride]
+  int64_t x_stride = 0;
+  float* out = nullptr;       // [rows, 64] in the order of tile_index()
+};
+
+struct LinearKernels {
+  const char* name;
+  int q4_rows;  // rows of x to hand to one q4 call
+  // Quantises count (a multiple of 16, at most kLinearMaxBlock) activations: scale = max|x| / 32767, q = x * (32767 /
+  // max|x|) rounded to nearest even, sum = the sum of q. Below 1e-30 all are zero; if any x is infinite or NaN, q is
+  // zero and scale NaN, so that every result that depends on it is NaN.
+  void (*quantize)(const float* x, int count, int16_t* q, float* scale, int32_t* sum);
+  void (*q4)(const Q4RowBlock&);
+  void (*f16)(const DenseRowBlock&);
+  void (*bf16)(const DenseRowBlock&);
+  void (*f32)(const DenseRowBlock&);
+};
+
+extern const LinearKernels kLinearPlain;
+#if defined(__x86_64__)
+extern const LinearKernels kLinearAvx2;
+extern const LinearKernels kLinearAvx512;
+extern const LinearKernels kLinearAvx512Vnni;
+#endif
+
+inline constexpr float kLinearTinyBlock = 1e-30f;
+
+}  // namespace millrace

@@ -1,0 +1,204 @@
+// The q4 kernels in AVX-512, for the two files that compile them with and without VNNI. Everything is in an unnamed
+// namespace: each file keeps its own code.
+//
+// A line (64 bytes) of a tile is one g: int32 lanes [t][j]. Masks 0x000f000f and 0x00f000f0 of the line and of the
+// line >> 8 give int16 pairs of weights for A registers 0, 1 (times 16), 2, 3 (times 16). h 1 is summed times 16 and
+// shifted back at a block's end: 128 * 15 * 32767 * 16 < 2^31, so nothing is lost and two shifts a line are saved.
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12's own AVX-512 headers trip these (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+
+#include "backend/cpu/linear_kernels.h"
+
+namespace millrace {
+namespace {
+
+#if defined(__AVX512VNNI__)
+inline __m512i dot(__m512i sum, __m512i weights, __m512i x) { return _mm512_dpwssd_epi32(sum, weights, x); }
+#else
+inline __m512i dot(__m512i sum, __m512i weights, __m512i x) {
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(weights, x));
+}
+#endif
+
+constexpr int kLine = 64;
+constexpr int kTileBytes = 512;
+constexpr int kPrefetch = 4096;  // bytes ahead of the line in use
+
+inline __m512 load_scales(const std::byte* p, bool bf16) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  if (bf16) return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  return _mm512_cvtph_ps(bits);
+}
+
+inline __m512i load_zeros(const std::byte* p) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+
+// One row. Sixteen sums (8 g x 2 h) of int32 lanes [t][j]; memory bound, so one pass over the lines in their order.
+void q4_single(const Q4RowBlock& a) {
+  const std::byte* p = a.weights;
+  const int16_t* x = a.x;
+  const float* x_scale = a.scales;
+  const int32_t* x_sum = a.sums;
+  const __m512i low = _mm512_set1_epi32(0x000f000f), high = _mm512_set1_epi32(0x00f000f0);
+  const __m512i pair0 = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  const __m512i pair1 = _mm512_setr_epi32(4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7);
+  const __m512i shifts = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0, 4, 4, 4, 4);
+  const int header = a.zeros ? 192 : 128;
+  __m512 out[4];
+  for (int i = 0; i < 4; i++) out[i] = _mm512_setzero_ps();
+  for (int tile = 0; tile < a.slices; tile += a.group_tiles) {
+    const std::byte* group = p;
+    p += header;
+    const int group_end = tile + a.group_tiles < a.slices ? tile + a.group_tiles : a.slices;
+    for (int begin = tile; begin < group_end; begin += a.block_tiles) {
+      const int tiles = group_end - begin < a.block_tiles ? group_end - begin : a.block_tiles;
+      __m512i sum[8][2];
+#pragma GCC unroll 8
+      for (int g = 0; g < 8; g++) sum[g][0] = sum[g][1] = _mm512_setzero_si512();
+      for (int s = 0; s < tiles; s++) {
+        const __m512i xs = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+        const __m512i x0 = _mm512_permutexvar_epi32(pair0, xs), x1 = _mm512_permutexvar_epi32(pair1, xs);
+#pragma GCC unroll 8
+        for (int g = 0; g < 8; g++) {
+          const __m512i line = _mm512_loadu_si512(p + g * kLine);
+          const __m512i next = _mm512_srli_epi32(line, 8);
+          _mm_prefetch(reinterpret_cast<const char*>(p) + g * kLine + kPrefetch, _MM_HINT_T0);
+          sum[g][0] = dot(sum[g][0], _mm512_and_si512(line, low), x0);
+          sum[g][1] = dot(sum[g][1], _mm512_and_si512(line, high), x0);
+          sum[g][0] = dot(sum[g][0], _mm512_and_si512(next, low), x1);
+          sum[g][1] = dot(sum[g][1], _mm512_and_si512(next, high), x1);
+        }
+        p += kTileBytes;
+        x += 16;
+      }
+      const __m512i total = _mm512_set1_epi32(*x_sum);
+      const __m512 scale = _mm512_set1_ps(*x_scale);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) {  // over t: the four 128-bit quarters of four sums become one vector
+        const __m512i a0 = sum[2 * i][0], a1 = sum[2 * i][1], a2 = sum[2 * i + 1][0], a3 = sum[2 * i + 1][1];
+        const __m512i u = _mm512_add_epi32(_mm512_shuffle_i32x4(a0, a1, 0x44), _mm512_shuffle_i32x4(a0, a1, 0xee));
+        const __m512i v = _mm512_add_epi32(_mm512_shuffle_i32x4(a2, a3, 0x44), _mm512_shuffle_i32x4(a2, a3, 0xee));
+        __m512i r = _mm512_add_epi32(_mm512_shuffle_i32x4(u, v, 0x88), _mm512_shuffle_i32x4(u, v, 0xdd));
+        const __m512i zeros = a.zeros ? _mm512_mullo_epi32(load_zeros(group + 128 + 16 * i), total)
+                                      : _mm512_slli_epi32(total, 3);
+        r = _mm512_sub_epi32(_mm512_srav_epi32(r, shifts), zeros);
+        const __m512 factor = _mm512_mul_ps(load_scales(group + 32 * i, a.bf16_scales), scale);
+        out[i] = _mm512_add_ps(out[i], _mm512_mul_ps(_mm512_cvtepi32_ps(r), factor));
+      }
+      x_sum++;
+      x_scale++;
+    }
+  }
+  for (int i = 0; i < 4; i++) _mm512_storeu_ps(a.out + 16 * i, out[i]);
+}
+
+// Several rows: a line's weights are taken apart once for all of them. The line is turned to lanes [j][t], so that
+// an x operand is one 128-bit broadcast load and t is reduced within quarters. Results are kept in lanes [j][g % 2][h]
+// and put into tile_index() order at the end.
+template <int kRows>
+void q4_rows(const Q4RowBlock& a) {
+  const std::byte* p = a.weights;
+  const int16_t* x = a.x;
+  const float* x_scales = a.scales;
+  const int32_t* x_sums = a.sums;
+  const __m512i low = _mm512_set1_epi32(0x000f000f), high = _mm512_set1_epi32(0x00f000f0);
+  const __m512i turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);  // its own inverse
+  const __m512i shifts = _mm512_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4);
+  const int header = a.zeros ? 192 : 128;
+  __m512 out[kRows][4];
+  for (int row = 0; row < kRows; row++) {
+    for (int i = 0; i < 4; i++) out[row][i] = _mm512_setzero_ps();
+  }
+  for (int tile = 0; tile < a.slices; tile += a.group_tiles) {
+    __m512 scales[4];
+    __m512i zeros[4];
+    for (int i = 0; i < 4; i++) {
+      scales[i] = _mm512_permutexvar_ps(turn, load_scales(p + 32 * i, a.bf16_scales));
+      zeros[i] = a.zeros ? _mm512_permutexvar_epi32(turn, load_zeros(p + 128 + 16 * i)) : _mm512_set1_epi32(8);
+    }
+    p += header;
+    const int group_end = tile + a.group_tiles < a.slices ? tile + a.group_tiles : a.slices;
+    for (int begin = tile; begin < group_end; begin += a.block_tiles) {
+      const int tiles = group_end - begin < a.block_tiles ? group_end - begin : a.block_tiles;
+      const ptrdiff_t stride = 16 * tiles;
+      __m512i halves[8][kRows];  // t summed in pairs: lanes [j][t % 2][h] of each g
+      for (int g = 0; g < 8; g++) {
+        __m512i sum[kRows][2];
+#pragma GCC unroll 8
+        for (int row = 0; row < kRows; row++) sum[row][0] = sum[row][1] = _mm512_setzero_si512();
+        const std::byte* line_p = p + g * kLine;
+        const int16_t* xp = x;
+        for (int s = 0; s < tiles; s++) {
+          const __m512i line = _mm512_permutexvar_epi32(turn, _mm512_loadu_si512(line_p));
+          _mm_prefetch(reinterpret_cast<const char*>(line_p) + kPrefetch, _MM_HINT_T0);
+          const __m512i next = _mm512_srli_epi32(line, 8);
+          const __m512i w0 = _mm512_and_si512(line, low), w1 = _mm512_and_si512(line, high);
+          const __m512i w2 = _mm512_and_si512(next, low), w3 = _mm512_and_si512(next, high);
+#pragma GCC unroll 8
+          for (int row = 0; row < kRows; row++) {
+            const auto* xr = reinterpret_cast<const __m128i*>(xp + row * stride);
+            const __m512i x0 = _mm512_broadcast_i32x4(_mm_loadu_si128(xr));
+            const __m512i x1 = _mm512_broadcast_i32x4(_mm_loadu_si128(xr + 1));
+            sum[row][0] = dot(dot(sum[row][0], w0, x0), w2, x1);
+            sum[row][1] = dot(dot(sum[row][1], w1, x0), w3, x1);
+          }
+          line_p += kTileBytes;
+          xp += 16;
+        }
+#pragma GCC unroll 8
+        for (int row = 0; row < kRows; row++) {
+          halves[g][row] = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[row][0], sum[row][1]),
+                                            _mm512_unpackhi_epi32(sum[row][0], sum[row][1]));
+        }
+      }
+      for (int row = 0; row < kRows; row++) {
+        const __m512i total = _mm512_set1_epi32(x_sums[row]);
+        const __m512 scale = _mm512_set1_ps(x_scales[row]);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+          const __m512i u = halves[2 * i][row], v = halves[2 * i + 1][row];
+          __m512i r = _mm512_add_epi32(_mm512_unpacklo_epi64(u, v), _mm512_unpackhi_epi64(u, v));
+          r = _mm512_sub_epi32(_mm512_srav_epi32(r, shifts), _mm512_mullo_epi32(zeros[i], total));
+          out[row][i] = _mm512_add_ps(out[row][i],
+                                      _mm512_mul_ps(_mm512_cvtepi32_ps(r), _mm512_mul_ps(scales[i], scale)));
+        }
+      }
+      p += static_cast<ptrdiff_t>(tiles) * kTileBytes;
+      x += kRows * stride;
+      x_sums += kRows;
+      x_scales += kRows;
+    }
+  }
+  for (int row = 0; row < kRows; row++) {
+    for (int i = 0; i < 4; i++) _mm512_storeu_ps(a.out + row * 64 + 16 * i, _mm512_permutexvar_ps(turn, out[row][i]));
+  }
+}
+
+void q4(const Q4RowBlock& a) {
+  switch (a.rows) {
+    case 1:
+      return q4_single(a);
+    case 2:
+      return q4_rows<2>(a);
+    case 3:
+      return q4_rows<3>(a);
+    case 4:
+      return q4_rows<4>(a);
+    case 5:
+      return q4_rows<5>(a);
+    case 6:
+      return q4_rows<6>(a);
+    case 7:
+      return q4_rows<7>(a);
+    default:
+      return q4_rows<8>(a);
+  }
+}
+
+}  // namespace
+}  // namespace millrace
