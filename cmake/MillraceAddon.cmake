@@ -26,25 +26,28 @@ endfunction()
 millrace_find_package_include(node-addon-api napi.h addon_api_include)
 millrace_find_package_include(node-api-headers node_api.h api_headers_include)
 
-add_library(millrace MODULE ${addon_sources})
-target_link_libraries(millrace PRIVATE millrace_core)
-target_include_directories(millrace SYSTEM PRIVATE "${api_headers_include}" "${addon_api_include}")
+add_library(millrace_addon MODULE ${addon_sources})
+target_link_libraries(millrace_addon PRIVATE millrace_core)
+target_include_directories(millrace_addon SYSTEM PRIVATE "${api_headers_include}" "${addon_api_include}")
 file(READ "${CMAKE_CURRENT_SOURCE_DIR}/package.json" package_json LIMIT 4096)
 string(REGEX MATCH "\"version\": *\"([^\"]+)\"" _ "${package_json}")
-target_compile_definitions(millrace PRIVATE
+target_compile_definitions(millrace_addon PRIVATE
   NAPI_VERSION=8 NAPI_CPP_EXCEPTIONS NODE_GYP_MODULE_NAME=millrace BUILDING_NODE_EXTENSION
   MILLRACE_VERSION="${CMAKE_MATCH_1}")
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/package.json")
-set_target_properties(millrace PROPERTIES PREFIX "" SUFFIX ".node")
+set_target_properties(millrace_addon PROPERTIES PREFIX "" OUTPUT_NAME millrace SUFFIX ".node")
 
 # Node unloads an addon when a worker thread that required it ends, while the engine's threads still run its code:
 # nodelete keeps it mapped. The archive's symbols are hidden too, so that only Node-API's entry is exported.
-target_link_options(millrace PRIVATE -Wl,-z,nodelete -Wl,-z,now -Wl,--exclude-libs,ALL -Wl,--gc-sections)
+target_link_options(millrace_addon PRIVATE -Wl,-z,nodelete -Wl,-z,now -Wl,--exclude-libs,ALL)
 
-set(addon_folder "${CMAKE_CURRENT_SOURCE_DIR}/build/Release")
-add_custom_command(TARGET millrace POST_BUILD
-  COMMAND "${CMAKE_COMMAND}" -E make_directory "${addon_folder}"
+# An output of its own, not a step after linking: node-gyp rebuild empties build/ and nothing else.
+set(addon_file "${CMAKE_CURRENT_SOURCE_DIR}/build/Release/millrace.node")
+add_custom_command(OUTPUT "${addon_file}"
+  COMMAND "${CMAKE_COMMAND}" -E make_directory "${CMAKE_CURRENT_SOURCE_DIR}/build/Release"
   # Replaced by renaming, never overwritten: a running process has the old file mapped.
-  COMMAND "${CMAKE_COMMAND}" -E copy "$<TARGET_FILE:millrace>" "${addon_folder}/millrace.node.new"
-  COMMAND "${CMAKE_COMMAND}" -E rename "${addon_folder}/millrace.node.new" "${addon_folder}/millrace.node"
+  COMMAND "${CMAKE_COMMAND}" -E copy "$<TARGET_FILE:millrace_addon>" "${addon_file}.new"
+  COMMAND "${CMAKE_COMMAND}" -E rename "${addon_file}.new" "${addon_file}"
+  DEPENDS millrace_addon
   VERBATIM)
+add_custom_target(millrace ALL DEPENDS "${addon_file}")

@@ -6,19 +6,17 @@
 #include "addon/model.h"
 #include "addon/probe.h"
 
-namespace millrace {
 namespace {
 
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
-  env.SetInstanceData<Environment>(new Environment(env));
+  env.SetInstanceData<millrace::Environment>(new millrace::Environment(env));
   exports.Set("version", MILLRACE_VERSION);
-  register_checkpoint(env, exports);
-  register_model(env, exports);
-  register_probe(env, exports);
+  millrace::register_checkpoint(env, exports);
+  millrace::register_model(env, exports);
+  millrace::register_probe(env, exports);
   return exports;
 }
 
 }  // namespace
-}  // namespace millrace
 
-NODE_API_MODULE(millrace, millrace::initialise)
+NODE_API_MODULE(millrace, initialise)
