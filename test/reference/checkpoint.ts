@@ -80,7 +80,8 @@ export function writeRandomCheckpoint(dir: string, options: CheckpointOptions): 
     eos_token: EOS,
     model_max_length: options.shape.maxPosition,
     clean_up_tokenization_spaces: false,
-    chat_template: "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}",
+    chat_template:
+      "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}",
   })
   writeFolder(dir, randomTensors(options, config), options.shards ?? 1)
 }
@@ -245,7 +246,7 @@ function quantised(
   for (let i = 0; i < zeros.length; i++) zeros[i] = settings.sym ? 8 : zero()
   const words = packColumns(zeros, groups, n)
   // Version 1 subtracts one from every nibble of a word at once.
-  if (options.version === 1) for (let i = 0; i < words.length; i++) words[i] = (words[i] as number) - 0x11111111
+  if (options.version === 1) for (let i = 0; i < words.length; i++) words[i] = words[i]! - 0x11111111
   tensors.set(`${name}.qzeros`, tensor('I32', [groups, n / 8], words))
 
   // Nibbles less their zero points have a standard deviation near 5.
@@ -255,8 +256,7 @@ function quantised(
 
   if (options.order === 'absent') return
   const groupOf = new Int32Array(k)
-  const permutation =
-    options.order === 'sequential' ? undefined : (sharedPermutation ?? random.permutation(k))
+  const permutation = options.order === 'sequential' ? undefined : (sharedPermutation ?? random.permutation(k))
   for (let i = 0; i < k; i++) groupOf[permutation?.[i] ?? i] = Math.floor(i / groupSize)
   tensors.set(`${name}.g_idx`, tensor('I32', [k], groupOf))
 }
@@ -267,7 +267,7 @@ function packRows(nibbles: Uint8Array, rows: number, columns: number): Int32Arra
   for (let r = 0; r < rows; r++) {
     for (let c = 0; c < columns; c++) {
       const at = Math.floor(r / 8) * columns + c
-      words[at] = (words[at] as number) | ((nibbles[r * columns + c] as number) << (4 * (r % 8)))
+      words[at] = words[at]! | (nibbles[r * columns + c]! << (4 * (r % 8)))
     }
   }
   return words
@@ -279,7 +279,7 @@ function packColumns(nibbles: Uint8Array, rows: number, columns: number): Int32A
   for (let r = 0; r < rows; r++) {
     for (let c = 0; c < columns; c++) {
       const at = r * (columns / 8) + Math.floor(c / 8)
-      words[at] = (words[at] as number) | ((nibbles[r * columns + c] as number) << (4 * (c % 8)))
+      words[at] = words[at]! | (nibbles[r * columns + c]! << (4 * (c % 8)))
     }
   }
   return words

@@ -31,7 +31,7 @@ export class Random {
   }
 
   pick<T>(choices: readonly T[]): T {
-    return choices[this.integer(0, choices.length - 1)] as T
+    return choices[this.integer(0, choices.length - 1)]!
   }
 
   /** A permutation of 0..n-1. */
@@ -39,7 +39,7 @@ export class Random {
     const order = Array.from({ length: n }, (_, i) => i)
     for (let i = n - 1; i > 0; i--) {
       const j = this.integer(0, i)
-      ;[order[i], order[j]] = [order[j] as number, order[i] as number]
+      ;[order[i], order[j]] = [order[j]!, order[i]!]
     }
     return order
   }

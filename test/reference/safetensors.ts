@@ -89,7 +89,7 @@ export function tensor(dtype: Dtype, shape: number[], values: ArrayLike<number>)
     U64: (at, value) => view.setBigUint64(at, BigInt(value), true),
   }
   const element = write[dtype]
-  for (let i = 0; i < values.length; i++) element(i * size, values[i] as number)
+  for (let i = 0; i < values.length; i++) element(i * size, values[i]!)
   return { dtype, shape, data }
 }
 
@@ -122,7 +122,8 @@ export function readSafetensors(path: string): Tensors {
     for (const [name, entry] of Object.entries(header)) {
       if (name === '__metadata__') continue
       const [begin, end] = entry.data_offsets
-      if (end - begin !== product(entry.shape) * BYTES[entry.dtype]) throw new Error(`${path}: ${name} has a wrong size`)
+      if (end - begin !== product(entry.shape) * BYTES[entry.dtype])
+        throw new Error(`${path}: ${name} has a wrong size`)
       const data = new Uint8Array(end - begin)
       readSync(file, data, 0, data.length, 8 + headerBytes + begin)
       tensors.set(name, { dtype: entry.dtype, shape: entry.shape, data })

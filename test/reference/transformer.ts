@@ -51,7 +51,7 @@ export class ReferenceModel {
     this.headDim = this.config.head_dim ?? this.config.hidden_size / this.config.num_attention_heads
     this.tensors = readFolder(dir)
     const table = this.require('model.embed_tokens.weight')
-    this.embedding = { n: table.shape[0] as number, k: table.shape[1] as number, weights: exactFloats(table) }
+    this.embedding = { n: table.shape[0]!, k: table.shape[1]!, weights: exactFloats(table) }
     this.finalNorm = numbers(this.require('model.norm.weight'))
     this.head = this.config.tie_word_embeddings ? this.embedding : this.linear('lm_head')
     this.frequencies = ropeFrequencies(this.config, this.headDim)
@@ -99,21 +99,21 @@ export class ReferenceModel {
   /** log p(tokens[i + 1] | tokens[0..i]), one fewer than tokens. */
   logprobs(tokens: readonly number[]): Float64Array {
     const rows = this.logits(tokens.slice(0, -1))
-    return Float64Array.from(rows, (row, i) => logSoftmax(row)[tokens[i + 1] as number] as number)
+    return Float64Array.from(rows, (row, i) => logSoftmax(row)[tokens[i + 1]!]!)
   }
 
   /** The most likely continuation, and how far the best logit lay above the second at each token. */
   greedy(prompt: readonly number[], count: number): { tokens: number[]; margins: number[] } {
     const sequence = this.sequence()
-    let row = sequence.append(prompt).at(-1) as Float64Array
+    let row = sequence.append(prompt).at(-1)!
     const tokens: number[] = []
     const margins: number[] = []
     while (tokens.length < count) {
       const best = argmax(row)
       const second = row.reduce((most, x, i) => (i !== best && x > most ? x : most), -Infinity)
       tokens.push(best)
-      margins.push((row[best] as number) - second)
-      row = sequence.append([best])[0] as Float64Array
+      margins.push(row[best]! - second)
+      row = sequence.append([best])[0]!
     }
     return { tokens, margins }
   }
@@ -126,11 +126,12 @@ export class ReferenceModel {
     let x = Float64Array.from(row)
     for (let i = 0; i < layers; i++) {
       const layer = this.layer(i)
-      x = add(x, this.attention(layer, rmsNorm(x, layer.attentionNorm, epsilon), position, caches[i] as LayerCache))
+      x = add(x, this.attention(layer, rmsNorm(x, layer.attentionNorm, epsilon), position, caches[i]!))
       const y = rmsNorm(x, layer.feedForwardNorm, epsilon)
       const gate = multiply(layer.gate, y)
       const up = multiply(layer.up, y)
-      x = add(x, multiply(layer.down, up.map((u, j) => u * silu(gate[j] as number))))
+      const activated = up.map((u, j) => u * silu(gate[j]!))
+      x = add(x, multiply(layer.down, activated))
     }
     return multiply(this.head, rmsNorm(x, this.finalNorm, epsilon))
   }
@@ -151,13 +152,13 @@ export class ReferenceModel {
       const kvAt = Math.floor(h / (heads / kvHeads)) * d
       const scores = Float64Array.from(cache.keys, (k) => {
         let sum = 0
-        for (let i = 0; i < d; i++) sum += (query[h * d + i] as number) * (k[kvAt + i] as number)
+        for (let i = 0; i < d; i++) sum += query[h * d + i]! * k[kvAt + i]!
         return sum / Math.sqrt(d)
       })
       const weights = logSoftmax(scores).map(Math.exp)
       cache.values.forEach((v, p) => {
-        const weight = weights[p] as number
-        for (let i = 0; i < d; i++) mixed[h * d + i] = (mixed[h * d + i] as number) + weight * (v[kvAt + i] as number)
+        const weight = weights[p]!
+        for (let i = 0; i < d; i++) mixed[h * d + i] = mixed[h * d + i]! + weight * v[kvAt + i]!
       })
     }
     return multiply(layer.output, mixed)
@@ -165,10 +166,12 @@ export class ReferenceModel {
 }
 
 export class ReferenceSequence {
+  private readonly model: ReferenceModel
   private readonly caches: LayerCache[]
   private position = 0
 
-  constructor(private readonly model: ReferenceModel) {
+  constructor(model: ReferenceModel) {
+    this.model = model
     this.caches = Array.from({ length: model.config.num_hidden_layers }, () => ({ keys: [], values: [] }))
   }
 
@@ -186,15 +189,15 @@ export function readLinear(tensors: Tensors, config: Config, name: string): Matr
   const bias = tensors.get(`${name}.bias`)
   const withBias = (matrix: Matrix): Matrix => (bias ? { ...matrix, bias: numbers(bias) } : matrix)
   const plain = tensors.get(`${name}.weight`)
-  if (plain) return withBias({ n: plain.shape[0] as number, k: plain.shape[1] as number, weights: exactFloats(plain) })
+  if (plain) return withBias({ n: plain.shape[0]!, k: plain.shape[1]!, weights: exactFloats(plain) })
 
   const settings = config.quantization_config && quantisationOf(config.quantization_config, name)
   const qweight = tensors.get(`${name}.qweight`)
   const qzeros = tensors.get(`${name}.qzeros`)
   const scales = tensors.get(`${name}.scales`)
   if (!settings || !qweight || !qzeros || !scales) throw new Error(`${name} is neither plain nor GPTQ`)
-  const k = 8 * (qweight.shape[0] as number)
-  const n = qweight.shape[1] as number
+  const k = 8 * qweight.shape[0]!
+  const n = qweight.shape[1]!
   const groupSize = settings.group_size === -1 ? k : settings.group_size
   const order = tensors.get(`${name}.g_idx`)
   const groupOf = order ? numbers(order) : Float64Array.from({ length: k }, (_, i) => Math.floor(i / groupSize))
@@ -207,11 +210,11 @@ export function readLinear(tensors: Tensors, config: Config, name: string): Matr
   const nibble = (word: number, j: number) => (word >>> (4 * j)) & 15
   const weights = new Float32Array(n * k)
   for (let row = 0; row < k; row++) {
-    const group = groupOf[row] as number
+    const group = groupOf[row]!
     for (let column = 0; column < n; column++) {
-      const q = nibble(words[Math.floor(row / 8) * n + column] as number, row % 8)
-      const zero = nibble(zeroWords[group * (n / 8) + Math.floor(column / 8)] as number, column % 8)
-      weights[column * k + row] = (scale[group * n + column] as number) * (q - zero)
+      const q = nibble(words[Math.floor(row / 8) * n + column]!, row % 8)
+      const zero = nibble(zeroWords[group * (n / 8) + Math.floor(column / 8)]!, column % 8)
+      weights[column * k + row] = scale[group * n + column]! * (q - zero)
     }
   }
   return withBias({ n, k, weights })
@@ -244,9 +247,9 @@ export function ropeFrequencies(config: Config, headDim: number): Float64Array {
 function rotate(x: Float64Array, position: number, frequencies: Float64Array): void {
   const half = frequencies.length
   for (let i = 0; i < half; i++) {
-    const angle = position * (frequencies[i] as number)
-    const a = x[i] as number
-    const b = x[i + half] as number
+    const angle = position * frequencies[i]!
+    const a = x[i]!
+    const b = x[i + half]!
     x[i] = a * Math.cos(angle) - b * Math.sin(angle)
     x[i + half] = b * Math.cos(angle) + a * Math.sin(angle)
   }
@@ -257,7 +260,7 @@ function multiply({ n, k, weights, bias }: Matrix, x: Float64Array): Float64Arra
   const y = new Float64Array(n)
   for (let row = 0; row < n; row++) {
     let sum = bias?.[row] ?? 0
-    for (let i = 0, at = row * k; i < k; i++, at++) sum += (weights[at] as number) * (x[i] as number)
+    for (let i = 0, at = row * k; i < k; i++, at++) sum += weights[at]! * x[i]!
     y[row] = sum
   }
   return y
@@ -266,11 +269,10 @@ function multiply({ n, k, weights, bias }: Matrix, x: Float64Array): Float64Arra
 function rmsNorm(x: Float64Array, weight: Float64Array, epsilon: number): Float64Array {
   const meanSquare = x.reduce((sum, v) => sum + v * v, 0) / x.length
   const scale = 1 / Math.sqrt(meanSquare + epsilon)
-  return x.map((v, i) => v * scale * (weight[i] as number))
+  return x.map((v, i) => v * scale * weight[i]!)
 }
 
-const add = (a: Float64Array, b: Float64Array): Float64Array<ArrayBuffer> =>
-  Float64Array.from(a, (v, i) => v + (b[i] as number))
+const add = (a: Float64Array, b: Float64Array): Float64Array<ArrayBuffer> => Float64Array.from(a, (v, i) => v + b[i]!)
 const silu = (x: number): number => x / (1 + Math.exp(-x))
 
 export function logSumExp(x: Float64Array): number {
@@ -285,7 +287,7 @@ export function logSoftmax(x: Float64Array): Float64Array {
 
 /** Index of the greatest, the first among equals. */
 export function argmax(x: Float64Array): number {
-  return x.reduce((best, v, i) => (v > (x[best] as number) ? i : best), 0)
+  return x.reduce((best, v, i) => (v > x[best]! ? i : best), 0)
 }
 
 /** ||a - b|| / ||b||, over all elements of both. */
@@ -294,8 +296,8 @@ export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): numbe
   let difference = 0
   let size = 0
   for (let i = 0; i < a.length; i++) {
-    difference += ((a[i] as number) - (b[i] as number)) ** 2
-    size += (b[i] as number) ** 2
+    difference += (a[i]! - b[i]!) ** 2
+    size += b[i]! ** 2
   }
   return Math.sqrt(difference / size)
 }
