@@ -1,0 +1,27 @@
+/** millrace: language models whose weights stream from system memory. */
+export type { ModelSpec, RopeSpec } from './binding.ts'
+export type { GptqQuantisation, Quantisation } from './checkpoint/quantisation.ts'
+export { type ErrorCode, MillraceError } from './errors.ts'
+export type {
+  FinishReason,
+  Generation,
+  GenerationChunk,
+  GenerationResult,
+  RequestTimings,
+} from './model/generation.ts'
+export { type Inspection, inspect } from './model/inspect.ts'
+export { load } from './model/load.ts'
+export type { Model, ModelMemory, ModelStats, Prompt } from './model/model.ts'
+export type { ScoreResult } from './model/score.ts'
+export type {
+  ChatMessage,
+  CloseOptions,
+  GenerateOptions,
+  LoadOptions,
+  LoadProgress,
+  PlacementHome,
+  PlanOptions,
+  ScoreOptions,
+} from './options.ts'
+export type { ModelPlan, PlannedUnit } from './plan/plan.ts'
+export * from './probe.ts'

@@ -1,0 +1,53 @@
+/** inspect(): what a checkpoint is and takes, without loading its weights. */
+import { stat } from 'node:fs/promises'
+import { basename } from 'node:path'
+import { addon, type ModelSpec, type NativeUnit } from '../binding.ts'
+import { openCheckpoint } from '../checkpoint/checkpoint.ts'
+import type { Quantisation } from '../checkpoint/quantisation.ts'
+
+export interface Inspection {
+  path: string
+  architecture: string
+  spec: ModelSpec
+  quantisation: Quantisation
+  tiedEmbeddings: boolean
+  /** What is placed and moved: two units a layer, and the head. */
+  units: NativeUnit[]
+  /** Bytes of all units. */
+  slabBytes: number
+  embeddingBytes: number
+  embeddingType: string
+  kvBytesPerToken: number
+  /** Weights of the model, whatever their bits; a tied head counts once. */
+  parameters: number
+  files: { name: string; bytes: number }[]
+}
+
+/** Reads headers only. Rejects with the CHECKPOINT_ errors. */
+export async function inspect(directory: string): Promise<Inspection> {
+  const checkpoint = await openCheckpoint(directory, addon())
+  const { folder, config, quantisation, slabs } = checkpoint
+  const files = []
+  for (const path of folder.weightFiles) files.push({ name: basename(path), bytes: (await stat(path)).size })
+  return {
+    path: folder.path,
+    architecture: config.architecture,
+    spec: config.spec,
+    quantisation,
+    tiedEmbeddings: config.tiedEmbeddings,
+    units: slabs.units,
+    slabBytes: slabs.units.reduce((sum, unit) => sum + unit.bytes, 0),
+    embeddingBytes: slabs.embeddingBytes,
+    embeddingType: slabs.embeddingType,
+    kvBytesPerToken: slabs.kvBytesPerToken,
+    parameters: countParameters(config.spec, config.tiedEmbeddings),
+    files,
+  }
+}
+
+function countParameters(spec: ModelSpec, tied: boolean): number {
+  const { vocab, hidden, layers, heads, kvHeads, headDim, intermediate } = spec
+  const attention = hidden * headDim * (heads + 2 * kvHeads) + heads * headDim * hidden
+  const layer = attention + 3 * hidden * intermediate + 2 * hidden
+  return layers * layer + hidden + vocab * hidden * (tied ? 1 : 2)
+}

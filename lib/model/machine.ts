@@ -1,0 +1,13 @@
+import type { NativeAddon } from '../binding.ts'
+import type { Machine } from '../plan/plan.ts'
+
+/** What plans need to know of this machine. */
+export function readMachine(native: NativeAddon): Machine {
+  const cpu = native.probeCpu()
+  const { gpus, reason } = native.probeGpus()
+  return {
+    cores: cpu.cores,
+    memoryLimitBytes: cpu.memoryLimitBytes,
+    gpuReason: gpus.length === 0 ? reason : 'this version computes on the CPU only',
+  }
+}

@@ -1,0 +1,255 @@
+/** A loaded model: what load() resolves to. */
+import { randomInt } from 'node:crypto'
+import type { ModelSpec, NativeMemory, NativeModel, NativeStats } from '../binding.ts'
+import { MillraceError } from '../errors.ts'
+import {
+  type ChatMessage,
+  type CloseOptions,
+  chatMessages,
+  closeOptions,
+  type GenerateOptions,
+  generateOptions,
+  invalidArgument,
+  type ScoreOptions,
+  scoreOptions,
+  validate,
+} from '../options.ts'
+import { KV_BLOCK_TOKENS, type ModelPlan } from '../plan/plan.ts'
+import type { ChatTemplate } from '../text/chat.ts'
+import type { TokenizerThread } from '../text/thread.ts'
+import type { Tokenizer } from '../text/tokenizer.ts'
+import { Generation } from './generation.ts'
+import { awaitNative, callNative, runtime } from './runtime.ts'
+import { type ScoreResult, score } from './score.ts'
+
+/** A text, or the ids of its tokens, which then are taken as they are. */
+export type Prompt = string | readonly number[] | Int32Array
+
+/** Counted since the load. */
+export interface ModelStats {
+  /** Passes over the model. */
+  steps: number
+  /** Rows computed: one a token. */
+  rows: { decode: number; prefill: number }
+  /** Bytes of weights that linears have read, whatever the number of rows. */
+  weightBytesRead: number
+  /** `units` counts streamed units that passes have used; no pass has used `prefetchedBytes` of the copied ones yet. */
+  streaming: { copiedBytes: number; prefetchedBytes: number; units: number }
+  sequences: { running: number; waiting: number }
+  kv: { blocksUsed: number; blocksTotal: number; blockTokens: number }
+}
+
+export type ModelMemory = NativeMemory
+
+/** What load() has put together. */
+export interface ModelParts {
+  native: NativeModel
+  path: string
+  architecture: string
+  spec: ModelSpec
+  plan: ModelPlan
+  tokenizer: Tokenizer
+  tokenizerThread: TokenizerThread
+  chatTemplate: ChatTemplate | undefined
+  /** Tokens that end an answer. */
+  endTokens: readonly number[]
+}
+
+export class Model implements AsyncDisposable {
+  /** The checkpoint's folder. */
+  readonly path: string
+  /** As config.json spells it: 'LlamaForCausalLM'. */
+  readonly architecture: string
+  readonly spec: Readonly<ModelSpec>
+  /** What rests where, and what it takes. */
+  readonly plan: Readonly<ModelPlan>
+  /** encode() and decode() as generate() uses them. */
+  readonly tokenizer: Pick<Tokenizer, 'encode' | 'decode' | 'idOf'>
+
+  readonly #parts: ModelParts
+  readonly #running = new Set<Generation>()
+  #closing: Promise<void> | undefined
+  #closed = false
+
+  /** Called by load(). */
+  constructor(parts: ModelParts) {
+    this.#parts = parts
+    this.path = parts.path
+    this.architecture = parts.architecture
+    this.spec = parts.spec
+    this.plan = parts.plan
+    this.tokenizer = parts.tokenizer
+  }
+
+  /** The checkpoint has a chat template, so chat() can be used. */
+  get hasChatTemplate(): boolean {
+    return this.#parts.chatTemplate !== undefined
+  }
+
+  get stats(): ModelStats {
+    this.#requireOpen()
+    const stats = callNative(() => this.#parts.native.stats())
+    return groupStats(stats)
+  }
+
+  /** Bytes taken, by purpose. */
+  get memory(): ModelMemory {
+    this.#requireOpen()
+    return callNative(() => this.#parts.native.memory())
+  }
+
+  /**
+   * Continues a prompt. Starts at once. Throws INVALID_ARGUMENT; everything else rejects the iteration and the result.
+   */
+  generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
+    return this.#generate(() => this.#encode(prompt, true), options)
+  }
+
+  /** Answers the last of the messages, as the checkpoint's chat template has it. */
+  chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
+    const checked = validate(chatMessages, messages, 'messages')
+    return this.#generate(() => {
+      const { chatTemplate, tokenizer } = this.#parts
+      if (!chatTemplate) {
+        throw new MillraceError('CHAT_TEMPLATE_MISSING', {
+          message: `${this.path}: expected chat_template in tokenizer_config.json or chat_template.jinja, found neither`,
+        })
+      }
+      // The template writes the special tokens itself.
+      return this.#encode(chatTemplate.render(checked, tokenizer), false)
+    }, options)
+  }
+
+  /**
+   * The log-probability of every token of a text under the model. Rejects with CONTEXT_OVERFLOW where the text is
+   * longer than the context.
+   */
+  async score(text: Prompt, options: ScoreOptions = {}): Promise<ScoreResult> {
+    const checked = validate(scoreOptions, options, 'options')
+    this.#requireUsable()
+    const tokens = await this.#encode(text, checked.specialTokens ?? true)
+    this.#requireUsable()
+    return score({
+      native: this.#parts.native,
+      contextLength: this.plan.contextLength,
+      tokens,
+      logits: checked.logits ?? false,
+      signal: checked.signal,
+    })
+  }
+
+  /** Frees the model. Calling it again gives the same promise; with `drain: false` it aborts what still runs. */
+  close(options: CloseOptions = {}): Promise<void> {
+    const { drain = true, timeoutMs } = validate(closeOptions, options, 'options')
+    if (this.#closing && !drain) for (const generation of this.#running) generation.cancel()
+    this.#closing ??= this.#close(drain, timeoutMs)
+    return this.#closing
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  async #close(drain: boolean, timeoutMs: number | undefined): Promise<void> {
+    const release = runtime().hold()
+    try {
+      // The longest a timer can hold: draining ends anyway, since the context bounds every request.
+      await awaitNative(() => this.#parts.native.close(drain, Math.min(timeoutMs ?? MAX_TIMEOUT_MS, MAX_TIMEOUT_MS)))
+    } finally {
+      this.#closed = true
+      this.#parts.tokenizerThread.close()
+      release()
+    }
+  }
+
+  #generate(prompt: () => Int32Array | Promise<Int32Array>, options: GenerateOptions): Generation {
+    const checked = validate(generateOptions, options, 'options')
+    const stopTokens = checked.stopTokens ?? []
+    this.#checkTokens(stopTokens, 'stopTokens')
+    const generation: Generation = new Generation({
+      native: this.#parts.native,
+      pieces: this.#parts.tokenizer.pieces,
+      contextLength: this.plan.contextLength,
+      prompt: () => {
+        this.#requireUsable()
+        return prompt()
+      },
+      request: {
+        temperature: checked.temperature ?? 0,
+        topK: checked.topK ?? 0,
+        topP: checked.topP ?? 1,
+        minP: checked.minP ?? 0,
+        seed: checked.seed ?? randomInt(MAX_RANDOM_SEED),
+        stopTokens: Int32Array.from(new Set([...(checked.ignoreEos ? [] : this.#parts.endTokens), ...stopTokens])),
+        logprobs: checked.logprobs ?? false,
+      },
+      maxTokens: checked.maxTokens,
+      stop: checked.stop === undefined ? [] : [checked.stop].flat(),
+      signal: checked.signal,
+      onSettled: (settled) => this.#running.delete(settled),
+    })
+    // Nothing was submitted where the prompt was refused at once.
+    if (!generation.settled) this.#running.add(generation)
+    return generation
+  }
+
+  #encode(prompt: Prompt, specialTokens: boolean): Int32Array | Promise<Int32Array> {
+    if (typeof prompt === 'string') {
+      const tokens = this.#parts.tokenizerThread.encode(prompt, specialTokens)
+      return Array.isArray(tokens) ? this.#toTokens(tokens) : tokens.then((ids) => this.#toTokens(ids))
+    }
+    if (!Array.isArray(prompt) && !(prompt instanceof Int32Array)) {
+      throw invalidArgument('a text, an array of token ids or an Int32Array', 'prompt', prompt)
+    }
+    this.#checkTokens(prompt as ArrayLike<unknown>, 'prompt')
+    return this.#toTokens(prompt)
+  }
+
+  #toTokens(tokens: ArrayLike<number>): Int32Array {
+    if (tokens.length === 0) {
+      throw new MillraceError('INVALID_ARGUMENT', {
+        message: 'expected a prompt of at least one token but received none',
+        remedy: "this model's tokenizer adds no first token of its own: give it a text that is not empty",
+      })
+    }
+    const copy = Int32Array.from(tokens)
+    this.#checkTokens(copy, 'prompt')
+    return copy
+  }
+
+  #checkTokens(tokens: ArrayLike<unknown>, name: string): void {
+    const { vocab } = this.spec
+    for (let index = 0; index < tokens.length; index++) {
+      const token = tokens[index]
+      if (Number.isInteger(token) && (token as number) >= 0 && (token as number) < vocab) continue
+      throw invalidArgument(`a token id from 0 to ${vocab - 1}`, `${name}[${index}]`, token)
+    }
+  }
+
+  #requireOpen(): void {
+    if (this.#closed) throw new MillraceError('MODEL_CLOSED', { message: 'the model was closed' })
+  }
+
+  #requireUsable(): void {
+    if (this.#closing) throw new MillraceError('MODEL_CLOSED', { message: 'the model was closed' })
+  }
+}
+
+const MAX_TIMEOUT_MS = 2 ** 31 - 1
+/** What node's randomInt can draw from at once. */
+const MAX_RANDOM_SEED = 2 ** 48 - 1
+
+function groupStats(stats: NativeStats): ModelStats {
+  return {
+    steps: stats.steps,
+    rows: { decode: stats.decodeRows, prefill: stats.prefillRows },
+    weightBytesRead: stats.weightBytesRead,
+    streaming: {
+      copiedBytes: stats.copiedBytes,
+      prefetchedBytes: stats.prefetchedBytes,
+      units: stats.streamedUnits,
+    },
+    sequences: { running: stats.runningSequences, waiting: stats.waitingSequences },
+    kv: { blocksUsed: stats.kvBlocksUsed, blocksTotal: stats.kvBlocksTotal, blockTokens: KV_BLOCK_TOKENS },
+  }
+}

@@ -1,0 +1,272 @@
+/** Schemas of every public options object, and the one place where they become INVALID_ARGUMENT. */
+import { z } from 'zod'
+import { MillraceError } from './errors.ts'
+
+/** Where a layer's weights rest: in device memory, or in system RAM and streamed through the ring at every pass. */
+export type PlacementHome = 'resident' | 'streamed' | 'cpu'
+
+export interface LoadProgress {
+  /** 'tokenizer' and 'checkpoint' count files; 'weights' counts bytes of checkpoint data repacked. */
+  stage: 'checkpoint' | 'tokenizer' | 'weights'
+  done: number
+  total: number
+}
+
+/** What a decision about memory and threads may depend on, apart from the model. */
+export interface PlanOptions {
+  /** Default 'auto'. */
+  device?: string | undefined
+  /** One word for all layers, or one home a layer. Default 'auto': the fastest that fits. */
+  placement?: 'auto' | PlacementHome | readonly PlacementHome[] | undefined
+  /** Memory that streamed units pass through: a number of the largest units, or bytes as '256MiB'. Default 2. */
+  ring?: number | string | undefined
+  /** Tokens of prompt and answer of one request. Default: what the model was made for, at most 4096. */
+  contextLength?: number | undefined
+  /** Requests with a full context that the KV cache holds at once. Default 4. Not together with kvTokens. */
+  maxSequences?: number | undefined
+  /** Tokens that the KV cache holds in all. */
+  kvTokens?: number | undefined
+  /** Threads that compute on the CPU. Default: the cores that this process may use. */
+  threads?: number | undefined
+}
+
+export interface LoadOptions extends PlanOptions {
+  onProgress?: ((progress: LoadProgress) => void) | undefined
+  /** Aborts the load: it rejects with ABORTED and frees what it had taken. */
+  signal?: AbortSignal | undefined
+  /** Fill freed ring slots with NaN patterns, to find reads of stale weights. For tests: costs memory bandwidth. */
+  poison?: boolean | undefined
+}
+
+export interface GenerateOptions {
+  /** Default: as many as the context has room for, which is also the upper limit. */
+  maxTokens?: number | undefined
+  /** 0, the default, always takes the most likely token; topK, topP, minP and seed then have no effect. */
+  temperature?: number | undefined
+  /** Sample among the k most likely tokens. Default 0: among all. */
+  topK?: number | undefined
+  /** Sample among the most likely tokens that together reach this probability. Default 1: all. */
+  topP?: number | undefined
+  /** Sample among tokens at least this fraction as likely as the most likely one. Default 0: all. */
+  minP?: number | undefined
+  /** Integer from 0 to 2^53 - 1; the same seed gives the same text. Default: random, and told in the result. */
+  seed?: number | undefined
+  /** Text at which to stop; it is not part of the answer. */
+  stop?: string | readonly string[] | undefined
+  /** Token ids at which to stop, besides the model's own end tokens. */
+  stopTokens?: readonly number[] | undefined
+  /** Continue past the model's own end tokens. Default false. */
+  ignoreEos?: boolean | undefined
+  /** Give the log-probability of every generated token. Default false. */
+  logprobs?: boolean | undefined
+  /** Aborts the request: iteration and result reject with ABORTED. */
+  signal?: AbortSignal | undefined
+}
+
+export interface ScoreOptions {
+  /** Add the tokenizer's own first and last tokens to a text. Default true. */
+  specialTokens?: boolean | undefined
+  /** Give every position's logits too: float32 [tokens, vocabulary]. Default false. */
+  logits?: boolean | undefined
+  signal?: AbortSignal | undefined
+}
+
+export interface CloseOptions {
+  /** Let running requests end first. Default true; false aborts them. */
+  drain?: boolean | undefined
+  /** Milliseconds that draining may take; what still runs then is aborted. Default: no limit. */
+  timeoutMs?: number | undefined
+}
+
+export interface ChatMessage {
+  /** 'system', 'user', 'assistant', or what else the model's chat template knows. */
+  role: string
+  content: string
+}
+
+const integer = (min: number, max: number) => {
+  const error = `an integer ${range(min, max)}`
+  return z.int({ error }).min(min, { error }).max(max, { error })
+}
+const number = (min: number, max: number) => {
+  const error = `a number ${range(min, max)}`
+  return z.number({ error }).min(min, { error }).max(max, { error })
+}
+const boolean = () => z.boolean({ error: 'true or false' })
+const signal = () =>
+  z.custom<AbortSignal>(
+    (value) => typeof (value as AbortSignal)?.aborted === 'boolean' && 'addEventListener' in (value as AbortSignal),
+    { error: 'an AbortSignal' },
+  )
+
+function range(min: number, max: number): string {
+  if (max === Number.MAX_SAFE_INTEGER) return min === 0 ? 'not below 0' : `of at least ${min}`
+  return `from ${min} to ${max}`
+}
+
+const MAX_TOKENS = 2 ** 27
+
+const homes = ['resident', 'streamed', 'cpu'] as const
+const placement = z.union([z.enum(['auto', ...homes]), z.array(z.enum(homes)).readonly()], {
+  error: `'auto', 'resident', 'streamed', 'cpu' or an array of one of the last three a layer`,
+})
+const deviceError = `'auto', 'cpu', 'cuda' or 'cuda:<index>'`
+const ringError = `a number of units from 1 to 4096 or a size such as '256MiB'`
+
+const plan = {
+  device: z
+    .string({ error: deviceError })
+    .regex(/^(auto|cpu|cuda(:\d{1,3})?)$/, { error: deviceError })
+    .optional(),
+  placement: placement.optional(),
+  ring: z
+    .union([integer(1, 4096), z.string().refine((text) => parseBytes(text) !== undefined)], { error: ringError })
+    .optional(),
+  contextLength: integer(1, MAX_TOKENS).optional(),
+  maxSequences: integer(1, 65536).optional(),
+  kvTokens: integer(1, 2 ** 31 - 1).optional(),
+  threads: integer(1, 1024).optional(),
+}
+
+export const planOptions = z.strictObject(plan)
+
+export const loadOptions = z.strictObject({
+  ...plan,
+  onProgress: z
+    .custom<(progress: LoadProgress) => void>((value) => typeof value === 'function', { error: 'a function' })
+    .optional(),
+  signal: signal().optional(),
+  poison: boolean().optional(),
+})
+
+const stopText = () => z.string({ error: 'a text' }).min(1, { error: 'a text that is not empty' })
+
+export const generateOptions = z.strictObject({
+  maxTokens: integer(1, MAX_TOKENS).optional(),
+  temperature: number(0, 100).optional(),
+  topK: integer(0, 2 ** 31 - 1).optional(),
+  topP: number(0, 1).optional(),
+  minP: number(0, 1).optional(),
+  seed: integer(0, Number.MAX_SAFE_INTEGER).optional(),
+  stop: z
+    .union([stopText(), z.array(stopText()).readonly()], { error: 'a text or an array of texts, none empty' })
+    .optional(),
+  stopTokens: z
+    .array(integer(0, 2 ** 31 - 1), { error: 'an array of token ids' })
+    .readonly()
+    .optional(),
+  ignoreEos: boolean().optional(),
+  logprobs: boolean().optional(),
+  signal: signal().optional(),
+})
+
+export const scoreOptions = z.strictObject({
+  specialTokens: boolean().optional(),
+  logits: boolean().optional(),
+  signal: signal().optional(),
+})
+
+export const closeOptions = z.strictObject({
+  drain: boolean().optional(),
+  timeoutMs: number(0, Number.MAX_SAFE_INTEGER).optional(),
+})
+
+export const chatMessages = z
+  .array(
+    z.looseObject(
+      {
+        role: z.string({ error: 'a text' }).min(1, { error: 'a text that is not empty' }),
+        content: z.string({ error: 'a text' }),
+      },
+      { error: "an object such as { role: 'user', content: 'Hello' }" },
+    ),
+    { error: "an array of messages such as [{ role: 'user', content: 'Hello' }]" },
+  )
+  .min(1, { error: 'an array of at least one message' })
+  .readonly()
+
+/**
+ * Checks what a caller handed over. `subject` names the object in messages, e.g. 'options' of generate.
+ *
+ * Throws INVALID_ARGUMENT: `expected X for Y but received Z of type T`, or for an unknown option the likely intended.
+ */
+export function validate<Schema extends z.ZodType>(schema: Schema, value: unknown, subject: string): z.output<Schema> {
+  const outcome = schema.safeParse(value, { reportInput: true })
+  if (outcome.success) return outcome.data
+  const issue = outcome.error.issues[0]!
+  if (issue.code === 'unrecognized_keys') {
+    const known = Object.keys((schema as unknown as { shape?: object }).shape ?? {})
+    const unknown = issue.keys[0]!
+    const likely = nearest(unknown, known)
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: `unknown option '${unknown}' in ${subject}${likely === undefined ? '' : `, did you mean '${likely}'?`}`,
+      remedy: `known options: ${known.join(', ')}`,
+    })
+  }
+  const name = issue.path.length === 0 ? subject : pathName(issue.path)
+  // Only the outermost object's own message is zod's: every other schema above says what it expects.
+  const expected = /^Invalid input/.test(issue.message) ? 'an object' : issue.message
+  throw invalidArgument(expected, name, at(value, issue.path))
+}
+
+/** The uniform complaint about one argument. */
+export function invalidArgument(expected: string, name: string, received: unknown, remedy?: string): MillraceError {
+  return new MillraceError('INVALID_ARGUMENT', {
+    message: `expected ${expected} for ${name} but received ${describe(received)}`,
+    ...(remedy === undefined ? {} : { remedy }),
+  })
+}
+
+/** '256MiB' -> 268435456; undefined if the text is no size. Units are B, KB, MB, GB and KiB, MiB, GiB. */
+export function parseBytes(text: string): number | undefined {
+  const match = /^\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)\s*$/i.exec(text)
+  if (!match) return undefined
+  const unit = match[2]!.toLowerCase()
+  const base = unit.includes('i') ? 1024 : 1000
+  const bytes = Math.floor(Number(match[1]) * base ** ['b', 'k', 'm', 'g'].indexOf(unit[0]!))
+  return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : undefined
+}
+
+/** The candidate that a misspelt word most likely stands for, if one is close enough. */
+export function nearest(word: string, candidates: readonly string[]): string | undefined {
+  const plain = (text: string) => text.toLowerCase().replace(/[^a-z0-9]/g, '')
+  let best: string | undefined
+  let bestDistance = Number.POSITIVE_INFINITY
+  for (const candidate of candidates) {
+    const distance = editDistance(plain(word), plain(candidate))
+    if (distance < bestDistance) [best, bestDistance] = [candidate, distance]
+  }
+  return best !== undefined && bestDistance <= Math.max(1, Math.floor(best.length / 3)) ? best : undefined
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++) {
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)))
+    }
+    row = next
+  }
+  return row[b.length]!
+}
+
+function pathName(path: readonly PropertyKey[]): string {
+  return path
+    .map((part, index) => (typeof part === 'number' ? `[${part}]` : `${index === 0 ? '' : '.'}${String(part)}`))
+    .join('')
+}
+
+function at(value: unknown, path: readonly PropertyKey[]): unknown {
+  return path.reduce<unknown>((inner, part) => (inner as Record<PropertyKey, unknown> | undefined)?.[part], value)
+}
+
+function describe(value: unknown): string {
+  if (value === undefined) return 'nothing'
+  if (value === null) return 'null'
+  if (Array.isArray(value)) return value.length === 0 ? 'an empty array' : `an array of ${value.length}`
+  if (typeof value === 'function') return 'a function'
+  if (typeof value === 'object') return `an object of type ${value.constructor?.name ?? 'Object'}`
+  const text = typeof value === 'string' ? `'${value.length > 60 ? `${value.slice(0, 57)}...` : value}'` : String(value)
+  return `${text} of type ${typeof value}`
+}
