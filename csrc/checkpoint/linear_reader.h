@@ -1,0 +1,82 @@
+#pragma once
+// The interface that one source format implements: how a linear of the checkpoint would be stored by itself, and its
+// weights in a canonical order that repack.cc turns into tiles. A new format is a subclass in a file of its own and a
+// line in open_linear().
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "checkpoint/repack.h"
+#include "checkpoint/safetensors.h"
+#include "model/slab_layout.h"
+
+namespace millrace {
+
+// Readers refer to the checkpoint and must not outlive it. Reading is const and may be done by several threads.
+class LinearReader {
+ public:
+  virtual ~LinearReader() = default;
+
+  int n() const { return n_; }  // output features
+  int k() const { return k_; }  // input features
+  const MatrixCode& code() const { return code_; }
+  int k_stored() const { return k_stored_; }
+  // [k_stored] if code().permuted, else empty: input feature of each stored one, or kPadding.
+  const std::vector<int32_t>& permutation() const { return permutation_; }
+  // All that is read, the weights first.
+  const std::vector<const Tensor*>& tensors() const { return tensors_; }
+
+  // q4, k a multiple of 8: quantised values of output features [column, column + count) in the model's own order of
+  // input features: nibble i of out[(r - begin) * kTileN + c] is q[8 r + i, column + c], for r in [begin, end).
+  virtual void read_words(int begin, int end, int column, int count, uint32_t* out) const;
+  // q4: scales (bits of code().scale) and integer zeros (8 where symmetric) of one stored group. Throws
+  // CHECKPOINT_INVALID for a scale that is not finite.
+  virtual void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const;
+  // Float types: the k weights of one output feature, not necessarily aligned.
+  virtual const std::byte* row(int n) const;
+  // Float types: a weight of rows [begin, end) is infinite or NaN: throws CHECKPOINT_INVALID naming the first.
+  virtual void refuse_not_finite(int begin, int end) const;
+
+ protected:
+  LinearReader(int n, int k) : n_(n), k_(k) {}
+  int n_;
+  int k_;
+  MatrixCode code_;
+  int k_stored_ = 0;
+  std::vector<int32_t> permutation_;
+  std::vector<const Tensor*> tensors_;
+};
+
+// Checks a linear of n output and k input features against the checkpoint. Throws CHECKPOINT_INVALID or
+// CHECKPOINT_UNSUPPORTED naming file, tensor, expected and found.
+std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k);
+
+// ---- Checks shared by the formats.
+
+// "model.safetensors: tensor x"
+std::string describe(const Checkpoint& checkpoint, const Tensor& tensor);
+
+// The tensor `name`, of one of these types and exactly this shape.
+const Tensor& require_tensor(const Checkpoint& checkpoint, const std::string& name, std::initializer_list<DType> types,
+                             std::initializer_list<int64_t> shape);
+
+// A vector of any float type, [n]: norms and biases.
+const Tensor& require_floats(const Checkpoint& checkpoint, const std::string& name, int n);
+// Its values; throws CHECKPOINT_INVALID for one that is not finite in float32.
+void read_floats(const Checkpoint& checkpoint, const Tensor& tensor, float* out);
+
+WeightType weight_type_of(DType type);  // of f16, bf16, f32
+
+// Element `index` of a tensor's data; the format promises no alignment.
+template <typename T>
+T load_element(const std::byte* data, size_t index) {
+  T value;
+  __builtin_memcpy(&value, data + index * sizeof(T), sizeof(T));
+  return value;
+}
+
+}  // namespace millrace
