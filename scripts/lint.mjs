@@ -1,0 +1,32 @@
+// npm run lint: biome, tsc and clang-format; --fix lets biome and clang-format write.
+import { spawnSync } from 'node:child_process'
+import { existsSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { command, ROOT, SetupError } from './build-native.mjs'
+
+const fix = process.argv.includes('--fix')
+const program = (...path) => join(ROOT, 'node_modules', ...path)
+
+function check(what, args) {
+  const { status } = spawnSync(process.execPath, args, { cwd: ROOT, stdio: 'inherit' })
+  process.stdout.write(`${what}: ${status === 0 ? 'clean' : 'FAILED'}\n`)
+  return status === 0
+}
+
+function nativeSources() {
+  return ['csrc', 'cuda', 'test', 'bench']
+    .filter((folder) => existsSync(join(ROOT, folder)))
+    .flatMap((folder) => readdirSync(join(ROOT, folder), { recursive: true }).map((name) => join(folder, name)))
+    .filter((path) => /\.(h|cc|cu|cuh)$/.test(path))
+}
+
+await command(() => {
+  const biome = program('@biomejs', 'biome', 'bin', 'biome')
+  const format = program('clang-format', 'index.js')
+  const results = [
+    check('biome', fix ? [biome, 'check', '--write', '.'] : [biome, 'ci', '--error-on-warnings', '.']),
+    check('tsc', [program('typescript', 'bin', 'tsc'), '--noEmit']),
+    check('clang-format', [format, ...(fix ? ['-i'] : ['--dry-run', '-Werror']), ...nativeSources()]),
+  ]
+  if (results.includes(false)) throw new SetupError('lint failed.')
+})
