@@ -21,8 +21,9 @@ class ThreadPool {
 
   // Runs body(index, thread) for every index in [0, count), on up to threads() threads, and returns when all have
   // run; what they wrote is visible to the caller. `thread` is in [0, threads()) and unique among those running, for
-  // scratch memory. Indices are taken dynamically: results must not depend on who runs which. One loop at a time a
-  // pool: call it from one thread, never from within a body.
+  // scratch memory. Indices are taken dynamically: results must not depend on who runs which. The caller waits only for
+  // workers that have taken part, never for one that has not woken up. One loop at a time a pool: from within a body,
+  // or from a second thread, it throws INTERNAL. A body must not throw.
   template <typename Body>
   void parallel_for(int64_t count, Body&& body) {
     using Plain = std::remove_reference_t<Body>;
