@@ -34,7 +34,7 @@ export interface GoldenGreedy {
 /** The folder of a model: shipped, made for the goldens, in MILLRACE_MODELS or in ../shared/models; or undefined. */
 export function modelFolder(name: string): string | undefined {
   const places = [join(root, 'models'), join(here, 'models'), join(root, '..', 'shared', 'models')]
-  if (process.env['MILLRACE_MODELS']) places.unshift(process.env['MILLRACE_MODELS'])
+  if (process.env.MILLRACE_MODELS) places.unshift(process.env.MILLRACE_MODELS)
   return places.map((place) => join(place, name)).find((dir) => existsSync(join(dir, 'config.json')))
 }
 

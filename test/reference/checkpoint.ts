@@ -4,7 +4,7 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Config, type QuantisationConfig, quantisationOf, type RopeScaling } from './config.ts'
+import type { Config, QuantisationConfig, RopeScaling } from './config.ts'
 import { Random } from './random.ts'
 import { type Dtype, type Tensors, tensor, writeFolder } from './safetensors.ts'
 
@@ -39,7 +39,8 @@ export interface GptqOptions {
   scaleDtype?: 'F16' | 'BF16'
   /** The head too; excludes `tied`. */
   head?: boolean
-  dynamic?: QuantisationConfig['dynamic']
+  /** Linears left plain, as named within a layer: 'mlp.down_proj'. */
+  plain?: string[]
   /** Which file says it; default config.json. */
   saidIn?: 'config.json' | 'quantize_config.json'
 }
@@ -55,6 +56,12 @@ export interface CheckpointOptions {
   mlpBias?: boolean
   shards?: number
 }
+
+const LINEARS = ['q', 'k', 'v', 'o']
+  .map((part) => `self_attn.${part}_proj`)
+  .concat(['gate', 'up', 'down'].map((part) => `mlp.${part}_proj`))
+
+const quantisedLinears = (gptq: GptqOptions): string[] => LINEARS.filter((name) => !gptq.plain?.includes(name))
 
 const BOS = '<|begin|>'
 const EOS = '<|end|>'
@@ -83,7 +90,7 @@ export function writeRandomCheckpoint(dir: string, options: CheckpointOptions): 
     chat_template:
       "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}",
   })
-  writeFolder(dir, randomTensors(options, config), options.shards ?? 1)
+  writeFolder(dir, randomTensors(options), options.shards ?? 1)
 }
 
 function configOf({ shape, dtype = 'F16', gptq, tied, attentionBias, mlpBias }: CheckpointOptions): Config {
@@ -97,7 +104,7 @@ function configOf({ shape, dtype = 'F16', gptq, tied, attentionBias, mlpBias }: 
     desc_act: gptq.order === 'shared' || gptq.order === 'separate',
     checkpoint_format: gptq.version === 2 ? 'gptq_v2' : 'gptq',
     lm_head: gptq.head ?? false,
-    ...(gptq.dynamic ? { dynamic: gptq.dynamic } : {}),
+    ...(gptq.plain ? { modules_in_block_to_quantize: [quantisedLinears(gptq)] } : {}),
   }
   return {
     architectures: ['LlamaForCausalLM'],
@@ -173,11 +180,10 @@ function byteCharacters(): string[] {
   return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(printable(byte) ? byte : next++))
 }
 
-function randomTensors(options: CheckpointOptions, config: Config): Tensors {
+function randomTensors(options: CheckpointOptions): Tensors {
   const { shape, dtype = 'F16', gptq } = options
   const random = new Random(options.seed)
   const tensors: Tensors = new Map()
-  const quantisation = config.quantization_config
 
   const plain = (name: string, dims: number[], mean: number, deviation: number) => {
     const values = new Float64Array(dims.reduce((a, b) => a * b, 1))
@@ -186,8 +192,8 @@ function randomTensors(options: CheckpointOptions, config: Config): Tensors {
   }
   // With inputs near 1, outputs have a standard deviation near `gain`.
   const linear = (name: string, n: number, k: number, gain: number, bias: boolean, permutation?: number[]) => {
-    const settings = name === 'lm_head' && !gptq?.head ? undefined : quantisation && quantisationOf(quantisation, name)
-    if (gptq && settings) quantised(tensors, random, name, n, k, gain, gptq, settings, permutation)
+    const quantisable = name === 'lm_head' ? gptq?.head : gptq && quantisedLinears(gptq).some((q) => name.endsWith(q))
+    if (gptq && quantisable) quantised(tensors, random, name, n, k, gain, gptq, permutation)
     else plain(`${name}.weight`, [n, k], 0, gain / Math.sqrt(k))
     if (bias) plain(`${name}.bias`, [n], 0, 0.3)
   }
@@ -228,11 +234,10 @@ function quantised(
   k: number,
   gain: number,
   options: GptqOptions,
-  settings: QuantisationConfig,
   sharedPermutation: number[] | undefined,
 ): void {
   if (k % 8 !== 0 || n % 8 !== 0) throw new Error(`${name}: ${n} x ${k} does not pack into words of eight`)
-  const groupSize = settings.group_size === -1 ? k : settings.group_size
+  const groupSize = options.groupSize === -1 ? k : options.groupSize
   const groups = Math.ceil(k / groupSize)
 
   const nibbles = new Uint8Array(k * n)
@@ -243,7 +248,7 @@ function quantised(
   const least = options.leastZero ?? 0
   // Most near the middle, as of real weights; some anywhere.
   const zero = () => (random.uniform() < 0.1 ? random.integer(least, 15) : random.integer(6, 9))
-  for (let i = 0; i < zeros.length; i++) zeros[i] = settings.sym ? 8 : zero()
+  for (let i = 0; i < zeros.length; i++) zeros[i] = options.symmetric ? 8 : zero()
   const words = packColumns(zeros, groups, n)
   // Version 1 subtracts one from every nibble of a word at once.
   if (options.version === 1) for (let i = 0; i < words.length; i++) words[i] = words[i]! - 0x11111111

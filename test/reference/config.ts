@@ -21,8 +21,8 @@ export interface QuantisationConfig {
   desc_act: boolean
   checkpoint_format?: 'gptq' | 'gptq_v2'
   lm_head?: boolean
-  /** GPTQModel: patterns on module names; `-:` leaves a module plain, `+:` or no prefix overrides settings. */
-  dynamic?: Record<string, Partial<QuantisationConfig>>
+  /** The names, within a layer, of the linears that are quantised; absent: all. */
+  modules_in_block_to_quantize?: string[][]
 }
 
 export interface Config {
@@ -54,17 +54,4 @@ export function readConfig(dir: string): Config {
     config.quantization_config = json('quantize_config.json') as QuantisationConfig
   }
   return config
-}
-
-/** Settings for one module of a quantised model, or undefined where `dynamic` leaves it plain. */
-export function quantisationOf(quantisation: QuantisationConfig, module: string): QuantisationConfig | undefined {
-  for (const [pattern, overrides] of Object.entries(quantisation.dynamic ?? {})) {
-    const matches = (prefix: string) => new RegExp(`^(?:${pattern.slice(prefix.length)})`).test(module)
-    if (pattern.startsWith('-:')) {
-      if (matches('-:')) return undefined
-    } else if (matches(pattern.startsWith('+:') ? '+:' : '')) {
-      return { ...quantisation, ...overrides }
-    }
-  }
-  return quantisation
 }

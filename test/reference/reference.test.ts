@@ -138,6 +138,15 @@ describe('text', () => {
     return tokenizer.decode(tokens)
   }
 
+  test('the tokenizer of a random checkpoint takes any text, a token a byte', () => {
+    const tokenizer = tokenizerOf(modelFolder('gptq-v1-sym-g128')!)
+    const text = 'Grüße, 世界! 🦦\n\u0000'
+    const { ids } = tokenizer.encode(text)
+    expect(ids.length).toBe(1 + Buffer.byteLength(text))
+    expect(ids[0]).toBe(0)
+    expect(tokenizer.decode(ids.slice(1))).toBe(text)
+  })
+
   test('stories260k tells the story that its README gives', () => {
     const dir = modelFolder('stories260k')!
     const readme = readFileSync(join(dir, 'README.md'), 'utf8')

@@ -3,7 +3,7 @@
  * Weights are held as float32, which is exact for every stored type (a nibble less its zero point times a half-precision
  * scale has at most 16 significant bits); all arithmetic on activations is float64.
  */
-import { type Config, quantisationOf, readConfig } from './config.ts'
+import { type Config, readConfig } from './config.ts'
 import { numbers, readFolder, type Tensor, type Tensors } from './safetensors.ts'
 
 export interface Matrix {
@@ -191,7 +191,7 @@ export function readLinear(tensors: Tensors, config: Config, name: string): Matr
   const plain = tensors.get(`${name}.weight`)
   if (plain) return withBias({ n: plain.shape[0]!, k: plain.shape[1]!, weights: exactFloats(plain) })
 
-  const settings = config.quantization_config && quantisationOf(config.quantization_config, name)
+  const settings = config.quantization_config
   const qweight = tensors.get(`${name}.qweight`)
   const qzeros = tensors.get(`${name}.qzeros`)
   const scales = tensors.get(`${name}.scales`)
