@@ -30,8 +30,7 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
     report('checkpoint', checkpoint.folder.weightFiles.length, checkpoint.folder.weightFiles.length)
     checkAborted()
     const plan = makePlan(checkpoint.config.spec, checkpoint.slabs, checked, readMachine(native))
-    const files = await readTokenizerFiles(checkpoint.folder.path)
-    const tokenizer = new Tokenizer(files)
+    const tokenizer = new Tokenizer(await readTokenizerFiles(checkpoint.folder.path))
     const template = await readChatTemplate(checkpoint.folder.path, tokenizer.config)
     const chatTemplate = template === undefined ? undefined : new ChatTemplate(template)
     report('tokenizer', 1, 1)
@@ -47,7 +46,7 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
       spec: checkpoint.config.spec,
       plan,
       tokenizer,
-      tokenizerThread: new TokenizerThread(tokenizer, files),
+      tokenizerThread: new TokenizerThread(tokenizer, checkpoint.folder.path),
       chatTemplate,
       // Instruction-tuned checkpoints sometimes name the token that ends a turn in tokenizer_config.json alone.
       endTokens: [...new Set([...checkpoint.endTokens, ...(end === undefined ? [] : [end])])].filter(

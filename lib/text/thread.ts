@@ -1,7 +1,7 @@
 /** Tokenises long texts in a worker thread, so that the event loop goes on: 100 kB take a fifth of a second. */
 import { Worker } from 'node:worker_threads'
 import { MillraceError } from '../errors.ts'
-import type { Tokenizer, TokenizerFiles } from './tokenizer.ts'
+import type { Tokenizer } from './tokenizer.ts'
 
 /** Shorter texts take a few milliseconds, less than the way to a worker and back under load. */
 const LONG_TEXT = 8192
@@ -20,14 +20,15 @@ interface Pending {
 
 export class TokenizerThread {
   readonly #tokenizer: Tokenizer
-  readonly #files: TokenizerFiles
+  readonly #folder: string
   readonly #pending = new Map<number, Pending>()
   #worker: Worker | undefined
   #next = 0
 
-  constructor(tokenizer: Tokenizer, files: TokenizerFiles) {
+  /** `folder` has the tokenizer's files: the worker reads them itself, since copying them over takes longer. */
+  constructor(tokenizer: Tokenizer, folder: string) {
     this.#tokenizer = tokenizer
-    this.#files = files
+    this.#folder = folder
   }
 
   /** Short texts at once; long ones as a promise. */
@@ -50,7 +51,7 @@ export class TokenizerThread {
   }
 
   #startWorker(script: URL): Worker {
-    const worker = new Worker(script, { workerData: this.#files, name: 'millrace tokenizer' })
+    const worker = new Worker(script, { workerData: this.#folder, name: 'millrace tokenizer' })
     // A pending request keeps the process alive by itself.
     worker.unref()
     worker.on('message', (message: EncodedMessage) => {

@@ -42,7 +42,7 @@ const tokenizerSchema = z.looseObject({
 /** tokenizer_config.json, as far as it is read here. */
 export type TokenizerConfig = z.output<typeof configSchema>
 
-/** The two files as they were read: what a worker thread needs to make the same tokenizer. */
+/** The two files as they were read. */
 export interface TokenizerFiles {
   tokenizer: Record<string, unknown>
   config: Record<string, unknown>

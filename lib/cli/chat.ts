@@ -1,0 +1,114 @@
+import { createInterface } from 'node:readline'
+import { Command } from 'commander'
+import { MillraceError } from '../errors.ts'
+import type { Model } from '../model/model.ts'
+import type { ChatMessage } from '../options.ts'
+import { stream } from './generate.ts'
+import {
+  addLoadFlags,
+  addSamplingFlags,
+  type LoadFlags,
+  loadModel,
+  type SamplingFlags,
+  samplingOptions,
+} from './options.ts'
+import { Interrupted, type Terminal } from './terminal.ts'
+
+interface Flags extends LoadFlags, SamplingFlags {
+  system?: string
+}
+
+export function chatCommand(terminal: Terminal): Command {
+  const command = new Command('chat')
+    .description('talk with a model; from a pipe, every line is a message')
+    .argument('<model>', 'folder of the checkpoint')
+    .option('--system <text>', 'the system message')
+  addSamplingFlags(addLoadFlags(command))
+  return command.action(async (path: string, flags: Flags) => {
+    await using model = await loadModel(path, flags, terminal)
+    if (!model.hasChatTemplate) {
+      throw new MillraceError('CHAT_TEMPLATE_MISSING', { message: `${path} has no chat template` })
+    }
+    const talk = new Talk(model, flags, terminal)
+    if (process.stdin.isTTY && process.stdout.isTTY) await interactive(talk, terminal)
+    else await piped(talk, terminal)
+  })
+}
+
+class Talk {
+  readonly #model: Model
+  readonly #flags: Flags
+  readonly #terminal: Terminal
+  #messages: ChatMessage[] = []
+
+  constructor(model: Model, flags: Flags, terminal: Terminal) {
+    this.#model = model
+    this.#flags = flags
+    this.#terminal = terminal
+    this.reset()
+  }
+
+  reset(): void {
+    this.#messages = this.#flags.system === undefined ? [] : [{ role: 'system', content: this.#flags.system }]
+  }
+
+  /** Prints the answer. A message that fails leaves no trace. */
+  async say(content: string, onStart?: (cancel: () => void) => void): Promise<void> {
+    const messages = [...this.#messages, { role: 'user', content }]
+    const generation = this.#model.chat(messages, samplingOptions(this.#flags))
+    onStart?.(() => generation.cancel())
+    const { text } = await stream(generation, this.#terminal)
+    this.#messages = [...messages, { role: 'assistant', content: text }]
+  }
+}
+
+async function piped(talk: Talk, terminal: Terminal): Promise<void> {
+  const lines = createInterface({ input: process.stdin, crlfDelay: Number.POSITIVE_INFINITY })
+  const off = terminal.onInterrupt(() => lines.close())
+  try {
+    for await (const line of lines) {
+      if (line.trim() === '') continue
+      await talk.say(line)
+      if (terminal.exitCode !== undefined) throw new Interrupted()
+    }
+  } finally {
+    off()
+  }
+}
+
+/** Ctrl-C ends an answer, and at the prompt the program. */
+async function interactive(talk: Talk, terminal: Terminal): Promise<void> {
+  terminal.note('/reset forgets what was said, /exit or Ctrl-D leaves')
+  const prompt = createInterface({ input: process.stdin, output: process.stdout, prompt: '> ' })
+  let cancel: (() => void) | undefined
+  let interrupted = false
+  prompt.on('SIGINT', () => {
+    if (cancel) return cancel()
+    interrupted = true
+    prompt.close()
+  })
+  prompt.prompt()
+  for await (const line of prompt) {
+    const text = line.trim()
+    if (text === '/exit' || text === '/quit') break
+    if (text === '/reset') talk.reset()
+    else if (text !== '') {
+      try {
+        await talk.say(text, (stop) => {
+          cancel = stop
+        })
+      } catch (error) {
+        if (!MillraceError.isInstance(error)) throw error
+        terminal.complain(`${error.code}: ${error.message}\n  ${error.remedy}`)
+      } finally {
+        cancel = undefined
+      }
+    }
+    prompt.prompt()
+  }
+  prompt.close()
+  if (interrupted) {
+    process.stdout.write('\n')
+    terminal.interrupt()
+  }
+}

@@ -1,0 +1,104 @@
+import { Command, Option } from 'commander'
+import { MillraceError } from '../errors.ts'
+import type { Generation, GenerationResult } from '../model/generation.ts'
+import type { Model } from '../model/model.ts'
+import { formatBytes } from './format.ts'
+import {
+  addLoadFlags,
+  addSamplingFlags,
+  type LoadFlags,
+  loadModel,
+  type SamplingFlags,
+  samplingOptions,
+} from './options.ts'
+import type { Terminal } from './terminal.ts'
+
+interface Flags extends LoadFlags, SamplingFlags {
+  prompt?: string
+  chat?: string
+  system?: string
+  json?: boolean
+  stats?: boolean
+}
+
+export function generateCommand(terminal: Terminal): Command {
+  const command = new Command('generate')
+    .description('continue a prompt, or answer one request')
+    .argument('<model>', 'folder of the checkpoint')
+    .argument('[prompt]', 'the text to continue; from standard input if it is given nowhere')
+    .option('--prompt <text>', 'the text to continue')
+    .option('--chat <request>', "answer this request, through the model's chat template")
+    .addOption(new Option('--system <text>', 'with --chat: the system message'))
+    .option('--json', 'print the result as JSON')
+    .option('--stats', 'print figures of the run to stderr, or into the JSON')
+  addSamplingFlags(addLoadFlags(command))
+  return command.action(async (path: string, positional: string | undefined, flags: Flags) => {
+    checkOnePrompt(positional, flags)
+    const options = samplingOptions(flags)
+    const text = flags.chat ?? flags.prompt ?? positional ?? (await terminal.readStdin()).replace(/\r?\n$/, '')
+    await using model = await loadModel(path, flags, terminal)
+    const generation =
+      flags.chat === undefined
+        ? model.generate(text, options)
+        : model.chat(
+            [
+              ...(flags.system === undefined ? [] : [{ role: 'system', content: flags.system }]),
+              { role: 'user', content: text },
+            ],
+            options,
+          )
+    const result = await stream(generation, terminal, !flags.json)
+    if (flags.json) {
+      const figures = flags.stats ? { plan: model.plan, stats: model.stats, memory: model.memory } : {}
+      await terminal.write(`${JSON.stringify({ ...result, ...figures })}\n`)
+    } else if (flags.stats) {
+      for (const line of describeRun(model, result)) terminal.complain(line)
+    }
+  })
+}
+
+function checkOnePrompt(positional: string | undefined, flags: Flags): void {
+  const given = [positional, flags.prompt, flags.chat].filter((text) => text !== undefined).length
+  const message =
+    given > 1
+      ? 'expected one of [prompt], --prompt and --chat but received several'
+      : given === 0 && process.stdin.isTTY
+        ? 'expected a prompt but received none'
+        : flags.system !== undefined && flags.chat === undefined
+          ? 'expected --chat with --system but received none'
+          : undefined
+  if (message !== undefined) {
+    throw new MillraceError('INVALID_ARGUMENT', { message, remedy: 'see millrace generate --help' })
+  }
+}
+
+/** Writes an answer as it comes. Ctrl-C ends it early; what there is stays. */
+export async function stream(generation: Generation, terminal: Terminal, print = true): Promise<GenerationResult> {
+  const off = terminal.onInterrupt(() => generation.cancel())
+  try {
+    let last = ''
+    for await (const { text } of generation) {
+      if (!print) continue
+      await terminal.write(text)
+      last = text || last
+    }
+    if (print && !last.endsWith('\n')) await terminal.write('\n')
+    return await generation.result
+  } finally {
+    off()
+  }
+}
+
+/** Figures of one answer. */
+export function describeRun(model: Model, result: GenerationResult): string[] {
+  const { usage, timings } = result
+  const { stats, memory } = model
+  const decodeSeconds = (timings.totalMs - timings.firstTokenMs) / 1000
+  const decoded = usage.completionTokens - 1
+  return [
+    `prompt ${usage.promptTokens} tokens, first token after ${timings.firstTokenMs.toFixed(0)} ms`,
+    `answer ${usage.completionTokens} tokens${decoded > 0 && decodeSeconds > 0 ? `, ${(decoded / decodeSeconds).toFixed(1)} tok/s` : ''}, ended by ${result.finishReason}`,
+    `passes ${stats.steps}, weights read ${formatBytes(stats.weightBytesRead)}, streamed ${formatBytes(stats.streaming.copiedBytes)} in ${stats.streaming.units} units`,
+    `memory: weights ${formatBytes(memory.hostBytes)}, ring ${formatBytes(memory.ringBytes)}, KV ${formatBytes(memory.kvBytes)}, workspace ${formatBytes(memory.workspaceBytes)}`,
+  ]
+}

@@ -1,0 +1,55 @@
+import { Command } from 'commander'
+import { type Inspection, inspect } from '../model/inspect.ts'
+import { formatBytes, formatCount, formatTable } from './format.ts'
+import type { Terminal } from './terminal.ts'
+
+export function inspectCommand(terminal: Terminal): Command {
+  return new Command('inspect')
+    .description('show what a checkpoint is and takes, without loading its weights')
+    .argument('<model>', 'folder of the checkpoint')
+    .option('--json', 'print as JSON')
+    .action(async (path: string, flags: { json?: boolean }) => {
+      const inspection = await inspect(path)
+      await terminal.write(flags.json ? `${JSON.stringify(inspection, null, 2)}\n` : describe(inspection))
+    })
+}
+
+function describe(inspection: Inspection): string {
+  const { spec, units, quantisation } = inspection
+  const of = (kind: string) => units.filter((unit) => unit.kind === kind)
+  const unitLine = (kind: string): string => {
+    const sizes = [...new Set(of(kind).map((unit) => unit.bytes))]
+    const size =
+      sizes.length === 1
+        ? formatBytes(sizes[0]!)
+        : `${formatBytes(Math.min(...sizes))} to ${formatBytes(Math.max(...sizes))}`
+    const types = [...new Set(of(kind).flatMap((unit) => unit.types))].join(', ')
+    return `${of(kind).length} of ${size} (${types})`
+  }
+  const rope =
+    spec.rope.scaling === 'none'
+      ? `theta ${spec.rope.theta}`
+      : `theta ${spec.rope.theta}, ${spec.rope.scaling} x ${spec.rope.factor}`
+  const group = quantisation.method === 'gptq' && quantisation.groupSize === -1 ? 'none' : ''
+  return formatTable([
+    ['architecture', inspection.architecture],
+    ['parameters', formatCount(inspection.parameters)],
+    ['layers', `${spec.layers}, hidden ${spec.hidden}, feed-forward ${spec.intermediate}`],
+    ['attention', `${spec.heads} heads, ${spec.kvHeads} KV heads, head size ${spec.headDim}, rope ${rope}`],
+    ['vocabulary', `${formatCount(spec.vocab)}${inspection.tiedEmbeddings ? ', head tied to the embedding' : ''}`],
+    ['context', `${formatCount(spec.maxPosition)} tokens`],
+    [
+      'quantisation',
+      quantisation.method === 'none'
+        ? 'none'
+        : `${quantisation.format}, ${quantisation.bits} bits, group ${group || quantisation.groupSize}, ${quantisation.symmetric ? 'symmetric' : 'asymmetric'}${quantisation.actOrder ? ', act-order' : ''}`,
+    ],
+    ['attention units', unitLine('attention')],
+    ['feed-forward units', unitLine('feedForward')],
+    ['head unit', unitLine('head')],
+    ['all units', formatBytes(inspection.slabBytes)],
+    ['embedding', `${formatBytes(inspection.embeddingBytes)} (${inspection.embeddingType}), stays in system RAM`],
+    ['KV cache', `${formatCount(inspection.kvBytesPerToken)} bytes a token`],
+    ['files', inspection.files.map((file) => `${file.name} (${formatBytes(file.bytes)})`).join(', ')],
+  ])
+}

@@ -1,0 +1,56 @@
+#!/usr/bin/env node
+/** The `millrace` command. stdout carries results alone; progress, figures and complaints go to stderr. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Command, CommanderError } from 'commander'
+import { packageRoot } from '../binding.ts'
+import { MillraceError } from '../errors.ts'
+import { benchCommand } from './bench.ts'
+import { chatCommand } from './chat.ts'
+import { generateCommand } from './generate.ts'
+import { inspectCommand } from './inspect.ts'
+import { scoreCommand } from './score.ts'
+import { Interrupted, Terminal } from './terminal.ts'
+
+const EXIT = { ok: 0, failure: 1, usage: 2 }
+
+async function main(): Promise<void> {
+  const terminal = new Terminal()
+  const { version } = JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as { version: string }
+  const program = new Command('millrace')
+    .description('Runs language models whose weights stream from system memory.')
+    .version(version)
+    .exitOverride()
+    .configureHelp({ showGlobalOptions: true })
+    .addHelpText(
+      'after',
+      '\nExit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted (Ctrl-C), 143 terminated.',
+    )
+  for (const command of [generateCommand, chatCommand, inspectCommand, scoreCommand, benchCommand]) {
+    program.addCommand(command(terminal).exitOverride())
+  }
+  process.exitCode = await run(program, terminal)
+  terminal.close()
+}
+
+async function run(program: Command, terminal: Terminal): Promise<number> {
+  try {
+    await program.parseAsync()
+    return terminal.exitCode ?? EXIT.ok
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage
+    if (error instanceof Interrupted) return terminal.exitCode ?? EXIT.failure
+    if (terminal.exitCode !== undefined && MillraceError.isInstance(error) && error.code === 'ABORTED') {
+      return terminal.exitCode
+    }
+    if (MillraceError.isInstance(error)) {
+      terminal.complain(`${error.code}: ${error.message}`)
+      terminal.complain(`  ${error.remedy}`)
+      return error.code === 'INVALID_ARGUMENT' ? EXIT.usage : EXIT.failure
+    }
+    terminal.complain(`INTERNAL: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
+    return EXIT.failure
+  }
+}
+
+void main()

@@ -1,0 +1,133 @@
+/** The process's streams and signals, as the commands use them. */
+import { once } from 'node:events'
+import { constants } from 'node:os'
+import { SingleBar } from 'cli-progress'
+import type { LoadProgress } from '../options.ts'
+import { formatBytes } from './format.ts'
+
+/** Thrown to leave a command after Ctrl-C; not a failure to be told. */
+export class Interrupted extends Error {}
+
+export class Terminal {
+  readonly #controller = new AbortController()
+  readonly #onSignal = new Set<() => void>()
+  #signalExit: number | undefined
+  #bar: SingleBar | undefined
+  quiet = false
+
+  constructor() {
+    process.on('SIGINT', this.#handle)
+    process.on('SIGTERM', this.#handle)
+    // A reader such as `head` that has seen enough is no failure.
+    process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'EPIPE') process.exit(0)
+      throw error
+    })
+  }
+
+  /** Aborted by the first Ctrl-C or SIGTERM. */
+  get signal(): AbortSignal {
+    return this.#controller.signal
+  }
+
+  /** Defined once a signal has come: 130 after Ctrl-C, 143 after SIGTERM. */
+  get exitCode(): number | undefined {
+    return this.#signalExit
+  }
+
+  /** Calls back at the first signal, until the returned function is called. */
+  onInterrupt(callback: () => void): () => void {
+    this.#onSignal.add(callback)
+    return () => this.#onSignal.delete(callback)
+  }
+
+  #handle = (signal: NodeJS.Signals): void => {
+    // The second one is meant.
+    if (this.#signalExit !== undefined) process.exit(128 + constants.signals[signal])
+    this.interrupt(signal)
+  }
+
+  /** Ends the command as a signal would. */
+  interrupt(signal: NodeJS.Signals = 'SIGINT'): void {
+    this.#signalExit = 128 + constants.signals[signal]
+    for (const callback of this.#onSignal) callback()
+    this.#controller.abort()
+  }
+
+  close(): void {
+    this.#stopBar()
+    process.off('SIGINT', this.#handle)
+    process.off('SIGTERM', this.#handle)
+  }
+
+  /** Writes to stdout, at the reader's pace. */
+  async write(text: string): Promise<void> {
+    if (text !== '' && !process.stdout.write(text)) await once(process.stdout, 'drain')
+  }
+
+  /** All of standard input. Throws Interrupted at a signal. */
+  async readStdin(): Promise<string> {
+    process.stdin.setEncoding('utf8')
+    const off = this.onInterrupt(() => process.stdin.destroy(new Interrupted()))
+    try {
+      let text = ''
+      for await (const part of process.stdin) text += part
+      return text
+    } finally {
+      off()
+    }
+  }
+
+  /** A line to stderr that is worth reading only where somebody waits. */
+  note(line: string): void {
+    if (!this.quiet) process.stderr.write(`${line}\n`)
+  }
+
+  complain(line: string): void {
+    this.#stopBar()
+    process.stderr.write(`${line}\n`)
+  }
+
+  /** Shows a load: a bar on a terminal, a line now and then elsewhere. */
+  progress(name: string): { report: (progress: LoadProgress) => void; done: () => void } {
+    const began = performance.now()
+    let told = began
+    let total = 0
+    return {
+      report: (progress) => {
+        if (progress.stage !== 'weights' || this.quiet) return
+        total = progress.total
+        if (process.stderr.isTTY) {
+          this.#bar ??= this.#startBar(name, progress.total)
+          this.#bar.update(progress.done, { size: formatBytes(progress.done) })
+        } else if (performance.now() - told > LINE_INTERVAL_MS) {
+          told = performance.now()
+          this.note(`loading ${name}: ${formatBytes(progress.done)} of ${formatBytes(progress.total)}`)
+        }
+      },
+      done: () => {
+        this.#stopBar()
+        const seconds = (performance.now() - began) / 1000
+        this.note(`loaded ${name}${total > 0 ? `: ${formatBytes(total)}` : ''} in ${seconds.toFixed(1)} s`)
+      },
+    }
+  }
+
+  #startBar(name: string, total: number): SingleBar {
+    const bar = new SingleBar({
+      stream: process.stderr,
+      format: `${name} [{bar}] {percentage} % | {size} of ${formatBytes(total)}`,
+      clearOnComplete: true,
+      hideCursor: true,
+    })
+    bar.start(total, 0, { size: formatBytes(0) })
+    return bar
+  }
+
+  #stopBar(): void {
+    this.#bar?.stop()
+    this.#bar = undefined
+  }
+}
+
+const LINE_INTERVAL_MS = 2000
