@@ -26,6 +26,10 @@ endif()
 add_library(millrace_options INTERFACE)
 target_compile_options(millrace_options INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-fvisibility=hidden;-fvisibility-inlines-hidden>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  target_compile_options(millrace_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)  # false alarms on std::string, GCC bug 105651
+endif()
 # Contraction would round differently from one instruction set to the next, and fused multiply-add is written where it
 # is meant. errno of math functions is read nowhere.
 target_compile_options(millrace_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off;-fno-math-errno>)

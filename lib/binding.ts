@@ -252,6 +252,11 @@ let loaded: NativeAddon | undefined
 /** Loads the addon at first use, so that importing the package never fails for want of it. */
 export function addon(): NativeAddon {
   if (loaded) return loaded
+  if (process.platform !== 'linux' || !['x64', 'arm64'].includes(process.arch)) {
+    throw new MillraceError('PLATFORM_UNSUPPORTED', {
+      message: `millrace has no native side for ${process.platform} on ${process.arch}`,
+    })
+  }
   const require = createRequire(import.meta.url)
   const root = packageRoot()
   try {
