@@ -1,8 +1,9 @@
 // Runs C++ test programs (see test/check.h) and adds up their counts.
 //   node scripts/cpp-tests.mjs <tree> [name ...]   only the programs whose name contains one of the names
+//   node scripts/cpp-tests.mjs --names <tree> [name ...]   prints their names, which are also their CMake targets
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { ROOT } from './build-native.mjs'
 
@@ -29,7 +30,7 @@ export function summary({ passed, failed, skipped }) {
 export function runPrograms(programs, environment = {}) {
   const total = { passed: 0, failed: 0, skipped: 0 }
   for (const program of programs) {
-    const name = program.slice(program.lastIndexOf('/') + 1)
+    const name = basename(program)
     if (!existsSync(program)) {
       process.stdout.write(`${name}: not built\n`)
       total.failed += 1
@@ -58,8 +59,15 @@ export function runPrograms(programs, environment = {}) {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const [tree, ...names] = process.argv.slice(2)
-  const total = runPrograms(cppPrograms(resolve(ROOT, tree), names))
-  process.stdout.write(`${summary(total)}\n`)
-  process.exitCode = total.failed === 0 && total.passed > 0 ? 0 : 1
+  const args = process.argv.slice(2)
+  const list = args[0] === '--names' && args.shift()
+  const [tree, ...names] = args
+  const programs = cppPrograms(resolve(ROOT, tree), names)
+  if (list) {
+    process.stdout.write(`${programs.map((program) => basename(program)).join(' ')}\n`)
+  } else {
+    const total = runPrograms(programs)
+    process.stdout.write(`${summary(total)}\n`)
+    process.exitCode = total.failed === 0 && total.passed > 0 ? 0 : 1
+  }
 }

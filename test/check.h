@@ -48,7 +48,9 @@ inline Registry& registry() {
   return instance;
 }
 
-inline uint64_t seed() { return registry().seed; }
+inline uint64_t seed() {
+  return registry().seed;
+}
 
 // A generator of the run's seed, mixed with `stream` so that tests can have several.
 inline std::mt19937_64 random(uint64_t stream = 0) {
@@ -77,7 +79,7 @@ std::string show(const T& value) {
     return std::to_string(static_cast<long long>(value));
   } else if constexpr (std::is_same_v<T, char> || std::is_same_v<T, signed char> || std::is_same_v<T, unsigned char>) {
     return std::to_string(static_cast<int>(value));
-  } else if constexpr (requires(std::ostringstream& out) { out << value; }) {
+  } else if constexpr (requires(std::ostringstream & out) { out << value; }) {
     std::ostringstream out;
     out.precision(9);
     out << value;
@@ -89,7 +91,8 @@ std::string show(const T& value) {
 
 template <typename A, typename B>
 bool equal(const A& a, const B& b) {
-  // Integers compare by value: a literal 0 against a size_t is no sign error, and -1 is never equal to a large unsigned.
+  // Integers compare by value: a literal 0 against a size_t is no sign error, and -1 is never equal to a large
+  // unsigned.
   constexpr bool integers = std::is_integral_v<A> && std::is_integral_v<B>;
   constexpr bool plain = !std::is_same_v<A, bool> && !std::is_same_v<B, bool>;
   if constexpr (integers && plain) {
@@ -174,48 +177,51 @@ inline int run(int argc, char** argv) {
 
 }  // namespace check
 
-#define TEST(name)                                                     \
-  static void check_test_##name();                                     \
+#define TEST(name)                                                              \
+  static void check_test_##name();                                              \
   static const check::Register check_register_##name(#name, check_test_##name); \
   static void check_test_##name()
 
-#define CHECK(condition)                                                             \
-  do {                                                                               \
+#define CHECK(condition)                                                               \
+  do {                                                                                 \
     if (!(condition)) check::fail(__FILE__, __LINE__, "CHECK(" #condition ") failed"); \
   } while (false)
 
 #define CHECK_EQ(a, b) static_cast<void>(check::check_equal(__FILE__, __LINE__, #a ", " #b, (a), (b)))
 
-#define CHECK_NEAR(a, b, tolerance)                                                                        \
+#define CHECK_NEAR(a, b, tolerance)                                                                                   \
   static_cast<void>(check::check_near(__FILE__, __LINE__, #a ", " #b, static_cast<double>(a), static_cast<double>(b), \
                                       static_cast<double>(tolerance)))
 
 // Like CHECK, and leaves the test if it fails.
-#define REQUIRE(condition)                                                  \
-  do {                                                                      \
-    if (!(condition)) {                                                     \
-      check::fail(__FILE__, __LINE__, "REQUIRE(" #condition ") failed");    \
-      throw check::Abandoned{};                                             \
-    }                                                                       \
+#define REQUIRE(condition)                                               \
+  do {                                                                   \
+    if (!(condition)) {                                                  \
+      check::fail(__FILE__, __LINE__, "REQUIRE(" #condition ") failed"); \
+      throw check::Abandoned{};                                          \
+    }                                                                    \
   } while (false)
 
 // The expression throws a millrace::Error of this code (include "core/error.h" before use).
-#define CHECK_THROWS_CODE(expression, expected_code)                                                            \
-  do {                                                                                                          \
-    bool check_thrown = false;                                                                                  \
-    try {                                                                                                       \
-      static_cast<void>(expression);                                                                            \
-    } catch (const ::millrace::Error& check_error) {                                                            \
-      check_thrown = true;                                                                                      \
-      if (std::strcmp(check_error.code(), (expected_code)) != 0) {                                              \
-        check::fail(__FILE__, __LINE__,                                                                         \
-                    std::string(#expression " threw ") + check_error.code() + " instead of " + (expected_code) + \
-                        ": " + check_error.what());                                                             \
-      }                                                                                                         \
-    }                                                                                                           \
+#define CHECK_THROWS_CODE(expression, expected_code)                                                                \
+  do {                                                                                                              \
+    bool check_thrown = false;                                                                                      \
+    try {                                                                                                           \
+      static_cast<void>(expression);                                                                                \
+    } catch (const ::millrace::Error& check_error) {                                                                \
+      check_thrown = true;                                                                                          \
+      if (std::strcmp(check_error.code(), (expected_code)) != 0) {                                                  \
+        check::fail(__FILE__, __LINE__,                                                                             \
+                    std::string(#expression " threw ") + check_error.code() + " instead of " + (expected_code) +    \
+                        ": " + check_error.what());                                                                 \
+      }                                                                                                             \
+    }                                                                                                               \
     if (!check_thrown) check::fail(__FILE__, __LINE__, #expression " did not throw " + std::string(expected_code)); \
   } while (false)
 
-#define SKIP(reason) throw check::Skipped{reason}
+#define SKIP(reason) \
+  throw check::Skipped { reason }
 
-int main(int argc, char** argv) { return check::run(argc, argv); }
+int main(int argc, char** argv) {
+  return check::run(argc, argv);
+}

@@ -8,7 +8,9 @@
 namespace millrace {
 namespace {
 
-Napi::Value number(Napi::Env env, uint64_t value) { return Napi::Number::New(env, static_cast<double>(value)); }
+Napi::Value number(Napi::Env env, uint64_t value) {
+  return Napi::Number::New(env, static_cast<double>(value));
+}
 
 Napi::Value probe_cpu(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();

@@ -26,9 +26,9 @@ namespace millrace {
 namespace {
 
 constexpr const char* kFeatures[] = {
-    "avx",      "avx2",     "fma",       "f16c",      "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni",
-    "avx_vnni", "amx_int8", "amx_tile",  "avx512_bf16", "asimd", "asimdhp",  "asimddp",  "i8mm",     "bf16",
-    "sve",      "sve2",
+    "avx",      "avx2",        "fma",      "f16c",     "avx512f",  "avx512bw",    "avx512vl",
+    "avx512dq", "avx512_vnni", "avx_vnni", "amx_int8", "amx_tile", "avx512_bf16", "asimd",
+    "asimdhp",  "asimddp",     "i8mm",     "bf16",     "sve",      "sve2",
 };
 
 std::string read_text(const std::string& path) {
@@ -143,7 +143,8 @@ double cgroup_cpu_quota(const std::string& root) {
       quota = number(read_text(folder + "/cpu.cfs_quota_us"));
       period = number(read_text(folder + "/cpu.cfs_period_us"));
     }
-    if (quota && period && *period > 0) cores = std::min(cores, static_cast<double>(*quota) / static_cast<double>(*period));
+    if (quota && period && *period > 0)
+      cores = std::min(cores, static_cast<double>(*quota) / static_cast<double>(*period));
   }
   return cores;
 }

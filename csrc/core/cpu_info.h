@@ -21,8 +21,8 @@ struct CpuInfo {
 // `root` stands in front of /proc and /sys: tests pass a folder of their own. What cannot be read keeps its default.
 CpuInfo cpu_info(const std::string& root = "");
 
-// Bytes a second of `threads` threads reading a buffer of `bytes` together, the best of three passes. The buffer must be
-// several times the caches. Throws OUT_OF_MEMORY.
+// Bytes a second of `threads` threads reading a buffer of `bytes` together, the best of three passes. The buffer must
+// be several times the caches. Throws OUT_OF_MEMORY.
 double measure_dram_bandwidth(int threads, size_t bytes);
 
 // 1 GiB, or a quarter of the memory available if that is less.

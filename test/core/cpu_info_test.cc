@@ -21,8 +21,9 @@ class FakeRoot {
     path_ = fs::temp_directory_path() / ("millrace-cpu-info-" + std::to_string(::getpid()));
     fs::remove_all(path_);
     write("/proc/meminfo", "MemTotal:        8000000 kB\nMemFree:  1000000 kB\nMemAvailable:    6000000 kB\n");
-    write("/proc/cpuinfo", "processor\t: 0\nmodel name\t: Test CPU 9000\nflags\t\t: fpu avx avx2 fma avx512_vnni made_up\n\n"
-                           "processor\t: 1\nmodel name\t: Another\nflags\t\t: fpu\n");
+    write("/proc/cpuinfo",
+          "processor\t: 0\nmodel name\t: Test CPU 9000\nflags\t\t: fpu avx avx2 fma avx512_vnni made_up\n\n"
+          "processor\t: 1\nmodel name\t: Another\nflags\t\t: fpu\n");
   }
   ~FakeRoot() { fs::remove_all(path_); }
 
@@ -61,7 +62,8 @@ TEST(model_features_and_memory_come_from_proc) {
 
 TEST(an_arm_processor_is_named_by_its_numbers) {
   FakeRoot root;
-  root.write("/proc/cpuinfo", "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n");
+  root.write("/proc/cpuinfo",
+             "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n");
   const CpuInfo info = root.info();
   CHECK_EQ(info.model, std::string("implementer 0x41, part 0xd40"));
   CHECK(info.features == (std::vector<std::string>{"asimd", "asimddp", "i8mm"}));
