@@ -77,7 +77,9 @@ struct Step {
 
 // Written by sample(); readable once the pass has run.
 struct StepOutput {
-  std::vector<int32_t> tokens;    // [logit requests]
+  // [logit requests]; -1: nothing was asked for, or the logits hold a NaN or +infinity, or are all -infinity (fail the
+  // request)
+  std::vector<int32_t> tokens;
   std::vector<float> logprobs;    // [logit requests]; NaN where not asked for
   std::vector<float> logits;      // [kept rows, vocab], in the order of the requests
 };

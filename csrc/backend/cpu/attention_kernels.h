@@ -1,0 +1,50 @@
+#pragma once
+// What attention.cc asks of an instruction set. One table each in attention_{avx512,avx2,plain}.cc.
+#include <cstdint>
+
+namespace millrace {
+
+inline constexpr int kAttentionBlock = 16;  // positions of a KV block
+inline constexpr int kAttentionSpan = 256;  // positions
+inline constexpr int kAttentionSpanBlocks = kAttentionSpan / kAttentionBlock;
+inline constexpr int kAttentionLanes = 16;  // head_dim is padded to a multiple of it in working memory
+
+// One span of positions for `rows` rows of one sequence and the `group` query heads of one key head. All arrays of
+// queries are [rows * group], rows outermost.
+struct AttentionSpan {
+  int rows = 0;
+  int group = 0;
+  int head_dim = 0;
+  int padded_dim = 0;
+  const float* queries = nullptr;  // [queries, padded_dim], scaled by log2(e) / sqrt(head_dim), zero in the padding
+  const int* visible = nullptr;    // [rows], positions of this span that a row sees, 1..kAttentionSpan
+  int positions = 0;               // the largest of them
+  const uint16_t* keys[kAttentionSpanBlocks] = {};    // float16 [16, head_dim] a block
+  const uint16_t* values[kAttentionSpanBlocks] = {};  // the same
+  float* block = nullptr;       // work: [16, padded_dim]
+  float* scores = nullptr;      // work: [queries, kAttentionSpan]
+  float* maximum = nullptr;     // out: [queries], highest score
+  float* sum = nullptr;         // out: [queries], sum of exp2(score - maximum)
+  float* values_out = nullptr;  // out: [queries, padded_dim], sum of exp2(score - maximum) * value
+};
+
+// A fold of spans of one query.
+struct AttentionPartial {
+  float* maximum = nullptr;
+  float* sum = nullptr;
+  float* values = nullptr;  // [padded_dim]
+};
+
+struct AttentionKernels {
+  void (*span)(const AttentionSpan& task);
+  // Folds `next` (later positions) into `into`.
+  void (*fold)(const AttentionPartial& into, const AttentionPartial& next, int padded_dim);
+};
+
+extern const AttentionKernels attention_kernels_plain;
+#if defined(__x86_64__)
+extern const AttentionKernels attention_kernels_avx2;
+extern const AttentionKernels attention_kernels_avx512;
+#endif
+
+}  // namespace millrace

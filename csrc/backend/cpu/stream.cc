@@ -1,0 +1,154 @@
+#include "backend/cpu/stream.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace millrace {
+
+namespace {
+
+// About 20 us of polling before a thread sleeps, as in ThreadPool: the operations of a pass and the events between its
+// streams follow each other faster than a sleeper wakes.
+constexpr int kSpins = 600;
+
+inline void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+void CpuEvent::Mark::reach() {
+  {
+    std::lock_guard lock(mutex_);
+    reached_.store(true, std::memory_order_release);
+  }
+  changed_.notify_all();
+}
+
+void CpuEvent::Mark::wait() {
+  for (int spin = 0; spin < kSpins; spin++) {
+    if (reached()) return;
+    relax();
+  }
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return reached(); });
+}
+
+std::shared_ptr<CpuEvent::Mark> CpuEvent::last() const {
+  std::lock_guard lock(mutex_);
+  return last_;
+}
+
+void CpuEvent::set_last(std::shared_ptr<Mark> mark) {
+  std::lock_guard lock(mutex_);
+  last_ = std::move(mark);
+}
+
+bool CpuEvent::done() const {
+  const std::shared_ptr<Mark> mark = last();
+  return mark == nullptr || mark->reached();
+}
+
+void CpuEvent::synchronize() {
+  if (const std::shared_ptr<Mark> mark = last()) mark->wait();
+}
+
+CpuStream::~CpuStream() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+    enqueued_.fetch_add(1, std::memory_order_release);  // ends the thread's polling
+  }
+  wake_.notify_one();
+  if (thread_.joinable()) thread_.join();
+}
+
+void CpuStream::enqueue(std::function<void()> operation) {
+  bool notify;
+  {
+    std::lock_guard lock(mutex_);
+    queue_.push_back(std::move(operation));
+    enqueued_.fetch_add(1, std::memory_order_release);
+    if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
+    notify = sleeping_;
+  }
+  if (notify) wake_.notify_one();
+}
+
+void CpuStream::run() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (queue_.empty()) {
+      if (stop_) return;
+      const uint64_t seen = enqueued_.load(std::memory_order_relaxed);
+      lock.unlock();
+      for (int spin = 0; spin < kSpins && enqueued_.load(std::memory_order_acquire) == seen; spin++) relax();
+      lock.lock();
+      sleeping_ = true;
+      wake_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+      sleeping_ = false;
+      continue;
+    }
+    std::function<void()> operation = std::move(queue_.front());
+    queue_.pop_front();
+    lock.unlock();
+    try {
+      operation();
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "millrace: an operation of a CPU stream threw: %s\n", error.what());
+      std::abort();
+    }
+    operation = nullptr;  // what it captured goes before the operation counts as run
+    lock.lock();
+    completed_++;
+    if (synchronizing_ > 0) finished_.notify_all();
+  }
+}
+
+void CpuStream::synchronize() {
+  std::unique_lock lock(mutex_);
+  const uint64_t target = enqueued_.load(std::memory_order_relaxed);
+  synchronizing_++;
+  finished_.wait(lock, [&] { return completed_ >= target; });
+  synchronizing_--;
+}
+
+void CpuStream::copy(std::byte* destination, const std::byte* source, size_t bytes) {
+  enqueue([hooks = hooks_, destination, source, bytes] {
+    for (size_t done = 0; done < bytes; done += hooks->copy_chunk) {
+      if (hooks->before_copy) hooks->before_copy();
+      const size_t left = bytes - done;
+      std::memcpy(destination + done, source + done, left < hooks->copy_chunk ? left : hooks->copy_chunk);
+    }
+  });
+}
+
+void CpuStream::fill(std::byte* destination, uint8_t value, size_t bytes) {
+  enqueue([destination, value, bytes] { std::memset(destination, value, bytes); });
+}
+
+void CpuStream::record(Event& event) {
+  auto mark = std::make_shared<CpuEvent::Mark>();
+  // Enqueued before the event shows it: a wait by another thread on this very stream can then never overtake it.
+  enqueue([mark] { mark->reach(); });
+  static_cast<CpuEvent&>(event).set_last(std::move(mark));
+}
+
+void CpuStream::wait(Event& event) {
+  std::shared_ptr<CpuEvent::Mark> mark = static_cast<CpuEvent&>(event).last();
+  if (mark == nullptr || mark->reached()) return;
+  enqueue([mark = std::move(mark)] { mark->wait(); });
+}
+
+}  // namespace millrace

@@ -1,0 +1,11 @@
+#if defined(__x86_64__)
+#include "backend/cpu/vector_avx512.h"
+
+#include "backend/cpu/vector_ops_body.h"
+
+namespace millrace {
+
+const VectorOps vector_ops_avx512 = {rms_norm, rope, to_half, from_half, from_bfloat16};
+
+}  // namespace millrace
+#endif

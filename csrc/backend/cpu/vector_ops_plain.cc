@@ -1,0 +1,9 @@
+#include "backend/cpu/vector_plain.h"
+
+#include "backend/cpu/vector_ops_body.h"
+
+namespace millrace {
+
+const VectorOps vector_ops_plain = {rms_norm, rope, to_half, from_half, from_bfloat16};
+
+}  // namespace millrace
