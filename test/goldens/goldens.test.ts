@@ -7,6 +7,8 @@ import { certainGreedy, type Golden, modelFolder, readGoldens } from './golden.t
 // The float64 model takes seconds a token for large ones: they are held to transformers alone.
 const LARGE_VOCABULARY = 10_000
 const LARGEST_ERROR = 2e-3
+// Of one position: the float16 KV cache alone makes up to 2e-3, a fault in one position far more.
+const LARGEST_ERROR_OF_A_POSITION = 5e-3
 
 const longest = ({ sequences, greedy }: Golden): number =>
   Math.max(...sequences.map((s) => s.tokens.length), ...greedy.map((g) => g.prompt.length + g.tokens.length))
@@ -40,17 +42,20 @@ for (const golden of readGoldens()) {
 
         for (const { position, ids, logits } of positions) {
           const found = Float32Array.from(ids, (id) => row(position)[id]!)
-          expect(relativeError(found, logits), `position ${position}`).toBeLessThan(LARGEST_ERROR)
+          expect(relativeError(found, logits), `position ${position}`).toBeLessThan(LARGEST_ERROR_OF_A_POSITION)
         }
-        if (lastLogits) expect(relativeError(row(tokens.length - 1), lastLogits)).toBeLessThan(LARGEST_ERROR)
-        // Of values of several units, with an absolute error near that of the logits.
-        expect(relativeError(scored.logprobs, logprobs)).toBeLessThan(LARGEST_ERROR)
+        if (lastLogits) {
+          expect(relativeError(row(tokens.length - 1), lastLogits)).toBeLessThan(LARGEST_ERROR_OF_A_POSITION)
+        }
+        expect(relativeError(scored.logprobs, logprobs), 'log-probabilities').toBeLessThan(LARGEST_ERROR)
 
-        reference
-          .find(({ name }) => name === sequence.name)
-          ?.logits.forEach((expected, i) => {
-            expect(relativeError(row(i), expected), `position ${i}, float64`).toBeLessThan(LARGEST_ERROR)
-          })
+        const expected = reference.find(({ name }) => name === sequence.name)?.logits
+        if (!expected) return
+        expected.forEach((logits, i) => {
+          expect(relativeError(row(i), logits), `position ${i}, float64`).toBeLessThan(LARGEST_ERROR_OF_A_POSITION)
+        })
+        const all = Float64Array.from(expected.flatMap((logits) => [...logits]))
+        expect(relativeError(scored.logits!, all), 'all positions, float64').toBeLessThan(LARGEST_ERROR)
       })
 
       test.each(golden.greedy)('greedy continuation', async (whole) => {

@@ -5,7 +5,7 @@ import { certainGreedy, modelFolder, readGoldens } from './golden.ts'
 
 // Plain loops take seconds a token for large models: these many tokens are enough there.
 const LARGE_VOCABULARY = 10_000
-const TOKENS_OF_LARGE = 10
+const TOKENS_OF_LARGE = 5
 
 for (const golden of readGoldens()) {
   const dir = modelFolder(golden.model)

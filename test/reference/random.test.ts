@@ -13,6 +13,8 @@ import { logSoftmax, ReferenceModel, relativeError } from './transformer.ts'
 
 const SEED = Number(process.env.MILLRACE_SEED ?? 1)
 const LARGEST_ERROR = 2e-3
+// Of one position: the float16 KV cache alone makes up to 2e-3, a fault in one position far more.
+const LARGEST_ERROR_OF_A_POSITION = 5e-3
 // Longer than a chunk of prefill, and than several KV blocks.
 const SCORED_TOKENS = 150
 const PROMPT_TOKENS = 21
@@ -31,7 +33,8 @@ function randomShape(random: Random, fixed: Partial<ModelShape> = {}): ModelShap
     headDim,
     intermediate: random.pick([96, 128, 176, 264]),
     maxPosition: 256,
-    rmsEpsilon: random.pick([1e-5, 1e-6]),
+    // Also so large that it shows.
+    rmsEpsilon: random.pick([1e-5, 1e-2]),
     ropeTheta: random.pick([10000, 500000]),
     ...fixed,
   }
@@ -177,8 +180,10 @@ Object.entries(KINDS).forEach(([kind, draw], index) => {
       expect(logits.length).toBe(tokens.length * vocab)
       expected.forEach((row, i) => {
         const error = relativeError(logits.subarray(i * vocab, (i + 1) * vocab), row)
-        expect(error, `position ${i}`).toBeLessThan(LARGEST_ERROR)
+        expect(error, `position ${i}`).toBeLessThan(LARGEST_ERROR_OF_A_POSITION)
       })
+      const all = Float64Array.from(expected.flatMap((row) => [...row]))
+      expect(relativeError(logits, all), 'all positions').toBeLessThan(LARGEST_ERROR)
       expect(relativeError(logprobs, reference.logprobs(tokens))).toBeLessThan(LARGEST_ERROR)
     })
 
