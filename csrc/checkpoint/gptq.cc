@@ -88,9 +88,10 @@ void GptqReader::order_features(const std::vector<int32_t>& group_of, int group_
   // Groups below a tile cost what they cost; larger ones only do if g_idx is very uneven.
   const int64_t tiles = static_cast<int64_t>(round_up(static_cast<size_t>(k_), kTileK));
   if ((group_size >= kTileK && total > 2 * tiles) || total > (int64_t{1} << 24)) {
-    throw_unsupported(format("%s: groups of very unequal size are not supported: expected about %d input features in "
-                             "each, found up to %d",
-                             describe(checkpoint_, named).c_str(), group_size, largest));
+    throw_unsupported(
+        format("%s: groups of very unequal size are not supported: expected about %d input features in "
+               "each, found up to %d",
+               describe(checkpoint_, named).c_str(), group_size, largest));
   }
   code_.group = static_cast<int>(stored);
   k_stored_ = static_cast<int>(total);
@@ -126,7 +127,8 @@ void GptqReader::read_zeros(bool symmetric, int groups) {
 
 void GptqReader::read_words(int begin, int end, int column, int count, uint32_t* out) const {
   const size_t stride = static_cast<size_t>(n_) * sizeof(uint32_t);
-  const std::byte* source = weight_data_ + static_cast<size_t>(begin) * stride + static_cast<size_t>(column) * sizeof(uint32_t);
+  const std::byte* source =
+      weight_data_ + static_cast<size_t>(begin) * stride + static_cast<size_t>(column) * sizeof(uint32_t);
   const int rows = end - begin;
   // The two usual counts (a whole row block, and a run of interleaved features) without a call a row.
   if (count == kTileN) {
@@ -135,7 +137,8 @@ void GptqReader::read_words(int begin, int end, int column, int count, uint32_t*
     copy_rows<8>(source, stride, rows, out);
   } else {
     for (int r = 0; r < rows; r++) {
-      std::memcpy(out + static_cast<size_t>(r) * kTileN, source + r * stride, static_cast<size_t>(count) * sizeof(uint32_t));
+      std::memcpy(out + static_cast<size_t>(r) * kTileN, source + r * stride,
+                  static_cast<size_t>(count) * sizeof(uint32_t));
     }
   }
 }
@@ -147,8 +150,8 @@ void GptqReader::read_group(int group, int column, int count, uint16_t* scales, 
     const size_t at = g * n_ + column + c;
     scales[c] = load_element<uint16_t>(scales_data_, at);
     if ((scales[c] & exponent) == exponent) {
-      throw_invalid(format("%s: expected finite scales, found 0x%04x at [%zu, %d]", describe(checkpoint_, *scales_).c_str(),
-                           scales[c], g, column + c));
+      throw_invalid(format("%s: expected finite scales, found 0x%04x at [%zu, %d]",
+                           describe(checkpoint_, *scales_).c_str(), scales[c], g, column + c));
     }
     if (!code_.zeros) {
       zeros[c] = 8;

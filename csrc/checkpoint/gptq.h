@@ -26,7 +26,7 @@ class GptqReader : public LinearReader {
   const std::byte* weight_data_;
   const std::byte* scales_data_;
   const std::byte* zeros_data_;
-  uint32_t zero_offset_;  // added to a word of qzeros
+  uint32_t zero_offset_;                // added to a word of qzeros
   std::vector<int32_t> stored_groups_;  // the checkpoint's group of each stored group
 };
 

@@ -44,7 +44,8 @@ std::string JsonReader::found() const {
 
 void JsonReader::open(char bracket, const char* what) {
   skip_space();
-  if (position_ >= text_.size() || text_[position_] != bracket) fail(format("expected %s, found %s", what, found().c_str()));
+  if (position_ >= text_.size() || text_[position_] != bracket)
+    fail(format("expected %s, found %s", what, found().c_str()));
   position_++;
   opened_ = true;
 }
@@ -126,7 +127,8 @@ void JsonReader::utf8_sequence(std::string& out) {
 std::string JsonReader::string() {
   skip_space();
   opened_ = false;
-  if (position_ >= text_.size() || text_[position_] != '"') fail(format("expected a string, found %s", found().c_str()));
+  if (position_ >= text_.size() || text_[position_] != '"')
+    fail(format("expected a string, found %s", found().c_str()));
   position_++;
   std::string out;
   for (;;) {

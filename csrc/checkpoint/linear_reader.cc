@@ -19,10 +19,18 @@ namespace {
 
 }  // namespace
 
-void LinearReader::read_words(int, int, int, int, uint32_t*) const { not_implemented("packed words"); }
-void LinearReader::read_group(int, int, int, uint16_t*, uint8_t*) const { not_implemented("groups"); }
-const std::byte* LinearReader::row(int) const { not_implemented("rows"); }
-void LinearReader::refuse_not_finite(int, int) const { not_implemented("rows"); }
+void LinearReader::read_words(int, int, int, int, uint32_t*) const {
+  not_implemented("packed words");
+}
+void LinearReader::read_group(int, int, int, uint16_t*, uint8_t*) const {
+  not_implemented("groups");
+}
+const std::byte* LinearReader::row(int) const {
+  not_implemented("rows");
+}
+void LinearReader::refuse_not_finite(int, int) const {
+  not_implemented("rows");
+}
 
 std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k) {
   switch (source.format) {
@@ -47,8 +55,11 @@ const Tensor& require_tensor(const Checkpoint& checkpoint, const std::string& na
       if (!expected.empty()) expected += " or ";
       expected += name_of(type);
     }
-    throw_unsupported(format("%s: expected dtype %s, found %s", describe(checkpoint, tensor).c_str(), expected.c_str(),
-                             name_of(tensor.dtype)));
+    const std::string message = format("%s: expected dtype %s, found %s", describe(checkpoint, tensor).c_str(),
+                                       expected.c_str(), name_of(tensor.dtype));
+    // A packed tensor has one type by its format; of floating-point ones, a type too many is merely not read here.
+    if (types.size() == 1) throw_invalid(message);
+    throw_unsupported(message);
   }
   if (!std::equal(tensor.shape.begin(), tensor.shape.end(), shape.begin(), shape.end())) {
     throw_invalid(format("%s: expected shape %s, found %s", describe(checkpoint, tensor).c_str(),

@@ -61,7 +61,11 @@ void MappedFile::advise(uint64_t offset, uint64_t bytes, int advice) const {
 }
 
 // Rounded outwards: the mapping is read-only, so a neighbour that still reads a shared page only faults it in again.
-void MappedFile::drop(uint64_t offset, uint64_t bytes) const { advise(offset, bytes, MADV_DONTNEED); }
-void MappedFile::prefetch(uint64_t offset, uint64_t bytes) const { advise(offset, bytes, MADV_WILLNEED); }
+void MappedFile::drop(uint64_t offset, uint64_t bytes) const {
+  advise(offset, bytes, MADV_DONTNEED);
+}
+void MappedFile::prefetch(uint64_t offset, uint64_t bytes) const {
+  advise(offset, bytes, MADV_WILLNEED);
+}
 
 }  // namespace millrace

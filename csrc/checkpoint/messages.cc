@@ -35,7 +35,9 @@ std::string shape_text(std::span<const int64_t> shape) {
   return out + "]";
 }
 
-void throw_invalid(const std::string& message) { throw Error(code::kCheckpointInvalid, message, kInvalidRemedy); }
+void throw_invalid(const std::string& message) {
+  throw Error(code::kCheckpointInvalid, message, kInvalidRemedy);
+}
 
 void throw_unsupported(const std::string& message) {
   throw Error(code::kCheckpointUnsupported, message, kUnsupportedRemedy);

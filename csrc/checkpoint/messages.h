@@ -9,8 +9,7 @@
 
 namespace millrace {
 
-inline constexpr const char* kInvalidRemedy =
-    "fetch the file again, or report it to whoever published the checkpoint";
+inline constexpr const char* kInvalidRemedy = "fetch the file again, or report it to whoever published the checkpoint";
 inline constexpr const char* kUnsupportedRemedy = "use a checkpoint in a supported format (see README)";
 
 // Control characters and bytes that are not ASCII become \xNN; more than `longest` bytes are cut in the middle.

@@ -19,7 +19,9 @@ PlainReader::PlainReader(const Checkpoint& checkpoint, const LinearSource& sourc
   tensors_ = {&weight_};
 }
 
-const std::byte* PlainReader::row(int n) const { return data_ + static_cast<size_t>(n) * row_bytes_; }
+const std::byte* PlainReader::row(int n) const {
+  return data_ + static_cast<size_t>(n) * row_bytes_;
+}
 
 void PlainReader::refuse_not_finite(int begin, int end) const {
   refuse_not_finite_rows(checkpoint_, weight_, begin, end);
@@ -37,9 +39,9 @@ void refuse_not_finite_rows(const Checkpoint& checkpoint, const Tensor& tensor, 
       value = tensor.dtype == DType::f16 ? half_to_float(bits) : bfloat16_to_float(bits);
     }
     if (!std::isfinite(value)) {
-      throw_invalid(format("%s: expected finite weights, found %s at [%lld, %lld]", describe(checkpoint, tensor).c_str(),
-                           std::isnan(value) ? "NaN" : "infinity", static_cast<long long>(i / k),
-                           static_cast<long long>(i % k)));
+      throw_invalid(format("%s: expected finite weights, found %s at [%lld, %lld]",
+                           describe(checkpoint, tensor).c_str(), std::isnan(value) ? "NaN" : "infinity",
+                           static_cast<long long>(i / k), static_cast<long long>(i % k)));
     }
   }
 }

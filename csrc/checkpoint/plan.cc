@@ -36,8 +36,8 @@ LinearLayout lay_out(SlabBuilder& builder, const Readers& readers) {
   return linear;
 }
 
-void lay_out_bias(SlabBuilder& builder, const Checkpoint& checkpoint, std::initializer_list<const LinearSource*> sources,
-                  const Readers& readers, LinearLayout& linear) {
+void lay_out_bias(SlabBuilder& builder, const Checkpoint& checkpoint,
+                  std::initializer_list<const LinearSource*> sources, const Readers& readers, LinearLayout& linear) {
   size_t i = 0;
   for (const LinearSource* source : sources) {
     const int n = readers[i++]->n();
@@ -48,8 +48,8 @@ void lay_out_bias(SlabBuilder& builder, const Checkpoint& checkpoint, std::initi
   if (linear.has_bias) linear.bias_offset = builder.floats(static_cast<size_t>(linear.n));
 }
 
-LinearLayout lay_out(SlabBuilder& builder, const Checkpoint& checkpoint, std::initializer_list<const LinearSource*> sources,
-                     const Readers& readers) {
+LinearLayout lay_out(SlabBuilder& builder, const Checkpoint& checkpoint,
+                     std::initializer_list<const LinearSource*> sources, const Readers& readers) {
   LinearLayout linear = lay_out(builder, readers);
   lay_out_bias(builder, checkpoint, sources, readers, linear);
   return linear;
@@ -73,7 +73,8 @@ UnitLayout plan_attention(const Checkpoint& checkpoint, const ModelSpec& spec, c
   return unit;
 }
 
-UnitLayout plan_feed_forward(const Checkpoint& checkpoint, const ModelSpec& spec, const LayerSource& source, int layer) {
+UnitLayout plan_feed_forward(const Checkpoint& checkpoint, const ModelSpec& spec, const LayerSource& source,
+                             int layer) {
   UnitLayout unit;
   unit.kind = UnitKind::feed_forward;
   unit.layer = layer;
@@ -125,15 +126,17 @@ SlabPlan plan_slabs(const Checkpoint& checkpoint, const ModelSource& source) {
   }
   SlabPlan plan;
   plan.source = source;
-  const Tensor& embedding = require_tensor(checkpoint, source.embedding, {DType::f16, DType::bf16, DType::f32},
-                                           {spec.vocab, spec.hidden});
+  const Tensor& embedding =
+      require_tensor(checkpoint, source.embedding, {DType::f16, DType::bf16, DType::f32}, {spec.vocab, spec.hidden});
   plan.embedding_type = weight_type_of(embedding.dtype);
   plan.embedding_bytes = embedding.bytes;
   for (int layer = 0; layer < spec.layers; layer++) {
+    checkpoint.drop_all();
     plan.units.push_back(plan_attention(checkpoint, spec, source.layers[layer], layer));
     plan.units.push_back(plan_feed_forward(checkpoint, spec, source.layers[layer], layer));
   }
   plan.units.push_back(plan_head(checkpoint, source));
+  checkpoint.drop_all();
   return plan;
 }
 

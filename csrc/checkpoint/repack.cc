@@ -116,7 +116,8 @@ bool encode_float_rows(const std::byte* const rows[kTileN], int k, int begin, in
   return (bad & Pair::kCarry) == 0;
 }
 
-bool encode_float_rows(WeightType type, const std::byte* const rows[kTileN], int k, int begin, int end, std::byte* out) {
+bool encode_float_rows(WeightType type, const std::byte* const rows[kTileN], int k, int begin, int end,
+                       std::byte* out) {
   switch (type) {
     case WeightType::f16:
       return encode_float_rows<PairF16>(rows, k, begin, end, out);
@@ -201,7 +202,10 @@ class Repacker {
                   "report this as a bug");
     }
     total_ = plan_.embedding_bytes;
-    for (size_t u = 0; u < plan_.units.size(); u++) total_ += source_bytes(open(u));
+    for (size_t u = 0; u < plan_.units.size(); u++) {
+      total_ += source_bytes(open(u));
+      checkpoint_.drop_all();
+    }
     UnitWork work = open(0);
     write_embedding(embedding, work);
     for (size_t u = 0; u < plan_.units.size(); u++) {
@@ -321,6 +325,7 @@ class Repacker {
       if (n != segment.matrix.n) changed(*readers[0]);
       tasks.push_back(std::move(task));
     }
+    if (next != readers.size()) changed(*readers[next]);
   }
 
   [[noreturn]] void changed(const LinearReader& reader) const {
@@ -350,7 +355,8 @@ class Repacker {
                     static_cast<size_t>(m.k_stored) * sizeof(int32_t));
       }
       int most = m.code.permuted ? kPermutedJobBlocks : kJobBlocks;
-      if (!task.q4()) most = static_cast<int>(std::max<size_t>(1, kFloatJobBytes / std::max<size_t>(1, m.row_block_bytes())));
+      if (!task.q4())
+        most = static_cast<int>(std::max<size_t>(1, kFloatJobBytes / std::max<size_t>(1, m.row_block_bytes())));
       const int fair = m.n_blocks() / (4 * pool_.threads());
       const int step = std::clamp(fair, 1, std::max(1, most));
       for (int b = 0; b < m.n_blocks(); b += step) jobs.push_back({&task, b, std::min(b + step, m.n_blocks())});
@@ -363,9 +369,7 @@ class Repacker {
         write_blocks(jobs[i - 1], thread);
       }
     });
-    for_tensors(work, [&](const Tensor& tensor) {
-      if (!tensor.shape.empty()) checkpoint_.drop(tensor, 0, tensor.shape[0]);
-    });
+    checkpoint_.drop_all();
   }
 
   // Zero between the sections: every byte of a slab is defined, so equal checkpoints give equal slabs.
@@ -523,7 +527,8 @@ class Repacker {
     for (int r = 0; r < word_rows; r += 2 * kChunkSlices) {
       const int stop = std::min(r + 2 * kChunkSlices, word_rows);
       for (int block = begin; block < end; block++) {
-        read_words(task, block, r, stop, panel.data() + (block - begin) * block_words + static_cast<size_t>(r) * kTileN);
+        read_words(task, block, r, stop,
+                   panel.data() + (block - begin) * block_words + static_cast<size_t>(r) * kTileN);
       }
     }
     const int32_t* permutation = task.parts[0]->permutation().data();
@@ -565,7 +570,8 @@ class Repacker {
         return;
       }
       const int64_t begin = (i - 1) * step, end = std::min(rows, begin + step);
-      const size_t offset = static_cast<size_t>(begin) * row_bytes, bytes = static_cast<size_t>(end - begin) * row_bytes;
+      const size_t offset = static_cast<size_t>(begin) * row_bytes,
+                   bytes = static_cast<size_t>(end - begin) * row_bytes;
       bool finite;
       switch (plan_.embedding_type) {
         case WeightType::f16:

@@ -24,10 +24,10 @@ struct DTypeInfo {
 };
 
 constexpr DTypeInfo kDTypes[] = {
-    {DType::boolean, "BOOL", 1}, {DType::u8, "U8", 1},   {DType::i8, "I8", 1},   {DType::f8_e4m3, "F8_E4M3", 1},
+    {DType::boolean, "BOOL", 1},    {DType::u8, "U8", 1},   {DType::i8, "I8", 1},   {DType::f8_e4m3, "F8_E4M3", 1},
     {DType::f8_e5m2, "F8_E5M2", 1}, {DType::i16, "I16", 2}, {DType::u16, "U16", 2}, {DType::f16, "F16", 2},
-    {DType::bf16, "BF16", 2},    {DType::i32, "I32", 4}, {DType::u32, "U32", 4}, {DType::f32, "F32", 4},
-    {DType::f64, "F64", 8},      {DType::i64, "I64", 8}, {DType::u64, "U64", 8},
+    {DType::bf16, "BF16", 2},       {DType::i32, "I32", 4}, {DType::u32, "U32", 4}, {DType::f32, "F32", 4},
+    {DType::f64, "F64", 8},         {DType::i64, "I64", 8}, {DType::u64, "U64", 8},
 };
 
 // Types of later versions of the format: the file may well be sound.
@@ -128,9 +128,10 @@ class HeaderParser {
 
     const uint64_t first = static_cast<uint64_t>(begin), last = static_cast<uint64_t>(end);
     if (first > last || last > data_bytes_) {
-      fail(current_, format("expected data_offsets in ascending order within the %llu bytes of data, found [%llu, %llu]",
-                            static_cast<unsigned long long>(data_bytes_), static_cast<unsigned long long>(first),
-                            static_cast<unsigned long long>(last)));
+      fail(current_,
+           format("expected data_offsets in ascending order within the %llu bytes of data, found [%llu, %llu]",
+                  static_cast<unsigned long long>(data_bytes_), static_cast<unsigned long long>(first),
+                  static_cast<unsigned long long>(last)));
     }
     uint64_t bytes = size_of(t.dtype);
     for (const int64_t dimension : t.shape) {
@@ -139,8 +140,9 @@ class HeaderParser {
       }
     }
     if (bytes != last - first) {
-      fail(current_, format("expected %llu bytes of data for %s %s, found %llu", static_cast<unsigned long long>(bytes),
-                            name_of(t.dtype), shape_text(t.shape).c_str(), static_cast<unsigned long long>(last - first)));
+      fail(current_,
+           format("expected %llu bytes of data for %s %s, found %llu", static_cast<unsigned long long>(bytes),
+                  name_of(t.dtype), shape_text(t.shape).c_str(), static_cast<unsigned long long>(last - first)));
     }
     t.offset = data_begin_ + first;
     t.bytes = bytes;
@@ -204,8 +206,12 @@ class HeaderParser {
 
 }  // namespace
 
-size_t size_of(DType type) { return info_of(type).bytes; }
-const char* name_of(DType type) { return info_of(type).name; }
+size_t size_of(DType type) {
+  return info_of(type).bytes;
+}
+const char* name_of(DType type) {
+  return info_of(type).name;
+}
 
 std::vector<Tensor> parse_safetensors(std::string_view head, uint64_t file_bytes, const std::string& file_name) {
   const std::string file = base_name(file_name);
@@ -217,10 +223,11 @@ std::vector<Tensor> parse_safetensors(std::string_view head, uint64_t file_bytes
   for (int i = 7; i >= 0; i--) header_bytes = header_bytes << 8 | static_cast<unsigned char>(head[i]);
   const uint64_t room = std::min<uint64_t>(head.size(), file_bytes) - 8;
   if (header_bytes > kLongestHeader || header_bytes > room) {
-    throw_invalid(format("%s: the header is %llu bytes long by its first 8 bytes, but the file has %llu and no header "
-                         "may be longer than %llu: not a safetensors file, or cut short",
-                         file.c_str(), static_cast<unsigned long long>(header_bytes),
-                         static_cast<unsigned long long>(file_bytes), static_cast<unsigned long long>(kLongestHeader)));
+    throw_invalid(
+        format("%s: the header is %llu bytes long by its first 8 bytes, but the file has %llu and no header "
+               "may be longer than %llu: not a safetensors file, or cut short",
+               file.c_str(), static_cast<unsigned long long>(header_bytes), static_cast<unsigned long long>(file_bytes),
+               static_cast<unsigned long long>(kLongestHeader)));
   }
   const uint64_t data_begin = 8 + header_bytes;
   return HeaderParser(head.substr(8, header_bytes), data_begin, file_bytes - data_begin, file).parse();
@@ -261,15 +268,18 @@ const Tensor* Checkpoint::find(const std::string& name) const {
 const Tensor& Checkpoint::require(const std::string& name) const {
   const Tensor* tensor = find(name);
   if (tensor == nullptr) {
-    const std::string where =
-        paths_.size() == 1 ? base_name(paths_[0]) : format("%zu files beside %s", paths_.size(), base_name(paths_[0]).c_str());
+    const std::string where = paths_.size() == 1
+                                  ? base_name(paths_[0])
+                                  : format("%zu files beside %s", paths_.size(), base_name(paths_[0]).c_str());
     throw Error(code::kCheckpointInvalid, format("%s: tensor %s is missing", where.c_str(), printable(name).c_str()),
                 "fetch all files of the checkpoint, and check that config.json belongs to it");
   }
   return *tensor;
 }
 
-const std::byte* Checkpoint::data(const Tensor& tensor) const { return mappings_[tensor.file]->data() + tensor.offset; }
+const std::byte* Checkpoint::data(const Tensor& tensor) const {
+  return mappings_[tensor.file]->data() + tensor.offset;
+}
 
 void Checkpoint::drop(const Tensor& tensor, int64_t begin, int64_t end) const {
   if (tensor.bytes == 0 || tensor.shape.empty() || begin >= end) return;
@@ -278,6 +288,12 @@ void Checkpoint::drop(const Tensor& tensor, int64_t begin, int64_t end) const {
                                static_cast<uint64_t>(end - begin) * row);
 }
 
-void Checkpoint::prefetch(const Tensor& tensor) const { mappings_[tensor.file]->prefetch(tensor.offset, tensor.bytes); }
+void Checkpoint::drop_all() const {
+  for (const auto& mapping : mappings_) mapping->drop(0, mapping->size());
+}
+
+void Checkpoint::prefetch(const Tensor& tensor) const {
+  mappings_[tensor.file]->prefetch(tensor.offset, tensor.bytes);
+}
 
 }  // namespace millrace

@@ -42,6 +42,8 @@ class Checkpoint {
   const std::byte* data(const Tensor& tensor) const;
   // Lets the system drop the file pages under rows [begin, end) of the tensor's first dimension: read once, not again.
   void drop(const Tensor& tensor, int64_t begin, int64_t end) const;
+  // The same for all that is mapped in: a fault may bring in far more around it than was asked for.
+  void drop_all() const;
   // Starts reading the tensor's pages from the disk.
   void prefetch(const Tensor& tensor) const;
 

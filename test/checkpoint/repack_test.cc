@@ -30,7 +30,8 @@ Packed pack(const Checkpoint& checkpoint, const ModelSource& source, int threads
   Packed packed;
   packed.plan = plan_slabs(checkpoint, source);
   std::vector<std::byte*> slabs;
-  for (const UnitLayout& unit : packed.plan.units) packed.slabs.emplace_back(unit.bytes, static_cast<std::byte>(garbage));
+  for (const UnitLayout& unit : packed.plan.units)
+    packed.slabs.emplace_back(unit.bytes, static_cast<std::byte>(garbage));
   for (auto& slab : packed.slabs) slabs.push_back(slab.data());
   packed.embedding.resize(packed.plan.embedding_bytes, static_cast<std::byte>(garbage));
   ThreadPool pool(threads);
@@ -67,8 +68,9 @@ void check_linear(const LinearLayout& layout, const std::byte* slab, const Dense
     for (int k = 0; k < dense.k; k++) {
       const float found = decoded[static_cast<size_t>(place(n)) * dense.k + k];
       if (found != dense.at(n, k) && wrong++ == 0) {
-        check::fail(__FILE__, __LINE__, name + " [" + std::to_string(n) + ", " + std::to_string(k) + "]: expected " +
-                                            std::to_string(dense.at(n, k)) + ", found " + std::to_string(found));
+        check::fail(__FILE__, __LINE__,
+                    name + " [" + std::to_string(n) + ", " + std::to_string(k) + "]: expected " +
+                        std::to_string(dense.at(n, k)) + ", found " + std::to_string(found));
       }
     }
   }
@@ -160,7 +162,8 @@ void check_padding(const MatrixLayout& m, const std::byte* slab) {
 void check_all_padding(const Packed& packed) {
   for (size_t u = 0; u < packed.plan.units.size(); u++) {
     for (const LinearLayout* linear : {&packed.plan.units[u].first, &packed.plan.units[u].second}) {
-      for (const LinearLayout::Segment& segment : linear->segments) check_padding(segment.matrix, packed.slabs[u].data());
+      for (const LinearLayout::Segment& segment : linear->segments)
+        check_padding(segment.matrix, packed.slabs[u].data());
     }
   }
 }
@@ -220,7 +223,8 @@ TEST(gptq_round_trips_at_any_group_size) {
           for (const UnitLayout& unit : packed.plan.units) {
             for (const LinearLayout* linear : {&unit.first, &unit.second}) {
               for (const auto& segment : linear->segments) {
-                if (segment.matrix.code.type == WeightType::q4) CHECK_EQ(segment.matrix.code.zeros, zeros == Zeros::random);
+                if (segment.matrix.code.type == WeightType::q4)
+                  CHECK_EQ(segment.matrix.code.zeros, zeros == Zeros::random);
               }
             }
           }
@@ -235,7 +239,8 @@ TEST(gptq_with_a_short_last_group) {
   for (const Order order : {Order::sequential, Order::act_order, Order::uneven}) {
     for (const Zeros zeros : {Zeros::symmetric, Zeros::random}) {
       TinyModel model(check::seed() * 1000 + 500 + static_cast<int>(order));
-      model.build(tiny_spec(576, 3, 1, 64, 200, 192), gptq(128, zeros, order), {{"head", gptq(128, zeros, order)}}, "BF16");
+      model.build(tiny_spec(576, 3, 1, 64, 200, 192), gptq(128, zeros, order), {{"head", gptq(128, zeros, order)}},
+                  "BF16");
       const Packed packed = round_trip(model);
       const MatrixLayout& qkv = packed.plan.units[0].first.segments[0].matrix;
       CHECK_EQ(qkv.code.permuted, order != Order::sequential);
@@ -344,12 +349,15 @@ TEST(linears_of_one_input_are_fused_where_they_agree) {
   ModelSpec spec = kSpec;
   spec.layers = 6;
   model.build(spec, gptq(64),
-              {{"0.key", biased},                                        // a bias for all three
-               {"1.value", gptq(64, Zeros::random)},                     // zeros for all three
+              {{"0.key", biased},                     // a bias for all three
+               {"1.value", gptq(64, Zeros::random)},  // zeros for all three
                {"1.up", gptq(64, Zeros::random)},
-               {"2.query", gptq(32)}, {"2.up", gptq(32)},                // another group
-               {"3.value", plain("F16")}, {"3.gate", plain("F16")},      // another format
-               {"4.key", bf16}, {"4.up", bf16},                          // another scale
+               {"2.query", gptq(32)},
+               {"2.up", gptq(32)},  // another group
+               {"3.value", plain("F16")},
+               {"3.gate", plain("F16")},  // another format
+               {"4.key", bf16},
+               {"4.up", bf16},  // another scale
                {"5.query", gptq(64, Zeros::symmetric, Order::act_order)},
                {"5.gate", gptq(64, Zeros::symmetric, Order::act_order)}});
   const Packed packed = round_trip(model);
@@ -372,7 +380,8 @@ TEST(interleaved_bias_follows_its_features) {
   TinyModel model(check::seed() + 110);
   LinearKind biased = plain("F32");
   biased.bias = true;
-  model.build(tiny_spec(32, 2, 1, 16, 13, 20), plain("F32"), {{"0.up", biased}, {"0.down", biased}, {"head", biased}}, "F32");
+  model.build(tiny_spec(32, 2, 1, 16, 13, 20), plain("F32"), {{"0.up", biased}, {"0.down", biased}, {"head", biased}},
+              "F32");
   const Packed packed = round_trip(model);
   const LinearLayout& gate_up = packed.plan.units[1].first;
   CHECK(gate_up.has_bias);
@@ -401,38 +410,70 @@ TEST(malformed_linears_are_refused_by_name_while_planning) {
       {[&](TinyModel& m) { query(m).scales = "gone"; }, code::kCheckpointInvalid, {"gone", "missing"}},
       {[&](TinyModel& m) { query(m).zeros = "gone"; }, code::kCheckpointInvalid, {"gone", "missing"}},
       {[&](TinyModel& m) { query(m).bias = "gone"; }, code::kCheckpointInvalid, {"gone", "missing"}},
-      {[&](TinyModel& m) { m.source.layers[0].attention_norm = "gone"; }, code::kCheckpointInvalid, {"gone", "missing"}},
+      {[&](TinyModel& m) { m.source.layers[0].attention_norm = "gone"; },
+       code::kCheckpointInvalid,
+       {"gone", "missing"}},
       {[&](TinyModel& m) { m.source.final_norm = "gone"; }, code::kCheckpointInvalid, {"gone", "missing"}},
       {[&](TinyModel& m) { m.source.embedding = "gone"; }, code::kCheckpointInvalid, {"gone", "missing"}},
-      {[&](TinyModel& m) { query(m).weight = with("w", "I32", {25, 200}, 20000)(m); },
-       code::kCheckpointInvalid, {"tensor w", "[24, 200]", "[25, 200]"}},
+      {[&](TinyModel& m) {
+         query(m).weight = with("w", "I32", {25, 200}, 20000)(m);
+       },
+       code::kCheckpointInvalid,
+       {"tensor w", "[24, 200]", "[25, 200]"}},
       {[&](TinyModel& m) { query(m).weight = with("w", "I32", {24 * 200}, 19200)(m); },
-       code::kCheckpointInvalid, {"tensor w", "[24, 200]", "[4800]"}},
-      {[&](TinyModel& m) { query(m).weight = with("w", "F32", {24, 200}, 19200)(m); },
-       code::kCheckpointUnsupported, {"tensor w", "I32", "F32"}},
-      {[&](TinyModel& m) { query(m).scales = with("s", "F16", {2, 200}, 800)(m); },
-       code::kCheckpointInvalid, {"tensor s", "[3, 200]", "[2, 200]"}},
-      {[&](TinyModel& m) { query(m).scales = with("s", "F32", {3, 200}, 2400)(m); },
-       code::kCheckpointUnsupported, {"tensor s", "F16 or BF16", "F32"}},
-      {[&](TinyModel& m) { query(m).zeros = with("z", "I32", {3, 24}, 288)(m); },
-       code::kCheckpointInvalid, {"tensor z", "[3, 25]", "[3, 24]"}},
+       code::kCheckpointInvalid,
+       {"tensor w", "[24, 200]", "[4800]"}},
+      {[&](TinyModel& m) {
+         query(m).weight = with("w", "F32", {24, 200}, 19200)(m);
+       },
+       code::kCheckpointInvalid,
+       {"tensor w", "I32", "F32"}},
+      {[&](TinyModel& m) {
+         query(m).scales = with("s", "F16", {2, 200}, 800)(m);
+       },
+       code::kCheckpointInvalid,
+       {"tensor s", "[3, 200]", "[2, 200]"}},
+      {[&](TinyModel& m) {
+         query(m).scales = with("s", "F32", {3, 200}, 2400)(m);
+       },
+       code::kCheckpointUnsupported,
+       {"tensor s", "F16 or BF16", "F32"}},
+      {[&](TinyModel& m) {
+         query(m).zeros = with("z", "I32", {3, 24}, 288)(m);
+       },
+       code::kCheckpointInvalid,
+       {"tensor z", "[3, 25]", "[3, 24]"}},
       {[&](TinyModel& m) { query(m).g_idx = with("g", "I32", {191}, 764)(m); },
-       code::kCheckpointInvalid, {"tensor g", "[192]", "[191]"}},
+       code::kCheckpointInvalid,
+       {"tensor g", "[192]", "[191]"}},
       {[&](TinyModel& m) { query(m).g_idx = with("g", "I64", {192}, 1536)(m); },
-       code::kCheckpointUnsupported, {"tensor g", "I32", "I64"}},
+       code::kCheckpointInvalid,
+       {"tensor g", "I32", "I64"}},
       {[&](TinyModel& m) { query(m).bits = 8; }, code::kCheckpointUnsupported, {"0.query.qweight", "8 bits", "4"}},
       {[&](TinyModel& m) { query(m).group_size = 0; }, code::kCheckpointInvalid, {"0.query.qweight", "group_size"}},
       {[&](TinyModel& m) { query(m).group_size = -2; }, code::kCheckpointInvalid, {"0.query.qweight", "-2"}},
-      {[&](TinyModel& m) { query(m).group_size = 32; }, code::kCheckpointInvalid, {"0.query.scales", "[6, 200]", "[3, 200]"}},
+      {[&](TinyModel& m) { query(m).group_size = 32; },
+       code::kCheckpointInvalid,
+       {"0.query.scales", "[6, 200]", "[3, 200]"}},
       {[&](TinyModel& m) { m.source.head = query(m), m.source.head.format = LinearFormat::plain; },
-       code::kCheckpointUnsupported, {"0.query.qweight", "I32"}},
+       code::kCheckpointUnsupported,
+       {"0.query.qweight", "I32"}},
       {[&](TinyModel& m) { m.source.final_norm = with("n", "F16", {191}, 382)(m); },
-       code::kCheckpointInvalid, {"tensor n", "[192]", "[191]"}},
-      {[&](TinyModel& m) { m.source.final_norm = with("n", "I16", {192}, 384)(m); }, code::kCheckpointUnsupported, {"tensor n", "I16"}},
-      {[&](TinyModel& m) { m.source.embedding = with("e", "F16", {103, 192}, 39552)(m); },
-       code::kCheckpointInvalid, {"tensor e", "[104, 192]", "[103, 192]"}},
-      {[&](TinyModel& m) { m.source.spec.vocab = 105, m.source.embedding = with("e", "F16", {105, 192}, 40320)(m); },
-       code::kCheckpointInvalid, {"head.qweight", "by 8", "105"}},
+       code::kCheckpointInvalid,
+       {"tensor n", "[192]", "[191]"}},
+      {[&](TinyModel& m) { m.source.final_norm = with("n", "I16", {192}, 384)(m); },
+       code::kCheckpointUnsupported,
+       {"tensor n", "I16"}},
+      {[&](TinyModel& m) {
+         m.source.embedding = with("e", "F16", {103, 192}, 39552)(m);
+       },
+       code::kCheckpointInvalid,
+       {"tensor e", "[104, 192]", "[103, 192]"}},
+      {[&](TinyModel& m) {
+         m.source.spec.vocab = 105, m.source.embedding = with("e", "F16", {105, 192}, 40320)(m);
+       },
+       code::kCheckpointInvalid,
+       {"head.qweight", "by 8", "105"}},
       {[&](TinyModel& m) { m.source.layers.pop_back(); }, code::kInvalidArgument, {"layers"}},
       {[&](TinyModel& m) { m.source.spec.heads = 0; }, code::kCheckpointInvalid, {"num_attention_heads"}},
   };
@@ -486,7 +527,8 @@ TEST(claimed_symmetry_is_checked) {
     // Version 2's words read as version 1 mean another zero: caught here too.
     model.source.layers[0].query.zeros = "0.query.qzeros";
     model.source.layers[0].query.zeros_minus_one = version == 2;
-    refused([&] { plan_slabs(*written->checkpoint, model.source); }, code::kCheckpointInvalid, {"0.query.qzeros", "word 0"});
+    refused([&] { plan_slabs(*written->checkpoint, model.source); }, code::kCheckpointInvalid,
+            {"0.query.qzeros", "word 0"});
   }
 }
 
@@ -496,7 +538,8 @@ TEST(numbers_that_are_not_finite_are_refused_while_repacking) {
     std::function<void(TinyModel&)> damage;
     std::vector<std::string> words;
   };
-  const auto bits = [](const std::string& name, const std::string& dtype, std::vector<int64_t> shape, size_t at, uint16_t value) {
+  const auto bits = [](const std::string& name, const std::string& dtype, std::vector<int64_t> shape, size_t at,
+                       uint16_t value) {
     return [=](TinyModel& m) {
       size_t count = 1;
       for (const int64_t d : shape) count *= static_cast<size_t>(d);
@@ -507,14 +550,36 @@ TEST(numbers_that_are_not_finite_are_refused_while_repacking) {
     };
   };
   const std::vector<Case> cases = {
-      {gptq(64), [&](TinyModel& m) { m.source.layers[0].up.scales = bits("s", "F16", {3, 264}, 264 + 17, 0x7c00)(m); }, {"tensor s", "[1, 17]"}},
-      {gptq(64), [&](TinyModel& m) { m.source.layers[0].down.scales = bits("s", "BF16", {5, 192}, 191, 0xffc0)(m); }, {"tensor s", "[0, 191]"}},
-      {gptq(64), [&](TinyModel& m) { m.source.final_norm = bits("n", "F16", {192}, 5, 0xfc00)(m); }, {"tensor n", "infinity", "index 5"}},
-      {gptq(64), [&](TinyModel& m) { m.source.layers[0].query.bias = bits("b", "BF16", {200}, 199, 0x7f81)(m); }, {"tensor b", "NaN", "index 199"}},
-      {gptq(64), [&](TinyModel& m) { m.source.embedding = bits("e", "F16", {104, 192}, 192 * 103 + 191, 0x7e00)(m); }, {"tensor e", "[103, 191]"}},
-      {plain("F16"), [&](TinyModel& m) { m.source.layers[0].output.weight = bits("w", "F16", {192, 200}, 200 * 100 + 199, 0xfe00)(m); },
+      {gptq(64),
+       [&](TinyModel& m) {
+         m.source.layers[0].up.scales = bits("s", "F16", {3, 264}, 264 + 17, 0x7c00)(m);
+       },
+       {"tensor s", "[1, 17]"}},
+      {gptq(64),
+       [&](TinyModel& m) {
+         m.source.layers[0].down.scales = bits("s", "BF16", {5, 192}, 191, 0xffc0)(m);
+       },
+       {"tensor s", "[0, 191]"}},
+      {gptq(64),
+       [&](TinyModel& m) { m.source.final_norm = bits("n", "F16", {192}, 5, 0xfc00)(m); },
+       {"tensor n", "infinity", "index 5"}},
+      {gptq(64),
+       [&](TinyModel& m) { m.source.layers[0].query.bias = bits("b", "BF16", {200}, 199, 0x7f81)(m); },
+       {"tensor b", "NaN", "index 199"}},
+      {gptq(64),
+       [&](TinyModel& m) {
+         m.source.embedding = bits("e", "F16", {104, 192}, 192 * 103 + 191, 0x7e00)(m);
+       },
+       {"tensor e", "[103, 191]"}},
+      {plain("F16"),
+       [&](TinyModel& m) {
+         m.source.layers[0].output.weight = bits("w", "F16", {192, 200}, 200 * 100 + 199, 0xfe00)(m);
+       },
        {"tensor w", "NaN", "[100, 199]"}},
-      {plain("BF16"), [&](TinyModel& m) { m.source.layers[0].down.weight = bits("w", "BF16", {192, 264}, 263, 0x7f80)(m); },
+      {plain("BF16"),
+       [&](TinyModel& m) {
+         m.source.layers[0].down.weight = bits("w", "BF16", {192, 264}, 263, 0x7f80)(m);
+       },
        {"tensor w", "infinity", "[0, 263]"}},
       {plain("F32"),
        [&](TinyModel& m) {
@@ -716,7 +781,8 @@ void check_real(const RealModel& real) {
       const int k = static_cast<int>(random() % static_cast<uint64_t>(k_width));
       wrong += decoded[static_cast<size_t>(place(n)) * k_width + k] != real_weight(checkpoint, linear, group, n, k);
     }
-    if (wrong != 0) check::fail(__FILE__, __LINE__, linear.weight + ": " + std::to_string(wrong) + " weights of 2000 differ");
+    if (wrong != 0)
+      check::fail(__FILE__, __LINE__, linear.weight + ": " + std::to_string(wrong) + " weights of 2000 differ");
   };
   const auto at = [](int first) { return [first](int n) { return first + n; }; };
   for (int l = 0; l < spec.layers; l += std::max(1, spec.layers / 4)) {
@@ -733,8 +799,10 @@ void check_real(const RealModel& real) {
     CHECK(unit.interleaved);
     slab = packed.slabs[feed_forward_unit(l)].data();
     const std::vector<float> gate_up = decode(unit.first, slab);
-    compare(s.gate, real.group, gate_up, spec.hidden, [](int n) { return 16 * (n / 8) + n % 8; }, spec.intermediate);
-    compare(s.up, real.group, gate_up, spec.hidden, [](int n) { return 16 * (n / 8) + 8 + n % 8; }, spec.intermediate);
+    compare(
+        s.gate, real.group, gate_up, spec.hidden, [](int n) { return 16 * (n / 8) + n % 8; }, spec.intermediate);
+    compare(
+        s.up, real.group, gate_up, spec.hidden, [](int n) { return 16 * (n / 8) + 8 + n % 8; }, spec.intermediate);
     compare(s.down, real.group, decode(unit.second, slab), spec.intermediate, at(0), spec.hidden);
   }
   const UnitLayout& head = packed.plan.units[head_unit(spec)];
@@ -754,8 +822,11 @@ TEST(real_model_stories260k) {
 }
 
 TEST(real_model_demo_fp16_in_two_shards) {
-  check_real({"demo-fp16", tiny_spec(384, 6, 2, 64, 1024, 2048, 8),
-              {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}, 0, false});
+  check_real({"demo-fp16",
+              tiny_spec(384, 6, 2, 64, 1024, 2048, 8),
+              {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"},
+              0,
+              false});
 }
 
 TEST(real_model_smollm2) {

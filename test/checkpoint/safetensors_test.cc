@@ -45,8 +45,9 @@ std::string entry(const std::string& dtype, const std::string& shape, const std:
 }  // namespace
 
 TEST(reads_names_types_shapes_and_places) {
-  const std::string header = "{\"__metadata__\":{\"format\":\"pt\",\"x\":\"\\u00e9\"},\"b\":" + entry("F16", "[2,3]", "[4,16]") +
-                             ",\"a\\n\\ud83d\\ude00\":" + entry("I32", "[1]", "[0,4]") + "}  ";
+  const std::string header =
+      "{\"__metadata__\":{\"format\":\"pt\",\"x\":\"\\u00e9\"},\"b\":" + entry("F16", "[2,3]", "[4,16]") +
+      ",\"a\\n\\ud83d\\ude00\":" + entry("I32", "[1]", "[0,4]") + "}  ";
   const std::vector<Tensor> tensors = parse(header, std::string(16, 'x'));
   REQUIRE(tensors.size() == 2);
   CHECK_EQ(tensors[0].name, "b");
@@ -60,8 +61,8 @@ TEST(reads_names_types_shapes_and_places) {
 
 TEST(scalars_and_zero_sized_tensors_are_legal) {
   const std::vector<Tensor> tensors =
-      parse("{\"z\":" + entry("F32", "[0,7]", "[4,4]") + ",\"y\":" + entry("F32", "[3,0]", "[0,0]") + ",\"s\":" +
-                entry("F32", "[]", "[0,4]") + ",\"e\":" + entry("BOOL", "[0]", "[4,4]") + "}",
+      parse("{\"z\":" + entry("F32", "[0,7]", "[4,4]") + ",\"y\":" + entry("F32", "[3,0]", "[0,0]") +
+                ",\"s\":" + entry("F32", "[]", "[0,4]") + ",\"e\":" + entry("BOOL", "[0]", "[4,4]") + "}",
             "abcd");
   REQUIRE(tensors.size() == 4);
   CHECK_EQ(tensors[0].bytes, 0);
@@ -70,12 +71,13 @@ TEST(scalars_and_zero_sized_tensors_are_legal) {
 }
 
 TEST(every_dtype_has_its_size) {
-  const std::pair<const char*, int> types[] = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},   {"F8_E4M3", 1}, {"F8_E5M2", 1},
-                                               {"I16", 2},  {"U16", 2}, {"F16", 2},  {"BF16", 2},    {"I32", 4},
-                                               {"U32", 4},  {"F32", 4}, {"F64", 8},  {"I64", 8},     {"U64", 8}};
+  const std::pair<const char*, int> types[] = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1},
+                                               {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},
+                                               {"U32", 4},  {"F32", 4}, {"F64", 8}, {"I64", 8},     {"U64", 8}};
   for (const auto& [name, bytes] : types) {
     const std::string end = std::to_string(3 * bytes);
-    const std::vector<Tensor> tensors = parse("{\"t\":" + entry(name, "[3]", "[0," + end + "]") + "}", std::string(3 * bytes, 0));
+    const std::vector<Tensor> tensors =
+        parse("{\"t\":" + entry(name, "[3]", "[0," + end + "]") + "}", std::string(3 * bytes, 0));
     CHECK_EQ(size_of(tensors[0].dtype), bytes);
     CHECK_EQ(std::string(name_of(tensors[0].dtype)), name);
   }
@@ -86,7 +88,8 @@ TEST(header_length_is_held_to_the_file_and_to_the_limit) {
   refuse_bytes(std::string("\2\0\0\0\0\0\0", 7), code::kCheckpointInvalid, {"8 bytes"});
   refuse_bytes(std::string("\0\0\0\0\0\0\0\0", 8), code::kCheckpointInvalid, {"'{'"});
   refuse_bytes(std::string("\3\0\0\0\0\0\0\0{}", 10), code::kCheckpointInvalid, {"3 bytes", "10"});
-  refuse_bytes(std::string("\xff\xff\xff\xff\xff\xff\xff\xff{}", 10), code::kCheckpointInvalid, {"18446744073709551615"});
+  refuse_bytes(std::string("\xff\xff\xff\xff\xff\xff\xff\xff{}", 10), code::kCheckpointInvalid,
+               {"18446744073709551615"});
   // The whole header must lie in what was read, and 100 MB is too long even for a file that has room.
   CHECK_THROWS_CODE(parse_safetensors(std::string("\3\0\0\0\0\0\0\0{}", 10), 11, "f"), code::kCheckpointInvalid);
   std::string vast = safetensors_bytes("{}", "");
@@ -100,8 +103,10 @@ TEST(offsets_must_cover_the_data_once) {
   const std::string four = "abcd", eight = "abcdefgh";
   refuse("{\"weird\":" + entry("F32", "[1]", "[0,8]") + "}", eight, {"weird", "expected 4", "found 8"});
   refuse("{\"weird\":" + entry("F32", "[1]", "[4,8]") + "}", eight, {"weird", "gap"});
-  refuse("{\"one\":" + entry("F32", "[1]", "[0,4]") + ",\"two\":" + entry("F32", "[1]", "[0,4]") + "}", eight, {"two", "overlap"});
-  refuse("{\"one\":" + entry("F32", "[1]", "[0,4]") + ",\"two\":" + entry("F32", "[1]", "[2,6]") + "}", eight, {"two", "overlap"});
+  refuse("{\"one\":" + entry("F32", "[1]", "[0,4]") + ",\"two\":" + entry("F32", "[1]", "[0,4]") + "}", eight,
+         {"two", "overlap"});
+  refuse("{\"one\":" + entry("F32", "[1]", "[0,4]") + ",\"two\":" + entry("F32", "[1]", "[2,6]") + "}", eight,
+         {"two", "overlap"});
   refuse("{\"one\":" + entry("F32", "[1]", "[0,4]") + "}", eight, {"expected 4", "found 8"});
   refuse("{\"one\":" + entry("F32", "[2]", "[0,8]") + "}", four, {"one", "4 bytes"});
   refuse("{\"one\":" + entry("F32", "[1]", "[4,0]") + "}", four, {"one", "ascending"});
@@ -121,9 +126,12 @@ TEST(products_that_overflow_are_refused) {
 }
 
 TEST(duplicates_are_refused) {
-  refuse("{\"twin\":" + entry("U8", "[1]", "[0,1]") + ",\"twin\":" + entry("U8", "[1]", "[1,2]") + "}", "ab", {"twin", "twice"});
-  refuse("{\"twin\":" + entry("U8", "[1]", "[0,1]") + ",\"tw\\u0069n\":" + entry("U8", "[1]", "[1,2]") + "}", "ab", {"twin", "twice"});
-  refuse("{\"t\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", "a", {"tensor t", "dtype", "twice"});
+  refuse("{\"twin\":" + entry("U8", "[1]", "[0,1]") + ",\"twin\":" + entry("U8", "[1]", "[1,2]") + "}", "ab",
+         {"twin", "twice"});
+  refuse("{\"twin\":" + entry("U8", "[1]", "[0,1]") + ",\"tw\\u0069n\":" + entry("U8", "[1]", "[1,2]") + "}", "ab",
+         {"twin", "twice"});
+  refuse("{\"t\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", "a",
+         {"tensor t", "dtype", "twice"});
   refuse("{\"t\":{\"shape\":[1],\"shape\":[1]}}", "a", {"tensor t", "shape", "twice"});
   refuse("{\"t\":{\"data_offsets\":[0,1],\"data_offsets\":[0,1]}}", "a", {"tensor t", "data_offsets", "twice"});
   refuse("{\"__metadata__\":{},\"__metadata__\":{}}", "", {"__metadata__", "twice"});
@@ -144,19 +152,46 @@ TEST(entries_must_be_complete_and_known) {
 
 TEST(json_is_read_strictly) {
   for (const char* header : {
-           "", " {}", "[]", "{", "}", "{}}", "{} x", "{,}", "{\"a\"}", "{\"a\":}", "{\"a\":1}", "{\"a\":{}},", "{'a':{}}",
-           "{\"__metadata__\":{\"a\":1}}", "{\"__metadata__\":{\"a\":null}}", "{\"__metadata__\":[]}",
-           "{\"__metadata__\":{\"a\":\"b\",}}", "{\"__metadata__\":{\"a\" \"b\"}}", "{\"__metadata__\":{\"a\":\"b\" \"c\":\"d\"}}",
-           "{\"__metadata__\":{\"a\":\"\\x\"}}", "{\"__metadata__\":{\"a\":\"\\u12g4\"}}", "{\"__metadata__\":{\"a\":\"\\ud800\"}}",
-           "{\"__metadata__\":{\"a\":\"\\udc00\"}}", "{\"__metadata__\":{\"a\":\"\\ud800\\u0041\"}}",
-           "{\"__metadata__\":{\"a\":\"\n\"}}", "{\"__metadata__\":{\"a\":\"\xff\"}}", "{\"__metadata__\":{\"a\":\"\xc0\x80\"}}",
-           "{\"__metadata__\":{\"a\":\"\xed\xa0\x80\"}}", "{\"__metadata__\":{\"a\":\"\xf4\x90\x80\x80\"}}",
-           "{\"__metadata__\":{\"a\":\"\xe2\x82\"}}", "{\"__metadata__\":{\"a\":\"\xf8\x88\x80\x80\x80\"}}",
-           "{\"__metadata__\":{\"a\":\"b", "{\"__metadata__\":{\"a\":\"\\", "{\"__metadata__\":{\"a\":\"\\u00", "\xef\xbb\xbf{}",
+           "",
+           " {}",
+           "[]",
+           "{",
+           "}",
+           "{}}",
+           "{} x",
+           "{,}",
+           "{\"a\"}",
+           "{\"a\":}",
+           "{\"a\":1}",
+           "{\"a\":{}},",
+           "{'a':{}}",
+           "{\"__metadata__\":{\"a\":1}}",
+           "{\"__metadata__\":{\"a\":null}}",
+           "{\"__metadata__\":[]}",
+           "{\"__metadata__\":{\"a\":\"b\",}}",
+           "{\"__metadata__\":{\"a\" \"b\"}}",
+           "{\"__metadata__\":{\"a\":\"b\" \"c\":\"d\"}}",
+           "{\"__metadata__\":{\"a\":\"\\x\"}}",
+           "{\"__metadata__\":{\"a\":\"\\u12g4\"}}",
+           "{\"__metadata__\":{\"a\":\"\\ud800\"}}",
+           "{\"__metadata__\":{\"a\":\"\\udc00\"}}",
+           "{\"__metadata__\":{\"a\":\"\\ud800\\u0041\"}}",
+           "{\"__metadata__\":{\"a\":\"\n\"}}",
+           "{\"__metadata__\":{\"a\":\"\xff\"}}",
+           "{\"__metadata__\":{\"a\":\"\xc0\x80\"}}",
+           "{\"__metadata__\":{\"a\":\"\xed\xa0\x80\"}}",
+           "{\"__metadata__\":{\"a\":\"\xf4\x90\x80\x80\"}}",
+           "{\"__metadata__\":{\"a\":\"\xe2\x82\"}}",
+           "{\"__metadata__\":{\"a\":\"\xf8\x88\x80\x80\x80\"}}",
+           "{\"__metadata__\":{\"a\":\"b",
+           "{\"__metadata__\":{\"a\":\"\\",
+           "{\"__metadata__\":{\"a\":\"\\u00",
+           "\xef\xbb\xbf{}",
        }) {
     refuse(header, "", {});
   }
-  for (const char* shape : {"[-1]", "[1.0]", "[1e0]", "[01]", "[+1]", "[\"1\"]", "[1,]", "[,1]", "[1 1]", "[null]", "1", "[[1]]", "{}"}) {
+  for (const char* shape :
+       {"[-1]", "[1.0]", "[1e0]", "[01]", "[+1]", "[\"1\"]", "[1,]", "[,1]", "[1 1]", "[null]", "1", "[[1]]", "{}"}) {
     refuse("{\"t\":" + entry("U8", shape, "[0,1]") + "}", "a", {"tensor t"});
   }
   // Nesting is never followed: a value of no use is refused where it begins.
@@ -181,8 +216,8 @@ TEST(names_in_messages_are_harmless) {
 // whatever is accepted lies within the file.
 TEST(damaged_headers_never_escape_the_file) {
   const std::string sound =
-      safetensors_bytes("{\"__metadata__\":{\"format\":\"pt\"},\"a.b\":" + entry("F16", "[2,3]", "[0,12]") + ",\"c\\u0041\":" +
-                            entry("I32", "[1,1]", "[12,16]") + "}",
+      safetensors_bytes("{\"__metadata__\":{\"format\":\"pt\"},\"a.b\":" + entry("F16", "[2,3]", "[0,12]") +
+                            ",\"c\\u0041\":" + entry("I32", "[1,1]", "[12,16]") + "}",
                         std::string(16, 'd'));
   REQUIRE(parse_safetensors(sound, sound.size(), "f").size() == 2);
   for (size_t length = 0; length < sound.size(); length++) {

@@ -33,7 +33,8 @@ inline LinearKind plain(const std::string& dtype) {
   return kind;
 }
 
-inline LinearKind gptq(int group_size, Zeros zeros = Zeros::symmetric, Order order = Order::sequential, int version = 1) {
+inline LinearKind gptq(int group_size, Zeros zeros = Zeros::symmetric, Order order = Order::sequential,
+                       int version = 1) {
   LinearKind kind;
   kind.group_size = group_size;
   kind.zeros = zeros;
@@ -55,7 +56,7 @@ class TinyModel {
 
   SafetensorsWriter writer;
   ModelSource source;
-  std::map<std::string, Dense> linears;            // "0.query", ..., "head"
+  std::map<std::string, Dense> linears;             // "0.query", ..., "head"
   std::map<std::string, std::vector<float>> norms;  // "0.attention", "0.feed_forward", "final"
   std::vector<float> embedding;
   std::mt19937_64 random;
@@ -147,7 +148,8 @@ class TinyModel {
         uint32_t zero_word = zero_words[static_cast<size_t>(group_of[i]) * (n / 8) + c / 8];
         if (kind.version == 1) zero_word += 0x11111111u;
         const int zero = (zero_word >> (4 * (c % 8))) & 15;
-        weight[static_cast<size_t>(c) * k + i] = scales[static_cast<size_t>(group_of[i]) * n + c] * static_cast<float>(q - zero);
+        weight[static_cast<size_t>(c) * k + i] =
+            scales[static_cast<size_t>(group_of[i]) * n + c] * static_cast<float>(q - zero);
       }
     }
     return weight;
@@ -165,7 +167,8 @@ class TinyModel {
     embedding = add_floats(source.embedding, embedding_type, {spec.vocab, spec.hidden},
                            normal(static_cast<size_t>(spec.vocab) * spec.hidden, 1.0f));
     const auto norm = [&](const std::string& name) {
-      norms[name] = add_floats(name + ".norm", norm_type, {spec.hidden}, normal(static_cast<size_t>(spec.hidden), 1.0f));
+      norms[name] =
+          add_floats(name + ".norm", norm_type, {spec.hidden}, normal(static_cast<size_t>(spec.hidden), 1.0f));
       return name + ".norm";
     };
     for (int l = 0; l < spec.layers; l++) {
@@ -177,14 +180,17 @@ class TinyModel {
         return add_linear(layer + role, kind_of(layer + role), n, k);
       };
       // act-order checkpoints share one g_idx among the linears of one input: the generator starts alike for each.
-      const auto together = [&](std::initializer_list<std::pair<LinearSource*, std::pair<std::string, int>>> linears_in, int k) {
+      const auto together = [&](std::initializer_list<std::pair<LinearSource*, std::pair<std::string, int>>> linears_in,
+                                int k) {
         const uint64_t seed = random();
         for (const auto& [to, what] : linears_in) {
           random.seed(seed);
           *to = add(what.first, what.second, k);
         }
       };
-      together({{&s.query, {"query", spec.query_width()}}, {&s.key, {"key", spec.kv_width()}}, {&s.value, {"value", spec.kv_width()}}},
+      together({{&s.query, {"query", spec.query_width()}},
+                {&s.key, {"key", spec.kv_width()}},
+                {&s.value, {"value", spec.kv_width()}}},
                spec.hidden);
       s.output = add("output", spec.hidden, spec.query_width());
       together({{&s.gate, {"gate", spec.intermediate}}, {&s.up, {"up", spec.intermediate}}}, spec.hidden);
@@ -202,7 +208,8 @@ class TinyModel {
   }
 };
 
-inline ModelSpec tiny_spec(int hidden, int heads, int kv_heads, int head_dim, int intermediate, int vocab, int layers = 1) {
+inline ModelSpec tiny_spec(int hidden, int heads, int kv_heads, int head_dim, int intermediate, int vocab,
+                           int layers = 1) {
   ModelSpec spec;
   spec.hidden = hidden;
   spec.heads = heads;

@@ -51,7 +51,8 @@ inline std::string safetensors_bytes(const std::string& header, const std::strin
 class SafetensorsWriter {
  public:
   template <typename T>
-  void add(const std::string& name, const std::string& dtype, std::vector<int64_t> shape, const std::vector<T>& values) {
+  void add(const std::string& name, const std::string& dtype, std::vector<int64_t> shape,
+           const std::vector<T>& values) {
     std::string dimensions;
     for (const int64_t d : shape) dimensions += (dimensions.empty() ? "" : ",") + std::to_string(d);
     const size_t begin = data_.size();
