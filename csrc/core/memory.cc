@@ -11,8 +11,9 @@ HostMemory::HostMemory(size_t bytes, const char* what) : bytes_(bytes) {
   constexpr size_t kHugePage = size_t{2} << 20;
   void* p = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) {
-    throw Error(code::kOutOfMemory, format("%s needs %.1f MiB of system memory, which could not be reserved", what,
-                                           static_cast<double>(bytes) / (1 << 20)),
+    throw Error(code::kOutOfMemory,
+                format("%s needs %.1f MiB of system memory, which could not be reserved", what,
+                       static_cast<double>(bytes) / (1 << 20)),
                 "free memory, choose a smaller model, or lower contextLength");
   }
   // Large weights are read in long streams: huge pages spare the TLB.

@@ -28,6 +28,8 @@ class HostMemory {
   size_t bytes_ = 0;
 };
 
-inline constexpr size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+inline constexpr size_t round_up(size_t value, size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
 }  // namespace millrace
