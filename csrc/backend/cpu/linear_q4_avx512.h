@@ -102,6 +102,7 @@ void q4_single(const Q4RowBlock& a) {
 // and put into tile_index() order at the end.
 template <int kRows>
 void q4_rows(const Q4RowBlock& a) {
+  constexpr int kGs = kRows <= 2 ? 4 : kRows <= 4 ? 2 : 1;  // lines of a tile in flight: enough sums to hide latency
   const std::byte* p = a.weights;
   const int16_t* x = a.x;
   const float* x_scales = a.scales;
@@ -127,33 +128,42 @@ void q4_rows(const Q4RowBlock& a) {
       const int tiles = group_end - begin < a.block_tiles ? group_end - begin : a.block_tiles;
       const ptrdiff_t stride = 16 * tiles;
       __m512i halves[8][kRows];  // t summed in pairs: lanes [j][t % 2][h] of each g
-      for (int g = 0; g < 8; g++) {
-        __m512i sum[kRows][2];
+      for (int g = 0; g < 8; g += kGs) {
+        __m512i sum[kRows][kGs][2];
 #pragma GCC unroll 8
-        for (int row = 0; row < kRows; row++) sum[row][0] = sum[row][1] = _mm512_setzero_si512();
+        for (int row = 0; row < kRows; row++) {
+#pragma GCC unroll 4
+          for (int i = 0; i < kGs; i++) sum[row][i][0] = sum[row][i][1] = _mm512_setzero_si512();
+        }
         const std::byte* line_p = p + g * kLine;
         const int16_t* xp = x;
         for (int s = 0; s < tiles; s++) {
-          const __m512i line = _mm512_permutexvar_epi32(turn, _mm512_loadu_si512(line_p));
-          _mm_prefetch(reinterpret_cast<const char*>(line_p) + kPrefetch, _MM_HINT_T0);
-          const __m512i next = _mm512_srli_epi32(line, 8);
-          const __m512i w0 = _mm512_and_si512(line, low), w1 = _mm512_and_si512(line, high);
-          const __m512i w2 = _mm512_and_si512(next, low), w3 = _mm512_and_si512(next, high);
+#pragma GCC unroll 4
+          for (int i = 0; i < kGs; i++) {
+            const __m512i line = _mm512_permutexvar_epi32(turn, _mm512_loadu_si512(line_p + i * kLine));
+            _mm_prefetch(reinterpret_cast<const char*>(line_p) + i * kLine + kPrefetch, _MM_HINT_T0);
+            const __m512i next = _mm512_srli_epi32(line, 8);
+            const __m512i w0 = _mm512_and_si512(line, low), w1 = _mm512_and_si512(line, high);
+            const __m512i w2 = _mm512_and_si512(next, low), w3 = _mm512_and_si512(next, high);
 #pragma GCC unroll 8
-          for (int row = 0; row < kRows; row++) {
-            const auto* xr = reinterpret_cast<const __m128i*>(xp + row * stride);
-            const __m512i x0 = _mm512_broadcast_i32x4(_mm_loadu_si128(xr));
-            const __m512i x1 = _mm512_broadcast_i32x4(_mm_loadu_si128(xr + 1));
-            sum[row][0] = dot(dot(sum[row][0], w0, x0), w2, x1);
-            sum[row][1] = dot(dot(sum[row][1], w1, x0), w3, x1);
+            for (int row = 0; row < kRows; row++) {
+              const auto* xr = reinterpret_cast<const __m128i*>(xp + row * stride);
+              const __m512i x0 = _mm512_broadcast_i32x4(_mm_loadu_si128(xr));
+              const __m512i x1 = _mm512_broadcast_i32x4(_mm_loadu_si128(xr + 1));
+              sum[row][i][0] = dot(dot(sum[row][i][0], w0, x0), w2, x1);
+              sum[row][i][1] = dot(dot(sum[row][i][1], w1, x0), w3, x1);
+            }
           }
           line_p += kTileBytes;
           xp += 16;
         }
 #pragma GCC unroll 8
         for (int row = 0; row < kRows; row++) {
-          halves[g][row] = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[row][0], sum[row][1]),
-                                            _mm512_unpackhi_epi32(sum[row][0], sum[row][1]));
+#pragma GCC unroll 4
+          for (int i = 0; i < kGs; i++) {
+            halves[g + i][row] = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[row][i][0], sum[row][i][1]),
+                                                  _mm512_unpackhi_epi32(sum[row][i][0], sum[row][i][1]));
+          }
         }
       }
       for (int row = 0; row < kRows; row++) {
