@@ -70,14 +70,15 @@ const llamaSchema = z.looseObject({
 /** Reads config.json. Throws CHECKPOINT_UNSUPPORTED naming what is not supported, CHECKPOINT_INVALID what is wrong. */
 export function readConfig(config: Record<string, unknown>): ModelConfig {
   const { architectures, model_type: modelType } = checkFields(identitySchema, config, FILE)
+  const entries = Object.entries(ARCHITECTURES)
   const named = architectures?.[0]
-  const architecture =
-    named ?? Object.keys(ARCHITECTURES).find((name) => ARCHITECTURES[name]!.modelType === modelType) ?? ''
-  const entry = ARCHITECTURES[architecture]
-  if (!entry || (modelType != null && modelType !== entry.modelType)) {
-    const field = named !== undefined && !entry ? 'architectures' : 'model_type'
-    throw unsupported(field, Object.keys(ARCHITECTURES).join(', '), field === 'architectures' ? named : modelType)
+  const found = entries.find(([name, { modelType: type }]) => (named == null ? type === modelType : name === named))
+  if (!found) {
+    const names = entries.map(([name, { modelType: type }]) => (named == null ? type : name)).join(', ')
+    throw named == null ? unsupported('model_type', names, modelType) : unsupported('architectures', names, named)
   }
+  const [architecture, entry] = found
+  if (modelType != null && modelType !== entry.modelType) throw unsupported('model_type', entry.modelType, modelType)
   return { architecture, ...entry.read(config) }
 }
 

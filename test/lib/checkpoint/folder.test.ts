@@ -1,0 +1,131 @@
+import { mkdir, symlink, utimes } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import type { NativeTensor } from '../../../lib/binding.ts'
+import { checkIndex, openFolder } from '../../../lib/checkpoint/folder.ts'
+import { safetensors, temporaryFolder } from '../folder.ts'
+
+const config = { model_type: 'llama' }
+const weights = safetensors(['a'])
+const index = (map: object) => ({ 'config.json': config, 'model.safetensors.index.json': { weight_map: map } })
+
+async function refused(files: Record<string, unknown>, code: string, message: RegExp) {
+  await expect(openFolder(await temporaryFolder(files))).rejects.toThrowError(
+    expect.objectContaining({ code, message: expect.stringMatching(message) }),
+  )
+}
+
+describe('a folder', () => {
+  test('with one file, by its usual name or the only one there is', async () => {
+    for (const name of ['model.safetensors', 'gptq_model-4bit-128g.safetensors']) {
+      const folder = await openFolder(await temporaryFolder({ 'config.json': config, [name]: weights }))
+      expect(folder.weightFiles.map((file) => basename(file))).toEqual([name])
+      expect(folder).toMatchObject({ shardOf: undefined, config, generationConfig: {} })
+    }
+  })
+
+  test('with shards: each once, in order, and which tensor is in which', async () => {
+    const folder = await openFolder(
+      await temporaryFolder({
+        ...index({ a: 'two.safetensors', b: 'one.safetensors', c: 'two.safetensors' }),
+        'one.safetensors': weights,
+        'two.safetensors': weights,
+      }),
+    )
+    expect(folder.weightFiles.map((file) => basename(file))).toEqual(['one.safetensors', 'two.safetensors'])
+    expect([...folder.shardOf!]).toEqual([
+      ['a', 1],
+      ['b', 0],
+      ['c', 1],
+    ])
+  })
+
+  test('whose files are links out of it, as in the cache of Hugging Face', async () => {
+    const blobs = await temporaryFolder({ blob: weights })
+    const path = await temporaryFolder(index({ a: 'one.safetensors' }))
+    await symlink(join(blobs, 'blob'), join(path, 'one.safetensors'))
+    expect((await openFolder(path)).weightFiles).toEqual([join(path, 'one.safetensors')])
+  })
+})
+
+describe('refusals', () => {
+  test('what is not there, or no folder', async () => {
+    await expect(openFolder('/nowhere/at/all')).rejects.toMatchObject({
+      code: 'CHECKPOINT_NOT_FOUND',
+      message: '/nowhere/at/all: expected a folder, found nothing',
+    })
+    const path = await temporaryFolder({ 'model.gguf': 'GGUF', file: '' })
+    await expect(openFolder(join(path, 'file'))).rejects.toMatchObject({ code: 'CHECKPOINT_NOT_FOUND' })
+    await expect(openFolder(join(path, 'model.gguf'))).rejects.toMatchObject({ code: 'CHECKPOINT_UNSUPPORTED' })
+    await expect(openFolder(7 as never)).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringContaining('received 7 of type number'),
+    })
+    await expect(openFolder('')).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+  })
+  test('no config.json, or a broken one', async () => {
+    await refused({}, 'CHECKPOINT_NOT_FOUND', /expected config.json, found an empty folder/)
+    await refused({ 'model.safetensors': weights }, 'CHECKPOINT_NOT_FOUND', /expected config.json, found none/)
+    await refused({ 'config.json': '{"a":' }, 'CHECKPOINT_INVALID', /config.json: expected JSON/)
+    await refused({ 'config.json': '[]' }, 'CHECKPOINT_INVALID', /config.json: expected a JSON object, found an array/)
+  })
+  test('no weights, weights of another kind, or weights without an index', async () => {
+    await refused({ 'config.json': config }, 'CHECKPOINT_NOT_FOUND', /found neither/)
+    await refused({ 'config.json': config, 'pytorch_model.bin': '' }, 'CHECKPOINT_UNSUPPORTED', /pytorch_model.bin/)
+    await refused(
+      { 'config.json': config, 'a.safetensors': weights, 'b.safetensors': weights },
+      'CHECKPOINT_INVALID',
+      /index.json beside 2/,
+    )
+  })
+  test.each(['../x.safetensors', '/etc/passwd', 'a/../../x', '..', '.', 'a\0b'])(
+    'a shard that leaves the folder: %j',
+    async (path) => {
+      await refused(index({ a: path }), 'CHECKPOINT_INVALID', /expected shards inside the folder, found the path/)
+    },
+  )
+  test('a missing shard, a folder as a shard, an empty or wrong index', async () => {
+    await refused(index({ a: 'gone.safetensors' }), 'CHECKPOINT_INVALID', /expected the shard gone.safetensors/)
+    const path = await temporaryFolder(index({ a: 'folder' }))
+    await mkdir(join(path, 'folder'))
+    await expect(openFolder(path)).rejects.toMatchObject({ code: 'CHECKPOINT_INVALID' })
+    await refused(index({}), 'CHECKPOINT_INVALID', /expected tensors in weight_map, found none/)
+    await refused(index({ a: 5 }), 'CHECKPOINT_INVALID', /weight_map.a': expected a text, found 5/)
+    await refused(
+      { 'config.json': config, 'model.safetensors.index.json': {} },
+      'CHECKPOINT_INVALID',
+      /'weight_map': expected an object/,
+    )
+  })
+})
+
+test('checkIndex names a tensor that is not where the index says', async () => {
+  const folder = await openFolder(
+    await temporaryFolder({
+      ...index({ a: 'one.safetensors', b: 'two.safetensors' }),
+      'one.safetensors': weights,
+      'two.safetensors': weights,
+    }),
+  )
+  const tensor = (name: string, file: number): NativeTensor => ({
+    name,
+    file,
+    dtype: 'F32',
+    shape: [1],
+    offset: 0,
+    bytes: 4,
+  })
+  expect(() => checkIndex(folder, [tensor('a', 0), tensor('b', 1), tensor('extra', 0)])).not.toThrow()
+  expect(() => checkIndex(folder, [tensor('a', 0)])).toThrow(/expected tensor 'b' in two.safetensors, found none/)
+  expect(() => checkIndex(folder, [tensor('a', 0), tensor('b', 0)])).toThrow(
+    /expected tensor 'b' in two.safetensors, found it in one.safetensors/,
+  )
+})
+
+test('the identity changes with the files, and only with them', async () => {
+  const path = await temporaryFolder({ 'config.json': config, 'model.safetensors': weights })
+  const { identity } = await openFolder(path)
+  expect((await openFolder(path)).identity).toBe(identity)
+  await utimes(join(path, 'model.safetensors'), 1, 1)
+  expect((await openFolder(path)).identity).not.toBe(identity)
+})

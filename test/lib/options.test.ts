@@ -1,0 +1,148 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { MillraceError } from '../../lib/errors.ts'
+import {
+  chatMessages,
+  closeOptions,
+  generateOptions,
+  loadOptions,
+  nearest,
+  parseBytes,
+  scoreOptions,
+  validate,
+} from '../../lib/options.ts'
+
+const refusal = (call: () => unknown): MillraceError => {
+  try {
+    call()
+  } catch (error) {
+    expect(error).toBeInstanceOf(MillraceError)
+    return error as MillraceError
+  }
+  throw new Error('expected a refusal')
+}
+
+describe('options', () => {
+  test('names a misspelt option and the one that was likely meant', () => {
+    const error = refusal(() => validate(generateOptions, { maxToken: 5 }, 'options'))
+    expect(error.code).toBe('INVALID_ARGUMENT')
+    expect(error.message).toBe("unknown option 'maxToken' in options, did you mean 'maxTokens'?")
+    expect(error.remedy).toContain('temperature')
+    for (const [wrong, right] of [
+      ['max_tokens', 'maxTokens'],
+      ['topp', 'topP'],
+      ['Temperature', 'temperature'],
+      ['temprature', 'temperature'],
+    ]) {
+      expect(refusal(() => validate(generateOptions, { [wrong!]: 1 }, 'options')).message).toContain(`'${right}'?`)
+    }
+    expect(refusal(() => validate(loadOptions, { gpuLayers: 5 }, 'options')).message).toBe(
+      "unknown option 'gpuLayers' in options",
+    )
+  })
+
+  test.each([
+    [
+      generateOptions,
+      { temperature: 'hot' },
+      "expected a number from 0 to 100 for temperature but received 'hot' of type string",
+    ],
+    [
+      generateOptions,
+      { temperature: Number.NaN },
+      'expected a number from 0 to 100 for temperature but received NaN of type number',
+    ],
+    [
+      generateOptions,
+      { maxTokens: 0 },
+      'expected an integer from 1 to 134217728 for maxTokens but received 0 of type number',
+    ],
+    [
+      generateOptions,
+      { maxTokens: 1.5 },
+      'expected an integer from 1 to 134217728 for maxTokens but received 1.5 of type number',
+    ],
+    [generateOptions, { topP: 1.01 }, 'expected a number from 0 to 1 for topP but received 1.01 of type number'],
+    [generateOptions, { seed: -1 }, 'expected an integer not below 0 for seed but received -1 of type number'],
+    [
+      generateOptions,
+      { stop: 5 },
+      'expected a text or an array of texts, none empty for stop but received 5 of type number',
+    ],
+    [generateOptions, { stop: [''] }, "expected a text that is not empty for stop[0] but received '' of type string"],
+    [generateOptions, { stopTokens: ['a'] }, "for stopTokens[0] but received 'a' of type string"],
+    [generateOptions, { signal: {} }, 'expected an AbortSignal for signal but received an object of type Object'],
+    [
+      loadOptions,
+      { device: 'gpu' },
+      "expected 'auto', 'cpu', 'cuda' or 'cuda:<index>' for device but received 'gpu' of type string",
+    ],
+    [loadOptions, { placement: 'disk' }, "for placement but received 'disk' of type string"],
+    [loadOptions, { placement: ['auto'] }, 'for placement but received an array of 1'],
+    [loadOptions, { ring: 0 }, 'expected an integer from 1 to 4096 for ring but received 0 of type number'],
+    [loadOptions, { ring: '12 parsecs' }, "for ring but received '12 parsecs' of type string"],
+    [loadOptions, { onProgress: true }, 'expected a function for onProgress but received true of type boolean'],
+    [scoreOptions, { logits: 1 }, 'expected true or false for logits but received 1 of type number'],
+    [closeOptions, null, 'expected an object for options but received null'],
+    [generateOptions, [], 'expected an object for options but received an empty array'],
+    [generateOptions, 'fast', "expected an object for options but received 'fast' of type string"],
+  ])('says what was expected and received (%#)', (schema, value, message) => {
+    expect(refusal(() => validate(schema, value, 'options')).message).toContain(message)
+  })
+
+  test.each([
+    [[], 'an array of at least one message for messages but received an empty array'],
+    ['hi', "for messages but received 'hi' of type string"],
+    [['hi'], "for [0] but received 'hi' of type string"],
+    [[{ role: 'user' }], 'expected a text for [0].content but received nothing'],
+  ])('messages of a chat (%#)', (value, message) => {
+    expect(refusal(() => validate(chatMessages, value, 'messages')).message).toContain(message)
+  })
+
+  test('takes what is documented, undefined included', () => {
+    const options = { maxTokens: 5, temperature: 0.7, topK: 0, topP: 1, minP: 0, seed: 2 ** 53 - 1, stop: ['a', 'b'] }
+    expect(validate(generateOptions, options, 'options')).toEqual(options)
+    expect(validate(generateOptions, { temperature: undefined, stop: 'x' }, 'options')).toEqual({ stop: 'x' })
+    for (const device of ['auto', 'cpu', 'cuda', 'cuda:1']) validate(loadOptions, { device }, 'options')
+    for (const ring of [1, 2, '256MiB', '1.5 GB']) validate(loadOptions, { ring }, 'options')
+    validate(loadOptions, { placement: ['resident', 'streamed', 'cpu'], signal: AbortSignal.timeout(1) }, 'options')
+  })
+
+  test('an unknown key of any kind is refused as such', () => {
+    fc.assert(
+      fc.property(fc.string(), (key) => {
+        fc.pre(!(key in generateOptions.shape) && key !== '__proto__')
+        expect(refusal(() => validate(generateOptions, { [key]: 1 }, 'options')).message).toContain(
+          `unknown option '${key}'`,
+        )
+      }),
+    )
+  })
+})
+
+describe('parseBytes', () => {
+  test('units', () => {
+    expect(parseBytes('256MiB')).toBe(256 * 1024 * 1024)
+    expect(parseBytes('1.5 GB')).toBe(1_500_000_000)
+    expect(parseBytes('7b')).toBe(7)
+    expect(parseBytes('2kib')).toBe(2048)
+  })
+  test('refuses everything else', () => {
+    for (const text of ['', '256', 'MiB', '-1MiB', '1e3MiB', '0B', '1 TiB', '99999999999999999999GiB']) {
+      expect(parseBytes(text), text).toBeUndefined()
+    }
+  })
+})
+
+test('nearest finds a word with one letter wrong, missing or doubled, and nothing for another word', () => {
+  const names = ['temperature', 'maxTokens', 'placement', 'contextLength']
+  fc.assert(
+    fc.property(fc.constantFrom(...names), fc.nat(), fc.constantFrom('drop', 'double', 'swap'), (name, at, how) => {
+      const index = 1 + (at % (name.length - 2))
+      const letter = name[index]!
+      const middle = how === 'drop' ? '' : how === 'double' ? letter + letter : 'q'
+      expect(nearest(name.slice(0, index) + middle + name.slice(index + 1), names)).toBe(name)
+    }),
+  )
+  expect(nearest('gpuLayers', names)).toBeUndefined()
+})

@@ -1,0 +1,140 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import type { ModelSpec, NativeSlabPlan } from '../../../lib/binding.ts'
+import type { PlanOptions } from '../../../lib/options.ts'
+import { KV_BLOCK_TOKENS, type Machine, makePlan } from '../../../lib/plan/plan.ts'
+
+const spec: ModelSpec = {
+  vocab: 1000,
+  hidden: 64,
+  layers: 4,
+  heads: 4,
+  kvHeads: 2,
+  headDim: 16,
+  intermediate: 128,
+  maxPosition: 8192,
+  rmsEpsilon: 1e-5,
+  rope: {
+    theta: 1e4,
+    scaling: 'none',
+    factor: 1,
+    lowFrequencyFactor: 1,
+    highFrequencyFactor: 4,
+    originalMaxPosition: 0,
+  },
+}
+const slabs: NativeSlabPlan = {
+  layoutVersion: 1,
+  units: [
+    ...Array.from({ length: spec.layers }, (_, layer) => [
+      { kind: 'attention' as const, layer, bytes: 1024, types: ['q4' as const] },
+      { kind: 'feedForward' as const, layer, bytes: 3072, types: ['q4' as const] },
+    ]).flat(),
+    { kind: 'head', layer: -1, bytes: 9728, types: ['f16'] },
+  ],
+  embeddingBytes: 128_000,
+  embeddingType: 'f16',
+  kvBytesPerToken: 512,
+}
+const machine: Machine = { cores: 3, memoryLimitBytes: 1e12, gpuReason: 'no NVIDIA driver was found' }
+const plan = (options: PlanOptions = {}, on: Partial<Machine> = {}) =>
+  makePlan(spec, slabs, options, { ...machine, ...on })
+
+describe('placement', () => {
+  test('auto is resident on the CPU, with no ring', () => {
+    const { device, homes, units, ringBytes, streamedBytesPerPass, threads } = plan()
+    expect(device).toBe('cpu')
+    expect(homes).toEqual(['resident', 'resident', 'resident', 'resident'])
+    expect(units.every((unit) => unit.home === 'resident')).toBe(true)
+    expect({ ringBytes, streamedBytesPerPass, threads }).toEqual({ ringBytes: 0, streamedBytesPerPass: 0, threads: 3 })
+  })
+
+  test('streamed streams every layer and keeps the head', () => {
+    const { units, ringBytes, streamedBytesPerPass } = plan({ placement: 'streamed' })
+    expect(units.map((unit) => unit.home)).toEqual([...new Array(8).fill('streamed'), 'resident'])
+    expect(streamedBytesPerPass).toBe(4 * (1024 + 3072))
+    expect(ringBytes).toBe(2 * 3072)
+  })
+
+  test('an array gives both units of a layer their home', () => {
+    const { units, streamedBytesPerPass } = plan({ placement: ['resident', 'streamed', 'cpu', 'streamed'] })
+    expect(units.filter((unit) => unit.home === 'streamed').map((unit) => unit.layer)).toEqual([1, 1, 3, 3])
+    expect(streamedBytesPerPass).toBe(2 * (1024 + 3072))
+    expect(() => plan({ placement: ['resident'] })).toThrow(/one home a layer \(4\) for placement/)
+  })
+})
+
+describe('ring', () => {
+  test('counts the largest units, or bytes', () => {
+    expect(plan({ placement: 'streamed', ring: 1 }).ringBytes).toBe(3072)
+    expect(plan({ placement: 'streamed', ring: '1MiB' }).ringBytes).toBe(1048576)
+    expect(plan({ ring: 5 }).ringBytes).toBe(0)
+  })
+  test('is never larger than all that is streamed, and never smaller than one unit', () => {
+    expect(plan({ placement: 'streamed', ring: 4096 }).ringBytes).toBe(8 * 3072)
+    expect(() => plan({ placement: 'streamed', ring: '3KB' })).toThrow(
+      /at least the largest streamed unit \(3072 bytes\)/,
+    )
+  })
+})
+
+describe('context and KV cache', () => {
+  test('defaults: at most 4096 tokens, four contexts', () => {
+    expect(plan()).toMatchObject({ contextLength: 4096, kvTokens: 4 * 4096, kvBytes: 4 * 4096 * 512 })
+    const short = makePlan({ ...spec, maxPosition: 512 }, slabs, {}, machine)
+    expect(short).toMatchObject({ contextLength: 512, kvTokens: 2048 })
+  })
+  test('maxSequences and kvTokens', () => {
+    expect(plan({ contextLength: 100, maxSequences: 3 }).kvTokens).toBe(3 * 112)
+    expect(plan({ contextLength: 100, kvTokens: 1000 }).kvTokens).toBe(1008)
+    expect(plan({ contextLength: 1000, kvTokens: 16 }).kvTokens).toBe(1008)
+    expect(() => plan({ kvTokens: 16, maxSequences: 1 })).toThrow(/one of kvTokens and maxSequences/)
+  })
+  test('the context is at most what the model was made for', () => {
+    expect(plan({ contextLength: 8192 }).contextLength).toBe(8192)
+    expect(() => plan({ contextLength: 8193 })).toThrow(/at most the 8192 positions/)
+  })
+})
+
+test('a model that this machine can never hold is refused with the figures', () => {
+  const needed = plan().hostBytes + plan().kvBytes
+  expect(plan({}, { memoryLimitBytes: needed }).kvBytes).toBe(4 * 4096 * 512)
+  expect(() => plan({}, { memoryLimitBytes: needed - 1 })).toThrowError(
+    expect.objectContaining({ code: 'OUT_OF_MEMORY', message: expect.stringContaining('KV cache 8.4 MB') }),
+  )
+})
+
+test('cuda is unavailable, for the reason that was found', () => {
+  for (const device of ['cuda', 'cuda:1']) {
+    expect(() => plan({ device })).toThrowError(
+      expect.objectContaining({ code: 'DEVICE_UNAVAILABLE', message: expect.stringContaining('no NVIDIA driver') }),
+    )
+  }
+  expect(plan({ device: 'auto' }).device).toBe('cpu')
+})
+
+test('whatever the options, the plan is consistent', () => {
+  const home = fc.constantFrom('resident' as const, 'streamed' as const, 'cpu' as const)
+  const options = fc.record({
+    placement: fc.oneof(home, fc.array(home, { minLength: 4, maxLength: 4 })),
+    ring: fc.integer({ min: 1, max: 40 }),
+    contextLength: fc.integer({ min: 1, max: 8192 }),
+    maxSequences: fc.integer({ min: 1, max: 40 }),
+    threads: fc.integer({ min: 1, max: 64 }),
+  })
+  fc.assert(
+    fc.property(options, (options) => {
+      const made = plan(options)
+      const streamed = made.units.filter((unit) => unit.home === 'streamed')
+      const largest = Math.max(0, ...streamed.map((unit) => unit.bytes))
+      expect(made.ringBytes).toBeGreaterThanOrEqual(largest)
+      expect(made.streamedBytesPerPass).toBe(streamed.reduce((sum, unit) => sum + unit.bytes, 0))
+      expect(made.kvTokens % KV_BLOCK_TOKENS).toBe(0)
+      expect(made.kvTokens).toBeGreaterThanOrEqual(options.contextLength * options.maxSequences)
+      expect(made.units.map(({ kind, layer, bytes }) => ({ kind, layer, bytes }))).toEqual(
+        slabs.units.map(({ kind, layer, bytes }) => ({ kind, layer, bytes })),
+      )
+      expect(made.threads).toBe(options.threads)
+    }),
+  )
+})

@@ -1,0 +1,68 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { ChatTemplate, readChatTemplate } from '../../../lib/text/chat.ts'
+import { readTokenizerFiles, Tokenizer } from '../../../lib/text/tokenizer.ts'
+import { findModel, MODELS } from '../../models.ts'
+
+const tokens = { bosToken: '<s>', eosToken: '</s>' }
+const user = (content: string) => ({ role: 'user', content })
+
+async function prompt(folder: string, ...messages: { role: string; content: string }[]) {
+  const tokenizer = new Tokenizer(await readTokenizerFiles(folder))
+  const text = (await readChatTemplate(folder, tokenizer.config))!
+  const rendered = new ChatTemplate(text).render(messages, tokenizer)
+  return { rendered, ids: tokenizer.encode(rendered, false) }
+}
+
+describe('templates of checkpoints', () => {
+  test('demo: its first token once', async () => {
+    const { rendered, ids } = await prompt(join(MODELS, 'demo'), user('Tell me a story.'))
+    expect(rendered).toBe('<|endoftext|><|user|>Tell me a story.<|assistant|>')
+    expect(ids.slice(0, 2)).toEqual([0, 1])
+    expect(ids.at(-1)).toBe(2)
+    expect(ids.filter((id) => id <= 2)).toHaveLength(3)
+  })
+  const smollm = findModel('smollm2-135m')
+  test.skipIf(!smollm)('smollm2: a default system message', async () => {
+    const { rendered } = await prompt(smollm!, user('Hello'))
+    expect(rendered).toBe(
+      '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n',
+    )
+  })
+})
+
+describe('where the template is', () => {
+  let folder: string
+  beforeEach(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'millrace-chat-'))
+  })
+  afterEach(() => rm(folder, { recursive: true }))
+
+  test('a file of its own rules over the setting', async () => {
+    await writeFile(join(folder, 'chat_template.jinja'), 'file')
+    expect(await readChatTemplate(folder, { chat_template: 'setting' })).toBe('file')
+  })
+  test('a text, a named list, or nothing', async () => {
+    const list = [
+      { name: 'tool_use', template: 'tools' },
+      { name: 'default', template: 'plain' },
+    ]
+    expect(await readChatTemplate(folder, { chat_template: 'setting' })).toBe('setting')
+    expect(await readChatTemplate(folder, { chat_template: list })).toBe('plain')
+    expect(await readChatTemplate(folder, { chat_template: list.slice(0, 1) })).toBe('tools')
+    expect(await readChatTemplate(folder, {})).toBeUndefined()
+  })
+})
+
+test("a template's own refusal is the caller's mistake, in the template's words", () => {
+  const template = new ChatTemplate("{{ raise_exception('roles must alternate') }}")
+  expect(() => template.render([user('a')], tokens)).toThrowError(
+    expect.objectContaining({ code: 'INVALID_ARGUMENT', message: expect.stringContaining('roles must alternate') }),
+  )
+})
+
+test("a template that does not parse is the checkpoint's mistake", () => {
+  expect(() => new ChatTemplate('{% if %}')).toThrowError(expect.objectContaining({ code: 'TOKENIZER_INVALID' }))
+})
