@@ -1,0 +1,39 @@
+#pragma once
+// Rope, KV append and attention over the paged cache (layout in csrc/backend/backend.h), for decode rows and for prefill
+// chunks. A row's reduction order depends on its own position and on its kind alone.
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace millrace::cuda {
+
+// Positions that one split of a decode row covers: fixed, so that the order of sums is a function of the row's length.
+inline constexpr int kSplitPositions = 256;
+
+struct AttentionArguments {
+  int rows = 0;                        // of this kind
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  const float* qkv = nullptr;          // [rows, (heads + 2 kv_heads) * head_dim], before rope
+  const float* rope = nullptr;         // [max_context, head_dim]: cos of head_dim / 2 angles, then sin
+  const int32_t* positions = nullptr;  // [rows] on the device; < 0: a row of padding, which does nothing
+  const int32_t* sequences = nullptr;  // [rows], index into block_tables
+  const int32_t* block_tables = nullptr;  // [sequences, block_table_stride]
+  int block_table_stride = 0;
+  __half* kv = nullptr;                // this layer's blocks
+  int64_t kv_block_elements = 0;       // halves a block: 2 * kv_heads * 16 * head_dim
+  __half* out = nullptr;               // [rows, heads * head_dim]
+  int max_context = 0;                 // of the launch's bucket: no position of it is greater or equal
+  float* partials = nullptr;           // decode: attention_partials_bytes
+  unsigned* counters = nullptr;        // decode: rows * kv_heads, left at zero
+};
+
+size_t attention_partials_bytes(const AttentionArguments& arguments);
+
+// Ropes q and k, appends k and v of all rows, then attends; rows of one chunk see each other's keys.
+// Decode: each row is a sequence's newest token (or draft tokens of one sequence, in order).
+cudaError_t attention_decode(const AttentionArguments& arguments, cudaStream_t stream, bool programmatic);
+// Prefill: rows of a sequence are consecutive and ascending in position.
+cudaError_t attention_prefill(const AttentionArguments& arguments, cudaStream_t stream, bool programmatic);
+
+}  // namespace millrace::cuda

@@ -1,0 +1,58 @@
+#pragma once
+// Linears on the GPU: y = x W^T with an epilogue, W in the slab's tile order (csrc/model/slab_layout.h). Two kinds with
+// two reduction orders: decode (rows <= kDecodeRows a launch; also draft tokens to verify) and prefill (any number).
+// Within a kind a row's bits depend on the matrix and on the row alone: not on the number of rows, nor on its place.
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "model/slab_layout.h"
+
+namespace millrace::cuda {
+
+inline constexpr int kDecodeRows = 256;
+
+// Weights are reached through a table in device memory, so that a captured graph serves every slot: the slab of `unit`
+// is at units[unit]. With `early`, the kernel may read weights (and the table) before its predecessor in the stream has
+// ended: right for resident units, wrong for ring slots, whose copy the stream still waits for.
+struct Weights {
+  const std::byte* const* units = nullptr;
+  int unit = 0;
+  bool early = false;
+};
+
+enum class LinearEpilogue : uint8_t {
+  store,     // y[row, n] = v, float32
+  add,       // y[row, n] += v: the residual stream
+  silu_mul,  // of an interleaved gate_up: act[row, i] = half(silu(gate_i) * up_i), 0 <= i < intermediate
+};
+
+struct LinearArguments {
+  Weights weights;
+  MatrixLayout matrix;               // host copy; offsets from the slab's start
+  const float* bias = nullptr;       // never set today; room for it: offset of float32 [n] in the slab
+  const __half* x = nullptr;         // [rows, x_stride], x_stride a multiple of 8; input features in the model's order
+  int x_stride = 0;
+  int rows = 0;
+  LinearEpilogue epilogue = LinearEpilogue::store;
+  float* y = nullptr;                // store, add: [rows, y_stride] + out_begin
+  int y_stride = 0;
+  __half* act = nullptr;             // silu_mul: [rows, act_stride]
+  int act_stride = 0;
+  int intermediate = 0;
+  // Scratch, shared by all linears of a stream in turn: partial sums, and counters that every launch leaves at zero.
+  float* partials = nullptr;
+  unsigned* counters = nullptr;
+};
+
+// Bytes and counters that a launch needs at most, over the rows given.
+size_t linear_partials_bytes(const MatrixLayout& matrix, int rows);
+size_t linear_counters(const MatrixLayout& matrix, int rows);
+
+// 4-bit and float (f16, bf16, f32) weights. Enqueues; returns the launch's status.
+cudaError_t linear_decode(const LinearArguments& arguments, cudaStream_t stream, bool programmatic);
+cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream, bool programmatic);
+
+}  // namespace millrace::cuda
