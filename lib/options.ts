@@ -204,10 +204,13 @@ export function validate<Schema extends z.ZodType>(schema: Schema, value: unknow
     })
   }
   const name = issue.path.length === 0 ? subject : pathName(issue.path)
-  // Only the outermost object's own message is zod's: every other schema above says what it expects.
-  const expected = /^Invalid input/.test(issue.message) ? 'an object' : issue.message
+  // The schemas here say what they expect; what is left are zod's own words, such as of the outermost object.
+  const expected = issue.path.length === 0 && isOwnWording(issue) ? 'an object' : issue.message.replace(ZOD_WORDING, '')
   throw invalidArgument(expected, name, at(value, issue.path))
 }
+
+const ZOD_WORDING = /^Invalid input: expected /
+const isOwnWording = (issue: { message: string }) => ZOD_WORDING.test(issue.message)
 
 /** The uniform complaint about one argument. */
 export function invalidArgument(expected: string, name: string, received: unknown, remedy?: string): MillraceError {

@@ -1,0 +1,175 @@
+/** A native addon whose requests are answered by the test: for what JavaScript does with the engine's events. */
+import type {
+  NativeAddon,
+  NativeEvent,
+  NativeLoadRequest,
+  NativeModel,
+  NativeRequest,
+  NativeTensor,
+  NativeTokensEvent,
+} from '../../../lib/binding.ts'
+
+const GIB = 1024 ** 3
+
+export class FakeAddon implements NativeAddon {
+  readonly version = '0.0.0'
+  /** Kept alive by so many. */
+  refs = 0
+  models: FakeModel[] = []
+  loads: NativeLoadRequest[] = []
+  cancelledLoads: number[] = []
+  /** Replaces what load() does. */
+  onLoad: ((request: NativeLoadRequest) => Promise<NativeModel>) | undefined
+  #onEvents: ((events: NativeEvent[]) => void) | undefined
+  attached = 0
+
+  emit(...events: NativeEvent[]): void {
+    this.#onEvents!(events)
+  }
+
+  readTensors(paths: string[]): NativeTensor[] {
+    const linears = ['self_attn.q', 'self_attn.k', 'self_attn.v', 'self_attn.o', 'mlp.gate', 'mlp.up', 'mlp.down']
+    const names = ['model.embed_tokens.weight', 'model.norm.weight']
+    for (let layer = 0; layer < 8; layer++) {
+      names.push(
+        `model.layers.${layer}.input_layernorm.weight`,
+        `model.layers.${layer}.post_attention_layernorm.weight`,
+      )
+      names.push(...linears.map((linear) => `model.layers.${layer}.${linear}_proj.weight`))
+    }
+    return names.map((name) => ({ name, dtype: 'F16', shape: [1], file: paths.length - 1, offset: 0, bytes: 2 }))
+  }
+
+  async planSlabs() {
+    const layers = Array.from({ length: 8 }, (_, layer) => [
+      { kind: 'attention' as const, layer, bytes: 1024, types: ['q4' as const] },
+      { kind: 'feedForward' as const, layer, bytes: 2048, types: ['q4' as const] },
+    ])
+    const head = { kind: 'head' as const, layer: -1, bytes: 4096, types: ['f16' as const] }
+    return {
+      layoutVersion: 1,
+      units: [...layers.flat(), head],
+      embeddingBytes: 4096,
+      embeddingType: 'f16' as const,
+      kvBytesPerToken: 64,
+    }
+  }
+
+  probeCpu() {
+    return {
+      arch: 'x64',
+      model: 'fake',
+      features: [],
+      kernels: 'plain',
+      cores: 2,
+      coresOnline: 2,
+      memoryBytes: 16 * GIB,
+      memoryLimitBytes: 16 * GIB,
+      memoryAvailableBytes: 8 * GIB,
+    }
+  }
+
+  async measureDramBandwidth() {
+    return 1e10
+  }
+
+  probeGpus() {
+    return { gpus: [], reason: 'there is none in a test' }
+  }
+
+  attach(onEvents: (events: NativeEvent[]) => void): void {
+    this.attached++
+    this.#onEvents = onEvents
+  }
+
+  async load(request: NativeLoadRequest): Promise<NativeModel> {
+    this.loads.push(request)
+    if (this.onLoad) return this.onLoad(request)
+    const model = new FakeModel(this, this.models.length + 1)
+    this.models.push(model)
+    return model
+  }
+
+  cancelLoad(loadId: number): void {
+    this.cancelledLoads.push(loadId)
+  }
+
+  ref(): void {
+    this.refs++
+  }
+
+  unref(): void {
+    this.refs--
+  }
+}
+
+let nextRequest = 1
+
+export class FakeModel implements NativeModel {
+  readonly id: number
+  readonly #addon: FakeAddon
+  submitted: { id: number; request: NativeRequest }[] = []
+  cancelled: number[] = []
+  closes: { drain: boolean; timeoutMs: number }[] = []
+  refusal: Error | undefined
+  /** Resolves close(). */
+  finishClose: () => void = () => {}
+
+  constructor(addon: FakeAddon, id: number) {
+    this.#addon = addon
+    this.id = id
+  }
+
+  submit(request: NativeRequest): number {
+    if (this.refusal) throw this.refusal
+    const id = nextRequest++
+    this.submitted.push({ id, request })
+    return id
+  }
+
+  cancel(request: number): void {
+    this.cancelled.push(request)
+  }
+
+  stats() {
+    return {
+      steps: 1,
+      decodeRows: 2,
+      prefillRows: 3,
+      copiedBytes: 4,
+      prefetchedBytes: 5,
+      streamedUnits: 6,
+      weightBytesRead: 7,
+      runningSequences: 8,
+      waitingSequences: 9,
+      kvBlocksUsed: 10,
+      kvBlocksTotal: 11,
+    }
+  }
+
+  memory() {
+    return { hostBytes: 1, residentBytes: 0, ringBytes: 2, kvBytes: 3, workspaceBytes: 4 }
+  }
+
+  close(drain: boolean, timeoutMs: number): Promise<void> {
+    this.closes.push({ drain, timeoutMs })
+    return new Promise((resolve) => {
+      this.finishClose = resolve
+      if (this.submitted.length === 0) resolve()
+    })
+  }
+
+  /** The engine's answer to the last request. */
+  answer(tokens: number[], more: Partial<NativeTokensEvent> = {}): void {
+    const { id } = this.submitted.at(-1)!
+    const timings = more.finish === undefined ? {} : { timings: { queueMs: 1, firstTokenMs: 2, totalMs: 3 } }
+    this.#addon.emit({
+      type: 'tokens',
+      model: this.id,
+      request: id,
+      tokens: Int32Array.from(tokens),
+      ...timings,
+      ...more,
+    })
+  }
+}

@@ -1,0 +1,359 @@
+/** What JavaScript makes of the engine's events, the engine's part being played by the test. */
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { type Generation, type GenerationChunk, load, MillraceError, type Model } from '../../../lib/index.ts'
+import { MODELS } from '../../models.ts'
+import type { FakeAddon, FakeModel } from './fake_addon.ts'
+
+const fake = vi.hoisted(() => ({ addon: undefined as unknown as FakeAddon }))
+vi.mock('../../../lib/binding.ts', async (original) => {
+  const { FakeAddon } = await import('./fake_addon.ts')
+  fake.addon = new FakeAddon()
+  return { ...(await original<object>()), addon: () => fake.addon }
+})
+
+let model: Model
+let native: FakeModel
+const ids = (text: string) => model.tokenizer.encode(text, false)
+
+beforeEach(async () => {
+  model = await load(join(MODELS, 'demo'))
+  native = fake.addon.models.at(-1)!
+})
+afterEach(async () => {
+  const closed = model.close()
+  native.finishClose()
+  await closed
+  expect(fake.addon.refs).toBe(0)
+})
+
+/** Turns of the event loop in which whatever can happen has happened. */
+const settle = () => new Promise((resolve) => setImmediate(resolve))
+
+async function collect(generation: Generation): Promise<GenerationChunk[]> {
+  const chunks = []
+  for await (const chunk of generation) chunks.push(chunk)
+  return chunks
+}
+
+describe('requests', () => {
+  test('defaults: greedy, up to the end of the context, the model’s end tokens', () => {
+    model.generate('Once')
+    expect(native.submitted[0]!.request).toMatchObject({
+      kind: 'generate',
+      tokens: Int32Array.of(0, ...ids('Once')),
+      maxTokens: 1024 - 1 - ids('Once').length,
+      temperature: 0,
+      topK: 0,
+      topP: 1,
+      minP: 0,
+      stopTokens: Int32Array.of(0),
+      logprobs: false,
+      logits: false,
+    })
+    native.answer([], { finish: 'stop' })
+  })
+
+  test('options, tokens as they are, seeds that differ', () => {
+    const options = { maxTokens: 3, temperature: 0.5, topK: 4, topP: 0.9, minP: 0.1, logprobs: true }
+    model.generate([5, 6], { ...options, stopTokens: [9, 0], ignoreEos: true })
+    expect(native.submitted[0]!.request).toMatchObject({
+      ...options,
+      tokens: Int32Array.of(5, 6),
+      stopTokens: Int32Array.of(9, 0),
+    })
+    native.answer([], { finish: 'stop' })
+    model.generate(Int32Array.of(7))
+    const [a, b] = native.submitted.map(({ request }) => request.seed)
+    expect(a).not.toBe(b)
+    native.answer([], { finish: 'stop' })
+    model.generate([7], { seed: 42 })
+    expect(native.submitted[2]!.request.seed).toBe(42)
+    native.answer([], { finish: 'stop' })
+  })
+
+  test('maxTokens is cut to what the context leaves', () => {
+    model.generate([5, 6], { maxTokens: 100_000 })
+    expect(native.submitted[0]!.request.maxTokens).toBe(1022)
+    native.answer([], { finish: 'length' })
+  })
+
+  test('chat writes the template’s special tokens once', () => {
+    model.chat([{ role: 'user', content: 'Hi' }])
+    expect([...native.submitted[0]!.request.tokens]).toEqual([0, 1, ...ids('Hi'), 2])
+    native.answer([], { finish: 'stop' })
+  })
+
+  test('wrong arguments throw at once and submit nothing', () => {
+    const bad: [() => unknown, RegExp][] = [
+      [() => model.generate('x', { maxToken: 1 } as never), /did you mean 'maxTokens'/],
+      [() => model.generate('x', { stopTokens: [2048] }), /a token id from 0 to 2047 for stopTokens\[0\]/],
+      [() => model.chat('Hi' as never), /for messages/],
+      [() => model.chat([]), /at least one message/],
+    ]
+    for (const [call, message] of bad) {
+      expect(call).toThrowError(
+        expect.objectContaining({ code: 'INVALID_ARGUMENT', message: expect.stringMatching(message) }),
+      )
+    }
+    expect(native.submitted).toEqual([])
+  })
+
+  test.each([
+    [[], 'INVALID_ARGUMENT', /at least one token/],
+    [[1, 2048], 'INVALID_ARGUMENT', /for prompt\[1\] but received 2048/],
+    [[1.5], 'INVALID_ARGUMENT', /for prompt\[0\]/],
+    [[-1], 'INVALID_ARGUMENT', /for prompt\[0\]/],
+    [7, 'INVALID_ARGUMENT', /a text, an array of token ids or an Int32Array for prompt but received 7/],
+    [undefined, 'INVALID_ARGUMENT', /for prompt but received nothing/],
+    [new Int32Array(1024), 'CONTEXT_OVERFLOW', /1024 tokens, the context of 1024 leaves no room/],
+  ])('a wrong prompt rejects iteration and result: %j', async (prompt, code, message) => {
+    const generation = model.generate(prompt as never)
+    const expected = expect.objectContaining({ code, message: expect.stringMatching(message) })
+    await expect(generation.result).rejects.toThrowError(expected)
+    await expect(collect(generation)).rejects.toThrowError(expected)
+    expect(native.submitted).toEqual([])
+  })
+
+  test('what the engine refuses rejects with its code and remedy', async () => {
+    native.refusal = Object.assign(new Error('no room'), { code: 'CONTEXT_OVERFLOW', remedy: 'less' })
+    await expect(model.generate('x').result).rejects.toMatchObject({
+      code: 'CONTEXT_OVERFLOW',
+      message: 'no room',
+      remedy: 'less',
+    })
+  })
+})
+
+describe('answers', () => {
+  test('chunks come as tokens do; the result has all of them', async () => {
+    const generation = model.generate('Once', { logprobs: true, seed: 1 })
+    const iterator = generation[Symbol.asyncIterator]()
+    const first = iterator.next()
+    const [a, b, c] = ids(' upon a time')
+    native.answer([a!], { logprobs: Float32Array.of(-0.5) })
+    expect(await first).toEqual({ done: false, value: { text: ' upon', tokens: [a], logprobs: [-0.5] } })
+    native.answer([b!], { logprobs: Float32Array.of(-0.25) })
+    native.answer([c!], { logprobs: Float32Array.of(-1), finish: 'length' })
+    // Nobody read in between: one chunk.
+    expect(await iterator.next()).toEqual({
+      done: false,
+      value: { text: ' a time', tokens: [b, c], logprobs: [-0.25, -1] },
+    })
+    expect(await iterator.next()).toEqual({ done: true, value: undefined })
+    expect(await generation.result).toEqual({
+      text: ' upon a time',
+      tokens: [a, b, c],
+      logprobs: [-0.5, -0.25, -1],
+      finishReason: 'length',
+      usage: { promptTokens: 1 + ids('Once').length, completionTokens: 3 },
+      timings: { queueMs: 1, firstTokenMs: 2, totalMs: 3 },
+      seed: 1,
+    })
+  })
+
+  test('a code point waits for its last byte, and its tokens with it', async () => {
+    const generation = model.generate('x')
+    const tokens = ids('🎉')
+    const iterator = generation[Symbol.asyncIterator]()
+    const first = iterator.next()
+    for (const token of tokens.slice(0, -1)) native.answer([token])
+    await settle()
+    native.answer(tokens.slice(-1))
+    expect(await first).toEqual({ done: false, value: { text: '🎉', tokens } })
+    native.answer(tokens.slice(0, 1), { finish: 'length' })
+    expect(await iterator.next()).toEqual({ done: false, value: { text: '\uFFFD', tokens: tokens.slice(0, 1) } })
+  })
+
+  test('an answer of nothing has no chunks', async () => {
+    const generation = model.generate('x')
+    native.answer([], { finish: 'stop' })
+    expect(await collect(generation)).toEqual([])
+    expect(await generation.result).toMatchObject({ text: '', finishReason: 'stop', usage: { completionTokens: 0 } })
+  })
+
+  test('can be iterated over once', async () => {
+    const generation = model.generate('x')
+    native.answer([], { finish: 'stop' })
+    await collect(generation)
+    expect(() => generation[Symbol.asyncIterator]()).toThrowError(expect.objectContaining({ code: 'INVALID_ARGUMENT' }))
+  })
+})
+
+describe('stop strings', () => {
+  test('end the answer before them and cancel the request', async () => {
+    const generation = model.generate('x', { stop: [' time'] })
+    native.answer(ids(' upon a time ago'))
+    expect(native.cancelled).toEqual([native.submitted[0]!.id])
+    native.answer(ids(' more'), { finish: 'abort' })
+    const chunks = await collect(generation)
+    expect(chunks.map((chunk) => chunk.text).join('')).toBe(' upon a')
+    const { text, finishReason, usage } = await generation.result
+    expect({ text, finishReason }).toEqual({ text: ' upon a', finishReason: 'stop' })
+    expect(usage.completionTokens).toBe(ids(' upon a time').length)
+  })
+
+  test('what only looked like one comes at the end', async () => {
+    const generation = model.generate('x', { stop: ' time flies' })
+    native.answer(ids(' a time'), { finish: 'length' })
+    expect(await generation.result).toMatchObject({ text: ' a time', finishReason: 'length' })
+    expect(native.cancelled).toEqual([])
+  })
+})
+
+describe('ending early', () => {
+  test('leaving the loop cancels; the result has what there is', async () => {
+    const generation = model.generate('x')
+    native.answer(ids(' upon'))
+    for await (const { text } of generation) {
+      expect(text).toBe(' upon')
+      break
+    }
+    expect(native.cancelled).toEqual([native.submitted[0]!.id])
+    native.answer(ids(' a'), { finish: 'abort' })
+    expect(await generation.result).toMatchObject({ text: ' upon a', finishReason: 'abort' })
+  })
+
+  test('cancel() after the end does nothing', async () => {
+    const generation = model.generate('x')
+    native.answer([], { finish: 'length' })
+    generation.cancel()
+    expect(native.cancelled).toEqual([])
+    expect(await generation.result).toMatchObject({ finishReason: 'length' })
+  })
+
+  test('a signal rejects iteration and result with ABORTED, and cancels', async () => {
+    const controller = new AbortController()
+    const generation = model.generate('x', { signal: controller.signal })
+    const reading = collect(generation)
+    native.answer(ids(' upon'))
+    await settle()
+    const reason = new Error('enough')
+    controller.abort(reason)
+    await expect(reading).rejects.toMatchObject({ code: 'ABORTED', cause: reason })
+    await expect(generation.result).rejects.toMatchObject({ code: 'ABORTED' })
+    expect(native.cancelled).toHaveLength(1)
+    expect(fake.addon.refs).toBe(1)
+    native.answer([], { finish: 'abort' })
+    expect(fake.addon.refs).toBe(0)
+  })
+
+  test('a signal that is aborted already submits nothing', async () => {
+    const generation = model.generate('x', { signal: AbortSignal.abort() })
+    await expect(generation.result).rejects.toMatchObject({ code: 'ABORTED' })
+    expect(native.submitted).toEqual([])
+  })
+
+  test('an error of the engine rejects with its code', async () => {
+    const generation = model.generate('x')
+    native.answer([], { finish: 'error', error: { code: 'OUT_OF_MEMORY', message: 'full', remedy: 'less' } })
+    await expect(generation.result).rejects.toMatchObject({ code: 'OUT_OF_MEMORY', message: 'full', remedy: 'less' })
+    await expect(collect(generation)).rejects.toBeInstanceOf(MillraceError)
+  })
+
+  test('an unread failure is no unhandled rejection', async () => {
+    const unhandled = vi.fn()
+    process.on('unhandledRejection', unhandled)
+    model.generate([])
+    model.generate('x', { signal: AbortSignal.abort() })
+    model.generate('x')
+    native.answer([], { finish: 'error', error: { code: 'INTERNAL', message: 'x', remedy: '' } })
+    await settle()
+    await settle()
+    process.off('unhandledRejection', unhandled)
+    expect(unhandled).not.toHaveBeenCalled()
+  })
+})
+
+describe('score', () => {
+  test('gives the engine’s log-probabilities', async () => {
+    const scoring = model.score('Once', { logits: true })
+    await settle()
+    expect(native.submitted[0]!.request).toMatchObject({
+      kind: 'score',
+      logits: true,
+      tokens: Int32Array.of(0, ...ids('Once')),
+    })
+    const logprobs = Float32Array.of(Math.log(0.5), Math.log(0.125))
+    native.answer([], { finish: 'length', logprobs, logits: Float32Array.of(1, 2) })
+    const result = await scoring
+    expect(result).toMatchObject({ logprobs, logits: Float32Array.of(1, 2), tokens: Int32Array.of(0, ...ids('Once')) })
+    expect(result.perplexity).toBeCloseTo(4, 5)
+  })
+  test('without special tokens, and refused where it does not fit', async () => {
+    const scoring = model.score('Once', { specialTokens: false })
+    await settle()
+    expect([...native.submitted[0]!.request.tokens]).toEqual(ids('Once'))
+    native.answer([], { finish: 'length' })
+    await scoring
+    await expect(model.score(new Int32Array(1025))).rejects.toMatchObject({ code: 'CONTEXT_OVERFLOW' })
+  })
+  test('a signal aborts it', async () => {
+    const controller = new AbortController()
+    const scoring = model.score('Once', { signal: controller.signal })
+    await settle()
+    controller.abort()
+    expect(native.cancelled).toHaveLength(1)
+    native.answer([], { finish: 'abort' })
+    await expect(scoring).rejects.toMatchObject({ code: 'ABORTED' })
+    await expect(model.score('x', { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' })
+  })
+})
+
+describe('process lifetime', () => {
+  test('pending work keeps the process alive, idleness does not', async () => {
+    expect(fake.addon.refs).toBe(0)
+    const a = model.generate('x')
+    expect(fake.addon.refs).toBe(1)
+    native.answer([], { finish: 'stop' })
+    await a.result
+    expect(fake.addon.refs).toBe(0)
+    expect(fake.addon.attached).toBe(1)
+  })
+})
+
+describe('close', () => {
+  test('is idempotent, and nothing can be asked afterwards', async () => {
+    const first = model.close({ timeoutMs: 50 })
+    expect(model.close()).toBe(first)
+    await first
+    await model.close()
+    expect(native.closes).toEqual([{ drain: true, timeoutMs: 50 }])
+    await expect(model.generate('x').result).rejects.toMatchObject({ code: 'MODEL_CLOSED' })
+    await expect(model.score('x')).rejects.toMatchObject({ code: 'MODEL_CLOSED' })
+    expect(() => model.stats).toThrowError(expect.objectContaining({ code: 'MODEL_CLOSED' }))
+    expect(() => model.memory).toThrowError(expect.objectContaining({ code: 'MODEL_CLOSED' }))
+  })
+
+  test('a second close without draining aborts what still runs', async () => {
+    const generation = model.generate('x')
+    const closed = model.close()
+    expect(native.cancelled).toEqual([])
+    void model.close({ drain: false })
+    expect(native.cancelled).toEqual([native.submitted[0]!.id])
+    native.answer([], { finish: 'abort' })
+    native.finishClose()
+    await closed
+    expect(await generation.result).toMatchObject({ finishReason: 'abort' })
+  })
+
+  test('await using closes', async () => {
+    {
+      await using other = await load(join(MODELS, 'demo'))
+      expect(other.architecture).toBe('LlamaForCausalLM')
+    }
+    expect(fake.addon.models.at(-1)!.closes).toHaveLength(1)
+  })
+})
+
+test('stats and memory', () => {
+  expect(model.stats).toEqual({
+    steps: 1,
+    rows: { decode: 2, prefill: 3 },
+    weightBytesRead: 7,
+    streaming: { copiedBytes: 4, prefetchedBytes: 5, units: 6 },
+    sequences: { running: 8, waiting: 9 },
+    kv: { blocksUsed: 10, blocksTotal: 11, blockTokens: 16 },
+  })
+  expect(model.memory).toMatchObject({ hostBytes: 1, ringBytes: 2 })
+})

@@ -1,0 +1,119 @@
+import { join } from 'node:path'
+import { afterEach, describe, expect, test, vi } from 'vitest'
+import { type LoadProgress, load } from '../../../lib/index.ts'
+import { MODELS } from '../../models.ts'
+import type { FakeAddon } from './fake_addon.ts'
+import { FakeModel } from './fake_addon.ts'
+
+const fake = vi.hoisted(() => ({ addon: undefined as unknown as FakeAddon }))
+vi.mock('../../../lib/binding.ts', async (original) => {
+  const { FakeAddon } = await import('./fake_addon.ts')
+  fake.addon = new FakeAddon()
+  return { ...(await original<object>()), addon: () => fake.addon }
+})
+
+const demo = join(MODELS, 'demo')
+
+afterEach(() => {
+  fake.addon.onLoad = undefined
+  expect(fake.addon.refs).toBe(0)
+})
+
+describe('load', () => {
+  test('hands over what was planned', async () => {
+    const model = await load(demo, {
+      placement: 'streamed',
+      ring: 3,
+      contextLength: 100,
+      kvTokens: 500,
+      threads: 1,
+      poison: true,
+    })
+    expect(fake.addon.loads.at(-1)).toMatchObject({
+      paths: [join(demo, 'model.safetensors')],
+      homes: [...new Array(16).fill('streamed'), 'resident'],
+      ringBytes: 3 * 2048,
+      contextLength: 100,
+      kvBlocks: 32,
+      threads: 1,
+      poison: true,
+    })
+    expect(model.plan).toMatchObject({ device: 'cpu', ringBytes: 3 * 2048, contextLength: 100, threads: 1 })
+    await model.close()
+  })
+
+  test('the same files give the same identity', async () => {
+    await using _a = await load(demo)
+    await using _b = await load(demo, { placement: 'streamed' })
+    const [a, b] = fake.addon.loads.slice(-2)
+    expect(a!.identity).toBe(b!.identity)
+    expect(a!.loadId).not.toBe(b!.loadId)
+  })
+
+  test('reports progress in bytes of this load alone', async () => {
+    const seen: LoadProgress[] = []
+    fake.addon.onLoad = async (request) => {
+      fake.addon.emit({ type: 'progress', load: request.loadId, done: 1, total: 2 })
+      fake.addon.emit({ type: 'progress', load: request.loadId + 1000, done: 9, total: 9 })
+      return new FakeModel(fake.addon, 99)
+    }
+    await using _ = await load(demo, { onProgress: (progress) => seen.push(progress) })
+    expect(seen.filter(({ stage }) => stage === 'weights')).toEqual([{ stage: 'weights', done: 1, total: 2 }])
+    expect(seen[0]!.stage).toBe('checkpoint')
+  })
+
+  test('a failing onProgress ends the load with its error', async () => {
+    const failure = new Error('mine')
+    fake.addon.onLoad = async (request) => {
+      fake.addon.emit({ type: 'progress', load: request.loadId, done: 1, total: 2 })
+      expect(fake.addon.cancelledLoads).toContain(request.loadId)
+      throw Object.assign(new Error('cancelled'), { code: 'ABORTED' })
+    }
+    const onProgress = ({ stage }: LoadProgress) => {
+      if (stage === 'weights') throw failure
+    }
+    await expect(load(demo, { onProgress })).rejects.toBe(failure)
+  })
+
+  test('a signal cancels it', async () => {
+    const controller = new AbortController()
+    fake.addon.onLoad = async (request) => {
+      controller.abort()
+      expect(fake.addon.cancelledLoads).toContain(request.loadId)
+      throw Object.assign(new Error('cancelled'), { code: 'ABORTED' })
+    }
+    await expect(load(demo, { signal: controller.signal })).rejects.toMatchObject({
+      code: 'ABORTED',
+      message: 'the load was aborted',
+    })
+  })
+
+  test('a signal that comes too late closes what was loaded', async () => {
+    const controller = new AbortController()
+    const native = new FakeModel(fake.addon, 98)
+    fake.addon.onLoad = async () => {
+      controller.abort()
+      return native
+    }
+    await expect(load(demo, { signal: controller.signal })).rejects.toMatchObject({ code: 'ABORTED' })
+    expect(native.closes).toEqual([{ drain: false, timeoutMs: 0 }])
+  })
+
+  test('rejects, and loads nothing, where anything is wrong', async () => {
+    const before = fake.addon.loads.length
+    await expect(load(demo, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' })
+    await expect(load(demo, { contextlength: 5 } as never)).rejects.toThrow(/did you mean 'contextLength'/)
+    await expect(load(demo, { device: 'cuda' })).rejects.toMatchObject({
+      code: 'DEVICE_UNAVAILABLE',
+      message: expect.stringContaining('there is none in a test'),
+    })
+    await expect(load(join(MODELS, 'nothing'))).rejects.toMatchObject({ code: 'CHECKPOINT_NOT_FOUND' })
+    expect(fake.addon.loads.length).toBe(before)
+  })
+
+  test('errors of the addon keep their code', async () => {
+    fake.addon.onLoad = () =>
+      Promise.reject(Object.assign(new Error('too large'), { code: 'OUT_OF_MEMORY', remedy: 'less' }))
+    await expect(load(demo)).rejects.toMatchObject({ name: 'MillraceError', code: 'OUT_OF_MEMORY', remedy: 'less' })
+  })
+})
