@@ -212,9 +212,9 @@ class Repacker {
       UnitWork next;
       if (u + 1 < plan_.units.size()) next = open(u + 1);
       write_unit(plan_.units[u], work, slabs[u], next);
+      report();
       work = std::move(next);
     }
-    report();
   }
 
  private:

@@ -1,6 +1,7 @@
 #pragma once
 // Random one- or two-layer checkpoints in any mixture of formats, with the weights that they mean computed by the
 // formulas of the formats themselves and not by the product's code.
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <random>
@@ -24,6 +25,7 @@ struct LinearKind {
   Zeros zeros = Zeros::symmetric;  // eights: all 8, but not claimed to be
   Order order = Order::sequential;
   bool bias = false;
+  int shuffles = 1;  // of act_order: linears of one input that differ in it differ in their order
 };
 
 inline LinearKind plain(const std::string& dtype) {
@@ -119,7 +121,9 @@ class TinyModel {
 
     std::vector<int32_t> group_of(k);
     for (int i = 0; i < k; i++) group_of[i] = i / g;
-    if (kind.order == Order::act_order) std::shuffle(group_of.begin(), group_of.end(), random);
+    for (int i = 0; kind.order == Order::act_order && i < kind.shuffles; i++) {
+      std::shuffle(group_of.begin(), group_of.end(), random);
+    }
     if (kind.order == Order::uneven) {
       for (int i = 0; i < k; i++) {
         if (group_of[i] > 0 && random() % 8 == 0) group_of[i]--;
