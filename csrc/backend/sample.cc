@@ -5,6 +5,9 @@
 #include <functional>
 #include <limits>
 
+#include "backend/sample_arithmetic.h"
+#include "backend/sample_sweeps.h"
+
 namespace millrace {
 
 namespace {
@@ -12,8 +15,25 @@ namespace {
 using Candidate = SampleScratch::Candidate;
 
 // Logits are looked at by blocks first: a block whose highest logit is too low is skipped as a whole.
-constexpr int kBlock = 64;
+constexpr int kBlock = kSampleBlock;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+const SampleSweeps& choose_sweeps() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq")) {
+    return sample_sweeps_avx512;
+  }
+  if (__builtin_cpu_supports("avx2")) return sample_sweeps_avx2;
+#endif
+  return sample_sweeps_plain;
+}
+
+// All give the same bits, so there is nothing to choose for a caller.
+const SampleSweeps& sweeps() {
+  static const SampleSweeps& chosen = choose_sweeps();
+  return chosen;
+}
 
 bool before(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
 
@@ -24,40 +44,28 @@ std::span<const float> block_of(std::span<const float> logits, int b) {
   return logits.subspan(begin, std::min<size_t>(kBlock, logits.size() - begin));
 }
 
+// A block as the sweeps want it: the vocabulary's last is filled up with tokens that cannot be.
+struct WholeBlock {
+  float filled[kBlock];
+  const float* data;
+
+  explicit WholeBlock(std::span<const float> block) : data(block.data()) {
+    if (block.size() == kBlock) return;
+    std::fill(std::copy(block.begin(), block.end(), filled), filled + kBlock, -kInfinity);
+    data = filled;
+  }
+};
+
 // Highest logit of each block. False if a logit is NaN.
 bool find_maxima(std::span<const float> logits, std::vector<float>& maximum) {
   const int blocks = blocks_of(logits);
   maximum.resize(blocks);
-  float bad = 0.0f;  // NaN as soon as one logit is
+  bool valid = true;
   for (int b = 0; b < blocks; b++) {
-    const std::span<const float> block = block_of(logits, b);
-    float lane[16], nan[16];
-    for (int i = 0; i < 16; i++) {
-      lane[i] = -kInfinity;
-      nan[i] = 0.0f;
-    }
-    if (block.size() == kBlock) {
-      const float* x = block.data();
-      for (int i = 0; i < kBlock; i += 16) {
-        for (int j = 0; j < 16; j++) {
-          lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
-          nan[j] = x[i + j] == x[i + j] ? nan[j] : x[i + j];
-        }
-      }
-    } else {
-      for (size_t i = 0; i < block.size(); i++) {
-        lane[i % 16] = block[i] > lane[i % 16] ? block[i] : lane[i % 16];
-        nan[i % 16] = block[i] == block[i] ? nan[i % 16] : block[i];
-      }
-    }
-    float highest = lane[0];
-    for (int i = 0; i < 16; i++) {
-      highest = lane[i] > highest ? lane[i] : highest;
-      bad += nan[i];
-    }
-    maximum[b] = highest;
+    maximum[b] = sweeps().maximum(WholeBlock(block_of(logits, b)).data);
+    valid &= maximum[b] == maximum[b];
   }
-  return bad == bad;
+  return valid;
 }
 
 int32_t first_at(std::span<const float> logits, std::span<const float> maximum, float highest) {
@@ -88,20 +96,7 @@ uint64_t total_weight(std::span<const float> logits, std::span<const float> maxi
   for (size_t b = 0; b < maximum.size(); b++) {
     // exp(-21) * 2^30 < 1
     if (sample_scaled(maximum[b], highest, inverse) < -21.0f) continue;
-    const std::span<const float> block = block_of(logits, static_cast<int>(b));
-    if (block.size() == kBlock) {
-      // 64 weights of at most 2^30 need 36 bits: kept as the sums of their low 16 and high 16 bits.
-      const float* x = block.data();
-      uint32_t low = 0, high = 0;
-      for (int i = 0; i < kBlock; i++) {
-        const uint32_t weight = sample_weight(sample_scaled(x[i], highest, inverse));
-        low += weight & 0xffffu;
-        high += weight >> 16;
-      }
-      total += low + (static_cast<uint64_t>(high) << 16);
-    } else {
-      for (float x : block) total += sample_weight(sample_scaled(x, highest, inverse));
-    }
+    total += sweeps().weight(WholeBlock(block_of(logits, static_cast<int>(b))).data, highest, inverse);
   }
   return total;
 }
@@ -161,47 +156,42 @@ int32_t choose(const std::vector<Candidate>& candidates, float highest, float in
   return choice.id;
 }
 
-// All tokens, block by block.
+// All tokens, block by block. A block's random words say how high its scores can be: most need no logarithms. The
+// margin covers rounding, by which gumbel may fall short of growing with its word.
 int32_t choose_any(std::span<const float> logits, std::span<const float> maximum, float highest, float inverse,
                    const SampleOptions& options) {
   Choice choice;
+  const int32_t first = first_at(logits, maximum, highest);
+  choice.offer(sample_gumbel(sample_random(options.seed, options.counter, first / 4).word[first % 4]), first);
   for (size_t b = 0; b < maximum.size(); b++) {
-    if (sample_scaled(maximum[b], highest, inverse) + kLargestGumbel < choice.score) continue;
+    const float z = sample_scaled(maximum[b], highest, inverse);
+    if (z + kLargestGumbel < choice.score) continue;
+    uint32_t words[kBlock];
+    const uint32_t largest = sweeps().random(options.seed, options.counter, static_cast<uint32_t>(b), words);
+    if (z + sample_gumbel(largest) + 1e-3f < choice.score) continue;
     const std::span<const float> block = block_of(logits, static_cast<int>(b));
-    uint32_t random[kBlock];
     float score[kBlock];
-    for (uint32_t i = 0; i < kBlock / 4; i++) {
-      const SampleWords words = sample_random(options.seed, options.counter, static_cast<uint32_t>(b * kBlock / 4) + i);
-      for (int j = 0; j < 4; j++) random[4 * i + j] = words.word[j];
-    }
-    for (size_t i = 0; i < block.size(); i++) {
-      score[i] = sample_scaled(block[i], highest, inverse) + sample_gumbel(random[i]);
-    }
+    sweeps().scores(WholeBlock(block).data, highest, inverse, words, score);
+    if (sweeps().maximum(score) < choice.score) continue;
     for (size_t i = 0; i < block.size(); i++) choice.offer(score[i], static_cast<int32_t>(b * kBlock + i));
   }
   return choice.id;
 }
 
-}  // namespace
+// 1 / T; no temperature makes it 0 or differences of -infinity NaN.
+float inverse_of(float temperature) { return 1.0f / std::min(temperature, 1e30f); }
 
-int32_t sample_token(std::span<const float> logits, const SampleOptions& options, SampleScratch& scratch) {
-  if (logits.empty() || !find_maxima(logits, scratch.block_maximum)) return -1;
-  const std::span<const float> maximum = scratch.block_maximum;
-  const float highest = *std::max_element(maximum.begin(), maximum.end());
-  if (highest == kInfinity || highest == -kInfinity) return -1;
-  const float temperature = std::min(options.temperature, 1e30f);
-  const float inverse = 1.0f / temperature;
-  // A temperature so small that its inverse is infinite is greedy too.
-  if (!(temperature > 0.0f) || inverse == kInfinity || options.top_k == 1) {
-    return first_at(logits, maximum, highest);
-  }
-
-  std::vector<Candidate>& candidates = scratch.candidates;
+bool keeps_all(std::span<const float> logits, const SampleOptions& options) {
   const bool by_k = options.top_k > 0 && static_cast<size_t>(options.top_k) < logits.size();
-  const bool by_p = options.top_p < 1.0f;
-  const bool by_min = options.min_p > 0.0f;
-  if (!by_k && !by_p && !by_min) return choose_any(logits, maximum, highest, inverse, options);
+  return !by_k && options.top_p >= 1.0f && options.min_p <= 0.0f;
+}
 
+// Fills scratch.candidates; scratch.block_maximum is up to date.
+void keep(std::span<const float> logits, float highest, const SampleOptions& options, SampleScratch& scratch) {
+  const std::span<const float> maximum = scratch.block_maximum;
+  const float temperature = std::min(options.temperature, 1e30f);
+  const float inverse = inverse_of(temperature);
+  std::vector<Candidate>& candidates = scratch.candidates;
   const auto weigh = [&] {
     uint64_t total = 0;
     for (Candidate& c : candidates) {
@@ -210,14 +200,14 @@ int32_t sample_token(std::span<const float> logits, const SampleOptions& options
     }
     return total;
   };
-  const float top_p = std::max(options.top_p, 0.0f);
+  // floor(total * top_p) with top_p in 32 fractional bits; total < 2^54
   const auto target_of = [&](uint64_t total) {
-    // floor(total * top_p) with top_p in 32 fractional bits; total < 2^54
-    const uint64_t fraction = static_cast<uint64_t>(static_cast<double>(top_p) * 0x1p32);
+    const auto fraction = static_cast<uint64_t>(static_cast<double>(std::max(options.top_p, 0.0f)) * 0x1p32);
     return (total >> 32) * fraction + (((total & 0xffffffffu) * fraction) >> 32);
   };
 
-  if (by_k) {
+  const bool by_p = options.top_p < 1.0f;
+  if (options.top_k > 0 && static_cast<size_t>(options.top_k) < logits.size()) {
     const size_t k = options.top_k;
     float floor = -kInfinity;
     if (k <= maximum.size()) {
@@ -236,42 +226,65 @@ int32_t sample_token(std::span<const float> logits, const SampleOptions& options
     // Few tokens carry most of the weight: look at those near the highest first. Tokens without weight are never
     // needed, and -22 keeps all that have any.
     for (float depth = 2.75f;; depth *= 2.0f) {
-      const bool all = depth >= 22.0f;
-      gather(logits, maximum, all ? highest - 22.0f * temperature : highest - depth * temperature,
-             candidates);
+      const bool last = depth >= 22.0f;
+      gather(logits, maximum, highest - depth * temperature, candidates);
       const uint64_t reached = weigh();
-      if (reached >= target || all) break;
+      if (reached >= target || last) break;
     }
     keep_prefix(candidates, target);
-  } else {
-    // min-p alone: weights below the threshold lie below its logarithm, with a margin for rounding.
+  } else if (options.min_p > 0.0f) {
+    // Weights below the threshold lie below its logarithm, with a margin for rounding.
     const float depth = std::min(22.0f, -std::log(std::min(options.min_p, 1.0f)) + 0.01f);
     gather(logits, maximum, highest - depth * temperature, candidates);
     weigh();
+  } else {
+    gather(logits, maximum, -kInfinity, candidates);
+    weigh();
   }
-  if (by_min) {
-    const uint32_t threshold = static_cast<uint32_t>(std::min(options.min_p, 1.0f) * kSampleOneFloat);
+  if (options.min_p > 0.0f) {
+    const auto threshold = static_cast<uint32_t>(std::min(options.min_p, 1.0f) * kSampleOneFloat);
     std::erase_if(candidates, [&](const Candidate& c) { return c.weight < threshold; });
   }
-  return choose(candidates, highest, inverse, options);
+}
+
+}  // namespace
+
+int32_t sample_token(std::span<const float> logits, const SampleOptions& options, SampleScratch& scratch) {
+  if (logits.empty() || !find_maxima(logits, scratch.block_maximum)) return -1;
+  const std::span<const float> maximum = scratch.block_maximum;
+  const float highest = *std::max_element(maximum.begin(), maximum.end());
+  if (highest == kInfinity || highest == -kInfinity) return -1;
+  const float inverse = inverse_of(options.temperature);
+  // A temperature so small that its inverse is infinite is greedy too.
+  if (!(options.temperature > 0.0f) || inverse == kInfinity || options.top_k == 1) {
+    return first_at(logits, maximum, highest);
+  }
+  if (keeps_all(logits, options)) return choose_any(logits, maximum, highest, inverse, options);
+  keep(logits, highest, options, scratch);
+  return choose(scratch.candidates, highest, inverse, options);
+}
+
+std::span<const SampleScratch::Candidate> kept_tokens(std::span<const float> logits, const SampleOptions& options,
+                                                      SampleScratch& scratch) {
+  find_maxima(logits, scratch.block_maximum);
+  keep(logits, *std::max_element(scratch.block_maximum.begin(), scratch.block_maximum.end()), options, scratch);
+  return scratch.candidates;
 }
 
 float log_probability(std::span<const float> logits, int32_t token) {
+  const int blocks = blocks_of(logits);
   float highest = -kInfinity;
-  bool nan = false;
-  for (float x : logits) {
-    highest = x > highest ? x : highest;
-    nan |= x != x;
+  bool valid = true;
+  for (int b = 0; b < blocks; b++) {
+    const float maximum = sweeps().maximum(WholeBlock(block_of(logits, b)).data);
+    valid &= maximum == maximum;
+    highest = std::max(highest, maximum);
   }
-  if (nan || highest == kInfinity || highest == -kInfinity) return std::numeric_limits<float>::quiet_NaN();
-  double lanes[8] = {};
-  size_t i = 0;
-  for (; i + 8 <= logits.size(); i += 8) {
-    for (int j = 0; j < 8; j++) lanes[j] += static_cast<double>(sample_exp(logits[i + j] - highest));
-  }
-  for (; i < logits.size(); i++) lanes[i % 8] += static_cast<double>(sample_exp(logits[i] - highest));
+  if (!valid || highest == kInfinity || highest == -kInfinity) return std::numeric_limits<float>::quiet_NaN();
+  double sums[16] = {};
+  for (int b = 0; b < blocks; b++) sweeps().exponentials(WholeBlock(block_of(logits, b)).data, highest, sums);
   double sum = 0.0;
-  for (double lane : lanes) sum += lane;
+  for (double part : sums) sum += part;
   return static_cast<float>(static_cast<double>(logits[token]) - highest - std::log(sum));
 }
 
