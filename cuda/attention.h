@@ -22,7 +22,8 @@ struct AttentionArguments {
   int block_table_stride = 0;
   __half* kv = nullptr;                // this layer's blocks
   int64_t kv_block_elements = 0;       // halves a block: 2 * kv_heads * 16 * head_dim
-  __half* out = nullptr;               // [rows, heads * head_dim]
+  __half* out = nullptr;               // [rows, out_stride], heads * head_dim of each
+  int out_stride = 0;                  // a multiple of 8
   int max_context = 0;                 // of the launch's bucket: no position of it is greater or equal
   float* partials = nullptr;           // decode: attention_partials_bytes
   unsigned* counters = nullptr;        // decode: rows * kv_heads, left at zero

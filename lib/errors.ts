@@ -11,6 +11,7 @@ export const ERRORS = {
   CONTEXT_OVERFLOW: 'shorten the prompt, lower maxTokens, or load with a larger contextLength',
   OUT_OF_MEMORY: 'free memory, lower contextLength, or choose a smaller model',
   DEVICE_UNAVAILABLE: "use device: 'cpu', or see probe() for what was found",
+  GPU_LOST: 'restart the process: a fault on the GPU ends its use there; models on the CPU go on',
   MODEL_CLOSED: 'load the model again',
   ABORTED: 'the signal passed to the call was aborted; call again if that was not meant',
   INTERNAL: 'please report this with the message and what led to it',

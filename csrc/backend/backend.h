@@ -75,7 +75,7 @@ struct Step {
   std::span<const LogitRequest> logits;     // ascending rows; at most ExecutorConfig::max_logit_rows
 };
 
-// Written by sample(); readable once the pass has run.
+// Of sample(); readable after collect().
 struct StepOutput {
   // [logit requests]; -1: nothing was asked for, or the logits hold a NaN or +infinity, or are all -infinity (fail the
   // request)
@@ -110,7 +110,9 @@ struct ExecutorCounters {
 class Executor {
  public:
   virtual ~Executor() = default;
-  virtual void set_unit(Stream& stream, int unit, const std::byte* slab) = 0;
+  // Where the unit's slab is for operations enqueued from here on. `permanent`: there for good and complete already, so
+  // kernels may read it ahead of the stream's order; never so of a ring slot.
+  virtual void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent = false) = 0;
   virtual void begin(Stream& stream, const Step& step, StepOutput& output) = 0;
   virtual void embed(Stream& stream) = 0;
   virtual void attention(Stream& stream, int unit) = 0;
@@ -118,6 +120,8 @@ class Executor {
   virtual void head(Stream& stream, int unit) = 0;
   virtual void sample(Stream& stream) = 0;
   virtual void end(Stream& stream) = 0;
+  // Once the pass has run: brings what it sampled into its StepOutput, if the device has not done so itself.
+  virtual void collect() {}
   virtual ExecutorCounters counters() const = 0;
   virtual size_t workspace_bytes() const = 0;
 };

@@ -16,6 +16,7 @@ inline constexpr const char* kCheckpointInvalid = "CHECKPOINT_INVALID";
 inline constexpr const char* kCheckpointUnsupported = "CHECKPOINT_UNSUPPORTED";
 inline constexpr const char* kOutOfMemory = "OUT_OF_MEMORY";
 inline constexpr const char* kDeviceUnavailable = "DEVICE_UNAVAILABLE";
+inline constexpr const char* kGpuLost = "GPU_LOST";
 inline constexpr const char* kContextOverflow = "CONTEXT_OVERFLOW";
 inline constexpr const char* kModelClosed = "MODEL_CLOSED";
 inline constexpr const char* kAborted = "ABORTED";

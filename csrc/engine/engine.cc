@@ -166,20 +166,22 @@ bool Engine::finish_closing() {
 }
 
 void Engine::step(Served& served) {
-  std::string failure;
+  TokenEvent failure;
   try {
     served.model->step();
     return;
+  } catch (const Error& error) {
+    failure.error_code = error.code();
+    failure.error_message = error.what();
+    failure.error_remedy = error.remedy();
   } catch (const std::exception& error) {
-    failure = error.what();
+    failure.error_code = code::kInternal;
+    failure.error_message = std::string("a step failed: ") + error.what();
+    failure.error_remedy = "report this with what led to it";
   }
   // The pass is lost and with it the state of every sequence in it; the process and the other models live on.
   for (const uint64_t id : served.model->scheduler().ids()) {
-    TokenEvent last;
-    last.error_code = code::kInternal;
-    last.error_message = "a step failed: " + failure;
-    last.error_remedy = "report this with what led to it";
-    served.model->end(id, Finish::error, std::move(last));
+    served.model->end(id, Finish::error, failure);
   }
 }
 

@@ -73,7 +73,7 @@ void Model::run_pass(const Step& step) {
   const std::vector<UnitLayout>& units = host_->units();
   for (int unit = 0; unit < static_cast<int>(units.size()); unit++) {
     if (units[unit].kind == UnitKind::head && step.logits.empty() && config_.homes[unit] != Home::streamed) continue;
-    executor_->set_unit(compute, unit, feeder_->acquire(compute, unit));
+    executor_->set_unit(compute, unit, feeder_->acquire(compute, unit), config_.homes[unit] != Home::streamed);
     switch (units[unit].kind) {
       case UnitKind::attention:
         executor_->attention(compute, unit);
@@ -96,6 +96,7 @@ bool Model::step() {
   if (!scheduler_->build(batch_)) return false;
   run_pass(batch_.step);
   pass_done_->synchronize();
+  executor_->collect();
   counters_.steps.fetch_add(1, std::memory_order_relaxed);
   counters_.decode_rows.fetch_add(batch_.step.decode_rows, std::memory_order_relaxed);
   counters_.prefill_rows.fetch_add(batch_.step.rows - batch_.step.decode_rows, std::memory_order_relaxed);

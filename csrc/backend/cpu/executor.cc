@@ -71,7 +71,7 @@ void CpuExecutor::enqueue(Stream& stream, std::function<void()> operation) {
   });
 }
 
-void CpuExecutor::set_unit(Stream& stream, int unit, const std::byte* slab) {
+void CpuExecutor::set_unit(Stream& stream, int unit, const std::byte* slab, bool) {
   static_cast<CpuStream&>(stream).enqueue([this, unit, slab] { unit_table_[unit] = slab; });
 }
 

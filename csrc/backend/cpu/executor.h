@@ -31,7 +31,7 @@ class CpuExecutor final : public Executor {
   CpuExecutor(const ExecutorConfig& config, std::shared_ptr<ComputePool> compute,
               std::shared_ptr<const CpuStreamHooks> hooks);
 
-  void set_unit(Stream& stream, int unit, const std::byte* slab) override;
+  void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) override;
   // Checks the whole step before anything is enqueued: throws INVALID_ARGUMENT.
   void begin(Stream& stream, const Step& step, StepOutput& output) override;
   void embed(Stream& stream) override;
