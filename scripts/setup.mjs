@@ -140,10 +140,14 @@ function packagesInstalled() {
   )
 }
 
+/** Runs a program whose output matters only if it fails. */
 function run(what, file, args) {
-  const result = spawnSync(file, args, { cwd: ROOT, stdio: ['ignore', 2, 2] })
+  const result = spawnSync(file, args, { cwd: ROOT, stdio: ['ignore', 'pipe', 'pipe'], maxBuffer: 1 << 28 })
   if (result.error) throw new SetupError(`${what} could not be started: ${result.error.message}.`)
-  if (result.status !== 0) throw new SetupError(`${what} failed; what it printed is above.`)
+  if (result.status === 0) return
+  process.stderr.write(result.stdout)
+  process.stderr.write(result.stderr)
+  throw new SetupError(`${what} failed; what it printed is above.`)
 }
 
 function installPackages() {

@@ -5,28 +5,24 @@ import { command, ROOT } from './build-native.mjs'
 import { setUp } from './setup.mjs'
 
 const request = process.argv.slice(2).join(' ').trim()
+const opening = 'Once upon a time'
 
 await command(async () => {
   await setUp()
-  const ask = request === '' ? ['--prompt', 'Once upon a time'] : ['--chat', request]
-  const child = spawn(
-    process.execPath,
-    [join(ROOT, 'dist', 'cli', 'main.js'), 'generate', join(ROOT, 'models', 'demo'), ...ask].concat([
-      '--placement',
-      'streamed',
-      '--ring',
-      '2',
-      '--max-tokens',
-      '220',
-    ]),
-    { stdio: 'inherit' },
-  )
+  const ask = request === '' ? ['--prompt', opening] : ['--chat', request]
+  const how = ['--placement', 'streamed', '--ring', '2', '--max-tokens', '400', '--stats']
+  const cli = [join(ROOT, 'dist', 'cli', 'main.js'), 'generate', join(ROOT, 'models', 'demo'), ...ask, ...how]
+  const child = spawn(process.execPath, cli, { stdio: ['inherit', 'pipe', 'inherit'] })
+  // The model continues the opening; a reader wants the whole story.
+  if (request === '') child.stdout.once('data', () => process.stdout.write(opening))
+  child.stdout.pipe(process.stdout)
+  process.stdout.on('error', () => child.kill('SIGTERM')) // whoever read it has gone
   // Ctrl-C reaches the child too: it ends cleanly and this process repeats its exit code.
   process.on('SIGINT', () => {})
   process.on('SIGTERM', () => child.kill('SIGTERM'))
   const { code, signal } = await new Promise((resolve, reject) => {
     child.on('error', reject)
-    child.on('exit', (code, signal) => resolve({ code, signal }))
+    child.on('close', (code, signal) => resolve({ code, signal }))
   })
   process.exitCode = code ?? (signal === 'SIGINT' ? 130 : 1)
 })
