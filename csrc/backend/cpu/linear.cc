@@ -91,7 +91,7 @@ struct Prepared {
   int block = 0;     // q4: stored input features that share an activation scale
   int blocks = 0;    // q4
   int k_stored = 0;
-  // q4: chunks of LinearKernels::q4_rows rows; see Q4RowBlock for what is in a chunk.
+  // q4: chunks of rows, as many as one kernel call takes; see Q4RowBlock for what is in a chunk.
   Buffer<int16_t> x;
   Buffer<float> scales;
   Buffer<int32_t> sums;
@@ -123,6 +123,12 @@ LinearScratch::~LinearScratch() = default;
 namespace {
 
 // ---- Activations
+
+// Rows of a q4 kernel call: chunks of about the same size.
+int q4_chunk_rows(const LinearKernels& kernels, int rows) {
+  const int chunks = (rows + kernels.q4_rows - 1) / kernels.q4_rows;
+  return (rows + chunks - 1) / chunks;
+}
 
 // The largest divisor of a group that is a multiple of 16 and at most 128.
 int activation_block(int group) {
@@ -167,7 +173,8 @@ void reserve(Prepared& p, int rows) {
   }
 }
 
-void prepare_row(const LinearKernels& kernels, const LinearCall& call, Prepared& p, int row, float* gathered) {
+void prepare_row(const LinearKernels& kernels, const LinearCall& call, int chunk_rows, Prepared& p, int row,
+                 float* gathered) {
   const float* x = call.x + row * call.x_stride;
   const int k = call.layout->k;
   if (p.permutation != nullptr) {
@@ -191,8 +198,8 @@ void prepare_row(const LinearKernels& kernels, const LinearCall& call, Prepared&
     }
     return;
   }
-  const int first = row / kernels.q4_rows * kernels.q4_rows;  // of the chunk
-  const int chunk = std::min(kernels.q4_rows, call.rows - first);
+  const int first = row / chunk_rows * chunk_rows;  // of the chunk
+  const int chunk = std::min(chunk_rows, call.rows - first);
   int16_t* q = p.x.data() + static_cast<size_t>(first) * p.k_stored;
   float* scale = p.scales.data() + static_cast<size_t>(first) * p.blocks + (row - first);
   int32_t* sum = p.sums.data() + static_cast<size_t>(first) * p.blocks + (row - first);
@@ -264,7 +271,7 @@ void write_row(const LinearCall& call, const LinearLayout::Segment& segment, int
 
 // ---- One run
 
-void run_q4(const LinearKernels& kernels, const LinearCall& call, const LinearLayout::Segment& segment,
+void run_q4(const LinearKernels& kernels, const LinearCall& call, int chunk_rows, const LinearLayout::Segment& segment,
             const Prepared& p, const Run& run, const float* bias, float* y, int64_t y_stride) {
   const MatrixLayout& m = segment.matrix;
   alignas(64) float sums[kLinearRows * kTileN];
@@ -277,8 +284,8 @@ void run_q4(const LinearKernels& kernels, const LinearCall& call, const LinearLa
   task.out = sums;
   for (int block = run.block_begin; block < run.block_end; block++) {
     task.weights = call.slab + m.offset + static_cast<size_t>(block) * m.row_block_bytes();
-    for (int row = run.row_begin; row < run.row_end; row += kernels.q4_rows) {
-      task.rows = std::min(kernels.q4_rows, run.row_end - row);
+    for (int row = run.row_begin; row < run.row_end; row += chunk_rows) {
+      task.rows = std::min(chunk_rows, run.row_end - row);
       task.x = p.x.data() + static_cast<size_t>(row) * p.k_stored;
       task.scales = p.scales.data() + static_cast<size_t>(row) * p.blocks;
       task.sums = p.sums.data() + static_cast<size_t>(row) * p.blocks;
@@ -331,7 +338,7 @@ void plan_runs(LinearScratch::Data& data, const LinearCall& call, int threads, i
   int panels = 1;
   if (threads > 1 && total < 4 * threads) {
     const int wanted = (4 * threads + total - 1) / total;
-    panels = std::max(1, std::min(wanted, call.rows / (2 * row_chunk)));
+    panels = std::max(1, std::min(wanted, call.rows / row_chunk));
   }
   const int chunks = (call.rows + row_chunk - 1) / row_chunk;
   const int panel_rows = (chunks + panels - 1) / panels * row_chunk;
@@ -378,10 +385,11 @@ void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, st
   data.gathered.reserve(static_cast<size_t>(threads) * k_stored);
   for (size_t i = 0; i < data.used; i++) reserve(*data.prepared[i], call.rows);
 
+  const int chunk_rows = q4_chunk_rows(kernels, call.rows);
   const bool parallel = threads > 1 && estimate_nanoseconds(bytes, macs) > kSerialNanoseconds;
   const int64_t rows_to_prepare = static_cast<int64_t>(data.used) * call.rows;
   const auto prepare = [&](int64_t index, int thread) {
-    prepare_row(kernels, call, *data.prepared[index / call.rows], static_cast<int>(index % call.rows),
+    prepare_row(kernels, call, chunk_rows, *data.prepared[index / call.rows], static_cast<int>(index % call.rows),
                 data.gathered.data() + static_cast<size_t>(thread) * k_stored);
   };
   if (parallel && rows_to_prepare > 1 && rows_to_prepare * k_stored > 32768) {
@@ -400,13 +408,13 @@ void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, st
     y_stride = layout.n;
   }
 
-  plan_runs(data, call, parallel ? threads : 1, any_q4 ? kernels.q4_rows : kLinearDenseRows);
+  plan_runs(data, call, parallel ? threads : 1, any_q4 ? chunk_rows : kLinearDenseRows);
   const auto body = [&](int64_t index, int) {
     const Run& run = data.runs[index];
     const LinearLayout::Segment& segment = layout.segments[run.segment];
     const Prepared& p = *data.of_segment[run.segment];
     if (p.q4) {
-      run_q4(kernels, call, segment, p, run, bias, y, y_stride);
+      run_q4(kernels, call, chunk_rows, segment, p, run, bias, y, y_stride);
     } else {
       run_dense(kernels, call, segment, p, run, bias, y, y_stride);
     }

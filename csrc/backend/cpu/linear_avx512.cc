@@ -144,8 +144,8 @@ void dense(const DenseRowBlock& a) {
 
 }  // namespace
 
-const LinearKernels kLinearAvx512 = {"avx512", 8, quantize, q4, dense<F16>, dense<Bf16>, dense<F32>};
-const LinearKernels kLinearAvx512Vnni = {"avx512vnni", 8,           quantize,  linear_q4_avx512vnni,
+const LinearKernels kLinearAvx512 = {"avx512", kMostRows, quantize, q4, dense<F16>, dense<Bf16>, dense<F32>};
+const LinearKernels kLinearAvx512Vnni = {"avx512vnni", kMostRows,   quantize,  linear_q4_avx512vnni,
                                          dense<F16>,   dense<Bf16>, dense<F32>};
 
 }  // namespace millrace

@@ -7,7 +7,7 @@
 
 namespace millrace {
 
-inline constexpr int kLinearRows = 8;        // rows of x that any q4 kernel call serves at most
+inline constexpr int kLinearRows = 16;       // rows of x that a q4 kernel call serves at most, of any instruction set
 inline constexpr int kLinearDenseRows = 4;   // the same of a float kernel
 inline constexpr int kLinearMaxBlock = 128;  // stored input features that share an activation scale, at most
 
@@ -43,7 +43,7 @@ struct DenseRowBlock {
 
 struct LinearKernels {
   const char* name;
-  int q4_rows;  // rows of x to hand to one q4 call
+  int q4_rows;  // rows of x that one call of q4 takes at most
   // Quantises count (a multiple of 16, at most kLinearMaxBlock) activations: scale = max|x| / 32767, q = x * (32767 /
   // max|x|) rounded to nearest even, sum = the sum of q. Below 1e-30 all are zero; if any x is infinite or NaN, q is
   // zero and scale NaN, so that every result that depends on it is NaN.

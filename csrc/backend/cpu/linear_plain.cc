@@ -132,6 +132,6 @@ void dense(const DenseRowBlock& a) {
 
 }  // namespace
 
-const LinearKernels kLinearPlain = {"plain", kLinearRows, quantize, q4, dense<F16>, dense<Bf16>, dense<F32>};
+const LinearKernels kLinearPlain = {"plain", 8, quantize, q4, dense<F16>, dense<Bf16>, dense<F32>};
 
 }  // namespace millrace
