@@ -51,7 +51,8 @@ export class TokenizerThread {
   }
 
   #startWorker(script: URL): Worker {
-    const worker = new Worker(script, { workerData: this.#folder, name: 'millrace tokenizer' })
+    // Flags of the process, such as --eval or --test, are not meant for it.
+    const worker = new Worker(script, { workerData: this.#folder, execArgv: [], name: 'millrace tokenizer' })
     // A pending request keeps the process alive by itself.
     worker.unref()
     worker.on('message', (message: EncodedMessage) => {

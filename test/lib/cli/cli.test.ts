@@ -1,0 +1,220 @@
+/** The built command, as a user meets it. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { beforeAll, describe, expect, test } from 'vitest'
+import { build, DIST } from '../../built.ts'
+import { MODELS } from '../../models.ts'
+import { temporaryFolder } from '../folder.ts'
+
+beforeAll(build)
+
+const demo = join(MODELS, 'demo')
+const GREEDY = ', there was a kind girl named Daisy.'
+
+function start(args: string[]): ChildProcess {
+  return spawn(process.execPath, [join(DIST, 'cli', 'main.js'), ...args], { stdio: ['pipe', 'pipe', 'pipe'] })
+}
+
+async function collect(child: ChildProcess, input = '') {
+  let stdout = ''
+  let stderr = ''
+  child.stdout!.setEncoding('utf8').on('data', (text) => {
+    stdout += text
+  })
+  child.stderr!.setEncoding('utf8').on('data', (text) => {
+    stderr += text
+  })
+  child.stdin!.on('error', () => {}) // a command that reads nothing may be gone already
+  child.stdin!.end(input)
+  const [code] = await once(child, 'close')
+  return { code, stdout, stderr }
+}
+
+const run = (args: string[], input?: string) => collect(start(args), input)
+
+describe('generate', () => {
+  test('the prompt as an argument, an option, or standard input; stdout has the text alone', async () => {
+    const runs = [
+      run(['generate', demo, 'Once upon a time', '--max-tokens', '9']),
+      run(['generate', demo, '--prompt', 'Once upon a time', '--max-tokens', '9', '--quiet']),
+      run(['generate', demo, '--max-tokens', '9', '--placement', 'streamed', '--ring', '1'], 'Once upon a time\n'),
+    ]
+    for (const { code, stdout } of await Promise.all(runs))
+      expect({ code, stdout }).toEqual({ code: 0, stdout: `${GREEDY}\n` })
+    expect((await runs[1]!).stderr).toBe('')
+    expect((await runs[0]!).stderr).toMatch(/^loaded demo: .* MB in .* s\n$/)
+  })
+
+  test('--json prints the result, with --stats the figures', async () => {
+    const { stdout, code } = await run([
+      'generate',
+      demo,
+      'Once upon a time',
+      '--max-tokens',
+      '9',
+      '--seed',
+      '5',
+      '--json',
+      '--stats',
+    ])
+    expect(code).toBe(0)
+    expect(JSON.parse(stdout)).toMatchObject({
+      text: GREEDY,
+      finishReason: 'length',
+      seed: 5,
+      usage: { promptTokens: 5, completionTokens: 9 },
+      plan: { device: 'cpu' },
+      stats: { steps: 9 },
+      memory: { ringBytes: 0 },
+    })
+  })
+
+  test('--chat, sampling, --stop', async () => {
+    const args = ['generate', demo, '--chat', 'Tell me a story about a curious otter and a paper plane.']
+    const [a, b] = await Promise.all([
+      run([...args, '--stop', '.', '--stop', '!', '--temperature', '0.8', '--top-p', '0.9', '--seed', '1']),
+      run([...args, '--stop', '.', '--stop', '!', '--temperature', '0.8', '--top-p', '0.9', '--seed', '1']),
+    ])
+    expect(a.code).toBe(0)
+    expect(a.stdout).toMatch(/^[^.!]+\n$/)
+    expect(b.stdout).toBe(a.stdout)
+  })
+
+  test('Ctrl-C prints what is there and exits with 130', async () => {
+    const child = start([
+      'generate',
+      demo,
+      'Once upon a time',
+      '--temperature',
+      '3',
+      '--max-tokens',
+      '1000',
+      '--placement',
+      'streamed',
+      '--threads',
+      '1',
+    ])
+    const done = collect(child)
+    await once(child.stdout!, 'data')
+    child.kill('SIGINT')
+    const { code, stdout, stderr } = await done
+    expect(code).toBe(130)
+    expect(stdout.length).toBeGreaterThan(0)
+    expect(stderr).not.toMatch(/ABORTED|Error/)
+  })
+
+  test('a reader that leaves early is no failure', async () => {
+    const child = start(['generate', demo, 'Once upon a time', '--temperature', '3'])
+    const done = once(child, 'close')
+    let stderr = ''
+    child.stderr!.on('data', (text) => {
+      stderr += text
+    })
+    child.stdin!.end()
+    await once(child.stdout!, 'data')
+    child.stdout!.destroy()
+    expect((await done)[0]).toBe(0)
+    expect(stderr).not.toMatch(/EPIPE|Error/)
+  })
+})
+
+test('chat answers every line of a pipe, and remembers', async () => {
+  const { code, stdout } = await run(
+    ['chat', demo, '--max-tokens', '12'],
+    'Tell me a story about a curious otter.\n\nTell me a story about a kite.\n',
+  )
+  expect(code).toBe(0)
+  expect(stdout.trimEnd().split('\n').length).toBeGreaterThanOrEqual(2)
+  const [alone] = (
+    await run(['chat', demo, '--max-tokens', '12'], 'Tell me a story about a curious otter.\n')
+  ).stdout.split('\n')
+  expect(stdout.startsWith(alone!)).toBe(true)
+})
+
+test('inspect, for people and for programs', async () => {
+  const [people, programs] = await Promise.all([run(['inspect', demo]), run(['inspect', demo, '--json'])])
+  expect(people.code).toBe(0)
+  expect(people.stdout).toMatch(/quantisation +gptq, 4 bits, group 128, symmetric\n/)
+  expect(people.stdout).toMatch(/KV cache +4,096 bytes a token\n/)
+  expect(JSON.parse(programs.stdout)).toMatchObject({ architecture: 'LlamaForCausalLM', kvBytesPerToken: 4096 })
+})
+
+test('score: windows, files, and the first token', async () => {
+  const text = 'Once upon a time, there was a kind girl named Daisy. She lived in a snowy valley.'
+  const folder = await temporaryFolder({ 'text.txt': text })
+  const [whole, file, windows, noBos] = await Promise.all([
+    run(['score', demo, text]),
+    run(['score', demo, '--file', join(folder, 'text.txt')]),
+    run(['score', demo, text, '--window', '8', '--json']),
+    run(['score', demo, '--no-bos', '--json'], text),
+  ])
+  expect(whole.stdout).toMatch(/^perplexity \d+\.\d{4} over (\d+) tokens\n$/)
+  expect(file.stdout).toBe(whole.stdout)
+  const tokens = Number(/over (\d+)/.exec(whole.stdout)![1])
+  expect(JSON.parse(windows.stdout).tokens).toBe(tokens)
+  expect(JSON.parse(noBos.stdout).tokens).toBe(tokens - 1)
+})
+
+test('bench prints the speed beside the limit measured in the same run', async () => {
+  const { code, stdout } = await run([
+    'bench',
+    demo,
+    '--tokens',
+    '4',
+    '--prompt-tokens',
+    '8',
+    '--batch',
+    '2',
+    '--runs',
+    '1',
+    '--json',
+  ])
+  expect(code).toBe(0)
+  const figures = JSON.parse(stdout)
+  for (const name of [
+    'prefillTokensPerSecond',
+    'decodeTokensPerSecond',
+    'weightBytesPerSecond',
+    'dramBytesPerSecond',
+  ]) {
+    expect(figures[name]).toBeGreaterThan(0)
+  }
+  expect(figures.share).toBeCloseTo(figures.weightBytesPerSecond / figures.dramBytesPerSecond, 6)
+})
+
+describe('failures', () => {
+  test.each([
+    [
+      ['generate', '/nowhere', 'x'],
+      1,
+      /^CHECKPOINT_NOT_FOUND: \/nowhere: expected a folder, found nothing\n {2}pass the path/,
+    ],
+    [['generate', demo, 'x', '--device', 'cuda'], 1, /^DEVICE_UNAVAILABLE: /],
+    [
+      ['generate', demo, 'x', '--temperature', '-1'],
+      2,
+      /INVALID_ARGUMENT: expected a number from 0 to 100 for temperature/,
+    ],
+    [['generate', demo, 'x', '--temperature', 'hot'], 2, /Expected a number/],
+    [['generate', demo, 'x', '--chat', 'y'], 2, /expected one of \[prompt\], --prompt and --chat/],
+    [['generate', demo, 'x', '--max-token', '5'], 2, /unknown option '--max-token'/],
+    [['generate'], 2, /missing required argument 'model'/],
+    [['generat', demo], 2, /unknown command 'generat'/],
+    [['generate', demo, 'x', '--placement', 'moon'], 2, /for placement but received 'moon'/],
+    [['score', demo, '--file', '/nowhere'], 2, /INVALID_ARGUMENT: --file: ENOENT/],
+    [['score', demo, ''], 2, /at least two tokens/],
+    [['bench', demo, '--tokens', '1'], 2, /an integer of at least 2 for tokens/],
+  ])('%j', async (args, code, message) => {
+    const outcome = await run(args)
+    expect(outcome).toMatchObject({ code, stdout: '' })
+    expect(outcome.stderr.replace(/^loaded .*\n/, '')).toMatch(message)
+    expect(outcome.stderr).not.toMatch(/^ {4}at /m)
+  })
+
+  test('help and version are successes', async () => {
+    const [help, version] = await Promise.all([run(['--help']), run(['--version'])])
+    expect(help).toMatchObject({ code: 0, stdout: expect.stringContaining('Exit codes') })
+    expect(version).toMatchObject({ code: 0, stdout: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) })
+  })
+})

@@ -1,0 +1,113 @@
+/** Programs of their own that use the built package: when they end, and what runs beside them. */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { beforeAll, expect, test } from 'vitest'
+import { build, DIST } from '../built.ts'
+import { MODELS } from '../models.ts'
+
+beforeAll(build)
+
+const INDEX = JSON.stringify(pathToFileURL(join(DIST, 'index.js')).href)
+
+/** Runs a module that has `millrace` and `demo`. */
+async function program(body: string) {
+  const source = `import * as millrace from ${INDEX}
+const demo = ${JSON.stringify(join(MODELS, 'demo'))}
+${body}`
+  const child = spawn(process.execPath, ['--input-type=module', '--eval', source], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let stdout = ''
+  let stderr = ''
+  child.stdout.setEncoding('utf8').on('data', (text) => {
+    stdout += text
+  })
+  child.stderr.setEncoding('utf8').on('data', (text) => {
+    stderr += text
+  })
+  const [code, signal] = await once(child, 'close')
+  return { code, signal, stdout, stderr }
+}
+
+test('an idle model does not keep the process alive', async () => {
+  expect(await program(`await millrace.load(demo); console.log('loaded')`)).toEqual({
+    code: 0,
+    signal: null,
+    stdout: 'loaded\n',
+    stderr: '',
+  })
+})
+
+test('a pending request does, though nobody awaits it', async () => {
+  const { code, stdout, stderr } = await program(`
+const model = await millrace.load(demo, { placement: 'streamed' })
+model.generate('Once upon a time', { maxTokens: 9 }).result.then(({ text }) => console.log(text))`)
+  expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: ', there was a kind girl named Daisy.\n', stderr: '' })
+})
+
+test('a pending load does', async () => {
+  const { code, stdout } = await program(`millrace.load(demo).then(() => console.log('loaded'))`)
+  expect({ code, stdout }).toEqual({ code: 0, stdout: 'loaded\n' })
+})
+
+test('exiting in the middle of everything is clean', async () => {
+  const { code, signal, stderr } = await program(`
+const model = await millrace.load(demo, { placement: 'streamed' })
+for (let i = 0; i < 5; i++) model.generate('The', { ignoreEos: true })
+for await (const _ of model.generate('The', { ignoreEos: true })) process.exit(3)`)
+  expect({ code, signal, stderr }).toEqual({ code: 3, signal: null, stderr: '' })
+})
+
+test('an unread failure is no unhandled rejection', async () => {
+  const { code, stderr } = await program(`
+const model = await millrace.load(demo)
+model.generate([])
+model.generate('x', { signal: AbortSignal.timeout(1) })`)
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+})
+
+test('long texts are tokenised beside the event loop, with the same tokens', async () => {
+  const { code, stdout, stderr } = await program(`
+const model = await millrace.load(demo, { contextLength: 1024 })
+const text = 'Once upon a time there was a boat. '.repeat(3000)
+let turns = 0
+const timer = setInterval(() => turns++, 1)
+const failure = await model.score(text).catch((error) => error)
+clearInterval(timer)
+const expected = model.tokenizer.encode(text).length
+console.log(failure.code, failure.message.includes('has ' + expected + ' tokens'), turns > 0)
+const spaced = ' '.repeat(9000) + 'The'
+const result = await model.generate(spaced, { maxTokens: 1 }).result.catch((error) => error)
+console.log(result.code ?? result.usage.promptTokens === model.tokenizer.encode(spaced).length)
+await model.close()`)
+  expect(stderr).toBe('')
+  expect({ code, stdout }).toEqual({
+    code: 0,
+    stdout: expect.stringMatching(/^CONTEXT_OVERFLOW true true\n(true|CONTEXT_OVERFLOW)\n$/),
+  })
+})
+
+test('worker threads load and answer for themselves, and can be ended while they do', async () => {
+  const { code, signal, stdout, stderr } = await program(`
+import { Worker, isMainThread } from 'node:worker_threads'
+const source = \`import * as millrace from ${INDEX}
+import { parentPort } from 'node:worker_threads'
+const model = await millrace.load(\${JSON.stringify(demo)}, { placement: 'streamed' })
+const { text } = await model.generate('Once upon a time', { maxTokens: 9 }).result
+parentPort.postMessage(text)
+for (let i = 0; i < 3; i++) model.generate('The', { ignoreEos: true })\`
+const workers = [0, 1].map(() => new Worker(new URL('data:text/javascript,' + encodeURIComponent(source))))
+const texts = await Promise.all(workers.map((worker) => new Promise((resolve, reject) => worker.on('message', resolve).on('error', reject))))
+await Promise.all(workers.map((worker) => worker.terminate()))
+const model = await millrace.load(demo)
+texts.push((await model.generate('Once upon a time', { maxTokens: 9 }).result).text)
+console.log(new Set(texts).size, texts[0])`)
+  expect({ code, signal, stdout, stderr }).toEqual({
+    code: 0,
+    signal: null,
+    stdout: '1 , there was a kind girl named Daisy.\n',
+    stderr: '',
+  })
+})
