@@ -55,7 +55,7 @@ test('a pending load does', async () => {
 test('exiting in the middle of everything is clean', async () => {
   const { code, signal, stderr } = await program(`
 const model = await millrace.load(demo, { placement: 'streamed' })
-for (let i = 0; i < 5; i++) model.generate('The', { ignoreEos: true })
+for (let i = 0; i < 3; i++) model.generate('The', { ignoreEos: true })
 for await (const _ of model.generate('The', { ignoreEos: true })) process.exit(3)`)
   expect({ code, signal, stderr }).toEqual({ code: 3, signal: null, stderr: '' })
 })
