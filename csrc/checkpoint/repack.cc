@@ -61,6 +61,15 @@ void encode_q4_words(const uint32_t* low, const uint32_t* high, std::byte* tile)
   std::memcpy(tile, lanes, sizeof(lanes));
 }
 
+// Nibble i of out[n] is the lowest nibble of from[i][n] >> down[i].
+void gather_words(const uint32_t* const from[8], const int down[8], uint32_t out[kTileN]) {
+  for (int n = 0; n < kTileN; n++) {
+    uint32_t word = 0;
+    for (int i = 0; i < 8; i++) word |= ((from[i][n] >> down[i]) & 15u) << (4 * i);
+    out[n] = word;
+  }
+}
+
 // Two neighbouring elements of a float type as one word, and what finds an exponent of all ones in either half:
 // (word & mask) + one carries into the sign's bit.
 struct PairF16 {
@@ -535,23 +544,23 @@ class Repacker {
     for (int block = begin; block < end; block++) {
       const uint32_t* source = panel.data() + (block - begin) * block_words;
       uint8_t zeros[kTileN];
+      uint32_t padding[kTileN];  // what a stored input feature that is padding reads: q = zero
       for (int s = 0; s < m.slices(); s++) {
         if (s % per_group == 0) {
           poll();
           write_group_header(task, block, s / per_group, zeros);
+          std::copy(zeros, zeros + kTileN, padding);
         }
-        uint32_t words[2][kTileN] = {};
-        for (int i = 0; i < kTileK; i++) {
-          const int32_t feature = permutation[s * kTileK + i];
-          uint32_t* to = words[i / 8];
-          const int up = 4 * (i % 8);
-          if (feature == kPadding) {
-            for (int n = 0; n < kTileN; n++) to[n] |= static_cast<uint32_t>(zeros[n]) << up;
-          } else {
-            const uint32_t* from = source + static_cast<size_t>(feature / 8) * kTileN;
-            const int down = 4 * (feature % 8);
-            for (int n = 0; n < kTileN; n++) to[n] |= ((from[n] >> down) & 15u) << up;
+        uint32_t words[2][kTileN];
+        for (int half = 0; half < 2; half++) {
+          const uint32_t* from[8];
+          int down[8];
+          for (int i = 0; i < 8; i++) {
+            const int32_t feature = permutation[s * kTileK + half * 8 + i];
+            from[i] = feature == kPadding ? padding : source + static_cast<size_t>(feature / 8) * kTileN;
+            down[i] = feature == kPadding ? 0 : 4 * (feature % 8);
           }
+          gather_words(from, down, words[half]);
         }
         encode_q4_words(words[0], words[1], task.data() + q4_tile_offset(m, block, s));
       }
