@@ -26,10 +26,15 @@ struct AttentionArguments {
   int out_stride = 0;                  // a multiple of 8
   int max_context = 0;                 // of the launch's bucket: no position of it is greater or equal
   float* partials = nullptr;           // decode: attention_partials_bytes
-  unsigned* counters = nullptr;        // decode: rows * kv_heads, left at zero
+  unsigned* counters = nullptr;        // decode: attention_counters, left at zero
+  // Decode: positions, sequences, block tables and all keys and values older than this launch's rows were complete
+  // before the predecessor in the stream began (as in a graph of one pass, which only adds its own rows), so they may
+  // be read before it has ended.
+  bool early = false;
 };
 
 size_t attention_partials_bytes(const AttentionArguments& arguments);
+size_t attention_counters(const AttentionArguments& arguments);
 
 // Ropes q and k, appends k and v of all rows, then attends; rows of one chunk see each other's keys.
 // Decode: each row is a sequence's newest token (or draft tokens of one sequence, in order).
