@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { ROOT } from './build-native.mjs'
 
 const folder = mkdtempSync(join(tmpdir(), 'millrace-package-'))
-// No hooks and no prompts of the packages' authors, but our own install script must run.
+// As in a shell of one's own: without what npm tells the scripts it runs.
 const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_|^INIT_CWD$/i.test(name)))
 
 let passed = 0
@@ -81,9 +81,26 @@ try {
         "export const model = load('model', { device: 'cpu', placement: 'streamed' })\n" +
         'export const code = (error: MillraceError): string => error.code\n',
     )
-    const tsc = [join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc'), '--noEmit', '--strict', '--types', '']
-    const modern = ['--module', 'nodenext', '--target', 'es2022', '--lib', 'es2023,esnext.disposable,dom']
-    check('its types', process.execPath, [...tsc, ...modern, 'types.ts'], project)
+    writeFileSync(
+      join(project, 'tsconfig.json'),
+      JSON.stringify({
+        compilerOptions: {
+          strict: true,
+          noEmit: true,
+          module: 'nodenext',
+          target: 'es2022',
+          lib: ['es2023', 'esnext.disposable', 'dom'],
+          types: [],
+        },
+        files: ['types.ts'],
+      }),
+    )
+    check(
+      'its types',
+      process.execPath,
+      [join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', project],
+      project,
+    )
   }
 } finally {
   rmSync(folder, { recursive: true, force: true })
