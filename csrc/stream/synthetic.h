@@ -1,0 +1,25 @@
+#pragma once
+// A model of random weights in a real shape, without a checkpoint: for benches at sizes nobody wants to ship, and for
+// tests.
+#include <cstdint>
+#include <memory>
+
+#include "core/thread_pool.h"
+#include "stream/host_store.h"
+
+namespace millrace {
+
+struct SyntheticOptions {
+  int group = 128;                           // of every linear of the layers, 4-bit
+  bool zeros = false;                        // integer zeros about 8 instead of exactly 8
+  WeightType head = WeightType::f16;         // q4 too, in the same groups
+  WeightType embedding = WeightType::f16;    // not q4
+  uint64_t seed = 1;
+};
+
+// Weights of variance about 1 / k, so that activations stay of order one; the same for any number of threads. Widths
+// must be multiples of 16 (INVALID_ARGUMENT).
+std::shared_ptr<const HostModel> synthetic_model(const ModelSpec& spec, const SyntheticOptions& options,
+                                                 ThreadPool& pool);
+
+}  // namespace millrace
