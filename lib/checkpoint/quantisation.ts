@@ -1,4 +1,4 @@
-/** How a checkpoint's linears are quantised, and where that is said. See FORMATS.md in docs/. */
+/** How a checkpoint's linears are quantised, and where that is said. */
 import { join } from 'node:path'
 import { z } from 'zod'
 import { MillraceError } from '../errors.ts'

@@ -4,7 +4,8 @@ import { MillraceError } from '../errors.ts'
 import { Detokenizer } from '../text/detokenizer.ts'
 import type { Pieces } from '../text/pieces.ts'
 import { StopMatcher } from '../text/stop.ts'
-import { abortedError, requestEnd, requestStart, runtime } from './runtime.ts'
+import { requestEnd, requestStart, runtime } from './runtime.ts'
+import { abortedError, onAbort } from './signals.ts'
 
 export interface GenerationChunk {
   /** Whole code points; concatenated, the chunks are the result's text. */
@@ -79,6 +80,7 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
   #resolve!: (result: GenerationResult) => void
   #reject!: (error: unknown) => void
   #release: () => void = () => {}
+  #offAbort: () => void = () => {}
 
   /** Called by Model. */
   constructor(task: GenerationTask) {
@@ -89,9 +91,11 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
       this.#reject = reject
     })
     this.result.catch(() => {})
-    task.signal?.addEventListener('abort', this.#onAbort, { once: true })
-    if (task.signal?.aborted) this.#onAbort()
-    else this.#start()
+    if (task.signal?.aborted) this.#abort()
+    else {
+      if (task.signal) this.#offAbort = onAbort(task.signal, () => this.#abort())
+      this.#start()
+    }
   }
 
   /** Ends the request; the result resolves with what there is and finishReason 'abort'. Nothing happens if it has ended. */
@@ -142,7 +146,7 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
     }
   }
 
-  #onAbort = (): void => {
+  #abort(): void {
     const signal = this.#task.signal!
     this.#cancelled = true
     if (this.#request !== undefined) this.#task.native.cancel(this.#request)
@@ -258,7 +262,7 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
 
   #settled(): void {
     this.#settledAlready = true
-    this.#task.signal?.removeEventListener('abort', this.#onAbort)
+    this.#offAbort()
     this.#release()
     this.#task.onSettled(this)
     if (this.#request !== undefined) {

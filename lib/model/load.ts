@@ -9,7 +9,8 @@ import { TokenizerThread } from '../text/thread.ts'
 import { readTokenizerFiles, Tokenizer } from '../text/tokenizer.ts'
 import { readMachine } from './machine.ts'
 import { Model } from './model.ts'
-import { abortedError, awaitNative, runtime } from './runtime.ts'
+import { awaitNative, runtime } from './runtime.ts'
+import { abortedError, onAbort } from './signals.ts'
 
 /**
  * Loads the model of a Hugging Face folder. Rejects with INVALID_ARGUMENT, ADDON_NOT_BUILT, the CHECKPOINT_ and
@@ -76,8 +77,7 @@ async function loadWeights(
       native.cancelLoad(loadId)
     }
   })
-  const cancel = () => native.cancelLoad(loadId)
-  signal?.addEventListener('abort', cancel, { once: true })
+  const offAbort = signal && onAbort(signal, () => native.cancelLoad(loadId))
   try {
     const model = await awaitNative(() =>
       native.load({
@@ -106,7 +106,7 @@ async function loadWeights(
     if (signal?.aborted && MillraceError.isInstance(error)) throw abortedError(signal, 'the load')
     throw error
   } finally {
-    signal?.removeEventListener('abort', cancel)
+    offAbort?.()
     runtime().removeLoad(loadId)
   }
 }

@@ -85,10 +85,6 @@ export async function awaitNative<T>(call: () => Promise<T>): Promise<T> {
   }
 }
 
-export function abortedError(signal: AbortSignal, what: string): MillraceError {
-  return new MillraceError('ABORTED', { message: `${what} was aborted`, cause: signal.reason })
-}
-
 /** Published with { kind, model, promptTokens } when a request is handed to the engine, and again when it has ended. */
 export const requestStart = channel('millrace:request:start')
 export const requestEnd = channel('millrace:request:end')

@@ -2,7 +2,8 @@
 import type { NativeModel, NativeTokensEvent } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { RequestTimings } from './generation.ts'
-import { abortedError, callNative, requestEnd, requestStart, runtime } from './runtime.ts'
+import { callNative, requestEnd, requestStart, runtime } from './runtime.ts'
+import { abortedError, onAbort } from './signals.ts'
 
 export interface ScoreResult {
   /** The tokens of the text. */
@@ -34,7 +35,7 @@ export async function score(task: ScoreTask): Promise<ScoreResult> {
     })
   }
   const release = runtime().hold()
-  let onAbort: (() => void) | undefined
+  let offAbort: (() => void) | undefined
   try {
     const request = callNative(() =>
       native.submit({
@@ -52,8 +53,7 @@ export async function score(task: ScoreTask): Promise<ScoreResult> {
       }),
     )
     requestStart.publish({ kind: 'score', model: native.id, request, promptTokens: tokens.length })
-    onAbort = () => native.cancel(request)
-    signal?.addEventListener('abort', onAbort, { once: true })
+    if (signal) offAbort = onAbort(signal, () => native.cancel(request))
     const event = await new Promise<NativeTokensEvent>((resolve) => {
       runtime().addRequest(request, {
         onEvent: (event) => {
@@ -77,7 +77,7 @@ export async function score(task: ScoreTask): Promise<ScoreResult> {
       timings: event.timings ?? { queueMs: 0, firstTokenMs: 0, totalMs: 0 },
     }
   } finally {
-    if (onAbort) signal?.removeEventListener('abort', onAbort)
+    offAbort?.()
     release()
   }
 }

@@ -265,6 +265,27 @@ describe('ending early', () => {
   })
 })
 
+test('one signal serves many requests without a warning, and lets go of those that ended', async () => {
+  const warned = vi.fn()
+  process.on('warning', warned)
+  const controller = new AbortController()
+  const end = () => native.answer([], { finish: 'length' })
+  const early = Array.from({ length: 15 }, () => {
+    const generation = model.generate('x', { signal: controller.signal })
+    end()
+    return generation.result
+  })
+  const late = Array.from({ length: 15 }, () => model.generate('x', { signal: controller.signal }))
+  await Promise.all(early)
+  controller.abort()
+  for (const generation of late) await expect(generation.result).rejects.toMatchObject({ code: 'ABORTED' })
+  expect(native.cancelled).toEqual(native.submitted.slice(15).map(({ id }) => id))
+  for (const { id } of native.submitted.slice(15)) native.answer([], { request: id, finish: 'abort' })
+  await settle()
+  process.off('warning', warned)
+  expect(warned).not.toHaveBeenCalled()
+})
+
 describe('score', () => {
   test('gives the engine’s log-probabilities', async () => {
     const scoring = model.score('Once', { logits: true })
