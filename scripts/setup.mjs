@@ -16,7 +16,7 @@ import {
 } from 'node:fs'
 import { join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { ADDON, buildNative, ROOT, SetupError, say, TREE } from './build-native.mjs'
+import { ADDON, buildNative, checkTools, ROOT, SetupError, say, TREE } from './build-native.mjs'
 
 const STATE = join(ROOT, '.cmake') // ignored by git and kept by `npm ci`
 const LOCK = join(STATE, 'setup.lock')
@@ -168,6 +168,7 @@ const NATIVE_TOOLS = ['node_modules/node-addon-api/package.json', 'node_modules/
  * @param {{ tests?: boolean, dist?: boolean }} needs tests: the C++ test programs too.
  */
 export async function setUp({ tests = false, dist = true } = {}) {
+  if (!existsSync(ADDON)) checkTools() // before a minute of installing, not after it
   await withLock(() => {
     installPackages()
     upToDate('addon', [ADDON], fingerprint([...NATIVE_INPUTS, ...NATIVE_TOOLS]), () => {
