@@ -97,11 +97,31 @@ export interface NativeSlabPlan {
   kvBytesPerToken: number
 }
 
-export interface NativeLoadRequest {
-  paths: string[]
-  source: ModelSource
-  /** Identifies the checkpoint's content (paths, sizes, times): environments that load the same share its slabs. */
-  identity: string
+export interface SyntheticOptions {
+  /** Input features that share a scale in the layers' 4-bit linears; a multiple of 16. */
+  group: number
+  /** Integer zeros about 8 instead of exactly 8. */
+  zeros: boolean
+  head: WeightType
+  embedding: Exclude<WeightType, 'q4'>
+  seed: number
+}
+
+export type NativeWeightsSource =
+  | {
+      paths: string[]
+      source: ModelSource
+      /** Identifies the checkpoint's content (paths, sizes, times): environments that load the same share its slabs. */
+      identity: string
+    }
+  /** Random weights in a real shape: for benches. */
+  | { synthetic: { spec: ModelSpec; options: SyntheticOptions } }
+
+export type NativeLoadRequest = NativeWeightsSource & NativeLoadSettings
+
+export interface NativeLoadSettings {
+  /** 'cpu', 'cuda:0', ... */
+  device: string
   /** One home a unit, in the order of NativeSlabPlan.units. */
   homes: Home[]
   ringBytes: number
@@ -233,6 +253,7 @@ export interface NativeAddon {
   /** Reads headers only. */
   readTensors(paths: string[]): NativeTensor[]
   planSlabs(paths: string[], source: ModelSource): Promise<NativeSlabPlan>
+  planSynthetic(spec: ModelSpec, options: SyntheticOptions): NativeSlabPlan
   probeCpu(): NativeCpu
   /** Bytes a second of one read pass over a buffer far larger than the caches, the best of several. */
   measureDramBandwidth(threads: number): Promise<number>

@@ -45,6 +45,31 @@ Napi::Array types_of(Napi::Env env, const UnitLayout& unit) {
   return out;
 }
 
+Napi::Value to_js(Napi::Env at, const SlabPlan& plan) {
+  Napi::Array units = Napi::Array::New(at, plan.units.size());
+  for (uint32_t i = 0; i < plan.units.size(); i++) {
+    const UnitLayout& unit = plan.units[i];
+    const char* kind = unit.kind == UnitKind::attention      ? "attention"
+                       : unit.kind == UnitKind::feed_forward ? "feedForward"
+                                                             : "head";
+    Napi::Object item = Napi::Object::New(at);
+    item["kind"] = Napi::String::New(at, kind);
+    item["layer"] = Napi::Number::New(at, unit.kind == UnitKind::head ? -1 : unit.layer);
+    item["bytes"] = Napi::Number::New(at, static_cast<double>(unit.bytes));
+    item["types"] = types_of(at, unit);
+    units[i] = item;
+  }
+  const ModelSpec& spec = plan.source.spec;
+  Napi::Object out = Napi::Object::New(at);
+  out["layoutVersion"] = Napi::Number::New(at, kSlabLayoutVersion);
+  out["units"] = units;
+  out["embeddingBytes"] = Napi::Number::New(at, static_cast<double>(plan.embedding_bytes));
+  out["embeddingType"] = Napi::String::New(at, name_of(plan.embedding_type));
+  out["kvBytesPerToken"] =
+      Napi::Number::New(at, static_cast<double>(spec.layers * kv_block_bytes(spec) / kKvBlockTokens));
+  return out;
+}
+
 Napi::Value plan(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, [&]() -> Napi::Value {
@@ -53,31 +78,15 @@ Napi::Value plan(const Napi::CallbackInfo& info) {
     std::function<SlabPlan()> work = [paths = std::move(paths), source = std::move(source)] {
       return plan_slabs(Checkpoint(paths), source);
     };
-    std::function<Napi::Value(Napi::Env, SlabPlan&)> settle = [](Napi::Env at, SlabPlan& plan) -> Napi::Value {
-      Napi::Array units = Napi::Array::New(at, plan.units.size());
-      for (uint32_t i = 0; i < plan.units.size(); i++) {
-        const UnitLayout& unit = plan.units[i];
-        const char* kind = unit.kind == UnitKind::attention      ? "attention"
-                           : unit.kind == UnitKind::feed_forward ? "feedForward"
-                                                                 : "head";
-        Napi::Object item = Napi::Object::New(at);
-        item["kind"] = Napi::String::New(at, kind);
-        item["layer"] = Napi::Number::New(at, unit.kind == UnitKind::head ? -1 : unit.layer);
-        item["bytes"] = Napi::Number::New(at, static_cast<double>(unit.bytes));
-        item["types"] = types_of(at, unit);
-        units[i] = item;
-      }
-      const ModelSpec& spec = plan.source.spec;
-      Napi::Object out = Napi::Object::New(at);
-      out["layoutVersion"] = Napi::Number::New(at, kSlabLayoutVersion);
-      out["units"] = units;
-      out["embeddingBytes"] = Napi::Number::New(at, static_cast<double>(plan.embedding_bytes));
-      out["embeddingType"] = Napi::String::New(at, name_of(plan.embedding_type));
-      out["kvBytesPerToken"] =
-          Napi::Number::New(at, static_cast<double>(spec.layers * kv_block_bytes(spec) / kKvBlockTokens));
-      return out;
-    };
+    std::function<Napi::Value(Napi::Env, SlabPlan&)> settle = [](Napi::Env at, SlabPlan& plan) { return to_js(at, plan); };
     return run_async<SlabPlan>(env, std::move(work), std::move(settle));
+  });
+}
+
+Napi::Value plan_random(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    return to_js(info.Env(), plan_synthetic(model_spec(info[0].As<Napi::Object>()),
+                                            synthetic_options(info[1].As<Napi::Object>())));
   });
 }
 
@@ -85,6 +94,7 @@ Napi::Value plan(const Napi::CallbackInfo& info) {
 
 void register_checkpoint(Napi::Env env, Napi::Object exports) {
   exports["readTensors"] = Napi::Function::New(env, read_tensors, "readTensors");
+  exports["planSynthetic"] = Napi::Function::New(env, plan_random, "planSynthetic");
   exports["planSlabs"] = Napi::Function::New(env, plan, "planSlabs");
 }
 

@@ -3,7 +3,7 @@
 
 namespace millrace {
 
-// Adds readTensors and planSlabs to the exports.
+// Adds readTensors, planSlabs and planSynthetic to the exports.
 void register_checkpoint(Napi::Env env, Napi::Object exports);
 
 }  // namespace millrace

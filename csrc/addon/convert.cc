@@ -13,12 +13,6 @@ Error wrong_type(const char* name, const char* expected) {
                "call through the package's own API");
 }
 
-Napi::Object object_field(const Napi::Object& object, const char* name) {
-  const Napi::Value value = field(object, name);
-  if (!value.IsObject()) throw wrong_type(name, "an object");
-  return value.As<Napi::Object>();
-}
-
 Napi::Array array_field(const Napi::Object& object, const char* name) {
   const Napi::Value value = field(object, name);
   if (!value.IsArray()) throw wrong_type(name, "an array");
@@ -49,21 +43,6 @@ RopeSpec rope_spec(const Napi::Object& object) {
   return rope;
 }
 
-ModelSpec model_spec(const Napi::Object& object) {
-  ModelSpec spec;
-  spec.vocab = int_field(object, "vocab");
-  spec.hidden = int_field(object, "hidden");
-  spec.layers = int_field(object, "layers");
-  spec.heads = int_field(object, "heads");
-  spec.kv_heads = int_field(object, "kvHeads");
-  spec.head_dim = int_field(object, "headDim");
-  spec.intermediate = int_field(object, "intermediate");
-  spec.max_position = int_field(object, "maxPosition");
-  spec.rms_epsilon = number_field(object, "rmsEpsilon");
-  spec.rope = rope_spec(object_field(object, "rope"));
-  return spec;
-}
-
 LinearSource linear_source(const Napi::Object& object) {
   LinearSource source;
   const std::string kind = string_field(object, "format");
@@ -89,6 +68,12 @@ LinearSource linear_source(const Napi::Object& object) {
 }  // namespace
 
 Napi::Value field(const Napi::Object& object, const char* name) { return object.Get(name); }
+
+Napi::Object object_field(const Napi::Object& object, const char* name) {
+  const Napi::Value value = field(object, name);
+  if (!value.IsObject()) throw wrong_type(name, "an object");
+  return value.As<Napi::Object>();
+}
 
 double number_field(const Napi::Object& object, const char* name) {
   const Napi::Value value = field(object, name);
@@ -139,6 +124,38 @@ std::vector<std::string> string_array(const Napi::Value& value, const char* name
     out.push_back(item.As<Napi::String>().Utf8Value());
   }
   return out;
+}
+
+ModelSpec model_spec(const Napi::Object& object) {
+  ModelSpec spec;
+  spec.vocab = int_field(object, "vocab");
+  spec.hidden = int_field(object, "hidden");
+  spec.layers = int_field(object, "layers");
+  spec.heads = int_field(object, "heads");
+  spec.kv_heads = int_field(object, "kvHeads");
+  spec.head_dim = int_field(object, "headDim");
+  spec.intermediate = int_field(object, "intermediate");
+  spec.max_position = int_field(object, "maxPosition");
+  spec.rms_epsilon = number_field(object, "rmsEpsilon");
+  spec.rope = rope_spec(object_field(object, "rope"));
+  return spec;
+}
+
+SyntheticOptions synthetic_options(const Napi::Object& object) {
+  const auto type = [&](const char* name) {
+    const std::string value = string_field(object, name);
+    for (const WeightType known : {WeightType::q4, WeightType::f16, WeightType::bf16, WeightType::f32}) {
+      if (value == name_of(known)) return known;
+    }
+    throw wrong_type(name, "'q4', 'f16', 'bf16' or 'f32'");
+  };
+  SyntheticOptions options;
+  options.group = int_field(object, "group");
+  options.zeros = bool_field(object, "zeros");
+  options.head = type("head");
+  options.embedding = type("embedding");
+  options.seed = size_field(object, "seed");
+  return options;
 }
 
 ModelSource model_source(const Napi::Object& object) {

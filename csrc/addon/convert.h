@@ -9,6 +9,7 @@
 #include "checkpoint/repack.h"
 #include "engine/request.h"
 #include "stream/feeder.h"
+#include "stream/synthetic.h"
 
 namespace millrace {
 
@@ -17,11 +18,14 @@ double number_field(const Napi::Object& object, const char* name);
 int int_field(const Napi::Object& object, const char* name);  // an integer in int32
 size_t size_field(const Napi::Object& object, const char* name);  // an integer in [0, 2^53)
 bool bool_field(const Napi::Object& object, const char* name);
+Napi::Object object_field(const Napi::Object& object, const char* name);
 std::string string_field(const Napi::Object& object, const char* name);
 std::vector<int32_t> int32_array_field(const Napi::Object& object, const char* name);
 std::vector<std::string> string_array(const Napi::Value& value, const char* name);
 
+ModelSpec model_spec(const Napi::Object& object);
 ModelSource model_source(const Napi::Object& object);
+SyntheticOptions synthetic_options(const Napi::Object& object);
 std::vector<Home> homes_field(const Napi::Object& object, const char* name);
 RequestOptions request_options(const Napi::Object& object, int vocab);
 

@@ -105,13 +105,42 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
   int vocab_ = 0;
 };
 
+std::unique_ptr<Backend> create_backend(const std::string& device, int threads) {
+  if (device == "cpu") return create_cpu_backend(threads);
+  throw Error(code::kInvalidArgument, "native call: expected 'cpu' or 'cuda:<index>' for device",
+              "call through the package's own API");
+}
+
+// Where a model's weights come from: a checkpoint's files, or a generator.
+struct WeightsSource {
+  int vocab = 0;
+  std::function<std::shared_ptr<const HostModel>(int threads, const RepackOptions& options)> load;
+};
+
+WeightsSource weights_source(const Napi::Object& request) {
+  if (field(request, "synthetic").IsObject()) {
+    const Napi::Object synthetic = object_field(request, "synthetic");
+    const ModelSpec spec = model_spec(object_field(synthetic, "spec"));
+    const SyntheticOptions options = synthetic_options(object_field(synthetic, "options"));
+    return {spec.vocab, [=](int threads, const RepackOptions&) {
+              ThreadPool pool(threads);
+              return synthetic_model(spec, options, pool);
+            }};
+  }
+  const std::vector<std::string> paths = string_array(field(request, "paths"), "paths");
+  const auto source = std::make_shared<ModelSource>(model_source(object_field(request, "source")));
+  const std::string identity = string_field(request, "identity");
+  return {source->spec.vocab, [=](int threads, const RepackOptions& options) {
+            return HostStore::instance().load(identity, paths, *source, threads, options);
+          }};
+}
+
 Napi::Value load(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, [&]() -> Napi::Value {
     const auto request = info[0].As<Napi::Object>();
-    auto paths = string_array(field(request, "paths"), "paths");
-    auto source = std::make_shared<ModelSource>(model_source(field(request, "source").As<Napi::Object>()));
-    auto identity = string_field(request, "identity");
+    const WeightsSource weights = weights_source(request);
+    const std::string device = string_field(request, "device");
     ModelConfig config;
     config.homes = homes_field(request, "homes");
     config.ring_bytes = size_field(request, "ringBytes");
@@ -142,15 +171,14 @@ Napi::Value load(const Napi::CallbackInfo& info) {
           raw->listener().Call({batch});
         });
       };
-      std::shared_ptr<const HostModel> host =
-          HostStore::instance().load(identity, paths, *source, threads, options);
-      auto model = std::make_shared<Model>(Engine::next_id(), create_cpu_backend(threads), std::move(host), config);
+      std::shared_ptr<const HostModel> host = weights.load(threads, options);
+      auto model = std::make_shared<Model>(Engine::next_id(), create_backend(device, threads), std::move(host), config);
       if (cancelled->load(std::memory_order_relaxed)) {
         throw Error(code::kAborted, "the load was cancelled", "call load() again if that was not meant");
       }
       return model;
     };
-    const int vocab = source->spec.vocab;
+    const int vocab = weights.vocab;
     // The engine learns of the model here: one whose environment ended meanwhile is freed by its loader.
     std::function<Napi::Value(Napi::Env, SharedModel&)> settle = [vocab](Napi::Env at, SharedModel& model) {
       Environment& environment = Environment::of(at);

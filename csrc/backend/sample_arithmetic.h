@@ -4,6 +4,12 @@
 // `static`, because files for different instruction sets include it: their copies must never meet at the linker.
 #include <cstdint>
 
+#if defined(__CUDACC__)
+#define MILLRACE_HOST_DEVICE __host__ __device__
+#else
+#define MILLRACE_HOST_DEVICE
+#endif
+
 namespace millrace {
 
 inline constexpr uint32_t kSampleOne = 1u << 30;  // the weight of probability ratio 1
@@ -12,14 +18,14 @@ inline constexpr float kSampleOneFloat = 0x1p30f;
 inline constexpr float kLargestGumbel = 22.9f;
 
 // condition ? a : b by bits: compilers turn the conditional operator into branches where two share a condition.
-static inline float sample_select(bool condition, float a, float b) {
+MILLRACE_HOST_DEVICE static inline float sample_select(bool condition, float a, float b) {
   const uint32_t mask = 0u - static_cast<uint32_t>(condition);
   return __builtin_bit_cast(float, (__builtin_bit_cast(uint32_t, a) & mask) |
                                        (__builtin_bit_cast(uint32_t, b) & ~mask));
 }
 
 // e^x for x <= 0, relative error < 3e-7; 0 below -87; exactly 1 at 0.
-static inline float sample_exp(float x) {
+MILLRACE_HOST_DEVICE static inline float sample_exp(float x) {
   // n = round(x / ln 2) by adding 1.5 * 2^23; r = x - n ln 2 with ln 2 in two parts, the first short enough that
   // n * part is exact; then Taylor's polynomial on [-0.35, 0.35].
   const bool vanishes = x < -87.0f;
@@ -40,7 +46,7 @@ static inline float sample_exp(float x) {
 }
 
 // log(1 + f) for f in [-0.3, 0.4143], relative error < 3e-7: 2 atanh(s), s = f / (2 + f).
-static inline float sample_log1p(float f) {
+MILLRACE_HOST_DEVICE static inline float sample_log1p(float f) {
   const float s = f / (2.0f + f);
   const float z = s * s;
   float p = 0.181818182f;
@@ -53,7 +59,7 @@ static inline float sample_log1p(float f) {
 }
 
 // log(x) for normal x > 0.
-static inline float sample_log(float x) {
+MILLRACE_HOST_DEVICE static inline float sample_log(float x) {
   // x = 2^e m with m in [sqrt(1/2), sqrt(2)).
   const uint32_t bits = __builtin_bit_cast(uint32_t, x);
   const int32_t e = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
@@ -64,7 +70,7 @@ static inline float sample_log(float x) {
 
 // -log(-log(u)) with u = (random + 1/2) / 2^32. Above 1/2 the inner logarithm is taken of 1 - v, so that the upper tail
 // keeps its precision.
-static inline float sample_gumbel(uint32_t random) {
+MILLRACE_HOST_DEVICE static inline float sample_gumbel(uint32_t random) {
   const bool upper = random >= 0x80000000u;
   const uint32_t least = random ^ (0u - static_cast<uint32_t>(upper));  // < 2^31
   const float v = static_cast<float>(static_cast<int32_t>(least)) * 0x1p-32f + 0x1p-33f;
@@ -82,7 +88,7 @@ struct SampleWords {
   uint32_t word[4];
 };
 
-static inline SampleWords philox4x32(SampleWords counter, uint32_t key0, uint32_t key1) {
+MILLRACE_HOST_DEVICE static inline SampleWords philox4x32(SampleWords counter, uint32_t key0, uint32_t key1) {
   auto [c0, c1, c2, c3] = counter.word;
   for (int round = 0; round < 10; round++) {
     const uint64_t product0 = uint64_t{0xD2511F53u} * c0;
@@ -98,16 +104,16 @@ static inline SampleWords philox4x32(SampleWords counter, uint32_t key0, uint32_
 }
 
 // The random words of tokens 4 * block .. 4 * block + 3.
-static inline SampleWords sample_random(uint64_t seed, uint64_t counter, uint32_t block) {
+MILLRACE_HOST_DEVICE static inline SampleWords sample_random(uint64_t seed, uint64_t counter, uint32_t block) {
   return philox4x32({{block, static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0}},
                     static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
 }
 
-static inline float sample_scaled(float logit, float highest, float inverse_temperature) {
+MILLRACE_HOST_DEVICE static inline float sample_scaled(float logit, float highest, float inverse_temperature) {
   return (logit - highest) * inverse_temperature;
 }
 
-static inline uint32_t sample_weight(float z) {
+MILLRACE_HOST_DEVICE static inline uint32_t sample_weight(float z) {
   return static_cast<uint32_t>(static_cast<int32_t>(sample_exp(z) * kSampleOneFloat));
 }
 

@@ -35,7 +35,45 @@ LinearLayout lay_out(SlabBuilder& builder, MatrixCode code, int n, int k) {
   return linear;
 }
 
-SlabPlan plan(const ModelSpec& spec, const SyntheticOptions& options) {
+void fill_floats(std::byte* out, size_t count, WeightType type, float size, Random& random) {
+  for (size_t i = 0; i < count; i++) {
+    const float value = size * random.uniform();
+    if (type == WeightType::f32) {
+      std::memcpy(out + 4 * i, &value, 4);
+    } else {
+      const uint16_t bits = type == WeightType::f16 ? float_to_half(value) : float_to_bfloat16(value);
+      std::memcpy(out + 2 * i, &bits, 2);
+    }
+  }
+}
+
+void fill_row_block(const MatrixLayout& m, std::byte* out, Random& random) {
+  const float deviation = 1.0f / std::sqrt(static_cast<float>(m.k));
+  if (m.code.type != WeightType::q4) {  // uniform on [-s, s) has deviation s / sqrt(3)
+    fill_floats(out, static_cast<size_t>(m.slices()) * kTileN * kTileK, m.code.type, 1.732f * deviation, random);
+    return;
+  }
+  // Nibbles are uniform on 0..15: q - 8 has deviation 4.6.
+  for (int group = 0; group < m.groups(); group++) {
+    for (int i = 0; i < kTileN; i++) {
+      const uint16_t scale = float_to_half(deviation / 4.6f * (1.0f + 0.3f * random.uniform()));
+      std::memcpy(out + 2 * i, &scale, 2);
+      if (m.code.zeros) out[128 + i] = static_cast<std::byte>(7 + random.bits() % 3);
+    }
+    out += m.group_header_bytes();
+    const int first = group * m.code.group / kTileK;
+    const int slices = std::min(m.code.group / kTileK, m.slices() - first);
+    for (size_t i = 0; i < slices * kQ4TileBytes; i += 8) {
+      const uint64_t bits = random.bits();
+      std::memcpy(out + i, &bits, 8);
+    }
+    out += slices * kQ4TileBytes;
+  }
+}
+
+}  // namespace
+
+SlabPlan plan_synthetic(const ModelSpec& spec, const SyntheticOptions& options) {
   spec.validate();
   for (const int width : {spec.hidden, spec.query_width(), spec.intermediate}) {
     if (width % kTileK != 0 || options.group % kTileK != 0 || options.group <= 0) {
@@ -82,47 +120,9 @@ SlabPlan plan(const ModelSpec& spec, const SyntheticOptions& options) {
   return plan;
 }
 
-void fill_floats(std::byte* out, size_t count, WeightType type, float size, Random& random) {
-  for (size_t i = 0; i < count; i++) {
-    const float value = size * random.uniform();
-    if (type == WeightType::f32) {
-      std::memcpy(out + 4 * i, &value, 4);
-    } else {
-      const uint16_t bits = type == WeightType::f16 ? float_to_half(value) : float_to_bfloat16(value);
-      std::memcpy(out + 2 * i, &bits, 2);
-    }
-  }
-}
-
-void fill_row_block(const MatrixLayout& m, std::byte* out, Random& random) {
-  const float deviation = 1.0f / std::sqrt(static_cast<float>(m.k));
-  if (m.code.type != WeightType::q4) {  // uniform on [-s, s) has deviation s / sqrt(3)
-    fill_floats(out, static_cast<size_t>(m.slices()) * kTileN * kTileK, m.code.type, 1.732f * deviation, random);
-    return;
-  }
-  // Nibbles are uniform on 0..15: q - 8 has deviation 4.6.
-  for (int group = 0; group < m.groups(); group++) {
-    for (int i = 0; i < kTileN; i++) {
-      const uint16_t scale = float_to_half(deviation / 4.6f * (1.0f + 0.3f * random.uniform()));
-      std::memcpy(out + 2 * i, &scale, 2);
-      if (m.code.zeros) out[128 + i] = static_cast<std::byte>(7 + random.bits() % 3);
-    }
-    out += m.group_header_bytes();
-    const int first = group * m.code.group / kTileK;
-    const int slices = std::min(m.code.group / kTileK, m.slices() - first);
-    for (size_t i = 0; i < slices * kQ4TileBytes; i += 8) {
-      const uint64_t bits = random.bits();
-      std::memcpy(out + i, &bits, 8);
-    }
-    out += slices * kQ4TileBytes;
-  }
-}
-
-}  // namespace
-
 std::shared_ptr<const HostModel> synthetic_model(const ModelSpec& spec, const SyntheticOptions& options,
                                                  ThreadPool& pool) {
-  const SlabPlan planned = plan(spec, options);
+  const SlabPlan planned = plan_synthetic(spec, options);
   auto model = std::make_shared<HostModel>(planned);
   uint64_t stream = options.seed << 40;
   for (size_t unit = 0; unit < planned.units.size(); unit++) {

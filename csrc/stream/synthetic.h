@@ -17,8 +17,10 @@ struct SyntheticOptions {
   uint64_t seed = 1;
 };
 
-// Weights of variance about 1 / k, so that activations stay of order one; the same for any number of threads. Widths
-// must be multiples of 16 (INVALID_ARGUMENT).
+// Units and sizes of such a model. Widths must be multiples of 16 (INVALID_ARGUMENT).
+SlabPlan plan_synthetic(const ModelSpec& spec, const SyntheticOptions& options);
+
+// Weights of variance about 1 / k, so that activations stay of order one; the same for any number of threads.
 std::shared_ptr<const HostModel> synthetic_model(const ModelSpec& spec, const SyntheticOptions& options,
                                                  ThreadPool& pool);
 

@@ -84,6 +84,7 @@ async function loadWeights(
         paths: checkpoint.folder.weightFiles,
         source: checkpoint.source,
         identity: checkpoint.identity,
+        device: plan.device,
         homes: plan.units.map((unit) => unit.home),
         ringBytes: plan.ringBytes,
         contextLength: plan.contextLength,

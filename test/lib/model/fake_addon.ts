@@ -40,6 +40,10 @@ export class FakeAddon implements NativeAddon {
     return names.map((name) => ({ name, dtype: 'F16', shape: [1], file: paths.length - 1, offset: 0, bytes: 2 }))
   }
 
+  planSynthetic(): never {
+    throw new Error('not scripted')
+  }
+
   async planSlabs() {
     const layers = Array.from({ length: 8 }, (_, layer) => [
       { kind: 'attention' as const, layer, bytes: 1024, types: ['q4' as const] },

@@ -46,7 +46,8 @@ describe('load', () => {
     await using _a = await load(demo)
     await using _b = await load(demo, { placement: 'streamed' })
     const [a, b] = fake.addon.loads.slice(-2)
-    expect(a!.identity).toBe(b!.identity)
+    expect(a).toHaveProperty('identity')
+    expect((a as { identity: string }).identity).toBe((b as { identity: string }).identity)
     expect(a!.loadId).not.toBe(b!.loadId)
   })
 
