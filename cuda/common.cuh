@@ -98,6 +98,23 @@ __device__ __forceinline__ void copy_async(void* shared, const void* address, bo
   *static_cast<uint4*>(shared) = valid ? *static_cast<const uint4*>(address) : uint4{};
 #endif
 }
+// The same of 16 bytes of which all but the first `bytes` (an even number) become zeros.
+__device__ __forceinline__ void copy_part_async(void* shared, const void* address, int bytes) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(address), "r"(bytes)
+               : "memory");
+#else
+  if (bytes == 16) {
+    *static_cast<uint4*>(shared) = *static_cast<const uint4*>(address);
+  } else {
+    for (int i = 0; i < 8; i++) {
+      static_cast<uint16_t*>(shared)[i] = 2 * i < bytes ? static_cast<const uint16_t*>(address)[i] : 0;
+    }
+  }
+#endif
+}
 __device__ __forceinline__ void commit_copies() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;" ::: "memory");
@@ -108,6 +125,114 @@ template <int kPending>
 __device__ __forceinline__ void wait_for_copies() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
+// Weights on their way to shared memory, counted by a barrier in shared memory. All lanes of a warp call these together:
+// begin, copies, end; and, to read, wait. sm_90 and later: the bulk copy engine, started by lane 0; sm_80: asynchronous
+// copies by all lanes; sm_75: plain copies. Addresses and sizes are multiples of 16. `parity` is that of the number of
+// rounds (begin .. end) that the barrier has counted before the one waited for.
+__device__ __forceinline__ uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+__device__ __forceinline__ void warp_copy_init(uint64_t* barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+#elif __CUDA_ARCH__ >= 800
+  asm volatile("mbarrier.init.shared.b64 [%0], 32;" ::"r"(shared_address(barrier)) : "memory");
+#endif
+}
+// After the last warp_copy_init, by the lane that called it; before reuse of shared memory that ordinary stores or loads
+// touched, by each lane that did.
+__device__ __forceinline__ void warp_copy_fence() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void warp_copy_begin(uint64_t* barrier, uint32_t bytes, int lane) {
+#if __CUDA_ARCH__ >= 900
+  if (lane == 0) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+                 : "memory");
+  }
+#endif
+}
+__device__ __forceinline__ void warp_copy(void* shared, const void* address, uint32_t bytes, uint64_t* barrier,
+                                          int lane) {
+#if __CUDA_ARCH__ >= 900
+  if (lane == 0) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(shared)),
+                 "l"(address), "r"(bytes), "r"(shared_address(barrier))
+                 : "memory");
+  }
+#else
+  for (uint32_t at = 16 * lane; at < bytes; at += 512) {
+    copy_async(static_cast<char*>(shared) + at, static_cast<const char*>(address) + at, true);
+  }
+#endif
+}
+__device__ __forceinline__ void warp_copy_end(uint64_t* barrier) {
+#if __CUDA_ARCH__ >= 900
+#elif __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+#else
+  __syncwarp();
+#endif
+}
+__device__ __forceinline__ void warp_copy_wait(uint64_t* barrier, uint32_t parity) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n"
+      " .reg .pred p;\n"
+      "again:\n"
+      " mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+      " @!p bra again;\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+#elif __CUDA_ARCH__ >= 800
+  uint32_t done = 0;
+  while (!done) {
+    asm volatile(
+        "{\n"
+        " .reg .pred p;\n"
+        " mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n"
+        " selp.b32 %0, 1, 0, p;\n"
+        "}\n"
+        : "=r"(done)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+  }
+#endif
+}
+
+// The same product as mma_m16n8k16 of bfloat16. sm_75 has none: there by shuffles, slow and right.
+__device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                                  uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#else
+  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  const uint32_t a[4] = {a0, a1, a2, a3}, b[2] = {b0, b1};
+  for (int pair = 0; pair < 2; pair++) {
+    for (int from = 0; from < 4; from++) {
+      const uint32_t low = __shfl_sync(0xffffffff, a[2 * pair], 4 * g + from);
+      const uint32_t high = __shfl_sync(0xffffffff, a[2 * pair + 1], 4 * g + from);
+      for (int column = 0; column < 2; column++) {
+        const uint32_t x = __shfl_sync(0xffffffff, b[pair], 4 * (2 * t + column) + from);
+        for (int half = 0; half < 2; half++) {
+          const auto value = [&](uint32_t v) { return __uint_as_float(half ? v & 0xffff0000u : v << 16); };
+          d[column] = fmaf(value(low), value(x), d[column]);
+          d[2 + column] = fmaf(value(high), value(x), d[2 + column]);
+        }
+      }
+    }
+  }
 #endif
 }
 
