@@ -62,7 +62,10 @@ struct F32 {
   static __m512 load(const std::byte* p) { return _mm512_loadu_ps(p); }
 };
 
-constexpr int kChunkTiles = 8;
+// Tiles that a sum takes in before it goes back to memory. DRAM is read fastest in the tiles' own order, a tile at a
+// time; with more rows fewer loads and stores of sums count more. The order of additions does not depend on it.
+template <typename Type, int kRows>
+inline constexpr int kChunkTiles = Type::kBytes == 4 ? (kRows == 1 ? 4 : 2) : (kRows > 2 ? 2 : 1);
 
 // Sums of kGs lines of row block j, lanes [t % 2][element], over one chunk of tiles for kRows rows. Every row's order
 // of additions is the same whatever kRows and kGs are.
@@ -70,45 +73,45 @@ template <typename Type, int kRows, int kGs>
 inline void dense_chunk(const std::byte* weights, int tiles, const float* x, int64_t x_stride, float* sums) {
   constexpr int kTile = 1024 * Type::kBytes;
   __m512 sum[kRows][kGs];
-#pragma GCC unroll 4
-  for (int row = 0; row < kRows; row++) {
 #pragma GCC unroll 8
+  for (int row = 0; row < kRows; row++) {
+#pragma GCC unroll 16
     for (int g = 0; g < kGs; g++) sum[row][g] = _mm512_load_ps(sums + row * 512 + g * 16);
   }
   for (int s = 0; s < tiles; s++) {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
       __m512 xs[kRows];
-#pragma GCC unroll 4
-      for (int row = 0; row < kRows; row++) xs[row] = _mm512_loadu_ps(x + row * x_stride + s * 32 + half * 16);
 #pragma GCC unroll 8
+      for (int row = 0; row < kRows; row++) xs[row] = _mm512_loadu_ps(x + row * x_stride + s * 32 + half * 16);
+#pragma GCC unroll 16
       for (int g = 0; g < kGs; g++) {
         const std::byte* p = weights + (g * 32 + half * 16) * Type::kBytes;
         const __m512 w = Type::load(p);
-        if (kRows == 1 && (half == 0 || Type::kBytes == 4)) {
-          _mm_prefetch(reinterpret_cast<const char*>(p) + kChunkTiles * kTile, _MM_HINT_T0);
+        if (half == 0 || Type::kBytes == 4) {
+          _mm_prefetch(reinterpret_cast<const char*>(p) + kPrefetch, _MM_HINT_T0);
         }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int row = 0; row < kRows; row++) sum[row][g] = _mm512_fmadd_ps(w, xs[row], sum[row][g]);
       }
     }
     weights += kTile;
   }
-#pragma GCC unroll 4
-  for (int row = 0; row < kRows; row++) {
 #pragma GCC unroll 8
+  for (int row = 0; row < kRows; row++) {
+#pragma GCC unroll 16
     for (int g = 0; g < kGs; g++) _mm512_store_ps(sums + row * 512 + g * 16, sum[row][g]);
   }
 }
 
 template <typename Type, int kRows>
 void dense_rows(const DenseRowBlock& a) {
-  constexpr int kGs = kRows == 1 ? 8 : 4;
-  constexpr int kTile = 1024 * Type::kBytes;
+  constexpr int kGs = kRows == 1 ? 16 : kRows == 2 ? 8 : kRows <= 4 ? 4 : 2;  // sums in flight: kRows * kGs
+  constexpr int kTile = 1024 * Type::kBytes, kChunk = kChunkTiles<Type, kRows>;
   alignas(64) float sums[kRows][32][16];  // (j, g) by lane
   for (int i = 0; i < kRows * 32; i++) _mm512_store_ps(&sums[0][0][0] + i * 16, _mm512_setzero_ps());
-  for (int begin = 0; begin < a.slices; begin += kChunkTiles) {
-    const int tiles = a.slices - begin < kChunkTiles ? a.slices - begin : kChunkTiles;
+  for (int begin = 0; begin < a.slices; begin += kChunk) {
+    const int tiles = a.slices - begin < kChunk ? a.slices - begin : kChunk;
     for (int jg = 0; jg < 32; jg += kGs) {
       dense_chunk<Type, kRows, kGs>(a.weights + static_cast<ptrdiff_t>(begin) * kTile + jg * 32 * Type::kBytes, tiles,
                                     a.x + begin * 32, a.x_stride, &sums[0][jg][0]);
@@ -137,8 +140,16 @@ void dense(const DenseRowBlock& a) {
       return dense_rows<Type, 2>(a);
     case 3:
       return dense_rows<Type, 3>(a);
-    default:
+    case 4:
       return dense_rows<Type, 4>(a);
+    case 5:
+      return dense_rows<Type, 5>(a);
+    case 6:
+      return dense_rows<Type, 6>(a);
+    case 7:
+      return dense_rows<Type, 7>(a);
+    default:
+      return dense_rows<Type, kLinearDenseRows>(a);
   }
 }
 

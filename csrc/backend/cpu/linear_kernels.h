@@ -8,7 +8,7 @@
 namespace millrace {
 
 inline constexpr int kLinearRows = 16;       // rows of x that a q4 kernel call serves at most, of any instruction set
-inline constexpr int kLinearDenseRows = 4;   // the same of a float kernel
+inline constexpr int kLinearDenseRows = 8;   // the same of a float kernel
 inline constexpr int kLinearMaxBlock = 128;  // stored input features that share an activation scale, at most
 
 // One row block (64 output features) of a q4 matrix times `rows` rows of x. A group is cut into blocks of

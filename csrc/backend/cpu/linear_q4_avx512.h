@@ -28,7 +28,9 @@ inline __m512i dot(__m512i sum, __m512i weights, __m512i x) {
 }
 #else
 inline __m512i dot(__m512i sum, __m512i weights, __m512i x) {
-  return _mm512_add_epi32(sum, _mm512_madd_epi16(weights, x));
+  sum = _mm512_add_epi32(sum, _mm512_madd_epi16(weights, x));
+  asm("" : "+v"(sum));  // or the compiler adds many products as a tree, which it spills
+  return sum;
 }
 #endif
 
