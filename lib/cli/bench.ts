@@ -1,9 +1,12 @@
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { Command, Option } from 'commander'
 import { addon } from '../binding.ts'
 import type { Model } from '../model/model.ts'
+import { loadSynthetic, SHAPES } from '../model/synthetic.ts'
 import { invalidArgument } from '../options.ts'
 import { formatTable } from './format.ts'
-import { addLoadFlags, type LoadFlags, loadModel, parseNumber } from './options.ts'
+import { addLoadFlags, type LoadFlags, loadModel, parseNumber, planOptions } from './options.ts'
 import type { Terminal } from './terminal.ts'
 
 interface Flags extends LoadFlags {
@@ -11,6 +14,7 @@ interface Flags extends LoadFlags {
   promptTokens: number
   tokens: number
   runs: number
+  head: 'q4' | 'f16'
   json?: boolean
 }
 
@@ -24,17 +28,18 @@ interface Figures {
 export function benchCommand(terminal: Terminal): Command {
   const command = new Command('bench')
     .description('decode and prefill speed of a model beside the DRAM bandwidth measured in the same run')
-    .argument('<model>', 'folder of the checkpoint')
+    .argument('<model>', `folder of a checkpoint, or a shape with random weights: ${Object.keys(SHAPES).join(', ')}`)
     .addOption(new Option('--batch <count>', 'requests at once').argParser(parseNumber).default(1))
     .addOption(new Option('--prompt-tokens <count>', 'tokens of each prompt').argParser(parseNumber).default(128))
     .addOption(new Option('--tokens <count>', 'tokens of each answer').argParser(parseNumber).default(64))
     .addOption(new Option('--runs <count>', 'take the median of this many runs').argParser(parseNumber).default(3))
+    .addOption(new Option('--head <type>', 'of a shape: weights of its head').choices(['q4', 'f16']).default('f16'))
     .option('--json', 'print as JSON')
   addLoadFlags(command)
-  return command.action(async (path: string, flags: Flags) => {
+  return command.action(async (name: string, flags: Flags) => {
     checkCounts(flags)
     const context = flags.context ?? flags.promptTokens + flags.tokens
-    await using model = await loadModel(path, { ...flags, context }, terminal, { maxSequences: flags.batch })
+    await using model = await open(name, { ...flags, context }, terminal)
     await measure(model, flags, terminal) // pages in, caches warm
     const runs: Figures[] = []
     for (let run = 0; run < flags.runs; run++) runs.push(await measure(model, flags, terminal))
@@ -63,11 +68,25 @@ export function benchCommand(terminal: Terminal): Command {
             ['weights read', `${(figures.weightBytesPerSecond / 1e9).toFixed(2)} GB/s while decoding`],
             [
               'DRAM read',
-              `${(dram / 1e9).toFixed(2)} GB/s with ${model.plan.threads} threads: share ${(share * 100).toFixed(0)} %`,
+              `${(dram / 1e9).toFixed(2)} GB/s with ${model.plan.threads} threads: share ${(share * 100).toFixed(0)} %${share > 1 ? ' (caches hold what is read)' : ''}`,
             ],
           ]),
     )
   })
+}
+
+async function open(name: string, flags: Flags, terminal: Terminal): Promise<Model> {
+  const spec = Object.hasOwn(SHAPES, name) ? SHAPES[name] : undefined
+  // A folder of that name is meant rather than the shape.
+  if (spec === undefined || existsSync(join(name, 'config.json'))) {
+    return loadModel(name, flags, terminal, { maxSequences: flags.batch })
+  }
+  terminal.quiet = flags.quiet ?? false
+  const progress = terminal.progress(`${name} (random weights)`)
+  const options = { ...planOptions(flags), maxSequences: flags.batch, signal: terminal.signal }
+  const model = await loadSynthetic(name, spec, options, { head: flags.head })
+  progress.done()
+  return model
 }
 
 function checkCounts(flags: Flags): void {

@@ -3,7 +3,14 @@ import { basename } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { load } from '../model/load.ts'
 import type { Model } from '../model/model.ts'
-import type { GenerateOptions, LoadOptions, PlacementHome } from '../options.ts'
+import {
+  type GenerateOptions,
+  type LoadOptions,
+  type PlacementHome,
+  type PlanOptions,
+  planOptions as planSchema,
+  validate,
+} from '../options.ts'
 import type { Terminal } from './terminal.ts'
 
 export interface LoadFlags {
@@ -72,6 +79,12 @@ export function samplingOptions(flags: SamplingFlags): GenerateOptions {
   return { maxTokens, temperature, topK, topP, minP, seed, stop }
 }
 
+/** A plan as the flags have it. */
+export function planOptions(flags: LoadFlags): PlanOptions {
+  const { device, placement, ring, context, threads } = flags
+  return validate(planSchema, { device, placement, ring, contextLength: context, threads }, 'options')
+}
+
 /** Loads with progress on stderr; Ctrl-C ends it. */
 export async function loadModel(
   path: string,
@@ -82,11 +95,7 @@ export async function loadModel(
   terminal.quiet = flags.quiet ?? false
   const progress = terminal.progress(basename(path))
   const model = await load(path, {
-    device: flags.device,
-    placement: flags.placement,
-    ring: flags.ring,
-    contextLength: flags.context,
-    threads: flags.threads,
+    ...planOptions(flags),
     signal: terminal.signal,
     onProgress: progress.report,
     ...more,

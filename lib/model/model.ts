@@ -17,7 +17,7 @@ import {
 import { KV_BLOCK_TOKENS, type ModelPlan } from '../plan/plan.ts'
 import type { ChatTemplate } from '../text/chat.ts'
 import type { TokenizerThread } from '../text/thread.ts'
-import type { Tokenizer } from '../text/tokenizer.ts'
+import type { TextCodec } from '../text/tokenizer.ts'
 import { Generation } from './generation.ts'
 import { awaitNative, callNative, runtime } from './runtime.ts'
 import { type ScoreResult, score } from './score.ts'
@@ -48,7 +48,7 @@ export interface ModelParts {
   architecture: string
   spec: ModelSpec
   plan: ModelPlan
-  tokenizer: Tokenizer
+  tokenizer: TextCodec
   tokenizerThread: TokenizerThread
   chatTemplate: ChatTemplate | undefined
   /** Tokens that end an answer. */
@@ -64,7 +64,7 @@ export class Model implements AsyncDisposable {
   /** What rests where, and what it takes. */
   readonly plan: Readonly<ModelPlan>
   /** encode() and decode() as generate() uses them. */
-  readonly tokenizer: Pick<Tokenizer, 'encode' | 'decode' | 'idOf'>
+  readonly tokenizer: Pick<TextCodec, 'encode' | 'decode' | 'idOf'>
 
   readonly #parts: ModelParts
   readonly #running = new Set<Generation>()

@@ -1,7 +1,7 @@
 /** Tokenises long texts in a worker thread, so that the event loop goes on: 100 kB take a fifth of a second. */
 import { Worker } from 'node:worker_threads'
 import { MillraceError } from '../errors.ts'
-import type { Tokenizer } from './tokenizer.ts'
+import type { TextCodec } from './tokenizer.ts'
 
 /** Shorter texts take a few milliseconds, less than the way to a worker and back under load. */
 const LONG_TEXT = 8192
@@ -19,14 +19,14 @@ interface Pending {
 }
 
 export class TokenizerThread {
-  readonly #tokenizer: Tokenizer
+  readonly #tokenizer: TextCodec
   readonly #folder: string
   readonly #pending = new Map<number, Pending>()
   #worker: Worker | undefined
   #next = 0
 
   /** `folder` has the tokenizer's files: the worker reads them itself, since copying them over takes longer. */
-  constructor(tokenizer: Tokenizer, folder: string) {
+  constructor(tokenizer: TextCodec, folder: string) {
     this.#tokenizer = tokenizer
     this.#folder = folder
   }

@@ -60,12 +60,22 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
   return { tokenizer, config: (await readJson(join(folder, 'tokenizer_config.json'), 'TOKENIZER_INVALID')) ?? {} }
 }
 
-export class Tokenizer {
-  readonly config: TokenizerConfig
-  /** The texts of the special tokens that templates name; '' where the tokenizer has none. */
+/** Text to tokens and back: what a Model needs of a tokenizer. */
+export interface TextCodec {
+  /** Bytes of every token. */
+  readonly pieces: Pieces
+  /** The texts of the special tokens that chat templates name; '' where there are none. */
   readonly bosToken: string
   readonly eosToken: string
-  /** Bytes of every token. */
+  encode(text: string, specialTokens?: boolean): number[]
+  decode(tokens: ArrayLike<number>): string
+  idOf(text: string): number | undefined
+}
+
+export class Tokenizer implements TextCodec {
+  readonly config: TokenizerConfig
+  readonly bosToken: string
+  readonly eosToken: string
   readonly pieces: Pieces
   readonly #hub: HubTokenizer
   readonly #bos: number | undefined

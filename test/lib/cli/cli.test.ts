@@ -96,7 +96,7 @@ describe('generate', () => {
       '1',
     ])
     const done = collect(child)
-    await once(child.stdout!, 'data')
+    await Promise.race([once(child.stdout!, 'data'), done])
     child.kill('SIGINT')
     const { code, stdout, stderr } = await done
     expect(code).toBe(130)
@@ -112,7 +112,7 @@ describe('generate', () => {
       stderr += text
     })
     child.stdin!.end()
-    await once(child.stdout!, 'data')
+    await Promise.race([once(child.stdout!, 'data'), done])
     child.stdout!.destroy()
     expect((await done)[0]).toBe(0)
     expect(stderr).not.toMatch(/EPIPE|Error/)
@@ -181,6 +181,14 @@ test('bench prints the speed beside the limit measured in the same run', async (
     expect(figures[name]).toBeGreaterThan(0)
   }
   expect(figures.share).toBeCloseTo(figures.weightBytesPerSecond / figures.dramBytesPerSecond, 6)
+})
+
+test('bench takes a shape in place of a folder', async () => {
+  const args = ['smollm2-135m', '--head', 'q4', '--tokens', '3', '--prompt-tokens', '4', '--runs', '1']
+  const { code, stdout, stderr } = await run(['bench', ...args, '--placement', 'streamed'])
+  expect(code).toBe(0)
+  expect(stdout).toMatch(/^decode +\d+\.\d tok\/s at batch 1/)
+  expect(stderr).toContain('smollm2-135m (random weights)')
 })
 
 describe('failures', () => {

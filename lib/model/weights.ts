@@ -1,0 +1,62 @@
+import type { NativeModel, NativeWeightsSource } from '../binding.ts'
+import { MillraceError } from '../errors.ts'
+import { KV_BLOCK_TOKENS, MAX_LOGIT_ROWS, type ModelPlan } from '../plan/plan.ts'
+import { awaitNative, runtime } from './runtime.ts'
+import { abortedError, onAbort } from './signals.ts'
+
+export interface WeightsOptions {
+  poison: boolean
+  signal: AbortSignal | undefined
+  /** Bytes repacked, of all. What it throws ends the load. */
+  onProgress: (done: number, total: number) => void
+}
+
+/** Executes a plan. Rejects with ABORTED, or with what onProgress has thrown; nothing is left behind then. */
+export async function loadWeights(
+  source: NativeWeightsSource,
+  plan: ModelPlan,
+  { poison, signal, onProgress }: WeightsOptions,
+): Promise<NativeModel> {
+  const { native } = runtime()
+  let callbackFailure: { error: unknown } | undefined
+  const loadId = runtime().addLoad((done, total) => {
+    if (callbackFailure) return
+    try {
+      onProgress(done, total)
+    } catch (error) {
+      callbackFailure = { error }
+      native.cancelLoad(loadId)
+    }
+  })
+  const offAbort = signal && onAbort(signal, () => native.cancelLoad(loadId))
+  try {
+    const model = await awaitNative(() =>
+      native.load({
+        ...source,
+        device: plan.device,
+        homes: plan.units.map((unit) => unit.home),
+        ringBytes: plan.ringBytes,
+        contextLength: plan.contextLength,
+        kvBlocks: plan.kvTokens / KV_BLOCK_TOKENS,
+        maxRows: plan.maxRows,
+        maxLogitRows: MAX_LOGIT_ROWS,
+        threads: plan.threads,
+        poison,
+        loadId,
+      }),
+    )
+    // The load may have been done when the cancel came.
+    if (signal?.aborted || callbackFailure) {
+      await awaitNative(() => model.close(false, 0))
+      throw callbackFailure ? callbackFailure.error : abortedError(signal!, 'the load')
+    }
+    return model
+  } catch (error) {
+    if (callbackFailure) throw callbackFailure.error
+    if (signal?.aborted && MillraceError.isInstance(error)) throw abortedError(signal, 'the load')
+    throw error
+  } finally {
+    offAbort?.()
+    runtime().removeLoad(loadId)
+  }
+}
