@@ -1,4 +1,5 @@
-// Linears in plain C++: the fallback, and what the other instruction sets are tested with.
+// Linears without instruction sets beyond the architecture's own: the fallback of x86-64 (SSE2), what arm64 runs (NEON),
+// and what the other instruction sets are tested with.
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -8,9 +9,71 @@
 #include "core/half.h"
 #include "model/slab_layout.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 namespace millrace {
 
 namespace {
+
+// Four 32-bit words, or eight int16 in pairs.
+#if defined(__SSE2__)
+using Words = __m128i;
+inline Words load_words(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+inline void store_words(int32_t* p, Words v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
+inline Words all_words(uint32_t value) { return _mm_set1_epi32(static_cast<int>(value)); }
+inline Words mask_words(Words a, Words b) { return _mm_and_si128(a, b); }
+inline Words shift_words_8(Words a) { return _mm_srli_epi32(a, 8); }
+inline Words dot_words(Words sum, Words a, Words b) { return _mm_add_epi32(sum, _mm_madd_epi16(a, b)); }
+#elif defined(__aarch64__)
+using Words = uint32x4_t;
+inline Words load_words(const void* p) { return vreinterpretq_u32_u8(vld1q_u8(static_cast<const uint8_t*>(p))); }
+inline void store_words(int32_t* p, Words v) { vst1q_s32(p, vreinterpretq_s32_u32(v)); }
+inline Words all_words(uint32_t value) { return vdupq_n_u32(value); }
+inline Words mask_words(Words a, Words b) { return vandq_u32(a, b); }
+inline Words shift_words_8(Words a) { return vshrq_n_u32(a, 8); }
+inline Words dot_words(Words sum, Words a, Words b) {
+  const int16x8_t x = vreinterpretq_s16_u32(a), y = vreinterpretq_s16_u32(b);
+  const int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y)), high = vmull_high_s16(x, y);
+  return vaddq_u32(sum, vreinterpretq_u32_s32(vpaddq_s32(low, high)));
+}
+#else
+struct Words {
+  uint32_t v[4];
+};
+inline Words load_words(const void* p) {
+  Words w;
+  std::memcpy(w.v, p, sizeof w.v);
+  return w;
+}
+inline void store_words(int32_t* p, Words w) { std::memcpy(p, w.v, sizeof w.v); }
+inline Words all_words(uint32_t value) { return {{value, value, value, value}}; }
+inline Words mask_words(Words a, Words b) {
+  for (int i = 0; i < 4; i++) a.v[i] &= b.v[i];
+  return a;
+}
+inline Words shift_words_8(Words a) {
+  for (uint32_t& word : a.v) word >>= 8;
+  return a;
+}
+inline Words dot_words(Words sum, Words a, Words b) {
+  for (int i = 0; i < 4; i++) {
+    const int32_t low = static_cast<int16_t>(a.v[i]) * static_cast<int16_t>(b.v[i]);
+    const int32_t high = static_cast<int16_t>(a.v[i] >> 16) * static_cast<int16_t>(b.v[i] >> 16);
+    sum.v[i] += static_cast<uint32_t>(low + high);
+  }
+  return sum;
+}
+#endif
+
+inline Words pair_of(const int16_t* x) {
+  uint32_t pair;
+  std::memcpy(&pair, x, 4);
+  return all_words(pair);
+}
 
 void quantize(const float* x, int count, int16_t* q, float* scale, int32_t* sum) {
   uint32_t largest = 0;
@@ -37,12 +100,15 @@ void quantize(const float* x, int count, int16_t* q, float* scale, int32_t* sum)
   *sum = total;
 }
 
-void q4(const Q4RowBlock& a) {
+// See linear_q4_avx512.h for the masks and for the factor 16 of h 1.
+template <int kRows>
+void q4_rows(const Q4RowBlock& a) {
+  const Words low = all_words(0x000f000f), high = all_words(0x00f000f0);
   const std::byte* p = a.weights;
   const int16_t* x = a.x;
   const float* x_scales = a.scales;
   const int32_t* x_sums = a.sums;
-  std::memset(a.out, 0, static_cast<size_t>(a.rows) * kTileN * sizeof(float));
+  std::memset(a.out, 0, sizeof(float) * kRows * kTileN);
   for (int tile = 0; tile < a.slices; tile += a.group_tiles) {
     float scales[kTileN];
     int32_t zeros[kTileN];
@@ -56,67 +122,111 @@ void q4(const Q4RowBlock& a) {
     const int group_end = tile + a.group_tiles < a.slices ? tile + a.group_tiles : a.slices;
     for (int begin = tile; begin < group_end; begin += a.block_tiles) {
       const int tiles = group_end - begin < a.block_tiles ? group_end - begin : a.block_tiles;
-      for (int row = 0; row < a.rows; row++) {
-        const int16_t* xr = x + static_cast<ptrdiff_t>(row) * tiles * kTileK;
-        for (int g = 0; g < 8; g++) {
-          int32_t low[4] = {}, high[4] = {};  // h 0 and h 1 of each j
-          for (int s = 0; s < tiles; s++) {
-            for (int t = 0; t < 4; t++) {
-              const int32_t x0 = xr[s * kTileK + 2 * t], x1 = xr[s * kTileK + 2 * t + 1];
-              const int32_t x8 = xr[s * kTileK + 2 * t + 8], x9 = xr[s * kTileK + 2 * t + 9];
-              uint32_t words[4];
-              std::memcpy(words, p + static_cast<size_t>(s) * kQ4TileBytes + (4 * g + t) * 16, 16);
-              for (int j = 0; j < 4; j++) {
-                const auto nibble = [w = words[j]](int i) { return static_cast<int32_t>((w >> (4 * i)) & 15u); };
-                low[j] += nibble(0) * x0 + nibble(4) * x1 + nibble(2) * x8 + nibble(6) * x9;
-                high[j] += nibble(1) * x0 + nibble(5) * x1 + nibble(3) * x8 + nibble(7) * x9;
-              }
+      const ptrdiff_t stride = static_cast<ptrdiff_t>(tiles) * kTileK;
+      for (int g = 0; g < 8; g++) {
+        Words sums[kRows][2];
+        for (int row = 0; row < kRows; row++) sums[row][0] = sums[row][1] = all_words(0);
+        for (int s = 0; s < tiles; s++) {
+          for (int t = 0; t < 4; t++) {
+            const Words words = load_words(p + static_cast<size_t>(s) * kQ4TileBytes + (4 * g + t) * 16);
+            const Words next = shift_words_8(words);
+            const Words w0 = mask_words(words, low), w1 = mask_words(words, high);
+            const Words w2 = mask_words(next, low), w3 = mask_words(next, high);
+            for (int row = 0; row < kRows; row++) {
+              const int16_t* xr = x + row * stride + s * kTileK + 2 * t;
+              const Words x0 = pair_of(xr), x1 = pair_of(xr + 8);
+              sums[row][0] = dot_words(dot_words(sums[row][0], w0, x0), w2, x1);
+              sums[row][1] = dot_words(dot_words(sums[row][1], w1, x0), w3, x1);
             }
           }
+        }
+        for (int row = 0; row < kRows; row++) {
+          int32_t products[8];  // [h][j]
+          store_words(products, sums[row][0]);
+          store_words(products + 4, sums[row][1]);
           float* out = a.out + row * kTileN + 8 * g;
           for (int i = 0; i < 8; i++) {
-            const int32_t sum = (i < 4 ? low[i] : high[i - 4]) - zeros[8 * g + i] * x_sums[row];
+            const int32_t sum = (products[i] >> (i < 4 ? 0 : 4)) - zeros[8 * g + i] * x_sums[row];
             out[i] += static_cast<float>(sum) * (scales[8 * g + i] * x_scales[row]);
           }
         }
       }
       p += static_cast<size_t>(tiles) * kQ4TileBytes;
-      x += static_cast<ptrdiff_t>(a.rows) * tiles * kTileK;
-      x_scales += a.rows;
-      x_sums += a.rows;
+      x += kRows * stride;
+      x_scales += kRows;
+      x_sums += kRows;
     }
   }
 }
 
+constexpr int kMostRows = 4;
+
+void q4(const Q4RowBlock& a) {
+  switch (a.rows) {
+    case 1:
+      return q4_rows<1>(a);
+    case 2:
+      return q4_rows<2>(a);
+    case 3:
+      return q4_rows<3>(a);
+    default:
+      return q4_rows<kMostRows>(a);
+  }
+}
+
+// The weights of one (j, g) in a tile: four t by eight elements.
+constexpr int kLine = 32;
+
 struct F16 {
   using Element = uint16_t;
-  static float load(uint16_t bits) { return half_to_float(bits); }
+  // half_to_float() without branches or subnormal operands, written so that compilers make vectors of it.
+  static void load(const Element* raw, float* w) {
+    uint32_t wide[kLine];
+    for (int i = 0; i < kLine; i++) wide[i] = raw[i];
+    for (int i = 0; i < kLine; i++) {
+      constexpr uint32_t kRebias = 112u << 23;
+      const uint32_t magnitude = (wide[i] & 0x7fffu) << 13;
+      const uint32_t normal = magnitude + kRebias;
+      // A subnormal is read as 2^-14 * 1.mantissa, from which the 1 is subtracted exactly.
+      const auto subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(normal + (1u << 23)) - 0x1p-14f);
+      const uint32_t is_subnormal = 0u - static_cast<uint32_t>(magnitude < (1u << 23));
+      const uint32_t is_special = 0u - static_cast<uint32_t>(magnitude >= (31u << 23));  // infinity, NaN
+      const uint32_t finite = (subnormal & is_subnormal) | (normal & ~is_subnormal);
+      w[i] = std::bit_cast<float>((finite + (is_special & kRebias)) | (wide[i] & 0x8000u) << 16);
+    }
+  }
 };
 struct Bf16 {
   using Element = uint16_t;
-  static float load(uint16_t bits) { return bfloat16_to_float(bits); }
+  static void load(const Element* raw, float* w) {
+    for (int i = 0; i < kLine; i++) w[i] = bfloat16_to_float(raw[i]);
+  }
 };
 struct F32 {
   using Element = float;
-  static float load(float value) { return value; }
+  static void load(const Element* raw, float* w) { std::memcpy(w, raw, kLine * sizeof(float)); }
 };
 
 template <typename Type>
 void dense(const DenseRowBlock& a) {
-  constexpr int kTile = kTileN * kTileK;
   float sums[kLinearDenseRows][32][8];  // (j, g) by the eight elements of a lane
   std::memset(sums, 0, sizeof(sums[0]) * static_cast<size_t>(a.rows));
+  const std::byte* p = a.weights;
   for (int s = 0; s < a.slices; s++) {
-    typename Type::Element raw[kTile];
-    std::memcpy(raw, a.weights + static_cast<size_t>(s) * sizeof(raw), sizeof(raw));
-    float w[kTile];
-    for (int i = 0; i < kTile; i++) w[i] = Type::load(raw[i]);
-    for (int row = 0; row < a.rows; row++) {
-      const float* x = a.x + row * a.x_stride + s * 32;
-      for (int jg = 0; jg < 32; jg++) {
+    for (int jg = 0; jg < 32; jg++) {
+      typename Type::Element raw[kLine];
+      std::memcpy(raw, p, sizeof raw);
+      p += sizeof raw;
+      float w[kLine];
+      Type::load(raw, w);
+      for (int row = 0; row < a.rows; row++) {
+        const float* x = a.x + row * a.x_stride + s * kLine;
+        float e[8];
+        for (int i = 0; i < 8; i++) e[i] = sums[row][jg][i];
         for (int t = 0; t < 4; t++) {
-          for (int i = 0; i < 8; i++) sums[row][jg][i] += w[(jg * 4 + t) * 8 + i] * x[t * 8 + i];
+          for (int i = 0; i < 8; i++) e[i] += w[t * 8 + i] * x[t * 8 + i];
         }
+        for (int i = 0; i < 8; i++) sums[row][jg][i] = e[i];
       }
     }
   }
@@ -132,6 +242,6 @@ void dense(const DenseRowBlock& a) {
 
 }  // namespace
 
-const LinearKernels kLinearPlain = {"plain", 8, quantize, q4, dense<F16>, dense<Bf16>, dense<F32>};
+const LinearKernels kLinearPlain = {"plain", kMostRows, quantize, q4, dense<F16>, dense<Bf16>, dense<F32>};
 
 }  // namespace millrace
