@@ -4,7 +4,8 @@
 //   node scripts/build-native.mjs [--all] [--bench] [-DNAME=VALUE ...]
 //
 // The tree is .cmake/Release and keeps the generator it was configured with. --all builds every target, the tests
-// included, and not only millrace.node.
+// included, and not only millrace.node. MILLRACE_CUDA and MILLRACE_CUDA_ARCHITECTURES may be set in the environment, for
+// builds that somebody else's command starts (npm install).
 import { execFileSync, spawnSync } from 'node:child_process'
 import { accessSync, constants, existsSync, readFileSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -122,7 +123,9 @@ export function buildNative({ all = false, defines = {}, quiet = false } = {}) {
     }
   }
   const parallel = String(Math.max(1, availableParallelism()))
-  run('configure', ...Object.entries(defines).map(([name, value]) => `--CD${name}=${value}`))
+  const cuda = ['MILLRACE_CUDA', 'MILLRACE_CUDA_ARCHITECTURES'].filter((name) => process.env[name])
+  const entries = { ...Object.fromEntries(cuda.map((name) => [name, process.env[name]])), ...defines }
+  run('configure', ...Object.entries(entries).map(([name, value]) => `--CD${name}=${value}`))
   run('build', '-p', parallel, ...(all ? [] : ['-T', 'millrace']))
   if (!existsSync(ADDON)) throw new SetupError(`the native build ended without ${ADDON}.`)
 }
