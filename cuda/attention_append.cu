@@ -1,0 +1,45 @@
+// Rope of the keys and append of keys and values to the paged cache, one CTA a row: before prefill attention, whose
+// tiles read other tiles' keys, and before decode attention of many rows.
+#include "cuda/attention_common.cuh"
+
+namespace millrace::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__global__ __launch_bounds__(kThreads) void append_kernel(AttentionArguments a) {
+  allow_successor();
+  wait_for_predecessor();
+  const int row = blockIdx.x;
+  const int position = a.positions[row];
+  if (position < 0) return;
+  const int half = a.head_dim / 2;
+  const int pairs = a.kv_heads * half;
+  const int block_id =
+      a.block_tables[static_cast<int64_t>(a.sequences[row]) * a.block_table_stride + position / kBlockPositions];
+  const float* k = a.qkv + static_cast<int64_t>(row) * (a.heads + 2 * a.kv_heads) * a.head_dim +
+                   static_cast<int64_t>(a.heads) * a.head_dim;
+  const float* v = k + static_cast<int64_t>(a.kv_heads) * a.head_dim;
+  const float* rope = a.rope + static_cast<int64_t>(position) * a.head_dim;
+  const int64_t to_values = values_after_keys(a);
+  for (int i = threadIdx.x; i < pairs; i += kThreads) {
+    const int kv_head = i / half, d = i % half;
+    const int from = kv_head * a.head_dim + d;
+    const float2 key = rotate(k[from], k[from + half], rope[d], rope[d + half]);
+    const float2 value = make_float2(v[from], v[from + half]);
+    __half* to = keys_of(a, block_id, kv_head) + (position % kBlockPositions) * a.head_dim + d;
+    to[0] = __float2half_rn(saturate_half(key.x));
+    to[half] = __float2half_rn(saturate_half(key.y));
+    to[to_values] = __float2half_rn(saturate_half(value.x));
+    to[to_values + half] = __float2half_rn(saturate_half(value.y));
+  }
+}
+
+}  // namespace
+
+cudaError_t append_kv(const AttentionArguments& arguments, cudaStream_t stream, bool programmatic) {
+  if (arguments.rows == 0) return cudaSuccess;
+  return launch(append_kernel, dim3(arguments.rows), dim3(kThreads), 0, stream, programmatic, arguments);
+}
+
+}  // namespace millrace::cuda

@@ -1,0 +1,19 @@
+#pragma once
+// Embedding rows, gathered by the GPU from the table in host memory.
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "model/slab_layout.h"
+
+namespace millrace::cuda {
+
+// out[i, :] = float(table[tokens[i], :]), zeros where tokens[i] < 0.
+//   table   [vocab, hidden] of `type` (f16, bf16, f32): pinned host memory through its device address, or device memory
+//   tokens  [rows] on the device; below vocab
+//   out     float32 [rows, stride]
+cudaError_t embed(const std::byte* table, WeightType type, const int32_t* tokens, int rows, int hidden, float* out,
+                  int64_t stride, cudaStream_t stream, bool programmatic);
+
+}  // namespace millrace::cuda
