@@ -52,7 +52,7 @@ function(millrace_add_cuda target)
   target_include_directories(millrace_cuda PRIVATE csrc "${CMAKE_CURRENT_SOURCE_DIR}")
   target_link_libraries(millrace_cuda PRIVATE millrace_options CUDA::cudart_static)
   target_compile_options(millrace_cuda PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-ffp-contract=off -Xfatbin=-compress-all>)
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-ffp-contract=off -Xfatbin=-compress-all>)
   set_target_properties(millrace_cuda PROPERTIES
     CUDA_ARCHITECTURES "${MILLRACE_CUDA_ARCHITECTURES}"
     CUDA_STANDARD 20

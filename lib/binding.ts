@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { MillraceError } from './errors.ts'
 
-export type LinearFormat = 'plain' | 'gptq'
+export type LinearFormat = 'plain' | 'gptq' | 'awq' | 'compressed-tensors'
 export type WeightType = 'q4' | 'f16' | 'bf16' | 'f32'
 export type Home = 'resident' | 'streamed' | 'cpu'
 
@@ -31,6 +31,13 @@ export interface RopeSpec {
   lowFrequencyFactor: number
   highFrequencyFactor: number
   originalMaxPosition: number
+  /** yarn: cosines and sines are multiplied by it; 1 otherwise. */
+  attentionFactor: number
+  /** yarn: turns within the original context above which a pair is kept, below which it is stretched. */
+  betaFast: number
+  betaSlow: number
+  /** yarn: the range between is rounded outwards to whole pairs. */
+  truncate: boolean
 }
 
 export interface ModelSpec {
@@ -44,6 +51,10 @@ export interface ModelSpec {
   maxPosition: number
   rmsEpsilon: number
   rope: RopeSpec
+  /** Positions that a row sees, its own counted; 0: all before it. */
+  slidingWindow: number
+  /** RMSNorm of each query and key head before rope. */
+  qkNorm: boolean
 }
 
 /** How a linear is stored: tensor names, '' where the format has none. See csrc/checkpoint/repack.h. */
@@ -53,6 +64,8 @@ export interface LinearSource {
   zeros: string
   scales: string
   gIdx: string
+  /** compressed-tensors: weight_shape. */
+  shape: string
   bias: string
   bits: number
   groupSize: number
@@ -70,6 +83,9 @@ export interface LayerSource {
   gate: LinearSource
   up: LinearSource
   down: LinearSource
+  /** '' without qkNorm. */
+  queryNorm: string
+  keyNorm: string
 }
 
 export interface ModelSource {
@@ -133,6 +149,12 @@ export interface NativeLoadSettings {
   maxLogitRows: number
   /** Threads of the CPU twin, the caller counted. */
   threads: number
+  /** Reuse keys and values of earlier requests that begin with the same tokens. */
+  prefixReuse: boolean
+  /** Of those, only what prefill computed: then a request's bits never depend on what came before. */
+  deterministic: boolean
+  /** Requests that may wait; 0: any number. */
+  maxQueue: number
   /** Fill freed ring slots with NaN patterns: for tests, costs bandwidth. */
   poison: boolean
   /** Chosen by the caller; progress events carry it, cancelLoad takes it. */
@@ -155,6 +177,11 @@ export interface NativeRequest {
   logprobs: boolean
   /** score: every position's logits too, float32 [tokens, vocab]. */
   logits: boolean
+  /** Higher goes first; int32. */
+  priority: number
+  /** Milliseconds; 0: none. */
+  queueTimeoutMs: number
+  deadlineMs: number
 }
 
 export type NativeFinish = 'stop' | 'length' | 'abort' | 'error'
@@ -200,6 +227,12 @@ export interface NativeStats {
   waitingSequences: number
   kvBlocksUsed: number
   kvBlocksTotal: number
+  /** Tokens of admitted prompts, and how many of them were found in the prefix cache. */
+  promptTokens: number
+  reusedTokens: number
+  /** Sequences whose KV went to system RAM for want of blocks, and the bytes there now. */
+  preemptions: number
+  savedKvBytes: number
 }
 
 export interface NativeMemory {
@@ -214,7 +247,7 @@ export interface NativeMemory {
 
 export interface NativeModel {
   readonly id: number
-  /** Returns the request's id, unique in the process. Throws CONTEXT_OVERFLOW, MODEL_CLOSED. */
+  /** Returns the request's id, unique in the process. Throws CONTEXT_OVERFLOW, QUEUE_FULL (with retryAfterMs). */
   submit(request: NativeRequest): number
   /** The request ends with finish 'abort' unless it has ended already. */
   cancel(request: number): void

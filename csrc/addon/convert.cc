@@ -40,6 +40,10 @@ RopeSpec rope_spec(const Napi::Object& object) {
   rope.low_frequency_factor = number_field(object, "lowFrequencyFactor");
   rope.high_frequency_factor = number_field(object, "highFrequencyFactor");
   rope.original_max_position = int_field(object, "originalMaxPosition");
+  rope.attention_factor = number_field(object, "attentionFactor");
+  rope.beta_fast = number_field(object, "betaFast");
+  rope.beta_slow = number_field(object, "betaSlow");
+  rope.truncate = bool_field(object, "truncate");
   return rope;
 }
 
@@ -50,13 +54,18 @@ LinearSource linear_source(const Napi::Object& object) {
     source.format = LinearFormat::plain;
   } else if (kind == "gptq") {
     source.format = LinearFormat::gptq;
+  } else if (kind == "awq") {
+    source.format = LinearFormat::awq;
+  } else if (kind == "compressed-tensors") {
+    source.format = LinearFormat::compressed_tensors;
   } else {
-    throw wrong_type("format", "'plain' or 'gptq'");
+    throw wrong_type("format", "'plain', 'gptq', 'awq' or 'compressed-tensors'");
   }
   source.weight = string_field(object, "weight");
   source.zeros = string_field(object, "zeros");
   source.scales = string_field(object, "scales");
   source.g_idx = string_field(object, "gIdx");
+  source.shape = string_field(object, "shape");
   source.bias = string_field(object, "bias");
   source.bits = int_field(object, "bits");
   source.group_size = int_field(object, "groupSize");
@@ -138,6 +147,8 @@ ModelSpec model_spec(const Napi::Object& object) {
   spec.max_position = int_field(object, "maxPosition");
   spec.rms_epsilon = number_field(object, "rmsEpsilon");
   spec.rope = rope_spec(object_field(object, "rope"));
+  spec.sliding_window = int_field(object, "slidingWindow");
+  spec.qk_norm = bool_field(object, "qkNorm");
   return spec;
 }
 
@@ -170,7 +181,8 @@ ModelSource model_source(const Napi::Object& object) {
                              linear_source(object_field(layer, "query")), linear_source(object_field(layer, "key")),
                              linear_source(object_field(layer, "value")), linear_source(object_field(layer, "output")),
                              linear_source(object_field(layer, "gate")), linear_source(object_field(layer, "up")),
-                             linear_source(object_field(layer, "down"))});
+                             linear_source(object_field(layer, "down")), string_field(layer, "queryNorm"),
+                             string_field(layer, "keyNorm")});
   }
   source.embedding = string_field(object, "embedding");
   source.final_norm = string_field(object, "finalNorm");
@@ -213,6 +225,9 @@ RequestOptions request_options(const Napi::Object& object, int vocab) {
   options.stop_tokens = int32_array_field(object, "stopTokens");
   options.logprobs = bool_field(object, "logprobs");
   options.logits = bool_field(object, "logits");
+  options.priority = int_field(object, "priority");
+  options.queue_timeout_ms = number_field(object, "queueTimeoutMs");
+  options.deadline_ms = number_field(object, "deadlineMs");
   return options;
 }
 

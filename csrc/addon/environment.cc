@@ -61,6 +61,7 @@ Napi::Error to_js(Napi::Env env, const Error& error) {
   Napi::Error out = Napi::Error::New(env, error.what());
   out.Set("code", Napi::String::New(env, error.code()));
   out.Set("remedy", Napi::String::New(env, error.remedy()));
+  if (error.retry_after_ms > 0) out.Set("retryAfterMs", Napi::Number::New(env, error.retry_after_ms));
   return out;
 }
 

@@ -69,6 +69,10 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     put("runningSequences", c.running);
     put("waitingSequences", c.waiting);
     put("kvBlocksUsed", c.kv_blocks_used);
+    put("promptTokens", c.prompt_tokens);
+    put("reusedTokens", c.reused_tokens);
+    put("preemptions", c.preemptions);
+    put("savedKvBytes", c.saved_kv_bytes);
     out["kvBlocksTotal"] = number(info.Env(), model_->config().kv_blocks);
     return out;
   }
@@ -148,6 +152,9 @@ Napi::Value load(const Napi::CallbackInfo& info) {
     config.kv_blocks = int_field(request, "kvBlocks");
     config.max_rows = int_field(request, "maxRows");
     config.max_logit_rows = int_field(request, "maxLogitRows");
+    config.prefix_reuse = bool_field(request, "prefixReuse");
+    config.deterministic = bool_field(request, "deterministic");
+    config.max_queue = int_field(request, "maxQueue");
     config.poison = bool_field(request, "poison");
     const int threads = int_field(request, "threads");
     const auto load_id = static_cast<int64_t>(size_field(request, "loadId"));

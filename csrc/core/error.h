@@ -18,6 +18,9 @@ inline constexpr const char* kOutOfMemory = "OUT_OF_MEMORY";
 inline constexpr const char* kDeviceUnavailable = "DEVICE_UNAVAILABLE";
 inline constexpr const char* kGpuLost = "GPU_LOST";
 inline constexpr const char* kContextOverflow = "CONTEXT_OVERFLOW";
+inline constexpr const char* kQueueFull = "QUEUE_FULL";
+inline constexpr const char* kQueueTimeout = "QUEUE_TIMEOUT";
+inline constexpr const char* kDeadlineExceeded = "DEADLINE_EXCEEDED";
 inline constexpr const char* kModelClosed = "MODEL_CLOSED";
 inline constexpr const char* kAborted = "ABORTED";
 inline constexpr const char* kInternal = "INTERNAL";
@@ -29,6 +32,8 @@ class Error : public std::runtime_error {
       : std::runtime_error(std::move(message)), code_(code), remedy_(std::move(remedy)) {}
   const char* code() const { return code_; }
   const std::string& remedy() const { return remedy_; }
+  // Of QUEUE_FULL: milliseconds after which to try again; 0: not told.
+  double retry_after_ms = 0;
 
  private:
   const char* code_;

@@ -7,6 +7,12 @@
 
 namespace millrace {
 
+namespace {
+
+bool any(const Sequence&, bool) { return true; }
+
+}  // namespace
+
 Engine::Engine() : thread_([this] { run(); }) {}
 
 Engine::~Engine() {
@@ -59,6 +65,7 @@ uint64_t Engine::submit(const std::shared_ptr<Model>& model, RequestOptions opti
   }
   options.max_tokens = std::clamp(options.max_tokens, 1, std::max(room, 1));
 
+  model->enter_queue();
   auto sequence = std::make_shared<Sequence>();
   sequence->id = next_id();
   sequence->tokens = options.tokens;
@@ -84,8 +91,7 @@ uint64_t Engine::submit(const std::shared_ptr<Model>& model, RequestOptions opti
       sink->post(std::move(event));
       return;
     }
-    served->model->scheduler().add(std::move(owned));
-    served->model->publish_counters();
+    served->model->enqueue(std::move(owned));
   });
   return id;
 }
@@ -118,7 +124,8 @@ void Engine::close(std::shared_ptr<Model> model, bool drain, std::chrono::millis
 void Engine::detach(std::shared_ptr<EventSink> sink) {
   post([this, sink = std::move(sink)] {
     for (Served& served : models_) {
-      for (const uint64_t id : served.model->scheduler().ids_of(sink.get())) served.model->end(id, Finish::abort);
+      for (const uint64_t id : served.model->scheduler().ids(
+               [&](const Sequence& sequence, bool) { return sequence.sink == sink; })) served.model->end(id, Finish::abort);
       served.model->publish_counters();
     }
     std::erase_if(sinks_, [&](const auto& known) { return known.lock() == sink; });
@@ -149,7 +156,7 @@ bool Engine::finish_closing() {
       continue;
     }
     if (Clock::now() >= served.deadline) {
-      for (const uint64_t id : served.model->scheduler().ids()) served.model->end(id, Finish::abort);
+      for (const uint64_t id : served.model->scheduler().ids(any)) served.model->end(id, Finish::abort);
     }
     if (!served.model->scheduler().idle()) {
       ++it;
@@ -180,7 +187,7 @@ void Engine::step(Served& served) {
     failure.error_remedy = "report this with what led to it";
   }
   // The pass is lost and with it the state of every sequence in it; the process and the other models live on.
-  for (const uint64_t id : served.model->scheduler().ids()) {
+  for (const uint64_t id : served.model->scheduler().ids(any)) {
     served.model->end(id, Finish::error, failure);
   }
 }
@@ -204,7 +211,7 @@ void Engine::run() {
     flush_sinks();
   }
   for (Served& served : models_) {
-    for (const uint64_t id : served.model->scheduler().ids()) served.model->end(id, Finish::abort);
+    for (const uint64_t id : served.model->scheduler().ids(any)) served.model->end(id, Finish::abort);
     for (const auto& done : served.on_closed) done();
   }
   flush_sinks();

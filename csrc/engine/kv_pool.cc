@@ -1,26 +1,158 @@
 #include "engine/kv_pool.h"
 
+#include <algorithm>
+#include <cstring>
+
 namespace millrace {
 
-KvPool::KvPool(Backend& backend, const ModelSpec& spec, int blocks)
-    : total_(blocks),
-      memory_(backend.allocate(static_cast<size_t>(blocks) * spec.layers * kv_block_bytes(spec), "the KV cache")) {
+KvPool::KvPool(Backend& backend, Stream& compute, const ModelSpec& spec, int blocks)
+    : backend_(backend),
+      compute_(compute),
+      layers_(spec.layers),
+      block_bytes_(kv_block_bytes(spec)),
+      total_(blocks),
+      memory_(backend.allocate(static_cast<size_t>(blocks) * layers_ * block_bytes_, "the KV cache")),
+      blocks_(blocks) {
   free_.reserve(blocks);
   for (int32_t id = blocks - 1; id >= 0; id--) free_.push_back(id);
 }
 
+std::byte* KvPool::address(int layer, int32_t block) const {
+  return memory_->data() + (static_cast<size_t>(layer) * total_ + block) * block_bytes_;
+}
+
+void KvPool::take(int32_t id) {
+  if (blocks_[id].users++ == 0) {
+    used_++;
+    if (blocks_[id].remembered) idle_.erase(blocks_[id].idle);
+  }
+}
+
+void KvPool::forget(int32_t id) {
+  Block& block = blocks_[id];
+  const auto [begin, end] = by_key_.equal_range(block.key);
+  for (auto it = begin; it != end; ++it) {
+    if (it->second == id) {
+      by_key_.erase(it);
+      break;
+    }
+  }
+  block.remembered = false;
+}
+
 bool KvPool::allocate(int count, std::vector<int32_t>& out) {
-  if (count > static_cast<int>(free_.size())) return false;
+  if (count > available()) return false;
   for (int i = 0; i < count; i++) {
-    out.push_back(free_.back());
-    free_.pop_back();
+    int32_t id;
+    if (!free_.empty()) {
+      id = free_.back();
+      free_.pop_back();
+    } else {
+      id = idle_.front();
+      idle_.pop_front();
+      forget(id);
+    }
+    blocks_[id].generation++;
+    take(id);
+    out.push_back(id);
   }
   return true;
 }
 
 void KvPool::release(std::vector<int32_t>& blocks) {
-  free_.insert(free_.end(), blocks.rbegin(), blocks.rend());
+  // From the end, so that of one sequence the later blocks, useless without the earlier, are taken back first.
+  for (auto it = blocks.rbegin(); it != blocks.rend(); ++it) {
+    Block& block = blocks_[*it];
+    if (--block.users > 0) continue;
+    used_--;
+    if (block.remembered) {
+      block.idle = idle_.insert(idle_.end(), *it);
+    } else {
+      free_.push_back(*it);
+    }
+  }
   blocks.clear();
+}
+
+uint64_t KvPool::key_of(int32_t parent, const int32_t* tokens) const {
+  uint64_t hash = parent < 0 ? 0x9e3779b97f4a7c15ull
+                             : (static_cast<uint64_t>(parent) << 32) ^ blocks_[parent].generation * 0xd6e8feb86659fd93ull;
+  for (int i = 0; i < kKvBlockTokens; i++) {
+    hash = (hash ^ static_cast<uint32_t>(tokens[i])) * 0xff51afd7ed558ccdull;
+    hash ^= hash >> 32;
+  }
+  return hash;
+}
+
+int32_t KvPool::find(int32_t parent, const int32_t* tokens) const {
+  const auto [begin, end] = by_key_.equal_range(key_of(parent, tokens));
+  for (auto it = begin; it != end; ++it) {
+    const Block& block = blocks_[it->second];
+    const bool same_parent =
+        block.parent == parent && (parent < 0 || block.parent_generation == blocks_[parent].generation);
+    if (same_parent && std::memcmp(block.tokens, tokens, sizeof(block.tokens)) == 0) return it->second;
+  }
+  return -1;
+}
+
+void KvPool::reuse(std::span<const int32_t> tokens, bool prefill_only, std::vector<int32_t>& out) {
+  const int most = (static_cast<int>(tokens.size()) - 1) / kKvBlockTokens;
+  int32_t parent = -1;
+  for (int i = 0; i < most; i++) {
+    const int32_t id = find(parent, tokens.data() + i * kKvBlockTokens);
+    if (id < 0 || (prefill_only && blocks_[id].decoded)) return;
+    take(id);
+    out.push_back(id);
+    parent = id;
+  }
+}
+
+void KvPool::remember(std::span<const int32_t> tokens, std::span<const int32_t> blocks, int index, bool decoded) {
+  const int32_t parent = index == 0 ? -1 : blocks[index - 1];
+  const int32_t* own = tokens.data() + static_cast<size_t>(index) * kKvBlockTokens;
+  Block& block = blocks_[blocks[index]];
+  // Of two sequences that computed the same text at the same time, one is remembered; and only what continues
+  // something remembered can be found again.
+  if (block.remembered || (parent >= 0 && !blocks_[parent].remembered) || find(parent, own) >= 0) return;
+  block.remembered = true;
+  block.decoded = decoded || (parent >= 0 && blocks_[parent].decoded);
+  block.parent = parent;
+  block.parent_generation = parent < 0 ? 0 : blocks_[parent].generation;
+  std::memcpy(block.tokens, own, sizeof(block.tokens));
+  block.key = key_of(parent, own);
+  by_key_.emplace(block.key, blocks[index]);
+}
+
+SavedKv KvPool::save(std::vector<int32_t>& blocks) {
+  SavedKv saved;
+  saved.blocks = static_cast<int>(blocks.size());
+  saved.memory = backend_.allocate_host(blocks.size() * layers_ * block_bytes_, "a preempted sequence's KV");
+  std::byte* to = saved.memory->data();
+  for (const int32_t block : blocks) {
+    for (int layer = 0; layer < layers_; layer++, to += block_bytes_) compute_.copy(to, address(layer, block), block_bytes_);
+  }
+  saved_bytes_ += saved.memory->size();
+  release(blocks);
+  return saved;
+}
+
+void KvPool::restore(SavedKv& saved, std::vector<int32_t>& blocks) {
+  if (!saved.memory) return;
+  allocate(saved.blocks, blocks);
+  const std::byte* from = saved.memory->data();
+  for (const int32_t block : blocks) {
+    for (int layer = 0; layer < layers_; layer++, from += block_bytes_) {
+      compute_.copy(address(layer, block), from, block_bytes_);
+    }
+  }
+  discard(saved);
+}
+
+void KvPool::discard(SavedKv& saved) {
+  if (!saved.memory) return;
+  compute_.synchronize();  // copies to or from it may be under way; this is rare
+  saved_bytes_ -= saved.memory->size();
+  saved = {};
 }
 
 }  // namespace millrace

@@ -1,33 +1,89 @@
 #pragma once
-// The paged KV cache of one model: block ids, one id for all layers. Room for blocks with a tier (device, host) and
-// for prefix reuse.
+// The paged KV cache of one model: block ids, one id for all layers, counted by their users. Full blocks are remembered
+// by the tokens that led to them, so that a request whose text begins like an earlier one finds its keys and values
+// computed (block-level prefix reuse); a remembered block that nobody uses is taken back, oldest first, when blocks run
+// out. A preempted sequence's blocks rest in system RAM and come back as they were.
 #include <cstdint>
+#include <list>
 #include <memory>
+#include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "backend/backend.h"
 
 namespace millrace {
 
+// A preempted sequence's keys and values.
+struct SavedKv {
+  std::unique_ptr<Memory> memory;  // [blocks, layers, block bytes]
+  int blocks = 0;
+};
+
 class KvPool {
  public:
-  KvPool(Backend& backend, const ModelSpec& spec, int blocks);
+  // Copies between the tiers are enqueued on `compute`, in order with the passes.
+  KvPool(Backend& backend, Stream& compute, const ModelSpec& spec, int blocks);
 
-  // Appends `count` block ids to `out`, or none and returns false.
+  // Appends `count` blocks, each used once, or none and returns false.
   bool allocate(int count, std::vector<int32_t>& out);
-  void release(std::vector<int32_t>& blocks);  // leaves it empty
+  // Gives up one use of each; what was remembered stays so until its block is needed. Leaves `blocks` empty.
+  void release(std::vector<int32_t>& blocks);
+
+  // Appends the remembered blocks that hold the first tokens of `tokens`, with one more use of each. At most
+  // (tokens - 1) / kKvBlockTokens of them: the last token is always computed, for its logits. With `prefill_only`,
+  // stops at the first block that holds tokens computed by decoding.
+  void reuse(std::span<const int32_t> tokens, bool prefill_only, std::vector<int32_t>& out);
+  // Remembers the block as holding the keys and values of tokens [16 * index, 16 * index + 16) of a sequence whose blocks
+  // before are `blocks`. `decoded`: not all of them were computed by prefill.
+  void remember(std::span<const int32_t> tokens, std::span<const int32_t> blocks, int index, bool decoded);
+
+  // Blocks to system RAM and back. save() leaves `blocks` empty; restore() needs saved.blocks available ones.
+  SavedKv save(std::vector<int32_t>& blocks);
+  void restore(SavedKv& saved, std::vector<int32_t>& blocks);
+  void discard(SavedKv& saved);
 
   int total() const { return total_; }
-  int used() const { return total_ - static_cast<int>(free_.size()); }
-  std::byte* data() const { return memory_->data(); }
+  int used() const { return used_; }
+  int available() const { return total_ - used_; }
   size_t bytes() const { return memory_->size(); }
+  std::byte* data() const { return memory_->data(); }
+  size_t saved_bytes() const { return saved_bytes_; }
 
   static int blocks_for(int tokens) { return (tokens + kKvBlockTokens - 1) / kKvBlockTokens; }
 
  private:
+  struct Block {
+    int users = 0;
+    bool remembered = false;
+    bool decoded = false;
+    uint64_t key = 0;     // of what is remembered
+    int32_t parent = -1;  // block before it, -1: the first
+    uint64_t parent_generation = 0;
+    uint64_t generation = 0;  // grows when the block is given to somebody new: a parent may be gone and its id reused
+    int32_t tokens[kKvBlockTokens];
+    std::list<int32_t>::iterator idle;  // its place among unused remembered blocks
+  };
+
+  void take(int32_t id);
+  void forget(int32_t id);
+  // The remembered block of these tokens after `parent`, or -1.
+  int32_t find(int32_t parent, const int32_t* tokens) const;
+  uint64_t key_of(int32_t parent, const int32_t* tokens) const;
+  std::byte* address(int layer, int32_t block) const;
+
+  Backend& backend_;
+  Stream& compute_;
+  int layers_;
+  size_t block_bytes_;  // of one layer
   int total_;
+  int used_ = 0;
   std::unique_ptr<Memory> memory_;
+  std::vector<Block> blocks_;
   std::vector<int32_t> free_;  // taken from the back: recently used blocks are warm
+  std::list<int32_t> idle_;    // remembered and unused, least recently used first
+  std::unordered_multimap<uint64_t, int32_t> by_key_;
+  size_t saved_bytes_ = 0;
 };
 
 }  // namespace millrace

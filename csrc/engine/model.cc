@@ -24,8 +24,9 @@ Model::Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<cons
     throw Error(code::kInvalidArgument, "a model needs one home a unit, rows, and KV blocks for one full context",
                 "pass the plan unchanged, or one that keeps these bounds");
   }
-  kv_ = std::make_unique<KvPool>(*backend_, host_->spec(), config_.kv_blocks);
-  scheduler_ = std::make_unique<Scheduler>(SchedulerConfig{config_.max_rows, config_.max_logit_rows}, *kv_);
+  kv_ = std::make_unique<KvPool>(*backend_, *compute_, host_->spec(), config_.kv_blocks);
+  scheduler_ = std::make_unique<Scheduler>(
+      SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse, config_.deterministic}, *kv_);
 
   ExecutorConfig executor;
   executor.spec = host_->spec();
@@ -93,6 +94,7 @@ void Model::run_pass(const Step& step) {
 }
 
 bool Model::step() {
+  expire();
   if (!scheduler_->build(batch_)) return false;
   run_pass(batch_.step);
   pass_done_->synchronize();
@@ -100,6 +102,7 @@ bool Model::step() {
   counters_.steps.fetch_add(1, std::memory_order_relaxed);
   counters_.decode_rows.fetch_add(batch_.step.decode_rows, std::memory_order_relaxed);
   counters_.prefill_rows.fetch_add(batch_.step.rows - batch_.step.decode_rows, std::memory_order_relaxed);
+  scheduler_->computed(batch_);
   take_results(batch_);
   publish_counters();
   return true;
@@ -117,6 +120,10 @@ void Model::publish_counters() {
   store(counters_.running, scheduler_->running());
   store(counters_.waiting, scheduler_->waiting());
   store(counters_.kv_blocks_used, kv_->used());
+  store(counters_.saved_kv_bytes, kv_->saved_bytes());
+  store(counters_.prompt_tokens, scheduler_->counters().prompt_tokens);
+  store(counters_.reused_tokens, scheduler_->counters().reused_tokens);
+  store(counters_.preemptions, scheduler_->counters().preemptions);
 }
 
 void Model::take_results(const StepBatch& batch) {
@@ -124,7 +131,6 @@ void Model::take_results(const StepBatch& batch) {
   const float* kept = output_.logits.data();
   for (const StepBatch::Part& part : batch.parts) {
     Sequence& sequence = *part.sequence;
-    sequence.computed += part.rows;
     if (part.logits == 0) continue;
 
     if (sequence.options.kind == RequestKind::score) {
@@ -176,6 +182,49 @@ void Model::take_results(const StepBatch& batch) {
   }
 }
 
+void Model::enter_queue() {
+  const uint64_t before = counters_.posted.fetch_add(1, std::memory_order_relaxed);
+  const uint64_t waiting = before + counters_.waiting.load(std::memory_order_relaxed);
+  if (config_.max_queue == 0 || waiting < static_cast<uint64_t>(config_.max_queue)) return;
+  counters_.posted.fetch_sub(1, std::memory_order_relaxed);
+  Error error(code::kQueueFull, format("%llu requests wait already", static_cast<unsigned long long>(waiting)),
+              "try again after retryAfterMs, or load with a larger maxQueue");
+  // The queue moves one place whenever one of those that run ends.
+  const double running = static_cast<double>(std::max<uint64_t>(1, counters_.running.load(std::memory_order_relaxed)));
+  error.retry_after_ms = std::max(1.0, counters_.service_ms.load(std::memory_order_relaxed) / running);
+  throw error;
+}
+
+void Model::enqueue(std::unique_ptr<Sequence> sequence) {
+  scheduler_->add(std::move(sequence));
+  counters_.posted.fetch_sub(1, std::memory_order_relaxed);
+  publish_counters();
+}
+
+void Model::expire() {
+  const Clock::time_point now = Clock::now();
+  const auto over = [now](const Sequence& sequence, double limit_ms) {
+    return limit_ms > 0 && milliseconds(now - sequence.submitted) >= limit_ms;
+  };
+  for (const uint64_t id : scheduler_->ids([&](const Sequence& sequence, bool waiting) {
+         return waiting && over(sequence, sequence.options.queue_timeout_ms);
+       })) {
+    TokenEvent last;
+    last.error_code = code::kQueueTimeout;
+    last.error_message = "the request waited longer than its queueTimeoutMs";
+    last.error_remedy = "try again later, with a longer queueTimeoutMs, or with a higher priority";
+    end(id, Finish::error, std::move(last));
+  }
+  for (const uint64_t id : scheduler_->ids(
+           [&](const Sequence& sequence, bool) { return over(sequence, sequence.options.deadline_ms); })) {
+    TokenEvent last;
+    last.error_code = code::kDeadlineExceeded;
+    last.error_message = "the request was not done by its deadlineMs";
+    last.error_remedy = "ask for fewer tokens, or give it more time";
+    end(id, Finish::error, std::move(last));
+  }
+}
+
 void Model::end(uint64_t request, Finish finish, TokenEvent last) {
   const std::unique_ptr<Sequence> sequence = scheduler_->remove(request);
   if (!sequence) return;
@@ -187,6 +236,11 @@ void Model::end(uint64_t request, Finish finish, TokenEvent last) {
   // A request that ends while it waits has queued all its life.
   last.queue_ms = sequence->admitted == Clock::time_point{} ? last.total_ms
                                                             : milliseconds(sequence->admitted - sequence->submitted);
+  if (sequence->admitted != Clock::time_point{} && finish != Finish::abort) {
+    const double took = milliseconds(now - sequence->admitted);
+    const double before = counters_.service_ms.load(std::memory_order_relaxed);
+    counters_.service_ms.store(before == 0 ? took : 0.8 * before + 0.2 * took, std::memory_order_relaxed);
+  }
   if (sequence->has_first_token) last.first_token_ms = milliseconds(sequence->first_token - sequence->submitted);
   sequence->sink->post(std::move(last));
 }

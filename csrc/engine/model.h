@@ -20,6 +20,9 @@ struct ModelConfig {
   int kv_blocks = 0;  // at least one context
   int max_rows = 0;
   int max_logit_rows = 0;
+  bool prefix_reuse = true;
+  bool deterministic = false;  // no reuse of keys and values that decoding computed
+  int max_queue = 0;           // requests that may wait; 0: any number
   bool poison = false;
   FeederHooks hooks;
 };
@@ -30,6 +33,10 @@ struct ModelCounters {
   std::atomic<uint64_t> copied_bytes{0}, prefetched_bytes{0}, streamed_units{0};
   std::atomic<uint64_t> weight_bytes_read{0};
   std::atomic<uint64_t> running{0}, waiting{0}, kv_blocks_used{0};
+  std::atomic<uint64_t> prompt_tokens{0}, reused_tokens{0}, preemptions{0}, saved_kv_bytes{0};
+  // Posted to the engine's thread and not yet taken; and how long an admitted request takes, of late.
+  std::atomic<uint64_t> posted{0};
+  std::atomic<double> service_ms{0};
 };
 
 struct ModelMemory {
@@ -55,6 +62,11 @@ class Model {
   Scheduler& scheduler() { return *scheduler_; }
   // Runs one step and posts its tokens; false if there was nothing to do.
   bool step();
+  // Throws QUEUE_FULL if no more may wait; counts one more as posted. Any thread.
+  void enter_queue();
+  void enqueue(std::unique_ptr<Sequence> sequence);
+  // Ends requests whose time is over.
+  void expire();
   // Ends a request with its last event; nothing happens if it has ended.
   void end(uint64_t request, Finish finish, TokenEvent last = {});
   void publish_counters();

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/kv_pool.h"
+
 namespace millrace {
 
 using Clock = std::chrono::steady_clock;
@@ -24,6 +26,9 @@ struct RequestOptions {
   std::vector<int32_t> stop_tokens;  // end the request and are not given out
   bool logprobs = false;             // generate: log-probability of each token
   bool logits = false;               // score: logits of every position
+  int priority = 0;                  // higher goes first, and is preempted last
+  double queue_timeout_ms = 0;       // > 0: ends with QUEUE_TIMEOUT if not admitted by then
+  double deadline_ms = 0;            // > 0: ends with DEADLINE_EXCEEDED if not done by then
 };
 
 enum class Finish : uint8_t { none, stop, length, abort, error };
@@ -55,12 +60,18 @@ struct Sequence {
   int computed = 0;             // tokens whose K and V are in the cache
   std::vector<int32_t> blocks;
   std::vector<float> score_logprobs, score_logits;
+  SavedKv saved;                // of a preempted sequence
+  int remembered = 0;           // leading blocks offered to the prefix cache
+  int decoded_from = INT32_MAX; // first position computed by a decode row
   Clock::time_point submitted, admitted, first_token;
   bool has_first_token = false;
 
   int prompt_length() const { return static_cast<int>(options.tokens.size()); }
   int generated() const { return static_cast<int>(tokens.size()) - prompt_length(); }
-  bool decoding() const { return computed >= prompt_length() && options.kind == RequestKind::generate; }
+  bool decoding() const {
+    return options.kind == RequestKind::generate && computed >= prompt_length() &&
+           computed + 1 == static_cast<int>(tokens.size());
+  }
 };
 
 }  // namespace millrace

@@ -2,23 +2,95 @@
 
 #include <algorithm>
 
+#include "core/error.h"
+
 namespace millrace {
 
+namespace {
+
+bool goes_before(const Sequence& a, const Sequence& b) {
+  return a.options.priority != b.options.priority ? a.options.priority > b.options.priority : a.id < b.id;
+}
+
+void insert(std::deque<std::unique_ptr<Sequence>>& into, std::unique_ptr<Sequence> sequence) {
+  auto at = into.end();
+  while (at != into.begin() && goes_before(*sequence, **std::prev(at))) --at;
+  into.insert(at, std::move(sequence));
+}
+
+}  // namespace
+
+void Scheduler::add(std::unique_ptr<Sequence> sequence) { insert(waiting_, std::move(sequence)); }
+
+bool Scheduler::may_run_more() const { return running() < std::min(config_.max_rows, config_.max_logit_rows); }
+
+void Scheduler::resume() {
+  while (!preempted_.empty() && may_run_more()) {
+    Sequence& sequence = *preempted_.front();
+    const int needed = KvPool::blocks_for(static_cast<int>(sequence.tokens.size()));
+    // A block for each that runs already, or the one that comes back would soon push out another.
+    if (kv_.available() < needed + running()) return;
+    kv_.restore(sequence.saved, sequence.blocks);
+    kv_.allocate(needed - static_cast<int>(sequence.blocks.size()), sequence.blocks);
+    insert(running_, std::move(preempted_.front()));
+    preempted_.pop_front();
+  }
+}
+
 void Scheduler::admit() {
-  const int most = std::min(config_.max_rows, config_.max_logit_rows);
-  while (!waiting_.empty() && running() < most) {
+  while (preempted_.empty() && !waiting_.empty() && may_run_more()) {
     Sequence& sequence = *waiting_.front();
-    // Blocks for the whole request are set aside at once, so that a running sequence never lacks one.
-    const int tokens = sequence.prompt_length() +
-                       (sequence.options.kind == RequestKind::generate ? sequence.options.max_tokens : 0);
-    if (!kv_.allocate(KvPool::blocks_for(tokens), sequence.blocks)) return;  // first come, first served
+    const bool generate = sequence.options.kind == RequestKind::generate;
+    if (config_.prefix_reuse && generate) kv_.reuse(sequence.tokens, config_.deterministic, sequence.blocks);
+    const int reused = static_cast<int>(sequence.blocks.size());
+    const int needed = KvPool::blocks_for(sequence.prompt_length()) - reused;
+    if (kv_.available() < needed + running() || !kv_.allocate(needed, sequence.blocks)) {
+      kv_.release(sequence.blocks);
+      return;
+    }
+    sequence.computed = reused * kKvBlockTokens;
+    sequence.remembered = reused;
+    counters_.prompt_tokens += sequence.prompt_length();
+    counters_.reused_tokens += sequence.computed;
     sequence.admitted = Clock::now();
-    running_.push_back(std::move(waiting_.front()));
+    insert(running_, std::move(waiting_.front()));
     waiting_.pop_front();
   }
 }
 
+void Scheduler::preempt_last() {
+  std::unique_ptr<Sequence> sequence = std::move(running_.back());
+  running_.pop_back();
+  counters_.preemptions++;
+  try {
+    sequence->saved = kv_.save(sequence->blocks);
+  } catch (const Error&) {
+    // No system RAM for it: what it has computed is computed again.
+    kv_.release(sequence->blocks);
+    sequence->computed = 0;
+    sequence->remembered = 0;
+    sequence->decoded_from = INT32_MAX;
+  }
+  insert(preempted_, std::move(sequence));
+}
+
+// Every running sequence gets the blocks for its next rows; the last ones make room for those before them.
+void Scheduler::make_room() {
+  for (size_t i = 0; i < running_.size(); i++) {
+    for (;;) {
+      Sequence& sequence = *running_[i];
+      const int missing =
+          KvPool::blocks_for(static_cast<int>(sequence.tokens.size())) - static_cast<int>(sequence.blocks.size());
+      if (missing <= 0 || kv_.allocate(missing, sequence.blocks)) break;
+      preempt_last();
+      if (i >= running_.size()) return;  // it was this one
+    }
+  }
+}
+
 bool Scheduler::build(StepBatch& batch) {
+  make_room();  // those that run come first
+  resume();
   admit();
   batch.parts.clear();
   batch.tokens.clear();
@@ -31,7 +103,7 @@ bool Scheduler::build(StepBatch& batch) {
   int rows_left = config_.max_rows;
   int logits_left = config_.max_logit_rows;
   const auto add_rows = [&](Sequence& sequence, int rows) {
-    StepBatch::Part part{&sequence, rows, -1, 0};
+    StepBatch::Part part{&sequence, rows, -1, 0, sequence.decoding()};
     const int index = static_cast<int>(batch.parts.size());
     const int total = static_cast<int>(sequence.tokens.size());
     for (int i = 0; i < rows; i++) {
@@ -97,29 +169,38 @@ bool Scheduler::build(StepBatch& batch) {
   return true;
 }
 
-std::unique_ptr<Sequence> Scheduler::remove(uint64_t id) {
-  const auto is = [id](const std::unique_ptr<Sequence>& sequence) { return sequence->id == id; };
-  std::unique_ptr<Sequence> found;
-  if (const auto it = std::find_if(running_.begin(), running_.end(), is); it != running_.end()) {
-    found = std::move(*it);
-    running_.erase(it);
-  } else if (const auto at = std::find_if(waiting_.begin(), waiting_.end(), is); at != waiting_.end()) {
-    found = std::move(*at);
-    waiting_.erase(at);
+void Scheduler::computed(const StepBatch& batch) {
+  for (const StepBatch::Part& part : batch.parts) {
+    Sequence& sequence = *part.sequence;
+    if (part.decode) sequence.decoded_from = std::min(sequence.decoded_from, sequence.computed);
+    sequence.computed += part.rows;
+    if (!config_.prefix_reuse) continue;
+    for (; (sequence.remembered + 1) * kKvBlockTokens <= sequence.computed; sequence.remembered++) {
+      kv_.remember(sequence.tokens, sequence.blocks, sequence.remembered,
+                   (sequence.remembered + 1) * kKvBlockTokens > sequence.decoded_from);
+    }
   }
-  if (found) kv_.release(found->blocks);
-  return found;
 }
 
-std::vector<uint64_t> Scheduler::ids() const { return ids_of(nullptr); }
-
-std::vector<uint64_t> Scheduler::ids_of(const EventSink* sink) const {
-  std::vector<uint64_t> out;
-  for (const auto& sequence : running_) {
-    if (sink == nullptr || sequence->sink.get() == sink) out.push_back(sequence->id);
+std::unique_ptr<Sequence> Scheduler::remove(uint64_t id) {
+  for (Sequences* list : {&running_, &preempted_, &waiting_}) {
+    const auto it = std::find_if(list->begin(), list->end(), [id](const auto& sequence) { return sequence->id == id; });
+    if (it == list->end()) continue;
+    std::unique_ptr<Sequence> found = std::move(*it);
+    list->erase(it);
+    kv_.release(found->blocks);
+    kv_.discard(found->saved);
+    return found;
   }
-  for (const auto& sequence : waiting_) {
-    if (sink == nullptr || sequence->sink.get() == sink) out.push_back(sequence->id);
+  return nullptr;
+}
+
+std::vector<uint64_t> Scheduler::ids(const std::function<bool(const Sequence&, bool waiting)>& chosen) const {
+  std::vector<uint64_t> out;
+  for (const Sequences* list : {&running_, &preempted_, &waiting_}) {
+    for (const auto& sequence : *list) {
+      if (chosen(*sequence, list == &waiting_)) out.push_back(sequence->id);
+    }
   }
   return out;
 }

@@ -1,7 +1,10 @@
 #pragma once
 // Chooses the rows of each step: continuous batching. Every running sequence that decodes has one row; what is left
-// of the row budget goes to prefill chunks, oldest sequence first. Sequences join and leave at every step.
+// of the row budget goes to prefill chunks, in order of priority, then age. Sequences join and leave at every step. When
+// KV blocks run out, the last sequence of that order is preempted: its blocks go to system RAM and come back later, and
+// nothing fails.
 #include <deque>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -13,7 +16,15 @@ namespace millrace {
 
 struct SchedulerConfig {
   int max_rows = 0;
-  int max_logit_rows = 0;  // also bounds the sequences that run at once
+  int max_logit_rows = 0;       // also bounds the sequences that run at once
+  bool prefix_reuse = true;
+  bool deterministic = false;   // reuse only what prefill computed
+};
+
+struct SchedulerCounters {
+  uint64_t prompt_tokens = 0;  // of admitted requests
+  uint64_t reused_tokens = 0;  // of those, found in the prefix cache
+  uint64_t preemptions = 0;
 };
 
 // The arrays that a Step points into, and whose logits are whose.
@@ -23,6 +34,7 @@ struct StepBatch {
     int rows = 0;          // tokens computed[...] of the sequence in this step
     int first_logit = -1;  // index of its first LogitRequest, -1: none
     int logits = 0;
+    bool decode = false;
   };
   std::vector<Part> parts;
   std::vector<int32_t> tokens, positions, sequences, block_tables;
@@ -34,25 +46,35 @@ class Scheduler {
  public:
   Scheduler(SchedulerConfig config, KvPool& kv) : config_(config), kv_(kv) {}
 
-  void add(std::unique_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
+  void add(std::unique_ptr<Sequence> sequence);
   // Admits what fits and fills `batch`; false if there is nothing to do.
   bool build(StepBatch& batch);
+  // The pass has run: what it computed counts, and its full blocks may be found by others.
+  void computed(const StepBatch& batch);
   // Takes the sequence out, wherever it is; its KV blocks are free again. Null if it has ended already.
   std::unique_ptr<Sequence> remove(uint64_t id);
-  std::vector<uint64_t> ids() const;
-  std::vector<uint64_t> ids_of(const EventSink* sink) const;
+  // Ids of all sequences for which `chosen` holds.
+  std::vector<uint64_t> ids(const std::function<bool(const Sequence&, bool waiting)>& chosen) const;
 
-  bool idle() const { return running_.empty() && waiting_.empty(); }
+  bool idle() const { return running_.empty() && preempted_.empty() && waiting_.empty(); }
   int running() const { return static_cast<int>(running_.size()); }
-  int waiting() const { return static_cast<int>(waiting_.size()); }
+  int waiting() const { return static_cast<int>(waiting_.size() + preempted_.size()); }
+  const SchedulerCounters& counters() const { return counters_; }
 
  private:
+  using Sequences = std::deque<std::unique_ptr<Sequence>>;
+
+  void resume();
   void admit();
+  void make_room();
+  void preempt_last();
+  bool may_run_more() const;
 
   SchedulerConfig config_;
   KvPool& kv_;
-  std::deque<std::unique_ptr<Sequence>> waiting_;
-  std::vector<std::unique_ptr<Sequence>> running_;
+  // Each in order of priority, then age.
+  Sequences waiting_, preempted_, running_;
+  SchedulerCounters counters_;
 };
 
 }  // namespace millrace

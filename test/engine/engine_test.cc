@@ -72,6 +72,8 @@ struct Placement {
   int threads = 2;
   int kv_blocks = 40;
   bool poison = false;
+  bool prefix_reuse = true;
+  int max_queue = 0;
   FeederHooks hooks;
   CpuStreamHooks stream_hooks;
 };
@@ -93,6 +95,8 @@ std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>& host, 
   config.max_rows = placement.max_rows;
   config.max_logit_rows = placement.max_logit_rows;
   config.poison = placement.poison;
+  config.prefix_reuse = placement.prefix_reuse;
+  config.max_queue = placement.max_queue;
   config.hooks = placement.hooks;
   return std::make_shared<Model>(Engine::next_id(), create_cpu_backend(placement.threads, placement.stream_hooks), host,
                                  config);
@@ -175,7 +179,7 @@ TEST(same_bits_alone_or_in_a_crowd_resident_or_streamed) {
   mixed.head_streamed = true;
   mixed.max_rows = 33;
   mixed.threads = 3;
-  mixed.kv_blocks = 12;  // two or three sequences at a time: the others queue
+  mixed.kv_blocks = 12;  // a fifth of what the crowd needs: sequences queue and are preempted
   for (const Placement& placement : {crowd, streamed, mixed}) {
     const auto model = make_model(host, placement);
     engine.add(model);
@@ -191,8 +195,93 @@ TEST(same_bits_alone_or_in_a_crowd_resident_or_streamed) {
     }
     CHECK_EQ(counters.copied_bytes - counters.prefetched_bytes, slabs * counters.steps);
     CHECK_EQ(counters.kv_blocks_used.load(), 0u);
+    CHECK_EQ(counters.saved_kv_bytes.load(), 0u);
+    CHECK((counters.preemptions.load() > 0) == (placement.kv_blocks == 12));
     close_and_wait(engine, model);
   }
+}
+
+// A text that begins like an earlier one is not computed again, and gives the same bits.
+TEST(shared_prefixes_are_computed_once) {
+  const auto host = tiny_model(8);
+  Engine engine;
+  Placement without;
+  without.prefix_reuse = false;
+  const auto cold = make_model(host, without);
+  const auto warm = make_model(host, {});
+  engine.add(cold);
+  engine.add(warm);
+  const auto sink = std::make_shared<Collector>();
+  RequestOptions first;
+  for (int i = 0; i < 50; i++) first.tokens.push_back(i * 7 % 97);
+  first.max_tokens = 30;
+  first.logprobs = true;
+  const Result answer = sink->wait(engine.submit(warm, first, sink));
+  CHECK_EQ(warm->counters().reused_tokens.load(), 0u);
+  check_same(answer, sink->wait(engine.submit(cold, first, sink)));
+  // The same again: three full blocks of the prompt. Then a chat's next turn: the answer's blocks too.
+  check_same(answer, sink->wait(engine.submit(warm, first, sink)));
+  CHECK_EQ(warm->counters().reused_tokens.load(), 48u);
+  RequestOptions next = first;
+  next.tokens.insert(next.tokens.end(), answer.tokens.begin(), answer.tokens.end());
+  for (int i = 0; i < 9; i++) next.tokens.push_back(i);
+  const Result turn = sink->wait(engine.submit(warm, next, sink));
+  CHECK_EQ(warm->counters().reused_tokens.load(), 48u + 64u);
+  check_same(turn, sink->wait(engine.submit(cold, next, sink)));
+  // A difference in the first token shares nothing.
+  next.tokens[0] += 1;
+  check_same(sink->wait(engine.submit(warm, next, sink)), sink->wait(engine.submit(cold, next, sink)));
+  CHECK_EQ(warm->counters().reused_tokens.load(), 48u + 64u);
+  CHECK_EQ(cold->counters().reused_tokens.load(), 0u);
+  // Remembered blocks make room when they must: a crowd of other texts, then the first again.
+  auto random = check::random(6);
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < 12; i++) ids.push_back(engine.submit(warm, request(random), sink));
+  for (const uint64_t id : ids) CHECK(sink->wait(id).finish == Finish::length);
+  check_same(answer, sink->wait(engine.submit(warm, first, sink)));
+  CHECK_EQ(warm->counters().kv_blocks_used.load(), 0u);
+  close_and_wait(engine, cold);
+  close_and_wait(engine, warm);
+}
+
+TEST(a_full_queue_refuses_and_late_requests_end) {
+  const auto host = tiny_model(15);
+  Engine engine;
+  Placement narrow;
+  narrow.max_logit_rows = 1;  // one sequence at a time
+  narrow.max_queue = 3;
+  const auto model = make_model(host, narrow);
+  engine.add(model);
+  const auto sink = std::make_shared<Collector>();
+  RequestOptions endless;
+  endless.tokens = {1, 2, 3};
+  endless.max_tokens = 150;
+  RequestOptions hurried = endless;
+  hurried.queue_timeout_ms = 1;
+  RequestOptions doomed = endless;
+  doomed.deadline_ms = 1;
+  RequestOptions urgent = endless;
+  urgent.priority = 1;
+  const uint64_t runs = engine.submit(model, endless, sink);
+  while (sink->tokens_of(runs) == 0) std::this_thread::yield();
+  std::vector<uint64_t> waiting = {engine.submit(model, endless, sink), engine.submit(model, hurried, sink),
+                                   engine.submit(model, doomed, sink)};
+  bool refused = false;
+  try {
+    engine.submit(model, endless, sink);
+  } catch (const Error& error) {
+    refused = true;
+    CHECK_EQ(std::string(error.code()), std::string(code::kQueueFull));
+    CHECK(error.retry_after_ms > 0);
+  }
+  CHECK(refused);
+  CHECK_EQ(sink->wait(waiting[1]).error_code, std::string(code::kQueueTimeout));
+  CHECK_EQ(sink->wait(waiting[2]).error_code, std::string(code::kDeadlineExceeded));
+  const uint64_t first = engine.submit(model, urgent, sink);
+  CHECK(sink->wait(first).finish == Finish::length);
+  CHECK_EQ(sink->tokens_of(waiting[0]), 0u);  // came before, but of lower priority
+  CHECK(sink->wait(waiting[0]).finish == Finish::length);
+  close_and_wait(engine, model);
 }
 
 // Every weight byte serves every row of a step.
