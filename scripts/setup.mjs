@@ -14,12 +14,11 @@ import {
   unlinkSync,
   writeFileSync,
 } from 'node:fs'
-import { join, relative } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ADDON, buildNative, checkTools, ROOT, SetupError, say, TREE } from './build-native.mjs'
 
 const STATE = join(ROOT, '.cmake') // ignored by git and kept by `npm ci`
-const LOCK = join(STATE, 'setup.lock')
 
 /** When a process began, in clock ticks since boot: tells a process from a later one with its number. */
 function startOf(pid) {
@@ -31,9 +30,9 @@ function startOf(pid) {
   }
 }
 
-function readLock() {
+function readLock(path) {
   try {
-    return readFileSync(LOCK, 'utf8')
+    return readFileSync(path, 'utf8')
   } catch {
     return undefined
   }
@@ -45,8 +44,8 @@ function isStale(text) {
 }
 
 /** Removes a dead process's lock. Only one at a time may: between reading and removing, a new lock could appear. */
-function breakLock(seen) {
-  const guard = `${LOCK}.breaking`
+function breakLock(path, seen) {
+  const guard = `${path}.breaking`
   try {
     mkdirSync(guard)
   } catch {
@@ -56,32 +55,32 @@ function breakLock(seen) {
     return
   }
   try {
-    if (readLock() === seen) unlinkSync(LOCK)
+    if (readLock(path) === seen) unlinkSync(path)
   } finally {
     rmdirSync(guard)
   }
 }
 
-/** Runs `body` while this process holds the clone's lock. */
-export async function withLock(body) {
-  mkdirSync(STATE, { recursive: true })
+/** Runs `body` while this process holds the lock file `path`. A lock whose process is dead counts for nothing. */
+export async function withLock(path, body) {
+  mkdirSync(dirname(path), { recursive: true })
   const mine = `${process.pid} ${startOf(process.pid)}\n`
-  const draft = `${LOCK}.${process.pid}`
+  const draft = `${path}.${process.pid}`
   let told = false
   for (;;) {
     writeFileSync(draft, mine)
     try {
-      linkSync(draft, LOCK) // appears with its content or not at all
+      linkSync(draft, path) // appears with its content or not at all
       break
     } catch (error) {
       if (error.code !== 'EEXIST') throw error
     } finally {
       rmSync(draft, { force: true })
     }
-    const seen = readLock()
+    const seen = readLock(path)
     if (seen === undefined) continue
     if (isStale(seen)) {
-      breakLock(seen)
+      breakLock(path, seen)
       continue
     }
     if (!told) say(`process ${seen.split(' ')[0]} is setting up this folder; waiting for it`)
@@ -89,7 +88,7 @@ export async function withLock(body) {
     await sleep(200)
   }
   const release = () => {
-    if (readLock() === mine) rmSync(LOCK, { force: true })
+    if (readLock(path) === mine) rmSync(path, { force: true })
   }
   process.once('exit', release)
   try {
@@ -169,7 +168,7 @@ const NATIVE_TOOLS = ['node_modules/node-addon-api/package.json', 'node_modules/
  */
 export async function setUp({ tests = false, dist = true } = {}) {
   if (!existsSync(ADDON)) checkTools() // before a minute of installing, not after it
-  await withLock(() => {
+  await withLock(join(STATE, 'setup.lock'), () => {
     installPackages()
     upToDate('addon', [ADDON], fingerprint([...NATIVE_INPUTS, ...NATIVE_TOOLS]), () => {
       say('building the native addon (a minute or two the first time)')
