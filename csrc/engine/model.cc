@@ -26,7 +26,9 @@ Model::Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<cons
   }
   kv_ = std::make_unique<KvPool>(*backend_, *compute_, host_->spec(), config_.kv_blocks);
   scheduler_ = std::make_unique<Scheduler>(
-      SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse, config_.deterministic}, *kv_);
+      SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse, config_.deterministic,
+                      &counters_.queued},
+      *kv_);
 
   ExecutorConfig executor;
   executor.spec = host_->spec();
@@ -183,10 +185,9 @@ void Model::take_results(const StepBatch& batch) {
 }
 
 void Model::enter_queue() {
-  const uint64_t before = counters_.posted.fetch_add(1, std::memory_order_relaxed);
-  const uint64_t waiting = before + counters_.waiting.load(std::memory_order_relaxed);
+  const uint64_t waiting = counters_.queued.fetch_add(1, std::memory_order_relaxed);
   if (config_.max_queue == 0 || waiting < static_cast<uint64_t>(config_.max_queue)) return;
-  counters_.posted.fetch_sub(1, std::memory_order_relaxed);
+  counters_.queued.fetch_sub(1, std::memory_order_relaxed);
   Error error(code::kQueueFull, format("%llu requests wait already", static_cast<unsigned long long>(waiting)),
               "try again after retryAfterMs, or load with a larger maxQueue");
   // The queue moves one place whenever one of those that run ends.
@@ -197,7 +198,6 @@ void Model::enter_queue() {
 
 void Model::enqueue(std::unique_ptr<Sequence> sequence) {
   scheduler_->add(std::move(sequence));
-  counters_.posted.fetch_sub(1, std::memory_order_relaxed);
   publish_counters();
 }
 

@@ -34,8 +34,8 @@ struct ModelCounters {
   std::atomic<uint64_t> weight_bytes_read{0};
   std::atomic<uint64_t> running{0}, waiting{0}, kv_blocks_used{0};
   std::atomic<uint64_t> prompt_tokens{0}, reused_tokens{0}, preemptions{0}, saved_kv_bytes{0};
-  // Posted to the engine's thread and not yet taken; and how long an admitted request takes, of late.
-  std::atomic<uint64_t> posted{0};
+  // Submitted and not yet admitted; and how long an admitted request takes, of late.
+  std::atomic<uint64_t> queued{0};
   std::atomic<double> service_ms{0};
 };
 
@@ -62,7 +62,7 @@ class Model {
   Scheduler& scheduler() { return *scheduler_; }
   // Runs one step and posts its tokens; false if there was nothing to do.
   bool step();
-  // Throws QUEUE_FULL if no more may wait; counts one more as posted. Any thread.
+  // Throws QUEUE_FULL if no more may wait; counts one more as queued. Any thread.
   void enter_queue();
   void enqueue(std::unique_ptr<Sequence> sequence);
   // Ends requests whose time is over.

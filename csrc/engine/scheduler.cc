@@ -53,6 +53,7 @@ void Scheduler::admit() {
     counters_.prompt_tokens += sequence.prompt_length();
     counters_.reused_tokens += sequence.computed;
     sequence.admitted = Clock::now();
+    config_.queued->fetch_sub(1, std::memory_order_relaxed);
     insert(running_, std::move(waiting_.front()));
     waiting_.pop_front();
   }
@@ -188,6 +189,7 @@ std::unique_ptr<Sequence> Scheduler::remove(uint64_t id) {
     if (it == list->end()) continue;
     std::unique_ptr<Sequence> found = std::move(*it);
     list->erase(it);
+    if (list == &waiting_) config_.queued->fetch_sub(1, std::memory_order_relaxed);
     kv_.release(found->blocks);
     kv_.discard(found->saved);
     return found;

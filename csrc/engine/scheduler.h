@@ -3,6 +3,7 @@
 // of the row budget goes to prefill chunks, in order of priority, then age. Sequences join and leave at every step. When
 // KV blocks run out, the last sequence of that order is preempted: its blocks go to system RAM and come back later, and
 // nothing fails.
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -19,6 +20,7 @@ struct SchedulerConfig {
   int max_logit_rows = 0;       // also bounds the sequences that run at once
   bool prefix_reuse = true;
   bool deterministic = false;   // reuse only what prefill computed
+  std::atomic<uint64_t>* queued = nullptr;  // counted down when a request leaves the queue
 };
 
 struct SchedulerCounters {

@@ -78,6 +78,13 @@ struct Placement {
   CpuStreamHooks stream_hooks;
 };
 
+// Steps of about two milliseconds, so that a request lasts long enough for something to happen meanwhile.
+CpuStreamHooks unhurried() {
+  CpuStreamHooks hooks;
+  hooks.before_compute = [] { std::this_thread::sleep_for(std::chrono::microseconds(200)); };
+  return hooks;
+}
+
 std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>& host, const Placement& placement) {
   ModelConfig config;
   size_t largest = 1;
@@ -196,9 +203,39 @@ TEST(same_bits_alone_or_in_a_crowd_resident_or_streamed) {
     CHECK_EQ(counters.copied_bytes - counters.prefetched_bytes, slabs * counters.steps);
     CHECK_EQ(counters.kv_blocks_used.load(), 0u);
     CHECK_EQ(counters.saved_kv_bytes.load(), 0u);
-    CHECK((counters.preemptions.load() > 0) == (placement.kv_blocks == 12));
     close_and_wait(engine, model);
   }
+}
+
+// Four sequences that grow to nine blocks each in a pool of twelve: they push each other out, come back, and give the bits
+// that they give alone.
+TEST(preempted_sequences_come_back_as_they_were) {
+  const auto host = tiny_model(16);
+  Engine engine;
+  Placement small;
+  small.kv_blocks = 12;
+  small.prefix_reuse = false;
+  const auto roomy = make_model(host, {});
+  const auto tight = make_model(host, small);
+  engine.add(roomy);
+  engine.add(tight);
+  const auto sink = std::make_shared<Collector>();
+  std::vector<RequestOptions> requests(4);
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < 4; i++) {
+    for (int t = 0; t < 40; t++) requests[i].tokens.push_back((t * 11 + i * 29) % 97);
+    requests[i].max_tokens = 100;
+    requests[i].logprobs = true;
+    requests[i].temperature = 0.7f;
+    requests[i].seed = i;
+    ids.push_back(engine.submit(tight, requests[i], sink));
+  }
+  for (int i = 0; i < 4; i++) check_same(sink->wait(engine.submit(roomy, requests[i], sink)), sink->wait(ids[i]));
+  CHECK(tight->counters().preemptions.load() > 0u);
+  CHECK_EQ(roomy->counters().preemptions.load(), 0u);
+  close_and_wait(engine, roomy);
+  close_and_wait(engine, tight);
+  CHECK_EQ(tight->counters().saved_kv_bytes.load(), 0u);
 }
 
 // A text that begins like an earlier one is not computed again, and gives the same bits.
@@ -250,6 +287,7 @@ TEST(a_full_queue_refuses_and_late_requests_end) {
   Placement narrow;
   narrow.max_logit_rows = 1;  // one sequence at a time
   narrow.max_queue = 3;
+  narrow.stream_hooks = unhurried();
   const auto model = make_model(host, narrow);
   engine.add(model);
   const auto sink = std::make_shared<Collector>();
@@ -420,7 +458,9 @@ TEST(close_drains_or_aborts) {
   options.tokens = {1, 2};
   options.max_tokens = 100;
   for (const bool drain : {true, false}) {
-    const auto model = make_model(host, {});
+    Placement slow;
+    slow.stream_hooks = unhurried();
+    const auto model = make_model(host, slow);
     engine.add(model);
     const auto sink = std::make_shared<Collector>();
     const uint64_t id = engine.submit(model, options, sink);
