@@ -130,7 +130,7 @@ void keep_prefix(std::vector<Candidate>& candidates, uint64_t target) {
     reached += candidates[begin++].weight;
     if (reached >= target) break;
   }
-  candidates.resize(std::max<size_t>(begin, 1));
+  candidates.resize(begin);
 }
 
 struct Choice {

@@ -257,6 +257,15 @@ TEST(top_p_keeps_the_shortest_prefix_that_reaches_it) {
   }
 }
 
+TEST(a_prefix_that_reaches_top_p_exactly_is_enough) {
+  const std::vector<float> logits(8, 1.5f);
+  for (int i = 1; i <= 8; i++) {
+    const auto ids = kept(logits, {.temperature = 0.7f, .top_p = i / 8.0f});
+    CHECK_EQ(ids.size(), static_cast<size_t>(i));
+    CHECK_EQ(ids.back(), i - 1);
+  }
+}
+
 TEST(min_p_keeps_a_share_of_the_highest_probability) {
   const std::vector<float> logits = random_logits(2000, 2, 4);
   const std::vector<int> order = ranked(logits);

@@ -649,7 +649,12 @@ TEST(units_are_read_through_the_table_in_stream_order) {
   const std::vector<int> tokens = random_tokens(20, shape.vocab, 1);
   Runner runner(model, shape, 2);
   const Logits expected = runner.run(tokens, 20);
-  // All units through one slot, which is poisoned behind them; the real slabs stay out of the table.
+  // All units through one slot, which is poisoned behind them; so is where they were until now.
+  std::vector<std::vector<std::byte>> sources;
+  for (const HostMemory& slab : model.slabs) {
+    sources.emplace_back(slab.data(), slab.data() + slab.size());
+    std::memset(slab.data(), 0xff, slab.size());
+  }
   size_t largest = 0;
   for (const UnitLayout& unit : model.units) largest = std::max(largest, unit.bytes);
   HostMemory slot(largest, "a slot");
@@ -672,7 +677,7 @@ TEST(units_are_read_through_the_table_in_stream_order) {
   executor.begin(stream, step, output);
   executor.embed(stream);
   for (int u = 0; u < unit_count(model.spec); u++) {
-    stream.copy(slot.data(), model.slabs[u].data(), model.units[u].bytes);
+    stream.copy(slot.data(), sources[u].data(), model.units[u].bytes);
     executor.set_unit(stream, u, slot.data());
     if (u == head_unit(model.spec)) {
       executor.head(stream, u);
@@ -718,9 +723,9 @@ TEST(sample_answers_each_request_in_its_own_way) {
   Runner runner(model, shape, 2);
   const Logits logits = runner.run(tokens, 6);
   std::vector<LogitRequest> requests(5);
-  requests[0] = {.row = 1, .want_logprob = true};
-  requests[1] = {.row = 1, .keep_logits = true, .want_logprob = true, .target = 5};
-  requests[2] = {.row = 4};
+  requests[0] = {.row = 0, .want_logprob = true};
+  requests[1] = {.row = 0, .keep_logits = true, .want_logprob = true, .target = 5};
+  requests[2] = {.row = 1};
   requests[3] = {.row = 5, .want_logprob = true, .temperature = 1.0f, .seed = 3, .counter = 9};
   requests[4] = {.row = 5, .sample = false, .keep_logits = true, .want_logprob = true};
   const StepOutput output = runner.step({{2, tokens, 0}}, requests);
@@ -733,17 +738,17 @@ TEST(sample_answers_each_request_in_its_own_way) {
     return static_cast<int>(std::max_element(logits[row].begin(), logits[row].end()) - logits[row].begin());
   };
   REQUIRE(output.tokens.size() == 5 && output.logprobs.size() == 5);
-  CHECK_EQ(output.tokens[0], best(1));
-  CHECK_NEAR(output.logprobs[0], logprob(1, best(1)), 1e-5);
+  CHECK_EQ(output.tokens[0], best(0));
+  CHECK_NEAR(output.logprobs[0], logprob(0, best(0)), 1e-5);
   CHECK_EQ(output.tokens[1], 5);
-  CHECK_NEAR(output.logprobs[1], logprob(1, 5), 1e-5);
-  CHECK_EQ(output.tokens[2], best(4));
+  CHECK_NEAR(output.logprobs[1], logprob(0, 5), 1e-5);
+  CHECK_EQ(output.tokens[2], best(1));
   CHECK(std::isnan(output.logprobs[2]));
   REQUIRE(output.tokens[3] >= 0 && output.tokens[3] < shape.vocab);
   CHECK_NEAR(output.logprobs[3], logprob(5, output.tokens[3]), 1e-5);
   CHECK_EQ(output.tokens[4], -1);
   REQUIRE(output.logits.size() == 2u * shape.vocab);
-  CHECK(std::memcmp(output.logits.data(), logits[1].data(), shape.vocab * sizeof(float)) == 0);
+  CHECK(std::memcmp(output.logits.data(), logits[0].data(), shape.vocab * sizeof(float)) == 0);
   CHECK(std::memcmp(&output.logits[shape.vocab], logits[5].data(), shape.vocab * sizeof(float)) == 0);
 }
 
@@ -776,5 +781,21 @@ TEST(a_step_that_does_not_fit_is_refused_whole) {
   CHECK_THROWS_CODE(runner.step({{0, {1, 2}, 0}}, {{.row = 1}, {.row = 0}}), refused);
   CHECK_THROWS_CODE(runner.step({{0, {1}, 0}}, {{.row = 1}}), refused);
   CHECK_THROWS_CODE(runner.step({{0, {1}, 0}}, {{.row = 0, .target = shape.vocab}}), refused);
+  // A block table too short for its positions, and one that names no block.
+  std::vector<int32_t> tokens(1, 1), positions(1, kKvBlockTokens), sequences(1, 0), table = {0, 1};
+  Step step;
+  step.rows = 1;
+  step.tokens = tokens;
+  step.positions = positions;
+  step.sequences = sequences;
+  step.block_tables = table;
+  step.block_table_stride = 1;
+  StepOutput output;
+  CHECK_THROWS_CODE(runner.executor().begin(runner.stream(), step, output), refused);
+  step.block_table_stride = 2;
+  for (int32_t block : {-1, 1 << 20}) {
+    table[1] = block;
+    CHECK_THROWS_CODE(runner.executor().begin(runner.stream(), step, output), refused);
+  }
   CHECK_EQ(runner.run({1, 2, 3}, 3).size(), 3u);  // still works
 }
