@@ -4,6 +4,10 @@ file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS cuda/*.cc cuda/*.cu)
 set(cuda_stand_ins ${cuda_sources})
 list(FILTER cuda_stand_ins INCLUDE REGEX "_none\\.cc$")  # what a build without CUDA says for itself
 list(FILTER cuda_sources EXCLUDE REGEX "_none\\.cc$")
+# Files named *_sm90.cu use what sm_90a alone has: compiled for it only, and only where 90 is among the architectures.
+set(cuda_sm90_sources ${cuda_sources})
+list(FILTER cuda_sm90_sources INCLUDE REGEX "_sm90\\.cu$")
+list(FILTER cuda_sources EXCLUDE REGEX "_sm90\\.cu$")
 
 set(cuda_left_out "")
 if(MILLRACE_CUDA STREQUAL "OFF")
@@ -48,16 +52,27 @@ function(millrace_add_cuda target)
     target_sources(${target} PRIVATE ${cuda_stand_ins})
     return()
   endif()
+  # The sampler's arithmetic is the CPU's, operation by operation.
+  set_source_files_properties("${CMAKE_CURRENT_SOURCE_DIR}/cuda/sample.cu" PROPERTIES COMPILE_OPTIONS -fmad=false)
+  set(objects millrace_cuda)
   add_library(millrace_cuda OBJECT ${cuda_sources})
-  target_include_directories(millrace_cuda PRIVATE csrc "${CMAKE_CURRENT_SOURCE_DIR}")
-  target_link_libraries(millrace_cuda PRIVATE millrace_options CUDA::cudart_static)
-  target_compile_options(millrace_cuda PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-ffp-contract=off -Xfatbin=-compress-all>)
-  set_target_properties(millrace_cuda PROPERTIES
-    CUDA_ARCHITECTURES "${MILLRACE_CUDA_ARCHITECTURES}"
-    CUDA_STANDARD 20
-    CUDA_STANDARD_REQUIRED ON
-    CUDA_RUNTIME_LIBRARY Static)
-  target_sources(${target} PRIVATE $<TARGET_OBJECTS:millrace_cuda>)
+  set_target_properties(millrace_cuda PROPERTIES CUDA_ARCHITECTURES "${MILLRACE_CUDA_ARCHITECTURES}")
+  if(cuda_sm90_sources AND MILLRACE_CUDA_ARCHITECTURES MATCHES "(^|;)90a?(-|;|$)")
+    list(APPEND objects millrace_cuda_sm90)
+    add_library(millrace_cuda_sm90 OBJECT ${cuda_sm90_sources})
+    set_target_properties(millrace_cuda_sm90 PROPERTIES CUDA_ARCHITECTURES 90a-real)
+    target_compile_definitions(millrace_cuda PRIVATE MILLRACE_CUDA_SM90A=1)
+  endif()
+  foreach(object IN LISTS objects)
+    target_include_directories(${object} PRIVATE csrc "${CMAKE_CURRENT_SOURCE_DIR}")
+    target_link_libraries(${object} PRIVATE millrace_options CUDA::cudart_static)
+    target_compile_options(${object} PRIVATE
+      $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-ffp-contract=off -Xfatbin=-compress-all>)
+    set_target_properties(${object} PROPERTIES
+      CUDA_STANDARD 20
+      CUDA_STANDARD_REQUIRED ON
+      CUDA_RUNTIME_LIBRARY Static)
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${object}>)
+  endforeach()
   target_link_libraries(${target} PUBLIC CUDA::cudart_static)
 endfunction()

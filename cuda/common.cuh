@@ -1,6 +1,6 @@
 #pragma once
 // What every kernel uses: error codes to status, programmatic dependent launch, and the PTX that has no intrinsic.
-// All PTX of the project is in this file.
+// All PTX of the project is in this file and, for what only sm_90a has, in common_sm90.cuh.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 

@@ -1,0 +1,379 @@
+// The prefill linear on Hopper's warpgroup products (wgmma). A block has three warpgroups and computes tiles of 256
+// output features (four slab row blocks) by ROWS activation rows, one after the other:
+//
+//   warpgroup 0   one thread feeds a ring of stages: x by the tensor copy engine (64 input features, swizzled), the
+//                 weights as they lie in the slab, by one bulk copy a row block: 4 tiles and the group headers among them
+//   1 and 2       128 features each. Warp w takes from row block w / 2 of its two the words j = 2 (w % 2) and the next,
+//                 dequantises them to the A operand in registers, and multiplies with the stage's x (B): two m64 ROWS k16
+//                 products a tile. While one warpgroup rescales its sums at a group's edge or writes its outputs, the
+//                 other keeps the tensor cores busy.
+//
+// The order of sums is that of the stored input features, and does not depend on ROWS.
+#include <algorithm>
+
+#include "cuda/common_sm90.cuh"
+#include "cuda/linear_prefill.cuh"
+
+namespace millrace::cuda {
+namespace {
+
+constexpr int kThreads = 384;
+constexpr int kFeatures = 256;                // a block's tile
+constexpr int kBlocks = kFeatures / kTileN;   // slab row blocks of a tile
+constexpr int kStageSlices = 4;
+constexpr int kMostHeader = 192;
+constexpr int kBlockBytes = kStageSlices * (static_cast<int>(kQ4TileBytes) + kMostHeader);
+constexpr int kStages = 7;
+constexpr int kPassRows = 16;                 // rows that a warp's epilogue turns around at once
+constexpr int kPassStride = 36;               // floats; a multiple of 4 that spreads a fragment over all banks
+constexpr int kPassBytes = kPassRows * kPassStride * 4;
+
+template <int ROWS>
+struct Shared {
+  static constexpr int kXBytes = ROWS * 128;
+  static constexpr int kWeights = kStages * kXBytes;
+  static constexpr int kPasses = kWeights + kStages * kBlocks * kBlockBytes;
+  static constexpr int kBarriers = kPasses + 8 * kPassBytes;
+  static constexpr int kBytes = kBarriers + 2 * kStages * 8 + 1024;  // 1024: alignment
+};
+
+struct Ring {
+  int stage = 0;
+  uint32_t phase = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// FINE: groups may begin at any tile; otherwise only where a stage does.
+template <int ROWS, bool FINE>
+__global__ void __launch_bounds__(kThreads, 1)
+    prefill_wgmma(const __grid_constant__ PrefillTask task, const __grid_constant__ CUtensorMap x_map) {
+  using Layout = Shared<ROWS>;
+  extern __shared__ uint8_t shared_raw[];
+  uint8_t* shared = shared_raw + (1024 - shared_address(shared_raw) % 1024) % 1024;
+  const uint32_t base = shared_address(shared);
+  const auto full = [&](int stage) { return base + Layout::kBarriers + stage * 8; };
+  const auto empty = [&](int stage) { return base + Layout::kBarriers + (kStages + stage) * 8; };
+
+  const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / 128, lane = thread % 32;
+  if (thread == 0) {
+    for (int s = 0; s < kStages; s++) {
+      barrier_init(full(s), 1);
+      barrier_init(empty(s), 8);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+
+  const int row_tiles = (task.rows + ROWS - 1) / ROWS;
+  const int tiles = row_tiles * ((task.n_blocks + kBlocks - 1) / kBlocks);
+  const int stages = (task.slices + kStageSlices - 1) / kStageSlices;
+
+  if (warpgroup == 0) {
+    give_registers<40>();
+    if (thread != 0) return;
+    prefetch_tensor_map(&x_map);
+    if (!task.early) wait_for_predecessor();
+    const std::byte* matrix = task.units[task.unit] + task.matrix_offset;
+
+    const auto copy_weights = [&](int tile, int stage, int slot) {
+      const int first_slice = stage * kStageSlices;
+      const int last_slice = min(first_slice + kStageSlices, task.slices) - 1;
+      const int first_group = first_slice / task.group_slices, last_group = last_slice / task.group_slices;
+      const int within = first_slice - first_group * task.group_slices;
+      const size_t begin =
+          static_cast<size_t>(first_group) * task.group_bytes +
+          (within == 0 ? 0 : task.header_bytes + within * static_cast<int>(kQ4TileBytes));
+      const size_t end = static_cast<size_t>(last_group) * task.group_bytes + task.header_bytes +
+                         (last_slice - last_group * task.group_slices + 1) * static_cast<int>(kQ4TileBytes);
+      const auto bytes = static_cast<uint32_t>(end - begin);
+      const int first_block = tile / row_tiles * kBlocks;
+      const int blocks = min(kBlocks, task.n_blocks - first_block);
+      barrier_arrive_expect(full(slot), static_cast<uint32_t>(blocks) * bytes + Layout::kXBytes);
+      for (int b = 0; b < blocks; b++) {
+        bulk_copy(base + Layout::kWeights + (slot * kBlocks + b) * kBlockBytes,
+                  matrix + (first_block + b) * task.row_block_bytes + begin, bytes, full(slot));
+      }
+    };
+    const auto copy_x = [&](int tile, int stage, int slot) {
+      bulk_copy_tensor(base + slot * Layout::kXBytes, &x_map, stage * kStageSlices * kTileK, tile % row_tiles * ROWS,
+                       full(slot));
+    };
+
+    // The first stages' weights may come before what the predecessor writes.
+    const int ahead = min(kStages, stages);
+    for (int s = 0; s < ahead; s++) copy_weights(static_cast<int>(blockIdx.x), s, s);
+    if (task.early) wait_for_predecessor();
+    for (int s = 0; s < ahead; s++) copy_x(static_cast<int>(blockIdx.x), s, s);
+
+    Ring ring;
+    for (int tile = static_cast<int>(blockIdx.x); tile < tiles; tile += static_cast<int>(gridDim.x)) {
+      const bool first = tile == static_cast<int>(blockIdx.x);
+      for (int s = 0; s < stages; s++, ring.advance()) {
+        if (first && s < ahead) continue;
+        barrier_wait(empty(ring.stage), ring.phase ^ 1);
+        copy_weights(tile, s, ring.stage);
+        copy_x(tile, s, ring.stage);
+      }
+    }
+    return;
+  }
+
+  take_registers<232>();
+  wait_for_predecessor();
+  const int consumer = warpgroup - 1, warp = thread % 128 / 32;
+  const int own_block = 2 * consumer + warp / 2;  // within the tile
+  const uint8_t* own_weights = shared + Layout::kWeights + own_block * kBlockBytes;
+  float* pass = reinterpret_cast<float*>(shared + Layout::kPasses + (consumer * 4 + warp) * kPassBytes);
+
+  Ring ring;
+  for (int tile = static_cast<int>(blockIdx.x); tile < tiles; tile += static_cast<int>(gridDim.x)) {
+    float sums[2][ROWS / 2];
+#pragma unroll
+    for (int f = 0; f < 2; f++) {
+#pragma unroll
+      for (int i = 0; i < ROWS / 2; i++) sums[f][i] = 0.0f;
+    }
+    float unit[2][2];  // of (f, h): output feature 16 f + 8 h + lane / 4 of the warp's 32
+    RowCode codes[2][2];
+    int slices_left = 0;
+    bool started = false;
+
+    const auto enter_group = [&](const uint8_t* header) {
+      wgmma_wait<0>();
+#pragma unroll
+      for (int f = 0; f < 2; f++) pin_registers(sums[f]);
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const int index = 8 * (lane / 4) + 4 * h + 2 * (warp % 2);
+        const uint32_t scales = *reinterpret_cast<const uint32_t*>(header + 2 * index);
+        const uint32_t zeros = task.zeros ? *reinterpret_cast<const uint16_t*>(header + 128 + index) : 0x0808;
+#pragma unroll
+        for (int f = 0; f < 2; f++) {
+          bool live;
+          const float now =
+              unit_of_scale(scale_of(static_cast<uint16_t>(scales >> (16 * f)), task.bfloat16_scales), live);
+          codes[f][h] = row_code(h == 1, static_cast<int>(zeros >> (8 * f) & 0xff), live);
+          const float ratio = started ? __fdividef(unit[f][h], now) : 1.0f;
+#pragma unroll
+          for (int c = 0; c < ROWS / 8; c++) {
+            sums[f][4 * c + 2 * h] *= ratio;
+            sums[f][4 * c + 2 * h + 1] *= ratio;
+          }
+          unit[f][h] = now;
+        }
+      }
+      started = true;
+      slices_left = task.group_slices;
+    };
+
+    int previous = -1;
+    uint32_t a[2][2][4];
+    for (int s = 0; s < stages; s++, ring.advance()) {
+      barrier_wait(full(ring.stage), ring.phase);
+      const uint8_t* weights = own_weights + ring.stage * (kBlocks * kBlockBytes);
+      const uint64_t x = swizzled_matrix(base + ring.stage * Layout::kXBytes);
+      uint2 words[kStageSlices];  // past the last tile stale ones, where x is zero
+      if constexpr (!FINE) {
+        if (slices_left == 0) {
+          enter_group(weights);
+          weights += task.header_bytes;
+        }
+        slices_left -= kStageSlices;
+#pragma unroll
+        for (int k = 0; k < kStageSlices; k++) {
+          words[k] = *reinterpret_cast<const uint2*>(weights + k * kQ4TileBytes + lane * 16 + warp % 2 * 8);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < kStageSlices; k++) {
+        if constexpr (FINE) {
+          if (slices_left == 0 && s * kStageSlices + k < task.slices) {
+            enter_group(weights);
+            weights += task.header_bytes;
+          }
+          slices_left--;
+          words[k] = *reinterpret_cast<const uint2*>(weights + lane * 16 + warp % 2 * 8);
+          weights += kQ4TileBytes;
+        }
+        dequantise(words[k].x, codes[0][0], codes[0][1], a[k % 2][0]);
+        dequantise(words[k].y, codes[1][0], codes[1][1], a[k % 2][1]);
+        wgmma_fence();
+        Wgmma<ROWS>::run(sums[0], a[k % 2][0], x + 2 * k);
+        Wgmma<ROWS>::run(sums[1], a[k % 2][1], x + 2 * k);
+        wgmma_commit();
+        wgmma_wait<1>();
+        pin_registers(a[(k + 1) % 2][0]);
+        pin_registers(a[(k + 1) % 2][1]);
+        if (k == 0 && previous >= 0 && lane == 0) barrier_arrive(empty(previous));
+      }
+      previous = ring.stage;
+    }
+    wgmma_wait<0>();
+#pragma unroll
+    for (int f = 0; f < 2; f++) pin_registers(sums[f]);
+    if (lane == 0) barrier_arrive(empty(previous));
+    if (tile + static_cast<int>(gridDim.x) >= tiles) allow_successor();
+
+    // Outputs: fragments turn around through shared memory, a warp for itself, so that rows are written contiguously.
+    const int first_row = tile % row_tiles * ROWS;
+    const int first_feature = (tile / row_tiles * kBlocks + own_block) * kTileN + warp % 2 * 32;
+    float bias[2][2] = {};
+    if (task.bias != nullptr) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int feature = first_feature + 8 * i + lane / 4;
+        if (feature < task.n) bias[i / 2][i % 2] = task.bias[feature];
+      }
+    }
+    const auto value = [&](int f, int c, int h, int i) {
+      return sums[f][4 * c + 2 * h + i] * unit[f][h] + bias[f][h];
+    };
+    const bool silu = task.epilogue == LinearEpilogue::silu_mul;
+    const bool aligned = silu ? reinterpret_cast<uintptr_t>(task.act) % 16 == 0 && task.act_stride % 8 == 0
+                              : reinterpret_cast<uintptr_t>(task.y) % 16 == 0 && task.y_stride % 4 == 0;
+#pragma unroll
+    for (int c0 = 0; c0 < ROWS / 8; c0 += 2) {
+      const int pass_rows = min(ROWS - c0 * 8, kPassRows);
+      __syncwarp();
+      if (silu) {
+        auto* halves = reinterpret_cast<__half*>(pass);
+#pragma unroll
+        for (int c = c0; c < min(c0 + 2, ROWS / 8); c++) {
+#pragma unroll
+          for (int f = 0; f < 2; f++) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+              halves[((c - c0) * 8 + lane % 4 * 2 + i) * (2 * kPassStride) + 8 * f + lane / 4] =
+                  silu_times(value(f, c, 0, i), value(f, c, 1, i));
+            }
+          }
+        }
+        __syncwarp();
+        const int row = lane / 2, column = first_feature / 2 + lane % 2 * 8;
+        if (row >= pass_rows || first_row + c0 * 8 + row >= task.rows) continue;
+        const __half* from = halves + row * (2 * kPassStride) + lane % 2 * 8;
+        __half* to = task.act + static_cast<size_t>(first_row + c0 * 8 + row) * task.act_stride + column;
+        const int limit = min(task.intermediate, task.n / 2);
+        if (aligned && column + 8 <= limit) {
+          *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+        } else {
+          for (int e = 0; e < 8; e++) {
+            if (column + e < limit) to[e] = from[e];
+          }
+        }
+      } else {
+#pragma unroll
+        for (int c = c0; c < min(c0 + 2, ROWS / 8); c++) {
+#pragma unroll
+          for (int f = 0; f < 2; f++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+              pass[((c - c0) * 8 + lane % 4 * 2 + e % 2) * kPassStride + 16 * f + 8 * (e / 2) + lane / 4] =
+                  value(f, c, e / 2, e % 2);
+            }
+          }
+        }
+        __syncwarp();
+        const bool add = task.epilogue == LinearEpilogue::add;
+        const int column = first_feature + lane % 8 * 4;
+#pragma unroll
+        for (int r = 0; r < kPassRows; r += 4) {
+          const int row = r + lane / 8;
+          if (r >= pass_rows || first_row + c0 * 8 + row >= task.rows) continue;
+          float4 v = *reinterpret_cast<const float4*>(pass + row * kPassStride + lane % 8 * 4);
+          float* to = task.y + static_cast<size_t>(first_row + c0 * 8 + row) * task.y_stride + column;
+          if (aligned && column + 4 <= task.n) {
+            if (add) {
+              const float4 y = *reinterpret_cast<const float4*>(to);
+              v.x += y.x, v.y += y.y, v.z += y.z, v.w += y.w;
+            }
+            *reinterpret_cast<float4*>(to) = v;
+          } else {
+            const float each[4] = {v.x, v.y, v.z, v.w};
+            for (int e = 0; e < 4; e++) {
+              if (column + e < task.n) to[e] = add ? to[e] + each[e] : each[e];
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+
+// libcuda is not linked: the runtime knows where it is.
+EncodeTiled encode_tiled() {
+  static const EncodeTiled function = [] {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+#if CUDART_VERSION >= 12050
+    const cudaError_t status =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
+#else
+    const cudaError_t status = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault, &result);
+#endif
+    return status == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(found)
+                                                                            : nullptr;
+  }();
+  return function;
+}
+
+template <int ROWS, bool FINE>
+cudaError_t start(const PrefillTask& task, int multiprocessors, cudaStream_t stream, bool programmatic) {
+  CUtensorMap x_map;
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(task.k), static_cast<cuuint64_t>(task.rows)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(task.x_stride) * sizeof(__half)};
+  const cuuint32_t box[2] = {kStageSlices * kTileK, ROWS};
+  const cuuint32_t steps[2] = {1, 1};
+  if (encode_tiled()(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, const_cast<__half*>(task.x), sizes, strides, box, steps,
+                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
+    return cudaErrorInvalidValue;
+  }
+  const auto kernel = prefill_wgmma<ROWS, FINE>;
+  constexpr int kBytes = Shared<ROWS>::kBytes;
+  const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  if (status != cudaSuccess) return status;
+  const int tiles = (task.rows + ROWS - 1) / ROWS * ((task.n_blocks + kBlocks - 1) / kBlocks);
+  return launch(kernel, dim3(std::min(tiles, multiprocessors)), dim3(kThreads), kBytes, stream, programmatic, task,
+                x_map);
+}
+
+template <int ROWS>
+cudaError_t start_rows(const PrefillTask& task, int multiprocessors, cudaStream_t stream, bool programmatic) {
+  const bool fine = task.group_slices % kStageSlices != 0 && task.group_slices < task.slices;
+  return fine ? start<ROWS, true>(task, multiprocessors, stream, programmatic)
+              : start<ROWS, false>(task, multiprocessors, stream, programmatic);
+}
+
+}  // namespace
+
+bool linear_prefill_sm90_supported() {
+  int device = 0, major = 0, minor = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  return major == 9 && minor == 0 && encode_tiled() != nullptr;
+}
+
+cudaError_t linear_prefill_sm90(const PrefillTask& task, cudaStream_t stream, bool programmatic) {
+  int device = 0, multiprocessors = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  // Rounds of tiles times the time of one: the tile's rows and what a round costs beside them.
+  const auto cost = [&](int rows) {
+    const int tiles = (task.rows + rows - 1) / rows * ((task.n_blocks + kBlocks - 1) / kBlocks);
+    return (tiles + multiprocessors - 1) / multiprocessors * (rows + 8);
+  };
+  if (cost(64) < cost(120) && cost(64) < cost(128)) return start_rows<64>(task, multiprocessors, stream, programmatic);
+  return cost(120) < cost(128) ? start_rows<120>(task, multiprocessors, stream, programmatic)
+                               : start_rows<128>(task, multiprocessors, stream, programmatic);
+}
+
+}  // namespace millrace::cuda
