@@ -161,7 +161,7 @@ export interface NativeLoadSettings {
   loadId: number
 }
 
-export interface NativeRequest {
+export interface NativeRequest extends NativeSchedule {
   /** 'generate' continues the tokens; 'score' gives the log-probability of each. */
   kind: 'generate' | 'score'
   tokens: Int32Array
@@ -177,6 +177,9 @@ export interface NativeRequest {
   logprobs: boolean
   /** score: every position's logits too, float32 [tokens, vocab]. */
   logits: boolean
+}
+
+export interface NativeSchedule {
   /** Higher goes first; int32. */
   priority: number
   /** Milliseconds; 0: none. */

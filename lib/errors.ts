@@ -28,11 +28,14 @@ export class MillraceError extends Error {
   readonly code: ErrorCode
   /** What to do about it. */
   readonly remedy: string
+  /** Of QUEUE_FULL: when a place in the queue is likely to be free. */
+  readonly retryAfterMs?: number
 
-  constructor(code: ErrorCode, options: { message: string; remedy?: string; cause?: unknown }) {
+  constructor(code: ErrorCode, options: { message: string; remedy?: string; cause?: unknown; retryAfterMs?: number }) {
     super(options.message, options.cause === undefined ? undefined : { cause: options.cause })
     this.code = code
     this.remedy = options.remedy ?? ERRORS[code]
+    if (options.retryAfterMs !== undefined) this.retryAfterMs = options.retryAfterMs
   }
 
   /** True also for errors from another copy of the package. */
@@ -40,14 +43,15 @@ export class MillraceError extends Error {
     return error instanceof Error && error.name === 'MillraceError' && typeof (error as MillraceError).code === 'string'
   }
 
-  /** Wraps what the addon throws: an Error with string `code` and `remedy`. */
+  /** Wraps what the addon throws: an Error with string `code` and `remedy`, and sometimes `retryAfterMs`. */
   static fromNative(error: unknown): MillraceError {
     if (MillraceError.isInstance(error)) return error
-    const native = error as { code?: unknown; message?: unknown; remedy?: unknown }
+    const native = error as { code?: unknown; message?: unknown; remedy?: unknown; retryAfterMs?: unknown }
     const known = typeof native?.code === 'string' && native.code in ERRORS
     return new MillraceError(known ? (native.code as ErrorCode) : 'INTERNAL', {
       message: typeof native?.message === 'string' ? native.message : String(error),
       ...(typeof native?.remedy === 'string' && native.remedy !== '' ? { remedy: native.remedy } : {}),
+      ...(typeof native?.retryAfterMs === 'number' ? { retryAfterMs: native.retryAfterMs } : {}),
       cause: error,
     })
   }

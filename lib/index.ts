@@ -1,6 +1,12 @@
 /** millrace: language models whose weights stream from system memory. */
 export type { ModelSpec, RopeSpec } from './binding.ts'
-export type { GptqQuantisation, Quantisation } from './checkpoint/quantisation.ts'
+export type {
+  AwqQuantisation,
+  CompressedTensorsQuantisation,
+  GptqQuantisation,
+  GptqRule,
+  Quantisation,
+} from './checkpoint/quantisation.ts'
 export { type ErrorCode, MillraceError } from './errors.ts'
 export type {
   FinishReason,
@@ -21,6 +27,7 @@ export type {
   LoadProgress,
   PlacementHome,
   PlanOptions,
+  ScheduleOptions,
   ScoreOptions,
 } from './options.ts'
 export type { ModelPlan, PlannedUnit } from './plan/plan.ts'

@@ -34,11 +34,30 @@ export interface LoadOptions extends PlanOptions {
   onProgress?: ((progress: LoadProgress) => void) | undefined
   /** Aborts the load: it rejects with ABORTED and frees what it had taken. */
   signal?: AbortSignal | undefined
+  /** Keep the keys and values of earlier requests for later ones that begin with the same tokens. Default true. */
+  prefixReuse?: boolean | undefined
+  /**
+   * Of those, only what was computed from prompts: then the bits of an answer never depend on which answers came
+   * before. Default false.
+   */
+  deterministic?: boolean | undefined
+  /** Requests that may wait; the next is refused with QUEUE_FULL. Default: no limit. */
+  maxQueue?: number | undefined
   /** Fill freed ring slots with NaN patterns, to find reads of stale weights. For tests: costs memory bandwidth. */
   poison?: boolean | undefined
 }
 
-export interface GenerateOptions {
+/** When a request may run. */
+export interface ScheduleOptions {
+  /** Higher goes first, and is preempted last. Default 0; equal ones in order of age. */
+  priority?: number | undefined
+  /** Milliseconds that it may wait before its first step; then it rejects with QUEUE_TIMEOUT. Default: no limit. */
+  queueTimeoutMs?: number | undefined
+  /** Milliseconds from submission that it may take in all; then it rejects with DEADLINE_EXCEEDED. Default: no limit. */
+  deadlineMs?: number | undefined
+}
+
+export interface GenerateOptions extends ScheduleOptions {
   /** Default: as many as the context has room for, which is also the upper limit. */
   maxTokens?: number | undefined
   /** 0, the default, always takes the most likely token; topK, topP, minP and seed then have no effect. */
@@ -63,7 +82,7 @@ export interface GenerateOptions {
   signal?: AbortSignal | undefined
 }
 
-export interface ScoreOptions {
+export interface ScoreOptions extends ScheduleOptions {
   /** Add the tokenizer's own first and last tokens to a text. Default true. */
   specialTokens?: boolean | undefined
   /** Give every position's logits too: float32 [tokens, vocabulary]. Default false. */
@@ -136,12 +155,22 @@ export const loadOptions = z.strictObject({
     .custom<(progress: LoadProgress) => void>((value) => typeof value === 'function', { error: 'a function' })
     .optional(),
   signal: signal().optional(),
+  prefixReuse: boolean().optional(),
+  deterministic: boolean().optional(),
+  maxQueue: integer(1, 2 ** 31 - 1).optional(),
   poison: boolean().optional(),
 })
 
 const stopText = () => z.string({ error: 'a text' }).min(1, { error: 'a text that is not empty' })
 
+const schedule = {
+  priority: integer(-(2 ** 31), 2 ** 31 - 1).optional(),
+  queueTimeoutMs: number(1, Number.MAX_SAFE_INTEGER).optional(),
+  deadlineMs: number(1, Number.MAX_SAFE_INTEGER).optional(),
+}
+
 export const generateOptions = z.strictObject({
+  ...schedule,
   maxTokens: integer(1, MAX_TOKENS).optional(),
   temperature: number(0, 100).optional(),
   topK: integer(0, 2 ** 31 - 1).optional(),
@@ -161,6 +190,7 @@ export const generateOptions = z.strictObject({
 })
 
 export const scoreOptions = z.strictObject({
+  ...schedule,
   specialTokens: boolean().optional(),
   logits: boolean().optional(),
   signal: signal().optional(),

@@ -41,6 +41,9 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
       identity: checkpoint.identity,
     }
     const model = await loadWeights(source, plan, {
+      prefixReuse: checked.prefixReuse ?? true,
+      deterministic: checked.deterministic ?? false,
+      maxQueue: checked.maxQueue ?? 0,
       poison: checked.poison ?? false,
       signal,
       onProgress: (done, total) => report('weights', done, total),

@@ -1,6 +1,6 @@
 /** A loaded model: what load() resolves to. */
 import { randomInt } from 'node:crypto'
-import type { ModelSpec, NativeMemory, NativeModel, NativeStats } from '../binding.ts'
+import type { ModelSpec, NativeMemory, NativeModel, NativeSchedule, NativeStats } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import {
   type ChatMessage,
@@ -10,6 +10,7 @@ import {
   type GenerateOptions,
   generateOptions,
   invalidArgument,
+  type ScheduleOptions,
   type ScoreOptions,
   scoreOptions,
   validate,
@@ -35,8 +36,12 @@ export interface ModelStats {
   weightBytesRead: number
   /** `units` counts streamed units that passes have used; no pass has used `prefetchedBytes` of the copied ones yet. */
   streaming: { copiedBytes: number; prefetchedBytes: number; units: number }
-  sequences: { running: number; waiting: number }
-  kv: { blocksUsed: number; blocksTotal: number; blockTokens: number }
+  /** `preemptions`: times that a sequence's keys and values went to system RAM for want of blocks. */
+  sequences: { running: number; waiting: number; preemptions: number }
+  /** `savedBytes`: keys and values of preempted sequences that are in system RAM now. */
+  kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number }
+  /** Tokens of the prompts that have started, and how many of them needed no computing; their ratio, 0 of no tokens. */
+  prefixCache: { promptTokens: number; reusedTokens: number; hitRate: number }
 }
 
 export type ModelMemory = NativeMemory
@@ -134,6 +139,7 @@ export class Model implements AsyncDisposable {
       contextLength: this.plan.contextLength,
       tokens,
       logits: checked.logits ?? false,
+      schedule: scheduleOf(checked),
       signal: checked.signal,
     })
   }
@@ -182,6 +188,7 @@ export class Model implements AsyncDisposable {
         seed: checked.seed ?? randomInt(MAX_RANDOM_SEED),
         stopTokens: Int32Array.from(new Set([...(checked.ignoreEos ? [] : this.#parts.endTokens), ...stopTokens])),
         logprobs: checked.logprobs ?? false,
+        ...scheduleOf(checked),
       },
       maxTokens: checked.maxTokens,
       stop: checked.stop === undefined ? [] : [checked.stop].flat(),
@@ -235,6 +242,11 @@ export class Model implements AsyncDisposable {
   }
 }
 
+function scheduleOf(options: ScheduleOptions): NativeSchedule {
+  const { priority = 0, queueTimeoutMs = 0, deadlineMs = 0 } = options
+  return { priority, queueTimeoutMs, deadlineMs }
+}
+
 const MAX_TIMEOUT_MS = 2 ** 31 - 1
 /** What node's randomInt can draw from at once. */
 const MAX_RANDOM_SEED = 2 ** 48 - 1
@@ -249,7 +261,21 @@ function groupStats(stats: NativeStats): ModelStats {
       prefetchedBytes: stats.prefetchedBytes,
       units: stats.streamedUnits,
     },
-    sequences: { running: stats.runningSequences, waiting: stats.waitingSequences },
-    kv: { blocksUsed: stats.kvBlocksUsed, blocksTotal: stats.kvBlocksTotal, blockTokens: KV_BLOCK_TOKENS },
+    sequences: {
+      running: stats.runningSequences,
+      waiting: stats.waitingSequences,
+      preemptions: stats.preemptions,
+    },
+    kv: {
+      blocksUsed: stats.kvBlocksUsed,
+      blocksTotal: stats.kvBlocksTotal,
+      blockTokens: KV_BLOCK_TOKENS,
+      savedBytes: stats.savedKvBytes,
+    },
+    prefixCache: {
+      promptTokens: stats.promptTokens,
+      reusedTokens: stats.reusedTokens,
+      hitRate: stats.promptTokens === 0 ? 0 : stats.reusedTokens / stats.promptTokens,
+    },
   }
 }

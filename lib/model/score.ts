@@ -1,5 +1,5 @@
 /** Log-probabilities of a given text. */
-import type { NativeModel, NativeTokensEvent } from '../binding.ts'
+import type { NativeModel, NativeSchedule, NativeTokensEvent } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { RequestTimings } from './generation.ts'
 import { callNative, requestEnd, requestStart, runtime } from './runtime.ts'
@@ -22,6 +22,7 @@ export interface ScoreTask {
   contextLength: number
   tokens: Int32Array
   logits: boolean
+  schedule: NativeSchedule
   signal: AbortSignal | undefined
 }
 
@@ -50,6 +51,7 @@ export async function score(task: ScoreTask): Promise<ScoreResult> {
         stopTokens: new Int32Array(0),
         logprobs: true,
         logits: task.logits,
+        ...task.schedule,
       }),
     )
     requestStart.publish({ kind: 'score', model: native.id, request, promptTokens: tokens.length })

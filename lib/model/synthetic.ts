@@ -29,7 +29,20 @@ const shape = (
   intermediate,
   maxPosition,
   rmsEpsilon: 1e-5,
-  rope: { theta, scaling: 'none', factor: 1, lowFrequencyFactor: 1, highFrequencyFactor: 4, originalMaxPosition: 0 },
+  rope: {
+    theta,
+    scaling: 'none',
+    factor: 1,
+    lowFrequencyFactor: 1,
+    highFrequencyFactor: 4,
+    originalMaxPosition: 0,
+    attentionFactor: 1,
+    betaFast: 32,
+    betaSlow: 1,
+    truncate: true,
+  },
+  slidingWindow: 0,
+  qkNorm: false,
 })
 
 /** Shapes of published models, by name: as their config.json has them. */
@@ -77,7 +90,8 @@ export async function loadSynthetic(
     const plan = makePlan(spec, slabs, options, readMachine(native))
     const source = { synthetic: { spec, options: all } }
     const { signal } = options
-    const model = await loadWeights(source, plan, { poison: false, signal, onProgress: () => {} })
+    const settings = { prefixReuse: true, deterministic: false, maxQueue: 0, poison: false }
+    const model = await loadWeights(source, plan, { ...settings, signal, onProgress: () => {} })
     return new Model({
       native: model,
       path: name,

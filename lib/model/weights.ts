@@ -5,6 +5,10 @@ import { awaitNative, runtime } from './runtime.ts'
 import { abortedError, onAbort } from './signals.ts'
 
 export interface WeightsOptions {
+  prefixReuse: boolean
+  deterministic: boolean
+  /** 0: no limit. */
+  maxQueue: number
   poison: boolean
   signal: AbortSignal | undefined
   /** Bytes repacked, of all. What it throws ends the load. */
@@ -15,7 +19,7 @@ export interface WeightsOptions {
 export async function loadWeights(
   source: NativeWeightsSource,
   plan: ModelPlan,
-  { poison, signal, onProgress }: WeightsOptions,
+  { signal, onProgress, ...settings }: WeightsOptions,
 ): Promise<NativeModel> {
   const { native } = runtime()
   let callbackFailure: { error: unknown } | undefined
@@ -41,7 +45,7 @@ export async function loadWeights(
         maxRows: plan.maxRows,
         maxLogitRows: MAX_LOGIT_ROWS,
         threads: plan.threads,
-        poison,
+        ...settings,
         loadId,
       }),
     )

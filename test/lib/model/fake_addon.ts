@@ -148,6 +148,10 @@ export class FakeModel implements NativeModel {
       waitingSequences: 9,
       kvBlocksUsed: 10,
       kvBlocksTotal: 11,
+      promptTokens: 20,
+      reusedTokens: 5,
+      preemptions: 12,
+      savedKvBytes: 13,
     }
   }
 

@@ -373,8 +373,9 @@ test('stats and memory', () => {
     rows: { decode: 2, prefill: 3 },
     weightBytesRead: 7,
     streaming: { copiedBytes: 4, prefetchedBytes: 5, units: 6 },
-    sequences: { running: 8, waiting: 9 },
-    kv: { blocksUsed: 10, blocksTotal: 11, blockTokens: 16 },
+    sequences: { running: 8, waiting: 9, preemptions: 12 },
+    kv: { blocksUsed: 10, blocksTotal: 11, blockTokens: 16, savedBytes: 13 },
+    prefixCache: { promptTokens: 20, reusedTokens: 5, hitRate: 0.25 },
   })
   expect(model.memory).toMatchObject({ hostBytes: 1, ringBytes: 2 })
 })
