@@ -264,7 +264,8 @@ int main(int argc, char** argv) {
         }
         for (const int rows : o.rows) {
           std::vector<float> x(static_cast<size_t>(rows) * shape.k), y(static_cast<size_t>(rows) * shape.n);
-          for (size_t i = 0; i < x.size(); i++) x[i] = static_cast<float>(static_cast<int>(i * 2654435761u >> 24)) - 128;
+          for (size_t i = 0; i < x.size(); i++)
+            x[i] = static_cast<float>(static_cast<int>(i * 2654435761u >> 24)) - 128;
           std::atomic<uint64_t> bytes{0};
           LinearCall call;
           call.layout = &layout;
@@ -281,11 +282,12 @@ int main(int argc, char** argv) {
           const double gbs = static_cast<double>(layout.segments[0].matrix.bytes) / best / 1e9;
           const double gmacs = static_cast<double>(shape.n) * shape.k * rows / best / 1e9;
           if (o.json) {
-            std::printf("{\"kernels\":\"%s\",\"type\":\"%s\",\"group\":%d,\"n\":%d,\"k\":%d,\"threads\":%d,\"rows\":%d,"
-                        "\"us\":%.2f,\"gbPerSecond\":%.2f,\"dramGbPerSecond\":%.2f,\"gmacPerSecond\":%.1f,"
-                        "\"vnniGmacPerSecond\":%.1f}\n",
-                        kernels.c_str(), name_of(o.type), code.group, shape.n, shape.k, threads, rows, best * 1e6, gbs,
-                        dram, gmacs, vnni);
+            std::printf(
+                "{\"kernels\":\"%s\",\"type\":\"%s\",\"group\":%d,\"n\":%d,\"k\":%d,\"threads\":%d,\"rows\":%d,"
+                "\"us\":%.2f,\"gbPerSecond\":%.2f,\"dramGbPerSecond\":%.2f,\"gmacPerSecond\":%.1f,"
+                "\"vnniGmacPerSecond\":%.1f}\n",
+                kernels.c_str(), name_of(o.type), code.group, shape.n, shape.k, threads, rows, best * 1e6, gbs, dram,
+                gmacs, vnni);
           } else {
             char name[32];
             std::snprintf(name, sizeof name, "%dx%d", shape.n, shape.k);

@@ -46,8 +46,12 @@ void wake(std::atomic<uint32_t>& word, int count) {
   ::syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
 }
 #else
-void sleep_on(std::atomic<uint32_t>& word, uint32_t value) { word.wait(value); }
-void wake(std::atomic<uint32_t>& word, int) { word.notify_all(); }
+void sleep_on(std::atomic<uint32_t>& word, uint32_t value) {
+  word.wait(value);
+}
+void wake(std::atomic<uint32_t>& word, int) {
+  word.notify_all();
+}
 #endif
 
 // Polls until done() or kSpin is over; says whether it was done.
@@ -84,7 +88,7 @@ struct ThreadPool::State {
   std::atomic<bool> stop{false};
 
   alignas(64) std::atomic<uint32_t> word{kClosed};
-  std::atomic<uint32_t> sleepers{0};        // workers that wait on `word`, or are about to
+  std::atomic<uint32_t> sleepers{0};  // workers that wait on `word`, or are about to
   std::atomic<bool> running{false};
   alignas(64) std::atomic<int64_t> next{0};
   alignas(64) std::atomic<uint32_t> left{0};  // counts last workers that left a closed loop while the caller slept

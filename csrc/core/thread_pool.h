@@ -27,7 +27,8 @@ class ThreadPool {
   template <typename Body>
   void parallel_for(int64_t count, Body&& body) {
     using Plain = std::remove_reference_t<Body>;
-    run(count, [](void* context, int64_t index, int thread) { (*static_cast<Plain*>(context))(index, thread); },
+    run(
+        count, [](void* context, int64_t index, int thread) { (*static_cast<Plain*>(context))(index, thread); },
         const_cast<std::remove_const_t<Plain>*>(std::addressof(body)));
   }
 

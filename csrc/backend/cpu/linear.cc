@@ -87,9 +87,9 @@ class Buffer {
 struct Prepared {
   bool q4 = false;
   const int32_t* permutation = nullptr;
-  int group = 0;     // q4
-  int block = 0;     // q4: stored input features that share an activation scale
-  int blocks = 0;    // q4
+  int group = 0;   // q4
+  int block = 0;   // q4: stored input features that share an activation scale
+  int blocks = 0;  // q4
   int k_stored = 0;
   // q4: chunks of rows, as many as one kernel call takes; see Q4RowBlock for what is in a chunk.
   Buffer<int16_t> x;
@@ -124,9 +124,14 @@ namespace {
 
 // ---- Activations
 
+bool use_many(const LinearKernels& kernels, int rows) {
+  return kernels.q4_many != nullptr && rows > kernels.q4_rows;
+}
+
 // Rows of a q4 kernel call: chunks of about the same size.
 int q4_chunk_rows(const LinearKernels& kernels, int rows) {
-  const int chunks = (rows + kernels.q4_rows - 1) / kernels.q4_rows;
+  const int most = use_many(kernels, rows) ? kLinearRows : kernels.q4_rows;
+  const int chunks = (rows + most - 1) / most;
   return (rows + chunks - 1) / chunks;
 }
 
@@ -274,6 +279,7 @@ void write_row(const LinearCall& call, const LinearLayout::Segment& segment, int
 void run_q4(const LinearKernels& kernels, const LinearCall& call, int chunk_rows, const LinearLayout::Segment& segment,
             const Prepared& p, const Run& run, const float* bias, float* y, int64_t y_stride) {
   const MatrixLayout& m = segment.matrix;
+  const auto kernel = use_many(kernels, call.rows) ? kernels.q4_many : kernels.q4;
   alignas(64) float sums[kLinearRows * kTileN];
   Q4RowBlock task;
   task.slices = m.slices();
@@ -289,7 +295,7 @@ void run_q4(const LinearKernels& kernels, const LinearCall& call, int chunk_rows
       task.x = p.x.data() + static_cast<size_t>(row) * p.k_stored;
       task.scales = p.scales.data() + static_cast<size_t>(row) * p.blocks;
       task.sums = p.sums.data() + static_cast<size_t>(row) * p.blocks;
-      kernels.q4(task);
+      kernel(task);
       for (int i = 0; i < task.rows; i++) {
         write_row(call, segment, block, sums + i * kTileN, bias, y + (row + i) * y_stride);
       }
@@ -326,7 +332,9 @@ void run_dense(const LinearKernels& kernels, const LinearCall& call, const Linea
 // Below this a loop costs more to hand out than to run.
 constexpr double kSerialNanoseconds = 4000.0;
 
-double estimate_nanoseconds(double weight_bytes, double macs) { return std::max(weight_bytes / 20.0, macs / 100.0); }
+double estimate_nanoseconds(double weight_bytes, double macs) {
+  return std::max(weight_bytes / 20.0, macs / 100.0);
+}
 
 // Row blocks in runs of consecutive ones, since a thread reads fastest straight on: long runs first, short ones at
 // the end, so that the threads finish together. With many rows and few row blocks the rows are split too.
@@ -347,8 +355,7 @@ void plan_runs(LinearScratch::Data& data, const LinearCall& call, int threads, i
     const int row_end = std::min(row + panel_rows, call.rows);
     for (int s = 0; s < static_cast<int>(segments.size()); s++) {
       const MatrixLayout& m = segments[s].matrix;
-      const int least =
-          static_cast<int>(std::clamp<size_t>(65536 / (m.row_block_bytes() * (row_end - row)), 1, 1024));
+      const int least = static_cast<int>(std::clamp<size_t>(65536 / (m.row_block_bytes() * (row_end - row)), 1, 1024));
       for (int block = 0; block < m.n_blocks();) {
         const int count = threads == 1 ? m.n_blocks() : std::max(least, remaining / (4 * threads));
         const int end = std::min(block + count, m.n_blocks());
@@ -445,7 +452,9 @@ void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, st
   }
 }
 
-const char* selected_kernels() { return selection().load(std::memory_order_relaxed)->name; }
+const char* selected_kernels() {
+  return selection().load(std::memory_order_relaxed)->name;
+}
 
 bool select_kernels(const char* name) {
   const LinearKernels* kernels = find_kernels(name);

@@ -11,7 +11,9 @@ constexpr int kTileBytes = 512;
 constexpr int kLine = 64;
 constexpr int kPrefetch = 8192;  // bytes ahead of the line in use
 
-inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline __m256i load(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
 
 void quantize(const float* x, int count, int16_t* q, float* scale, int32_t* sum) {
   __m256i magnitudes = _mm256_setzero_si256();
@@ -124,14 +126,14 @@ void q4_single(const Q4RowBlock& a) {
       }
       for (int g = 0; g < 8; g += kGs) {
         __m256i sum[kGs][2];
-#pragma GCC unroll 4
+        MILLRACE_UNROLL(4)
         for (int i = 0; i < kGs; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
         const std::byte* line = p + g * kLine;
         for (int s = 0; s < tiles; s++) {
-#pragma GCC unroll 2
+          MILLRACE_UNROLL(2)
           for (int half = 0; half < 2; half++) {
             const __m256i x0 = spread[s][half], x1 = spread[s][2 + half];
-#pragma GCC unroll 4
+            MILLRACE_UNROLL(4)
             for (int i = 0; i < kGs; i++) {
               if (half == 0) _mm_prefetch(reinterpret_cast<const char*>(line) + i * kLine + kPrefetch, _MM_HINT_T0);
               add_half_line(line + i * kLine + 32 * half, x0, x1, low, high, sum[i][0], sum[i][1]);
@@ -139,7 +141,7 @@ void q4_single(const Q4RowBlock& a) {
           }
           line += kTileBytes;
         }
-#pragma GCC unroll 4
+        MILLRACE_UNROLL(4)
         for (int i = 0; i < kGs; i++) {
           const int at = g + i;
           // Over t: the two halves of h 0 and h 1 become one vector.
@@ -179,19 +181,19 @@ void q4_batch(const Q4RowBlock& a) {
       const ptrdiff_t stride = 16 * tiles;
       for (int g = 0; g < 8; g++) {
         __m256i sum[kRows];
-#pragma GCC unroll 8
+        MILLRACE_UNROLL(8)
         for (int row = 0; row < kRows; row++) sum[row] = _mm256_setzero_si256();
         const std::byte* line = p + g * kLine;
         const int16_t* xp = x;
         for (int s = 0; s < tiles; s++) {
           _mm_prefetch(reinterpret_cast<const char*>(line) + kPrefetch, _MM_HINT_T0);
-#pragma GCC unroll 4
+          MILLRACE_UNROLL(4)
           for (int t = 0; t < 4; t++) {
-            const __m256i words = _mm256_broadcastsi128_si256(
-                _mm_loadu_si128(reinterpret_cast<const __m128i*>(line + 16 * t)));
+            const __m256i words =
+                _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(line + 16 * t)));
             const __m256i w0 = _mm256_and_si256(_mm256_srlv_epi32(words, shift0), mask);
             const __m256i w1 = _mm256_and_si256(_mm256_srlv_epi32(words, shift1), mask);
-#pragma GCC unroll 8
+            MILLRACE_UNROLL(8)
             for (int row = 0; row < kRows; row++) {
               const int16_t* xr = xp + row * stride + 2 * t;
               sum[row] = dot(dot(sum[row], w0, broadcast_pair(xr)), w1, broadcast_pair(xr + 8));
@@ -202,7 +204,7 @@ void q4_batch(const Q4RowBlock& a) {
         }
         const __m256i zeros = load_zeros(group, g, a.zeros);
         const __m256 scales = load_scales(group + 16 * g, a.bf16_scales);
-#pragma GCC unroll 8
+        MILLRACE_UNROLL(8)
         for (int row = 0; row < kRows; row++) {
           finish(sum[row], zeros, scales, x_sums[row], x_scales[row], a.out + row * 64 + 8 * g);
         }
@@ -266,33 +268,33 @@ template <typename Type, int kRows, int kGs>
 inline void dense_chunk(const std::byte* weights, int tiles, const float* x, int64_t x_stride, float* sums) {
   constexpr int kTile = 1024 * Type::kBytes;
   __m256 sum[kRows][kGs];
-#pragma GCC unroll 8
+  MILLRACE_UNROLL(8)
   for (int row = 0; row < kRows; row++) {
-#pragma GCC unroll 16
+    MILLRACE_UNROLL(16)
     for (int g = 0; g < kGs; g++) sum[row][g] = _mm256_load_ps(sums + row * 256 + g * 8);
   }
   for (int s = 0; s < tiles; s++) {
-#pragma GCC unroll 4
+    MILLRACE_UNROLL(4)
     for (int t = 0; t < 4; t++) {
       __m256 xs[kRows];
-#pragma GCC unroll 8
+      MILLRACE_UNROLL(8)
       for (int row = 0; row < kRows; row++) xs[row] = _mm256_loadu_ps(x + row * x_stride + s * 32 + t * 8);
-#pragma GCC unroll 16
+      MILLRACE_UNROLL(16)
       for (int g = 0; g < kGs; g++) {
         const std::byte* p = weights + (g * 32 + t * 8) * Type::kBytes;
         const __m256 w = Type::load(p);
         if (t * 8 * Type::kBytes % 64 == 0) {
           _mm_prefetch(reinterpret_cast<const char*>(p) + kPrefetch, _MM_HINT_T0);
         }
-#pragma GCC unroll 8
+        MILLRACE_UNROLL(8)
         for (int row = 0; row < kRows; row++) sum[row][g] = _mm256_fmadd_ps(w, xs[row], sum[row][g]);
       }
     }
     weights += kTile;
   }
-#pragma GCC unroll 8
+  MILLRACE_UNROLL(8)
   for (int row = 0; row < kRows; row++) {
-#pragma GCC unroll 16
+    MILLRACE_UNROLL(16)
     for (int g = 0; g < kGs; g++) _mm256_store_ps(sums + row * 256 + g * 8, sum[row][g]);
   }
 }
@@ -346,7 +348,7 @@ void dense(const DenseRowBlock& a) {
 
 }  // namespace
 
-const LinearKernels kLinearAvx2 = {"avx2", kMostRows, quantize, q4, dense<F16>, dense<Bf16>, dense<F32>};
+const LinearKernels kLinearAvx2 = {"avx2", kMostRows, quantize, q4, nullptr, dense<F16>, dense<Bf16>, dense<F32>};
 
 }  // namespace millrace
 #endif

@@ -13,6 +13,7 @@
 namespace millrace {
 
 void linear_q4_avx512vnni(const Q4RowBlock& a);
+void linear_q4_many_avx512vnni(const Q4RowBlock& a);
 
 namespace {
 
@@ -73,33 +74,33 @@ template <typename Type, int kRows, int kGs>
 inline void dense_chunk(const std::byte* weights, int tiles, const float* x, int64_t x_stride, float* sums) {
   constexpr int kTile = 1024 * Type::kBytes;
   __m512 sum[kRows][kGs];
-#pragma GCC unroll 8
+  MILLRACE_UNROLL(8)
   for (int row = 0; row < kRows; row++) {
-#pragma GCC unroll 16
+    MILLRACE_UNROLL(16)
     for (int g = 0; g < kGs; g++) sum[row][g] = _mm512_load_ps(sums + row * 512 + g * 16);
   }
   for (int s = 0; s < tiles; s++) {
-#pragma GCC unroll 2
+    MILLRACE_UNROLL(2)
     for (int half = 0; half < 2; half++) {
       __m512 xs[kRows];
-#pragma GCC unroll 8
+      MILLRACE_UNROLL(8)
       for (int row = 0; row < kRows; row++) xs[row] = _mm512_loadu_ps(x + row * x_stride + s * 32 + half * 16);
-#pragma GCC unroll 16
+      MILLRACE_UNROLL(16)
       for (int g = 0; g < kGs; g++) {
         const std::byte* p = weights + (g * 32 + half * 16) * Type::kBytes;
         const __m512 w = Type::load(p);
         if (half == 0 || Type::kBytes == 4) {
           _mm_prefetch(reinterpret_cast<const char*>(p) + kPrefetch, _MM_HINT_T0);
         }
-#pragma GCC unroll 8
+        MILLRACE_UNROLL(8)
         for (int row = 0; row < kRows; row++) sum[row][g] = _mm512_fmadd_ps(w, xs[row], sum[row][g]);
       }
     }
     weights += kTile;
   }
-#pragma GCC unroll 8
+  MILLRACE_UNROLL(8)
   for (int row = 0; row < kRows; row++) {
-#pragma GCC unroll 16
+    MILLRACE_UNROLL(16)
     for (int g = 0; g < kGs; g++) _mm512_store_ps(sums + row * 512 + g * 16, sum[row][g]);
   }
 }
@@ -155,9 +156,10 @@ void dense(const DenseRowBlock& a) {
 
 }  // namespace
 
-const LinearKernels kLinearAvx512 = {"avx512", kMostRows, quantize, q4, dense<F16>, dense<Bf16>, dense<F32>};
-const LinearKernels kLinearAvx512Vnni = {"avx512vnni", kMostRows,   quantize,  linear_q4_avx512vnni,
-                                         dense<F16>,   dense<Bf16>, dense<F32>};
+const LinearKernels kLinearAvx512 = {"avx512", kMostRows, quantize, q4, q4_many, dense<F16>, dense<Bf16>, dense<F32>};
+const LinearKernels kLinearAvx512Vnni = {
+    "avx512vnni", kMostRows,   quantize,  linear_q4_avx512vnni, linear_q4_many_avx512vnni,
+    dense<F16>,   dense<Bf16>, dense<F32>};
 
 }  // namespace millrace
 #endif

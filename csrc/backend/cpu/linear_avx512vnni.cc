@@ -4,7 +4,12 @@
 
 namespace millrace {
 
-void linear_q4_avx512vnni(const Q4RowBlock& a) { q4(a); }
+void linear_q4_avx512vnni(const Q4RowBlock& a) {
+  q4(a);
+}
+void linear_q4_many_avx512vnni(const Q4RowBlock& a) {
+  q4_many(a);
+}
 
 }  // namespace millrace
 #endif

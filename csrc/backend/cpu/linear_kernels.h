@@ -5,9 +5,17 @@
 #include <cstddef>
 #include <cstdint>
 
+// Unrolls the loop that follows; its count is a constant of at most n.
+#if defined(__clang__)
+#define MILLRACE_UNROLL(n) _Pragma("unroll")
+#else
+#define MILLRACE_UNROLL_TEXT(text) _Pragma(#text)
+#define MILLRACE_UNROLL(n) MILLRACE_UNROLL_TEXT(GCC unroll n)
+#endif
+
 namespace millrace {
 
-inline constexpr int kLinearRows = 16;       // rows of x that a q4 kernel call serves at most, of any instruction set
+inline constexpr int kLinearRows = 48;       // rows of x that a q4 kernel call serves at most, of any instruction set
 inline constexpr int kLinearDenseRows = 8;   // the same of a float kernel
 inline constexpr int kLinearMaxBlock = 128;  // stored input features that share an activation scale, at most
 
@@ -23,7 +31,7 @@ struct Q4RowBlock {
   int block_tiles = 0;
   bool zeros = false;
   bool bf16_scales = false;
-  int rows = 0;                   // 1..LinearKernels::q4_rows
+  int rows = 0;                   // 1..LinearKernels::q4_rows, or ..kLinearRows of q4_many
   const int16_t* x = nullptr;     // block by block: [rows, 16 * tiles of the block]
   const float* scales = nullptr;  // [blocks, rows]
   const int32_t* sums = nullptr;  // [blocks, rows]
@@ -35,10 +43,10 @@ struct Q4RowBlock {
 struct DenseRowBlock {
   const std::byte* weights = nullptr;
   int slices = 0;
-  int rows = 0;               // 1..kLinearDenseRows
-  const float* x = nullptr;   // [rows, x_stride]
+  int rows = 0;              // 1..kLinearDenseRows
+  const float* x = nullptr;  // [rows, x_stride]
   int64_t x_stride = 0;
-  float* out = nullptr;       // [rows, 64] in the order of tile_index()
+  float* out = nullptr;  // [rows, 64] in the order of tile_index()
 };
 
 struct LinearKernels {
@@ -49,6 +57,7 @@ struct LinearKernels {
   // zero and scale NaN, so that every result that depends on it is NaN.
   void (*quantize)(const float* x, int count, int16_t* q, float* scale, int32_t* sum);
   void (*q4)(const Q4RowBlock&);
+  void (*q4_many)(const Q4RowBlock&);  // the same results for 1..kLinearRows rows, faster beyond q4_rows; or null
   void (*f16)(const DenseRowBlock&);
   void (*bf16)(const DenseRowBlock&);
   void (*f32)(const DenseRowBlock&);

@@ -1,5 +1,5 @@
-// Linears without instruction sets beyond the architecture's own: the fallback of x86-64 (SSE2), what arm64 runs (NEON),
-// and what the other instruction sets are tested with.
+// Linears without instruction sets beyond the architecture's own: the fallback of x86-64 (SSE2), what arm64 runs
+// (NEON), and what the other instruction sets are tested with.
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -22,19 +22,41 @@ namespace {
 // Four 32-bit words, or eight int16 in pairs.
 #if defined(__SSE2__)
 using Words = __m128i;
-inline Words load_words(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-inline void store_words(int32_t* p, Words v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
-inline Words all_words(uint32_t value) { return _mm_set1_epi32(static_cast<int>(value)); }
-inline Words mask_words(Words a, Words b) { return _mm_and_si128(a, b); }
-inline Words shift_words_8(Words a) { return _mm_srli_epi32(a, 8); }
-inline Words dot_words(Words sum, Words a, Words b) { return _mm_add_epi32(sum, _mm_madd_epi16(a, b)); }
+inline Words load_words(const void* p) {
+  return _mm_loadu_si128(static_cast<const __m128i*>(p));
+}
+inline void store_words(int32_t* p, Words v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v);
+}
+inline Words all_words(uint32_t value) {
+  return _mm_set1_epi32(static_cast<int>(value));
+}
+inline Words mask_words(Words a, Words b) {
+  return _mm_and_si128(a, b);
+}
+inline Words shift_words_8(Words a) {
+  return _mm_srli_epi32(a, 8);
+}
+inline Words dot_words(Words sum, Words a, Words b) {
+  return _mm_add_epi32(sum, _mm_madd_epi16(a, b));
+}
 #elif defined(__aarch64__)
 using Words = uint32x4_t;
-inline Words load_words(const void* p) { return vreinterpretq_u32_u8(vld1q_u8(static_cast<const uint8_t*>(p))); }
-inline void store_words(int32_t* p, Words v) { vst1q_s32(p, vreinterpretq_s32_u32(v)); }
-inline Words all_words(uint32_t value) { return vdupq_n_u32(value); }
-inline Words mask_words(Words a, Words b) { return vandq_u32(a, b); }
-inline Words shift_words_8(Words a) { return vshrq_n_u32(a, 8); }
+inline Words load_words(const void* p) {
+  return vreinterpretq_u32_u8(vld1q_u8(static_cast<const uint8_t*>(p)));
+}
+inline void store_words(int32_t* p, Words v) {
+  vst1q_s32(p, vreinterpretq_s32_u32(v));
+}
+inline Words all_words(uint32_t value) {
+  return vdupq_n_u32(value);
+}
+inline Words mask_words(Words a, Words b) {
+  return vandq_u32(a, b);
+}
+inline Words shift_words_8(Words a) {
+  return vshrq_n_u32(a, 8);
+}
 inline Words dot_words(Words sum, Words a, Words b) {
   const int16x8_t x = vreinterpretq_s16_u32(a), y = vreinterpretq_s16_u32(b);
   const int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y)), high = vmull_high_s16(x, y);
@@ -49,8 +71,12 @@ inline Words load_words(const void* p) {
   std::memcpy(w.v, p, sizeof w.v);
   return w;
 }
-inline void store_words(int32_t* p, Words w) { std::memcpy(p, w.v, sizeof w.v); }
-inline Words all_words(uint32_t value) { return {{value, value, value, value}}; }
+inline void store_words(int32_t* p, Words w) {
+  std::memcpy(p, w.v, sizeof w.v);
+}
+inline Words all_words(uint32_t value) {
+  return {{value, value, value, value}};
+}
 inline Words mask_words(Words a, Words b) {
   for (int i = 0; i < 4; i++) a.v[i] &= b.v[i];
   return a;
@@ -242,6 +268,6 @@ void dense(const DenseRowBlock& a) {
 
 }  // namespace
 
-const LinearKernels kLinearPlain = {"plain", kMostRows, quantize, q4, dense<F16>, dense<Bf16>, dense<F32>};
+const LinearKernels kLinearPlain = {"plain", kMostRows, quantize, q4, nullptr, dense<F16>, dense<Bf16>, dense<F32>};
 
 }  // namespace millrace

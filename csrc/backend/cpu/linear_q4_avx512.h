@@ -34,18 +34,10 @@ inline __m512i dot(__m512i sum, __m512i weights, __m512i x) {
 }
 #endif
 
-// The same with the pair at x for all lanes.
-inline __m512i dot_broadcast(__m512i sum, __m512i weights, const int16_t* x) {
-#if defined(__AVX512VNNI__) && !defined(__clang__)
-  asm("vpdpwssd %2%{1to16%}, %1, %0"
-      : "+v"(sum)
-      : "v"(weights), "m"(*reinterpret_cast<const int32_t __attribute__((may_alias))*>(x)));
-  return sum;
-#else
+inline __m512i broadcast_pair(const int16_t* x) {
   int32_t pair;
   __builtin_memcpy(&pair, x, 4);
-  return dot(sum, weights, _mm512_set1_epi32(pair));
-#endif
+  return _mm512_set1_epi32(pair);
 }
 
 constexpr int kLine = 64;
@@ -82,12 +74,12 @@ void q4_single(const Q4RowBlock& a) {
     for (int begin = tile; begin < group_end; begin += a.block_tiles) {
       const int tiles = group_end - begin < a.block_tiles ? group_end - begin : a.block_tiles;
       __m512i sum[8][2];
-#pragma GCC unroll 8
+      MILLRACE_UNROLL(8)
       for (int g = 0; g < 8; g++) sum[g][0] = sum[g][1] = _mm512_setzero_si512();
       for (int s = 0; s < tiles; s++) {
         const __m512i xs = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
         const __m512i x0 = _mm512_permutexvar_epi32(pair0, xs), x1 = _mm512_permutexvar_epi32(pair1, xs);
-#pragma GCC unroll 8
+        MILLRACE_UNROLL(8)
         for (int g = 0; g < 8; g++) {
           const __m512i line = _mm512_loadu_si512(p + g * kLine);
           const __m512i next = _mm512_srli_epi32(line, 8);
@@ -102,14 +94,14 @@ void q4_single(const Q4RowBlock& a) {
       }
       const __m512i total = _mm512_set1_epi32(*x_sum);
       const __m512 scale = _mm512_set1_ps(*x_scale);
-#pragma GCC unroll 4
+      MILLRACE_UNROLL(4)
       for (int i = 0; i < 4; i++) {  // over t: the four 128-bit quarters of four sums become one vector
         const __m512i a0 = sum[2 * i][0], a1 = sum[2 * i][1], a2 = sum[2 * i + 1][0], a3 = sum[2 * i + 1][1];
         const __m512i u = _mm512_add_epi32(_mm512_shuffle_i32x4(a0, a1, 0x44), _mm512_shuffle_i32x4(a0, a1, 0xee));
         const __m512i v = _mm512_add_epi32(_mm512_shuffle_i32x4(a2, a3, 0x44), _mm512_shuffle_i32x4(a2, a3, 0xee));
         __m512i r = _mm512_add_epi32(_mm512_shuffle_i32x4(u, v, 0x88), _mm512_shuffle_i32x4(u, v, 0xdd));
-        const __m512i zeros = a.zeros ? _mm512_mullo_epi32(load_zeros(group + 128 + 16 * i), total)
-                                      : _mm512_slli_epi32(total, 3);
+        const __m512i zeros =
+            a.zeros ? _mm512_mullo_epi32(load_zeros(group + 128 + 16 * i), total) : _mm512_slli_epi32(total, 3);
         r = _mm512_sub_epi32(_mm512_srav_epi32(r, shifts), zeros);
         const __m512 factor = _mm512_mul_ps(load_scales(group + 32 * i, a.bf16_scales), scale);
         out[i] = _mm512_add_ps(out[i], _mm512_mul_ps(_mm512_cvtepi32_ps(r), factor));
@@ -154,22 +146,22 @@ void q4_rows(const Q4RowBlock& a) {
       __m512i halves[8][kRows];  // t summed in pairs: lanes [j][t % 2][h] of each g
       for (int g = 0; g < 8; g += kGs) {
         __m512i sum[kRows][kGs][2];
-#pragma GCC unroll 8
+        MILLRACE_UNROLL(8)
         for (int row = 0; row < kRows; row++) {
-#pragma GCC unroll 4
+          MILLRACE_UNROLL(4)
           for (int i = 0; i < kGs; i++) sum[row][i][0] = sum[row][i][1] = _mm512_setzero_si512();
         }
         const std::byte* line_p = p + g * kLine;
         const int16_t* xp = x;
         for (int s = 0; s < tiles; s++) {
-#pragma GCC unroll 4
+          MILLRACE_UNROLL(4)
           for (int i = 0; i < kGs; i++) {
             const __m512i line = _mm512_permutexvar_epi32(turn, _mm512_loadu_si512(line_p + i * kLine));
             _mm_prefetch(reinterpret_cast<const char*>(line_p) + i * kLine + kPrefetch, _MM_HINT_T0);
             const __m512i next = _mm512_srli_epi32(line, 8);
             const __m512i w0 = _mm512_and_si512(line, low), w1 = _mm512_and_si512(line, high);
             const __m512i w2 = _mm512_and_si512(next, low), w3 = _mm512_and_si512(next, high);
-#pragma GCC unroll 8
+            MILLRACE_UNROLL(8)
             for (int row = 0; row < kRows; row++) {
               const auto* xr = reinterpret_cast<const __m128i*>(xp + row * stride);
               const __m512i x0 = _mm512_broadcast_i32x4(_mm_loadu_si128(xr));
@@ -181,9 +173,9 @@ void q4_rows(const Q4RowBlock& a) {
           line_p += kTileBytes;
           xp += 16;
         }
-#pragma GCC unroll 8
+        MILLRACE_UNROLL(8)
         for (int row = 0; row < kRows; row++) {
-#pragma GCC unroll 4
+          MILLRACE_UNROLL(4)
           for (int i = 0; i < kGs; i++) {
             halves[g + i][row] = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[row][i][0], sum[row][i][1]),
                                                   _mm512_unpackhi_epi32(sum[row][i][0], sum[row][i][1]));
@@ -193,13 +185,13 @@ void q4_rows(const Q4RowBlock& a) {
       for (int row = 0; row < kRows; row++) {
         const __m512i total = _mm512_set1_epi32(x_sums[row]);
         const __m512 scale = _mm512_set1_ps(x_scales[row]);
-#pragma GCC unroll 4
+        MILLRACE_UNROLL(4)
         for (int i = 0; i < 4; i++) {
           const __m512i u = halves[2 * i][row], v = halves[2 * i + 1][row];
           __m512i r = _mm512_add_epi32(_mm512_unpacklo_epi64(u, v), _mm512_unpackhi_epi64(u, v));
           r = _mm512_sub_epi32(_mm512_srav_epi32(r, shifts), _mm512_mullo_epi32(zeros[i], total));
-          out[row][i] = _mm512_add_ps(out[row][i],
-                                      _mm512_mul_ps(_mm512_cvtepi32_ps(r), _mm512_mul_ps(scales[i], scale)));
+          out[row][i] =
+              _mm512_add_ps(out[row][i], _mm512_mul_ps(_mm512_cvtepi32_ps(r), _mm512_mul_ps(scales[i], scale)));
         }
       }
       p += static_cast<ptrdiff_t>(tiles) * kTileBytes;
@@ -222,22 +214,25 @@ inline void expand_lines(__m512i a, __m512i b, __m512i pairs[8]) {
   // One t of both lines, [a a b b], for the outputs [g h 0, g h 1, g + 1 h 0, g + 1 h 1].
   const __m512i words[4] = {_mm512_shuffle_i32x4(a, b, 0x00), _mm512_shuffle_i32x4(a, b, 0x55),
                             _mm512_shuffle_i32x4(a, b, 0xaa), _mm512_shuffle_i32x4(a, b, 0xff)};
-#pragma GCC unroll 4
+  MILLRACE_UNROLL(4)
   for (int t = 0; t < 4; t++) {
     pairs[t] = _mm512_and_si512(_mm512_srlv_epi32(words[t], shift0), mask);
     pairs[4 + t] = _mm512_and_si512(_mm512_srlv_epi32(words[t], shift1), mask);
   }
 }
 
-// More rows: sixteen outputs at a time, their weights turned to one output a lane, so that an x operand is an
-// int32 broadcast by the load and nothing is left to reduce.
+// More rows: 32 outputs at a time (i = 2 q and 2 q + 1 of expand_lines), their weights turned to one output a lane, so
+// that an x operand is an int32 broadcast and nothing is left to reduce. Half of the k of a tile at a time: eight
+// vectors of weights and two sums a row fit the registers.
 template <int kRows>
 void q4_batch(const Q4RowBlock& a) {
-  constexpr int kSums = kRows <= 8 ? 2 : 1;  // a row's, so that enough of them hide the latency
   const std::byte* p = a.weights;
   const int16_t* x = a.x;
   const float* x_scales = a.scales;
   const int32_t* x_sums = a.sums;
+  const __m512i mask = _mm512_set1_epi32(0x000f000f);
+  const __m512i shift0 = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0, 4, 4, 4, 4);
+  const __m512i shift1 = _mm512_add_epi32(shift0, _mm512_set1_epi32(8));
   const int header = a.zeros ? 192 : 128;
   __m512 out[kRows][4];
   for (int row = 0; row < kRows; row++) {
@@ -250,41 +245,58 @@ void q4_batch(const Q4RowBlock& a) {
     for (int begin = tile; begin < group_end; begin += a.block_tiles) {
       const int tiles = group_end - begin < a.block_tiles ? group_end - begin : a.block_tiles;
       const ptrdiff_t stride = 16 * tiles;
-      for (int i = 0; i < 4; i++) {
-        __m512i sum[kRows][kSums];
-#pragma GCC unroll 16
-        for (int row = 0; row < kRows; row++) {
-          sum[row][0] = _mm512_setzero_si512();
-          sum[row][kSums - 1] = _mm512_setzero_si512();
-        }
-        const std::byte* line_p = p + 2 * i * kLine;
+      MILLRACE_UNROLL(2)
+      for (int q = 0; q < 2; q++) {
+        __m512i sum[kRows][2];
+        MILLRACE_UNROLL(8)
+        for (int row = 0; row < kRows; row++) sum[row][0] = sum[row][1] = _mm512_setzero_si512();
+        const std::byte* line_p = p + 4 * q * kLine;
         const int16_t* xp = x;
         for (int s = 0; s < tiles; s++) {
-          _mm_prefetch(reinterpret_cast<const char*>(line_p) + kPrefetch, _MM_HINT_T0);
-          _mm_prefetch(reinterpret_cast<const char*>(line_p) + kLine + kPrefetch, _MM_HINT_T0);
-          __m512i w[8];
-          expand_lines(_mm512_loadu_si512(line_p), _mm512_loadu_si512(line_p + kLine), w);
-#pragma GCC unroll 16
-          for (int row = 0; row < kRows; row++) {
-            const int16_t* xr = xp + row * stride;
-#pragma GCC unroll 4
-            for (int t = 0; t < 4; t++) {
-              sum[row][0] = dot_broadcast(sum[row][0], w[t], xr + 2 * t);
-              sum[row][kSums - 1] = dot_broadcast(sum[row][kSums - 1], w[4 + t], xr + 8 + 2 * t);
+          MILLRACE_UNROLL(2)
+          for (int half = 0; half < 2; half++) {
+            __m512i w[2][4];
+            MILLRACE_UNROLL(2)
+            for (int i = 0; i < 2; i++) {
+              const std::byte* two = line_p + 2 * i * kLine;
+              if (half == 0) {
+                _mm_prefetch(reinterpret_cast<const char*>(two) + kPrefetch, _MM_HINT_T0);
+                _mm_prefetch(reinterpret_cast<const char*>(two) + kLine + kPrefetch, _MM_HINT_T0);
+              }
+              const __m512i u = _mm512_loadu_si512(two), v = _mm512_loadu_si512(two + kLine);
+              const __m512i t0 = half == 0 ? _mm512_shuffle_i32x4(u, v, 0x00) : _mm512_shuffle_i32x4(u, v, 0xaa);
+              const __m512i t1 = half == 0 ? _mm512_shuffle_i32x4(u, v, 0x55) : _mm512_shuffle_i32x4(u, v, 0xff);
+              w[i][0] = _mm512_and_si512(_mm512_srlv_epi32(t0, shift0), mask);
+              w[i][1] = _mm512_and_si512(_mm512_srlv_epi32(t1, shift0), mask);
+              w[i][2] = _mm512_and_si512(_mm512_srlv_epi32(t0, shift1), mask);
+              w[i][3] = _mm512_and_si512(_mm512_srlv_epi32(t1, shift1), mask);
+            }
+            MILLRACE_UNROLL(8)
+            for (int row = 0; row < kRows; row++) {
+              const int16_t* xr = xp + row * stride + 4 * half;
+              MILLRACE_UNROLL(4)
+              for (int t = 0; t < 4; t++) {
+                const __m512i xs = broadcast_pair(xr + (t % 2) * 2 + (t / 2) * 8);
+                sum[row][0] = dot(sum[row][0], w[0][t], xs);
+                sum[row][1] = dot(sum[row][1], w[1][t], xs);
+              }
             }
           }
           line_p += kTileBytes;
           xp += 16;
         }
-        const __m512 scales = load_scales(group + 32 * i, a.bf16_scales);
-        const __m512i zeros = a.zeros ? load_zeros(group + 128 + 16 * i) : _mm512_set1_epi32(8);
-#pragma GCC unroll 16
-        for (int row = 0; row < kRows; row++) {
-          const __m512i zero = _mm512_mullo_epi32(zeros, _mm512_set1_epi32(x_sums[row]));
-          const __m512i both = kSums == 2 ? _mm512_add_epi32(sum[row][0], sum[row][1]) : sum[row][0];
-          const __m512i total = _mm512_sub_epi32(both, zero);
-          const __m512 factor = _mm512_mul_ps(scales, _mm512_set1_ps(x_scales[row]));
-          out[row][i] = _mm512_add_ps(out[row][i], _mm512_mul_ps(_mm512_cvtepi32_ps(total), factor));
+        MILLRACE_UNROLL(2)
+        for (int i = 0; i < 2; i++) {
+          const int at = 2 * q + i;
+          const __m512 scales = load_scales(group + 32 * at, a.bf16_scales);
+          const __m512i zeros = a.zeros ? load_zeros(group + 128 + 16 * at) : _mm512_set1_epi32(8);
+          MILLRACE_UNROLL(8)
+          for (int row = 0; row < kRows; row++) {
+            const __m512i zero = _mm512_mullo_epi32(zeros, _mm512_set1_epi32(x_sums[row]));
+            const __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[row][i], zero));
+            const __m512 factor = _mm512_mul_ps(scales, _mm512_set1_ps(x_scales[row]));
+            out[row][at] = _mm512_add_ps(out[row][at], _mm512_mul_ps(value, factor));
+          }
         }
       }
       p += static_cast<ptrdiff_t>(tiles) * kTileBytes;
@@ -298,7 +310,7 @@ void q4_batch(const Q4RowBlock& a) {
   }
 }
 
-constexpr int kMostRows = 16;
+constexpr int kMostRows = 8;
 
 void q4(const Q4RowBlock& a) {
   switch (a.rows) {
@@ -316,24 +328,112 @@ void q4(const Q4RowBlock& a) {
       return q4_batch<6>(a);
     case 7:
       return q4_batch<7>(a);
-    case 8:
-      return q4_batch<8>(a);
-    case 9:
-      return q4_batch<9>(a);
-    case 10:
-      return q4_batch<10>(a);
-    case 11:
-      return q4_batch<11>(a);
-    case 12:
-      return q4_batch<12>(a);
-    case 13:
-      return q4_batch<13>(a);
-    case 14:
-      return q4_batch<14>(a);
-    case 15:
-      return q4_batch<15>(a);
     default:
       return q4_batch<kMostRows>(a);
+  }
+}
+
+// Many rows: a block's weights are turned once for all of them. Six rows by 64 outputs are summed at a time, so that
+// ten loads serve 24 dot products. 16 KiB of weights, 12 of x and 12 of results stay in the L1 cache.
+constexpr int kPairsPerTile = 8;
+constexpr int kStepRows = 6;  // rows whose sums fit the registers
+
+void expand_tile(const std::byte* p, __m512i (*pairs)[4]) {
+  MILLRACE_UNROLL(4)
+  for (int i = 0; i < 4; i++) {
+    const std::byte* line_p = p + 2 * i * kLine;
+    _mm_prefetch(reinterpret_cast<const char*>(line_p) + kPrefetch, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(line_p) + kLine + kPrefetch, _MM_HINT_T0);
+    __m512i w[kPairsPerTile];
+    expand_lines(_mm512_loadu_si512(line_p), _mm512_loadu_si512(line_p + kLine), w);
+    MILLRACE_UNROLL(8)
+    for (int t = 0; t < kPairsPerTile; t++) pairs[t][i] = w[t];
+  }
+}
+
+template <int kRows>
+inline void multiply_pairs(const __m512i (*w)[4], int pairs, const int16_t* x, const float* x_scales,
+                           const int32_t* x_sums, const __m512* scales, const __m512i* zeros, float* out) {
+  __m512i sum[kRows][4];
+  MILLRACE_UNROLL(6)
+  for (int row = 0; row < kRows; row++) {
+    MILLRACE_UNROLL(4)
+    for (int i = 0; i < 4; i++) sum[row][i] = _mm512_setzero_si512();
+  }
+  for (int p = 0; p < pairs; p++) {
+    MILLRACE_UNROLL(6)
+    for (int row = 0; row < kRows; row++) {
+      const __m512i xs = broadcast_pair(x + (row * pairs + p) * 2);
+      MILLRACE_UNROLL(4)
+      for (int i = 0; i < 4; i++) sum[row][i] = dot(sum[row][i], w[p][i], xs);
+    }
+  }
+  MILLRACE_UNROLL(6)
+  for (int row = 0; row < kRows; row++) {
+    const __m512i total = _mm512_set1_epi32(x_sums[row]);
+    const __m512 scale = _mm512_set1_ps(x_scales[row]);
+    MILLRACE_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+      float* o = out + row * 64 + 16 * i;
+      const __m512i zero = zeros != nullptr ? _mm512_mullo_epi32(zeros[i], total) : _mm512_slli_epi32(total, 3);
+      const __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum[row][i], zero));
+      _mm512_storeu_ps(o, _mm512_add_ps(_mm512_loadu_ps(o), _mm512_mul_ps(value, _mm512_mul_ps(scales[i], scale))));
+    }
+  }
+}
+
+void q4_many(const Q4RowBlock& a) {
+  const int steps = (a.rows + kStepRows - 1) / kStepRows, step = (a.rows + steps - 1) / steps;
+  const std::byte* p = a.weights;
+  const int16_t* x = a.x;
+  const float* x_scales = a.scales;
+  const int32_t* x_sums = a.sums;
+  const int header = a.zeros ? 192 : 128;
+  alignas(64) __m512i weights[kLinearMaxBlock / 2][4];
+  for (int i = 0; i < a.rows * 64; i += 16) _mm512_storeu_ps(a.out + i, _mm512_setzero_ps());
+  for (int tile = 0; tile < a.slices; tile += a.group_tiles) {
+    __m512 scales[4];
+    __m512i zeros[4];
+    for (int i = 0; i < 4; i++) {
+      scales[i] = load_scales(p + 32 * i, a.bf16_scales);
+      zeros[i] = a.zeros ? load_zeros(p + 128 + 16 * i) : _mm512_setzero_si512();
+    }
+    p += header;
+    const int group_end = tile + a.group_tiles < a.slices ? tile + a.group_tiles : a.slices;
+    for (int begin = tile; begin < group_end; begin += a.block_tiles) {
+      const int tiles = group_end - begin < a.block_tiles ? group_end - begin : a.block_tiles;
+      const int pairs = tiles * kPairsPerTile;
+      for (int s = 0; s < tiles; s++) expand_tile(p + s * kTileBytes, weights + s * kPairsPerTile);
+      for (int row = 0; row < a.rows; row += step) {
+        const auto multiply = [&](auto multiply_rows) {
+          multiply_rows(weights, pairs, x + static_cast<ptrdiff_t>(row) * pairs * 2, x_scales + row, x_sums + row,
+                        scales, a.zeros ? zeros : nullptr, a.out + row * 64);
+        };
+        switch (a.rows - row < step ? a.rows - row : step) {
+          case 1:
+            multiply(multiply_pairs<1>);
+            break;
+          case 2:
+            multiply(multiply_pairs<2>);
+            break;
+          case 3:
+            multiply(multiply_pairs<3>);
+            break;
+          case 4:
+            multiply(multiply_pairs<4>);
+            break;
+          case 5:
+            multiply(multiply_pairs<5>);
+            break;
+          default:
+            multiply(multiply_pairs<6>);
+        }
+      }
+      p += static_cast<ptrdiff_t>(tiles) * kTileBytes;
+      x += static_cast<ptrdiff_t>(a.rows) * pairs * 2;
+      x_sums += a.rows;
+      x_scales += a.rows;
+    }
   }
 }
 

@@ -42,7 +42,9 @@ struct MatrixShape {
   MatrixCode code;
 };
 
-void put16(std::byte* p, size_t index, uint16_t bits) { std::memcpy(p + 2 * index, &bits, 2); }
+void put16(std::byte* p, size_t index, uint16_t bits) {
+  std::memcpy(p + 2 * index, &bits, 2);
+}
 
 // Fills every byte of a matrix, padded output features included: these hold values too, which nothing may show.
 void fill_matrix(const MatrixLayout& m, std::byte* slab, std::mt19937_64& random, const std::vector<int32_t>& order) {
@@ -244,7 +246,9 @@ MatrixCode q4(int group, bool zeros = false, bool permuted = false, ScaleType sc
   return {WeightType::q4, scale, zeros, permuted, group};
 }
 
-MatrixCode dense(WeightType type, bool permuted = false) { return {type, ScaleType::f16, false, permuted, 0}; }
+MatrixCode dense(WeightType type, bool permuted = false) {
+  return {type, ScaleType::f16, false, permuted, 0};
+}
 
 }  // namespace
 
@@ -399,7 +403,8 @@ TEST(silu_is_exact_to_a_millionth) {
         const int feature = block * 32 + n / 16 * 8 + n % 8;  // of gate and of up
         if (feature / kTileK == slice) w[n * kTileK + feature % kTileK] = 1.0f;
       }
-      encode_float_tile(w, reinterpret_cast<float*>(slab.memory.data() + m.offset + float_tile_offset(m, block, slice)));
+      encode_float_tile(w,
+                        reinterpret_cast<float*>(slab.memory.data() + m.offset + float_tile_offset(m, block, slice)));
     }
   }
   for (int range = 0; range < 40; range++) {
@@ -414,8 +419,9 @@ TEST(silu_is_exact_to_a_millionth) {
 }
 
 TEST(segments_of_different_codes_and_permutations) {
-  const Slab slab = make_slab({{100, q4(32, true, true)}, {70, q4(128)}, {64, dense(WeightType::bf16)}, {33, q4(32, false, true)}},
-                              256, true, 900);
+  const Slab slab =
+      make_slab({{100, q4(32, true, true)}, {70, q4(128)}, {64, dense(WeightType::bf16)}, {33, q4(32, false, true)}},
+                256, true, 900);
   const std::vector<float> x = activations(20, 256, false, 900);
   const std::vector<double> expected = reference(slab, x, 20);
   with_each_kernels([&](const char*) { CHECK(worst_error(run(slab, x, 0, 20, 3), expected, 20) < 2e-4); });
