@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "checkpoint/awq.h"
+#include "checkpoint/compressed_tensors.h"
 #include "checkpoint/gptq.h"
 #include "checkpoint/messages.h"
 #include "checkpoint/plain.h"
@@ -38,6 +40,10 @@ std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const Li
       return std::make_unique<PlainReader>(checkpoint, source, n, k);
     case LinearFormat::gptq:
       return std::make_unique<GptqReader>(checkpoint, source, n, k);
+    case LinearFormat::awq:
+      return std::make_unique<AwqReader>(checkpoint, source, n, k);
+    case LinearFormat::compressed_tensors:
+      return std::make_unique<CompressedTensorsReader>(checkpoint, source, n, k);
   }
   throw Error(code::kInternal, "unknown linear format", "report this as a bug");
 }

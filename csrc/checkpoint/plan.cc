@@ -1,4 +1,5 @@
-// Checks a checkpoint against the model's spec and lays out its slabs. Reads headers, g_idx and qzeros, nothing else.
+// Checks a checkpoint against the model's spec and lays out its slabs. Reads headers, g_idx, weight_shape and zeros,
+// nothing else.
 #include "checkpoint/linear_reader.h"
 #include "checkpoint/messages.h"
 #include "checkpoint/repack.h"
@@ -62,6 +63,12 @@ UnitLayout plan_attention(const Checkpoint& checkpoint, const ModelSpec& spec, c
   SlabBuilder builder;
   require_floats(checkpoint, source.attention_norm, spec.hidden);
   unit.norm_offset = builder.floats(static_cast<size_t>(spec.hidden));
+  if (spec.qk_norm) {
+    require_floats(checkpoint, source.query_norm, spec.head_dim);
+    require_floats(checkpoint, source.key_norm, spec.head_dim);
+    unit.query_norm_offset = builder.floats(static_cast<size_t>(spec.head_dim));
+    unit.key_norm_offset = builder.floats(static_cast<size_t>(spec.head_dim));
+  }
   Readers qkv, output;
   qkv.push_back(open_linear(checkpoint, source.query, spec.query_width(), spec.hidden));
   qkv.push_back(open_linear(checkpoint, source.key, spec.kv_width(), spec.hidden));

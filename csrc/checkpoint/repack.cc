@@ -198,6 +198,8 @@ struct UnitWork {
   std::vector<std::unique_ptr<LinearReader>> first, second;
   std::vector<const LinearSource*> first_sources, second_sources;
   const Tensor* norm = nullptr;
+  const Tensor* query_norm = nullptr;  // of models with qk_norm
+  const Tensor* key_norm = nullptr;
 };
 
 class Repacker {
@@ -274,6 +276,10 @@ class Repacker {
     const LayerSource& layer = source.layers[unit.layer];
     if (unit.kind == UnitKind::attention) {
       work.norm = &checkpoint_.require(layer.attention_norm);
+      if (spec.qk_norm) {
+        work.query_norm = &checkpoint_.require(layer.query_norm);
+        work.key_norm = &checkpoint_.require(layer.key_norm);
+      }
       work.first_sources = {&layer.query, &layer.key, &layer.value};
       work.first.push_back(open_linear(checkpoint_, layer.query, spec.query_width(), spec.hidden));
       work.first.push_back(open_linear(checkpoint_, layer.key, spec.kv_width(), spec.hidden));
@@ -293,7 +299,9 @@ class Repacker {
 
   template <typename Body>
   void for_tensors(const UnitWork& work, Body&& body) const {
-    if (work.norm != nullptr) body(*work.norm);
+    for (const Tensor* norm : {work.norm, work.query_norm, work.key_norm}) {
+      if (norm != nullptr) body(*norm);
+    }
     for (const auto* readers : {&work.first, &work.second}) {
       for (const auto& reader : *readers) {
         for (const Tensor* tensor : reader->tensors()) body(*tensor);
@@ -350,9 +358,11 @@ class Repacker {
     add_tasks(unit.second, work.second, false, slab, tasks);
     fill_gaps(unit, tasks, slab);
 
-    std::byte* norm = slab + unit.norm_offset;
-    read_floats(checkpoint_, *work.norm, reinterpret_cast<float*>(norm));
-    count(work.norm->bytes);
+    write_norm(*work.norm, slab + unit.norm_offset);
+    if (work.query_norm != nullptr) {
+      write_norm(*work.query_norm, slab + unit.query_norm_offset);
+      write_norm(*work.key_norm, slab + unit.key_norm_offset);
+    }
     write_bias(unit.first, work.first, work.first_sources, unit.interleaved, slab);
     write_bias(unit.second, work.second, work.second_sources, false, slab);
 
@@ -381,10 +391,20 @@ class Repacker {
     checkpoint_.drop_all();
   }
 
+  void write_norm(const Tensor& tensor, std::byte* to) {
+    read_floats(checkpoint_, tensor, reinterpret_cast<float*>(to));
+    count(tensor.bytes);
+  }
+
   // Zero between the sections: every byte of a slab is defined, so equal checkpoints give equal slabs.
   void fill_gaps(const UnitLayout& unit, const std::vector<MatrixTask>& tasks, std::byte* slab) const {
     std::vector<std::pair<size_t, size_t>> sections;  // begin, end
     sections.emplace_back(unit.norm_offset, unit.norm_offset + static_cast<size_t>(plan_.source.spec.hidden) * 4);
+    if (unit.kind == UnitKind::attention && plan_.source.spec.qk_norm) {
+      const size_t bytes = static_cast<size_t>(plan_.source.spec.head_dim) * 4;
+      sections.emplace_back(unit.query_norm_offset, unit.query_norm_offset + bytes);
+      sections.emplace_back(unit.key_norm_offset, unit.key_norm_offset + bytes);
+    }
     for (const LinearLayout* linear : {&unit.first, &unit.second}) {
       if (linear->has_bias) {
         sections.emplace_back(linear->bias_offset, linear->bias_offset + static_cast<size_t>(linear->n) * 4);

@@ -16,25 +16,27 @@
 namespace millrace {
 
 // How a linear is stored. A new format is one more enumerator, and one more file with a LinearReader.
-enum class LinearFormat : uint8_t { plain, gptq };
+enum class LinearFormat : uint8_t { plain, gptq, awq, compressed_tensors };
 
 // One linear of the checkpoint, by tensor names; empty where the format has none.
 struct LinearSource {
   LinearFormat format = LinearFormat::plain;
-  std::string weight;   // plain [n, k] of f16, bf16 or f32; gptq: qweight
-  std::string zeros;    // gptq: qzeros
-  std::string scales;   // gptq
-  std::string g_idx;    // gptq; the tensor may be absent
-  std::string bias;     // [n], any format
-  int bits = 4;         // gptq
-  int group_size = 0;   // gptq; -1 is one group of k
-  bool symmetric = false;         // gptq `sym`: all zeros must be 8, and are dropped
-  bool zeros_minus_one = true;    // gptq version 1 stores zero - 1
+  std::string weight;  // plain [n, k] of f16, bf16 or f32; gptq, awq: qweight; compressed_tensors: weight_packed
+  std::string zeros;   // gptq, awq: qzeros; compressed_tensors: weight_zero_point. Need not be named where symmetric
+  std::string scales;  // gptq, awq: scales; compressed_tensors: weight_scale
+  std::string g_idx;   // gptq: g_idx; compressed_tensors: weight_g_idx. The tensor may be absent
+  std::string shape;   // compressed_tensors: weight_shape
+  std::string bias;    // [n], any format
+  int bits = 4;        // of every format but plain
+  int group_size = 0;  // of every format but plain; -1 is one group of k
+  bool symmetric = false;       // all zeros must be 8, and are dropped
+  bool zeros_minus_one = true;  // gptq version 1 stores zero - 1
 };
 
 struct LayerSource {
   std::string attention_norm, feed_forward_norm;  // [hidden]
   LinearSource query, key, value, output, gate, up, down;
+  std::string query_norm, key_norm;  // [head_dim], of models with qk_norm
 };
 
 struct ModelSource {
@@ -45,7 +47,7 @@ struct ModelSource {
   LinearSource head;                // plain with the embedding's name when tied
 };
 
-// What a model will take, checked and laid out; no weights read yet but g_idx and the zeros of symmetric linears.
+// What a model will take, checked and laid out; no weights read yet but g_idx, weight_shape and zeros.
 struct SlabPlan {
   ModelSource source;
   std::vector<UnitLayout> units;  // unit_count(spec)

@@ -91,7 +91,7 @@ struct LinearLayout {
 
 enum class UnitKind : uint8_t { attention, feed_forward, head };
 
-// Attention: norm, qkv (output: all query heads, then key heads, then value heads), o.
+// Attention: norm, [query and key head norms], qkv (output: all query heads, then key heads, then value heads), o.
 // Feed-forward: norm, gate_up, down. gate_up's output is `interleaved` when one matrix holds both: feature
 //   16 b + g is gate feature 8 b + g and feature 16 b + 8 + g is up feature 8 b + g (g = 0..7), n = 2 * padded
 //   intermediate; otherwise gate features come first, then up features, n = 2 * intermediate.
@@ -100,6 +100,10 @@ struct UnitLayout {
   UnitKind kind = UnitKind::attention;
   int layer = 0;           // of attention and feed-forward units
   size_t norm_offset = 0;  // float32 [hidden], RMSNorm weight before the first linear
+  // Attention of a model with qk_norm: float32 [head_dim] each, RMSNorm weights of every query and every key head
+  // between the first linear and rope.
+  size_t query_norm_offset = 0;
+  size_t key_norm_offset = 0;
   LinearLayout first;      // qkv, gate_up, or the head's projection
   LinearLayout second;     // o, down; empty in a head
   bool interleaved = false;

@@ -42,11 +42,20 @@ void ModelSpec::validate() const {
     throw Error(code::kCheckpointInvalid, "config.json: rms_norm_eps, rope_theta and the rope factor must be positive",
                 "check that config.json belongs to this checkpoint");
   }
-  if (rope.scaling == RopeScaling::dynamic || rope.scaling == RopeScaling::yarn) {
-    throw Error(code::kCheckpointUnsupported,
-                format("config.json: rope scaling '%s' is not supported",
-                       rope.scaling == RopeScaling::dynamic ? "dynamic" : "yarn"),
-                "use a checkpoint with rope scaling 'linear', 'llama3' or none");
+  require_range("sliding_window", sliding_window, 0, 1 << 27);
+  if (rope.scaling == RopeScaling::dynamic && (rope.original_max_position <= 0 || rope.factor < 1 || head_dim < 4)) {
+    throw Error(code::kCheckpointInvalid,
+                "config.json: rope scaling 'dynamic' needs max_position_embeddings > 0, factor >= 1 and a head_dim of at "
+                "least 4",
+                "check that config.json belongs to this checkpoint");
+  }
+  if (rope.scaling == RopeScaling::yarn &&
+      (rope.original_max_position <= 0 || !(rope.beta_slow > 0) || !(rope.beta_fast >= rope.beta_slow) ||
+       !(rope.theta > 1) || !(rope.attention_factor > 0))) {
+    throw Error(code::kCheckpointInvalid,
+                "config.json: rope scaling 'yarn' needs original_max_position_embeddings > 0, rope_theta > 1, "
+                "0 < beta_slow <= beta_fast and attention_factor > 0",
+                "check that config.json belongs to this checkpoint");
   }
   if (rope.scaling == RopeScaling::llama3 &&
       (rope.original_max_position <= 0 || !(rope.low_frequency_factor > 0) ||

@@ -15,6 +15,10 @@ struct RopeSpec {
   double low_frequency_factor = 1.0;    // llama3
   double high_frequency_factor = 4.0;   // llama3
   int original_max_position = 0;        // llama3, yarn, dynamic
+  double attention_factor = 1.0;        // yarn: cosines and sines are multiplied by it
+  double beta_fast = 32.0;              // yarn: pairs that turn more often than this in the original context are kept
+  double beta_slow = 1.0;               // yarn: pairs that turn less often are stretched
+  bool truncate = true;                 // yarn: the range between is rounded outwards to whole pairs
 };
 
 struct ModelSpec {
@@ -28,6 +32,8 @@ struct ModelSpec {
   int max_position = 0;  // longest context the model was made for
   double rms_epsilon = 1e-5;
   RopeSpec rope;
+  int sliding_window = 0;  // a row at position p sees positions greater than p - sliding_window; 0: all before it
+  bool qk_norm = false;    // RMSNorm of each query and key head before rope, weights in UnitLayout
 
   int query_width() const { return heads * head_dim; }
   int kv_width() const { return kv_heads * head_dim; }

@@ -31,7 +31,8 @@ const AttentionKernels& kernels() {
 struct RowTile {
   int begin = 0;
   int rows = 0;
-  int positions = 0;  // seen by the row that sees most
+  int positions = 0;  // one more than the last position that any of them sees
+  int begin_span = 0;  // first span of positions that any of them sees anything of
 };
 
 int spans_of(int positions) { return (positions + kAttentionSpan - 1) / kAttentionSpan; }
@@ -43,7 +44,7 @@ struct AttentionScratch::Data {
   struct Worker {
     std::vector<float> queries, block, scores, maximum, sum, values;
     std::vector<float> folded_maximum, folded_sum, folded_values;
-    std::vector<int> visible;
+    std::vector<int> first, visible;
   };
   std::vector<Worker> workers;
   std::vector<RowTile> tiles;
@@ -92,21 +93,31 @@ class Attention {
     for (int r = 0; r < call_.rows; r++) {
       const int positions = call_.positions[r] + 1;
       if (data_.tiles.empty() || data_.tiles.back().rows == most || call_.sequences[r] != call_.sequences[r - 1]) {
-        data_.tiles.push_back({r, 1, positions});
+        data_.tiles.push_back({r, 1, positions, first_span(r)});
       } else {
         RowTile& tile = data_.tiles.back();
         tile.rows++;
         tile.positions = std::max(tile.positions, positions);
+        tile.begin_span = std::min(tile.begin_span, first_span(r));
       }
     }
     data_.tile_spans.assign(1, 0);
     for (const RowTile& tile : data_.tiles) {
-      data_.tile_spans.push_back(data_.tile_spans.back() + spans_of(tile.positions));
+      data_.tile_spans.push_back(data_.tile_spans.back() + spans_of(tile.positions) - tile.begin_span);
     }
+  }
+
+  int first_position(int row) const {
+    return call_.window == 0 ? 0 : std::max(0, call_.positions[row] + 1 - call_.window);
+  }
+  int first_span(int row) const { return first_position(row) / kAttentionSpan; }
+  bool sees(int row, int span) const {
+    return call_.positions[row] >= span * kAttentionSpan && first_span(row) <= span;
   }
 
   // Scaled queries of the rows that see anything of the span; returns how many rows those are.
   int prepare(const RowTile& tile, int kv_head, int span, Data::Worker& worker, AttentionSpan& task) const {
+    worker.first.resize(tile.rows);
     worker.visible.resize(tile.rows);
     const size_t queries = static_cast<size_t>(tile.rows) * group_;
     worker.queries.resize(queries * padded_dim_);
@@ -117,10 +128,15 @@ class Attention {
     worker.values.resize(queries * padded_dim_);
     int rows = 0;
     task.positions = 0;
+    task.begin = kAttentionSpan;
     for (int r = 0; r < tile.rows; r++) {
-      const int visible = std::min(kAttentionSpan, call_.positions[tile.begin + r] + 1 - span * kAttentionSpan);
-      if (visible <= 0) continue;
+      if (!sees(tile.begin + r, span)) continue;
+      const int begin = span * kAttentionSpan;
+      const int first = std::max(0, first_position(tile.begin + r) - begin);
+      const int visible = std::min(kAttentionSpan, call_.positions[tile.begin + r] + 1 - begin);
+      worker.first[rows] = first;
       worker.visible[rows] = visible;
+      task.begin = std::min(task.begin, first / kKvBlockTokens * kKvBlockTokens);
       task.positions = std::max(task.positions, visible);
       const float* source = call_.q + (tile.begin + r) * call_.q_stride + kv_head * group_ * call_.head_dim;
       float* destination = worker.queries.data() + static_cast<size_t>(rows) * group_ * padded_dim_;
@@ -135,6 +151,7 @@ class Attention {
     task.head_dim = call_.head_dim;
     task.padded_dim = padded_dim_;
     task.queries = worker.queries.data();
+    task.first = worker.first.data();
     task.visible = worker.visible.data();
     task.block = worker.block.data();
     task.scores = worker.scores.data();
@@ -166,17 +183,18 @@ class Attention {
     worker.folded_sum.resize(queries);
     worker.folded_values.resize(queries * padded_dim_);
     AttentionSpan task;
-    for (int span = 0; span < spans_of(tile.positions); span++) {
+    for (int span = tile.begin_span; span < spans_of(tile.positions); span++) {
       prepare(tile, kv_head, span, worker, task);
       kernels_.span(task);
       int used = 0;  // row of the task
       for (int r = 0; r < tile.rows; r++) {
-        if (call_.positions[tile.begin + r] + 1 <= span * kAttentionSpan) continue;
+        if (!sees(tile.begin + r, span)) continue;
         for (int g = 0; g < group_; g++) {
           const size_t from = static_cast<size_t>(used) * group_ + g;
           const size_t to = static_cast<size_t>(r) * group_ + g;
           fold({&worker.folded_maximum[to], &worker.folded_sum[to], &worker.folded_values[to * padded_dim_]},
-               {&worker.maximum[from], &worker.sum[from], &worker.values[from * padded_dim_]}, span == 0);
+               {&worker.maximum[from], &worker.sum[from], &worker.values[from * padded_dim_]},
+               span == first_span(tile.begin + r));
         }
         used++;
       }
@@ -213,14 +231,14 @@ class Attention {
       const size_t t = std::upper_bound(data_.tile_spans.begin(), data_.tile_spans.end(), span_of_all) -
                        data_.tile_spans.begin() - 1;
       const RowTile& tile = data_.tiles[t];
-      const int span = span_of_all - data_.tile_spans[t];
+      const int span = tile.begin_span + span_of_all - data_.tile_spans[t];
       Data::Worker& worker = data_.workers[thread];
       AttentionSpan task;
       prepare(tile, kv_head, span, worker, task);
       kernels_.span(task);
       int used = 0;
       for (int r = 0; r < tile.rows; r++) {
-        if (call_.positions[tile.begin + r] + 1 <= span * kAttentionSpan) continue;
+        if (!sees(tile.begin + r, span)) continue;
         for (int g = 0; g < group_; g++) {
           const size_t from = static_cast<size_t>(used) * group_ + g;
           const size_t to = span_of_all * most + static_cast<size_t>(r) * call_.heads + kv_head * group_ + g;
@@ -235,8 +253,9 @@ class Attention {
       const RowTile& tile = data_.tiles[t];
       for (int r = 0; r < tile.rows; r++) {
         const size_t slot = static_cast<size_t>(r) * call_.heads + head;
-        const size_t first = data_.tile_spans[t] * most + slot;
-        const int own = spans_of(call_.positions[tile.begin + r] + 1);
+        const int begin = first_span(tile.begin + r);
+        const size_t first = (data_.tile_spans[t] + begin - tile.begin_span) * most + slot;
+        const int own = spans_of(call_.positions[tile.begin + r] + 1) - begin;
         for (int span = 1; span < own; span++) fold(partial(first), partial(first + span * most), false);
         write(tile.begin + r, head, data_.partial_sum[first], &data_.partial_values[first * padded_dim_]);
       }

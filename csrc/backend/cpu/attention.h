@@ -1,10 +1,10 @@
 #pragma once
 // Attention over the paged KV cache (layout in backend.h), grouped queries, causal: row r sees positions
-// 0..positions[r] of its sequence.
+// 0..positions[r] of its sequence, or the last `window` of them.
 //
 // Positions are taken in spans of 256. Within a span: all scores, their maximum, exponentials, the sum of 16 lanes
 // and the weighted values, in ascending order of position; spans are folded in ascending order. So the order depends
-// on the row's own length alone, whether rows share a tile of work, spans are spread over threads, or a row is alone.
+// on the row's own position alone, whether rows share a tile of work, spans are spread over threads, or a row is alone.
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -19,6 +19,7 @@ struct AttentionCall {
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
+  int window = 0;            // a row at position p sees positions greater than p - window; 0: all
   const float* q = nullptr;  // [rows, heads, head_dim] after rope
   int64_t q_stride = 0;      // floats from row to row
   float* out = nullptr;      // [rows, heads, head_dim]

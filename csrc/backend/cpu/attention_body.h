@@ -123,16 +123,18 @@ void score_block(const AttentionSpan& task, int query_begin, int query_end, floa
   }
 }
 
-// Scores [0, visible) of one query become exp2(score - maximum), the rest of the last block 0.
-inline void weigh(float* scores, int visible, float* maximum, float* sum) {
+// Scores [first, visible) of one query become exp2(score - maximum), the rest of the first and last block 0.
+inline void weigh(float* scores, int first, int visible, float* maximum, float* sum) {
+  const int begin = first / kBlock * kBlock;
   const int padded = (visible + kBlock - 1) / kBlock * kBlock;
+  for (int i = begin; i < first; i++) scores[i] = -__builtin_inff();
   for (int i = visible; i < padded; i++) scores[i] = -__builtin_inff();
-  Vec highest = vec_load(scores);
-  for (int i = 16; i < padded; i += 16) highest = vec_max(highest, vec_load(scores + i));
+  Vec highest = vec_load(scores + begin);
+  for (int i = begin + 16; i < padded; i += 16) highest = vec_max(highest, vec_load(scores + i));
   const float m = vec_max_lane(highest);
   const Vec subtrahend = vec_set(m);
   Vec total = vec_set(0.0f);
-  for (int i = 0; i < padded; i += 16) {
+  for (int i = begin; i < padded; i += 16) {
     const Vec p = exp2_negative(vec_sub(vec_load(scores + i), subtrahend));
     vec_store(scores + i, p);
     total = vec_add(total, p);
@@ -164,16 +166,18 @@ inline void accumulate_tile(const float* weights, const float* values, int padde
 template <int Q>
 inline void accumulate_queries(const AttentionSpan& task, int query, int first_position, int count) {
   const float* weights = task.scores + query * kAttentionSpan + first_position;
+  const float* values = task.block + first_position % kBlock * task.padded_dim;
   float* out = task.values_out + query * task.padded_dim;
   int d = 0;
   for (; d + 16 * kTileChunks <= task.padded_dim; d += 16 * kTileChunks) {
-    accumulate_tile<Q, kTileChunks>(weights, task.block + d, task.padded_dim, count, out + d);
+    accumulate_tile<Q, kTileChunks>(weights, values + d, task.padded_dim, count, out + d);
   }
   for (; d < task.padded_dim; d += 16) {
-    accumulate_tile<Q, 1>(weights, task.block + d, task.padded_dim, count, out + d);
+    accumulate_tile<Q, 1>(weights, values + d, task.padded_dim, count, out + d);
   }
 }
 
+// Positions [first_position, first_position + count) of the span, all of the block in task.block.
 void accumulate_block(const AttentionSpan& task, int query_begin, int query_end, int first_position, int count) {
   int q = query_begin;
   for (; q + kTileQueries <= query_end; q += kTileQueries) {
@@ -185,37 +189,40 @@ void accumulate_block(const AttentionSpan& task, int query_begin, int query_end,
 void attend_span(const AttentionSpan& task) {
   const int queries = task.rows * task.group;
   const int blocks = (task.positions + kBlock - 1) / kBlock;
-  int fewest = task.positions;
-  for (int r = 0; r < task.rows; r++) fewest = task.visible[r] < fewest ? task.visible[r] : fewest;
+  int latest = 0, fewest = task.positions;  // seen by all rows: [latest, fewest)
+  for (int r = 0; r < task.rows; r++) {
+    latest = task.first[r] > latest ? task.first[r] : latest;
+    fewest = task.visible[r] < fewest ? task.visible[r] : fewest;
+  }
 
   const auto block = [&](int b) {  // of all keys, then all values
     return b < blocks ? task.keys[b] : b < 2 * blocks ? task.values[b - blocks] : task.values[blocks - 1];
   };
-  for (int b = 0; b < blocks; b++) {
+  for (int b = task.begin / kBlock; b < blocks; b++) {
     const int left = task.positions - b * kBlock;
     widen_block(block(b), block(b + kPrefetchDistance), task.head_dim, task.padded_dim, left < kBlock ? left : kBlock, task.block);
     score_block(task, 0, queries, task.scores + b * kBlock);
   }
   for (int r = 0; r < task.rows; r++) {
     for (int q = r * task.group; q < (r + 1) * task.group; q++) {
-      weigh(task.scores + q * kAttentionSpan, task.visible[r], task.maximum + q, task.sum + q);
+      weigh(task.scores + q * kAttentionSpan, task.first[r], task.visible[r], task.maximum + q, task.sum + q);
     }
   }
   const Vec zero = vec_set(0.0f);
   for (int i = 0; i < queries * task.padded_dim; i += 16) vec_store(task.values_out + i, zero);
-  for (int b = 0; b < blocks; b++) {
+  for (int b = task.begin / kBlock; b < blocks; b++) {
     const int first = b * kBlock;
     const int left = task.positions - first;
     widen_block(block(blocks + b), block(blocks + b + kPrefetchDistance), task.head_dim, task.padded_dim, left < kBlock ? left : kBlock, task.block);
-    if (fewest - first >= kBlock) {
+    if (latest <= first && fewest - first >= kBlock) {
       accumulate_block(task, 0, queries, first, kBlock);
       continue;
     }
-    // Rows end in this block or before it: each takes the positions that it sees, no weights of zero beyond them.
+    // Rows begin or end in this block or beside it: each takes the positions that it sees, no weights of zero beyond.
     for (int r = 0; r < task.rows; r++) {
-      const int seen = task.visible[r] - first;
-      if (seen <= 0) continue;
-      accumulate_block(task, r * task.group, (r + 1) * task.group, first, seen < kBlock ? seen : kBlock);
+      const int from = task.first[r] > first ? task.first[r] : first;
+      const int seen = (task.visible[r] < first + kBlock ? task.visible[r] : first + kBlock) - from;
+      if (seen > 0) accumulate_block(task, r * task.group, (r + 1) * task.group, from, seen);
     }
   }
 }

@@ -17,10 +17,12 @@ struct AttentionSpan {
   int head_dim = 0;
   int padded_dim = 0;
   const float* queries = nullptr;  // [queries, padded_dim], scaled by log2(e) / sqrt(head_dim), zero in the padding
-  const int* visible = nullptr;    // [rows], positions of this span that a row sees, 1..kAttentionSpan
-  int positions = 0;               // the largest of them
+  const int* first = nullptr;      // [rows], the first position of this span that a row sees, < visible
+  const int* visible = nullptr;    // [rows], one more than the last, 1..kAttentionSpan
+  int begin = 0;                   // the smallest first, down to a whole block
+  int positions = 0;               // the largest visible
   const uint16_t* keys[kAttentionSpanBlocks] = {};    // float16 [16, head_dim] a block
-  const uint16_t* values[kAttentionSpanBlocks] = {};  // the same
+  const uint16_t* values[kAttentionSpanBlocks] = {};  // the same; blocks before `begin` are not read
   float* block = nullptr;       // work: [16, padded_dim]
   float* scores = nullptr;      // work: [queries, kAttentionSpan]
   float* maximum = nullptr;     // out: [queries], highest score

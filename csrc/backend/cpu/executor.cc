@@ -231,6 +231,14 @@ void CpuExecutor::run_attention(int unit) {
     float* k = q + spec.query_width();
     const float* v = k + spec.kv_width();
     const int position = step_.positions[r];
+    if (spec.qk_norm) {
+      const auto* query_norm = reinterpret_cast<const float*>(weights + layout.query_norm_offset);
+      const auto* key_norm = reinterpret_cast<const float*>(weights + layout.key_norm_offset);
+      for (int h = 0; h < spec.heads + spec.kv_heads; h++) {
+        float* head = q + h * spec.head_dim;
+        ops.rms_norm(head, h < spec.heads ? query_norm : key_norm, spec.head_dim, spec.rms_epsilon, head);
+      }
+    }
     // Query and key heads lie side by side.
     ops.rope(q, spec.heads + spec.kv_heads, spec.head_dim, rope + static_cast<size_t>(position) * spec.head_dim);
     const int32_t block = step_.block_tables[static_cast<size_t>(step_.sequences[r]) * step_.block_table_stride +
@@ -249,6 +257,7 @@ void CpuExecutor::run_attention(int unit) {
   call.heads = spec.heads;
   call.kv_heads = spec.kv_heads;
   call.head_dim = spec.head_dim;
+  call.window = spec.sliding_window;
   call.q = wide_;
   call.q_stride = static_cast<int64_t>(qkv);
   call.out = attended_;

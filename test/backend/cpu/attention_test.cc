@@ -82,6 +82,7 @@ std::vector<std::vector<float>> run(Cache& cache, const Rows& rows, ThreadPool& 
   call.heads = spec.heads;
   call.kv_heads = spec.kv_heads;
   call.head_dim = spec.head_dim;
+  call.window = spec.sliding_window;
   call.q = q.data();
   call.q_stride = static_cast<int64_t>(q_stride);
   call.out = out.data();
@@ -106,20 +107,21 @@ std::vector<std::vector<float>> run(Cache& cache, const Rows& rows, ThreadPool& 
 std::vector<double> expected(Cache& cache, int sequence, int position) {
   const ModelSpec& spec = cache.spec;
   const std::vector<float> q = query_of(spec, sequence, position);
+  const int first = spec.sliding_window == 0 ? 0 : std::max(0, position + 1 - spec.sliding_window);
   std::vector<double> out(spec.query_width(), 0.0);
   for (int h = 0; h < spec.heads; h++) {
     const int kv_head = h / (spec.heads / spec.kv_heads);
     std::vector<double> score(position + 1, 0.0);
-    for (int p = 0; p <= position; p++) {
+    for (int p = first; p <= position; p++) {
       for (int d = 0; d < spec.head_dim; d++) {
         score[p] += static_cast<double>(q[h * spec.head_dim + d]) * half_to_float(*cache.at(sequence, p, kv_head, d));
       }
       score[p] /= std::sqrt(spec.head_dim);
     }
-    const double highest = *std::max_element(score.begin(), score.end());
+    const double highest = *std::max_element(score.begin() + first, score.end());
     double sum = 0;
-    for (double& s : score) sum += s = std::exp(s - highest);
-    for (int p = 0; p <= position; p++) {
+    for (int p = first; p <= position; p++) sum += score[p] = std::exp(score[p] - highest);
+    for (int p = first; p <= position; p++) {
       for (int d = 0; d < spec.head_dim; d++) {
         out[h * spec.head_dim + d] += score[p] / sum * half_to_float(*cache.at(sequence, p, spec.kv_heads + kv_head, d));
       }
@@ -194,6 +196,53 @@ TEST(long_rows_match_float64_on_one_and_many_threads) {
       CHECK(worst_error(cache, rows, run(cache, rows, pool)) < 2e-5);
     }
   });
+}
+
+TEST(sliding_windows_match_float64_on_one_and_many_threads) {
+  // Within a block, a block, across blocks, a span, across spans; and wider than the context.
+  for (const int window : {1, 5, 16, 100, 256, 300, 5000}) {
+    Cache cache(4, 2, 24, {700, 90, 1});
+    cache.spec.sliding_window = window;
+    Rows rows = all_rows(cache);
+    Rows few;
+    for (const int p : {699, 698, 600, 512, 511, 300, 256, 255, 17, 0}) {
+      few.sequences.push_back(0);
+      few.positions.push_back(p);
+    }
+    with_each_instruction_set([&](const char*) {
+      for (const int threads : {1, 16}) {
+        ThreadPool pool(threads);
+        const auto together = run(cache, rows, pool);
+        CHECK(worst_error(cache, rows, together) < 2e-5);
+        const auto found = run(cache, few, pool);
+        for (size_t r = 0; r < few.positions.size(); r++) CHECK(same(found[r], together[few.positions[r]]));
+      }
+    });
+  }
+}
+
+TEST(nothing_outside_the_window_is_used) {
+  constexpr int kPosition = 640;
+  for (const int window : {1, 5, 17, 300}) {
+    Cache cache(2, 1, 16, {kPosition + 1});
+    cache.spec.sliding_window = window;
+    const Rows rows = {{0}, {kPosition}};
+    ThreadPool one(1), many(5);
+    with_each_instruction_set([&](const char*) {
+      const auto before = run(cache, rows, one);
+      Cache poisoned = cache;
+      for (int p = 0; p <= kPosition - window; p++) {
+        for (int h = 0; h < 2; h++) {
+          for (int d = 0; d < 16; d++) *poisoned.at(0, p, h, d) = kHalfNan;
+        }
+      }
+      CHECK(same(run(poisoned, rows, one)[0], before[0]));
+      CHECK(same(run(poisoned, rows, many)[0], before[0]));
+      // The first position that it does see makes a difference.
+      *poisoned.at(0, kPosition - window + 1, 1, 0) = kHalfNan;
+      CHECK(!same(run(poisoned, rows, one)[0], before[0]));
+    });
+  }
 }
 
 TEST(large_scores_do_not_overflow) {
