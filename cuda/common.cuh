@@ -42,6 +42,13 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], uint32_t a0, uint32_
 #endif
 }
 
+// a & mask | bits as one instruction.
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t mask, uint32_t bits) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(mask), "r"(bits));
+  return d;
+}
+
 // 16 bytes that are read once: past L1, first to be evicted.
 __device__ __forceinline__ uint4 load_once(const void* address) {
   uint4 v;
@@ -205,6 +212,18 @@ __device__ __forceinline__ void warp_copy_wait(uint64_t* barrier, uint32_t parit
         : "r"(shared_address(barrier)), "r"(parity)
         : "memory");
   }
+#endif
+}
+
+// The same barriers for each lane's own copy_async: init, then a round's copies and end by all lanes, then wait.
+__device__ __forceinline__ void lane_copies_init(uint64_t* barrier) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("mbarrier.init.shared.b64 [%0], 32;" ::"r"(shared_address(barrier)) : "memory");
+#endif
+}
+__device__ __forceinline__ void lane_copies_end(uint64_t* barrier) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
 #endif
 }
 

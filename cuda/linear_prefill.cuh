@@ -49,10 +49,10 @@ __device__ __forceinline__ __half2 half2_of(uint32_t v) { return *reinterpret_ca
 __device__ __forceinline__ void dequantise(uint32_t word, const RowCode& even, const RowCode& odd, uint32_t (&a)[4]) {
   constexpr uint32_t kExponent = 0x64006400;  // 1024 + q in float16
   const uint32_t high = word >> 8;
-  a[0] = bits_of(__hfma2(half2_of((word & 0x000f000f) | kExponent), even.step, even.shift));
-  a[1] = bits_of(__hfma2(half2_of((word & 0x00f000f0) | kExponent), odd.step, odd.shift));
-  a[2] = bits_of(__hfma2(half2_of((high & 0x000f000f) | kExponent), even.step, even.shift));
-  a[3] = bits_of(__hfma2(half2_of((high & 0x00f000f0) | kExponent), odd.step, odd.shift));
+  a[0] = bits_of(__hfma2(half2_of(and_or(word, 0x000f000f, kExponent)), even.step, even.shift));
+  a[1] = bits_of(__hfma2(half2_of(and_or(word, 0x00f000f0, kExponent)), odd.step, odd.shift));
+  a[2] = bits_of(__hfma2(half2_of(and_or(high, 0x000f000f, kExponent)), even.step, even.shift));
+  a[3] = bits_of(__hfma2(half2_of(and_or(high, 0x00f000f0, kExponent)), odd.step, odd.shift));
 }
 
 __device__ __forceinline__ RowCode row_code(bool odd, int zero, bool live) {

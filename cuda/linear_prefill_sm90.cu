@@ -1,7 +1,7 @@
 // The prefill linear on Hopper's warpgroup products (wgmma). A block has three warpgroups and computes tiles of 256
 // output features (four slab row blocks) by ROWS activation rows, one after the other:
 //
-//   warpgroup 0   one thread feeds a ring of stages: x by the tensor copy engine (64 input features, swizzled), the
+//   warpgroup 0   one warp feeds a ring of stages: x by the tensor copy engine (64 input features, swizzled), the
 //                 weights as they lie in the slab, by one bulk copy a row block: 4 tiles and the group headers among them
 //   1 and 2       128 features each. Warp w takes from row block w / 2 of its two the words j = 2 (w % 2) and the next,
 //                 dequantises them to the A operand in registers, and multiplies with the stage's x (B): two m64 ROWS k16
@@ -75,50 +75,67 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   if (warpgroup == 0) {
     give_registers<40>();
-    if (thread != 0) return;
-    prefetch_tensor_map(&x_map);
+    if (thread >= 32) return;
+    if (lane == 0) prefetch_tensor_map(&x_map);
     if (!task.early) wait_for_predecessor();
     const std::byte* matrix = task.units[task.unit] + task.matrix_offset;
 
-    const auto copy_weights = [&](int tile, int stage, int slot) {
-      const int first_slice = stage * kStageSlices;
-      const int last_slice = min(first_slice + kStageSlices, task.slices) - 1;
-      const int first_group = first_slice / task.group_slices, last_group = last_slice / task.group_slices;
-      const int within = first_slice - first_group * task.group_slices;
-      const size_t begin =
-          static_cast<size_t>(first_group) * task.group_bytes +
-          (within == 0 ? 0 : task.header_bytes + within * static_cast<int>(kQ4TileBytes));
-      const size_t end = static_cast<size_t>(last_group) * task.group_bytes + task.header_bytes +
-                         (last_slice - last_group * task.group_slices + 1) * static_cast<int>(kQ4TileBytes);
-      const auto bytes = static_cast<uint32_t>(end - begin);
+    // The warp's lane b copies the tile's row block b. Stages follow one another in the slab, so that a pointer moves on;
+    // no division here: one thread's latency would hold up both consumers.
+    const std::byte* from = nullptr;
+    int blocks = 0, slices_left = 0, group_left = 0;
+    const auto start_tile = [&](int tile) {
       const int first_block = tile / row_tiles * kBlocks;
-      const int blocks = min(kBlocks, task.n_blocks - first_block);
-      barrier_arrive_expect(full(slot), static_cast<uint32_t>(blocks) * bytes + Layout::kXBytes);
-      for (int b = 0; b < blocks; b++) {
-        bulk_copy(base + Layout::kWeights + (slot * kBlocks + b) * kBlockBytes,
-                  matrix + (first_block + b) * task.row_block_bytes + begin, bytes, full(slot));
-      }
+      blocks = min(kBlocks, task.n_blocks - first_block);
+      from = matrix + static_cast<size_t>(first_block + lane) * task.row_block_bytes;
+      slices_left = task.slices;
+      group_left = 0;
     };
-    const auto copy_x = [&](int tile, int stage, int slot) {
-      bulk_copy_tensor(base + slot * Layout::kXBytes, &x_map, stage * kStageSlices * kTileK, tile % row_tiles * ROWS,
-                       full(slot));
+    const auto copy_weights = [&](int slot) {
+      int slices = min(kStageSlices, slices_left), bytes = slices * static_cast<int>(kQ4TileBytes);
+      slices_left -= slices;
+      do {
+        if (group_left == 0) {
+          bytes += task.header_bytes;
+          group_left = task.group_slices;
+        }
+        const int taken = FINE ? min(slices, group_left) : slices;
+        slices -= taken;
+        group_left -= taken;
+      } while (FINE && slices > 0);
+      if (lane == 0) barrier_arrive_expect(full(slot), static_cast<uint32_t>(blocks * bytes + Layout::kXBytes));
+      __syncwarp();
+      if (lane < blocks) {
+        bulk_copy(base + Layout::kWeights + (slot * kBlocks + lane) * kBlockBytes, from, static_cast<uint32_t>(bytes),
+                  full(slot));
+      }
+      from += bytes;
+    };
+    const auto copy_x = [&](int first_row, int stage, int slot) {
+      if (lane == 0) {
+        bulk_copy_tensor(base + slot * Layout::kXBytes, &x_map, stage * kStageSlices * kTileK, first_row, full(slot));
+      }
     };
 
     // The first stages' weights may come before what the predecessor writes.
     const int ahead = min(kStages, stages);
-    for (int s = 0; s < ahead; s++) copy_weights(static_cast<int>(blockIdx.x), s, s);
+    start_tile(static_cast<int>(blockIdx.x));
+    for (int s = 0; s < ahead; s++) copy_weights(s);
     if (task.early) wait_for_predecessor();
-    for (int s = 0; s < ahead; s++) copy_x(static_cast<int>(blockIdx.x), s, s);
+    for (int s = 0; s < ahead; s++) copy_x(static_cast<int>(blockIdx.x) % row_tiles * ROWS, s, s);
 
     Ring ring;
+    for (int s = 0; s < ahead; s++) ring.advance();
+    int begin = ahead;
     for (int tile = static_cast<int>(blockIdx.x); tile < tiles; tile += static_cast<int>(gridDim.x)) {
-      const bool first = tile == static_cast<int>(blockIdx.x);
-      for (int s = 0; s < stages; s++, ring.advance()) {
-        if (first && s < ahead) continue;
+      if (begin == 0) start_tile(tile);
+      const int first_row = tile % row_tiles * ROWS;
+      for (int s = begin; s < stages; s++, ring.advance()) {
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
-        copy_weights(tile, s, ring.stage);
-        copy_x(tile, s, ring.stage);
+        copy_weights(ring.stage);
+        copy_x(first_row, s, ring.stage);
       }
+      begin = 0;
     }
     return;
   }

@@ -1,5 +1,5 @@
 // Checks of linear_prefill on fresh random inputs against float64, then times at Llama-3-8B's shapes.
-//   linear_prefill_bench [--checks|--times] [--seed n]
+//   linear_prefill_bench [--checks|--times] [--rows n] [--seed n]
 // Exits with 1 if a check fails.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -339,21 +339,20 @@ struct Shape {
   LinearEpilogue epilogue;
 };
 
-void run_times() {
+void run_times(const std::vector<int>& row_counts) {
   const Shape shapes[] = {{"qkv", 4096, 6144, LinearEpilogue::store},
                           {"o", 4096, 4096, LinearEpilogue::add},
                           {"gate_up", 4096, 28672, LinearEpilogue::silu_mul},
                           {"down", 14336, 4096, LinearEpilogue::add}};
-  const int row_counts[] = {64, 128, 256, 512, 1024, 1920, 4096};
-  constexpr int kMost = 4096;
+  const int most = *std::max_element(row_counts.begin(), row_counts.end());
   std::printf("%-8s", "M");
   for (const Shape& s : shapes) std::printf("%18s", s.name);
   std::printf("%18s\n", "layer");
-  std::vector<__half> x(static_cast<size_t>(kMost) * 14336);
+  std::vector<__half> x(static_cast<size_t>(most) * 14336);
   for (auto& v : x) v = __float2half(static_cast<float>(normal()));
   const DeviceArray<__half> device_x(x);
-  const DeviceArray<float> y(static_cast<size_t>(kMost) * 6144);
-  const DeviceArray<__half> act(static_cast<size_t>(kMost) * 14336);
+  const DeviceArray<float> y(static_cast<size_t>(most) * 6144);
+  const DeviceArray<__half> act(static_cast<size_t>(most) * 14336);
   must(cudaMemset(y.data, 0, y.count * 4), "memset");
   // Layers' worth of weights, so that none stays in the L2.
   constexpr int kCopies = 3;
@@ -433,13 +432,15 @@ void run_times() {
 int main(int argc, char** argv) {
   unsigned long seed = 1;
   bool with_checks = true, with_times = true;
+  std::vector<int> row_counts = {64, 128, 256, 512, 1024, 1920, 4096};
   for (int i = 1; i < argc; i++) {
     if (!std::strcmp(argv[i], "--checks")) with_times = false;
     if (!std::strcmp(argv[i], "--times")) with_checks = false;
+    if (!std::strcmp(argv[i], "--rows") && i + 1 < argc) row_counts = {std::atoi(argv[++i])};
     if (!std::strcmp(argv[i], "--seed") && i + 1 < argc) seed = std::strtoul(argv[++i], nullptr, 10);
   }
   random_bits.seed(seed);
   if (with_checks) run_checks();
-  if (with_times) run_times();
+  if (with_times) run_times(row_counts);
   return failures == 0 ? 0 : 1;
 }
