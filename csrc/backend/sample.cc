@@ -35,9 +35,13 @@ const SampleSweeps& sweeps() {
   return chosen;
 }
 
-bool before(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+bool before(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
 
-int blocks_of(std::span<const float> logits) { return static_cast<int>((logits.size() + kBlock - 1) / kBlock); }
+int blocks_of(std::span<const float> logits) {
+  return static_cast<int>((logits.size() + kBlock - 1) / kBlock);
+}
 
 std::span<const float> block_of(std::span<const float> logits, int b) {
   const size_t begin = static_cast<size_t>(b) * kBlock;
@@ -179,7 +183,9 @@ int32_t choose_any(std::span<const float> logits, std::span<const float> maximum
 }
 
 // 1 / T; no temperature makes it 0 or differences of -infinity NaN.
-float inverse_of(float temperature) { return 1.0f / std::min(temperature, 1e30f); }
+float inverse_of(float temperature) {
+  return 1.0f / std::min(temperature, 1e30f);
+}
 
 bool keeps_all(std::span<const float> logits, const SampleOptions& options) {
   const bool by_k = options.top_k > 0 && static_cast<size_t>(options.top_k) < logits.size();

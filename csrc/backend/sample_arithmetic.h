@@ -20,8 +20,8 @@ inline constexpr float kLargestGumbel = 22.9f;
 // condition ? a : b by bits: compilers turn the conditional operator into branches where two share a condition.
 MILLRACE_HOST_DEVICE static inline float sample_select(bool condition, float a, float b) {
   const uint32_t mask = 0u - static_cast<uint32_t>(condition);
-  return __builtin_bit_cast(float, (__builtin_bit_cast(uint32_t, a) & mask) |
-                                       (__builtin_bit_cast(uint32_t, b) & ~mask));
+  return __builtin_bit_cast(float,
+                            (__builtin_bit_cast(uint32_t, a) & mask) | (__builtin_bit_cast(uint32_t, b) & ~mask));
 }
 
 // e^x for x <= 0, relative error < 3e-7; 0 below -87; exactly 1 at 0.
@@ -41,7 +41,8 @@ MILLRACE_HOST_DEVICE static inline float sample_exp(float x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const float scaled = __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, p) + (__builtin_bit_cast(uint32_t, shifted) << 23));
+  const float scaled =
+      __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, p) + (__builtin_bit_cast(uint32_t, shifted) << 23));
   return sample_select(vanishes, 0.0f, scaled);
 }
 

@@ -3,8 +3,7 @@
 
 namespace millrace {
 
-const SampleSweeps sample_sweeps_avx2 = {sweep_maximum, sweep_weight, sweep_random, sweep_scores,
-                                          sweep_exponentials};
+const SampleSweeps sample_sweeps_avx2 = {sweep_maximum, sweep_weight, sweep_random, sweep_scores, sweep_exponentials};
 
 }  // namespace millrace
 #endif

@@ -2,7 +2,6 @@
 
 namespace millrace {
 
-const SampleSweeps sample_sweeps_plain = {sweep_maximum, sweep_weight, sweep_random, sweep_scores,
-                                          sweep_exponentials};
+const SampleSweeps sample_sweeps_plain = {sweep_maximum, sweep_weight, sweep_random, sweep_scores, sweep_exponentials};
 
 }  // namespace millrace

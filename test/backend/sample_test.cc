@@ -129,7 +129,8 @@ TEST(every_instruction_set_gives_the_same_bits) {
 #if defined(__x86_64__)
   others.push_back({&sample_sweeps_avx2, __builtin_cpu_supports("avx2")});
   others.push_back({&sample_sweeps_avx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                                               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")});
+                                               __builtin_cpu_supports("avx512vl") &&
+                                               __builtin_cpu_supports("avx512dq")});
 #endif
   for (int trial = 0; trial < 200; trial++) {
     std::vector<float> logits = random_logits(kSampleBlock, trial % 3 == 0 ? 20 : 2, trial);
@@ -205,13 +206,14 @@ TEST(tokens_of_minus_infinity_are_never_drawn) {
   std::vector<float> logits(200, -kInfinity);
   logits[7] = 1.0f;
   logits[130] = 0.5f;
-  for (const SampleOptions& base : {SampleOptions{.temperature = 1.0f}, SampleOptions{.temperature = kInfinity},
-                                    SampleOptions{.temperature = 2.0f, .top_k = 50},
-                                    SampleOptions{.temperature = 1.0f, .top_p = 0.99f},
-                                    SampleOptions{.temperature = 1.0f, .min_p = 1e-9f}}) {
+  for (const SampleOptions& base :
+       {SampleOptions{.temperature = 1.0f}, SampleOptions{.temperature = kInfinity},
+        SampleOptions{.temperature = 2.0f, .top_k = 50}, SampleOptions{.temperature = 1.0f, .top_p = 0.99f},
+        SampleOptions{.temperature = 1.0f, .min_p = 1e-9f}}) {
     std::set<int> seen;
     SampleOptions options = base;
-    for (options.counter = 0; options.counter < 100; options.counter++) seen.insert(sample_token(logits, options, scratch));
+    for (options.counter = 0; options.counter < 100; options.counter++)
+      seen.insert(sample_token(logits, options, scratch));
     CHECK(seen == std::set<int>({7, 130}));
   }
 }

@@ -14,8 +14,12 @@ struct Vec {
   __m256 low, high;
 };
 
-inline Vec vec_set(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
-inline Vec vec_load(const float* source) { return {_mm256_loadu_ps(source), _mm256_loadu_ps(source + 8)}; }
+inline Vec vec_set(float value) {
+  return {_mm256_set1_ps(value), _mm256_set1_ps(value)};
+}
+inline Vec vec_load(const float* source) {
+  return {_mm256_loadu_ps(source), _mm256_loadu_ps(source + 8)};
+}
 inline void vec_store(float* destination, const Vec& v) {
   _mm256_storeu_ps(destination, v.low);
   _mm256_storeu_ps(destination + 8, v.high);

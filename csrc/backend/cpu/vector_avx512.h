@@ -17,9 +17,15 @@ constexpr int kTileChunks = 4;
 
 using Vec = __m512;
 
-inline Vec vec_set(float value) { return _mm512_set1_ps(value); }
-inline Vec vec_load(const float* source) { return _mm512_loadu_ps(source); }
-inline void vec_store(float* destination, Vec v) { _mm512_storeu_ps(destination, v); }
+inline Vec vec_set(float value) {
+  return _mm512_set1_ps(value);
+}
+inline Vec vec_load(const float* source) {
+  return _mm512_loadu_ps(source);
+}
+inline void vec_store(float* destination, Vec v) {
+  _mm512_storeu_ps(destination, v);
+}
 inline Vec vec_load_half(const uint16_t* source) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
 }
@@ -27,12 +33,22 @@ inline void vec_store_half(uint16_t* destination, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(destination),
                       _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-inline Vec vec_add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
-inline Vec vec_sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
-inline Vec vec_mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
-inline Vec vec_multiply_add(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec vec_add(Vec a, Vec b) {
+  return _mm512_add_ps(a, b);
+}
+inline Vec vec_sub(Vec a, Vec b) {
+  return _mm512_sub_ps(a, b);
+}
+inline Vec vec_mul(Vec a, Vec b) {
+  return _mm512_mul_ps(a, b);
+}
+inline Vec vec_multiply_add(Vec a, Vec b, Vec c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
 // The second operand where either is NaN.
-inline Vec vec_max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec vec_max(Vec a, Vec b) {
+  return _mm512_max_ps(a, b);
+}
 // a < b ? 0 : c
 inline Vec vec_zero_if_less(Vec a, Vec b, Vec c) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ), c);

@@ -72,8 +72,8 @@ inline Vec vec_zero_if_less(const Vec& a, const Vec& b, const Vec& c) {
 inline Vec vec_scale(const Vec& v, const Vec& shifted) {
   Vec out;
   for (int i = 0; i < 16; i++) {
-    out.lane[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(v.lane[i]) +
-                                       (std::bit_cast<uint32_t>(shifted.lane[i]) << 23));
+    out.lane[i] =
+        std::bit_cast<float>(std::bit_cast<uint32_t>(v.lane[i]) + (std::bit_cast<uint32_t>(shifted.lane[i]) << 23));
   }
   return out;
 }

@@ -147,8 +147,7 @@ class Builder {
         }
       }
     } else {
-      feed_forward.first =
-          linear({{&layer.gate, spec.intermediate}, {&layer.up, spec.intermediate}}, spec.hidden);
+      feed_forward.first = linear({{&layer.gate, spec.intermediate}, {&layer.up, spec.intermediate}}, spec.hidden);
     }
     layer.down = weights(spec.hidden, spec.intermediate);
     feed_forward.second = linear({{&layer.down, spec.hidden}}, spec.intermediate);
@@ -570,8 +569,8 @@ TEST(q4_models_match_the_reference) {
 }
 
 TEST(head_sizes_and_groups_of_all_kinds_match_the_reference) {
-  for (const auto& [heads, kv_heads, head_dim] : std::vector<std::array<int, 3>>{
-           {8, 4, 8}, {3, 1, 64}, {2, 2, 80}, {4, 1, 128}, {5, 1, 6}, {40, 1, 16}}) {
+  for (const auto& [heads, kv_heads, head_dim] :
+       std::vector<std::array<int, 3>>{{8, 4, 8}, {3, 1, 64}, {2, 2, 80}, {4, 1, 128}, {5, 1, 6}, {40, 1, 16}}) {
     Shape shape;
     shape.heads = heads;
     shape.kv_heads = kv_heads;

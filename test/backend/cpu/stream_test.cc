@@ -15,7 +15,9 @@ using namespace millrace;
 
 namespace {
 
-CpuStream& cpu(const std::unique_ptr<Stream>& stream) { return static_cast<CpuStream&>(*stream); }
+CpuStream& cpu(const std::unique_ptr<Stream>& stream) {
+  return static_cast<CpuStream&>(*stream);
+}
 
 // Holds a stream until it is opened.
 class Gate {
@@ -242,4 +244,6 @@ TEST(memory_is_zero_and_writable) {
   CHECK_THROWS_CODE(backend->allocate(size_t{1} << 62, "a test"), "OUT_OF_MEMORY");
 }
 
-TEST(a_backend_without_threads_is_refused) { CHECK_THROWS_CODE(create_cpu_backend(0), "INVALID_ARGUMENT"); }
+TEST(a_backend_without_threads_is_refused) {
+  CHECK_THROWS_CODE(create_cpu_backend(0), "INVALID_ARGUMENT");
+}
