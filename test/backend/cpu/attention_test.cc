@@ -246,13 +246,22 @@ TEST(nothing_outside_the_window_is_used) {
 }
 
 TEST(large_scores_do_not_overflow) {
-  Cache cache(2, 1, 16, {300});
-  for (int p = 0; p < 300; p++) {
-    for (int d = 0; d < 16; d++) *cache.at(0, p, 0, d) = float_to_half(static_cast<float>((p % 7 - 3) * 4000));
+  // Higher from span to span, then lower: what was summed before must shrink, and what comes after too.
+  for (const bool rising : {true, false}) {
+    Cache cache(2, 1, 16, {700});
+    for (int p = 0; p < 700; p++) {
+      const int factor = rising ? 1 + p / 256 : 3 - p / 256;
+      for (int d = 0; d < 16; d++) {
+        *cache.at(0, p, 0, d) = float_to_half(static_cast<float>((p % 7 - 3) * 4000 * factor));
+      }
+    }
+    ThreadPool one(1), many(5);
+    const Rows rows = {{0, 0, 0}, {699, 299, 17}};
+    with_each_instruction_set([&](const char*) {
+      CHECK(worst_error(cache, rows, run(cache, rows, one)) < 2e-3);
+      CHECK(worst_error(cache, rows, run(cache, rows, many)) < 2e-3);
+    });
   }
-  ThreadPool pool(1);
-  const Rows rows = {{0, 0}, {299, 17}};
-  with_each_instruction_set([&](const char*) { CHECK(worst_error(cache, rows, run(cache, rows, pool)) < 2e-3); });
 }
 
 TEST(a_row_has_the_same_bits_whatever_runs_beside_it) {
