@@ -24,6 +24,7 @@ struct AttentionArguments {
   int64_t kv_block_elements = 0;       // halves a block: 2 * kv_heads * 16 * head_dim
   __half* out = nullptr;               // [rows, out_stride], heads * head_dim of each
   int out_stride = 0;                  // a multiple of 8
+  int window = 0;                      // a row at position p sees positions greater than p - window; 0: all
   int max_context = 0;                 // of the launch's bucket: no position of it is greater or equal
   float* partials = nullptr;           // decode: attention_partials_bytes
   unsigned* counters = nullptr;        // decode: attention_counters, left at zero

@@ -38,6 +38,11 @@ __device__ __forceinline__ float2 rotate(float x, float y, float cosine, float s
                      __fadd_rn(__fmul_rn(y, cosine), __fmul_rn(x, sine)));
 }
 
+// The first position that a row sees.
+__device__ __forceinline__ int first_visible(const AttentionArguments& a, int position) {
+  return a.window > 0 ? max(0, position - a.window + 1) : 0;
+}
+
 __device__ __forceinline__ uint32_t pack_halves(float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);

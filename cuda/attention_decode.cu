@@ -11,7 +11,7 @@
 //       permutation; which elements share an mma is free again.
 //
 // Sums: positions of a block within the mma, blocks of a warp in ascending order, warps in order, and splits in order,
-// sixteen at a time, by the last CTA to arrive. All of it is a function of the row's position alone.
+// 32 at a time, by the last CTA to arrive. All of it is a function of the row's position alone.
 //
 // Keys that this launch itself brings (the row's own, and those of earlier draft rows of its sequence) come from qkv,
 // roped and rounded to the very bits that go to the cache, so no CTA waits for another's append.
@@ -22,7 +22,8 @@ namespace {
 
 constexpr int kSplitBlocks = kSplitPositions / kBlockPositions;
 constexpr int kQueries = 8;        // query heads of a CTA
-constexpr int kMergeSplits = 16;   // partials merged by one CTA; above that, their sums are merged once more
+constexpr int kMergeSplits = 32;   // partials merged by one CTA; above that, their sums are merged once more
+constexpr int kMergeChunk = 16;    // of them in flight
 constexpr int kFusedRows = 64;     // rows of a launch that ropes and appends by itself
 constexpr int kSeparateRows = 16;  // up to which fresh keys have shared memory of their own
 
@@ -63,10 +64,10 @@ struct Sums {
 // Merges `count` partials from `first`, for two of a head's elements, in ascending order.
 __device__ __forceinline__ Sums merge(const float* values, const float2* statistics, int count, int head_dim) {
   Sums total{{0.0f, 0.0f}, -INFINITY, 0.0f};
-  for (int begin = 0; begin < count; begin += kMergeSplits) {
-    float2 statistic[kMergeSplits], value[kMergeSplits];
+  for (int begin = 0; begin < count; begin += kMergeChunk) {
+    float2 statistic[kMergeChunk], value[kMergeChunk];
 #pragma unroll
-    for (int i = 0; i < kMergeSplits; i++) {
+    for (int i = 0; i < kMergeChunk; i++) {
       statistic[i] = make_float2(-INFINITY, 0.0f);
       value[i] = make_float2(0.0f, 0.0f);
       if (begin + i < count) {
@@ -76,14 +77,14 @@ __device__ __forceinline__ Sums merge(const float* values, const float2* statist
     }
     float maximum = total.maximum;
 #pragma unroll
-    for (int i = 0; i < kMergeSplits; i++) maximum = fmaxf(maximum, statistic[i].x);
+    for (int i = 0; i < kMergeChunk; i++) maximum = fmaxf(maximum, statistic[i].x);
     const float keep = exp2_approximate(total.maximum - maximum);
     total.maximum = maximum;
     total.sum *= keep;
     total.values.x *= keep;
     total.values.y *= keep;
 #pragma unroll
-    for (int i = 0; i < kMergeSplits; i++) {
+    for (int i = 0; i < kMergeChunk; i++) {
       const float weight = exp2_approximate(statistic[i].x - maximum);
       total.sum = fmaf(weight, statistic[i].y, total.sum);
       total.values.x = fmaf(weight, value[i].x, total.values.x);
@@ -127,14 +128,19 @@ __device__ __forceinline__ bool last_to_arrive(unsigned* counter, int expected) 
 }
 
 // D: head_dim, or with kExact false a multiple of 64 that head_dim is padded to on the way in.
-template <int D, bool kExact>
-__global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void decode_kernel(AttentionArguments a,
+// kAhead: blocks of a warp whose values are on their way before anything else: all of them where each CTA has an SM for
+// itself, so that latency counts; one where CTAs share SMs, so that registers do (L2 prefetches in their place were
+// slower than waiting).
+template <int D, bool kExact, int kAhead>
+__global__ __launch_bounds__(32 * decode_warps<D>(), D == 64 || (D == 128 && kAhead == 1) ? 2 : 1) void decode_kernel(AttentionArguments a,
                                                                                           DecodeShape shape) {
   constexpr int kWarps = decode_warps<D>();
   constexpr int kThreads = 32 * kWarps;
   constexpr int kWarpBlocks = kSplitBlocks / kWarps;
   constexpr int kKeyChunks = D / 32, kValueChunks = D / 64;
   constexpr int kPairs = D / 2;
+  constexpr int kKeySlots = 2;
+  constexpr int kValueSlots = kWarpBlocks < 2 ? 1 : 2;  // in registers, when the scores are done
   static_assert(kThreads % kPairs == 0, "a thread meets one rope angle");
 
   // Fresh keys and values [positions, 2, D]; the warps' sums [kWarps, queries, D] after or over them.
@@ -161,7 +167,8 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void deco
   const int position = __shfl_sync(~0u, other_position, 0);
   const int sequence = __shfl_sync(~0u, other_sequence, 0);
   const int begin = split * kSplitPositions;
-  if (position < begin) {
+  const int low = first_visible(a, position);
+  if (position < begin || begin + kSplitPositions <= low) {
     // A launch must not end before its predecessor: of every row one CTA stays for it.
     if (a.early && split == 0) wait_for_predecessor();
     return;
@@ -185,14 +192,16 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void deco
       a.block_tables + static_cast<int64_t>(sequence) * a.block_table_stride + split * kSplitBlocks;
   const int64_t to_values = values_after_keys(a);
 
-  // ---- Loads of the warp's first block; its other blocks start towards L2.
+  // ---- Loads of the warp's first blocks.
   const __half* block_keys[kWarpBlocks];
+  bool used[kWarpBlocks];
 #pragma unroll
   for (int i = 0; i < kWarpBlocks; i++) {
     const int block = warp + i * kWarps;
-    block_keys[i] = block < blocks ? keys_of(a, table[block], kv_head) : nullptr;
+    used[i] = block < blocks && begin + (block + 1) * kBlockPositions > low;
+    block_keys[i] = used[i] ? keys_of(a, table[block], kv_head) : nullptr;
   }
-  uint4 k[2][kKeyChunks], v[4][kValueChunks];
+  uint4 k[kKeySlots][2][kKeyChunks], v[kValueSlots][4][kValueChunks];
   const auto load_keys = [&](int i) {
     const int at = begin + (warp + i * kWarps) * kBlockPositions;
 #pragma unroll
@@ -200,7 +209,7 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void deco
       const __half* head = block_keys[i] + (8 * j + g) * head_dim;
 #pragma unroll
       for (int c = 0; c < kKeyChunks; c++) {
-        k[j][c] = load_eight<kExact>(head, 32 * c + 8 * t, head_dim, at + 8 * j + g < cached_end);
+        k[i % kKeySlots][j][c] = load_eight<kExact>(head, 32 * c + 8 * t, head_dim, at + 8 * j + g < cached_end && at + 8 * j + g >= low);
       }
     }
   };
@@ -212,24 +221,17 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void deco
       const __half* head = block_keys[i] + to_values + offset * head_dim;
 #pragma unroll
       for (int c = 0; c < kValueChunks; c++) {
-        v[p][c] = load_eight<kExact>(head, 64 * c + 8 * g, head_dim, at + offset < cached_end);
+        v[i % kValueSlots][p][c] = load_eight<kExact>(head, 64 * c + 8 * g, head_dim, at + offset < cached_end && at + offset >= low);
       }
     }
   };
-  if (warp < blocks) {
-    load_keys(0);
-    load_values(0);
 #pragma unroll
-    for (int i = 1; i < kWarpBlocks; i++) {
-      if (warp + i * kWarps < blocks) {
-        const int bytes = min(kBlockPositions, cached_end - begin - (warp + i * kWarps) * kBlockPositions) * head_dim *
-                          static_cast<int>(sizeof(__half));
-        for (int b = lane * 128; b < bytes; b += 32 * 128) {
-          prefetch_l2(reinterpret_cast<const char*>(block_keys[i]) + b);
-          prefetch_l2(reinterpret_cast<const char*>(block_keys[i] + to_values) + b);
-        }
-      }
-    }
+  for (int i = 0; i < kKeySlots; i++) {
+    if (used[i]) load_keys(i);
+  }
+#pragma unroll
+  for (int i = 0; i < kAhead; i++) {
+    if (used[i]) load_values(i);
   }
 
   // ---- Rope of the queries and of the fresh keys. A thread's element d is the same in every head.
@@ -313,15 +315,15 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void deco
 #pragma unroll
   for (int i = 0; i < kWarpBlocks; i++) {
     const int at = begin + (warp + i * kWarps) * kBlockPositions;
-    if (at >= end) continue;
-    if (i > 0) load_keys(i);
+    if (!used[i]) continue;
+    if (i >= kKeySlots) load_keys(i);
     if (at + kBlockPositions > fresh_begin) {
 #pragma unroll
       for (int j = 0; j < 2; j++) {
         const int p = at + 8 * j + g;
         if (p >= fresh_begin && p < end) {
 #pragma unroll
-          for (int c = 0; c < kKeyChunks; c++) k[j][c] = fresh_eight(p, 0, 32 * c + 8 * t);
+          for (int c = 0; c < kKeyChunks; c++) k[i % kKeySlots][j][c] = fresh_eight(p, 0, 32 * c + 8 * t);
         }
       }
     }
@@ -333,14 +335,16 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void deco
         const uint4 q = *reinterpret_cast<const uint4*>(query_fragments + ((2 * c + e) * 32 + lane) * 8);
 #pragma unroll
         for (int j = 0; j < 2; j++) {
-          mma_m16n8k16(s[j], q.x, q.y, q.z, q.w, e == 0 ? k[j][c].x : k[j][c].z, e == 0 ? k[j][c].y : k[j][c].w);
+          const uint4 key = k[i % kKeySlots][j][c];
+          mma_m16n8k16(s[j], q.x, q.y, q.z, q.w, e == 0 ? key.x : key.z, e == 0 ? key.y : key.w);
         }
       }
     }
 #pragma unroll
     for (int n = 0; n < 4; n++) {
       const int j = n / 2, x = n % 2;
-      score[i][n] = at + 8 * j + 2 * t + x < end ? s[j][x] + s[j][x + 2] : -INFINITY;
+      const int p = at + 8 * j + 2 * t + x;
+      score[i][n] = p < end && p >= low ? s[j][x] + s[j][x + 2] : -INFINITY;
       maximum = fmaxf(maximum, score[i][n]);
     }
   }
@@ -348,20 +352,23 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void deco
   maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 2));
 
   // ---- Weighted values: lane (g, t) has of queries 2t, 2t + 1 elements 64 c + 8 g + 0..7.
+#pragma unroll
+  for (int i = kAhead; i < kValueSlots; i++) {
+    if (used[i]) load_values(i);
+  }
   float sum = 0.0f;
   float o[kValueChunks][4][4] = {};
 #pragma unroll
   for (int i = 0; i < kWarpBlocks; i++) {
     const int at = begin + (warp + i * kWarps) * kBlockPositions;
-    if (at >= end) continue;
-    if (i > 0) load_values(i);
+    if (!used[i]) continue;
     if (at + kBlockPositions > fresh_begin) {
 #pragma unroll
       for (int p = 0; p < 4; p++) {
         const int value_at = at + 2 * t + p % 2 + 8 * (p / 2);
         if (value_at >= fresh_begin && value_at < end) {
 #pragma unroll
-          for (int c = 0; c < kValueChunks; c++) v[p][c] = fresh_eight(value_at, 1, 64 * c + 8 * g);
+          for (int c = 0; c < kValueChunks; c++) v[i % kValueSlots][p][c] = fresh_eight(value_at, 1, 64 * c + 8 * g);
         }
       }
     }
@@ -376,10 +383,12 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void deco
     }
 #pragma unroll
     for (int c = 0; c < kValueChunks; c++) {
-      const uint32_t words[4][4] = {{v[0][c].x, v[0][c].y, v[0][c].z, v[0][c].w},
-                                    {v[1][c].x, v[1][c].y, v[1][c].z, v[1][c].w},
-                                    {v[2][c].x, v[2][c].y, v[2][c].z, v[2][c].w},
-                                    {v[3][c].x, v[3][c].y, v[3][c].z, v[3][c].w}};
+      uint32_t words[4][4];
+#pragma unroll
+      for (int p = 0; p < 4; p++) {
+        const uint4 value = v[i % kValueSlots][p][c];
+        words[p][0] = value.x, words[p][1] = value.y, words[p][2] = value.z, words[p][3] = value.w;
+      }
 #pragma unroll
       for (int w = 0; w < 4; w++) {
         mma_m16n8k16(o[c][w], __byte_perm(words[0][w], words[1][w], 0x5410),
@@ -387,6 +396,7 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void deco
                      __byte_perm(words[2][w], words[3][w], 0x7632), weight[0], weight[1]);
       }
     }
+    if (i + kValueSlots < kWarpBlocks && used[(i + kValueSlots) % kWarpBlocks]) load_values(i + kValueSlots);
   }
   sum += __shfl_xor_sync(~0u, sum, 1);
   sum += __shfl_xor_sync(~0u, sum, 2);
@@ -418,8 +428,9 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void deco
     }
   }
   __syncthreads();
-  const int active = min(kWarps, blocks);
-  const int row_splits = position / kSplitPositions + 1;
+  const int active = min(kWarps, blocks);  // of them, a warp that the window left nothing has weight zero
+  const int first_split = low / kSplitPositions;
+  const int row_splits = position / kSplitPositions + 1 - first_split;
   const int first_head = kv_head * shape.group + first_query;
   const auto write_out = [&](int head, int element, const Sums& total) {
     const float inverse = 1.0f / total.sum;
@@ -446,12 +457,12 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void deco
     if (row_splits == 1) {
       write_out(first_head + query, element, total);
     } else {
-      write_partial(first_head + query, split, element, total);
+      write_partial(first_head + query, split - first_split, element, total);
     }
   }
   if (row_splits == 1) return;
 
-  // ---- Splits, sixteen at a time, then those sums.
+  // ---- Splits, 32 at a time, then those sums.
   const int merges = merges_of(row_splits), bucket_merges = merges_of(shape.splits);
   unsigned* counters = a.counters + static_cast<int64_t>(row * gridDim.x + tile) * (1 + bucket_merges);
   const auto merge_all = [&](int first_slot, int count, int to_slot) {
@@ -467,7 +478,7 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void deco
       }
     }
   };
-  const int my_merge = split / kMergeSplits;
+  const int my_merge = (split - first_split) / kMergeSplits;
   const int members = min(kMergeSplits, row_splits - my_merge * kMergeSplits);
   if (!last_to_arrive(counters + 1 + my_merge, members)) return;
   merge_all(my_merge * kMergeSplits, members, merges == 1 ? -1 : shape.splits + my_merge);
@@ -475,8 +486,8 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D <= 128 ? 2 : 1) void deco
   merge_all(shape.splits, merges, -1);
 }
 
-template <int D, bool kExact>
-cudaError_t start(const AttentionArguments& a, cudaStream_t stream, bool programmatic) {
+template <int D, bool kExact, int kAhead>
+cudaError_t start_with(const AttentionArguments& a, cudaStream_t stream, bool programmatic) {
   DecodeShape shape{};
   shape.group = a.heads / a.kv_heads;
   shape.query_tiles = query_tiles(a);
@@ -495,12 +506,27 @@ cudaError_t start(const AttentionArguments& a, cudaStream_t stream, bool program
   const size_t bytes = shape.fresh_separate ? fresh_bytes + sum_bytes : max(fresh_bytes, sum_bytes);
   if (bytes > (size_t{36} << 10)) {  // with the static part, above the 48 KiB that need no opt-in
     const cudaError_t status = cudaFuncSetAttribute(
-        decode_kernel<D, kExact>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+        decode_kernel<D, kExact, kAhead>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
     if (status != cudaSuccess) return status;
   }
   const dim3 grid(a.kv_heads * shape.query_tiles, a.rows, shape.splits);
-  return launch(decode_kernel<D, kExact>, grid, dim3(32 * decode_warps<D>()), bytes, stream, programmatic, attend,
+  return launch(decode_kernel<D, kExact, kAhead>, grid, dim3(32 * decode_warps<D>()), bytes, stream, programmatic, attend,
                 shape);
+}
+
+template <int D, bool kExact>
+cudaError_t start(const AttentionArguments& a, cudaStream_t stream, bool programmatic) {
+  if constexpr (kExact) {
+    int device = 0, processors = 0;
+    if (const cudaError_t status = cudaGetDevice(&device); status != cudaSuccess) return status;
+    const cudaError_t status = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    if (status != cudaSuccess) return status;
+    const int64_t ctas = int64_t{a.kv_heads} * query_tiles(a) * a.rows * splits_of(a);
+    if (D == 64 || ctas <= processors) {
+      return start_with<D, kExact, kSplitBlocks / decode_warps<D>()>(a, stream, programmatic);
+    }
+  }
+  return start_with<D, kExact, 1>(a, stream, programmatic);
 }
 
 }  // namespace

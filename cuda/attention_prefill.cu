@@ -12,6 +12,8 @@
 // an ldmatrix fall into different banks.
 #include "cuda/attention_prefill.cuh"
 
+#include <climits>
+
 namespace millrace::cuda {
 namespace {
 
@@ -22,7 +24,7 @@ __device__ __forceinline__ __half* unit_of(__half* rows, int row, int unit) {
   return rows + row * D + ((unit ^ (row % 8)) * 8);
 }
 
-// Copies the keys and the values of kKeys positions, zeros from position `end` on.
+// Copies the keys and the values of kKeys positions, zeros outside [begin, end).
 template <class Tile, bool kExact>
 struct KeyLoader {
   static constexpr int kUnits = Tile::D / 8;                        // a position
@@ -34,13 +36,15 @@ struct KeyLoader {
   const AttentionArguments& a;
   const int32_t* table;
   int64_t head_offset;
-  int end;
+  int begin, end;  // positions that any row sees
   int ids[kBlocks];
 
-  __device__ __forceinline__ KeyLoader(const AttentionArguments& arguments, int sequence, int kv_head, int end_position)
+  __device__ __forceinline__ KeyLoader(const AttentionArguments& arguments, int sequence, int kv_head,
+                                       int begin_position, int end_position)
       : a(arguments),
         table(arguments.block_tables + static_cast<int64_t>(sequence) * arguments.block_table_stride),
         head_offset(static_cast<int64_t>(kv_head) * kBlockPositions * arguments.head_dim),
+        begin(begin_position),
         end(end_position) {}
 
   // Block ids of a tile: early, since the copies' addresses wait for them.
@@ -50,7 +54,7 @@ struct KeyLoader {
       const int in_tile = kStep >= kBlockPositions ? i * kStep + static_cast<int>(threadIdx.x) / kUnits
                                                    : i * kBlockPositions;
       const int position = tile * Tile::kKeys + in_tile;
-      ids[i] = position < end ? table[position / kBlockPositions] : 0;
+      ids[i] = position < end && position + kBlockPositions > begin ? table[position / kBlockPositions] : 0;
     }
   }
 
@@ -67,13 +71,13 @@ struct KeyLoader {
       __half* to_keys = unit_of<Tile::D>(keys, in_tile, unit);
       __half* to_values = unit_of<Tile::D>(values, in_tile, unit);
       if (kExact || head_dim % 8 == 0) {
-        const bool valid = position < end && (kExact || unit * 8 < head_dim);
+        const bool valid = position >= begin && position < end && (kExact || unit * 8 < head_dim);
         const __half* source = valid ? from : a.kv;
         copy_async(to_keys, source, valid);
         copy_async(to_values, valid ? from + values_after_keys(a) : a.kv, valid);
       } else {
         for (int e = 0; e < 8; e++) {
-          const bool valid = position < end && unit * 8 + e < head_dim;
+          const bool valid = position >= begin && position < end && unit * 8 + e < head_dim;
           to_keys[e] = valid ? from[e] : __half{};
           to_values[e] = valid ? from[values_after_keys(a) + e] : __half{};
         }
@@ -163,25 +167,32 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
   for (int run_begin = 0; run_begin < rows;) {
     // ---- The next run of rows of one sequence; every warp finds it by itself.
     const int sequence = row_sequence[run_begin];
-    int run_end = run_begin, last = -1;
+    int run_end = run_begin, last = -1, first_key = INT_MAX;
     for (bool more = true; more;) {
       const int i = run_end + lane;
       const bool same = i < rows && row_sequence[i] == sequence;
       const unsigned different = __ballot_sync(~0u, !same);
       const int count = different == 0 ? 32 : __ffs(different) - 1;
       if (lane < count) last = max(last, row_position[i]);
+      if (lane < count && row_position[i] >= 0) first_key = min(first_key, first_visible(a, row_position[i]));
       run_end += count;
       more = count == 32;
     }
 #pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) last = max(last, __shfl_xor_sync(~0u, last, offset));
+    for (int offset = 16; offset > 0; offset /= 2) {
+      last = max(last, __shfl_xor_sync(~0u, last, offset));
+      first_key = min(first_key, __shfl_xor_sync(~0u, first_key, offset));
+    }
     // Positions that this thread's rows see, from 0; and those that any and that all rows of the warp see.
-    int visible[kThreadRows];
-    int any = 0, all = last + 1;
+    int visible[kThreadRows], low[kThreadRows];
+    int any = 0, all = last + 1, lowest = last, highest_low = 0;
 #pragma unroll
     for (int r = 0; r < kThreadRows; r++) {
       const bool mine = thread_row[r] >= run_begin && thread_row[r] < run_end;
       visible[r] = mine ? row_position[thread_row[r]] + 1 : 0;
+      low[r] = visible[r] > 0 ? first_visible(a, visible[r] - 1) : 0;
+      if (visible[r] > 0) lowest = min(lowest, low[r]);
+      highest_low = max(highest_low, low[r]);
       any = max(any, visible[r]);
       all = min(all, visible[r]);
     }
@@ -189,18 +200,20 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
     for (int offset = 4; offset < 32; offset *= 2) {
       any = max(any, __shfl_xor_sync(~0u, any, offset));
       all = min(all, __shfl_xor_sync(~0u, all, offset));
+      lowest = min(lowest, __shfl_xor_sync(~0u, lowest, offset));
+      highest_low = max(highest_low, __shfl_xor_sync(~0u, highest_low, offset));
     }
     run_begin = run_end;
     if (last < 0) continue;  // padding
 
-    const int key_tiles = last / kKeys + 1;
-    KeyLoader<Tile, kExact> loader(a, sequence, kv_head, last + 1);
-    loader.look_up(0);
+    const int first_tile = first_key / kKeys, key_tiles = last / kKeys + 1;
+    KeyLoader<Tile, kExact> loader(a, sequence, kv_head, first_key, last + 1);
+    loader.look_up(first_tile);
     __syncthreads();  // nobody reads the stages any more
-    loader.load(0, keys, values);
+    loader.load(first_tile, keys + first_tile % 2 * kKeys * D, values + first_tile % 2 * kKeys * D);
     commit_copies();
-    loader.look_up(1);
-    for (int tile = 0; tile < key_tiles; tile++) {
+    loader.look_up(first_tile + 1);
+    for (int tile = first_tile; tile < key_tiles; tile++) {
       __half* tile_keys = keys + tile % 2 * kKeys * D;
       __half* tile_values = values + tile % 2 * kKeys * D;
       wait_for_copies<0>();
@@ -211,7 +224,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
         loader.look_up(tile + 2);
       }
       const int at = tile * kKeys;
-      if (at >= any) continue;
+      if (at >= any || at + kKeys <= lowest) continue;
 
       float s[kWarpTiles][kKeyTiles][4] = {};
 #pragma unroll
@@ -233,7 +246,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
         }
       }
 
-      const bool masked = at + kKeys > all;
+      const bool masked = at + kKeys > all || at < highest_low;
 #pragma unroll
       for (int r = 0; r < kThreadRows; r++) {
         const int w = r / 2, h = r % 2;
@@ -242,7 +255,8 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
           for (int n = 0; n < kKeyTiles; n++) {
 #pragma unroll
             for (int x = 0; x < 2; x++) {
-              if (at + 8 * n + 2 * t + x >= visible[r]) s[w][n][2 * h + x] = -INFINITY;
+              const int position = at + 8 * n + 2 * t + x;
+              if (position >= visible[r] || position < low[r]) s[w][n][2 * h + x] = -INFINITY;
             }
           }
         }
@@ -324,12 +338,10 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
   }
 }
 
-int opt_in_shared_bytes() {
-  int device = 0, bytes = 48 << 10;
-  if (cudaGetDevice(&device) == cudaSuccess) {
-    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  }
-  return bytes;
+int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  if (cudaGetDevice(&device) == cudaSuccess) cudaDeviceGetAttribute(&value, attribute, device);
+  return value;
 }
 
 }  // namespace
@@ -347,30 +359,34 @@ cudaError_t prefill_tiles(const AttentionArguments& a, cudaStream_t stream, bool
                 group, tile_rows, query_scale_of(a.head_dim));
 }
 
-template cudaError_t prefill_tiles<PrefillTile<128, 4, 2, 64, 1>, true>(const AttentionArguments&, cudaStream_t, bool);
-template cudaError_t prefill_tiles<PrefillTile<128, 4, 2, 32, 2>, true>(const AttentionArguments&, cudaStream_t, bool);
-template cudaError_t prefill_tiles<PrefillTile<128, 8, 1, 64, 1>, true>(const AttentionArguments&, cudaStream_t, bool);
-template cudaError_t prefill_tiles<PrefillTile<128, 4, 1, 64, 2>, true>(const AttentionArguments&, cudaStream_t, bool);
-
 cudaError_t attention_prefill(const AttentionArguments& a, cudaStream_t stream, bool programmatic) {
   if (a.rows == 0) return cudaSuccess;
   if (a.head_dim < 2 || a.head_dim > 256 || a.head_dim % 2 != 0 || a.kv_heads < 1 || a.heads % a.kv_heads != 0) {
     return cudaErrorInvalidValue;
   }
   if (const cudaError_t status = append_kv(a, stream, programmatic); status != cudaSuccess) return status;
-  const bool roomy = opt_in_shared_bytes() >= 97 << 10;  // all but sm_75, whose tiles are smaller
+  // sm_75 has 64 KiB of shared memory: smaller tiles there. Elsewhere the number of keys a tile, and with it a row's
+  // bits, is a matter of head_dim alone; the number of rows is not, and follows what fills the device.
+  const bool roomy = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) >= 97 << 10;
   if (a.head_dim > 128) {
     return roomy ? prefill_tiles<PrefillTile<256, 4, 1, 32, 1>, false>(a, stream, programmatic)
                  : prefill_tiles<PrefillTile<256, 2, 1, 16, 1>, false>(a, stream, programmatic);
   }
-  if (!roomy) {
-    if (a.head_dim == 128) return prefill_tiles<PrefillTile<128, 4, 1, 32, 1>, true>(a, stream, programmatic);
-    if (a.head_dim > 64) return prefill_tiles<PrefillTile<128, 4, 1, 32, 1>, false>(a, stream, programmatic);
+  const int group = a.heads / a.kv_heads;
+  const int64_t large_tiles = (int64_t{a.rows} * group + 127) / 128 * a.kv_heads;
+  const bool large = group > 64 || large_tiles > 2 * device_attribute(cudaDevAttrMultiProcessorCount);
+  if (a.head_dim == 64) {
+    return large ? prefill_tiles<PrefillTile<64, 4, 2, 64, 2>, true>(a, stream, programmatic)
+                 : prefill_tiles<PrefillTile<64, 4, 1, 64, 3>, true>(a, stream, programmatic);
   }
-  if (a.head_dim == 128) return prefill_tiles<PrefillTile<128, 8, 1, 64, 1>, true>(a, stream, programmatic);
-  if (a.head_dim > 64) return prefill_tiles<PrefillTile<128, 8, 1, 64, 1>, false>(a, stream, programmatic);
-  if (a.head_dim == 64) return prefill_tiles<PrefillTile<64, 4, 2, 64, 2>, true>(a, stream, programmatic);
-  return prefill_tiles<PrefillTile<64, 4, 2, 64, 2>, false>(a, stream, programmatic);
+  if (a.head_dim < 64) return prefill_tiles<PrefillTile<64, 4, 2, 64, 2>, false>(a, stream, programmatic);
+  if (!roomy) return prefill_tiles<PrefillTile<128, 4, 1, 32, 1>, false>(a, stream, programmatic);
+  if (a.head_dim < 128) return prefill_tiles<PrefillTile<128, 8, 1, 64, 1>, false>(a, stream, programmatic);
+  return large ? prefill_tiles<PrefillTile<128, 4, 2, 64, 1>, true>(a, stream, programmatic)
+               : prefill_tiles<PrefillTile<128, 4, 1, 64, 2>, true>(a, stream, programmatic);
 }
+
+template cudaError_t prefill_tiles<PrefillTile<128, 4, 2, 64, 1>, true>(const AttentionArguments&, cudaStream_t, bool);
+template cudaError_t prefill_tiles<PrefillTile<128, 4, 1, 64, 2>, true>(const AttentionArguments&, cudaStream_t, bool);
 
 }  // namespace millrace::cuda

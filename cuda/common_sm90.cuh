@@ -55,6 +55,16 @@ __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+// ---- Named barriers (1..15; 0 is __syncthreads') of kThreads threads, of which some only arrive.
+template <int kBarrier, int kThreads>
+__device__ __forceinline__ void meet_arrive() {
+  asm volatile("bar.arrive %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
+}
+template <int kBarrier, int kThreads>
+__device__ __forceinline__ void meet_wait() {
+  asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
+}
+
 // ---- Registers move from the warpgroups that copy to those that compute.
 template <int kRegisters>
 __device__ __forceinline__ void give_registers() {

@@ -55,6 +55,8 @@ size_t linear_gathered_bytes(const MatrixLayout& matrix, int rows);
 
 // 4-bit and float (f16, bf16, f32) weights. Enqueues; returns the launch's status.
 cudaError_t linear_decode(const LinearArguments& arguments, cudaStream_t stream, bool programmatic);
+// Loads linear_decode's kernels on the current device and sets their shared memory: once a device, before any launch.
+cudaError_t linear_decode_prepare();
 cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream, bool programmatic);
 
 }  // namespace millrace::cuda

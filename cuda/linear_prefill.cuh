@@ -74,7 +74,7 @@ __device__ __forceinline__ float scale_of(uint16_t bits, bool bfloat16) {
 
 // half(silu(gate) * up), saturating; a NaN stays one.
 __device__ __forceinline__ __half silu_times(float gate, float up) {
-  const float v = gate / (1.0f + __expf(-gate)) * up;
+  const float v = __fdividef(gate, 1.0f + __expf(-gate)) * up;
   return __float2half_rn(v != v ? v : fminf(fmaxf(v, -65504.0f), 65504.0f));
 }
 

@@ -24,6 +24,7 @@ constexpr int kStageSlices = 4;
 constexpr int kMostHeader = 192;
 constexpr int kBlockBytes = kStageSlices * (static_cast<int>(kQ4TileBytes) + kMostHeader);
 constexpr int kStages = 7;
+constexpr int kLag = 3;                       // stages
 constexpr int kPassRows = 16;                 // rows that a warp's epilogue turns around at once
 constexpr int kPassStride = 36;               // floats; a multiple of 4 that spreads a fragment over all banks
 constexpr int kPassBytes = kPassRows * kPassStride * 4;
@@ -53,6 +54,7 @@ template <int ROWS, bool FINE>
 __global__ void __launch_bounds__(kThreads, 1)
     prefill_wgmma(const __grid_constant__ PrefillTask task, const __grid_constant__ CUtensorMap x_map) {
   using Layout = Shared<ROWS>;
+  constexpr int kBuffers = ROWS <= 64 && !FINE ? 4 : 2;  // A operands in flight
   extern __shared__ uint8_t shared_raw[];
   uint8_t* shared = shared_raw + (1024 - shared_address(shared_raw) % 1024) % 1024;
   const uint32_t base = shared_address(shared);
@@ -117,6 +119,16 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
     };
 
+    // What `add` adds to, into the L2 before the epilogue wants it.
+    const auto prefetch_outputs = [&](int tile) {
+      const int first_feature = tile / row_tiles * kFeatures, first_row = tile % row_tiles * ROWS;
+      const int features = min(kFeatures, task.n - first_feature);
+      const int rows = min(ROWS, task.rows - first_row), column = lane % 8 * 32;
+      if (column >= features) return;
+      const float* y = task.y + static_cast<size_t>(first_row + lane / 8) * task.y_stride + first_feature + column;
+      for (int row = lane / 8; row < rows; row += 4, y += 4 * static_cast<size_t>(task.y_stride)) prefetch_l2(y);
+    };
+
     // The first stages' weights may come before what the predecessor writes.
     const int ahead = min(kStages, stages);
     start_tile(static_cast<int>(blockIdx.x));
@@ -131,6 +143,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (begin == 0) start_tile(tile);
       const int first_row = tile % row_tiles * ROWS;
       for (int s = begin; s < stages; s++, ring.advance()) {
+        if (s == max(begin, stages - 16) && task.epilogue == LinearEpilogue::add) prefetch_outputs(tile);
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
         copy_weights(ring.stage);
         copy_x(first_row, s, ring.stage);
@@ -148,6 +161,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   float* pass = reinterpret_cast<float*>(shared + Layout::kPasses + (consumer * 4 + warp) * kPassBytes);
 
   Ring ring;
+  bool lagging = stages >= kLag;
+  if (consumer == 1 && lagging) meet_wait<1, 256>();
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles; tile += static_cast<int>(gridDim.x)) {
     float sums[2][ROWS / 2];
 #pragma unroll
@@ -155,15 +170,12 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
       for (int i = 0; i < ROWS / 2; i++) sums[f][i] = 0.0f;
     }
-    float unit[2][2];  // of (f, h): output feature 16 f + 8 h + lane / 4 of the warp's 32
+    float unit[2][2] = {{1, 1}, {1, 1}};  // of (f, h): output feature 16 f + 8 h + lane / 4 of the warp's 32
+    float ratio[2][2];
     RowCode codes[2][2];
-    int slices_left = 0;
-    bool started = false;
+    int group_left = 0;
 
-    const auto enter_group = [&](const uint8_t* header) {
-      wgmma_wait<0>();
-#pragma unroll
-      for (int f = 0; f < 2; f++) pin_registers(sums[f]);
+    const auto read_group = [&](const uint8_t* header) {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         const int index = 8 * (lane / 4) + 4 * h + 2 * (warp % 2);
@@ -175,32 +187,36 @@ __global__ void __launch_bounds__(kThreads, 1)
           const float now =
               unit_of_scale(scale_of(static_cast<uint16_t>(scales >> (16 * f)), task.bfloat16_scales), live);
           codes[f][h] = row_code(h == 1, static_cast<int>(zeros >> (8 * f) & 0xff), live);
-          const float ratio = started ? __fdividef(unit[f][h], now) : 1.0f;
-#pragma unroll
-          for (int c = 0; c < ROWS / 8; c++) {
-            sums[f][4 * c + 2 * h] *= ratio;
-            sums[f][4 * c + 2 * h + 1] *= ratio;
-          }
+          ratio[f][h] = __fdividef(unit[f][h], now);
           unit[f][h] = now;
         }
       }
-      started = true;
-      slices_left = task.group_slices;
+      group_left = task.group_slices;
+    };
+    const auto rescale = [&] {
+      wgmma_wait<0>();
+#pragma unroll
+      for (int f = 0; f < 2; f++) {
+        pin_registers(sums[f]);
+#pragma unroll
+        for (int i = 0; i < ROWS / 2; i++) sums[f][i] *= ratio[f][i / 2 % 2];
+      }
     };
 
     int previous = -1;
-    uint32_t a[2][2][4];
+    uint32_t a[kBuffers][2][4];
     for (int s = 0; s < stages; s++, ring.advance()) {
       barrier_wait(full(ring.stage), ring.phase);
       const uint8_t* weights = own_weights + ring.stage * (kBlocks * kBlockBytes);
       const uint64_t x = swizzled_matrix(base + ring.stage * Layout::kXBytes);
       uint2 words[kStageSlices];  // past the last tile stale ones, where x is zero
+      bool edge = group_left == 0;
       if constexpr (!FINE) {
-        if (slices_left == 0) {
-          enter_group(weights);
+        if (edge) {
+          read_group(weights);
           weights += task.header_bytes;
         }
-        slices_left -= kStageSlices;
+        group_left -= kStageSlices;
 #pragma unroll
         for (int k = 0; k < kStageSlices; k++) {
           words[k] = *reinterpret_cast<const uint2*>(weights + k * kQ4TileBytes + lane * 16 + warp % 2 * 8);
@@ -209,26 +225,34 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
       for (int k = 0; k < kStageSlices; k++) {
         if constexpr (FINE) {
-          if (slices_left == 0 && s * kStageSlices + k < task.slices) {
-            enter_group(weights);
+          edge = group_left == 0 && s * kStageSlices + k < task.slices;
+          if (edge) {
+            read_group(weights);
             weights += task.header_bytes;
           }
-          slices_left--;
+          group_left--;
           words[k] = *reinterpret_cast<const uint2*>(weights + lane * 16 + warp % 2 * 8);
           weights += kQ4TileBytes;
         }
-        dequantise(words[k].x, codes[0][0], codes[0][1], a[k % 2][0]);
-        dequantise(words[k].y, codes[1][0], codes[1][1], a[k % 2][1]);
+        // (Rescaling one product's sums under the other would be better still; ptxas then serialises all products.)
+        if ((FINE || k == 0) && edge) rescale();
+#pragma unroll
+        for (int f = 0; f < 2; f++) {
+          dequantise(f == 0 ? words[k].x : words[k].y, codes[f][0], codes[f][1], a[k % kBuffers][f]);
+        }
         wgmma_fence();
-        Wgmma<ROWS>::run(sums[0], a[k % 2][0], x + 2 * k);
-        Wgmma<ROWS>::run(sums[1], a[k % 2][1], x + 2 * k);
+#pragma unroll
+        for (int f = 0; f < 2; f++) Wgmma<ROWS>::run(sums[f], a[k % kBuffers][f], x + 2 * k);
         wgmma_commit();
-        wgmma_wait<1>();
-        pin_registers(a[(k + 1) % 2][0]);
-        pin_registers(a[(k + 1) % 2][1]);
-        if (k == 0 && previous >= 0 && lane == 0) barrier_arrive(empty(previous));
+        wgmma_wait<kBuffers - 1>();
+        pin_registers(a[(k + 1) % kBuffers][0]);
+        pin_registers(a[(k + 1) % kBuffers][1]);
+        if (k == kBuffers - 2 && previous >= 0 && lane == 0) barrier_arrive(empty(previous));
       }
       previous = ring.stage;
+      // Warpgroup 2 starts late, so that group edges and outputs of the two alternate.
+      if (s == kLag - 1 && consumer == 0 && lagging) meet_arrive<1, 256>();
+      if (s == kLag - 1) lagging = false;
     }
     wgmma_wait<0>();
 #pragma unroll
@@ -253,6 +277,21 @@ __global__ void __launch_bounds__(kThreads, 1)
     const bool silu = task.epilogue == LinearEpilogue::silu_mul;
     const bool aligned = silu ? reinterpret_cast<uintptr_t>(task.act) % 16 == 0 && task.act_stride % 8 == 0
                               : reinterpret_cast<uintptr_t>(task.y) % 16 == 0 && task.y_stride % 4 == 0;
+    const bool add = task.epilogue == LinearEpilogue::add;
+    const int column = first_feature + lane % 8 * 4;
+    const bool whole = aligned && column + 4 <= task.n;
+    float4 before[2][4];
+    const auto load_before = [&](int c0, float4 (&to)[4]) {
+#pragma unroll
+      for (int r = 0; r < 4; r++) {
+        const int row = c0 * 8 + 4 * r + lane / 8;
+        to[r] = {0, 0, 0, 0};
+        if (add && whole && row < ROWS && first_row + row < task.rows) {
+          to[r] = *reinterpret_cast<const float4*>(task.y + static_cast<size_t>(first_row + row) * task.y_stride + column);
+        }
+      }
+    };
+    if (!silu) load_before(0, before[0]);
 #pragma unroll
     for (int c0 = 0; c0 < ROWS / 8; c0 += 2) {
       const int pass_rows = min(ROWS - c0 * 8, kPassRows);
@@ -271,19 +310,20 @@ __global__ void __launch_bounds__(kThreads, 1)
           }
         }
         __syncwarp();
-        const int row = lane / 2, column = first_feature / 2 + lane % 2 * 8;
+        const int row = lane / 2, out = first_feature / 2 + lane % 2 * 8;
         if (row >= pass_rows || first_row + c0 * 8 + row >= task.rows) continue;
         const __half* from = halves + row * (2 * kPassStride) + lane % 2 * 8;
-        __half* to = task.act + static_cast<size_t>(first_row + c0 * 8 + row) * task.act_stride + column;
+        __half* to = task.act + static_cast<size_t>(first_row + c0 * 8 + row) * task.act_stride + out;
         const int limit = min(task.intermediate, task.n / 2);
-        if (aligned && column + 8 <= limit) {
+        if (aligned && out + 8 <= limit) {
           *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
         } else {
           for (int e = 0; e < 8; e++) {
-            if (column + e < limit) to[e] = from[e];
+            if (out + e < limit) to[e] = from[e];
           }
         }
       } else {
+        if (c0 + 2 < ROWS / 8) load_before(c0 + 2, before[(c0 / 2 + 1) % 2]);
 #pragma unroll
         for (int c = c0; c < min(c0 + 2, ROWS / 8); c++) {
 #pragma unroll
@@ -296,17 +336,15 @@ __global__ void __launch_bounds__(kThreads, 1)
           }
         }
         __syncwarp();
-        const bool add = task.epilogue == LinearEpilogue::add;
-        const int column = first_feature + lane % 8 * 4;
 #pragma unroll
-        for (int r = 0; r < kPassRows; r += 4) {
-          const int row = r + lane / 8;
-          if (r >= pass_rows || first_row + c0 * 8 + row >= task.rows) continue;
+        for (int r = 0; r < kPassRows / 4; r++) {
+          const int row = 4 * r + lane / 8;
+          if (4 * r >= pass_rows || first_row + c0 * 8 + row >= task.rows) continue;
           float4 v = *reinterpret_cast<const float4*>(pass + row * kPassStride + lane % 8 * 4);
           float* to = task.y + static_cast<size_t>(first_row + c0 * 8 + row) * task.y_stride + column;
-          if (aligned && column + 4 <= task.n) {
+          if (whole) {
             if (add) {
-              const float4 y = *reinterpret_cast<const float4*>(to);
+              const float4 y = before[c0 / 2 % 2][r];
               v.x += y.x, v.y += y.y, v.z += y.z, v.w += y.w;
             }
             *reinterpret_cast<float4*>(to) = v;

@@ -106,7 +106,8 @@ cudaError_t rms_norm(const float* x, int64_t stride, const Weights& weights, siz
   if (width < 1 || norm_offset % 16 != 0) return cudaErrorInvalidValue;
   const bool wide = width % 4 == 0 && stride % 4 == 0 && y_stride % 4 == 0;
   const int vectors = wide ? width / 4 : width;
-  const dim3 threads(std::min((vectors + 31) / 32 * 32, kMaxThreads));
+  // A thread holds its whole part of the row, while that fits.
+  const dim3 threads(std::min(((vectors + kHeld - 1) / kHeld + 31) / 32 * 32, kMaxThreads));
   const auto kernel = wide ? norm_kernel<4> : norm_kernel<1>;
   return launch(kernel, dim3(rows), threads, 0, stream, programmatic, x, stride, weights, norm_offset, epsilon, width, y,
                 y_stride, row_indices);

@@ -1,10 +1,12 @@
 #include "addon/model.h"
 
+#include <cstdlib>
 #include <optional>
 
 #include "addon/convert.h"
 #include "addon/environment.h"
 #include "backend/cpu/cpu_backend.h"
+#include "cuda/cuda_backend.h"
 #include "engine/engine.h"
 #include "stream/host_store.h"
 
@@ -111,6 +113,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
 
 std::unique_ptr<Backend> create_backend(const std::string& device, int threads) {
   if (device == "cpu") return create_cpu_backend(threads);
+  if (device.rfind("cuda:", 0) == 0 && device.size() <= 8) return create_cuda_backend(std::atoi(device.c_str() + 5));
   throw Error(code::kInvalidArgument, "native call: expected 'cpu' or 'cuda:<index>' for device",
               "call through the package's own API");
 }

@@ -8,6 +8,7 @@ export function readMachine(native: NativeAddon): Machine {
   return {
     cores: cpu.cores,
     memoryLimitBytes: cpu.memoryLimitBytes,
-    gpuReason: gpus.length === 0 ? reason : 'this version computes on the CPU only',
+    gpus: gpus.length,
+    gpuReason: reason,
   }
 }

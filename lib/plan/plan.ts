@@ -44,7 +44,8 @@ export interface Machine {
   cores: number
   /** RAM that this process may use at most. */
   memoryLimitBytes: number
-  /** Why there are no usable GPUs. */
+  /** GPUs that can be used, and why if there are none. */
+  gpus: number
   gpuReason: string
 }
 
@@ -55,6 +56,8 @@ export const MAX_LOGIT_ROWS = 64
 
 // Prompts are worth about this many rows a step on the twin: its linears are then bound by arithmetic, not by memory.
 const CPU_PREFILL_ROWS = 128
+// On a GPU prefill is bound by arithmetic from a few hundred rows on; a step of so many bounds the wait of those that decode.
+const GPU_PREFILL_ROWS = 1984
 const DEFAULT_CONTEXT = 4096
 const DEFAULT_SEQUENCES = 4
 const DEFAULT_RING_UNITS = 2
@@ -63,6 +66,14 @@ const DEFAULT_RING_UNITS = 2
 export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOptions, machine: Machine): ModelPlan {
   const device = chooseDevice(options.device ?? 'auto', machine)
   const homes = chooseHomes(spec.layers, options.placement ?? 'auto')
+  if (device !== 'cpu' && homes.includes('cpu')) {
+    throw invalidArgument(
+      `'resident' or 'streamed' on ${device}`,
+      'placement',
+      options.placement,
+      "this version computes a model on one device: use device: 'cpu' for layers on the CPU",
+    )
+  }
   const units = slabs.units.map((unit): PlannedUnit => {
     return { kind: unit.kind, layer: unit.layer, home: homes[unit.layer] ?? 'resident', bytes: unit.bytes }
   })
@@ -82,10 +93,11 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
     hostBytes: total(slabs.units) + slabs.embeddingBytes,
     embeddingBytes: slabs.embeddingBytes,
     streamedBytesPerPass: total(streamed),
-    maxRows: MAX_LOGIT_ROWS + CPU_PREFILL_ROWS,
+    maxRows: MAX_LOGIT_ROWS + (device === 'cpu' ? CPU_PREFILL_ROWS : GPU_PREFILL_ROWS),
     threads: options.threads ?? machine.cores,
   }
-  const needed = plan.hostBytes + plan.ringBytes + plan.kvBytes
+  const onDevice = plan.ringBytes + plan.kvBytes
+  const needed = plan.hostBytes + (device === 'cpu' ? onDevice : 0)
   if (needed > machine.memoryLimitBytes) {
     throw new MillraceError('OUT_OF_MEMORY', {
       message: `the model needs ${megabytes(needed)} of RAM (weights ${megabytes(plan.hostBytes)}, KV cache ${megabytes(plan.kvBytes)}, ring ${megabytes(plan.ringBytes)}), this process may use ${megabytes(machine.memoryLimitBytes)}`,
@@ -96,9 +108,11 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
 }
 
 function chooseDevice(device: string, machine: Machine): string {
-  if (device === 'auto' || device === 'cpu') return 'cpu'
+  if (device === 'cpu' || (device === 'auto' && machine.gpus === 0)) return 'cpu'
+  const index = device === 'auto' || device === 'cuda' ? 0 : Number(device.slice('cuda:'.length))
+  if (index < machine.gpus) return `cuda:${index}`
   throw new MillraceError('DEVICE_UNAVAILABLE', {
-    message: `device '${device}' cannot be used: ${machine.gpuReason}`,
+    message: `device '${device}' cannot be used: ${machine.gpus > 0 ? `there are ${machine.gpus} GPUs, counted from 0` : machine.gpuReason}`,
   })
 }
 

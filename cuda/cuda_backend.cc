@@ -1,0 +1,57 @@
+#include "cuda/cuda_backend.h"
+
+#include <string>
+
+#include "core/error.h"
+#include "cuda/check.h"
+#include "cuda/executor.h"
+#include "cuda/probe.h"
+
+namespace millrace {
+
+namespace cuda {
+namespace {
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int device) : device_(device), name_("cuda:" + std::to_string(device)) {}
+  const char* name() const override { return name_.c_str(); }
+  bool reads_host_memory() const override { return false; }
+  std::unique_ptr<Memory> allocate(size_t bytes, const char* what) override {
+    return std::make_unique<CudaMemory>(device_, CudaMemory::Place::device, bytes, what);
+  }
+  std::unique_ptr<Memory> allocate_host(size_t bytes, const char* what) override {
+    return std::make_unique<CudaMemory>(device_, CudaMemory::Place::host, bytes, what);
+  }
+  std::unique_ptr<Stream> create_stream() override { return std::make_unique<CudaStream>(device_); }
+  std::unique_ptr<Event> create_event() override {
+    check(cudaSetDevice(device_), "choosing the GPU");
+    return std::make_unique<CudaEvent>();
+  }
+  std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {
+    return std::make_unique<CudaExecutor>(device_, config);
+  }
+
+ private:
+  int device_;
+  std::string name_;
+};
+
+}  // namespace
+}  // namespace cuda
+
+std::unique_ptr<Backend> create_cuda_backend(int device) {
+  const GpuProbe probe = probe_gpus();
+  if (probe.gpus.empty()) {
+    throw Error(code::kDeviceUnavailable, "no GPU can be used: " + probe.reason, "use device: 'cpu', or see probe()");
+  }
+  if (device < 0 || device >= static_cast<int>(probe.gpus.size())) {
+    throw Error(code::kDeviceUnavailable,
+                format("there is no GPU %d; found %zu", device, probe.gpus.size()), "see probe() for what was found");
+  }
+  cuda::check(cudaSetDevice(device), "choosing the GPU");
+  cuda::check(cudaFree(nullptr), "starting the GPU");
+  return std::make_unique<cuda::CudaBackend>(device);
+}
+
+}  // namespace millrace

@@ -1,0 +1,524 @@
+#include "cuda/executor.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+
+#include "core/memory.h"
+#include "cuda/attention.h"
+#include "cuda/check.h"
+#include "cuda/elementwise.h"
+#include "cuda/embed.h"
+#include "cuda/norm.h"
+#include "cuda/sample.h"
+#include "model/rope.h"
+
+namespace millrace::cuda {
+
+namespace {
+
+// Rows of activations start on 16 bytes: kernels load eight halves at a time.
+int padded_width(int width) { return static_cast<int>(round_up(width, 64)); }
+
+int row_bucket(int rows) { return rows <= 8 ? rows : static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows))); }
+
+int context_bucket(int context, int longest) {
+  return std::min(longest, std::max(512, static_cast<int>(std::bit_ceil(static_cast<unsigned>(context)))));
+}
+
+}  // namespace
+
+// ---- Events, streams, memory
+
+CudaEvent::CudaEvent() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "creating an event"); }
+CudaEvent::~CudaEvent() { cudaEventDestroy(event_); }
+bool CudaEvent::done() const { return cudaEventQuery(event_) != cudaErrorNotReady; }
+void CudaEvent::synchronize() { check(cudaEventSynchronize(event_), "waiting for a pass"); }
+
+CudaStream::CudaStream(int device) : device_(device) {
+  check(cudaSetDevice(device_), "choosing the GPU");
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
+}
+
+CudaStream::~CudaStream() {
+  cudaSetDevice(device_);
+  cudaStreamSynchronize(stream_);
+  cudaStreamDestroy(stream_);
+}
+
+void CudaStream::release_held() {
+  if (held_ != nullptr) held_->flush(*this);
+}
+
+void CudaStream::copy(std::byte* destination, const std::byte* source, size_t bytes) {
+  release_held();
+  check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, stream_), "copying");
+}
+
+void CudaStream::fill(std::byte* destination, uint8_t value, size_t bytes) {
+  release_held();
+  check(cudaMemsetAsync(destination, value, bytes, stream_), "filling");
+}
+
+void CudaStream::record(Event& event) {
+  release_held();
+  check(cudaEventRecord(static_cast<CudaEvent&>(event).get(), stream_), "recording an event");
+}
+
+void CudaStream::wait(Event& event) {
+  release_held();
+  check(cudaStreamWaitEvent(stream_, static_cast<CudaEvent&>(event).get(), 0), "waiting for an event");
+}
+
+void CudaStream::synchronize() {
+  release_held();
+  check(cudaStreamSynchronize(stream_), "waiting for a stream");
+}
+
+CudaMemory::CudaMemory(int device, Place place, size_t bytes, const char* what)
+    : device_(device), place_(place), bytes_(bytes) {
+  if (bytes == 0) return;
+  check(cudaSetDevice(device_), "choosing the GPU");
+  void* p = nullptr;
+  if (place_ == Place::device) {
+    const cudaError_t status = cudaMalloc(&p, bytes);
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      size_t free = 0, total = 0;
+      cudaMemGetInfo(&free, &total);
+      throw Error(code::kOutOfMemory,
+                  format("%s needs %.1f MiB of GPU memory; %.1f of %.1f MiB are free", what,
+                         static_cast<double>(bytes) / (1 << 20), static_cast<double>(free) / (1 << 20),
+                         static_cast<double>(total) / (1 << 20)),
+                  "stream more layers, lower contextLength or kvTokens, or free GPU memory");
+    }
+    check(status, what);
+  } else {
+    check(cudaHostAlloc(&p, bytes, cudaHostAllocPortable | cudaHostAllocMapped), what);
+  }
+  data_ = static_cast<std::byte*>(p);
+}
+
+CudaMemory::~CudaMemory() {
+  if (data_ == nullptr) return;
+  cudaSetDevice(device_);
+  if (place_ == Place::device) {
+    cudaFree(data_);
+  } else {
+    cudaFreeHost(data_);
+  }
+}
+
+// ---- Executor
+
+std::byte* CudaExecutor::allocate(size_t bytes, const char* what) {
+  memory_.push_back(std::make_unique<CudaMemory>(device_, CudaMemory::Place::device, std::max<size_t>(bytes, 256), what));
+  workspace_bytes_ += bytes;
+  return memory_.back()->data();
+}
+
+CudaExecutor::Inputs CudaExecutor::lay_out_inputs(std::byte* base) const {
+  Inputs inputs;
+  inputs.base = base;
+  size_t at = 0;
+  const auto take = [&](size_t bytes) {
+    std::byte* p = base + at;
+    at = round_up(at + bytes, 256);
+    return p;
+  };
+  const size_t rows = max_padded_rows_;
+  const size_t logits = max_padded_rows_;
+  inputs.tokens = reinterpret_cast<int32_t*>(take(rows * sizeof(int32_t)));
+  inputs.positions = reinterpret_cast<int32_t*>(take(rows * sizeof(int32_t)));
+  inputs.sequences = reinterpret_cast<int32_t*>(take(rows * sizeof(int32_t)));
+  inputs.logit_rows = reinterpret_cast<int32_t*>(take(logits * sizeof(int32_t)));
+  inputs.requests = reinterpret_cast<LogitRequest*>(take(logits * sizeof(LogitRequest)));
+  inputs.block_tables = reinterpret_cast<int32_t*>(take(rows * block_table_stride_ * sizeof(int32_t)));
+  inputs.bytes = at;
+  return inputs;
+}
+
+CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(device), config_(config) {
+  const ModelSpec& spec = config_.spec;
+  check(cudaSetDevice(device_), "choosing the GPU");
+  block_table_stride_ = (config_.max_context + kKvBlockTokens - 1) / kKvBlockTokens;
+  max_padded_rows_ = std::max(row_bucket(std::min(config_.max_rows, kDecodeRows)), config_.max_rows);
+  const size_t rows = max_padded_rows_;
+  const int logit_rows = row_bucket(std::min(config_.max_logit_rows, kDecodeRows));
+
+  const size_t table_bytes = static_cast<size_t>(spec.vocab) * spec.hidden * element_bytes(config_.embedding.type);
+  auto* table = const_cast<std::byte*>(config_.embedding.rows);
+  // The same table may be in use by another executor already; then it is registered.
+  const cudaError_t status = cudaHostRegister(table, table_bytes, cudaHostRegisterPortable | cudaHostRegisterMapped);
+  registered_ = status == cudaSuccess;
+  if (status == cudaErrorHostMemoryAlreadyRegistered) {
+    cudaGetLastError();
+  } else {
+    check(status, "mapping the embedding table");
+  }
+  void* mapped = nullptr;
+  check(cudaHostGetDevicePointer(&mapped, table, 0), "mapping the embedding table");
+  embedding_ = static_cast<const std::byte*>(mapped);
+
+  unit_table_.assign(config_.units.size(), nullptr);
+  early_.assign(config_.units.size(), false);
+  device_unit_table_ = reinterpret_cast<const std::byte**>(
+      allocate(config_.units.size() * sizeof(std::byte*), "the table of units"));
+
+  const size_t input_bytes = lay_out_inputs(nullptr).bytes;
+  host_inputs_ = std::make_unique<CudaMemory>(device_, CudaMemory::Place::host, input_bytes, "the inputs of a step");
+  host_ = lay_out_inputs(host_inputs_->data());
+  device_inputs_ = lay_out_inputs(allocate(input_bytes, "the inputs of a step"));
+  host_outputs_ = std::make_unique<CudaMemory>(device_, CudaMemory::Place::host,
+                                               2 * static_cast<size_t>(logit_rows) * sizeof(float), "the tokens of a step");
+  device_tokens_ =
+      reinterpret_cast<int32_t*>(allocate(2 * static_cast<size_t>(logit_rows) * sizeof(float), "the tokens of a step"));
+  device_logprobs_ = reinterpret_cast<float*>(device_tokens_ + logit_rows);
+
+  const auto floats = [&](size_t count, const char* what) {
+    return reinterpret_cast<float*>(allocate(count * sizeof(float), what));
+  };
+  const auto halves = [&](size_t count, const char* what) {
+    return reinterpret_cast<__half*>(allocate(count * sizeof(__half), what));
+  };
+  residual_ = floats(rows * spec.hidden, "the residual stream");
+  normed_ = halves(rows * padded_width(spec.hidden), "activations");
+  wide_ = floats(rows * std::max(spec.qkv_width(), 2 * spec.intermediate), "activations");
+  attended_ = halves(rows * padded_width(spec.query_width()), "activations");
+  activated_ = halves(rows * padded_width(spec.intermediate), "activations");
+  // Columns of padding are multiplied with weights that are zero: they must be numbers.
+  for (const auto& [p, width] : {std::pair{normed_, spec.hidden}, {attended_, spec.query_width()},
+                                 {activated_, spec.intermediate}}) {
+    check(cudaMemset(p, 0, rows * padded_width(width) * sizeof(__half)), "clearing activations");
+  }
+  logits_ = floats(static_cast<size_t>(logit_rows) * spec.vocab, "logits");
+
+  check(linear_decode_prepare(), "loading the kernels");
+  size_t partials = 0, counters = 0, gathered = 0;
+  for (const UnitLayout& unit : config_.units) {
+    for (const LinearLayout* linear : {&unit.first, &unit.second}) {
+      for (const LinearLayout::Segment& segment : linear->segments) {
+        partials = std::max(partials, linear_partials_bytes(segment.matrix, max_padded_rows_));
+        counters = std::max(counters, linear_counters(segment.matrix, max_padded_rows_));
+        gathered = std::max(gathered, linear_gathered_bytes(segment.matrix, max_padded_rows_));
+      }
+    }
+  }
+  partials_ = reinterpret_cast<float*>(allocate(partials, "partial sums"));
+  gathered_ = reinterpret_cast<__half*>(allocate(gathered, "permuted activations"));
+  linear_counters_ = reinterpret_cast<unsigned*>(allocate(counters * sizeof(unsigned), "counters"));
+  check(cudaMemset(linear_counters_, 0, std::max<size_t>(counters, 1) * sizeof(unsigned)), "clearing counters");
+
+  AttentionArguments attention;
+  attention.rows = std::min(max_padded_rows_, kDecodeRows);
+  attention.heads = spec.heads;
+  attention.kv_heads = spec.kv_heads;
+  attention.head_dim = spec.head_dim;
+  attention.max_context = config_.max_context;
+  attention_partials_ = reinterpret_cast<float*>(allocate(attention_partials_bytes(attention), "partial attention"));
+  const size_t attention_counters = cuda::attention_counters(attention);
+  attention_counters_ = reinterpret_cast<unsigned*>(allocate(attention_counters * sizeof(unsigned), "counters"));
+  check(cudaMemset(attention_counters_, 0, attention_counters * sizeof(unsigned)), "clearing counters");
+
+  sample_scratch_ = allocate(sample_scratch_bytes(logit_rows, spec.vocab), "the sampler");
+
+  const std::vector<float> rope = rope_table(spec, 0, config_.max_context);
+  rope_ = floats(rope.size(), "the rope table");
+  check(cudaMemcpy(rope_, rope.data(), rope.size() * sizeof(float), cudaMemcpyHostToDevice), "copying the rope table");
+  check(cudaDeviceSynchronize(), "preparing the executor");
+}
+
+CudaExecutor::~CudaExecutor() {
+  cudaSetDevice(device_);
+  for (const auto& [shape, graph] : graphs_) cudaGraphExecDestroy(graph);
+  if (registered_) cudaHostUnregister(const_cast<std::byte*>(config_.embedding.rows));
+}
+
+Weights CudaExecutor::weights(int unit) const { return {device_unit_table_, unit, early_[unit]}; }
+
+void CudaExecutor::set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) {
+  if (unit_table_[unit] == slab && early_[unit] == permanent) return;
+  auto& cuda = static_cast<CudaStream&>(stream);
+  flush(cuda);
+  unit_table_[unit] = slab;
+  early_[unit] = permanent;
+  // From memory that the driver copies at once: the mirror may change again before the stream gets here.
+  check(cudaMemcpyAsync(device_unit_table_ + unit, &slab, sizeof(slab), cudaMemcpyHostToDevice, cuda.get()),
+        "setting a unit's address");
+}
+
+void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
+  check(cudaSetDevice(device_), "choosing the GPU");
+  auto& cuda = static_cast<CudaStream&>(stream);
+  if (step.rows < 1 || step.rows > config_.max_rows || step.decode_rows > kDecodeRows ||
+      static_cast<int>(step.logits.size()) > std::min(config_.max_logit_rows, kDecodeRows) ||
+      step.block_table_stride > block_table_stride_) {
+    throw Error(code::kInternal, "a step is larger than its executor", "report this with what led to it");
+  }
+  step_ = step;
+  output_ = &output;
+  held_.clear();
+
+  const int prefill = step.rows - step.decode_rows;
+  shape_ = {step.decode_rows, prefill, static_cast<int>(step.logits.size()), 0};
+  if (prefill == 0) {  // a pass that may be a graph: padded to its bucket
+    shape_.decode_rows = row_bucket(step.decode_rows);
+    shape_.logit_rows = row_bucket(shape_.logit_rows);
+  }
+  int longest = 0;
+  for (int r = 0; r < step.rows; r++) longest = std::max(longest, step.positions[r] + 1);
+  shape_.context = context_bucket(longest, config_.max_context);
+
+  const int padding = shape_.decode_rows - step.decode_rows;
+  const auto place = [&](int row) { return row < step.decode_rows ? row : row + padding; };
+  for (int r = 0; r < rows(); r++) host_.tokens[r] = host_.positions[r] = -1;
+  for (int r = 0; r < rows(); r++) host_.sequences[r] = 0;
+  for (int r = 0; r < step.rows; r++) {
+    host_.tokens[place(r)] = step.tokens[r];
+    host_.positions[place(r)] = step.positions[r];
+    host_.sequences[place(r)] = step.sequences[r];
+  }
+  const int sequences = static_cast<int>(step.block_tables.size()) / std::max(step.block_table_stride, 1);
+  for (int s = 0; s < sequences; s++) {
+    std::memcpy(host_.block_tables + static_cast<size_t>(s) * block_table_stride_,
+                step.block_tables.data() + static_cast<size_t>(s) * step.block_table_stride,
+                step.block_table_stride * sizeof(int32_t));
+  }
+  for (int i = 0; i < shape_.logit_rows; i++) {
+    const bool real = i < static_cast<int>(step.logits.size());
+    host_.logit_rows[i] = real ? place(step.logits[i].row) : -1;
+    host_.requests[i] = real ? step.logits[i] : LogitRequest{};
+    host_.requests[i].row = real ? i : -1;
+  }
+  // One copy of what is in use: the block tables come last.
+  const size_t bytes = reinterpret_cast<std::byte*>(host_.block_tables + static_cast<size_t>(sequences) * block_table_stride_) -
+                       host_.base;
+  check(cudaMemcpyAsync(device_inputs_.base, host_.base, bytes, cudaMemcpyHostToDevice, cuda.get()),
+        "copying a step's inputs");
+  cuda.hold(this);
+}
+
+void CudaExecutor::hold(Stream&, Held held) { held_.push_back(held); }
+
+void CudaExecutor::end(Stream& stream) {
+  auto& cuda = static_cast<CudaStream&>(stream);
+  flush(cuda);
+  cuda.hold(nullptr);
+  if (shape_.logit_rows > 0) {
+    const size_t count = step_.logits.size();
+    auto* host = reinterpret_cast<int32_t*>(host_outputs_->data());
+    const ptrdiff_t logprobs = reinterpret_cast<int32_t*>(device_logprobs_) - device_tokens_;
+    check(cudaMemcpyAsync(host, device_tokens_, (logprobs + count) * sizeof(int32_t), cudaMemcpyDeviceToHost, cuda.get()),
+          "copying a step's tokens");
+  }
+}
+
+void CudaExecutor::collect() {
+  const size_t count = step_.logits.size();
+  const size_t vocab = config_.spec.vocab;
+  const auto* tokens = reinterpret_cast<const int32_t*>(host_outputs_->data());
+  const auto* logprobs = reinterpret_cast<const float*>(tokens + (reinterpret_cast<int32_t*>(device_logprobs_) - device_tokens_));
+  output_->tokens.assign(tokens, tokens + count);
+  output_->logprobs.assign(logprobs, logprobs + count);
+  output_->logits.clear();
+  for (size_t i = 0; i < count; i++) {
+    if (!step_.logits[i].keep_logits) continue;
+    output_->logits.resize(output_->logits.size() + vocab);
+    check(cudaMemcpy(output_->logits.data() + output_->logits.size() - vocab, logits_ + i * vocab, vocab * sizeof(float),
+                     cudaMemcpyDeviceToHost),
+          "copying logits");
+  }
+}
+
+void CudaExecutor::flush(CudaStream& stream) {
+  if (held_.empty()) return;
+  // A whole pass of decode rows over permanent units is replayed as one graph.
+  const bool whole = held_.front().operation == Operation::embed && held_.back().operation == Operation::sample &&
+                     held_.size() == config_.units.size() + 2;
+  const bool permanent = std::all_of(early_.begin(), early_.end(), [](bool early) { return early; });
+  if (whole && permanent && shape_.prefill_rows == 0) {
+    for (const Held& held : held_) {
+      if (held.operation != Operation::embed && held.operation != Operation::sample) {
+        const UnitLayout& layout = config_.units[held.unit];
+        for (const LinearLayout* linear : {&layout.first, &layout.second}) {
+          for (const auto& segment : linear->segments) counters_.weight_bytes_read += segment.matrix.bytes;
+        }
+      }
+    }
+    check(cudaGraphLaunch(graph_of(shape_, stream), stream.get()), "launching a pass");
+  } else {
+    for (const Held& held : held_) run(held, stream.get());
+  }
+  held_.clear();
+}
+
+cudaGraphExec_t CudaExecutor::graph_of(const Shape& shape, CudaStream& stream) {
+  if (const auto it = graphs_.find(shape); it != graphs_.end()) return it->second;
+  const ExecutorCounters counted = counters_;
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), "capturing a pass");
+  try {
+    for (const Held& held : held_) run(held, stream.get());
+  } catch (...) {
+    cudaStreamEndCapture(stream.get(), &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  check(cudaStreamEndCapture(stream.get(), &graph), "capturing a pass");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "preparing a pass");
+  counters_ = counted;
+  graphs_[shape] = executable;
+  return executable;
+}
+
+void CudaExecutor::run(const Held& held, cudaStream_t stream) {
+  const ModelSpec& spec = config_.spec;
+  switch (held.operation) {
+    case Operation::embed:
+      check(cuda::embed(embedding_, config_.embedding.type, device_inputs_.tokens, rows(), spec.hidden, residual_,
+                        spec.hidden, stream, false),
+            "embed");
+      break;
+    case Operation::attention:
+      run_attention(held.unit, stream);
+      break;
+    case Operation::feed_forward:
+      run_feed_forward(held.unit, stream);
+      break;
+    case Operation::head:
+      run_head(held.unit, stream);
+      break;
+    case Operation::sample:
+      run_sample(stream);
+      break;
+  }
+}
+
+void CudaExecutor::apply(int unit, const LinearLayout& layout, const __half* x, int x_stride, LinearEpilogue epilogue,
+                         float* y, int y_stride, __half* act, cudaStream_t stream) {
+  for (const LinearLayout::Segment& segment : layout.segments) {
+    LinearArguments arguments;
+    arguments.weights = weights(unit);
+    arguments.matrix = segment.matrix;
+    arguments.x_stride = x_stride;
+    arguments.epilogue = epilogue;
+    arguments.y_stride = y_stride;
+    arguments.act_stride = padded_width(config_.spec.intermediate);
+    arguments.intermediate = config_.spec.intermediate;
+    arguments.partials = partials_;
+    arguments.counters = linear_counters_;
+    arguments.gathered = gathered_;
+    const auto from_row = [&](int row, int count) {
+      arguments.rows = count;
+      arguments.x = x + static_cast<size_t>(row) * x_stride;
+      if (y != nullptr) arguments.y = y + static_cast<size_t>(row) * y_stride + segment.out_begin;
+      if (act != nullptr) arguments.act = act + static_cast<size_t>(row) * arguments.act_stride;
+    };
+    if (shape_.decode_rows > 0) {
+      from_row(0, shape_.decode_rows);
+      check(linear_decode(arguments, stream, true), "a linear (decode)");
+      counters_.weight_bytes_read += segment.matrix.bytes;
+    }
+    if (shape_.prefill_rows > 0) {
+      from_row(shape_.decode_rows, shape_.prefill_rows);
+      check(linear_prefill(arguments, stream, true), "a linear (prefill)");
+      counters_.weight_bytes_read += segment.matrix.bytes;
+    }
+  }
+}
+
+void CudaExecutor::run_attention(int unit, cudaStream_t stream) {
+  const ModelSpec& spec = config_.spec;
+  const UnitLayout& layout = config_.units[unit];
+  const int hidden = padded_width(spec.hidden);
+  check(rms_norm(residual_, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon), rows(),
+                 spec.hidden, normed_, hidden, stream, true),
+        "a norm");
+  apply(unit, layout.first, normed_, hidden, LinearEpilogue::store, wide_, spec.qkv_width(), nullptr, stream);
+
+  AttentionArguments arguments;
+  arguments.heads = spec.heads;
+  arguments.kv_heads = spec.kv_heads;
+  arguments.head_dim = spec.head_dim;
+  arguments.rope = rope_;
+  arguments.block_tables = device_inputs_.block_tables;
+  arguments.block_table_stride = block_table_stride_;
+  arguments.kv_block_elements = static_cast<int64_t>(kv_block_bytes(spec) / sizeof(__half));
+  arguments.kv = reinterpret_cast<__half*>(config_.kv) +
+                 static_cast<int64_t>(layout.layer) * config_.kv_blocks * arguments.kv_block_elements;
+  arguments.out_stride = padded_width(spec.query_width());
+  arguments.max_context = shape_.context;
+  arguments.partials = attention_partials_;
+  arguments.counters = attention_counters_;
+  arguments.early = true;  // a step's inputs are on the device before its first kernel, older keys even longer
+  const auto from_row = [&](int row, int count) {
+    arguments.rows = count;
+    arguments.qkv = wide_ + static_cast<size_t>(row) * spec.qkv_width();
+    arguments.positions = device_inputs_.positions + row;
+    arguments.sequences = device_inputs_.sequences + row;
+    arguments.out = attended_ + static_cast<size_t>(row) * arguments.out_stride;
+  };
+  if (shape_.decode_rows > 0) {
+    from_row(0, shape_.decode_rows);
+    check(attention_decode(arguments, stream, true), "attention (decode)");
+  }
+  if (shape_.prefill_rows > 0) {
+    from_row(shape_.decode_rows, shape_.prefill_rows);
+    check(attention_prefill(arguments, stream, true), "attention (prefill)");
+  }
+  apply(unit, layout.second, attended_, padded_width(spec.query_width()), LinearEpilogue::add, residual_, spec.hidden,
+        nullptr, stream);
+}
+
+void CudaExecutor::run_feed_forward(int unit, cudaStream_t stream) {
+  const ModelSpec& spec = config_.spec;
+  const UnitLayout& layout = config_.units[unit];
+  const int hidden = padded_width(spec.hidden);
+  check(rms_norm(residual_, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon), rows(),
+                 spec.hidden, normed_, hidden, stream, true),
+        "a norm");
+  if (layout.interleaved) {
+    apply(unit, layout.first, normed_, hidden, LinearEpilogue::silu_mul, nullptr, 0, activated_, stream);
+  } else {
+    apply(unit, layout.first, normed_, hidden, LinearEpilogue::store, wide_, 2 * spec.intermediate, nullptr, stream);
+    check(silu_mul(wide_, rows(), spec.intermediate, activated_, padded_width(spec.intermediate), stream, true),
+          "an activation");
+  }
+  apply(unit, layout.second, activated_, padded_width(spec.intermediate), LinearEpilogue::add, residual_, spec.hidden,
+        nullptr, stream);
+}
+
+void CudaExecutor::run_head(int unit, cudaStream_t stream) {
+  const ModelSpec& spec = config_.spec;
+  const UnitLayout& layout = config_.units[unit];
+  const int hidden = padded_width(spec.hidden);
+  if (shape_.logit_rows == 0) return;
+  check(rms_norm(residual_, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon),
+                 shape_.logit_rows, spec.hidden, normed_, hidden, stream, true, device_inputs_.logit_rows),
+        "the final norm");
+  // Rows that want logits are of one kind here, whatever they were in the layers.
+  const Shape shape = shape_;
+  shape_.decode_rows = shape.logit_rows;
+  shape_.prefill_rows = 0;
+  apply(unit, layout.first, normed_, hidden, LinearEpilogue::store, logits_, spec.vocab, nullptr, stream);
+  shape_ = shape;
+}
+
+void CudaExecutor::run_sample(cudaStream_t stream) {
+  if (shape_.logit_rows == 0) return;
+  SampleArguments arguments;
+  arguments.logits = logits_;
+  arguments.vocab = config_.spec.vocab;
+  arguments.requests = device_inputs_.requests;
+  arguments.count = shape_.logit_rows;
+  arguments.tokens = device_tokens_;
+  arguments.logprobs = device_logprobs_;
+  arguments.scratch = sample_scratch_;
+  check(cuda::sample(arguments, stream, true), "sampling");
+}
+
+}  // namespace millrace::cuda

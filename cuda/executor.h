@@ -1,0 +1,171 @@
+#pragma once
+// One model's passes on one GPU. What is enqueued between two waits is held back until the next wait, record or end, so
+// that a whole pass over resident units is one graph launch.
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include <map>
+#include <memory>
+#include <tuple>
+#include <vector>
+
+#include "backend/backend.h"
+#include "cuda/linear.h"
+
+namespace millrace::cuda {
+
+class CudaExecutor;
+
+class CudaEvent final : public Event {
+ public:
+  CudaEvent();
+  ~CudaEvent() override;
+  bool done() const override;
+  void synchronize() override;
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+class CudaStream final : public Stream {
+ public:
+  explicit CudaStream(int device);
+  ~CudaStream() override;
+  void copy(std::byte* destination, const std::byte* source, size_t bytes) override;
+  void fill(std::byte* destination, uint8_t value, size_t bytes) override;
+  void record(Event& event) override;
+  void wait(Event& event) override;
+  void synchronize() override;
+
+  cudaStream_t get() const { return stream_; }
+  // The executor whose operations are held back on this stream, if any.
+  void hold(CudaExecutor* executor) { held_ = executor; }
+
+ private:
+  void release_held();
+
+  int device_;
+  cudaStream_t stream_ = nullptr;
+  CudaExecutor* held_ = nullptr;
+};
+
+// Device or pinned memory.
+class CudaMemory final : public Memory {
+ public:
+  enum class Place : uint8_t { device, host };
+  CudaMemory(int device, Place place, size_t bytes, const char* what);
+  ~CudaMemory() override;
+  std::byte* data() const override { return data_; }
+  size_t size() const override { return bytes_; }
+
+ private:
+  int device_;
+  Place place_;
+  std::byte* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+class CudaExecutor final : public Executor {
+ public:
+  CudaExecutor(int device, const ExecutorConfig& config);
+  ~CudaExecutor() override;
+
+  void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) override;
+  void begin(Stream& stream, const Step& step, StepOutput& output) override;
+  void embed(Stream& stream) override { hold(stream, {Operation::embed, 0}); }
+  void attention(Stream& stream, int unit) override { hold(stream, {Operation::attention, unit}); }
+  void feed_forward(Stream& stream, int unit) override { hold(stream, {Operation::feed_forward, unit}); }
+  void head(Stream& stream, int unit) override { hold(stream, {Operation::head, unit}); }
+  void sample(Stream& stream) override { hold(stream, {Operation::sample, 0}); }
+  void end(Stream& stream) override;
+  void collect() override;
+  ExecutorCounters counters() const override { return counters_; }
+  size_t workspace_bytes() const override { return workspace_bytes_; }
+
+  // Launches what is held back, in order.
+  void flush(CudaStream& stream);
+
+ private:
+  struct Held {
+    enum Operation : uint8_t { embed, attention, feed_forward, head, sample } operation;
+    int unit;
+  };
+  using Operation = Held::Operation;
+
+  // What a captured pass depends on: everything else is read from device memory when it runs.
+  struct Shape {
+    int decode_rows = 0;  // padded to a bucket
+    int prefill_rows = 0;
+    int logit_rows = 0;
+    int context = 0;  // bucket: no position of the pass is greater or equal
+    auto operator<=>(const Shape&) const = default;
+  };
+
+  // Where the small inputs of a step lie, in one pinned block and its copy on the device.
+  struct Inputs {
+    std::byte* base = nullptr;
+    int32_t* tokens = nullptr;        // [max padded rows]; -1: padding
+    int32_t* positions = nullptr;     // [max padded rows]; -1: padding
+    int32_t* sequences = nullptr;     // [max padded rows]
+    int32_t* logit_rows = nullptr;    // [max logit rows]: row of the step; -1: padding
+    LogitRequest* requests = nullptr; // [max logit rows], row: index into the logits; -1: padding
+    int32_t* block_tables = nullptr;  // [max padded rows, block_table_stride_]
+    size_t bytes = 0;
+  };
+  Inputs lay_out_inputs(std::byte* base) const;
+
+  void hold(Stream& stream, Held held);
+  void run(const Held& held, cudaStream_t stream);
+  void run_attention(int unit, cudaStream_t stream);
+  void run_feed_forward(int unit, cudaStream_t stream);
+  void run_head(int unit, cudaStream_t stream);
+  void run_sample(cudaStream_t stream);
+  // y += or = x W^T of a linear of `unit`, decode rows and prefill rows in launches of their own kind.
+  void apply(int unit, const LinearLayout& layout, const __half* x, int x_stride, LinearEpilogue epilogue, float* y,
+             int y_stride, __half* act, cudaStream_t stream);
+  cudaGraphExec_t graph_of(const Shape& shape, CudaStream& stream);
+  std::byte* allocate(size_t bytes, const char* what);
+  int rows() const { return shape_.decode_rows + shape_.prefill_rows; }
+  Weights weights(int unit) const;
+
+  const int device_;
+  const ExecutorConfig config_;
+  int block_table_stride_ = 0;
+  int max_padded_rows_ = 0;
+
+  std::vector<std::unique_ptr<CudaMemory>> memory_;
+  size_t workspace_bytes_ = 0;
+  const std::byte* embedding_ = nullptr;  // device address of the mapped table
+  bool registered_ = false;
+
+  std::vector<const std::byte*> unit_table_;    // as the device has it
+  std::vector<bool> early_;                     // the unit has one address for good: it may be read ahead of the stream
+  const std::byte** device_unit_table_ = nullptr;
+  std::unique_ptr<CudaMemory> host_inputs_, host_outputs_;
+  Inputs host_, device_inputs_;
+  int32_t* device_tokens_ = nullptr;
+  float* device_logprobs_ = nullptr;
+  float* rope_ = nullptr;
+  float* residual_ = nullptr;    // [rows, hidden]
+  __half* normed_ = nullptr;     // [rows, hidden]
+  float* wide_ = nullptr;        // [rows, qkv width or 2 intermediate]
+  __half* attended_ = nullptr;   // [rows, query width]
+  __half* activated_ = nullptr;  // [rows, intermediate]
+  float* logits_ = nullptr;      // [logit rows, vocab]
+  float* partials_ = nullptr;
+  unsigned* linear_counters_ = nullptr;
+  __half* gathered_ = nullptr;
+  float* attention_partials_ = nullptr;
+  unsigned* attention_counters_ = nullptr;
+  std::byte* sample_scratch_ = nullptr;
+
+  Step step_;
+  StepOutput* output_ = nullptr;
+  Shape shape_;
+  std::vector<Held> held_;
+  std::map<Shape, cudaGraphExec_t> graphs_;
+  ExecutorCounters counters_;
+};
+
+}  // namespace millrace::cuda

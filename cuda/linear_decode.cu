@@ -1,0 +1,114 @@
+// linear_decode: from arguments to a task and its plan. The kernel is in linear_decode.cuh.
+#include "cuda/linear_decode.cuh"
+
+namespace millrace::cuda {
+namespace {
+
+// Thread blocks share the row blocks evenly: at most one for each SM of an H100.
+constexpr int kStripes = 132;
+
+int chunk_slices(WeightType type) {
+  switch (type) {
+    case WeightType::q4:
+      return 8;
+    case WeightType::f32:
+      return 1;
+    default:
+      return 2;
+  }
+}
+
+bool divides_chunk(int group_slices) { return group_slices == 2 || group_slices == 4 || group_slices == 8; }
+
+int chunks_of_group(int slices) { return (slices + 7) / 8; }
+
+int chunks_of(const MatrixLayout& m) {
+  if (m.code.type == WeightType::q4) {
+    const int per_group = m.code.group / kTileK;
+    if (!divides_chunk(per_group)) {
+      return (m.groups() - 1) * chunks_of_group(per_group) +
+             chunks_of_group(m.slices() - (m.groups() - 1) * per_group);
+    }
+  }
+  const int per_chunk = chunk_slices(m.code.type);
+  return (m.slices() + per_chunk - 1) / per_chunk;
+}
+
+int stripes_of(int n_blocks) {
+  const int each = (n_blocks + kStripes - 1) / kStripes;
+  return (n_blocks + each - 1) / each;
+}
+
+}  // namespace
+
+// Sums never leave a thread block.
+size_t linear_partials_bytes(const MatrixLayout&, int) { return 0; }
+size_t linear_counters(const MatrixLayout&, int) { return 0; }
+
+cudaError_t linear_decode_prepare() {
+  if (const cudaError_t status = prepare_decode_q4(); status != cudaSuccess) return status;
+  return prepare_decode_float();
+}
+
+cudaError_t decode_device(DecodeDevice* found) {
+  constexpr int kDevices = 64;
+  static DecodeDevice devices[kDevices];  // the same whoever writes it
+  int device = 0;
+  if (const cudaError_t status = cudaGetDevice(&device); status != cudaSuccess) return status;
+  DecodeDevice d = device < kDevices ? devices[device] : DecodeDevice{};
+  if (d.sm_bytes == 0) {
+    cudaError_t status = cudaDeviceGetAttribute(&d.block_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (status != cudaSuccess) return status;
+    status = cudaDeviceGetAttribute(&d.sm_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+    if (status != cudaSuccess) return status;
+    if (device < kDevices) devices[device] = d;
+  }
+  *found = d;
+  return cudaSuccess;
+}
+
+cudaError_t linear_decode_planned(const LinearArguments& a, const DecodePlan& plan, cudaStream_t stream,
+                                  bool programmatic) {
+  const MatrixLayout& m = a.matrix;
+  const bool q4 = m.code.type == WeightType::q4;
+  if (a.rows < 1 || a.rows > kDecodeRows || a.x_stride % 8 != 0 || a.bias != nullptr) return cudaErrorInvalidValue;
+
+  DecodeTask task{};
+  task.units = a.weights.units;
+  task.unit = a.weights.unit;
+  task.early = a.weights.early;
+  task.permuted = m.code.permuted;
+  task.bfloat16_scales = m.code.scale == ScaleType::bf16;
+  task.matrix_offset = m.offset;
+  task.permutation_offset = m.permutation_offset;
+  task.row_block_bytes = m.row_block_bytes();
+  task.slices = m.slices();
+  if (q4) {
+    task.group_slices = m.code.group / kTileK;
+    task.group_bytes = static_cast<int>(m.group_bytes());
+    task.chunks_per_group = chunks_of_group(task.group_slices);
+  }
+  task.n = m.n;
+  task.n_blocks = m.n_blocks();
+  task.chunks = chunks_of(m);
+  task.stripes = plan.stripes > 0 ? plan.stripes : stripes_of(task.n_blocks);
+  if (task.stripes > task.n_blocks) task.stripes = task.n_blocks;
+  task.x = a.x;
+  task.x_stride = a.x_stride;
+  task.k = m.k;
+  task.epilogue = a.epilogue;
+  task.rows = a.rows;
+  task.y = a.y;
+  task.y_stride = a.y_stride;
+  task.act = a.act;
+  task.act_stride = a.act_stride;
+  task.intermediate = a.intermediate;
+  return q4 ? launch_decode_q4(task, m.code.zeros, plan, stream, programmatic)
+            : launch_decode_float(task, m.code.type, plan, stream, programmatic);
+}
+
+cudaError_t linear_decode(const LinearArguments& a, cudaStream_t stream, bool programmatic) {
+  return linear_decode_planned(a, {}, stream, programmatic);
+}
+
+}  // namespace millrace::cuda

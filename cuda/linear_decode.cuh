@@ -1,0 +1,606 @@
+#pragma once
+// linear_decode: y = x W^T for few activation rows, bound by the weights' way from HBM and, in a chain of launches, by
+// the time from one launch's last byte to the next one's first sum.
+//
+// The order of sums. A row block (64 output features) is a list of chunks (up to Code::kSlices slices of 16 input
+// features, one contiguous run of bytes, scales included). Warp w of a block of 8 sums chunks w, w + 8, w + 16, ... in
+// order, and the eight sums are added in order of w:
+//
+//      chunks of a row block ->  0   1   2  ...  7 | 8   9  ...  15 | 16 ...       round 0 | round 1 | round 2
+//                        warp    0   1   2  ...  7 | 0   1  ...   7 | 0  ...
+//
+// A thread block does whole row blocks, one after the other, so nothing else has part in a row's bits: neither rows, nor
+// tiles, nor the number of thread blocks; and there are no partial sums in global memory. A split of K among thread blocks
+// was measured first: its fence, counter and read-back put 4 us into every launch of a chain, and the reads of an H100
+// need not all its SMs (64 blocks with 100 KB under way each suffice).
+//
+// Until the row block's end warps don't wait for one another. Each has a ring of chunks in shared memory, filled by bulk
+// copies `stages` ahead, and one of x; two thread blocks fit an SM, so that the next launch's first weights come while
+// this one sums (programmatic launch, `early`).
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "cuda/common.cuh"
+#include "cuda/linear.h"
+
+namespace millrace::cuda {
+
+inline constexpr int kDecodeWarps = 8;
+inline constexpr int kDecodeThreads = 32 * kDecodeWarps;
+inline constexpr int kWarpStageBytes = 4096;  // at least: a stage also carries a warp's sums of 2 x 8 rows
+
+// What a launch needs to know, as the device sees it.
+struct DecodeTask {
+  const std::byte* const* units;
+  int unit;
+  bool early;
+  bool permuted;
+  bool bfloat16_scales;
+  size_t matrix_offset;
+  size_t permutation_offset;
+  size_t row_block_bytes;
+  int group_slices;      // q4
+  int group_bytes;       // q4: of a full group block
+  int chunks_per_group;  // q4 with groups that don't divide a chunk
+  int slices;            // stored, of a row block
+  int n, n_blocks;
+  int chunks;            // of a row block
+  int stripes;           // thread blocks that share the row blocks
+  int tiles;             // of activation rows: blockIdx.x = stripe * tiles + tile
+  int stages, x_stages;  // of a warp's rings
+  int x_rows;            // of a stage of x
+  const __half* x;
+  int x_stride, k, rows;
+  LinearEpilogue epilogue;
+  float* y;
+  int y_stride;
+  __half* act;
+  int act_stride, intermediate;
+};
+
+// Where a warp is: at chunk `chunk` (its own, or none if that is beyond the last) of row block `block`.
+struct DecodeRound {
+  int block, chunk;
+  __device__ void next(const DecodeTask& task, int warp) {
+    chunk += kDecodeWarps;
+    if (chunk - warp < task.chunks) return;
+    chunk = warp;
+    block++;
+  }
+};
+
+// ---- Codes: how a chunk lies in memory and is multiplied. B fragments come from x_lane[tile] + 32 * slice.
+
+__device__ __forceinline__ uint32_t add_half2(uint32_t a, uint32_t b) {
+  const __half2 v = __hadd2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+__device__ __forceinline__ uint32_t sixteenth_plus(uint32_t a, uint32_t b) {
+  const __half2 v = __hfma2(*reinterpret_cast<const __half2*>(&a), __half2half2(__ushort_as_half(0x2c00)),
+                            *reinterpret_cast<const __half2*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+
+template <int TILES>
+using Sums = float[TILES][4][4];  // [n8 tile][row block j][mma's d]: d[0..1] of feature g, d[2..3] of g + 8
+
+// The weights q - zero are exact in float16: 1024 + q has the bits 0x6400 | q, from which 1024 + zero is taken; a nibble
+// four bits higher gives 1024 + 16 q, of which a sixteenth less 64 + zero is the same. The scale is applied to a group's
+// float32 sum. (Nibbles as subnormal float16, without these subtractions, lose 10 bits: tensor cores align products by
+// nominal exponents. Measured: relative error 1e-4.)
+// GROUP_SLICES: slices a group, of 1, 2, 4, 8; 0: any other number, a chunk lies within one group.
+template <int GROUP_SLICES, bool ZEROS>
+struct Q4Code {
+  static constexpr int kSlices = 8;
+  static constexpr int kGroup = GROUP_SLICES == 0 ? kSlices : GROUP_SLICES;
+  static constexpr int kHeaderBytes = ZEROS ? 192 : 128;
+  static constexpr int kGroupBytes = kHeaderBytes + kGroup * static_cast<int>(kQ4TileBytes);
+  static constexpr int kStageBytes = kSlices / kGroup * kGroupBytes;
+
+  __device__ static int first_slice(const DecodeTask& task, int chunk) {
+    if constexpr (GROUP_SLICES > 0) return chunk * kSlices;
+    const int group = chunk / task.chunks_per_group;
+    return group * task.group_slices + (chunk - group * task.chunks_per_group) * kSlices;
+  }
+  __device__ static int count(const DecodeTask& task, int chunk) {
+    if constexpr (GROUP_SLICES > 0) return min(kSlices, task.slices - chunk * kSlices);
+    const int group = chunk / task.chunks_per_group, first = group * task.group_slices;
+    const int within = (chunk - group * task.chunks_per_group) * kSlices;
+    return min(kSlices, min(task.group_slices, task.slices - first) - within);
+  }
+  __device__ static void fetch(const DecodeTask& task, const std::byte* block, int chunk, std::byte* stage,
+                               uint64_t* barrier, int lane) {
+    const int n = count(task, chunk);
+    if constexpr (GROUP_SLICES > 0) {
+      const int bytes = (n + kGroup - 1) / kGroup * kHeaderBytes + n * static_cast<int>(kQ4TileBytes);
+      warp_copy_begin(barrier, bytes, lane);
+      warp_copy(stage, block + static_cast<size_t>(chunk) * kStageBytes, bytes, barrier, lane);
+    } else {
+      const int group = chunk / task.chunks_per_group;
+      const int within = (chunk - group * task.chunks_per_group) * kSlices;
+      const std::byte* header = block + static_cast<size_t>(group) * task.group_bytes;
+      warp_copy_begin(barrier, kHeaderBytes + n * static_cast<int>(kQ4TileBytes), lane);
+      warp_copy(stage, header, kHeaderBytes, barrier, lane);
+      warp_copy(stage + kHeaderBytes, header + kHeaderBytes + within * kQ4TileBytes,
+                n * static_cast<int>(kQ4TileBytes), barrier, lane);
+    }
+    warp_copy_end(barrier);
+  }
+
+  template <int TILES, bool FULL>
+  __device__ static void multiply_slices(const DecodeTask& task, const std::byte* stage,
+                                         const std::byte* const (&x_lane)[TILES], int n, int lane, Sums<TILES>& sums) {
+#pragma unroll
+    for (int group = 0; group < kSlices / kGroup; group++) {
+      if (!FULL && group * kGroup >= n) break;
+      const std::byte* header = stage + group * kGroupBytes;
+      const std::byte* tile = header + kHeaderBytes + lane * 16;
+      // Lane g's eight scales and zeros: [half][j].
+      const uint4 bits = *reinterpret_cast<const uint4*>(header + lane / 4 * 16);
+      const uint32_t pairs[4] = {bits.x, bits.y, bits.z, bits.w};
+      uint32_t offsets[2][4];  // -(1024 + zero) and -(64 + zero), twice
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        offsets[0][j] = 0xe408e408;
+        offsets[1][j] = 0xd480d480;
+        if constexpr (ZEROS) {
+          const uint2 zeros = *reinterpret_cast<const uint2*>(header + 128 + lane / 4 * 8);
+          offsets[0][j] = 0xe400e400 + ((zeros.x >> (8 * j)) & 0xff) * 0x00010001;
+          offsets[1][j] = 0xd400d400 + ((zeros.y >> (8 * j)) & 0xff) * 0x00100010;
+        }
+      }
+      float d[TILES][4][4] = {};
+      uint32_t b[TILES][4];
+#pragma unroll
+      for (int s = 0; s < kGroup; s++) {
+        const int slice = group * kGroup + s;
+        if (!FULL && slice >= n) break;
+        if (s % 2 == 0) {
+#pragma unroll
+          for (int i = 0; i < TILES; i++) load_matrices(b[i], x_lane[i] + slice * 32);
+        }
+        const uint4 words = *reinterpret_cast<const uint4*>(tile + s * kQ4TileBytes);
+        const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+        const int h = s % 2 * 2;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          const uint32_t high = word[j] >> 8;
+          const uint32_t a0 = add_half2((word[j] & 0x000f000f) | 0x64006400, offsets[0][j]);
+          const uint32_t a1 = sixteenth_plus((word[j] & 0x00f000f0) | 0x64006400, offsets[1][j]);
+          const uint32_t a2 = add_half2((high & 0x000f000f) | 0x64006400, offsets[0][j]);
+          const uint32_t a3 = sixteenth_plus((high & 0x00f000f0) | 0x64006400, offsets[1][j]);
+#pragma unroll
+          for (int i = 0; i < TILES; i++) mma_m16n8k16(d[i][j], a0, a1, a2, a3, b[i][h], b[i][h + 1]);
+        }
+      }
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          const uint32_t pair = pairs[half * 2 + j / 2];
+          const unsigned short scale_bits = static_cast<unsigned short>(j % 2 ? pair >> 16 : pair);
+          const float scale = task.bfloat16_scales ? __uint_as_float(static_cast<uint32_t>(scale_bits) << 16)
+                                                   : __half2float(__ushort_as_half(scale_bits));
+#pragma unroll
+          for (int i = 0; i < TILES; i++) {
+#pragma unroll
+            for (int c = 2 * half; c < 2 * half + 2; c++) sums[i][j][c] = fmaf(scale, d[i][j][c], sums[i][j][c]);
+          }
+        }
+      }
+    }
+  }
+
+  template <int TILES>
+  __device__ static void multiply(const DecodeTask& task, const std::byte* stage,
+                                  const std::byte* const (&x_lane)[TILES], int chunk, int lane, Sums<TILES>& sums) {
+    const int n = count(task, chunk);
+    if (n == kSlices) {
+      multiply_slices<TILES, true>(task, stage, x_lane, n, lane, sums);
+    } else {
+      multiply_slices<TILES, false>(task, stage, x_lane, n, lane, sums);
+    }
+  }
+};
+
+// High and low half of a pair of numbers as bfloat16: of float16 pairs the two are exact, of float32 a third is.
+struct SplitPair {
+  uint32_t high, low;
+};
+__device__ __forceinline__ uint32_t take_bf16(float2& v) {
+  const __nv_bfloat162 high = __float22bfloat162_rn(v);
+  v.x -= __low2float(high);
+  v.y -= __high2float(high);
+  return *reinterpret_cast<const uint32_t*>(&high);
+}
+__device__ __forceinline__ SplitPair split_half2(uint32_t bits) {
+  float2 v = __half22float2(*reinterpret_cast<const __half2*>(&bits));
+  SplitPair p;
+  p.high = take_bf16(v);
+  p.low = take_bf16(v);
+  return p;
+}
+
+// Float weights. bfloat16 and float32 are multiplied as sums of bfloat16 terms: x in two (exact), float32 weights in
+// three, of which the product of the two least is left out (relative 2^-24).
+template <WeightType TYPE>
+struct FloatCode {
+  static constexpr int kSlices = TYPE == WeightType::f32 ? 1 : 2;
+  static constexpr int kTileBytes = kTileN * kTileK * (TYPE == WeightType::f32 ? 4 : 2);
+  static constexpr int kStageBytes = kSlices * kTileBytes;
+
+  __device__ static int first_slice(const DecodeTask&, int chunk) { return chunk * kSlices; }
+  __device__ static void fetch(const DecodeTask& task, const std::byte* block, int chunk, std::byte* stage,
+                               uint64_t* barrier, int lane) {
+    const int bytes = min(kSlices, task.slices - chunk * kSlices) * kTileBytes;
+    warp_copy_begin(barrier, bytes, lane);
+    warp_copy(stage, block + static_cast<size_t>(chunk) * kSlices * kTileBytes, bytes, barrier, lane);
+    warp_copy_end(barrier);
+  }
+  template <int TILES>
+  __device__ static void multiply(const DecodeTask& task, const std::byte* stage,
+                                  const std::byte* const (&x_lane)[TILES], int chunk, int lane, Sums<TILES>& sums) {
+    const int n = min(kSlices, task.slices - chunk * kSlices);
+    uint32_t b[TILES][4];
+#pragma unroll
+    for (int i = 0; i < TILES; i++) load_matrices(b[i], x_lane[i]);
+#pragma unroll
+    for (int s = 0; s < kSlices; s++) {
+      if (s >= n) break;
+      const int h = 2 * s;
+      SplitPair x[TILES][2];
+      if constexpr (TYPE != WeightType::f16) {
+#pragma unroll
+        for (int i = 0; i < TILES; i++) {
+          x[i][0] = split_half2(b[i][h]);
+          x[i][1] = split_half2(b[i][h + 1]);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        const std::byte* at = stage + s * kTileBytes + (j * 32 + lane) * (kTileBytes / 128);
+        if constexpr (TYPE == WeightType::f16) {
+          const uint4 a = *reinterpret_cast<const uint4*>(at);
+#pragma unroll
+          for (int i = 0; i < TILES; i++) mma_m16n8k16(sums[i][j], a.x, a.y, a.z, a.w, b[i][h], b[i][h + 1]);
+        } else if constexpr (TYPE == WeightType::bf16) {
+          const uint4 a = *reinterpret_cast<const uint4*>(at);
+#pragma unroll
+          for (int i = 0; i < TILES; i++) {
+            mma_m16n8k16_bf16(sums[i][j], a.x, a.y, a.z, a.w, x[i][0].low, x[i][1].low);
+            mma_m16n8k16_bf16(sums[i][j], a.x, a.y, a.z, a.w, x[i][0].high, x[i][1].high);
+          }
+        } else {
+          const float4 v0 = *reinterpret_cast<const float4*>(at), v1 = *reinterpret_cast<const float4*>(at + 16);
+          float2 v[4] = {{v0.x, v0.y}, {v0.z, v0.w}, {v1.x, v1.y}, {v1.z, v1.w}};
+          uint32_t a[3][4];
+#pragma unroll
+          for (int part = 0; part < 3; part++) {
+#pragma unroll
+            for (int r = 0; r < 4; r++) a[part][r] = take_bf16(v[r]);
+          }
+#pragma unroll
+          for (int i = 0; i < TILES; i++) {
+#pragma unroll
+            for (int part = 2; part >= 0; part--) {
+              const uint32_t(&w)[4] = a[part];
+              if (part < 2) mma_m16n8k16_bf16(sums[i][j], w[0], w[1], w[2], w[3], x[i][0].low, x[i][1].low);
+              mma_m16n8k16_bf16(sums[i][j], w[0], w[1], w[2], w[3], x[i][0].high, x[i][1].high);
+            }
+          }
+        }
+      }
+    }
+  }
+};
+
+// ---- Epilogues
+
+__device__ __forceinline__ __half saturated_half(float v) {
+  return __float2half_rn(v != v ? v : fminf(fmaxf(v, -65504.0f), 65504.0f));
+}
+__device__ __forceinline__ void put_act(const DecodeTask& task, int row, int feature, float gate, float up) {
+  if (feature >= task.intermediate) return;
+  task.act[static_cast<size_t>(row) * task.act_stride + feature] = saturated_half(gate / (1.0f + expf(-gate)) * up);
+}
+
+// ---- The kernel
+
+// A row of a chunk of x is padded by 16 bytes, against bank conflicts.
+template <class Code>
+constexpr int kXPitch = Code::kSlices * 32 + 16;
+
+template <class Code>
+size_t decode_shared_bytes(int stages, int x_stages, int x_rows) {
+  return kDecodeWarps * (stages * (static_cast<size_t>(Code::kStageBytes) + 8) +
+                         x_stages * (static_cast<size_t>(x_rows) * kXPitch<Code> + 8));
+}
+
+template <class Code, int TILES>
+__global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
+    linear_decode_kernel(const __grid_constant__ DecodeTask task) {
+  constexpr int kPitch = kXPitch<Code>;
+  constexpr int kRows = 8 * TILES;
+  constexpr int kChunkK = Code::kSlices * kTileK;
+  static_assert(Code::kStageBytes >= kWarpStageBytes);
+  extern __shared__ __align__(128) std::byte shared[];
+
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int stripe = static_cast<int>(blockIdx.x) / task.tiles, tile = static_cast<int>(blockIdx.x) % task.tiles;
+  const int row_begin = tile * kRows, rows = min(kRows, task.rows - row_begin);
+  const int first_block = stripe * task.n_blocks / task.stripes;
+  const int end_block = (stripe + 1) * task.n_blocks / task.stripes;
+
+  // Shared memory: rings of weights, of x, their barriers.
+  const int x_stage_bytes = task.x_rows * kPitch;
+  std::byte* ring = shared + warp * task.stages * Code::kStageBytes;
+  std::byte* x_rings = shared + kDecodeWarps * task.stages * Code::kStageBytes;
+  std::byte* x_ring = x_rings + warp * task.x_stages * x_stage_bytes;
+  uint64_t* barriers = reinterpret_cast<uint64_t*>(x_rings + kDecodeWarps * task.x_stages * x_stage_bytes) +
+                       warp * (task.stages + task.x_stages);
+  uint64_t* x_barriers = barriers + task.stages;
+
+  if (lane == 0) {
+    for (int i = 0; i < task.stages; i++) warp_copy_init(barriers + i);
+    for (int i = 0; i < task.x_stages; i++) lane_copies_init(x_barriers + i);
+    warp_copy_fence();
+  }
+  __syncwarp();
+  if (!task.early) wait_for_predecessor();
+
+  const std::byte* slab = task.units[task.unit];
+  const std::byte* matrix = slab + task.matrix_offset;
+
+  // The next round of weights into stage `slot`.
+  DecodeRound ahead{first_block, warp};
+  const auto fetch = [&](int slot) {
+    if (ahead.block >= end_block) return;
+    if (ahead.chunk < task.chunks) {
+      Code::fetch(task, matrix + ahead.block * task.row_block_bytes, ahead.chunk, ring + slot * Code::kStageBytes,
+                  barriers + slot, lane);
+    } else {  // the count of rounds goes on
+      warp_copy_begin(barriers + slot, 0, lane);
+      warp_copy_end(barriers + slot);
+    }
+    ahead.next(task, warp);
+  };
+  for (int i = 0; i < task.stages; i++) fetch(i);
+
+  allow_successor();
+  if (task.early) wait_for_predecessor();
+
+  // The next round of x into stage `slot`.
+  DecodeRound x_ahead{first_block, warp};
+  const __half* x_rows = task.x + static_cast<size_t>(row_begin) * task.x_stride;
+  const auto fetch_x = [&](int slot) {
+    if (x_ahead.block >= end_block) return;
+    if (x_ahead.chunk < task.chunks) {
+      std::byte* stage = x_ring + slot * x_stage_bytes;
+      const int first = Code::first_slice(task, x_ahead.chunk) * kTileK;
+      if (!task.permuted) {
+        constexpr int kPieces = kChunkK / 8;
+        for (int i = lane; i < kPieces * rows; i += 32) {
+          const int piece = i % kPieces, row = i / kPieces;
+          const int k = first + piece * 8, bytes = max(0, min(16, (task.k - k) * 2));
+          copy_part_async(stage + row * kPitch + piece * 16,
+                          x_rows + static_cast<size_t>(row) * task.x_stride + (bytes > 0 ? k : 0), bytes);
+        }
+      } else {
+        const int32_t* permutation = reinterpret_cast<const int32_t*>(slab + task.permutation_offset);
+        constexpr int kLaneK = (kChunkK + 31) / 32;
+        int from[kLaneK];
+#pragma unroll
+        for (int e = 0; e < kLaneK; e++) {
+          const int within = lane + 32 * e;
+          from[e] = within < kChunkK && first + within < task.slices * kTileK ? permutation[first + within] : kPadding;
+        }
+#pragma unroll 4
+        for (int row = 0; row < rows; row++) {
+#pragma unroll
+          for (int e = 0; e < kLaneK; e++) {
+            if (lane + 32 * e >= kChunkK) continue;
+            const __half v = from[e] < 0 ? __ushort_as_half(0)
+                                         : __ldcg(x_rows + static_cast<size_t>(row) * task.x_stride + from[e]);
+            *reinterpret_cast<__half*>(stage + row * kPitch + (lane + 32 * e) * 2) = v;
+          }
+        }
+      }
+    }
+    lane_copies_end(x_barriers + slot);
+    x_ahead.next(task, warp);
+  };
+  for (int i = 0; i < task.x_stages - 1; i++) fetch_x(i);
+
+  // Where this lane's addresses of B fragments begin; columns beyond the rows repeat the last row and are never stored.
+  int x_offset[TILES];
+#pragma unroll
+  for (int i = 0; i < TILES; i++) {
+    x_offset[i] = min(8 * i + lane % 8, rows - 1) * kPitch + (Code::kSlices == 1 ? lane / 8 % 2 : lane / 8) * 16;
+  }
+
+  Sums<TILES> sums = {};
+  int slot = 0, x_slot = 0;
+  uint32_t parity = 0, x_parity = 0;
+  DecodeRound round{first_block, warp};
+  for (bool first = true; round.block < end_block; first = false) {
+    __syncwarp();  // the lanes are done with the round before: its stages are free
+    if (!first) fetch(slot == 0 ? task.stages - 1 : slot - 1);
+    fetch_x(x_slot == 0 ? task.x_stages - 1 : x_slot - 1);
+    std::byte* stage = ring + slot * Code::kStageBytes;
+    const bool last = round.chunk - warp + kDecodeWarps >= task.chunks;
+
+    // What a thread stores at the row block's end: of tile i features 16 j + g and 16 j + 8 + g, rows 2 t and 2 t + 1.
+    constexpr int kPass = TILES < 2 ? TILES : 2;
+    const int out_tile = thread / 128, j = thread / 32 % 4, g = lane / 4, t = lane % 4;
+    const int out_n = round.block * kTileN + 16 * j + g;
+    const auto out_row = [&](int pass, int c) { return (pass + out_tile) * 8 + 2 * t + c % 2; };
+    const auto stored = [&](int pass, int c) {
+      return out_tile < kPass && out_row(pass, c) < rows && out_n + c / 2 * 8 < task.n;
+    };
+    const auto out_y = [&](int pass, int c) {
+      return task.y + static_cast<size_t>(row_begin + out_row(pass, c)) * task.y_stride + out_n + c / 2 * 8;
+    };
+    float addend[4] = {};
+    const auto load_addends = [&](int pass) {
+#pragma unroll
+      for (int c = 0; c < 4; c++) {
+        if (stored(pass, c)) addend[c] = __ldcg(out_y(pass, c));
+      }
+    };
+    if (last && task.epilogue == LinearEpilogue::add) load_addends(0);  // on its way during the last round
+
+    if (round.chunk < task.chunks) {
+      warp_copy_wait(x_barriers + x_slot, x_parity);
+      __syncwarp();
+      const std::byte* x_lane[TILES];
+#pragma unroll
+      for (int i = 0; i < TILES; i++) x_lane[i] = x_ring + x_slot * x_stage_bytes + x_offset[i];
+      warp_copy_wait(barriers + slot, parity);
+      Code::template multiply<TILES>(task, stage, x_lane, round.chunk, lane, sums);
+    }
+
+    if (last) {
+      // The warps' sums meet in the stage that each has just used.
+#pragma unroll
+      for (int pass = 0; pass < TILES; pass += kPass) {
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < kPass; i++) {
+#pragma unroll
+          for (int k = 0; k < 4; k++) {
+            const float(&d)[4] = sums[pass + i][k];
+            reinterpret_cast<float4*>(stage)[(i * 4 + k) * 32 + lane] = {d[0], d[1], d[2], d[3]};
+          }
+        }
+        if (pass > 0 && task.epilogue == LinearEpilogue::add) load_addends(pass);
+        __syncthreads();
+        if (out_tile < kPass) {
+          float v[4] = {};
+          const std::byte* from = shared + slot * Code::kStageBytes + thread * 16;
+#pragma unroll
+          for (int w = 0; w < kDecodeWarps; w++) {
+            const float4 part = *reinterpret_cast<const float4*>(from + w * task.stages * Code::kStageBytes);
+            v[0] += part.x;
+            v[1] += part.y;
+            v[2] += part.z;
+            v[3] += part.w;
+          }
+          if (task.epilogue == LinearEpilogue::silu_mul) {
+#pragma unroll
+            for (int c = 0; c < 2; c++) {
+              if (stored(pass, c)) {
+                put_act(task, row_begin + out_row(pass, c), (round.block * 4 + j) * 8 + g, v[c], v[2 + c]);
+              }
+            }
+          } else {
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+              if (stored(pass, c)) *out_y(pass, c) = addend[c] + v[c];
+            }
+          }
+        }
+        warp_copy_fence();
+        __syncthreads();
+      }
+#pragma unroll
+      for (int i = 0; i < TILES; i++) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+#pragma unroll
+          for (int c = 0; c < 4; c++) sums[i][k][c] = 0;
+        }
+      }
+    }
+    round.next(task, warp);
+    if (++slot == task.stages) {
+      slot = 0;
+      parity ^= 1;
+    }
+    if (++x_slot == task.x_stages) {
+      x_slot = 0;
+      x_parity ^= 1;
+    }
+  }
+}
+
+// ---- Launch, in linear_decode_q4.cu and linear_decode_float.cu
+
+// How a launch is cut; no bit depends on it. Zeros: chosen by the matrix and the rows.
+struct DecodePlan {
+  int stripes = 0;    // thread blocks that share the row blocks
+  int tile_rows = 0;  // activation rows a thread block: 8, 16 or 32
+  int stages = 0;     // at most, of the ring of weights
+};
+// linear_decode by a plan of one's own: for benchmarks that look for a better one.
+cudaError_t linear_decode_planned(const LinearArguments& arguments, const DecodePlan& plan, cudaStream_t stream,
+                                  bool programmatic);
+
+cudaError_t launch_decode_q4(const DecodeTask& task, bool zeros, const DecodePlan& plan, cudaStream_t stream,
+                             bool programmatic);
+cudaError_t launch_decode_float(const DecodeTask& task, WeightType type, const DecodePlan& plan, cudaStream_t stream,
+                                bool programmatic);
+cudaError_t prepare_decode_q4();
+cudaError_t prepare_decode_float();
+
+// Shared memory of the current device: of an SM and at most of a block.
+struct DecodeDevice {
+  int sm_bytes = 0;
+  int block_bytes = 0;
+};
+cudaError_t decode_device(DecodeDevice* device);
+
+template <class Code, int TILES>
+cudaError_t prepare_decode_kernel() {
+  DecodeDevice device;
+  if (const cudaError_t status = decode_device(&device); status != cudaSuccess) return status;
+  auto* kernel = linear_decode_kernel<Code, TILES>;
+  const cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, device.block_bytes);
+  if (status != cudaSuccess) return status;
+  // The largest carve-out of the L1 for all kernels of a pass: an SM that must change it drains first.
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+}
+
+template <class Code, int TILES>
+cudaError_t launch_decode_kernel(DecodeTask task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
+  DecodeDevice device;
+  if (const cudaError_t status = decode_device(&device); status != cudaSuccess) return status;
+  task.tiles = (task.rows + 8 * TILES - 1) / (8 * TILES);
+  task.x_rows = task.rows < 8 * TILES ? task.rows : 8 * TILES;
+  const auto bytes = [&](int stages, int x_stages) {
+    return static_cast<int>(decode_shared_bytes<Code>(stages, x_stages, task.x_rows));
+  };
+  // Two thread blocks an SM where that leaves two stages, so that the next launch's first weights come beside this one's
+  // last.
+  const int half = device.sm_bytes / 2 - 1024;
+  const int limit = TILES <= 2 && half < device.block_bytes && bytes(2, 2) <= half ? half : device.block_bytes;
+  int stages = 1, x_stages = 2;
+  while (stages < (plan.stages > 0 ? plan.stages : 3) && bytes(stages + 1, x_stages) <= limit) stages++;
+  while (x_stages < 4 && bytes(stages, x_stages + 1) <= limit) x_stages++;
+  if (bytes(stages, x_stages) > device.block_bytes) return cudaErrorInvalidConfiguration;
+  task.stages = stages;
+  task.x_stages = x_stages;
+  return launch(linear_decode_kernel<Code, TILES>, dim3(static_cast<unsigned>(task.stripes * task.tiles)),
+                dim3(kDecodeThreads), static_cast<size_t>(bytes(stages, x_stages)), stream, programmatic, task);
+}
+
+template <class Code>
+cudaError_t launch_decode_code(const DecodeTask& task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
+  const int tile_rows = plan.tile_rows > 0 ? plan.tile_rows : task.rows <= 8 ? 8 : task.rows <= 16 ? 16 : 32;
+  if (tile_rows <= 8) return launch_decode_kernel<Code, 1>(task, plan, stream, programmatic);
+  if (tile_rows > 16) {
+    const cudaError_t status = launch_decode_kernel<Code, 4>(task, plan, stream, programmatic);
+    if (status != cudaErrorInvalidConfiguration) return status;  // more shared memory than small GPUs have
+  }
+  return launch_decode_kernel<Code, 2>(task, plan, stream, programmatic);
+}
+template <class Code>
+cudaError_t prepare_decode_code() {
+  for (cudaError_t (*prepare)() :
+       {prepare_decode_kernel<Code, 1>, prepare_decode_kernel<Code, 2>, prepare_decode_kernel<Code, 4>}) {
+    if (const cudaError_t status = prepare(); status != cudaSuccess) return status;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace millrace::cuda

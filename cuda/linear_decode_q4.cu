@@ -1,0 +1,43 @@
+// linear_decode with 4-bit weights: the kernels of the usual group sizes, and one for the others.
+#include "cuda/linear_decode.cuh"
+
+namespace millrace::cuda {
+namespace {
+
+template <bool ZEROS>
+cudaError_t launch_group(const DecodeTask& task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
+  switch (task.group_slices) {
+    case 2:
+      return launch_decode_code<Q4Code<2, ZEROS>>(task, plan, stream, programmatic);
+    case 4:
+      return launch_decode_code<Q4Code<4, ZEROS>>(task, plan, stream, programmatic);
+    case 8:
+      return launch_decode_code<Q4Code<8, ZEROS>>(task, plan, stream, programmatic);
+    default:
+      return launch_decode_code<Q4Code<0, ZEROS>>(task, plan, stream, programmatic);
+  }
+}
+
+template <bool ZEROS>
+cudaError_t prepare_groups() {
+  for (cudaError_t (*prepare)() : {prepare_decode_code<Q4Code<2, ZEROS>>, prepare_decode_code<Q4Code<4, ZEROS>>,
+                                   prepare_decode_code<Q4Code<8, ZEROS>>, prepare_decode_code<Q4Code<0, ZEROS>>}) {
+    if (const cudaError_t status = prepare(); status != cudaSuccess) return status;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace
+
+cudaError_t launch_decode_q4(const DecodeTask& task, bool zeros, const DecodePlan& plan, cudaStream_t stream,
+                             bool programmatic) {
+  return zeros ? launch_group<true>(task, plan, stream, programmatic)
+               : launch_group<false>(task, plan, stream, programmatic);
+}
+
+cudaError_t prepare_decode_q4() {
+  const cudaError_t status = prepare_groups<false>();
+  return status != cudaSuccess ? status : prepare_groups<true>();
+}
+
+}  // namespace millrace::cuda
