@@ -128,7 +128,7 @@ uint64_t read_all(const std::byte* p, size_t bytes) {
   uint64_t sums[8] = {};
   for (size_t i = 0; i < bytes; i += 64) {
     uint64_t line[8];
-    __builtin_prefetch(p + i + 4096);
+    __builtin_prefetch(p + i + 8192);
     std::memcpy(line, p + i, 64);
     for (int j = 0; j < 8; j++) sums[j] ^= line[j];
   }
