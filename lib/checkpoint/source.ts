@@ -2,9 +2,16 @@
 import type { LayerSource, LinearSource, ModelSource, NativeTensor } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { ModelConfig } from './config.ts'
-import type { Quantisation } from './quantisation.ts'
+import { moduleSettings, type Quantisation } from './quantisation.ts'
 
-/** Throws CHECKPOINT_INVALID naming the first tensor that is missing. */
+const ATTENTION = { query: 'q', key: 'k', value: 'v', output: 'o' } as const
+const FEED_FORWARD = { gate: 'gate', up: 'up', down: 'down' } as const
+const HEAD = 'lm_head'
+
+/** What a linear is stored as, by the format's name of the packed weights. */
+const PACKED = { gptq: 'qweight', awq: 'qweight', 'compressed-tensors': 'weight_packed' } as const
+
+/** Throws CHECKPOINT_INVALID naming the first tensor that is missing, CHECKPOINT_UNSUPPORTED a linear of other bits. */
 export function makeSource(
   config: ModelConfig,
   quantisation: Quantisation,
@@ -16,47 +23,88 @@ export function makeSource(
     if (!names.has(name)) throw missing(name)
     return name
   }
+  const settingsOf = moduleSettings(quantisation, moduleNames(config))
 
+  // The settings say how a linear is packed and which ones never are; which of the others are, the file shows.
   const linear = (name: string, bias: boolean): LinearSource => {
-    const biasName = bias ? present(`${name}.bias`) : ''
-    if (names.has(`${name}.qweight`)) {
-      if (quantisation.method === 'none') {
-        throw new MillraceError('CHECKPOINT_INVALID', {
-          message: `tensor '${name}.qweight': expected settings of the quantisation in config.json or quantize_config.json, found none`,
-          remedy: 'fetch the file with the settings from where the checkpoint came from',
-        })
-      }
-      return {
-        format: 'gptq',
-        weight: `${name}.qweight`,
-        zeros: require(`${name}.qzeros`),
-        scales: require(`${name}.scales`),
-        gIdx: present(`${name}.g_idx`),
-        bias: biasName,
-        bits: quantisation.bits,
-        groupSize: quantisation.groupSize,
-        symmetric: quantisation.symmetric,
-        zerosMinusOne: quantisation.format === 'gptq',
+    const biasName = bias ? require(`${name}.bias`) : ''
+    const settings = settingsOf(name)
+    if (settings.quantised && quantisation.method !== 'none') {
+      const packed = `${name}.${PACKED[quantisation.method]}`
+      if (names.has(packed)) {
+        if (settings.bits !== 4) throw otherBits(name, settings.bits, settings.reason)
+        return { ...quantised(name, packed, settings.symmetric), ...settingsFields(settings), bias: biasName }
       }
     }
     if (names.has(`${name}.weight`)) return plain(`${name}.weight`, biasName)
-    throw missing(quantisation.method === 'none' ? `${name}.weight` : `${name}.qweight' or '${name}.weight`)
+    throw noWeight(name, settings.quantised ? undefined : settings.reason)
+  }
+
+  const quantised = (name: string, weight: string, symmetric: boolean): LinearSource => {
+    const source = { ...plain(weight, ''), format: quantisation.method as LinearSource['format'] }
+    if (quantisation.method === 'compressed-tensors') {
+      return {
+        ...source,
+        // Where it is symmetric there is none, whatever a tensor of the name holds.
+        zeros: symmetric ? '' : require(`${name}.weight_zero_point`),
+        scales: require(`${name}.weight_scale`),
+        gIdx: present(`${name}.weight_g_idx`),
+        shape: present(`${name}.weight_shape`),
+      }
+    }
+    const awqWithoutZeros = quantisation.method === 'awq' && symmetric
+    return {
+      ...source,
+      zeros: awqWithoutZeros ? present(`${name}.qzeros`) : require(`${name}.qzeros`),
+      scales: require(`${name}.scales`),
+      gIdx: quantisation.method === 'gptq' ? present(`${name}.g_idx`) : '',
+      zerosMinusOne: quantisation.method === 'gptq' && quantisation.format === 'gptq',
+    }
+  }
+
+  const noWeight = (name: string, excludedBy: string | undefined): MillraceError => {
+    const packed = [`${name}.qweight`, `${name}.weight_packed`].find((tensor) => names.has(tensor))
+    if (packed !== undefined && quantisation.method === 'none') {
+      return new MillraceError('CHECKPOINT_INVALID', {
+        message: `tensor '${packed}': expected settings of the quantisation in config.json or quantize_config.json, found none`,
+        remedy: 'fetch the file with the settings from where the checkpoint came from',
+      })
+    }
+    if (packed !== undefined) {
+      const why = excludedBy ? `by ${excludedBy}` : `by quant_method '${quantisation.method}'`
+      return new MillraceError('CHECKPOINT_INVALID', {
+        message: `tensor '${packed}': ${why} expected '${name}.${excludedBy || quantisation.method === 'none' ? 'weight' : PACKED[quantisation.method]}' instead of it, found none`,
+        remedy: 'check that the settings of the quantisation belong to this checkpoint',
+      })
+    }
+    return missing(
+      quantisation.method === 'none' || excludedBy
+        ? `${name}.weight`
+        : `${name}.${PACKED[quantisation.method]}' or '${name}.weight`,
+    )
   }
 
   const layer = (index: number): LayerSource => {
+    const attention = (part: keyof typeof ATTENTION) =>
+      linear(
+        moduleName(index, part),
+        config.attentionBias === 'all' || (config.attentionBias === 'qkv' && part !== 'output'),
+      )
+    const feedForward = (part: keyof typeof FEED_FORWARD) => linear(moduleName(index, part), config.feedForwardBias)
     const prefix = `model.layers.${index}`
-    const attention = (part: string) => linear(`${prefix}.self_attn.${part}_proj`, config.attentionBias)
-    const feedForward = (part: string) => linear(`${prefix}.mlp.${part}_proj`, config.feedForwardBias)
+    const headNorm = (name: string) => (config.spec.qkNorm ? require(`${prefix}.self_attn.${name}.weight`) : '')
     return {
       attentionNorm: require(`${prefix}.input_layernorm.weight`),
       feedForwardNorm: require(`${prefix}.post_attention_layernorm.weight`),
-      query: attention('q'),
-      key: attention('k'),
-      value: attention('v'),
-      output: attention('o'),
+      query: attention('query'),
+      key: attention('key'),
+      value: attention('value'),
+      output: attention('output'),
       gate: feedForward('gate'),
       up: feedForward('up'),
       down: feedForward('down'),
+      queryNorm: headNorm('q_norm'),
+      keyNorm: headNorm('k_norm'),
     }
   }
 
@@ -66,9 +114,28 @@ export function makeSource(
     layers: Array.from({ length: config.spec.layers }, (_, index) => layer(index)),
     embedding,
     finalNorm: require('model.norm.weight'),
-    head: config.tiedEmbeddings ? plain(embedding, '') : linear('lm_head', false),
+    head: config.tiedEmbeddings ? plain(embedding, '') : linear(HEAD, false),
   }
 }
+
+function moduleName(layer: number, part: keyof typeof ATTENTION | keyof typeof FEED_FORWARD): string {
+  const prefix = `model.layers.${layer}`
+  return part in ATTENTION
+    ? `${prefix}.self_attn.${ATTENTION[part as keyof typeof ATTENTION]}_proj`
+    : `${prefix}.mlp.${FEED_FORWARD[part as keyof typeof FEED_FORWARD]}_proj`
+}
+
+function moduleNames(config: ModelConfig): string[] {
+  const parts = [...Object.keys(ATTENTION), ...Object.keys(FEED_FORWARD)] as Parameters<typeof moduleName>[1][]
+  const layers = Array.from({ length: config.spec.layers }, (_, index) => parts.map((part) => moduleName(index, part)))
+  return [...layers.flat(), HEAD]
+}
+
+const settingsFields = ({ bits, groupSize, symmetric }: { bits: number; groupSize: number; symmetric: boolean }) => ({
+  bits,
+  groupSize,
+  symmetric,
+})
 
 function plain(weight: string, bias: string): LinearSource {
   return {
@@ -77,6 +144,7 @@ function plain(weight: string, bias: string): LinearSource {
     zeros: '',
     scales: '',
     gIdx: '',
+    shape: '',
     bias,
     bits: 0,
     groupSize: 0,
@@ -88,5 +156,12 @@ function plain(weight: string, bias: string): LinearSource {
 function missing(name: string): MillraceError {
   return new MillraceError('CHECKPOINT_INVALID', {
     message: `expected tensor '${name}' in the safetensors files, found none`,
+  })
+}
+
+function otherBits(name: string, bits: number, reason: string | undefined): MillraceError {
+  return new MillraceError('CHECKPOINT_UNSUPPORTED', {
+    message: `${reason ?? 'settings'}: '${name}' of ${bits} bits is not supported, expected 4`,
+    remedy: 'use a checkpoint whose quantised linears all have 4 bits',
   })
 }

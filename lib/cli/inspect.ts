@@ -1,4 +1,5 @@
 import { Command } from 'commander'
+import type { Quantisation } from '../checkpoint/quantisation.ts'
 import { type Inspection, inspect } from '../model/inspect.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
 import type { Terminal } from './terminal.ts'
@@ -30,20 +31,16 @@ function describe(inspection: Inspection): string {
     spec.rope.scaling === 'none'
       ? `theta ${spec.rope.theta}`
       : `theta ${spec.rope.theta}, ${spec.rope.scaling} x ${spec.rope.factor}`
-  const group = quantisation.method === 'gptq' && quantisation.groupSize === -1 ? 'none' : ''
+  const window = spec.slidingWindow > 0 ? `window ${formatCount(spec.slidingWindow)}, ` : ''
+  const extras = `${window}${spec.qkNorm ? 'normed heads, ' : ''}`
   return formatTable([
     ['architecture', inspection.architecture],
     ['parameters', formatCount(inspection.parameters)],
     ['layers', `${spec.layers}, hidden ${spec.hidden}, feed-forward ${spec.intermediate}`],
-    ['attention', `${spec.heads} heads, ${spec.kvHeads} KV heads, head size ${spec.headDim}, rope ${rope}`],
+    ['attention', `${spec.heads} heads, ${spec.kvHeads} KV heads, head size ${spec.headDim}, ${extras}rope ${rope}`],
     ['vocabulary', `${formatCount(spec.vocab)}${inspection.tiedEmbeddings ? ', head tied to the embedding' : ''}`],
     ['context', `${formatCount(spec.maxPosition)} tokens`],
-    [
-      'quantisation',
-      quantisation.method === 'none'
-        ? 'none'
-        : `${quantisation.format}, ${quantisation.bits} bits, group ${group || quantisation.groupSize}, ${quantisation.symmetric ? 'symmetric' : 'asymmetric'}${quantisation.actOrder ? ', act-order' : ''}`,
-    ],
+    ['quantisation', describeQuantisation(quantisation)],
     ['attention units', unitLine('attention')],
     ['feed-forward units', unitLine('feedForward')],
     ['head unit', unitLine('head')],
@@ -52,4 +49,18 @@ function describe(inspection: Inspection): string {
     ['KV cache', `${formatCount(inspection.kvBytesPerToken)} bytes a token`],
     ['files', inspection.files.map((file) => `${file.name} (${formatBytes(file.bytes)})`).join(', ')],
   ])
+}
+
+function describeQuantisation(quantisation: Quantisation): string {
+  if (quantisation.method === 'none') return 'none'
+  const { method, format, bits, groupSize, symmetric } = quantisation
+  const rules = method === 'gptq' ? quantisation.rules.length : 0
+  return [
+    method === 'gptq' ? format : `${method} ${format}`,
+    `${bits} bits`,
+    `group ${groupSize === -1 ? 'none' : groupSize}`,
+    symmetric ? 'symmetric' : 'asymmetric',
+    ...(method !== 'awq' && quantisation.actOrder ? ['act-order'] : []),
+    ...(rules > 0 ? [`${rules} rules of its own for some linears`] : []),
+  ].join(', ')
 }

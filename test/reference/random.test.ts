@@ -49,6 +49,71 @@ const llama3Rope = {
   original_max_position_embeddings: 64,
 } as const
 
+const dynamicRope = { rope_type: 'dynamic', factor: 4 } as const
+const yarnRope = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 64 } as const
+const anyRope = (random: Random): Partial<ModelShape> =>
+  random.pick([{}, ...[llama3Rope, linearRope, yarnRope, dynamicRope].map((ropeScaling) => ({ ropeScaling }))])
+
+const ARCHITECTURES = ['llama', 'mistral', 'qwen2', 'qwen3'] as const
+
+/** A kind of each architecture in each format, with everything that they have of their own. */
+function pairs(): Record<string, (random: Random) => Omit<CheckpointOptions, 'seed'>> {
+  const formats: Record<string, (random: Random) => Partial<CheckpointOptions>> = {
+    plain: (random) => ({ dtype: random.pick(['F16', 'BF16', 'F32']), tied: random.pick([true, false]) }),
+    gptq: (random) => ({
+      gptq: {
+        version: random.pick([1, 2]),
+        groupSize: random.pick([16, 32, 64, -1]),
+        symmetric: random.pick([true, false]),
+        order: random.pick(['absent', 'sequential', 'shared', 'separate']),
+        dynamic: {
+          '-:.*\\.0\\..*down': {},
+          '+:model\\.layers\\.1\\.mlp': { group_size: 8, sym: false },
+          '.*v_proj': { sym: true },
+        },
+      },
+    }),
+    awq: (random) => ({
+      awq: {
+        groupSize: random.pick([16, 32, 64, -1]),
+        zeroPoint: random.pick([true, true, false]),
+        scaleDtype: random.pick(['F16', 'BF16']),
+        head: random.pick([true, false]),
+        plain: random.pick([undefined, ['self_attn.o_proj', 'mlp.up_proj']]),
+        saidIn: random.pick(['config.json', 'quant_config.json']),
+      },
+    }),
+    'compressed-tensors': (random) => ({
+      dtype: 'BF16',
+      compressed: {
+        groupSize: random.pick([16, 32, 64, -1]),
+        symmetric: random.pick([true, false]),
+        actOrder: random.pick([undefined, 'group', 'weight']),
+        scaleDtype: random.pick(['F16', 'BF16']),
+        head: random.pick([true, false]),
+        ignore: random.pick([[], ['model.layers.0.mlp.gate_proj', 're:.*1.*k_proj']]),
+      },
+      shards: 2,
+    }),
+  }
+  const kinds = ARCHITECTURES.flatMap((architecture) =>
+    Object.entries(formats).map(([format, options]) => {
+      const draw = (random: Random) => {
+        const slidingWindow = architecture === 'llama' ? undefined : random.pick([undefined, 1, 37, 64, 500])
+        return {
+          shape: randomShape(random, { vocab: random.pick([272, 304]), ...anyRope(random) }),
+          architecture,
+          attentionBias: random.pick([true, false]),
+          ...(slidingWindow === undefined ? {} : { slidingWindow }),
+          ...options(random),
+        }
+      }
+      return [`${architecture}, ${format}`, draw] as const
+    }),
+  )
+  return Object.fromEntries(kinds)
+}
+
 const KINDS: Record<string, (random: Random) => Omit<CheckpointOptions, 'seed'>> = {
   'f32, biases': (random) => ({ shape: randomShape(random), dtype: 'F32', attentionBias: true, mlpBias: true }),
   'f16, tied, odd widths': (random) => ({
@@ -141,7 +206,7 @@ interface Outcome {
   generatedLogprobs: number[]
 }
 
-Object.entries(KINDS).forEach(([kind, draw], index) => {
+Object.entries({ ...KINDS, ...pairs() }).forEach(([kind, draw], index) => {
   describe(`${kind} (MILLRACE_SEED=${SEED})`, () => {
     const random = new Random(1000 * SEED + index)
     const dir = mkdtempSync(join(tmpdir(), 'millrace-random-'))

@@ -1,9 +1,9 @@
 /**
- * Llama in float64, for the tests to compare with: readable rather than fast, and independent of the product's code.
+ * Llama, Mistral, Qwen2 and Qwen3 in float64, for the tests to compare with: readable rather than fast, and independent of the product's code.
  * Weights are held as float32, which is exact for every stored type (a nibble less its zero point times a half-precision
  * scale has at most 16 significant bits); all arithmetic on activations is float64.
  */
-import { type Config, readConfig } from './config.ts'
+import { type CompressedTensorsConfig, type Config, gptqSettingsOf, readConfig, windowOf } from './config.ts'
 import { numbers, readFolder, type Tensor, type Tensors } from './safetensors.ts'
 
 export interface Matrix {
@@ -22,6 +22,9 @@ interface Layer {
   query: Matrix
   key: Matrix
   value: Matrix
+  /** Qwen3's, of each head. */
+  queryNorm?: Float64Array
+  keyNorm?: Float64Array
   output: Matrix
   feedForwardNorm: Float64Array
   gate: Matrix
@@ -43,7 +46,7 @@ export class ReferenceModel {
   private readonly embedding: Matrix
   private readonly finalNorm: Float64Array
   private readonly head: Matrix
-  private readonly frequencies: Float64Array
+  private readonly rotation: Rotation
 
   /** Reads a Hugging Face folder; layers are dequantised when first used. */
   constructor(dir: string) {
@@ -54,7 +57,10 @@ export class ReferenceModel {
     this.embedding = { n: table.shape[0]!, k: table.shape[1]!, weights: exactFloats(table) }
     this.finalNorm = numbers(this.require('model.norm.weight'))
     this.head = this.config.tie_word_embeddings ? this.embedding : this.linear('lm_head')
-    this.frequencies = ropeFrequencies(this.config, this.headDim)
+    this.rotation = {
+      frequencies: ropeFrequencies(this.config, this.headDim),
+      amplitude: ropeAmplitude(this.config),
+    }
   }
 
   private require(name: string): Tensor {
@@ -71,11 +77,13 @@ export class ReferenceModel {
     const known = this.layers.get(i)
     if (known) return known
     const at = `model.layers.${i}`
+    const headNorm = (name: string) => numbers(this.require(`${at}.self_attn.${name}.weight`))
     const layer: Layer = {
       attentionNorm: numbers(this.require(`${at}.input_layernorm.weight`)),
       query: this.linear(`${at}.self_attn.q_proj`),
       key: this.linear(`${at}.self_attn.k_proj`),
       value: this.linear(`${at}.self_attn.v_proj`),
+      ...(this.config.model_type === 'qwen3' ? { queryNorm: headNorm('q_norm'), keyNorm: headNorm('k_norm') } : {}),
       output: this.linear(`${at}.self_attn.o_proj`),
       feedForwardNorm: numbers(this.require(`${at}.post_attention_layernorm.weight`)),
       gate: this.linear(`${at}.mlp.gate_proj`),
@@ -139,24 +147,33 @@ export class ReferenceModel {
   private attention(layer: Layer, x: Float64Array, position: number, cache: LayerCache): Float64Array {
     const { num_attention_heads: heads, num_key_value_heads: kvHeads } = this.config
     const d = this.headDim
-    const query = multiply(layer.query, x)
-    const key = multiply(layer.key, x)
-    for (let h = 0; h < heads; h++) rotate(query.subarray(h * d, (h + 1) * d), position, this.frequencies)
-    for (let h = 0; h < kvHeads; h++) rotate(key.subarray(h * d, (h + 1) * d), position, this.frequencies)
+    const turned = (all: Float64Array, norm: Float64Array | undefined) => {
+      for (let at = 0; at < all.length; at += d) {
+        const head = all.subarray(at, at + d)
+        if (norm) head.set(rmsNorm(head, norm, this.config.rms_norm_eps))
+        rotate(head, position, this.rotation)
+      }
+      return all
+    }
+    const query = turned(multiply(layer.query, x), layer.queryNorm)
+    const key = turned(multiply(layer.key, x), layer.keyNorm)
     cache.keys.push(key)
     cache.values.push(multiply(layer.value, x))
 
+    const first = Math.max(0, position + 1 - windowOf(this.config))
+    const keys = cache.keys.slice(first)
+    const values = cache.values.slice(first)
     const mixed = new Float64Array(heads * d)
     for (let h = 0; h < heads; h++) {
       // Query heads share a key and value head in runs of heads / kvHeads.
       const kvAt = Math.floor(h / (heads / kvHeads)) * d
-      const scores = Float64Array.from(cache.keys, (k) => {
+      const scores = Float64Array.from(keys, (k) => {
         let sum = 0
         for (let i = 0; i < d; i++) sum += query[h * d + i]! * k[kvAt + i]!
         return sum / Math.sqrt(d)
       })
       const weights = logSoftmax(scores).map(Math.exp)
-      cache.values.forEach((v, p) => {
+      values.forEach((v, p) => {
         const weight = weights[p]!
         for (let i = 0; i < d; i++) mixed[h * d + i] = mixed[h * d + i]! + weight * v[kvAt + i]!
       })
@@ -181,43 +198,119 @@ export class ReferenceSequence {
   }
 }
 
-/**
- * A linear of a checkpoint. GPTQ: W[k, n] = scale[g(k), n] * (q[k, n] - zero[g(k), n]); qweight int32 [K/8, N] with
- * row 8r + j in nibble j, qzeros int32 [groups, N/8] with column 8c + j in nibble j, scales [groups, N], g_idx [K].
- */
+/** A linear of a checkpoint, whatever its format. */
 export function readLinear(tensors: Tensors, config: Config, name: string): Matrix {
   const bias = tensors.get(`${name}.bias`)
   const withBias = (matrix: Matrix): Matrix => (bias ? { ...matrix, bias: numbers(bias) } : matrix)
   const plain = tensors.get(`${name}.weight`)
   if (plain) return withBias({ n: plain.shape[0]!, k: plain.shape[1]!, weights: exactFloats(plain) })
+  switch (config.quantization_config?.quant_method ?? 'gptq') {
+    case 'awq':
+      return withBias(readAwq(tensors, config, name))
+    case 'compressed-tensors':
+      return withBias(readCompressed(tensors, config, name))
+    default:
+      return withBias(readGptq(tensors, config, name))
+  }
+}
 
+const nibble = (word: number, j: number): number => (word >>> (4 * j)) & 15
+
+function required(tensors: Tensors, name: string): Tensor {
+  const found = tensors.get(name)
+  if (!found) throw new Error(`no tensor ${name}`)
+  return found
+}
+
+/** W[n, k] = scale (q - zero), of what three functions say of row n and column k. */
+function dequantise(n: number, k: number, scale: At, q: At, zero: At): Matrix {
+  const weights = new Float32Array(n * k)
+  for (let row = 0; row < n; row++) {
+    for (let column = 0; column < k; column++) {
+      weights[row * k + column] = scale(row, column) * (q(row, column) - zero(row, column))
+    }
+  }
+  return { n, k, weights }
+}
+type At = (row: number, column: number) => number
+
+/**
+ * GPTQ: W[k, n] = scale[g(k), n] * (q[k, n] - zero[g(k), n]); qweight int32 [K/8, N] with row 8r + j in nibble j, qzeros
+ * int32 [groups, N/8] with column 8c + j in nibble j, scales [groups, N], g_idx [K].
+ */
+function readGptq(tensors: Tensors, config: Config, name: string): Matrix {
   const settings = config.quantization_config
-  const qweight = tensors.get(`${name}.qweight`)
-  const qzeros = tensors.get(`${name}.qzeros`)
-  const scales = tensors.get(`${name}.scales`)
-  if (!settings || !qweight || !qzeros || !scales) throw new Error(`${name} is neither plain nor GPTQ`)
+  const own = settings && settings.quant_method !== 'awq' && settings.quant_method !== 'compressed-tensors' && settings
+  if (!own) throw new Error(`${name} is neither plain nor GPTQ`)
+  const qweight = required(tensors, `${name}.qweight`)
   const k = 8 * qweight.shape[0]!
   const n = qweight.shape[1]!
-  const groupSize = settings.group_size === -1 ? k : settings.group_size
+  const module = gptqSettingsOf(own, name)
+  if (module === 'plain') throw new Error(`${name} is excluded, but not plain`)
+  const groupSize = module.groupSize === -1 ? k : module.groupSize
   const order = tensors.get(`${name}.g_idx`)
   const groupOf = order ? numbers(order) : Float64Array.from({ length: k }, (_, i) => Math.floor(i / groupSize))
 
   const words = numbers(qweight)
   // Version 1 stores zero - 1, subtracted from a whole word at once: undone the same way, carries included.
-  const offset = settings.checkpoint_format === 'gptq_v2' ? 0 : 0x11111111
-  const zeroWords = Int32Array.from(numbers(qzeros), (word) => (word + offset) | 0)
+  const offset = own.checkpoint_format === 'gptq_v2' ? 0 : 0x11111111
+  const zeroWords = Int32Array.from(numbers(required(tensors, `${name}.qzeros`)), (word) => (word + offset) | 0)
+  const scale = numbers(required(tensors, `${name}.scales`))
+  return dequantise(
+    n,
+    k,
+    (row, column) => scale[groupOf[column]! * n + row]!,
+    (row, column) => nibble(words[Math.floor(column / 8) * n + row]!, column % 8),
+    (row, column) => nibble(zeroWords[groupOf[column]! * (n / 8) + Math.floor(row / 8)]!, row % 8),
+  )
+}
+
+/** AWQ GEMM: qweight int32 [K, N/8] and qzeros int32 [groups, N/8], nibble i of a word being column AWQ_ORDER[i]. */
+function readAwq(tensors: Tensors, config: Config, name: string): Matrix {
+  const qweight = required(tensors, `${name}.qweight`)
+  const k = qweight.shape[0]!
+  const n = 8 * qweight.shape[1]!
+  const { group_size: said } = config.quantization_config as { group_size: number }
+  const groupSize = said === -1 ? k : said
+  const words = numbers(qweight)
+  const zeroWords = numbers(required(tensors, `${name}.qzeros`))
+  const scale = numbers(required(tensors, `${name}.scales`))
+  const group = (column: number) => Math.floor(column / groupSize)
+  const AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
+  const at = (from: Float64Array, line: number, row: number) =>
+    nibble(from[line * (n / 8) + Math.floor(row / 8)]!, AWQ_ORDER.indexOf(row % 8))
+  return dequantise(
+    n,
+    k,
+    (row, column) => scale[group(column) * n + row]!,
+    (row, column) => at(words, column, row),
+    (row, column) => at(zeroWords, group(column), row),
+  )
+}
+
+/**
+ * compressed-tensors pack-quantized: weight_packed int32 [N, K/8], values stored plus 8; weight_scale [N, groups];
+ * weight_zero_point int32 [N/8, groups] packed along rows, plus 8 too; weight_g_idx [K].
+ */
+function readCompressed(tensors: Tensors, config: Config, name: string): Matrix {
+  const [n, k] = numbers(required(tensors, `${name}.weight_shape`)) as unknown as [number, number]
+  const words = numbers(required(tensors, `${name}.weight_packed`))
+  const scales = required(tensors, `${name}.weight_scale`)
   const scale = numbers(scales)
-  const nibble = (word: number, j: number) => (word >>> (4 * j)) & 15
-  const weights = new Float32Array(n * k)
-  for (let row = 0; row < k; row++) {
-    const group = groupOf[row]!
-    for (let column = 0; column < n; column++) {
-      const q = nibble(words[Math.floor(row / 8) * n + column]!, row % 8)
-      const zero = nibble(zeroWords[group * (n / 8) + Math.floor(column / 8)]!, column % 8)
-      weights[column * k + row] = scale[group * n + column]! * (q - zero)
-    }
-  }
-  return withBias({ n, k, weights })
+  const groups = scales.shape[1]!
+  const { weights } = (config.quantization_config as CompressedTensorsConfig).config_groups.group_0
+  const groupSize = weights.strategy === 'channel' ? k : weights.group_size!
+  const order = tensors.get(`${name}.weight_g_idx`)
+  const groupOf = order ? numbers(order) : Float64Array.from({ length: k }, (_, i) => Math.floor(i / groupSize))
+  const zeros = tensors.get(`${name}.weight_zero_point`)
+  const zeroWords = zeros && numbers(zeros)
+  return dequantise(
+    n,
+    k,
+    (row, column) => scale[row * groups + groupOf[column]!]!,
+    (row, column) => nibble(words[row * (k / 8) + Math.floor(column / 8)]!, column % 8) - 8,
+    (row, column) => (zeroWords ? nibble(zeroWords[Math.floor(row / 8) * groups + groupOf[column]!]!, row % 8) - 8 : 0),
+  )
 }
 
 function exactFloats(tensor: Tensor): Float32Array {
@@ -227,15 +320,32 @@ function exactFloats(tensor: Tensor): Float32Array {
 
 /**
  * Radians a position for each pair (i, i + headDim / 2). `linear` divides all by `factor`; `llama3` (Llama 3.1's)
- * divides those of long wavelengths, keeps those of short ones and blends in between.
+ * divides those of long wavelengths, keeps those of short ones and blends in between; `yarn` does so by pairs;
+ * `dynamic` enlarges theta as transformers does for a sequence of max_position_embeddings x factor tokens.
  */
 export function ropeFrequencies(config: Config, headDim: number): Float64Array {
   const scaling = config.rope_scaling
+  let theta = config.rope_theta
+  if (scaling?.rope_type === 'dynamic') {
+    const { max_position_embeddings: original } = config
+    const length = original * scaling.factor
+    theta *= ((scaling.factor * length) / original - (scaling.factor - 1)) ** (headDim / (headDim - 2))
+  }
   return Float64Array.from({ length: headDim / 2 }, (_, i) => {
-    const frequency = config.rope_theta ** ((-2 * i) / headDim)
-    if (!scaling) return frequency
-    if (scaling.rope_type === 'linear') return frequency / scaling.factor
-    const { factor, low_freq_factor: low, high_freq_factor: high, original_max_position_embeddings: original } = scaling
+    const frequency = theta ** ((-2 * i) / headDim)
+    if (!scaling || scaling.rope_type === 'dynamic') return frequency
+    const { factor } = scaling
+    if (scaling.rope_type === 'linear') return frequency / factor
+    const original = scaling.original_max_position_embeddings
+    if (scaling.rope_type === 'yarn') {
+      // The pair, as a fraction, that turns so many times within the original context.
+      const pair = (turns: number) => (headDim / 2) * (Math.log(original / (turns * 2 * Math.PI)) / Math.log(theta))
+      const low = Math.max(0, Math.floor(pair(scaling.beta_fast ?? 32)))
+      const high = Math.min(headDim - 1, Math.ceil(pair(scaling.beta_slow ?? 1)))
+      const stretched = Math.min(1, Math.max(0, (i - low) / (high - low)))
+      return (frequency / factor) * stretched + frequency * (1 - stretched)
+    }
+    const { low_freq_factor: low, high_freq_factor: high } = scaling
     // How often the pair turns within the original context: below `low` stretched, above `high` kept.
     const turns = (original * frequency) / (2 * Math.PI)
     const kept = Math.min(1, Math.max(0, (turns - low) / (high - low)))
@@ -243,15 +353,30 @@ export function ropeFrequencies(config: Config, headDim: number): Float64Array {
   })
 }
 
+/** What cosines and sines are multiplied by: YaRN's attention factor. */
+export function ropeAmplitude({ rope_scaling: scaling }: Config): number {
+  if (scaling?.rope_type !== 'yarn') return 1
+  if (scaling.attention_factor !== undefined) return scaling.attention_factor
+  const scale = (by: number) => 0.1 * by * Math.log(scaling.factor) + 1
+  const { mscale, mscale_all_dim: ofAll } = scaling
+  return mscale && ofAll ? scale(mscale) / scale(ofAll) : scale(1)
+}
+
+interface Rotation {
+  frequencies: Float64Array
+  amplitude: number
+}
+
 /** Rotates pairs (i, i + d / 2) of one head's vector in place. */
-function rotate(x: Float64Array, position: number, frequencies: Float64Array): void {
+function rotate(x: Float64Array, position: number, { frequencies, amplitude }: Rotation): void {
   const half = frequencies.length
   for (let i = 0; i < half; i++) {
-    const angle = position * frequencies[i]!
+    const cosine = amplitude * Math.cos(position * frequencies[i]!)
+    const sine = amplitude * Math.sin(position * frequencies[i]!)
     const a = x[i]!
     const b = x[i + half]!
-    x[i] = a * Math.cos(angle) - b * Math.sin(angle)
-    x[i + half] = b * Math.cos(angle) + a * Math.sin(angle)
+    x[i] = a * cosine - b * sine
+    x[i + half] = b * cosine + a * sine
   }
 }
 
