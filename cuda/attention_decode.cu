@@ -139,7 +139,7 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D == 64 || (D == 128 && kAh
   constexpr int kWarpBlocks = kSplitBlocks / kWarps;
   constexpr int kKeyChunks = D / 32, kValueChunks = D / 64;
   constexpr int kPairs = D / 2;
-  constexpr int kKeySlots = 2;
+  constexpr int kKeySlots = 2;  // blocks whose keys are in registers at once, from the start
   constexpr int kValueSlots = kWarpBlocks < 2 ? 1 : 2;  // in registers, when the scores are done
   static_assert(kThreads % kPairs == 0, "a thread meets one rope angle");
 
@@ -434,7 +434,7 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D == 64 || (D == 128 && kAh
   const int first_head = kv_head * shape.group + first_query;
   const auto write_out = [&](int head, int element, const Sums& total) {
     const float inverse = 1.0f / total.sum;
-    *reinterpret_cast<__half2*>(a.out + (static_cast<int64_t>(row) * a.heads + head) * head_dim + element) =
+    *reinterpret_cast<__half2*>(a.out + static_cast<int64_t>(row) * a.out_stride + head * head_dim + element) =
         __floats2half2_rn(total.values.x * inverse, total.values.y * inverse);
   };
   const Partials partials(a, shape.splits);

@@ -328,7 +328,8 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
     const int m = warp * kWarpTiles * 16 + i / (D / 8), unit = i % (D / 8);
     const int row = m / group;
     if (row >= rows || row_position[row] < 0 || unit * 8 >= head_dim) continue;
-    __half* out = a.out + (static_cast<int64_t>(first + row) * a.heads + kv_head * group + m % group) * head_dim + unit * 8;
+    __half* out =
+        a.out + static_cast<int64_t>(first + row) * a.out_stride + (kv_head * group + m % group) * head_dim + unit * 8;
     const __half* from = unit_of<D>(queries, m, unit);
     if (kExact || head_dim % 8 == 0) {
       *reinterpret_cast<uint4*>(out) = *reinterpret_cast<const uint4*>(from);

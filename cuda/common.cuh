@@ -42,13 +42,6 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], uint32_t a0, uint32_
 #endif
 }
 
-// a & mask | bits as one instruction.
-__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t mask, uint32_t bits) {
-  uint32_t d;
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(mask), "r"(bits));
-  return d;
-}
-
 // 16 bytes that are read once: past L1, first to be evicted.
 __device__ __forceinline__ uint4 load_once(const void* address) {
   uint4 v;
@@ -135,60 +128,112 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
+// ---- Shared memory by its 32-bit addresses, for kernels whose rings would otherwise cost them 64-bit arithmetic.
+__device__ __forceinline__ uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+// The same value, which the compiler keeps rather than computes anew.
+__device__ __forceinline__ uint32_t kept(uint32_t v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
+__device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address));
+  return v;
+}
+__device__ __forceinline__ uint2 load_shared_8(uint32_t address) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address));
+  return v;
+}
+__device__ __forceinline__ void store_shared_16(uint32_t address, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
+__device__ __forceinline__ void store_shared_2(uint32_t address, uint16_t v) {
+  asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(v) : "memory");
+}
+// load_matrices of a row's address.
+__device__ __forceinline__ void load_matrices_at(uint32_t (&r)[4], uint32_t row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(row));
+}
+// (a & b) | c, which the compiler makes two instructions when b and c are constants.
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t v;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(v) : "r"(a), "r"(b), "r"(c));
+  return v;
+}
+// copy_part_async to an address.
+__device__ __forceinline__ void copy_part_async_at(uint32_t shared, const void* address, int bytes) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(address), "r"(bytes) : "memory");
+#else
+  uint4 v = {};
+  if (bytes > 0) {
+    v = *static_cast<const uint4*>(address);
+    uint32_t* words = &v.x;
+    for (int i = 0; i < 4; i++) words[i] = bytes >= 4 * i + 4 ? words[i] : bytes > 4 * i ? words[i] & 0xffff : 0;
+  }
+  store_shared_16(shared, v);
+#endif
+}
+
 // Weights on their way to shared memory, counted by a barrier in shared memory. All lanes of a warp call these together:
 // begin, copies, end; and, to read, wait. sm_90 and later: the bulk copy engine, started by lane 0; sm_80: asynchronous
 // copies by all lanes; sm_75: plain copies. Addresses and sizes are multiples of 16. `parity` is that of the number of
 // rounds (begin .. end) that the barrier has counted before the one waited for.
-__device__ __forceinline__ uint32_t shared_address(const void* shared) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-}
-__device__ __forceinline__ void warp_copy_init(uint64_t* barrier) {
+__device__ __forceinline__ void warp_copy_init(uint32_t barrier) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
 #elif __CUDA_ARCH__ >= 800
-  asm volatile("mbarrier.init.shared.b64 [%0], 32;" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("mbarrier.init.shared.b64 [%0], 32;" ::"r"(barrier) : "memory");
 #endif
 }
-// After the last warp_copy_init, by the lane that called it; before reuse of shared memory that ordinary stores or loads
-// touched, by each lane that did.
-__device__ __forceinline__ void warp_copy_fence() {
+// After the last warp_copy_init, by the lane that called it.
+__device__ __forceinline__ void warp_copy_init_fence() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+// Before reuse of shared memory that ordinary stores or loads touched, by each lane that did.
+__device__ __forceinline__ void warp_copy_fence() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
-__device__ __forceinline__ void warp_copy_begin(uint64_t* barrier, uint32_t bytes, int lane) {
+__device__ __forceinline__ void warp_copy_begin(uint32_t barrier, uint32_t bytes, int lane) {
 #if __CUDA_ARCH__ >= 900
   if (lane == 0) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
-                 : "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
   }
 #endif
 }
-__device__ __forceinline__ void warp_copy(void* shared, const void* address, uint32_t bytes, uint64_t* barrier,
+__device__ __forceinline__ void warp_copy(uint32_t shared, const void* address, uint32_t bytes, uint32_t barrier,
                                           int lane) {
 #if __CUDA_ARCH__ >= 900
   if (lane == 0) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                     shared_address(shared)),
-                 "l"(address), "r"(bytes), "r"(shared_address(barrier))
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
+                 "l"(address), "r"(bytes), "r"(barrier)
                  : "memory");
   }
 #else
   for (uint32_t at = 16 * lane; at < bytes; at += 512) {
-    copy_async(static_cast<char*>(shared) + at, static_cast<const char*>(address) + at, true);
+    copy_part_async_at(shared + at, static_cast<const char*>(address) + at, 16);
   }
 #endif
 }
-__device__ __forceinline__ void warp_copy_end(uint64_t* barrier) {
+__device__ __forceinline__ void warp_copy_end(uint32_t barrier) {
 #if __CUDA_ARCH__ >= 900
 #elif __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
 #else
   __syncwarp();
 #endif
 }
-__device__ __forceinline__ void warp_copy_wait(uint64_t* barrier, uint32_t parity) {
+__device__ __forceinline__ void warp_copy_wait(uint32_t barrier, uint32_t parity) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(
       "{\n"
@@ -196,7 +241,7 @@ __device__ __forceinline__ void warp_copy_wait(uint64_t* barrier, uint32_t parit
       "again:\n"
       " mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
       " @!p bra again;\n"
-      "}\n" ::"r"(shared_address(barrier)),
+      "}\n" ::"r"(barrier),
       "r"(parity)
       : "memory");
 #elif __CUDA_ARCH__ >= 800
@@ -209,21 +254,55 @@ __device__ __forceinline__ void warp_copy_wait(uint64_t* barrier, uint32_t parit
         " selp.b32 %0, 1, 0, p;\n"
         "}\n"
         : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(parity)
+        : "r"(barrier), "r"(parity)
         : "memory");
   }
 #endif
 }
 
-// The same barriers for each lane's own copy_async: init, then a round's copies and end by all lanes, then wait.
-__device__ __forceinline__ void lane_copies_init(uint64_t* barrier) {
+// The same barriers for each lane's own copies: init, then a round's copies and end by all lanes, then wait.
+__device__ __forceinline__ void lane_copies_init(uint32_t barrier) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("mbarrier.init.shared.b64 [%0], 32;" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("mbarrier.init.shared.b64 [%0], 32;" ::"r"(barrier) : "memory");
 #endif
 }
-__device__ __forceinline__ void lane_copies_end(uint64_t* barrier) {
+__device__ __forceinline__ void lane_copies_end(uint32_t barrier) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+#endif
+}
+
+// ---- Clusters (sm_90 and later): the rank of a thread block in its cluster, a barrier of all threads of the cluster in
+// two steps (what was written before arrival is seen after the wait), and a store to another block's shared memory.
+__device__ __forceinline__ uint32_t cluster_rank() {
+#if __CUDA_ARCH__ >= 900
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+#else
+  return 0;
+#endif
+}
+__device__ __forceinline__ void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void store_cluster_16(uint32_t rank, uint32_t address, float4 v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n"
+      " .reg .b32 remote;\n"
+      " mapa.shared::cluster.u32 remote, %0, %1;\n"
+      " st.shared::cluster.v4.f32 [remote], {%2,%3,%4,%5};\n"
+      "}\n" ::"r"(address),
+      "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+      : "memory");
 #endif
 }
 
@@ -263,20 +342,35 @@ __device__ __forceinline__ float exp2_approximate(float x) {
 }
 
 // A kernel launch that may begin before its predecessor has ended, where the device can.
+// `cluster` blocks along x form a cluster, if more than one.
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-                   bool programmatic, Arguments... arguments) {
+cudaError_t launch_clusters(int cluster, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                            cudaStream_t stream, bool programmatic, Arguments... arguments) {
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = programmatic ? 1 : 0;
+  cudaLaunchAttribute attributes[2]{};
+  unsigned count = 0;
+  if (programmatic) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim.x = static_cast<unsigned>(cluster);
+    attributes[count].val.clusterDim.y = 1;
+    attributes[count++].val.clusterDim.z = 1;
+  }
+  config.attrs = attributes;
+  config.numAttrs = count;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                   bool programmatic, Arguments... arguments) {
+  return launch_clusters(1, kernel, grid, block, shared_bytes, stream, programmatic, arguments...);
 }
 
 }  // namespace millrace::cuda

@@ -141,6 +141,12 @@ CudaExecutor::Inputs CudaExecutor::lay_out_inputs(std::byte* base) const {
 
 CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(device), config_(config) {
   const ModelSpec& spec = config_.spec;
+  if (spec.sliding_window > 0 && spec.sliding_window < config_.max_context) {
+    throw Error(code::kCheckpointUnsupported,
+                format("a sliding window of %d positions is not supported on the GPU beyond that context",
+                       spec.sliding_window),
+                format("load with contextLength: %d or less, or use device: 'cpu'", spec.sliding_window));
+  }
   check(cudaSetDevice(device_), "choosing the GPU");
   block_table_stride_ = (config_.max_context + kKvBlockTokens - 1) / kKvBlockTokens;
   max_padded_rows_ = std::max(row_bucket(std::min(config_.max_rows, kDecodeRows)), config_.max_rows);
@@ -184,7 +190,11 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(d
   };
   residual_ = floats(rows * spec.hidden, "the residual stream");
   normed_ = halves(rows * padded_width(spec.hidden), "activations");
-  wide_ = floats(rows * std::max(spec.qkv_width(), 2 * spec.intermediate), "activations");
+  int wide = spec.qkv_width();
+  for (const UnitLayout& unit : config_.units) {
+    if (unit.kind != UnitKind::head) wide = std::max(wide, unit.first.n);
+  }
+  wide_ = floats(rows * wide, "activations");
   attended_ = halves(rows * padded_width(spec.query_width()), "activations");
   activated_ = halves(rows * padded_width(spec.intermediate), "activations");
   // Columns of padding are multiplied with weights that are zero: they must be numbers.
@@ -429,6 +439,9 @@ void CudaExecutor::apply(int unit, const LinearLayout& layout, const __half* x, 
       counters_.weight_bytes_read += segment.matrix.bytes;
     }
   }
+  if (layout.has_bias) {
+    check(add_bias(y, y_stride, rows(), layout.n, weights(unit), layout.bias_offset, stream, true), "a bias");
+  }
 }
 
 void CudaExecutor::run_attention(int unit, cudaStream_t stream) {
@@ -439,6 +452,11 @@ void CudaExecutor::run_attention(int unit, cudaStream_t stream) {
                  spec.hidden, normed_, hidden, stream, true),
         "a norm");
   apply(unit, layout.first, normed_, hidden, LinearEpilogue::store, wide_, spec.qkv_width(), nullptr, stream);
+  if (spec.qk_norm) {
+    check(norm_heads(wide_, spec.qkv_width(), rows(), spec.heads, spec.kv_heads, spec.head_dim, weights(unit),
+                     layout.query_norm_offset, layout.key_norm_offset, static_cast<float>(spec.rms_epsilon), stream, true),
+          "the norms of heads");
+  }
 
   AttentionArguments arguments;
   arguments.heads = spec.heads;
@@ -481,11 +499,12 @@ void CudaExecutor::run_feed_forward(int unit, cudaStream_t stream) {
   check(rms_norm(residual_, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon), rows(),
                  spec.hidden, normed_, hidden, stream, true),
         "a norm");
-  if (layout.interleaved) {
+  if (layout.interleaved && !layout.first.has_bias) {
     apply(unit, layout.first, normed_, hidden, LinearEpilogue::silu_mul, nullptr, 0, activated_, stream);
   } else {
-    apply(unit, layout.first, normed_, hidden, LinearEpilogue::store, wide_, 2 * spec.intermediate, nullptr, stream);
-    check(silu_mul(wide_, rows(), spec.intermediate, activated_, padded_width(spec.intermediate), stream, true),
+    apply(unit, layout.first, normed_, hidden, LinearEpilogue::store, wide_, layout.first.n, nullptr, stream);
+    check(silu_mul(wide_, layout.first.n, layout.interleaved, rows(), spec.intermediate, activated_,
+                   padded_width(spec.intermediate), stream, true),
           "an activation");
   }
   apply(unit, layout.second, activated_, padded_width(spec.intermediate), LinearEpilogue::add, residual_, spec.hidden,

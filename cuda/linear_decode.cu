@@ -4,8 +4,8 @@
 namespace millrace::cuda {
 namespace {
 
-// Thread blocks share the row blocks evenly: at most one for each SM of an H100.
-constexpr int kStripes = 132;
+// Clusters share the row blocks evenly: at most one thread block for each SM of an H100, whatever the GPU.
+constexpr int kBlocks = 132;
 
 int chunk_slices(WeightType type) {
   switch (type) {
@@ -35,8 +35,15 @@ int chunks_of(const MatrixLayout& m) {
 }
 
 int stripes_of(int n_blocks) {
-  const int each = (n_blocks + kStripes - 1) / kStripes;
+  const int each = (n_blocks + kBlocks - 1) / kBlocks;
   return (n_blocks + each - 1) / each;
+}
+
+// With few row blocks a cluster of 2 or 4 thread blocks takes each, as long as each warp has a chunk.
+int splits_of(int n_blocks, int chunks) {
+  int splits = 1;
+  while (splits < 4 && n_blocks * splits * 2 <= kBlocks && chunks >= kDecodeWarps * splits * 2) splits *= 2;
+  return splits;
 }
 
 }  // namespace
@@ -61,6 +68,10 @@ cudaError_t decode_device(DecodeDevice* found) {
     if (status != cudaSuccess) return status;
     status = cudaDeviceGetAttribute(&d.sm_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
     if (status != cudaSuccess) return status;
+    int major = 0;
+    status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (status != cudaSuccess) return status;
+    d.clusters = major >= 9;
     if (device < kDevices) devices[device] = d;
   }
   *found = d;
@@ -91,7 +102,10 @@ cudaError_t linear_decode_planned(const LinearArguments& a, const DecodePlan& pl
   task.n = m.n;
   task.n_blocks = m.n_blocks();
   task.chunks = chunks_of(m);
-  task.stripes = plan.stripes > 0 ? plan.stripes : stripes_of(task.n_blocks);
+  DecodeDevice device;
+  if (const cudaError_t status = decode_device(&device); status != cudaSuccess) return status;
+  task.splits = !device.clusters ? 1 : plan.splits > 0 ? plan.splits : splits_of(task.n_blocks, task.chunks);
+  task.stripes = task.splits > 1 ? task.n_blocks : plan.stripes > 0 ? plan.stripes : stripes_of(task.n_blocks);
   if (task.stripes > task.n_blocks) task.stripes = task.n_blocks;
   task.x = a.x;
   task.x_stride = a.x_stride;

@@ -3,16 +3,16 @@
 // the time from one launch's last byte to the next one's first sum.
 //
 // The order of sums. A row block (64 output features) is a list of chunks (up to Code::kSlices slices of 16 input
-// features, one contiguous run of bytes, scales included). Warp w of a block of 8 sums chunks w, w + 8, w + 16, ... in
-// order, and the eight sums are added in order of w:
+// features, one contiguous run of bytes, scales included). The 8 * `splits` warps of a cluster of `splits` thread blocks
+// take chunks in turn; each adds its own in order, and the warps' sums are added in order, those of a block first:
 //
-//      chunks of a row block ->  0   1   2  ...  7 | 8   9  ...  15 | 16 ...       round 0 | round 1 | round 2
+//      chunks of a row block ->  0   1   2  ...  7 | 8   9  ...  15 | 16 ...       splits = 1: rounds of 8 chunks
 //                        warp    0   1   2  ...  7 | 0   1  ...   7 | 0  ...
 //
-// A thread block does whole row blocks, one after the other, so nothing else has part in a row's bits: neither rows, nor
-// tiles, nor the number of thread blocks; and there are no partial sums in global memory. A split of K among thread blocks
-// was measured first: its fence, counter and read-back put 4 us into every launch of a chain, and the reads of an H100
-// need not all its SMs (64 blocks with 100 KB under way each suffice).
+// A cluster does whole row blocks, one after the other, so nothing but the matrix's shape has part in a row's bits, and
+// no partial sum goes through global memory. (A split of K among independent thread blocks was measured first: its fence,
+// counter and read-back put 4 us into every launch of a chain.) Matrices of few row blocks take clusters of 2 or 4, whose
+// sums meet in shared memory; GPUs without clusters always have splits = 1.
 //
 // Until the row block's end warps don't wait for one another. Each has a ring of chunks in shared memory, filled by bulk
 // copies `stages` ahead, and one of x; two thread blocks fit an SM, so that the next launch's first weights come while
@@ -45,8 +45,9 @@ struct DecodeTask {
   int slices;            // stored, of a row block
   int n, n_blocks;
   int chunks;            // of a row block
-  int stripes;           // thread blocks that share the row blocks
-  int tiles;             // of activation rows: blockIdx.x = stripe * tiles + tile
+  int stripes;           // clusters that share the row blocks
+  int splits;            // thread blocks of a cluster; more than 1: each cluster has one row block
+  int tiles;             // of activation rows: blockIdx.x = (stripe * tiles + tile) * splits + rank
   int stages, x_stages;  // of a warp's rings
   int x_rows;            // of a stage of x
   const __half* x;
@@ -58,18 +59,21 @@ struct DecodeTask {
   int act_stride, intermediate;
 };
 
-// Where a warp is: at chunk `chunk` (its own, or none if that is beyond the last) of row block `block`.
+// Where warp `first` of the cluster is: at chunk `chunk` (none if that is beyond the last) of row block `block`.
 struct DecodeRound {
   int block, chunk;
-  __device__ void next(const DecodeTask& task, int warp) {
-    chunk += kDecodeWarps;
-    if (chunk - warp < task.chunks) return;
-    chunk = warp;
-    block++;
+  __device__ bool last(const DecodeTask& task, int first) const {
+    return chunk - first + kDecodeWarps * task.splits >= task.chunks;
+  }
+  __device__ void next(const DecodeTask& task, int first) {
+    const bool over = last(task, first);
+    chunk = over ? first : chunk + kDecodeWarps * task.splits;
+    block += over;
   }
 };
 
-// ---- Codes: how a chunk lies in memory and is multiplied. B fragments come from x_lane[tile] + 32 * slice.
+// ---- Codes: how a chunk lies in memory and is multiplied. All addresses are of shared memory; B
+// fragments come from x_lane[tile] + 32 * slice.
 
 __device__ __forceinline__ uint32_t add_half2(uint32_t a, uint32_t b) {
   const __half2 v = __hadd2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
@@ -108,13 +112,13 @@ struct Q4Code {
     const int within = (chunk - group * task.chunks_per_group) * kSlices;
     return min(kSlices, min(task.group_slices, task.slices - first) - within);
   }
-  __device__ static void fetch(const DecodeTask& task, const std::byte* block, int chunk, std::byte* stage,
-                               uint64_t* barrier, int lane) {
+  __device__ static void fetch(const DecodeTask& task, const std::byte* block, int chunk, uint32_t stage,
+                               uint32_t barrier, int lane) {
     const int n = count(task, chunk);
     if constexpr (GROUP_SLICES > 0) {
       const int bytes = (n + kGroup - 1) / kGroup * kHeaderBytes + n * static_cast<int>(kQ4TileBytes);
       warp_copy_begin(barrier, bytes, lane);
-      warp_copy(stage, block + static_cast<size_t>(chunk) * kStageBytes, bytes, barrier, lane);
+      warp_copy(stage, block + static_cast<unsigned>(chunk) * kStageBytes, bytes, barrier, lane);
     } else {
       const int group = chunk / task.chunks_per_group;
       const int within = (chunk - group * task.chunks_per_group) * kSlices;
@@ -128,72 +132,91 @@ struct Q4Code {
   }
 
   template <int TILES, bool FULL>
-  __device__ static void multiply_slices(const DecodeTask& task, const std::byte* stage,
-                                         const std::byte* const (&x_lane)[TILES], int n, int lane, Sums<TILES>& sums) {
+  __device__ static void multiply_slices(const DecodeTask& task, uint32_t stage, const uint32_t (&x_lane)[TILES], int n,
+                                         int lane, Sums<TILES>& sums) {
+    constexpr int kAhead = TILES == 1 && FULL ? kSlices : 2;  // slices whose operands are loaded together
+    const uint32_t exponent = kept(0x64006400);
+    float d[TILES][4][4];
+    uint32_t offsets[2][4];  // -(1024 + zero) and -(64 + zero), twice
 #pragma unroll
-    for (int group = 0; group < kSlices / kGroup; group++) {
-      if (!FULL && group * kGroup >= n) break;
-      const std::byte* header = stage + group * kGroupBytes;
-      const std::byte* tile = header + kHeaderBytes + lane * 16;
-      // Lane g's eight scales and zeros: [half][j].
-      const uint4 bits = *reinterpret_cast<const uint4*>(header + lane / 4 * 16);
-      const uint32_t pairs[4] = {bits.x, bits.y, bits.z, bits.w};
-      uint32_t offsets[2][4];  // -(1024 + zero) and -(64 + zero), twice
+    for (int begin = 0; begin < kSlices; begin += kAhead) {
+      uint4 words[kAhead];
+      uint32_t b[TILES][kAhead / 2][4];
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        offsets[0][j] = 0xe408e408;
-        offsets[1][j] = 0xd480d480;
-        if constexpr (ZEROS) {
-          const uint2 zeros = *reinterpret_cast<const uint2*>(header + 128 + lane / 4 * 8);
-          offsets[0][j] = 0xe400e400 + ((zeros.x >> (8 * j)) & 0xff) * 0x00010001;
-          offsets[1][j] = 0xd400d400 + ((zeros.y >> (8 * j)) & 0xff) * 0x00100010;
+      for (int a = 0; a < kAhead; a += 2) {
+#pragma unroll
+        for (int i = 0; i < TILES; i++) load_matrices_at(b[i][a / 2], x_lane[i] + (begin + a) * 32);
+#pragma unroll
+        for (int s = begin + a; s < begin + a + 2; s++) {
+          words[s - begin] = load_shared_16(stage + s / kGroup * kGroupBytes + kHeaderBytes +
+                                            s % kGroup * static_cast<int>(kQ4TileBytes) + lane * 16);
         }
       }
-      float d[TILES][4][4] = {};
-      uint32_t b[TILES][4];
 #pragma unroll
-      for (int s = 0; s < kGroup; s++) {
-        const int slice = group * kGroup + s;
-        if (!FULL && slice >= n) break;
-        if (s % 2 == 0) {
+      for (int s = begin; s < begin + kAhead; s++) {
+        const uint32_t header = stage + s / kGroup * kGroupBytes;
+        if (s % kGroup == 0) {
+          uint2 zeros;
+          if constexpr (ZEROS) zeros = load_shared_8(header + 128 + lane / 4 * 8);
 #pragma unroll
-          for (int i = 0; i < TILES; i++) load_matrices(b[i], x_lane[i] + slice * 32);
+          for (int j = 0; j < 4; j++) {
+            if constexpr (ZEROS) {
+              offsets[0][j] = 0xe400e400 + ((zeros.x >> (8 * j)) & 0xff) * 0x00010001;
+              offsets[1][j] = 0xd400d400 + ((zeros.y >> (8 * j)) & 0xff) * 0x00100010;
+            } else {
+              offsets[0][j] = 0xe408e408;
+              offsets[1][j] = 0xd480d480;
+            }
+#pragma unroll
+            for (int i = 0; i < TILES; i++) {
+#pragma unroll
+              for (int c = 0; c < 4; c++) d[i][j][c] = 0;
+            }
+          }
         }
-        const uint4 words = *reinterpret_cast<const uint4*>(tile + s * kQ4TileBytes);
-        const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+        const uint32_t word[4] = {words[s - begin].x, words[s - begin].y, words[s - begin].z, words[s - begin].w};
         const int h = s % 2 * 2;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
           const uint32_t high = word[j] >> 8;
-          const uint32_t a0 = add_half2((word[j] & 0x000f000f) | 0x64006400, offsets[0][j]);
-          const uint32_t a1 = sixteenth_plus((word[j] & 0x00f000f0) | 0x64006400, offsets[1][j]);
-          const uint32_t a2 = add_half2((high & 0x000f000f) | 0x64006400, offsets[0][j]);
-          const uint32_t a3 = sixteenth_plus((high & 0x00f000f0) | 0x64006400, offsets[1][j]);
-#pragma unroll
-          for (int i = 0; i < TILES; i++) mma_m16n8k16(d[i][j], a0, a1, a2, a3, b[i][h], b[i][h + 1]);
-        }
-      }
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-          const uint32_t pair = pairs[half * 2 + j / 2];
-          const unsigned short scale_bits = static_cast<unsigned short>(j % 2 ? pair >> 16 : pair);
-          const float scale = task.bfloat16_scales ? __uint_as_float(static_cast<uint32_t>(scale_bits) << 16)
-                                                   : __half2float(__ushort_as_half(scale_bits));
+          const uint32_t a0 = add_half2(and_or(word[j], 0x000f000f, exponent), offsets[0][j]);
+          const uint32_t a1 = sixteenth_plus(and_or(word[j], 0x00f000f0, exponent), offsets[1][j]);
+          const uint32_t a2 = add_half2(and_or(high, 0x000f000f, exponent), offsets[0][j]);
+          const uint32_t a3 = sixteenth_plus(and_or(high, 0x00f000f0, exponent), offsets[1][j]);
 #pragma unroll
           for (int i = 0; i < TILES; i++) {
-#pragma unroll
-            for (int c = 2 * half; c < 2 * half + 2; c++) sums[i][j][c] = fmaf(scale, d[i][j][c], sums[i][j][c]);
+            const uint32_t(&x)[4] = b[i][(s - begin) / 2];
+            mma_m16n8k16(d[i][j], a0, a1, a2, a3, x[h], x[h + 1]);
           }
         }
+        const bool end = !FULL && s + 1 >= n;
+        if ((s + 1) % kGroup == 0 || end) {  // lane g's eight scales: [half][j]
+          const uint4 bits = load_shared_16(header + lane / 4 * 16);
+          const uint32_t pairs[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+          for (int half = 0; half < 2; half++) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+              const uint32_t pair = pairs[half * 2 + j / 2];
+              const unsigned short scale_bits = static_cast<unsigned short>(j % 2 ? pair >> 16 : pair);
+              const float scale = task.bfloat16_scales ? __uint_as_float(static_cast<uint32_t>(scale_bits) << 16)
+                                                       : __half2float(__ushort_as_half(scale_bits));
+#pragma unroll
+              for (int i = 0; i < TILES; i++) {
+#pragma unroll
+                for (int c = 2 * half; c < 2 * half + 2; c++) sums[i][j][c] = fmaf(scale, d[i][j][c], sums[i][j][c]);
+              }
+            }
+          }
+        }
+        if (end) return;
       }
     }
   }
 
   template <int TILES>
-  __device__ static void multiply(const DecodeTask& task, const std::byte* stage,
-                                  const std::byte* const (&x_lane)[TILES], int chunk, int lane, Sums<TILES>& sums) {
+  __device__ static void multiply(const DecodeTask& task, uint32_t stage, const uint32_t (&x_lane)[TILES], int chunk,
+                                  int lane, Sums<TILES>& sums) {
     const int n = count(task, chunk);
     if (n == kSlices) {
       multiply_slices<TILES, true>(task, stage, x_lane, n, lane, sums);
@@ -230,20 +253,20 @@ struct FloatCode {
   static constexpr int kStageBytes = kSlices * kTileBytes;
 
   __device__ static int first_slice(const DecodeTask&, int chunk) { return chunk * kSlices; }
-  __device__ static void fetch(const DecodeTask& task, const std::byte* block, int chunk, std::byte* stage,
-                               uint64_t* barrier, int lane) {
+  __device__ static void fetch(const DecodeTask& task, const std::byte* block, int chunk, uint32_t stage,
+                               uint32_t barrier, int lane) {
     const int bytes = min(kSlices, task.slices - chunk * kSlices) * kTileBytes;
     warp_copy_begin(barrier, bytes, lane);
     warp_copy(stage, block + static_cast<size_t>(chunk) * kSlices * kTileBytes, bytes, barrier, lane);
     warp_copy_end(barrier);
   }
   template <int TILES>
-  __device__ static void multiply(const DecodeTask& task, const std::byte* stage,
-                                  const std::byte* const (&x_lane)[TILES], int chunk, int lane, Sums<TILES>& sums) {
+  __device__ static void multiply(const DecodeTask& task, uint32_t stage, const uint32_t (&x_lane)[TILES], int chunk,
+                                  int lane, Sums<TILES>& sums) {
     const int n = min(kSlices, task.slices - chunk * kSlices);
     uint32_t b[TILES][4];
 #pragma unroll
-    for (int i = 0; i < TILES; i++) load_matrices(b[i], x_lane[i]);
+    for (int i = 0; i < TILES; i++) load_matrices_at(b[i], x_lane[i]);
 #pragma unroll
     for (int s = 0; s < kSlices; s++) {
       if (s >= n) break;
@@ -258,21 +281,24 @@ struct FloatCode {
       }
 #pragma unroll
       for (int j = 0; j < 4; j++) {
-        const std::byte* at = stage + s * kTileBytes + (j * 32 + lane) * (kTileBytes / 128);
+        const uint32_t at = stage + s * kTileBytes + (j * 32 + lane) * (kTileBytes / 128);
         if constexpr (TYPE == WeightType::f16) {
-          const uint4 a = *reinterpret_cast<const uint4*>(at);
+          const uint4 a = load_shared_16(at);
 #pragma unroll
           for (int i = 0; i < TILES; i++) mma_m16n8k16(sums[i][j], a.x, a.y, a.z, a.w, b[i][h], b[i][h + 1]);
         } else if constexpr (TYPE == WeightType::bf16) {
-          const uint4 a = *reinterpret_cast<const uint4*>(at);
+          const uint4 a = load_shared_16(at);
 #pragma unroll
           for (int i = 0; i < TILES; i++) {
             mma_m16n8k16_bf16(sums[i][j], a.x, a.y, a.z, a.w, x[i][0].low, x[i][1].low);
             mma_m16n8k16_bf16(sums[i][j], a.x, a.y, a.z, a.w, x[i][0].high, x[i][1].high);
           }
         } else {
-          const float4 v0 = *reinterpret_cast<const float4*>(at), v1 = *reinterpret_cast<const float4*>(at + 16);
-          float2 v[4] = {{v0.x, v0.y}, {v0.z, v0.w}, {v1.x, v1.y}, {v1.z, v1.w}};
+          const uint4 v0 = load_shared_16(at), v1 = load_shared_16(at + 16);
+          float2 v[4] = {{__uint_as_float(v0.x), __uint_as_float(v0.y)},
+                         {__uint_as_float(v0.z), __uint_as_float(v0.w)},
+                         {__uint_as_float(v1.x), __uint_as_float(v1.y)},
+                         {__uint_as_float(v1.z), __uint_as_float(v1.w)}};
           uint32_t a[3][4];
 #pragma unroll
           for (int part = 0; part < 3; part++) {
@@ -310,10 +336,11 @@ __device__ __forceinline__ void put_act(const DecodeTask& task, int row, int fea
 template <class Code>
 constexpr int kXPitch = Code::kSlices * 32 + 16;
 
-template <class Code>
-size_t decode_shared_bytes(int stages, int x_stages, int x_rows) {
+template <class Code, int TILES>
+size_t decode_shared_bytes(int stages, int x_stages, int x_rows, int splits) {
   return kDecodeWarps * (stages * (static_cast<size_t>(Code::kStageBytes) + 8) +
-                         x_stages * (static_cast<size_t>(x_rows) * kXPitch<Code> + 8));
+                         x_stages * (static_cast<size_t>(x_rows) * kXPitch<Code> + 8)) +
+         (splits - 1) * TILES * 2048;
 }
 
 template <class Code, int TILES>
@@ -322,28 +349,35 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
   constexpr int kPitch = kXPitch<Code>;
   constexpr int kRows = 8 * TILES;
   constexpr int kChunkK = Code::kSlices * kTileK;
-  static_assert(Code::kStageBytes >= kWarpStageBytes);
+  constexpr int kStage = Code::kStageBytes;
+  static_assert(kStage >= kWarpStageBytes);
   extern __shared__ __align__(128) std::byte shared[];
 
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const int stripe = static_cast<int>(blockIdx.x) / task.tiles, tile = static_cast<int>(blockIdx.x) % task.tiles;
+  const int rank = task.splits > 1 ? static_cast<int>(cluster_rank()) : 0;
+  const int cluster = static_cast<int>(blockIdx.x) / task.splits;
+  const int stripe = cluster / task.tiles, tile = cluster % task.tiles;
   const int row_begin = tile * kRows, rows = min(kRows, task.rows - row_begin);
+  const int first_chunk = rank * kDecodeWarps + warp;  // of a row block
   const int first_block = stripe * task.n_blocks / task.stripes;
   const int end_block = (stripe + 1) * task.n_blocks / task.stripes;
 
-  // Shared memory: rings of weights, of x, their barriers.
+  // Shared memory: rings of weights, of x, other blocks' sums, barriers.
+  const int stages = task.stages, x_stages = task.x_stages;
   const int x_stage_bytes = task.x_rows * kPitch;
-  std::byte* ring = shared + warp * task.stages * Code::kStageBytes;
-  std::byte* x_rings = shared + kDecodeWarps * task.stages * Code::kStageBytes;
-  std::byte* x_ring = x_rings + warp * task.x_stages * x_stage_bytes;
-  uint64_t* barriers = reinterpret_cast<uint64_t*>(x_rings + kDecodeWarps * task.x_stages * x_stage_bytes) +
-                       warp * (task.stages + task.x_stages);
-  uint64_t* x_barriers = barriers + task.stages;
+  const uint32_t base = kept(shared_address(shared));
+  const uint32_t ring = base + warp * stages * kStage;
+  const uint32_t x_ring = base + kDecodeWarps * stages * kStage + warp * x_stages * x_stage_bytes;
+  const uint32_t others = base + kDecodeWarps * (stages * kStage + x_stages * x_stage_bytes);
+  const uint32_t barriers = others + (task.splits - 1) * TILES * 2048 + warp * (stages + x_stages) * 8;
+  const uint32_t x_barriers = barriers + stages * 8;
 
   if (lane == 0) {
-    for (int i = 0; i < task.stages; i++) warp_copy_init(barriers + i);
-    for (int i = 0; i < task.x_stages; i++) lane_copies_init(x_barriers + i);
-    warp_copy_fence();
+#pragma unroll 1
+    for (int i = 0; i < stages; i++) warp_copy_init(barriers + 8 * i);
+#pragma unroll 1
+    for (int i = 0; i < x_stages; i++) lane_copies_init(x_barriers + 8 * i);
+    warp_copy_init_fence();
   }
   __syncwarp();
   if (!task.early) wait_for_predecessor();
@@ -352,38 +386,43 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
   const std::byte* matrix = slab + task.matrix_offset;
 
   // The next round of weights into stage `slot`.
-  DecodeRound ahead{first_block, warp};
+  DecodeRound ahead{first_block, first_chunk};
   const auto fetch = [&](int slot) {
     if (ahead.block >= end_block) return;
     if (ahead.chunk < task.chunks) {
-      Code::fetch(task, matrix + ahead.block * task.row_block_bytes, ahead.chunk, ring + slot * Code::kStageBytes,
-                  barriers + slot, lane);
+      Code::fetch(task, matrix + static_cast<uint64_t>(static_cast<unsigned>(ahead.block)) * task.row_block_bytes,
+                  ahead.chunk, ring + slot * kStage, barriers + 8 * slot, lane);
     } else {  // the count of rounds goes on
-      warp_copy_begin(barriers + slot, 0, lane);
-      warp_copy_end(barriers + slot);
+      warp_copy_begin(barriers + 8 * slot, 0, lane);
+      warp_copy_end(barriers + 8 * slot);
     }
-    ahead.next(task, warp);
+    ahead.next(task, first_chunk);
   };
-  for (int i = 0; i < task.stages; i++) fetch(i);
+#pragma unroll 1
+  for (int i = 0; i < stages; i++) fetch(i);
 
   allow_successor();
+  if (task.splits > 1) cluster_arrive();
   if (task.early) wait_for_predecessor();
 
   // The next round of x into stage `slot`.
-  DecodeRound x_ahead{first_block, warp};
+  DecodeRound x_ahead{first_block, first_chunk};
   const __half* x_rows = task.x + static_cast<size_t>(row_begin) * task.x_stride;
   const auto fetch_x = [&](int slot) {
     if (x_ahead.block >= end_block) return;
     if (x_ahead.chunk < task.chunks) {
-      std::byte* stage = x_ring + slot * x_stage_bytes;
       const int first = Code::first_slice(task, x_ahead.chunk) * kTileK;
+      uint32_t to = x_ring + slot * x_stage_bytes;
       if (!task.permuted) {
-        constexpr int kPieces = kChunkK / 8;
-        for (int i = lane; i < kPieces * rows; i += 32) {
-          const int piece = i % kPieces, row = i / kPieces;
-          const int k = first + piece * 8, bytes = max(0, min(16, (task.k - k) * 2));
-          copy_part_async(stage + row * kPitch + piece * 16,
-                          x_rows + static_cast<size_t>(row) * task.x_stride + (bytes > 0 ? k : 0), bytes);
+        constexpr int kPieces = kChunkK / 8, kStep = 32 / kPieces;  // of 8 input features
+        const int k = first + lane % kPieces * 8, bytes = max(0, min(16, (task.k - k) * 2));
+        const __half* from = x_rows + static_cast<size_t>(lane / kPieces) * task.x_stride + (bytes > 0 ? k : 0);
+        to += lane / kPieces * kPitch + lane % kPieces * 16;
+#pragma unroll 1
+        for (int row = lane / kPieces; row < rows; row += kStep) {
+          copy_part_async_at(to, from, bytes);
+          from += kStep * task.x_stride;
+          to += kStep * kPitch;
         }
       } else {
         const int32_t* permutation = reinterpret_cast<const int32_t*>(slab + task.permutation_offset);
@@ -394,40 +433,43 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
           const int within = lane + 32 * e;
           from[e] = within < kChunkK && first + within < task.slices * kTileK ? permutation[first + within] : kPadding;
         }
-#pragma unroll 4
+#pragma unroll 2
         for (int row = 0; row < rows; row++) {
 #pragma unroll
           for (int e = 0; e < kLaneK; e++) {
             if (lane + 32 * e >= kChunkK) continue;
             const __half v = from[e] < 0 ? __ushort_as_half(0)
                                          : __ldcg(x_rows + static_cast<size_t>(row) * task.x_stride + from[e]);
-            *reinterpret_cast<__half*>(stage + row * kPitch + (lane + 32 * e) * 2) = v;
+            store_shared_2(to + row * kPitch + (lane + 32 * e) * 2, __half_as_ushort(v));
           }
         }
       }
     }
-    lane_copies_end(x_barriers + slot);
-    x_ahead.next(task, warp);
+    lane_copies_end(x_barriers + 8 * slot);
+    x_ahead.next(task, first_chunk);
   };
-  for (int i = 0; i < task.x_stages - 1; i++) fetch_x(i);
+#pragma unroll 1
+  for (int i = 0; i < x_stages - 1; i++) fetch_x(i);
 
   // Where this lane's addresses of B fragments begin; columns beyond the rows repeat the last row and are never stored.
-  int x_offset[TILES];
+  uint32_t x_first[TILES];
 #pragma unroll
   for (int i = 0; i < TILES; i++) {
-    x_offset[i] = min(8 * i + lane % 8, rows - 1) * kPitch + (Code::kSlices == 1 ? lane / 8 % 2 : lane / 8) * 16;
+    x_first[i] =
+        x_ring + min(8 * i + lane % 8, rows - 1) * kPitch + (Code::kSlices == 1 ? lane / 8 % 2 : lane / 8) * 16;
   }
 
   Sums<TILES> sums = {};
   int slot = 0, x_slot = 0;
   uint32_t parity = 0, x_parity = 0;
-  DecodeRound round{first_block, warp};
+  DecodeRound round{first_block, first_chunk};
+#pragma unroll 1
   for (bool first = true; round.block < end_block; first = false) {
     __syncwarp();  // the lanes are done with the round before: its stages are free
-    if (!first) fetch(slot == 0 ? task.stages - 1 : slot - 1);
-    fetch_x(x_slot == 0 ? task.x_stages - 1 : x_slot - 1);
-    std::byte* stage = ring + slot * Code::kStageBytes;
-    const bool last = round.chunk - warp + kDecodeWarps >= task.chunks;
+    fetch_x(x_slot == 0 ? x_stages - 1 : x_slot - 1);
+    if (!first) fetch(slot == 0 ? stages - 1 : slot - 1);
+    const uint32_t stage = ring + slot * kStage;
+    const bool last = round.last(task, first_chunk);
 
     // What a thread stores at the row block's end: of tile i features 16 j + g and 16 j + 8 + g, rows 2 t and 2 t + 1.
     constexpr int kPass = TILES < 2 ? TILES : 2;
@@ -447,19 +489,21 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
         if (stored(pass, c)) addend[c] = __ldcg(out_y(pass, c));
       }
     };
-    if (last && task.epilogue == LinearEpilogue::add) load_addends(0);  // on its way during the last round
+    const bool adds = task.epilogue == LinearEpilogue::add && rank == 0;
+    if (last && adds) load_addends(0);  // on its way during the last round
 
     if (round.chunk < task.chunks) {
-      warp_copy_wait(x_barriers + x_slot, x_parity);
-      __syncwarp();
-      const std::byte* x_lane[TILES];
+      uint32_t x_lane[TILES];
 #pragma unroll
-      for (int i = 0; i < TILES; i++) x_lane[i] = x_ring + x_slot * x_stage_bytes + x_offset[i];
-      warp_copy_wait(barriers + slot, parity);
+      for (int i = 0; i < TILES; i++) x_lane[i] = x_first[i] + x_slot * x_stage_bytes;
+      warp_copy_wait(x_barriers + 8 * x_slot, x_parity);
+      warp_copy_wait(barriers + 8 * slot, parity);
+      __syncwarp();
       Code::template multiply<TILES>(task, stage, x_lane, round.chunk, lane, sums);
     }
 
     if (last) {
+      if (task.splits > 1) cluster_wait();  // all of the cluster run, so that their shared memory may be written
       // The warps' sums meet in the stage that each has just used.
 #pragma unroll
       for (int pass = 0; pass < TILES; pass += kPass) {
@@ -469,22 +513,43 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
 #pragma unroll
           for (int k = 0; k < 4; k++) {
             const float(&d)[4] = sums[pass + i][k];
-            reinterpret_cast<float4*>(stage)[(i * 4 + k) * 32 + lane] = {d[0], d[1], d[2], d[3]};
+            store_shared_16(stage + ((i * 4 + k) * 32 + lane) * 16, {__float_as_uint(d[0]), __float_as_uint(d[1]),
+                                                                    __float_as_uint(d[2]), __float_as_uint(d[3])});
           }
         }
-        if (pass > 0 && task.epilogue == LinearEpilogue::add) load_addends(pass);
+        if (pass > 0 && adds) load_addends(pass);
         __syncthreads();
+        float v[4] = {};
         if (out_tile < kPass) {
-          float v[4] = {};
-          const std::byte* from = shared + slot * Code::kStageBytes + thread * 16;
+          const uint32_t from = base + slot * kStage + thread * 16;
 #pragma unroll
           for (int w = 0; w < kDecodeWarps; w++) {
-            const float4 part = *reinterpret_cast<const float4*>(from + w * task.stages * Code::kStageBytes);
-            v[0] += part.x;
-            v[1] += part.y;
-            v[2] += part.z;
-            v[3] += part.w;
+            const uint4 part = load_shared_16(from + w * stages * kStage);
+            v[0] += __uint_as_float(part.x);
+            v[1] += __uint_as_float(part.y);
+            v[2] += __uint_as_float(part.z);
+            v[3] += __uint_as_float(part.w);
           }
+        }
+        if (task.splits > 1) {
+          const uint32_t slots = others + (pass * 128 + thread) * 16;
+          if (rank > 0 && out_tile < kPass) {
+            store_cluster_16(0, slots + (rank - 1) * TILES * 2048, {v[0], v[1], v[2], v[3]});
+          }
+          __syncwarp();
+          cluster_arrive();
+          cluster_wait();
+          if (rank == 0 && out_tile < kPass) {
+            for (int other = 0; other < task.splits - 1; other++) {
+              const uint4 part = load_shared_16(slots + other * TILES * 2048);
+              v[0] += __uint_as_float(part.x);
+              v[1] += __uint_as_float(part.y);
+              v[2] += __uint_as_float(part.z);
+              v[3] += __uint_as_float(part.w);
+            }
+          }
+        }
+        if (rank == 0) {
           if (task.epilogue == LinearEpilogue::silu_mul) {
 #pragma unroll
             for (int c = 0; c < 2; c++) {
@@ -511,12 +576,12 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
         }
       }
     }
-    round.next(task, warp);
-    if (++slot == task.stages) {
+    round.next(task, first_chunk);
+    if (++slot == stages) {
       slot = 0;
       parity ^= 1;
     }
-    if (++x_slot == task.x_stages) {
+    if (++x_slot == x_stages) {
       x_slot = 0;
       x_parity ^= 1;
     }
@@ -525,9 +590,10 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
 
 // ---- Launch, in linear_decode_q4.cu and linear_decode_float.cu
 
-// How a launch is cut; no bit depends on it. Zeros: chosen by the matrix and the rows.
+// How a launch is cut; no bit depends on it, except on `splits`. Zeros: chosen by the matrix and the rows.
 struct DecodePlan {
-  int stripes = 0;    // thread blocks that share the row blocks
+  int splits = 0;
+  int stripes = 0;    // clusters that share the row blocks
   int tile_rows = 0;  // activation rows a thread block: 8, 16 or 32
   int stages = 0;     // at most, of the ring of weights
 };
@@ -546,6 +612,7 @@ cudaError_t prepare_decode_float();
 struct DecodeDevice {
   int sm_bytes = 0;
   int block_bytes = 0;
+  bool clusters = false;
 };
 cudaError_t decode_device(DecodeDevice* device);
 
@@ -568,7 +635,7 @@ cudaError_t launch_decode_kernel(DecodeTask task, const DecodePlan& plan, cudaSt
   task.tiles = (task.rows + 8 * TILES - 1) / (8 * TILES);
   task.x_rows = task.rows < 8 * TILES ? task.rows : 8 * TILES;
   const auto bytes = [&](int stages, int x_stages) {
-    return static_cast<int>(decode_shared_bytes<Code>(stages, x_stages, task.x_rows));
+    return static_cast<int>(decode_shared_bytes<Code, TILES>(stages, x_stages, task.x_rows, task.splits));
   };
   // Two thread blocks an SM where that leaves two stages, so that the next launch's first weights come beside this one's
   // last.
@@ -580,8 +647,9 @@ cudaError_t launch_decode_kernel(DecodeTask task, const DecodePlan& plan, cudaSt
   if (bytes(stages, x_stages) > device.block_bytes) return cudaErrorInvalidConfiguration;
   task.stages = stages;
   task.x_stages = x_stages;
-  return launch(linear_decode_kernel<Code, TILES>, dim3(static_cast<unsigned>(task.stripes * task.tiles)),
-                dim3(kDecodeThreads), static_cast<size_t>(bytes(stages, x_stages)), stream, programmatic, task);
+  return launch_clusters(task.splits, linear_decode_kernel<Code, TILES>,
+                         dim3(static_cast<unsigned>(task.stripes * task.tiles * task.splits)), dim3(kDecodeThreads),
+                         static_cast<size_t>(bytes(stages, x_stages)), stream, programmatic, task);
 }
 
 template <class Code>

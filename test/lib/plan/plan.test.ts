@@ -21,7 +21,13 @@ const spec: ModelSpec = {
     lowFrequencyFactor: 1,
     highFrequencyFactor: 4,
     originalMaxPosition: 0,
+    attentionFactor: 1,
+    betaFast: 32,
+    betaSlow: 1,
+    truncate: true,
   },
+  slidingWindow: 0,
+  qkNorm: false,
 }
 const slabs: NativeSlabPlan = {
   layoutVersion: 1,
@@ -36,7 +42,7 @@ const slabs: NativeSlabPlan = {
   embeddingType: 'f16',
   kvBytesPerToken: 512,
 }
-const machine: Machine = { cores: 3, memoryLimitBytes: 1e12, gpuReason: 'no NVIDIA driver was found' }
+const machine: Machine = { cores: 3, memoryLimitBytes: 1e12, gpus: 0, gpuReason: 'no NVIDIA driver was found' }
 const plan = (options: PlanOptions = {}, on: Partial<Machine> = {}) =>
   makePlan(spec, slabs, options, { ...machine, ...on })
 
