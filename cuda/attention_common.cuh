@@ -31,8 +31,8 @@ __device__ __forceinline__ float saturate_half(float x) {
   return x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x;
 }
 
-// Rotates the pair (x, y) = (element i, element i + head_dim / 2). Every product and sum is rounded by itself, as on the
-// CPU twin, so that the cache holds the same bits whichever kernel or device appended them.
+// Rotates the pair (x, y) = (element i, element i + head_dim / 2). Every product and sum is rounded by itself, as on
+// the CPU twin, so that the cache holds the same bits whichever kernel or device appended them.
 __device__ __forceinline__ float2 rotate(float x, float y, float cosine, float sine) {
   return make_float2(__fsub_rn(__fmul_rn(x, cosine), __fmul_rn(y, sine)),
                      __fadd_rn(__fmul_rn(y, cosine), __fmul_rn(x, sine)));

@@ -27,18 +27,24 @@ constexpr int kMergeChunk = 16;    // of them in flight
 constexpr int kFusedRows = 64;     // rows of a launch that ropes and appends by itself
 constexpr int kSeparateRows = 16;  // up to which fresh keys have shared memory of their own
 
-int query_tiles(const AttentionArguments& a) { return (a.heads / a.kv_heads + kQueries - 1) / kQueries; }
-int splits_of(const AttentionArguments& a) { return (a.max_context + kSplitPositions - 1) / kSplitPositions; }
-__host__ __device__ constexpr int merges_of(int splits) { return (splits + kMergeSplits - 1) / kMergeSplits; }
+int query_tiles(const AttentionArguments& a) {
+  return (a.heads / a.kv_heads + kQueries - 1) / kQueries;
+}
+int splits_of(const AttentionArguments& a) {
+  return (a.max_context + kSplitPositions - 1) / kSplitPositions;
+}
+__host__ __device__ constexpr int merges_of(int splits) {
+  return (splits + kMergeSplits - 1) / kMergeSplits;
+}
 
 struct DecodeShape {
   int group;        // query heads a key head
   int query_tiles;  // CTAs a key head
   int splits;       // of the bucket
   float query_scale;
-  bool appended;         // keys and values of this launch's rows are in the cache already
-  int fresh_capacity;    // positions of this launch that shared memory has room for
-  bool fresh_separate;   // they do not share it with the warps' sums
+  bool appended;        // keys and values of this launch's rows are in the cache already
+  int fresh_capacity;   // positions of this launch that shared memory has room for
+  bool fresh_separate;  // they do not share it with the warps' sums
 };
 
 // Where splits leave their sums: float32 [rows, heads, slots, head_dim] not yet divided, then (maximum, sum)
@@ -48,8 +54,7 @@ struct Partials {
   float2* statistics;
   int slots;
 
-  __device__ Partials(const AttentionArguments& a, int splits)
-      : values(a.partials), slots(splits + merges_of(splits)) {
+  __device__ Partials(const AttentionArguments& a, int splits) : values(a.partials), slots(splits + merges_of(splits)) {
     const int64_t count = static_cast<int64_t>(a.rows) * a.heads * slots;
     statistics = reinterpret_cast<float2*>(values + count * a.head_dim);
   }
@@ -132,14 +137,15 @@ __device__ __forceinline__ bool last_to_arrive(unsigned* counter, int expected) 
 // itself, so that latency counts; one where CTAs share SMs, so that registers do (L2 prefetches in their place were
 // slower than waiting).
 template <int D, bool kExact, int kAhead>
-__global__ __launch_bounds__(32 * decode_warps<D>(), D == 64 || (D == 128 && kAhead == 1) ? 2 : 1) void decode_kernel(AttentionArguments a,
-                                                                                          DecodeShape shape) {
+__global__ __launch_bounds__(32 * decode_warps<D>(),
+                             D == 64 || (D == 128 && kAhead == 1) ? 2 : 1) void decode_kernel(AttentionArguments a,
+                                                                                              DecodeShape shape) {
   constexpr int kWarps = decode_warps<D>();
   constexpr int kThreads = 32 * kWarps;
   constexpr int kWarpBlocks = kSplitBlocks / kWarps;
   constexpr int kKeyChunks = D / 32, kValueChunks = D / 64;
   constexpr int kPairs = D / 2;
-  constexpr int kKeySlots = 2;  // blocks whose keys are in registers at once, from the start
+  constexpr int kKeySlots = 2;                          // blocks whose keys are in registers at once, from the start
   constexpr int kValueSlots = kWarpBlocks < 2 ? 1 : 2;  // in registers, when the scores are done
   static_assert(kThreads % kPairs == 0, "a thread meets one rope angle");
 
@@ -175,8 +181,8 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D == 64 || (D == 128 && kAh
   }
   int fresh_rows = 0;
   if (!shape.appended) {
-    const bool before = other >= 0 && other_sequence == sequence && other_position >= 0 &&
-                        other_position == position - lane;
+    const bool before =
+        other >= 0 && other_sequence == sequence && other_position >= 0 && other_position == position - lane;
     const unsigned run = __ballot_sync(~0u, before);
     fresh_rows = run == ~0u ? 32 : __ffs(~run) - 1;
     for (int i = row - 32; fresh_rows >= 32 && i >= 0; i--) {  // long drafts are rare
@@ -188,8 +194,7 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D == 64 || (D == 128 && kAh
   const int blocks = (end - begin + kBlockPositions - 1) / kBlockPositions;
   const int cached_end = min(end, position + 1 - fresh_rows);
   const int fresh_begin = max(begin, position + 1 - fresh_rows);  // of this split
-  const int32_t* table =
-      a.block_tables + static_cast<int64_t>(sequence) * a.block_table_stride + split * kSplitBlocks;
+  const int32_t* table = a.block_tables + static_cast<int64_t>(sequence) * a.block_table_stride + split * kSplitBlocks;
   const int64_t to_values = values_after_keys(a);
 
   // ---- Loads of the warp's first blocks.
@@ -209,7 +214,8 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D == 64 || (D == 128 && kAh
       const __half* head = block_keys[i] + (8 * j + g) * head_dim;
 #pragma unroll
       for (int c = 0; c < kKeyChunks; c++) {
-        k[i % kKeySlots][j][c] = load_eight<kExact>(head, 32 * c + 8 * t, head_dim, at + 8 * j + g < cached_end && at + 8 * j + g >= low);
+        k[i % kKeySlots][j][c] =
+            load_eight<kExact>(head, 32 * c + 8 * t, head_dim, at + 8 * j + g < cached_end && at + 8 * j + g >= low);
       }
     }
   };
@@ -221,7 +227,8 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D == 64 || (D == 128 && kAh
       const __half* head = block_keys[i] + to_values + offset * head_dim;
 #pragma unroll
       for (int c = 0; c < kValueChunks; c++) {
-        v[i % kValueSlots][p][c] = load_eight<kExact>(head, 64 * c + 8 * g, head_dim, at + offset < cached_end && at + offset >= low);
+        v[i % kValueSlots][p][c] =
+            load_eight<kExact>(head, 64 * c + 8 * g, head_dim, at + offset < cached_end && at + offset >= low);
       }
     }
   };
@@ -244,8 +251,8 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D == 64 || (D == 128 && kAh
   if (a.early) wait_for_predecessor();
   {
     constexpr int kSteps = kQueries * kPairs / kThreads;
-    const float* source = a.qkv + row * row_floats +
-                          static_cast<int64_t>(kv_head * shape.group + first_query) * head_dim + d;
+    const float* source =
+        a.qkv + row * row_floats + static_cast<int64_t>(kv_head * shape.group + first_query) * head_dim + d;
     float first[kSteps], second[kSteps];
 #pragma unroll
     for (int i = 0; i < kSteps; i++) {
@@ -376,8 +383,8 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D == 64 || (D == 128 && kAh
     uint32_t weight[2];
 #pragma unroll
     for (int j = 0; j < 2; j++) {
-      weight[j] = pack_halves(exp2_approximate(score[i][2 * j] - maximum),
-                              exp2_approximate(score[i][2 * j + 1] - maximum));
+      weight[j] =
+          pack_halves(exp2_approximate(score[i][2 * j] - maximum), exp2_approximate(score[i][2 * j + 1] - maximum));
       const float2 rounded = __half22float2(*reinterpret_cast<const __half2*>(&weight[j]));
       sum += rounded.x + rounded.y;
     }
@@ -419,8 +426,7 @@ __global__ __launch_bounds__(32 * decode_warps<D>(), D == 64 || (D == 128 && kAh
         float* to = warp_values + (warp * queries + 2 * t + x) * D + 8 * g;
 #pragma unroll
         for (int c = 0; c < kValueChunks; c++) {
-          *reinterpret_cast<float4*>(to + 64 * c) =
-              make_float4(o[c][0][x], o[c][0][x + 2], o[c][1][x], o[c][1][x + 2]);
+          *reinterpret_cast<float4*>(to + 64 * c) = make_float4(o[c][0][x], o[c][0][x + 2], o[c][1][x], o[c][1][x + 2]);
           *reinterpret_cast<float4*>(to + 64 * c + 4) =
               make_float4(o[c][2][x], o[c][2][x + 2], o[c][3][x], o[c][3][x + 2]);
         }
@@ -510,8 +516,8 @@ cudaError_t start_with(const AttentionArguments& a, cudaStream_t stream, bool pr
     if (status != cudaSuccess) return status;
   }
   const dim3 grid(a.kv_heads * shape.query_tiles, a.rows, shape.splits);
-  return launch(decode_kernel<D, kExact, kAhead>, grid, dim3(32 * decode_warps<D>()), bytes, stream, programmatic, attend,
-                shape);
+  return launch(decode_kernel<D, kExact, kAhead>, grid, dim3(32 * decode_warps<D>()), bytes, stream, programmatic,
+                attend, shape);
 }
 
 template <int D, bool kExact>

@@ -1,12 +1,12 @@
-// Attention of prefill rows: online softmax over tiles of keys (Milakov & Gimelshein 2018, arXiv:1805.02867; tiled as in
-// Dao et al. 2022, arXiv:2205.14135), m16n8k16 with float16 operands and float32 sums.
+// Attention of prefill rows: online softmax over tiles of keys (Milakov & Gimelshein 2018, arXiv:1805.02867; tiled as
+// in Dao et al. 2022, arXiv:2205.14135), m16n8k16 with float16 operands and float32 sums.
 //
-// A CTA takes one key head and a tile of queries. A tile's row m is query head m % group of launch row first + m / group,
-// so that the query heads of a group share every key and value that is loaded. Keys come in tiles of kKeys positions that
-// begin at multiples of kKeys from position 0, in ascending order. A row keeps its own running maximum and sum, a masked
-// key adds an exact zero, and a tile of keys beyond a row leaves it as it was: a row's bits depend on its own position
-// and sequence, not on what else is in its tile. Rows of several sequences may meet in a tile; then the keys of each
-// sequence are taken in turn, with the rows of the others masked.
+// A CTA takes one key head and a tile of queries. A tile's row m is query head m % group of launch row first + m /
+// group, so that the query heads of a group share every key and value that is loaded. Keys come in tiles of kKeys
+// positions that begin at multiples of kKeys from position 0, in ascending order. A row keeps its own running maximum
+// and sum, a masked key adds an exact zero, and a tile of keys beyond a row leaves it as it was: a row's bits depend on
+// its own position and sequence, not on what else is in its tile. Rows of several sequences may meet in a tile; then
+// the keys of each sequence are taken in turn, with the rows of the others masked.
 //
 // Shared memory holds rows of D halves in 16-byte units; unit u of row r lies at u ^ (r % 8), so that the eight rows of
 // an ldmatrix fall into different banks.
@@ -27,10 +27,11 @@ __device__ __forceinline__ __half* unit_of(__half* rows, int row, int unit) {
 // Copies the keys and the values of kKeys positions, zeros outside [begin, end).
 template <class Tile, bool kExact>
 struct KeyLoader {
-  static constexpr int kUnits = Tile::D / 8;                        // a position
-  static constexpr int kStep = Tile::kThreads / kUnits;             // positions that the threads cover at once
+  static constexpr int kUnits = Tile::D / 8;             // a position
+  static constexpr int kStep = Tile::kThreads / kUnits;  // positions that the threads cover at once
   static constexpr int kSteps = Tile::kKeys / kStep;
-  static constexpr int kBlocks = kStep >= kBlockPositions ? kSteps : Tile::kKeys / kBlockPositions;  // that a thread meets
+  static constexpr int kBlocks =
+      kStep >= kBlockPositions ? kSteps : Tile::kKeys / kBlockPositions;  // that a thread meets
   static_assert(Tile::kKeys % kStep == 0 && (kStep % kBlockPositions == 0 || kBlockPositions % kStep == 0));
 
   const AttentionArguments& a;
@@ -51,8 +52,8 @@ struct KeyLoader {
   __device__ __forceinline__ void look_up(int tile) {
 #pragma unroll
     for (int i = 0; i < kBlocks; i++) {
-      const int in_tile = kStep >= kBlockPositions ? i * kStep + static_cast<int>(threadIdx.x) / kUnits
-                                                   : i * kBlockPositions;
+      const int in_tile =
+          kStep >= kBlockPositions ? i * kStep + static_cast<int>(threadIdx.x) / kUnits : i * kBlockPositions;
       const int position = tile * Tile::kKeys + in_tile;
       ids[i] = position < end && position + kBlockPositions > begin ? table[position / kBlockPositions] : 0;
     }
@@ -90,12 +91,12 @@ template <class Tile, bool kExact>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kernel(AttentionArguments a, int group,
                                                                                   int tile_rows, float query_scale) {
   constexpr int D = Tile::D, kKeys = Tile::kKeys, kWarpTiles = Tile::kWarpTiles;
-  constexpr int kKeyTiles = kKeys / 8;      // n of S
-  constexpr int kElementTiles = D / 8;      // n of O
+  constexpr int kKeyTiles = kKeys / 8;  // n of S
+  constexpr int kElementTiles = D / 8;  // n of O
   extern __shared__ __align__(128) unsigned char dynamic_shared[];
-  __half* queries = reinterpret_cast<__half*>(dynamic_shared);      // [kRows, D]
-  __half* keys = queries + Tile::kRows * D;                         // [2, kKeys, D]
-  __half* values = keys + 2 * kKeys * D;                            // [2, kKeys, D]
+  __half* queries = reinterpret_cast<__half*>(dynamic_shared);  // [kRows, D]
+  __half* keys = queries + Tile::kRows * D;                     // [2, kKeys, D]
+  __half* values = keys + 2 * kKeys * D;                        // [2, kKeys, D]
   __shared__ int row_position[kMaxTileRows], row_sequence[kMaxTileRows];
 
   allow_successor();
@@ -139,8 +140,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
       *reinterpret_cast<uint2*>(unit_of<D>(queries, m, d / 8) + d % 8) = make_uint2(low[0], low[1]);
       *reinterpret_cast<uint2*>(unit_of<D>(queries, m, (d + half) / 8) + (d + half) % 8) = make_uint2(high[0], high[1]);
     } else {
-      const float2 r =
-          valid ? rotate(q[d], q[d + half], angle[d], angle[d + half]) : make_float2(0.0f, 0.0f);
+      const float2 r = valid ? rotate(q[d], q[d + half], angle[d], angle[d + half]) : make_float2(0.0f, 0.0f);
       if (d < half) {
         unit_of<D>(queries, m, d / 8)[d % 8] = __float2half_rn(saturate_half(r.x * query_scale));
         unit_of<D>(queries, m, (d + half) / 8)[(d + half) % 8] = __float2half_rn(saturate_half(r.y * query_scale));
@@ -352,8 +352,8 @@ cudaError_t prefill_tiles(const AttentionArguments& a, cudaStream_t stream, bool
   const int group = a.heads / a.kv_heads;
   const int tile_rows = Tile::kRows / group;
   if (tile_rows == 0) return cudaErrorInvalidValue;
-  const cudaError_t status = cudaFuncSetAttribute(
-      prefill_kernel<Tile, kExact>, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes);
+  const cudaError_t status = cudaFuncSetAttribute(prefill_kernel<Tile, kExact>,
+                                                  cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes);
   if (status != cudaSuccess) return status;
   const dim3 grid(a.kv_heads, (a.rows + tile_rows - 1) / tile_rows);
   return launch(prefill_kernel<Tile, kExact>, grid, dim3(Tile::kThreads), Tile::kSharedBytes, stream, programmatic, a,

@@ -66,7 +66,8 @@ __global__ __launch_bounds__(kMaxThreads) void norm_kernel(const float* x, int64
   };
 #pragma unroll
   for (int i = 0; i < kHeld; i++) add(held[i]);
-  for (int at = threadIdx.x + kHeld * threads; at < vectors; at += threads) add(load_vector<kWide>(source + at * kWide));
+  for (int at = threadIdx.x + kHeld * threads; at < vectors; at += threads)
+    add(load_vector<kWide>(source + at * kWide));
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
   if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
@@ -99,8 +100,8 @@ __global__ __launch_bounds__(kMaxThreads) void norm_kernel(const float* x, int64
 
 }  // namespace
 
-cudaError_t rms_norm(const float* x, int64_t stride, const Weights& weights, size_t norm_offset, float epsilon, int rows,
-                     int width, __half* y, int y_stride, cudaStream_t stream, bool programmatic,
+cudaError_t rms_norm(const float* x, int64_t stride, const Weights& weights, size_t norm_offset, float epsilon,
+                     int rows, int width, __half* y, int y_stride, cudaStream_t stream, bool programmatic,
                      const int32_t* row_indices) {
   if (rows == 0) return cudaSuccess;
   if (width < 1 || norm_offset % 16 != 0) return cudaErrorInvalidValue;
@@ -109,8 +110,8 @@ cudaError_t rms_norm(const float* x, int64_t stride, const Weights& weights, siz
   // A thread holds its whole part of the row, while that fits.
   const dim3 threads(std::min(((vectors + kHeld - 1) / kHeld + 31) / 32 * 32, kMaxThreads));
   const auto kernel = wide ? norm_kernel<4> : norm_kernel<1>;
-  return launch(kernel, dim3(rows), threads, 0, stream, programmatic, x, stride, weights, norm_offset, epsilon, width, y,
-                y_stride, row_indices);
+  return launch(kernel, dim3(rows), threads, 0, stream, programmatic, x, stride, weights, norm_offset, epsilon, width,
+                y, y_stride, row_indices);
 }
 
 }  // namespace millrace::cuda

@@ -16,8 +16,8 @@ namespace millrace::cuda {
 //   row_indices  [rows] on the device, -1: row i of y stays as it is; nullptr: the first `rows` rows in order
 //   y            float16 [rows, y_stride]
 // One CTA a row; the order of its sums depends on width and stride alone.
-cudaError_t rms_norm(const float* x, int64_t stride, const Weights& weights, size_t norm_offset, float epsilon, int rows,
-                     int width, __half* y, int y_stride, cudaStream_t stream, bool programmatic,
+cudaError_t rms_norm(const float* x, int64_t stride, const Weights& weights, size_t norm_offset, float epsilon,
+                     int rows, int width, __half* y, int y_stride, cudaStream_t stream, bool programmatic,
                      const int32_t* row_indices = nullptr);
 
 }  // namespace millrace::cuda
