@@ -81,10 +81,24 @@ def measure_greedy(oracle, model, prompt, count):
     return {"prompt": prompt, "tokens": tokens, "margins": [round(m, 5) for m in margins]}
 
 
+def fix_dynamic_rope(model):
+    """Rope scaling `dynamic` of the greatest length, max_position_embeddings x factor, for every position."""
+    rope = model.config.rope_parameters
+    if rope.get("rope_type") != "dynamic":
+        return
+    length = int(model.config.max_position_embeddings * rope["factor"])
+    frequencies, _ = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["dynamic"](
+        model.config, torch.device("cpu"), seq_len=length)
+    model.model.rotary_emb.inv_freq = frequencies
+    # Of any other type, the frequencies stay as they are.
+    model.model.rotary_emb.rope_type = "default"
+
+
 def make(oracle, folder):
     config = json.loads((folder / "config.json").read_text())
     vocab = config["vocab_size"]
     model = oracle.load(str(folder))
+    fix_dynamic_rope(model)
     sequences, greedy = [], []
     if folder.name in TEXTS:
         file, prompts = TEXTS[folder.name]
