@@ -170,11 +170,20 @@ export interface NativeRequest extends NativeSchedule {
   topK: number
   topP: number
   minP: number
+  typicalP: number
+  repetitionPenalty: number
+  presencePenalty: number
+  frequencyPenalty: number
+  /** Tokens, each once, and what is added to their logits. */
+  biasTokens: Int32Array
+  biasValues: Float32Array
   /** Integer in [0, 2^53). */
   seed: number
   stopTokens: Int32Array
   /** Log-probabilities of generated tokens. */
   logprobs: boolean
+  /** generate: so many of the highest log-probabilities at each token. */
+  topLogprobs: number
   /** score: every position's logits too, float32 [tokens, vocab]. */
   logits: boolean
 }
@@ -198,6 +207,9 @@ export interface NativeTokensEvent {
   /** generate: one a token if asked for. score: with `finish`, [tokens - 1]. */
   logprobs?: Float32Array
   logits?: Float32Array
+  /** [tokens, topLogprobs] if asked for, highest first; -1 and NaN where the vocabulary has no more. */
+  topTokens?: Int32Array
+  topLogprobs?: Float32Array
   finish?: NativeFinish
   error?: { code: string; message: string; remedy: string }
   /** With `finish`: milliseconds from submit to admission, to the first token, to the end. */
@@ -211,7 +223,23 @@ export interface NativeProgressEvent {
   total: number
 }
 
-export type NativeEvent = NativeTokensEvent | NativeProgressEvent
+/** One pass over a model whose steps are observed. */
+export interface NativeStepEvent {
+  type: 'step'
+  model: number
+  /** Computed, and those of them that decode. */
+  rows: number
+  decodeRows: number
+  /** That had rows. */
+  sequences: number
+  /** Requests that wait. */
+  waiting: number
+  kvBlocksUsed: number
+  /** From choosing the rows to having the tokens. */
+  ms: number
+}
+
+export type NativeEvent = NativeTokensEvent | NativeStepEvent | NativeProgressEvent
 
 export interface NativeStats {
   /** Passes over the model. */
@@ -254,6 +282,8 @@ export interface NativeModel {
   submit(request: NativeRequest): number
   /** The request ends with finish 'abort' unless it has ended already. */
   cancel(request: number): void
+  /** Step events from now on, or no more. */
+  observeSteps(on: boolean): void
   stats(): NativeStats
   memory(): NativeMemory
   /** Lets running requests end for up to timeoutMs (drain) or aborts them, then frees the model. Idempotent. */

@@ -29,7 +29,7 @@ export class MillraceError extends Error {
   /** What to do about it. */
   readonly remedy: string
   /** Of QUEUE_FULL: when a place in the queue is likely to be free. */
-  readonly retryAfterMs?: number
+  declare readonly retryAfterMs?: number
 
   constructor(code: ErrorCode, options: { message: string; remedy?: string; cause?: unknown; retryAfterMs?: number }) {
     super(options.message, options.cause === undefined ? undefined : { cause: options.cause })

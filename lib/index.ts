@@ -8,12 +8,14 @@ export type {
   Quantisation,
 } from './checkpoint/quantisation.ts'
 export { type ErrorCode, MillraceError } from './errors.ts'
+export type { Logger } from './log.ts'
 export type {
   FinishReason,
   Generation,
   GenerationChunk,
   GenerationResult,
   RequestTimings,
+  TokenLogprob,
 } from './model/generation.ts'
 export { type Inspection, inspect } from './model/inspect.ts'
 export { load } from './model/load.ts'

@@ -1,6 +1,8 @@
 /** Schemas of every public options object, and the one place where they become INVALID_ARGUMENT. */
 import { z } from 'zod'
 import { MillraceError } from './errors.ts'
+import { isLogger, type Logger } from './log.ts'
+import type { Truncation } from './text/truncate.ts'
 
 /** Where a layer's weights rest: in device memory, or in system RAM and streamed through the ring at every pass. */
 export type PlacementHome = 'resident' | 'streamed' | 'cpu'
@@ -43,6 +45,8 @@ export interface LoadOptions extends PlanOptions {
   deterministic?: boolean | undefined
   /** Requests that may wait; the next is refused with QUEUE_FULL. Default: no limit. */
   maxQueue?: number | undefined
+  /** Told of loads, requests and failures, e.g. pino. Default: nobody is. */
+  logger?: Logger | undefined
   /** Fill freed ring slots with NaN patterns, to find reads of stale weights. For tests: costs memory bandwidth. */
   poison?: boolean | undefined
 }
@@ -60,7 +64,13 @@ export interface ScheduleOptions {
 export interface GenerateOptions extends ScheduleOptions {
   /** Default: as many as the context has room for, which is also the upper limit. */
   maxTokens?: number | undefined
-  /** 0, the default, always takes the most likely token; topK, topP, minP and seed then have no effect. */
+  /**
+   * What goes of a prompt that leaves the answer less room than maxTokens (at most half of the context; a quarter where
+   * maxTokens is not named): tokens from its start, its first token apart, or from its middle. Default 'none': a prompt
+   * that fills the context rejects with CONTEXT_OVERFLOW.
+   */
+  truncate?: 'none' | Truncation | undefined
+  /** 0, the default, always takes the most likely token; the filters and seed then have no effect. */
   temperature?: number | undefined
   /** Sample among the k most likely tokens. Default 0: among all. */
   topK?: number | undefined
@@ -68,6 +78,22 @@ export interface GenerateOptions extends ScheduleOptions {
   topP?: number | undefined
   /** Sample among tokens at least this fraction as likely as the most likely one. Default 0: all. */
   minP?: number | undefined
+  /**
+   * Sample among the tokens whose surprise is nearest to the expected, together of this probability: locally typical
+   * sampling (Meister et al. 2022), after the other filters. Default 1: all.
+   */
+  typicalP?: number | undefined
+  /**
+   * Positive logits of tokens in prompt or answer are divided by it, negative ones multiplied (Keskar et al. 2019).
+   * Default 1: none.
+   */
+  repetitionPenalty?: number | undefined
+  /** Taken off the logit of every token that is in the answer already. Default 0. */
+  presencePenalty?: number | undefined
+  /** Taken off the logit of a token once for each time that it is in the answer already. Default 0. */
+  frequencyPenalty?: number | undefined
+  /** By token id, what is added to its logit, after penalties: -100 to 100, or -Infinity to forbid it. */
+  logitBias?: Readonly<Record<number, number>> | ReadonlyMap<number, number> | undefined
   /** Integer from 0 to 2^53 - 1; the same seed gives the same text. Default: random, and told in the result. */
   seed?: number | undefined
   /** Text at which to stop; it is not part of the answer. */
@@ -78,6 +104,8 @@ export interface GenerateOptions extends ScheduleOptions {
   ignoreEos?: boolean | undefined
   /** Give the log-probability of every generated token. Default false. */
   logprobs?: boolean | undefined
+  /** Give so many of the highest log-probabilities at every generated token, 64 at most. Default 0. */
+  topLogprobs?: number | undefined
   /** Aborts the request: iteration and result reject with ABORTED. */
   signal?: AbortSignal | undefined
 }
@@ -158,8 +186,30 @@ export const loadOptions = z.strictObject({
   prefixReuse: boolean().optional(),
   deterministic: boolean().optional(),
   maxQueue: integer(1, 2 ** 31 - 1).optional(),
+  logger: z.custom<Logger>(isLogger, { error: 'an object with the functions debug, info, warn and error' }).optional(),
   poison: boolean().optional(),
 })
+
+const biasError = 'a Map or an object of numbers from -100 to 100, or -Infinity, by token id'
+
+/** Becomes a list of pairs, so that both forms are one. */
+const logitBias = z
+  .custom<Readonly<Record<number, number>> | ReadonlyMap<number, number>>(
+    (value) => typeof value === 'object' && value !== null && biasEntries(value).every(isBias),
+    { error: biasError },
+  )
+  .transform(biasEntries)
+
+function biasEntries(value: object): [number, number][] {
+  const entries = value instanceof Map ? [...value] : Object.entries(value)
+  // An object's keys are texts: '7' is a token id, '' and ' 7' are none.
+  return entries.map(([key, bias]) => [typeof key === 'string' && !/^\d+$/.test(key) ? Number.NaN : Number(key), bias])
+}
+
+function isBias([token, bias]: [number, unknown]): boolean {
+  if (!Number.isInteger(token) || token < 0 || token >= 2 ** 31 || typeof bias !== 'number') return false
+  return bias === Number.NEGATIVE_INFINITY || (bias >= -100 && bias <= 100)
+}
 
 const stopText = () => z.string({ error: 'a text' }).min(1, { error: 'a text that is not empty' })
 
@@ -172,10 +222,16 @@ const schedule = {
 export const generateOptions = z.strictObject({
   ...schedule,
   maxTokens: integer(1, MAX_TOKENS).optional(),
+  truncate: z.enum(['none', 'start', 'middle'], { error: `'none', 'start' or 'middle'` }).optional(),
   temperature: number(0, 100).optional(),
   topK: integer(0, 2 ** 31 - 1).optional(),
   topP: number(0, 1).optional(),
   minP: number(0, 1).optional(),
+  typicalP: number(0, 1).optional(),
+  repetitionPenalty: number(0.01, 100).optional(),
+  presencePenalty: number(-100, 100).optional(),
+  frequencyPenalty: number(-100, 100).optional(),
+  logitBias: logitBias.optional(),
   seed: integer(0, Number.MAX_SAFE_INTEGER).optional(),
   stop: z
     .union([stopText(), z.array(stopText()).readonly()], { error: 'a text or an array of texts, none empty' })
@@ -186,6 +242,7 @@ export const generateOptions = z.strictObject({
     .optional(),
   ignoreEos: boolean().optional(),
   logprobs: boolean().optional(),
+  topLogprobs: integer(0, 64).optional(),
   signal: signal().optional(),
 })
 

@@ -8,13 +8,13 @@ export const ROOT = dirname(dirname(fileURLToPath(import.meta.url)))
 export const DIST = join(ROOT, 'dist')
 
 interface Setup {
-  withLock(body: () => void): Promise<void>
+  withLock(path: string, body: () => void): Promise<void>
 }
 
 /** Builds dist/ if lib/ is newer; test files that run at once take turns. */
 export async function build(): Promise<void> {
   const { withLock } = (await import(pathToFileURL(join(ROOT, 'scripts', 'setup.mjs')).href)) as Setup
-  await withLock(() => {
+  await withLock(join(ROOT, '.cmake', 'dist.lock'), () => {
     const built = statSync(join(DIST, 'cli', 'main.js'), { throwIfNoEntry: false })?.mtimeMs ?? 0
     const sources = readdirSync(join(ROOT, 'lib'), { recursive: true }).map((name) => join(ROOT, 'lib', String(name)))
     if (sources.every((path) => statSync(path).mtimeMs <= built)) return

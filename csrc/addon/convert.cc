@@ -123,6 +123,15 @@ std::vector<int32_t> int32_array_field(const Napi::Object& object, const char* n
   return {array.Data(), array.Data() + array.ElementLength()};
 }
 
+std::vector<float> float32_array_field(const Napi::Object& object, const char* name) {
+  const Napi::Value value = field(object, name);
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) {
+    throw wrong_type(name, "a Float32Array");
+  }
+  const auto array = value.As<Napi::Float32Array>();
+  return {array.Data(), array.Data() + array.ElementLength()};
+}
+
 std::vector<std::string> string_array(const Napi::Value& value, const char* name) {
   if (!value.IsArray()) throw wrong_type(name, "an array of strings");
   const auto array = value.As<Napi::Array>();
@@ -206,21 +215,39 @@ std::vector<Home> homes_field(const Napi::Object& object, const char* name) {
   return homes;
 }
 
+namespace {
+
+void check_tokens(const std::vector<int32_t>& tokens, int vocab) {
+  for (const int32_t token : tokens) {
+    if (token >= 0 && token < vocab) continue;
+    throw Error(code::kInvalidArgument, format("token id %d is outside the vocabulary of %d", token, vocab),
+                "encode the text with the model's own tokenizer");
+  }
+}
+
+}  // namespace
+
 RequestOptions request_options(const Napi::Object& object, int vocab) {
   RequestOptions options;
   options.kind = string_field(object, "kind") == "score" ? RequestKind::score : RequestKind::generate;
   options.tokens = int32_array_field(object, "tokens");
-  for (const int32_t token : options.tokens) {
-    if (token < 0 || token >= vocab) {
-      throw Error(code::kInvalidArgument, format("token id %d is outside the vocabulary of %d", token, vocab),
-                  "encode the text with the model's own tokenizer");
-    }
-  }
+  check_tokens(options.tokens, vocab);
   options.max_tokens = int_field(object, "maxTokens");
   options.temperature = static_cast<float>(number_field(object, "temperature"));
   options.top_k = int_field(object, "topK");
   options.top_p = static_cast<float>(number_field(object, "topP"));
   options.min_p = static_cast<float>(number_field(object, "minP"));
+  options.typical_p = static_cast<float>(number_field(object, "typicalP"));
+  options.repetition_penalty = static_cast<float>(number_field(object, "repetitionPenalty"));
+  options.presence_penalty = static_cast<float>(number_field(object, "presencePenalty"));
+  options.frequency_penalty = static_cast<float>(number_field(object, "frequencyPenalty"));
+  const std::vector<int32_t> bias_tokens = int32_array_field(object, "biasTokens");
+  const std::vector<float> bias_values = float32_array_field(object, "biasValues");
+  if (bias_tokens.size() != bias_values.size()) throw wrong_type("biasValues", "one value a token");
+  check_tokens(bias_tokens, vocab);
+  for (size_t i = 0; i < bias_tokens.size(); i++) options.logit_bias.emplace_back(bias_tokens[i], bias_values[i]);
+  options.top_logprobs = int_field(object, "topLogprobs");
+  if (options.top_logprobs < 0 || options.top_logprobs > vocab) throw wrong_type("topLogprobs", "a number of tokens");
   options.seed = size_field(object, "seed");
   options.stop_tokens = int32_array_field(object, "stopTokens");
   options.logprobs = bool_field(object, "logprobs");

@@ -21,6 +21,7 @@ bool bool_field(const Napi::Object& object, const char* name);
 Napi::Object object_field(const Napi::Object& object, const char* name);
 std::string string_field(const Napi::Object& object, const char* name);
 std::vector<int32_t> int32_array_field(const Napi::Object& object, const char* name);
+std::vector<float> float32_array_field(const Napi::Object& object, const char* name);
 std::vector<std::string> string_array(const Napi::Value& value, const char* name);
 
 ModelSpec model_spec(const Napi::Object& object);

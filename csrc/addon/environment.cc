@@ -30,6 +30,47 @@ const char* name_of(Finish finish) {
   return "";
 }
 
+// The newest steps that wait for JavaScript; more would only tell a busy thread that it is busy.
+constexpr size_t kMaxSteps = 4096;
+
+template <typename T>
+void append(std::vector<T>& to, std::vector<T>&& more) {
+  if (to.empty()) {
+    to = std::move(more);
+  } else {
+    to.insert(to.end(), more.begin(), more.end());
+  }
+}
+
+// `later` is the same request's next event.
+void join(TokenEvent& event, TokenEvent&& later) {
+  append(event.tokens, std::move(later.tokens));
+  append(event.logprobs, std::move(later.logprobs));
+  append(event.logits, std::move(later.logits));
+  append(event.top_tokens, std::move(later.top_tokens));
+  append(event.top_logprobs, std::move(later.top_logprobs));
+  event.finish = later.finish;
+  event.error_code = std::move(later.error_code);
+  event.error_message = std::move(later.error_message);
+  event.error_remedy = std::move(later.error_remedy);
+  event.queue_ms = later.queue_ms;
+  event.first_token_ms = later.first_token_ms;
+  event.total_ms = later.total_ms;
+}
+
+Napi::Object to_js(Napi::Env env, const StepEvent& event) {
+  Napi::Object out = Napi::Object::New(env);
+  out["type"] = Napi::String::New(env, "step");
+  out["model"] = Napi::Number::New(env, static_cast<double>(event.model));
+  out["rows"] = Napi::Number::New(env, event.rows);
+  out["decodeRows"] = Napi::Number::New(env, event.decode_rows);
+  out["sequences"] = Napi::Number::New(env, event.sequences);
+  out["waiting"] = Napi::Number::New(env, event.waiting);
+  out["kvBlocksUsed"] = Napi::Number::New(env, event.kv_blocks_used);
+  out["ms"] = Napi::Number::New(env, event.ms);
+  return out;
+}
+
 Napi::Object to_js(Napi::Env env, const TokenEvent& event) {
   Napi::Object out = Napi::Object::New(env);
   out["type"] = Napi::String::New(env, "tokens");
@@ -38,6 +79,10 @@ Napi::Object to_js(Napi::Env env, const TokenEvent& event) {
   out["tokens"] = typed_array<Napi::Int32Array>(env, event.tokens);
   if (!event.logprobs.empty()) out["logprobs"] = typed_array<Napi::Float32Array>(env, event.logprobs);
   if (!event.logits.empty()) out["logits"] = typed_array<Napi::Float32Array>(env, event.logits);
+  if (!event.top_tokens.empty()) {
+    out["topTokens"] = typed_array<Napi::Int32Array>(env, event.top_tokens);
+    out["topLogprobs"] = typed_array<Napi::Float32Array>(env, event.top_logprobs);
+  }
   if (event.finish == Finish::none) return out;
   out["finish"] = Napi::String::New(env, name_of(event.finish));
   if (event.finish == Finish::error) {
@@ -81,6 +126,8 @@ void Channel::close() {
   wake_.Abort();
   on_events_.Reset();
   events_.clear();
+  event_of_.clear();
+  steps_.clear();
   tasks_.clear();
 }
 
@@ -92,12 +139,25 @@ void Channel::wake() {
 
 void Channel::post(TokenEvent&& event) {
   std::lock_guard lock(mutex_);
-  if (open_) events_.push_back(std::move(event));
+  if (!open_) return;
+  const auto [at, added] = event_of_.try_emplace(event.request, events_.size());
+  if (added) {
+    events_.push_back(std::move(event));
+  } else {
+    join(events_[at->second], std::move(event));
+  }
+}
+
+void Channel::post_step(const StepEvent& event) {
+  std::lock_guard lock(mutex_);
+  if (!open_) return;
+  if (steps_.size() >= kMaxSteps) steps_.erase(steps_.begin(), steps_.begin() + kMaxSteps / 2);
+  steps_.push_back(event);
 }
 
 void Channel::flush() {
   std::lock_guard lock(mutex_);
-  if (open_ && !events_.empty()) wake();
+  if (open_ && (!events_.empty() || !steps_.empty())) wake();
 }
 
 void Channel::run(Task task) {
@@ -110,19 +170,24 @@ void Channel::run(Task task) {
 void Channel::deliver(Napi::Env env, Napi::Function, Channel* channel, void*) {
   if (env == nullptr) return;
   std::vector<TokenEvent> events;
+  std::vector<StepEvent> steps;
   std::vector<Task> tasks;
   {
     std::lock_guard lock(channel->mutex_);
     channel->woken_ = false;
     if (!channel->open_) return;
     events.swap(channel->events_);
+    channel->event_of_.clear();
+    steps.swap(channel->steps_);
     tasks.swap(channel->tasks_);
   }
   Napi::HandleScope scope(env);
   // Tokens first: "closed" or "loaded" comes after what led to it.
-  if (!events.empty() && !channel->on_events_.IsEmpty()) {
-    Napi::Array batch = Napi::Array::New(env, events.size());
-    for (size_t i = 0; i < events.size(); i++) batch[static_cast<uint32_t>(i)] = to_js(env, events[i]);
+  if (!(events.empty() && steps.empty()) && !channel->on_events_.IsEmpty()) {
+    Napi::Array batch = Napi::Array::New(env, events.size() + steps.size());
+    uint32_t at = 0;
+    for (const TokenEvent& event : events) batch[at++] = to_js(env, event);
+    for (const StepEvent& event : steps) batch[at++] = to_js(env, event);
     channel->on_events_.Call({batch});
   }
   for (Task& task : tasks) {

@@ -30,6 +30,7 @@ class Channel : public EventSink, public std::enable_shared_from_this<Channel> {
 
   // EventSink; any thread.
   void post(TokenEvent&& event) override;
+  void post_step(const StepEvent& event) override;
   void flush() override;
   // Runs `task` on the JavaScript thread, in a handle scope of its own.
   void run(Task task);
@@ -48,7 +49,11 @@ class Channel : public EventSink, public std::enable_shared_from_this<Channel> {
   std::mutex mutex_;
   bool open_ = false;
   bool woken_ = false;
+  // At most one event a request: what JavaScript has not taken yet is joined, so that a busy thread finds a few long
+  // events and not many short ones.
   std::vector<TokenEvent> events_;
+  std::unordered_map<uint64_t, size_t> event_of_;  // request -> index into events_
+  std::vector<StepEvent> steps_;
   std::vector<Task> tasks_;
   Wake wake_;
   Napi::FunctionReference on_events_;  // JavaScript thread only

@@ -25,6 +25,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     return DefineClass(env, "NativeModel",
                        {InstanceAccessor<&ModelHandle::id>("id"), InstanceMethod<&ModelHandle::submit>("submit"),
                         InstanceMethod<&ModelHandle::cancel>("cancel"), InstanceMethod<&ModelHandle::stats>("stats"),
+                        InstanceMethod<&ModelHandle::observe_steps>("observeSteps"),
                         InstanceMethod<&ModelHandle::memory>("memory"), InstanceMethod<&ModelHandle::close>("close")});
   }
 
@@ -53,6 +54,11 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
 
   void cancel(const Napi::CallbackInfo& info) {
     Engine::process().cancel(model_, static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value()));
+  }
+
+  void observe_steps(const Napi::CallbackInfo& info) {
+    const bool on = info[0].As<Napi::Boolean>().Value();
+    Engine::process().observe(model_, on ? Environment::of(info.Env()).channel() : nullptr);
   }
 
   Napi::Value stats(const Napi::CallbackInfo& info) {

@@ -47,7 +47,15 @@ inline size_t kv_block_bytes(const ModelSpec& spec) {
   return size_t{2} * spec.kv_heads * kKvBlockTokens * spec.head_dim * sizeof(uint16_t);
 }
 
-// What is wanted of one row's logits.
+// What a request changes of one token's logit before the choice: see sample_adjusted() in sample_arithmetic.h.
+struct LogitAdjustment {
+  int32_t token = 0;
+  int32_t seen = 0;       // 1: in the prompt or in the answer so far
+  int32_t generated = 0;  // times in the answer so far
+  float bias = 0.0f;
+};
+
+// What is wanted of one row's logits. Plain data without pointers: a device reads it from its own memory.
 struct LogitRequest {
   int32_t row = 0;             // row of the step
   bool sample = true;          // choose a token
@@ -58,6 +66,13 @@ struct LogitRequest {
   int32_t top_k = 0;           // 0: all
   float top_p = 1.0f;
   float min_p = 0.0f;
+  float typical_p = 1.0f;
+  float repetition_penalty = 1.0f;
+  float presence_penalty = 0.0f;
+  float frequency_penalty = 0.0f;
+  int32_t adjustments_begin = 0;  // of Step::adjustments
+  int32_t adjustments = 0;        // how many; ascending tokens, each once
+  int32_t top_logprobs = 0;       // > 0: so many of the highest log-probabilities of the unmodified distribution too
   uint64_t seed = 0;
   uint64_t counter = 0;        // index of the token within its sequence: (seed, counter) fixes the random numbers
 };
@@ -73,6 +88,7 @@ struct Step {
   std::span<const int32_t> block_tables;    // [sequences, block_table_stride], KV block ids
   int block_table_stride = 0;
   std::span<const LogitRequest> logits;     // ascending rows; at most ExecutorConfig::max_logit_rows
+  std::span<const LogitAdjustment> adjustments;  // of all logit requests
 };
 
 // Of sample(); readable after collect().
@@ -81,6 +97,10 @@ struct StepOutput {
   // request)
   std::vector<int32_t> tokens;
   std::vector<float> logprobs;    // [logit requests]; NaN where not asked for
+  // [sum of LogitRequest::top_logprobs], in the order of the requests, each from the highest down, ties to the lowest id;
+  // -1 and NaN where there are no more tokens or the logits are no distribution
+  std::vector<int32_t> top_tokens;
+  std::vector<float> top_logprobs;
   std::vector<float> logits;      // [kept rows, vocab], in the order of the requests
 };
 

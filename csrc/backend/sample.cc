@@ -39,6 +39,10 @@ bool before(const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
 
+bool more_typical(const Candidate& a, const Candidate& b) {
+  return a.distance != b.distance ? a.distance < b.distance : before(a, b);
+}
+
 int blocks_of(std::span<const float> logits) {
   return static_cast<int>((logits.size() + kBlock - 1) / kBlock);
 }
@@ -90,7 +94,7 @@ void gather(std::span<const float> logits, std::span<const float> maximum, float
     if (maximum[b] < floor) continue;
     const std::span<const float> block = block_of(logits, static_cast<int>(b));
     for (size_t i = 0; i < block.size(); i++) {
-      if (block[i] >= floor) out.push_back({block[i], static_cast<int32_t>(b * kBlock + i), 0});
+      if (block[i] >= floor) out.push_back({block[i], static_cast<int32_t>(b * kBlock + i), 0, 0});
     }
   }
 }
@@ -112,9 +116,25 @@ void keep_top_k(std::vector<Candidate>& candidates, size_t k) {
   candidates.resize(k);
 }
 
+// The k first tokens of the order, in any order; the maxima of the blocks are up to date.
+void gather_top_k(std::span<const float> logits, size_t k, SampleScratch& scratch) {
+  const std::span<const float> maximum = scratch.block_maximum;
+  float floor = -kInfinity;
+  if (k <= maximum.size()) {
+    // At least k tokens reach the k-th highest maximum of a block.
+    scratch.selected_maximum.assign(maximum.begin(), maximum.end());
+    std::nth_element(scratch.selected_maximum.begin(), scratch.selected_maximum.begin() + (k - 1),
+                     scratch.selected_maximum.end(), std::greater<float>());
+    floor = scratch.selected_maximum[k - 1];
+  }
+  gather(logits, maximum, floor, scratch.candidates);
+  keep_top_k(scratch.candidates, k);
+}
+
 // Shortens candidates to the shortest prefix of the order whose weights reach `target`, halving the part in doubt: the
 // prefix of a part is complete before the next is looked at.
-void keep_prefix(std::vector<Candidate>& candidates, uint64_t target) {
+template <typename Before>
+void keep_prefix(std::vector<Candidate>& candidates, uint64_t target, Before before) {
   size_t begin = 0, end = candidates.size();
   uint64_t reached = 0;  // by [0, begin)
   while (end - begin > 32) {
@@ -135,6 +155,28 @@ void keep_prefix(std::vector<Candidate>& candidates, uint64_t target) {
     if (reached >= target) break;
   }
   candidates.resize(begin);
+}
+
+// floor(total * share) with the share in 32 fractional bits; total < 2^54
+uint64_t share_of(uint64_t total, float share) {
+  const auto fraction = static_cast<uint64_t>(static_cast<double>(std::max(share, 0.0f)) * 0x1p32);
+  return (total >> 32) * fraction + (((total & 0xffffffffu) * fraction) >> 32);
+}
+
+void keep_typical(std::vector<Candidate>& candidates, float highest, float inverse, float typical_p) {
+  std::erase_if(candidates, [](const Candidate& c) { return c.weight == 0; });
+  uint64_t total = 0, moment = 0;
+  for (const Candidate& c : candidates) {
+    total += c.weight;
+    moment += (uint64_t{c.weight} * sample_surprise(sample_scaled(c.logit, highest, inverse))) >> 20;
+  }
+  // The highest token's weight is 2^30, so total >> 6 loses nothing that matters; moment < 2^49.
+  const auto mean = static_cast<uint32_t>((moment << 14) / (total >> 6));
+  for (Candidate& c : candidates) {
+    const uint32_t surprise = sample_surprise(sample_scaled(c.logit, highest, inverse));
+    c.distance = surprise > mean ? surprise - mean : mean - surprise;
+  }
+  keep_prefix(candidates, share_of(total, typical_p), more_typical);
 }
 
 struct Choice {
@@ -189,7 +231,7 @@ float inverse_of(float temperature) {
 
 bool keeps_all(std::span<const float> logits, const SampleOptions& options) {
   const bool by_k = options.top_k > 0 && static_cast<size_t>(options.top_k) < logits.size();
-  return !by_k && options.top_p >= 1.0f && options.min_p <= 0.0f;
+  return !by_k && options.top_p >= 1.0f && options.min_p <= 0.0f && options.typical_p >= 1.0f;
 }
 
 // Fills scratch.candidates; scratch.block_maximum is up to date.
@@ -206,29 +248,14 @@ void keep(std::span<const float> logits, float highest, const SampleOptions& opt
     }
     return total;
   };
-  // floor(total * top_p) with top_p in 32 fractional bits; total < 2^54
-  const auto target_of = [&](uint64_t total) {
-    const auto fraction = static_cast<uint64_t>(static_cast<double>(std::max(options.top_p, 0.0f)) * 0x1p32);
-    return (total >> 32) * fraction + (((total & 0xffffffffu) * fraction) >> 32);
-  };
 
   const bool by_p = options.top_p < 1.0f;
   if (options.top_k > 0 && static_cast<size_t>(options.top_k) < logits.size()) {
-    const size_t k = options.top_k;
-    float floor = -kInfinity;
-    if (k <= maximum.size()) {
-      // At least k tokens reach the k-th highest maximum of a block.
-      scratch.selected_maximum.assign(maximum.begin(), maximum.end());
-      std::nth_element(scratch.selected_maximum.begin(), scratch.selected_maximum.begin() + (k - 1),
-                       scratch.selected_maximum.end(), std::greater<float>());
-      floor = scratch.selected_maximum[k - 1];
-    }
-    gather(logits, maximum, floor, candidates);
-    keep_top_k(candidates, k);
+    gather_top_k(logits, options.top_k, scratch);
     const uint64_t total = weigh();
-    if (by_p) keep_prefix(candidates, target_of(total));
+    if (by_p) keep_prefix(candidates, share_of(total, options.top_p), before);
   } else if (by_p) {
-    const uint64_t target = target_of(total_weight(logits, maximum, highest, inverse));
+    const uint64_t target = share_of(total_weight(logits, maximum, highest, inverse), options.top_p);
     // Few tokens carry most of the weight: look at those near the highest first. Tokens without weight are never
     // needed, and -22 keeps all that have any.
     for (float depth = 2.75f;; depth *= 2.0f) {
@@ -237,21 +264,52 @@ void keep(std::span<const float> logits, float highest, const SampleOptions& opt
       const uint64_t reached = weigh();
       if (reached >= target || last) break;
     }
-    keep_prefix(candidates, target);
+    keep_prefix(candidates, target, before);
   } else if (options.min_p > 0.0f) {
     // Weights below the threshold lie below its logarithm, with a margin for rounding.
     const float depth = std::min(22.0f, -std::log(std::min(options.min_p, 1.0f)) + 0.01f);
     gather(logits, maximum, highest - depth * temperature, candidates);
     weigh();
   } else {
-    gather(logits, maximum, -kInfinity, candidates);
+    // Tokens without weight count for nothing in typical-p.
+    gather(logits, maximum, options.typical_p < 1.0f ? highest - 22.0f * temperature : -kInfinity, candidates);
     weigh();
   }
   if (options.min_p > 0.0f) {
     const auto threshold = static_cast<uint32_t>(std::min(options.min_p, 1.0f) * kSampleOneFloat);
     std::erase_if(candidates, [&](const Candidate& c) { return c.weight < threshold; });
   }
+  if (options.typical_p < 1.0f) keep_typical(candidates, highest, inverse, options.typical_p);
 }
+
+// What turns logits into log-probabilities.
+struct Normaliser {
+  bool valid = true;
+  double highest = 0.0, log_sum = 0.0;
+
+  explicit Normaliser(std::span<const float> logits) {
+    const int blocks = blocks_of(logits);
+    float most = -kInfinity;
+    for (int b = 0; b < blocks; b++) {
+      const float maximum = sweeps().maximum(WholeBlock(block_of(logits, b)).data);
+      valid &= maximum == maximum;
+      most = std::max(most, maximum);
+    }
+    valid &= most != kInfinity && most != -kInfinity;
+    if (!valid) return;
+    double sums[16] = {};
+    for (int b = 0; b < blocks; b++) sweeps().exponentials(WholeBlock(block_of(logits, b)).data, most, sums);
+    double sum = 0.0;
+    for (double part : sums) sum += part;
+    highest = most;
+    log_sum = std::log(sum);
+  }
+
+  float operator()(float logit) const {
+    return valid ? static_cast<float>(static_cast<double>(logit) - highest - log_sum)
+                 : std::numeric_limits<float>::quiet_NaN();
+  }
+};
 
 }  // namespace
 
@@ -277,21 +335,21 @@ std::span<const SampleScratch::Candidate> kept_tokens(std::span<const float> log
   return scratch.candidates;
 }
 
-float log_probability(std::span<const float> logits, int32_t token) {
-  const int blocks = blocks_of(logits);
-  float highest = -kInfinity;
-  bool valid = true;
-  for (int b = 0; b < blocks; b++) {
-    const float maximum = sweeps().maximum(WholeBlock(block_of(logits, b)).data);
-    valid &= maximum == maximum;
-    highest = std::max(highest, maximum);
+float log_probability(std::span<const float> logits, int32_t token) { return Normaliser(logits)(logits[token]); }
+
+void top_log_probabilities(std::span<const float> logits, std::span<int32_t> tokens, std::span<float> logprobs,
+                           SampleScratch& scratch) {
+  std::fill(tokens.begin(), tokens.end(), -1);
+  std::fill(logprobs.begin(), logprobs.end(), std::numeric_limits<float>::quiet_NaN());
+  const Normaliser normaliser(logits);
+  if (!normaliser.valid || tokens.empty()) return;
+  find_maxima(logits, scratch.block_maximum);
+  gather_top_k(logits, tokens.size(), scratch);
+  std::sort(scratch.candidates.begin(), scratch.candidates.end(), before);
+  for (size_t i = 0; i < std::min(tokens.size(), scratch.candidates.size()); i++) {
+    tokens[i] = scratch.candidates[i].id;
+    logprobs[i] = normaliser(scratch.candidates[i].logit);
   }
-  if (!valid || highest == kInfinity || highest == -kInfinity) return std::numeric_limits<float>::quiet_NaN();
-  double sums[16] = {};
-  for (int b = 0; b < blocks; b++) sweeps().exponentials(WholeBlock(block_of(logits, b)).data, highest, sums);
-  double sum = 0.0;
-  for (double part : sums) sum += part;
-  return static_cast<float>(static_cast<double>(logits[token]) - highest - std::log(sum));
 }
 
 }  // namespace millrace

@@ -7,6 +7,10 @@
 //   top-k        the k first tokens of the order
 //   top-p        of those, the shortest prefix of the order whose weights reach floor(total * top_p); at least one
 //   min-p        of those, the tokens with w_i >= floor(min_p * 2^30), min_p times the highest probability
+//   typical-p    of those with a weight, the shortest prefix that reaches floor(total * typical_p), at least one, in the
+//                order of |s_i - m|, then of the tokens: s_i = round(-z_i * 2^16) and m their mean by weight, so that
+//                s_i - m is how far the token's surprise is from the entropy (Meister et al. 2022, arXiv:2202.00666);
+//                m = (sum of floor(w_i * s_i / 2^20) * 2^14) / floor(sum of w_i / 2^6), all in integers
 //   choice       the highest z_i + gumbel_i, ties to the lowest id (the Gumbel-max trick: Maddison et al. 2014,
 //                arXiv:1411.0030): a sample from the kept tokens' softmax
 //   gumbel_i     -log(-log(u_i)) of a random word: Philox4x32-10 (Salmon et al. 2011) with the seed as key, counter
@@ -24,6 +28,7 @@ struct SampleOptions {
   int32_t top_k = 0;         // <= 0: all
   float top_p = 1.0f;        // >= 1: all
   float min_p = 0.0f;        // <= 0: all
+  float typical_p = 1.0f;    // >= 1: all
   uint64_t seed = 0;
   uint64_t counter = 0;
 };
@@ -34,6 +39,7 @@ struct SampleScratch {
     float logit;
     int32_t id;
     uint32_t weight;
+    uint32_t distance;  // from the entropy, in 2^-16: of typical-p alone
   };
   std::vector<float> block_maximum;
   std::vector<float> selected_maximum;
@@ -43,7 +49,7 @@ struct SampleScratch {
 // The chosen token; -1 if there is nothing to choose from: a logit is NaN or +infinity, or all are -infinity.
 int32_t sample_token(std::span<const float> logits, const SampleOptions& options, SampleScratch& scratch);
 
-// The tokens that top-k, top-p and min-p leave to choose from, in no order; temperature must be positive and the logits
+// The tokens that top-k, top-p, min-p and typical-p leave to choose from, in no order; temperature must be positive and the logits
 // a distribution. Belongs to the scratch.
 std::span<const SampleScratch::Candidate> kept_tokens(std::span<const float> logits, const SampleOptions& options,
                                                       SampleScratch& scratch);
@@ -51,5 +57,10 @@ std::span<const SampleScratch::Candidate> kept_tokens(std::span<const float> log
 // Natural logarithm of the token's probability under softmax(logits): float32 exponentials summed in float64. NaN if
 // the logits are not a distribution, as above.
 float log_probability(std::span<const float> logits, int32_t token);
+
+// The tokens.size() first tokens of the order and their log-probabilities, of the same bits as log_probability() gives.
+// -1 and NaN where there are no more tokens or the logits are no distribution.
+void top_log_probabilities(std::span<const float> logits, std::span<int32_t> tokens, std::span<float> logprobs,
+                           SampleScratch& scratch);
 
 }  // namespace millrace

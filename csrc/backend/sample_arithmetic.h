@@ -110,12 +110,31 @@ MILLRACE_HOST_DEVICE static inline SampleWords sample_random(uint64_t seed, uint
                     static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
 }
 
+// A token's logit with its penalties and bias. Repetition: Keskar et al. 2019 (CTRL), of tokens in prompt or answer;
+// frequency and presence: of tokens in the answer, as OpenAI's API has them; the bias last.
+MILLRACE_HOST_DEVICE static inline float sample_adjusted(float logit, bool seen, int32_t generated, float bias,
+                                                         float repetition, float presence, float frequency) {
+  float x = logit;
+  if (seen) x = x > 0.0f ? x / repetition : x * repetition;
+  if (generated > 0) {
+    const float often = frequency * static_cast<float>(generated);
+    x = x - often;
+    x = x - presence;
+  }
+  return x + bias;
+}
+
 MILLRACE_HOST_DEVICE static inline float sample_scaled(float logit, float highest, float inverse_temperature) {
   return (logit - highest) * inverse_temperature;
 }
 
 MILLRACE_HOST_DEVICE static inline uint32_t sample_weight(float z) {
   return static_cast<uint32_t>(static_cast<int32_t>(sample_exp(z) * kSampleOneFloat));
+}
+
+// -z in 2^-16, of a token with a weight (z > -21).
+MILLRACE_HOST_DEVICE static inline uint32_t sample_surprise(float z) {
+  return static_cast<uint32_t>(static_cast<int32_t>(-z * 65536.0f + 0.5f));
 }
 
 }  // namespace millrace

@@ -105,6 +105,12 @@ void Engine::cancel(const std::shared_ptr<Model>& model, uint64_t request) {
   });
 }
 
+void Engine::observe(const std::shared_ptr<Model>& model, std::shared_ptr<EventSink> sink) {
+  post([this, model, sink = std::move(sink)] {
+    if (Served* served = find(model.get())) served->model->observe(sink);
+  });
+}
+
 void Engine::close(std::shared_ptr<Model> model, bool drain, std::chrono::milliseconds timeout,
                    std::function<void()> done) {
   const Clock::time_point deadline = drain ? Clock::now() + timeout : Clock::now();

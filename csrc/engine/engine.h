@@ -32,6 +32,8 @@ class Engine {
   // with MODEL_CLOSED through its sink.
   uint64_t submit(const std::shared_ptr<Model>& model, RequestOptions options, std::shared_ptr<EventSink> sink);
   void cancel(const std::shared_ptr<Model>& model, uint64_t request);
+  // Tells `sink` of every step of the model from now on; null: nobody.
+  void observe(const std::shared_ptr<Model>& model, std::shared_ptr<EventSink> sink);
   // Takes no more requests; after the running ones have ended (`drain`, for `timeout` at most) or were aborted, frees
   // the model and calls `done` on the engine's thread.
   void close(std::shared_ptr<Model> model, bool drain, std::chrono::milliseconds timeout, std::function<void()> done);

@@ -97,6 +97,7 @@ void Model::run_pass(const Step& step) {
 
 bool Model::step() {
   expire();
+  const Clock::time_point began = Clock::now();
   if (!scheduler_->build(batch_)) return false;
   run_pass(batch_.step);
   pass_done_->synchronize();
@@ -107,6 +108,10 @@ bool Model::step() {
   scheduler_->computed(batch_);
   take_results(batch_);
   publish_counters();
+  if (const std::shared_ptr<EventSink> observer = observer_.lock()) {
+    observer->post_step({id_, batch_.step.rows, batch_.step.decode_rows, static_cast<int>(batch_.parts.size()),
+                         scheduler_->waiting(), kv_->used(), milliseconds(Clock::now() - began)});
+  }
   return true;
 }
 
@@ -131,9 +136,12 @@ void Model::publish_counters() {
 void Model::take_results(const StepBatch& batch) {
   const size_t vocab = host_->spec().vocab;
   const float* kept = output_.logits.data();
+  size_t top = 0;  // into the output's top log-probabilities
   for (const StepBatch::Part& part : batch.parts) {
     Sequence& sequence = *part.sequence;
     if (part.logits == 0) continue;
+    const size_t own_top = top;
+    for (int i = 0; i < part.logits; i++) top += batch.logits[part.first_logit + i].top_logprobs;
 
     if (sequence.options.kind == RequestKind::score) {
       for (int i = 0; i < part.logits; i++) {
@@ -161,8 +169,8 @@ void Model::take_results(const StepBatch& batch) {
     TokenEvent event;
     if (token < 0) {
       event.error_code = code::kInternal;
-      event.error_message = "the model's logits are not numbers (NaN)";
-      event.error_remedy = "check the checkpoint: damaged or overflowing weights do this";
+      event.error_message = "the model's logits are not numbers (NaN), or logitBias forbids every token";
+      event.error_remedy = "check the checkpoint: damaged or overflowing weights do this; or leave out logitBias";
       end(sequence.id, Finish::error, std::move(event));
       continue;
     }
@@ -171,9 +179,13 @@ void Model::take_results(const StepBatch& batch) {
       end(sequence.id, Finish::stop);
       continue;
     }
-    sequence.tokens.push_back(token);
+    append_token(sequence, token);
     event.tokens.push_back(token);
     if (sequence.options.logprobs) event.logprobs.push_back(output_.logprobs[part.first_logit]);
+    if (top > own_top && output_.top_tokens.size() >= top) {
+      event.top_tokens.assign(output_.top_tokens.begin() + own_top, output_.top_tokens.begin() + top);
+      event.top_logprobs.assign(output_.top_logprobs.begin() + own_top, output_.top_logprobs.begin() + top);
+    }
     if (sequence.generated() >= sequence.options.max_tokens) {
       end(sequence.id, Finish::length, std::move(event));
       continue;

@@ -70,6 +70,8 @@ class Model {
   // Ends a request with its last event; nothing happens if it has ended.
   void end(uint64_t request, Finish finish, TokenEvent last = {});
   void publish_counters();
+  // Tells `sink` of every step; null: nobody.
+  void observe(std::weak_ptr<EventSink> sink) { observer_ = std::move(sink); }
   // Frees everything but the counters and the configuration, which handles elsewhere may still read.
   void release();
 
@@ -89,6 +91,7 @@ class Model {
   std::unique_ptr<Scheduler> scheduler_;
   StepBatch batch_;
   StepOutput output_;
+  std::weak_ptr<EventSink> observer_;
   ModelCounters counters_;
   ModelMemory memory_;
 };

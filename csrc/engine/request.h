@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/kv_pool.h"
@@ -22,9 +23,15 @@ struct RequestOptions {
   int top_k = 0;                     // 0: all
   float top_p = 1.0f;
   float min_p = 0.0f;
+  float typical_p = 1.0f;
+  float repetition_penalty = 1.0f;  // > 0; 1: none
+  float presence_penalty = 0.0f;
+  float frequency_penalty = 0.0f;
+  std::vector<std::pair<int32_t, float>> logit_bias;  // token, what is added to its logit
   uint64_t seed = 0;
   std::vector<int32_t> stop_tokens;  // end the request and are not given out
   bool logprobs = false;             // generate: log-probability of each token
+  int top_logprobs = 0;              // generate: so many of the highest log-probabilities at each token
   bool logits = false;               // score: logits of every position
   int priority = 0;                  // higher goes first, and is preempted last
   double queue_timeout_ms = 0;       // > 0: ends with QUEUE_TIMEOUT if not admitted by then
@@ -39,9 +46,21 @@ struct TokenEvent {
   std::vector<int32_t> tokens;  // generated since the last event
   std::vector<float> logprobs;  // generate: [tokens] if asked for; score: [prompt tokens - 1], with the end
   std::vector<float> logits;    // score: [prompt tokens, vocab] if asked for, with the end
+  std::vector<int32_t> top_tokens;  // generate: [tokens, top_logprobs] if asked for, highest first
+  std::vector<float> top_logprobs;
   Finish finish = Finish::none;
   std::string error_code, error_message, error_remedy;  // of Finish::error
   double queue_ms = 0, first_token_ms = 0, total_ms = 0;  // with the end: from submit to admission, first token, end
+};
+
+// One step of a model that somebody observes.
+struct StepEvent {
+  uint64_t model = 0;
+  int rows = 0, decode_rows = 0;  // computed
+  int sequences = 0;              // that had rows
+  int waiting = 0;                // after it
+  int kv_blocks_used = 0;
+  double ms = 0;                  // from choosing the rows to having the tokens
 };
 
 // Where one environment's events go. Called from the engine's thread: must not block.
@@ -49,6 +68,7 @@ class EventSink {
  public:
   virtual ~EventSink() = default;
   virtual void post(TokenEvent&& event) = 0;
+  virtual void post_step(const StepEvent&) {}
   virtual void flush() = 0;  // after the events of a step
 };
 
@@ -60,6 +80,7 @@ struct Sequence {
   int computed = 0;             // tokens whose K and V are in the cache
   std::vector<int32_t> blocks;
   std::vector<float> score_logprobs, score_logits;
+  std::vector<LogitAdjustment> adjustments;  // ascending tokens; kept up to date while it runs
   SavedKv saved;                // of a preempted sequence
   int remembered = 0;           // leading blocks offered to the prefix cache
   int decoded_from = INT32_MAX; // first position computed by a decode row

@@ -18,7 +18,39 @@ void insert(std::deque<std::unique_ptr<Sequence>>& into, std::unique_ptr<Sequenc
   into.insert(at, std::move(sequence));
 }
 
+bool has_penalties(const RequestOptions& options) {
+  return options.repetition_penalty != 1.0f || options.presence_penalty != 0.0f || options.frequency_penalty != 0.0f;
+}
+
+LogitAdjustment& adjustment_of(Sequence& sequence, int32_t token) {
+  auto& all = sequence.adjustments;
+  auto at = std::lower_bound(all.begin(), all.end(), token,
+                             [](const LogitAdjustment& a, int32_t value) { return a.token < value; });
+  if (at == all.end() || at->token != token) at = all.insert(at, LogitAdjustment{token});
+  return *at;
+}
+
+// The biases, and the prompt as far as it matters to penalties.
+void begin_adjustments(Sequence& sequence) {
+  const RequestOptions& options = sequence.options;
+  if (options.repetition_penalty != 1.0f) {
+    std::vector<int32_t> prompt = options.tokens;
+    std::sort(prompt.begin(), prompt.end());
+    prompt.erase(std::unique(prompt.begin(), prompt.end()), prompt.end());
+    for (const int32_t token : prompt) sequence.adjustments.push_back(LogitAdjustment{token, 1});
+  }
+  for (const auto& [token, bias] : options.logit_bias) adjustment_of(sequence, token).bias = bias;
+}
+
 }  // namespace
+
+void append_token(Sequence& sequence, int32_t token) {
+  sequence.tokens.push_back(token);
+  if (!has_penalties(sequence.options)) return;
+  LogitAdjustment& adjustment = adjustment_of(sequence, token);
+  adjustment.seen = 1;
+  adjustment.generated++;
+}
 
 void Scheduler::add(std::unique_ptr<Sequence> sequence) { insert(waiting_, std::move(sequence)); }
 
@@ -52,6 +84,7 @@ void Scheduler::admit() {
     sequence.remembered = reused;
     counters_.prompt_tokens += sequence.prompt_length();
     counters_.reused_tokens += sequence.computed;
+    begin_adjustments(sequence);
     sequence.admitted = Clock::now();
     config_.queued->fetch_sub(1, std::memory_order_relaxed);
     insert(running_, std::move(waiting_.front()));
@@ -99,6 +132,7 @@ bool Scheduler::build(StepBatch& batch) {
   batch.sequences.clear();
   batch.block_tables.clear();
   batch.logits.clear();
+  batch.adjustments.clear();
   if (running_.empty()) return false;
 
   int rows_left = config_.max_rows;
@@ -125,6 +159,14 @@ bool Scheduler::build(StepBatch& batch) {
           request.top_k = sequence.options.top_k;
           request.top_p = sequence.options.top_p;
           request.min_p = sequence.options.min_p;
+          request.typical_p = sequence.options.typical_p;
+          request.repetition_penalty = sequence.options.repetition_penalty;
+          request.presence_penalty = sequence.options.presence_penalty;
+          request.frequency_penalty = sequence.options.frequency_penalty;
+          request.adjustments_begin = static_cast<int32_t>(batch.adjustments.size());
+          request.adjustments = static_cast<int32_t>(sequence.adjustments.size());
+          batch.adjustments.insert(batch.adjustments.end(), sequence.adjustments.begin(), sequence.adjustments.end());
+          request.top_logprobs = sequence.options.top_logprobs;
           request.seed = sequence.options.seed;
           request.counter = static_cast<uint64_t>(sequence.generated());
         }
@@ -167,6 +209,7 @@ bool Scheduler::build(StepBatch& batch) {
   batch.step.block_tables = batch.block_tables;
   batch.step.block_table_stride = stride;
   batch.step.logits = batch.logits;
+  batch.step.adjustments = batch.adjustments;
   return true;
 }
 

@@ -41,8 +41,12 @@ struct StepBatch {
   std::vector<Part> parts;
   std::vector<int32_t> tokens, positions, sequences, block_tables;
   std::vector<LogitRequest> logits;
+  std::vector<LogitAdjustment> adjustments;
   Step step;
 };
+
+// Appends a generated token to a sequence and to what its penalties count.
+void append_token(Sequence& sequence, int32_t token);
 
 class Scheduler {
  public:

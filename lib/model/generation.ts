@@ -1,10 +1,14 @@
 /** One answer in the making. */
 import type { NativeFinish, NativeModel, NativeRequest, NativeTokensEvent } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
+import type { Logger } from '../log.ts'
+import { TextBuffer } from '../text/buffer.ts'
 import { Detokenizer } from '../text/detokenizer.ts'
 import type { Pieces } from '../text/pieces.ts'
 import { StopMatcher } from '../text/stop.ts'
-import { requestEnd, requestStart, runtime } from './runtime.ts'
+import { promptRoom, type Truncation, truncatePrompt } from '../text/truncate.ts'
+import { publishEnd, publishStart } from './diagnostics.ts'
+import { runtime } from './runtime.ts'
 import { abortedError, onAbort } from './signals.ts'
 
 export interface GenerationChunk {
@@ -12,8 +16,16 @@ export interface GenerationChunk {
   text: string
   /** Tokens that came since the last chunk. */
   tokens: number[]
-  /** One a token, if asked for: natural logarithm of its probability before temperature and filters. */
+  /** One a token, if asked for: natural logarithm of its probability before temperature, filters, penalties and biases. */
   logprobs?: number[]
+  /** One list a token, if asked for: the most likely tokens, best first. */
+  topLogprobs?: TokenLogprob[][]
+}
+
+export interface TokenLogprob {
+  token: number
+  /** Natural logarithm of its probability before temperature, filters, penalties and biases. */
+  logprob: number
 }
 
 /** 'stop': an end token or stop text; 'length': maxTokens or the context's end; 'abort': cancelled or closed. */
@@ -31,8 +43,10 @@ export interface GenerationResult {
   text: string
   tokens: number[]
   logprobs?: number[]
+  topLogprobs?: TokenLogprob[][]
   finishReason: FinishReason
-  usage: { promptTokens: number; completionTokens: number }
+  /** `truncatedTokens`: of the prompt, cut by the option `truncate`; absent if none. */
+  usage: { promptTokens: number; completionTokens: number; truncatedTokens?: number }
   timings: RequestTimings
   /** Gives the same text again with the same prompt, options and placement. */
   seed: number
@@ -47,6 +61,10 @@ export interface GenerationTask {
   prompt: () => Int32Array | Promise<Int32Array>
   request: Omit<NativeRequest, 'kind' | 'tokens' | 'maxTokens' | 'logits'>
   maxTokens: number | undefined
+  truncate: Truncation | undefined
+  /** The tokenizer's begin-of-text token, which truncation spares. */
+  firstToken: number | undefined
+  log: Logger
   stop: readonly string[]
   signal: AbortSignal | undefined
   /** Called once, when the request has ended in every respect. */
@@ -65,11 +83,13 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
   readonly #matcher: StopMatcher
   #detokenizer: Detokenizer | undefined
   #promptTokens = 0
-  #text = ''
-  /** What the reader has not been given yet. */
-  #unread = ''
+  #truncatedTokens = 0
+  /** What the reader has been given, and what it has not. */
+  readonly #read = new TextBuffer()
+  readonly #unread = new TextBuffer()
   readonly #tokens: number[] = []
   readonly #logprobs: number[] = []
+  readonly #topLogprobs: TokenLogprob[][] = []
   #readTokens = 0
   #request: number | undefined
   #cancelled = false
@@ -176,15 +196,16 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
     }
   }
 
-  #submit(prompt: Int32Array): void {
+  #submit(whole: Int32Array): void {
     if (this.#outcome) return
-    const { native, pieces, request, contextLength, maxTokens } = this.#task
+    const { native, pieces, request, contextLength, maxTokens, log } = this.#task
+    const prompt = this.#truncate(whole)
     this.#promptTokens = prompt.length
     const room = contextLength - prompt.length
     if (room < 1) {
       throw new MillraceError('CONTEXT_OVERFLOW', {
         message: `the prompt has ${prompt.length} tokens, the context of ${contextLength} leaves no room for an answer`,
-        remedy: 'shorten the prompt, or load with a larger contextLength',
+        remedy: 'shorten the prompt, load with a larger contextLength, or pass truncate',
       })
     }
     this.#detokenizer = new Detokenizer(pieces, prompt)
@@ -197,7 +218,16 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
     })
     this.#request = id
     runtime().addRequest(id, this)
-    requestStart.publish({ kind: 'generate', model: native.id, request: id, promptTokens: prompt.length })
+    publishStart({ kind: 'generate', model: native.id, request: id, promptTokens: prompt.length, log })
+  }
+
+  #truncate(prompt: Int32Array): Int32Array {
+    const { truncate, contextLength, maxTokens, firstToken } = this.#task
+    if (truncate === undefined) return prompt
+    const room = promptRoom(contextLength, maxTokens)
+    const kept = truncatePrompt(prompt, room, truncate, prompt[0] === firstToken)
+    this.#truncatedTokens = prompt.length - kept.length
+    return kept
   }
 
   /** Called by the runtime. */
@@ -206,7 +236,7 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
       this.#take(event)
       if (event.finish !== undefined) this.#end(event.finish, event)
     })
-    if (event.finish !== undefined) this.#settled()
+    if (event.finish !== undefined) this.#settled(event)
     this.#wakeReader()
   }
 
@@ -216,6 +246,7 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
       const token = event.tokens[index]!
       this.#tokens.push(token)
       if (event.logprobs) this.#logprobs.push(event.logprobs[index]!)
+      if (event.topTokens) this.#topLogprobs.push(topOf(event, index))
       this.#append(this.#matcher.push(this.#detokenizer!.push(token)))
     }
     if (this.#matcher.stopped && !this.#cancelled && event.finish === undefined) {
@@ -236,11 +267,16 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
     if (this.#outcome) return
     if (this.#detokenizer) this.#append(this.#matcher.push(this.#detokenizer.flush()) + this.#matcher.flush())
     const result: GenerationResult = {
-      text: this.#text,
+      text: this.#read.toString() + this.#unread.toString(),
       tokens: this.#tokens,
       ...(this.#task.request.logprobs ? { logprobs: this.#logprobs } : {}),
+      ...(this.#task.request.topLogprobs > 0 ? { topLogprobs: this.#topLogprobs } : {}),
       finishReason: this.#matcher.stopped ? 'stop' : finish,
-      usage: { promptTokens: this.#promptTokens, completionTokens: this.#tokens.length },
+      usage: {
+        promptTokens: this.#promptTokens,
+        completionTokens: this.#tokens.length,
+        ...(this.#truncatedTokens > 0 ? { truncatedTokens: this.#truncatedTokens } : {}),
+      },
       timings,
       seed: this.#task.request.seed,
     }
@@ -253,6 +289,10 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
   #fail(error: unknown): void {
     if (this.#outcome) return
     const failure = MillraceError.fromNative(error)
+    if (this.#request === undefined && failure.code !== 'ABORTED') {
+      const { code, retryAfterMs } = failure
+      this.#task.log.warn({ model: this.#task.native.id, code, retryAfterMs }, `request refused: ${failure.message}`)
+    }
     this.#outcome = { error: failure }
     this.#reject(failure)
     // With a request under way the engine's last event is still to come.
@@ -260,37 +300,41 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
     this.#wakeReader()
   }
 
-  #settled(): void {
+  #settled(event?: NativeTokensEvent): void {
     this.#settledAlready = true
     this.#offAbort()
     this.#release()
     this.#task.onSettled(this)
-    if (this.#request !== undefined) {
-      requestEnd.publish({
-        kind: 'generate',
-        model: this.#task.native.id,
-        request: this.#request,
-        promptTokens: this.#promptTokens,
-        completionTokens: this.#tokens.length,
-      })
-    }
+    if (this.#request === undefined || event?.finish === undefined) return
+    publishEnd({
+      kind: 'generate',
+      model: this.#task.native.id,
+      request: this.#request,
+      promptTokens: this.#promptTokens,
+      completionTokens: this.#tokens.length,
+      finishReason: this.#matcher.stopped ? 'stop' : event.finish,
+      error: event.error?.code,
+      timings: event.timings,
+      log: this.#task.log,
+    })
   }
 
   #append(text: string): void {
-    this.#text += text
-    this.#unread += text
+    this.#unread.push(text)
   }
 
   #takeChunk(): GenerationChunk | undefined {
     // Tokens without text yet wait for the text that they are part of, or for the end.
     const rest = this.#outcome && 'result' in this.#outcome && this.#tokens.length > this.#readTokens
-    if (this.#unread === '' && !rest) return undefined
+    if (this.#unread.empty && !rest) return undefined
+    const text = this.#unread.take()
+    this.#read.push(text)
     const chunk: GenerationChunk = {
-      text: this.#unread,
+      text,
       tokens: this.#tokens.slice(this.#readTokens),
       ...(this.#task.request.logprobs ? { logprobs: this.#logprobs.slice(this.#readTokens) } : {}),
+      ...(this.#task.request.topLogprobs > 0 ? { topLogprobs: this.#topLogprobs.slice(this.#readTokens) } : {}),
     }
-    this.#unread = ''
     this.#readTokens = this.#tokens.length
     return chunk
   }
@@ -300,4 +344,12 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
     this.#wake = undefined
     wake?.()
   }
+}
+
+function topOf({ tokens, topTokens, topLogprobs }: NativeTokensEvent, index: number): TokenLogprob[] {
+  const count = topTokens!.length / tokens.length
+  return Array.from({ length: count }, (_, rank) => {
+    const at = index * count + rank
+    return { token: topTokens![at]!, logprob: topLogprobs![at]! }
+  })
 }

@@ -1,5 +1,7 @@
 /** load(): from a checkpoint's folder to a model that answers. */
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
+import { MillraceError } from '../errors.ts'
+import { makeLog } from '../log.ts'
 import { type LoadOptions, type LoadProgress, loadOptions, validate } from '../options.ts'
 import { makePlan } from '../plan/plan.ts'
 import { ChatTemplate, readChatTemplate } from '../text/chat.ts'
@@ -22,6 +24,8 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
   const checkAborted = () => {
     if (signal?.aborted) throw abortedError(signal, 'the load')
   }
+  const log = makeLog(checked.logger)
+  const began = performance.now()
   const release = runtime().hold()
   try {
     checkAborted()
@@ -48,6 +52,11 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
       signal,
       onProgress: (done, total) => report('weights', done, total),
     })
+    const { device, contextLength, kvTokens, hostBytes, streamedBytesPerPass } = plan
+    const { id } = model
+    const ms = Math.round(performance.now() - began)
+    const figures = { device, contextLength, kvTokens, hostBytes, streamedBytesPerPass }
+    log.info({ model: id, path: checkpoint.folder.path, ...figures, ms }, 'model loaded')
     const end = tokenizer.idOf(tokenizer.eosToken)
     return new Model({
       native: model,
@@ -58,11 +67,16 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
       tokenizer,
       tokenizerThread: new TokenizerThread(tokenizer, checkpoint.folder.path),
       chatTemplate,
+      log,
       // Instruction-tuned checkpoints sometimes name the token that ends a turn in tokenizer_config.json alone.
       endTokens: [...new Set([...checkpoint.endTokens, ...(end === undefined ? [] : [end])])].filter(
         (token) => token < checkpoint.config.spec.vocab,
       ),
     })
+  } catch (error) {
+    const { code, message } = MillraceError.fromNative(error)
+    log.error({ path: directory, code, err: error }, `load failed: ${message}`)
+    throw error
   } finally {
     release()
   }

@@ -2,6 +2,7 @@
 import { randomInt } from 'node:crypto'
 import type { ModelSpec, NativeMemory, NativeModel, NativeSchedule, NativeStats } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
+import type { Logger } from '../log.ts'
 import {
   type ChatMessage,
   type CloseOptions,
@@ -44,7 +45,24 @@ export interface ModelStats {
   prefixCache: { promptTokens: number; reusedTokens: number; hitRate: number }
 }
 
-export type ModelMemory = NativeMemory
+/** Bytes. */
+export interface ModelMemory {
+  /** Weights in system RAM; models of the same files share them. */
+  hostBytes: number
+  /** Of those, what is pinned for the device to read; 0 on the CPU. */
+  pinnedBytes: number
+  /** Copies of resident weights on the device; 0 on the CPU, which reads them where they lie. */
+  residentBytes: number
+  /** What streamed weights pass through. */
+  ringBytes: number
+  /** The KV cache. */
+  kvBytes: number
+  /** Keys and values of preempted sequences, in system RAM: as of now. */
+  savedKvBytes: number
+  workspaceBytes: number
+  /** Of all that, what is on the GPU; 0 on the CPU. */
+  vramBytes: number
+}
 
 /** What load() has put together. */
 export interface ModelParts {
@@ -56,6 +74,7 @@ export interface ModelParts {
   tokenizer: TextCodec
   tokenizerThread: TokenizerThread
   chatTemplate: ChatTemplate | undefined
+  log: Logger
   /** Tokens that end an answer. */
   endTokens: readonly number[]
 }
@@ -100,7 +119,12 @@ export class Model implements AsyncDisposable {
   /** Bytes taken, by purpose. */
   get memory(): ModelMemory {
     this.#requireOpen()
-    return callNative(() => this.#parts.native.memory())
+    const { native } = this.#parts
+    return groupMemory(
+      callNative(() => native.memory()),
+      callNative(() => native.stats()),
+      this.plan.device !== 'cpu',
+    )
   }
 
   /**
@@ -114,12 +138,14 @@ export class Model implements AsyncDisposable {
   chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
     const checked = validate(chatMessages, messages, 'messages')
     return this.#generate(() => {
-      const { chatTemplate, tokenizer } = this.#parts
+      const { chatTemplate, tokenizer, tokenizerThread } = this.#parts
       if (!chatTemplate) {
         throw new MillraceError('CHAT_TEMPLATE_MISSING', {
           message: `${this.path}: expected chat_template in tokenizer_config.json or chat_template.jinja, found neither`,
         })
       }
+      const tokens = tokenizerThread.encodeChat(checked)
+      if (tokens) return tokens.then((ids) => this.#toTokens(ids))
       // The template writes the special tokens itself.
       return this.#encode(chatTemplate.render(checked, tokenizer), false)
     }, options)
@@ -140,6 +166,7 @@ export class Model implements AsyncDisposable {
       tokens,
       logits: checked.logits ?? false,
       schedule: scheduleOf(checked),
+      log: this.#parts.log,
       signal: checked.signal,
     })
   }
@@ -164,6 +191,8 @@ export class Model implements AsyncDisposable {
     } finally {
       this.#closed = true
       this.#parts.tokenizerThread.close()
+      runtime().removeModel(this.#parts.native.id)
+      this.#parts.log.info({ model: this.#parts.native.id }, 'model closed')
       release()
     }
   }
@@ -172,6 +201,9 @@ export class Model implements AsyncDisposable {
     const checked = validate(generateOptions, options, 'options')
     const stopTokens = checked.stopTokens ?? []
     this.#checkTokens(stopTokens, 'stopTokens')
+    const bias = checked.logitBias ?? []
+    const biasTokens = Int32Array.from(bias, ([token]) => token)
+    this.#checkTokens(biasTokens, 'logitBias')
     const generation: Generation = new Generation({
       native: this.#parts.native,
       pieces: this.#parts.tokenizer.pieces,
@@ -185,12 +217,22 @@ export class Model implements AsyncDisposable {
         topK: checked.topK ?? 0,
         topP: checked.topP ?? 1,
         minP: checked.minP ?? 0,
+        typicalP: checked.typicalP ?? 1,
+        repetitionPenalty: checked.repetitionPenalty ?? 1,
+        presencePenalty: checked.presencePenalty ?? 0,
+        frequencyPenalty: checked.frequencyPenalty ?? 0,
+        biasTokens,
+        biasValues: Float32Array.from(bias, ([, value]) => value),
         seed: checked.seed ?? randomInt(MAX_RANDOM_SEED),
         stopTokens: Int32Array.from(new Set([...(checked.ignoreEos ? [] : this.#parts.endTokens), ...stopTokens])),
         logprobs: checked.logprobs ?? false,
+        topLogprobs: Math.min(checked.topLogprobs ?? 0, this.spec.vocab),
         ...scheduleOf(checked),
       },
       maxTokens: checked.maxTokens,
+      truncate: checked.truncate === 'none' ? undefined : checked.truncate,
+      firstToken: this.#parts.tokenizer.idOf(this.#parts.tokenizer.bosToken),
+      log: this.#parts.log,
       stop: checked.stop === undefined ? [] : [checked.stop].flat(),
       signal: checked.signal,
       onSettled: (settled) => this.#running.delete(settled),
@@ -239,6 +281,20 @@ export class Model implements AsyncDisposable {
 
   #requireUsable(): void {
     if (this.#closing) throw new MillraceError('MODEL_CLOSED', { message: 'the model was closed' })
+  }
+}
+
+function groupMemory(memory: NativeMemory, stats: NativeStats, gpu: boolean): ModelMemory {
+  const { hostBytes, residentBytes, ringBytes, kvBytes, workspaceBytes } = memory
+  return {
+    hostBytes,
+    pinnedBytes: gpu ? hostBytes : 0,
+    residentBytes,
+    ringBytes,
+    kvBytes,
+    savedKvBytes: stats.savedKvBytes,
+    workspaceBytes,
+    vramBytes: gpu ? residentBytes + ringBytes + kvBytes + workspaceBytes : 0,
   }
 }
 

@@ -1,6 +1,6 @@
 /** This environment's one connection to the engine: routes its events, and keeps the process alive while work pends. */
 import { channel } from 'node:diagnostics_channel'
-import { addon, type NativeAddon, type NativeEvent, type NativeTokensEvent } from '../binding.ts'
+import { addon, type NativeAddon, type NativeEvent, type NativeModel, type NativeTokensEvent } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 
 export interface RequestHandler {
@@ -12,6 +12,9 @@ class Runtime {
   readonly native: NativeAddon
   readonly #requests = new Map<number, RequestHandler>()
   readonly #loads = new Map<number, (done: number, total: number) => void>()
+  /** By id. Held weakly: a model that everybody has forgotten may go. */
+  readonly #models = new Map<number, WeakRef<NativeModel>>()
+  #observing = false
   #pending = 0
   #nextLoad = 1
 
@@ -34,6 +37,16 @@ class Runtime {
   /** Events come on later turns of the loop, so registering after submit() misses none. */
   addRequest(id: number, handler: RequestHandler): void {
     this.#requests.set(id, handler)
+    this.#observe()
+  }
+
+  addModel(model: NativeModel): void {
+    this.#models.set(model.id, new WeakRef(model))
+    if (this.#observing) model.observeSteps(true)
+  }
+
+  removeModel(id: number): void {
+    this.#models.delete(id)
   }
 
   addLoad(onProgress: (done: number, total: number) => void): number {
@@ -46,8 +59,25 @@ class Runtime {
     this.#loads.delete(id)
   }
 
+  /** Steps are told while somebody listens; diagnostics channels do not say when somebody begins to. */
+  #observe(): void {
+    if (stepChannel.hasSubscribers === this.#observing) return
+    this.#observing = stepChannel.hasSubscribers
+    for (const [id, reference] of this.#models) {
+      const model = reference.deref()
+      if (model) model.observeSteps(this.#observing)
+      else this.#models.delete(id)
+    }
+  }
+
   #dispatch(events: readonly NativeEvent[]): void {
+    this.#observe()
     for (const event of events) {
+      if (event.type === 'step') {
+        const { type: _, ...step } = event
+        stepChannel.publish(step)
+        continue
+      }
       if (event.type === 'progress') {
         this.#loads.get(event.load)?.(event.done, event.total)
         continue
@@ -85,6 +115,5 @@ export async function awaitNative<T>(call: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Published with { kind, model, promptTokens } when a request is handed to the engine, and again when it has ended. */
-export const requestStart = channel('millrace:request:start')
-export const requestEnd = channel('millrace:request:end')
+/** Of a pass over a model: NativeStepEvent without its type. Nothing is collected while nobody subscribes. */
+const stepChannel = channel('millrace:step')

@@ -1,8 +1,10 @@
 /** Log-probabilities of a given text. */
 import type { NativeModel, NativeSchedule, NativeTokensEvent } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
+import type { Logger } from '../log.ts'
+import { publishEnd, publishStart } from './diagnostics.ts'
 import type { RequestTimings } from './generation.ts'
-import { callNative, requestEnd, requestStart, runtime } from './runtime.ts'
+import { callNative, runtime } from './runtime.ts'
 import { abortedError, onAbort } from './signals.ts'
 
 export interface ScoreResult {
@@ -24,6 +26,7 @@ export interface ScoreTask {
   logits: boolean
   schedule: NativeSchedule
   signal: AbortSignal | undefined
+  log: Logger
 }
 
 export async function score(task: ScoreTask): Promise<ScoreResult> {
@@ -47,6 +50,13 @@ export async function score(task: ScoreTask): Promise<ScoreResult> {
         topK: 0,
         topP: 1,
         minP: 0,
+        typicalP: 1,
+        repetitionPenalty: 1,
+        presencePenalty: 0,
+        frequencyPenalty: 0,
+        biasTokens: new Int32Array(0),
+        biasValues: new Float32Array(0),
+        topLogprobs: 0,
         seed: 0,
         stopTokens: new Int32Array(0),
         logprobs: true,
@@ -54,7 +64,7 @@ export async function score(task: ScoreTask): Promise<ScoreResult> {
         ...task.schedule,
       }),
     )
-    requestStart.publish({ kind: 'score', model: native.id, request, promptTokens: tokens.length })
+    publishStart({ kind: 'score', model: native.id, request, promptTokens: tokens.length, log: task.log })
     if (signal) offAbort = onAbort(signal, () => native.cancel(request))
     const event = await new Promise<NativeTokensEvent>((resolve) => {
       runtime().addRequest(request, {
@@ -63,7 +73,17 @@ export async function score(task: ScoreTask): Promise<ScoreResult> {
         },
       })
     })
-    requestEnd.publish({ kind: 'score', model: native.id, request, promptTokens: tokens.length, completionTokens: 0 })
+    publishEnd({
+      kind: 'score',
+      model: native.id,
+      request,
+      promptTokens: tokens.length,
+      completionTokens: 0,
+      finishReason: event.finish!,
+      error: event.error?.code,
+      timings: event.timings,
+      log: task.log,
+    })
     if (event.finish === 'error') throw MillraceError.fromNative(event.error)
     if (event.finish === 'abort') {
       if (signal?.aborted) throw abortedError(signal, 'the request')

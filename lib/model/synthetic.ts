@@ -1,6 +1,7 @@
 /** Models of random weights in real shapes: for benches at sizes that nobody wants to fetch. */
 import type { ModelSpec, SyntheticOptions } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
+import { makeLog } from '../log.ts'
 import type { PlanOptions } from '../options.ts'
 import { makePlan } from '../plan/plan.ts'
 import { TokenizerThread } from '../text/thread.ts'
@@ -101,6 +102,7 @@ export async function loadSynthetic(
       tokenizer: noTokenizer,
       tokenizerThread: new TokenizerThread(noTokenizer, ''),
       chatTemplate: undefined,
+      log: makeLog(undefined),
       endTokens: [],
     })
   } finally {

@@ -54,6 +54,7 @@ export async function loadWeights(
       await awaitNative(() => model.close(false, 0))
       throw callbackFailure ? callbackFailure.error : abortedError(signal!, 'the load')
     }
+    runtime().addModel(model)
     return model
   } catch (error) {
     if (callbackFailure) throw callbackFailure.error

@@ -1,20 +1,20 @@
-/** Tokenises long texts in a worker thread, so that the event loop goes on: 100 kB take a fifth of a second. */
+/** Templates and tokenises long texts in a worker thread, so that the event loop goes on: 100 kB take a fifth of a second. */
 import { Worker } from 'node:worker_threads'
-import { MillraceError } from '../errors.ts'
+import { type ErrorCode, MillraceError } from '../errors.ts'
+import type { ChatMessage } from '../options.ts'
 import type { TextCodec } from './tokenizer.ts'
 
-/** Shorter texts take a few milliseconds, less than the way to a worker and back under load. */
-const LONG_TEXT = 8192
+/** Characters. Shorter texts take a millisecond or two. */
+const LONG_TEXT = 1024
 
-export interface EncodeMessage {
-  id: number
-  text: string
-  specialTokens: boolean
-}
-export type EncodedMessage = { id: number; tokens: number[] } | { id: number; error: string }
+export type EncodeMessage = { id: number } & EncodeTask
+type EncodeTask = { text: string; specialTokens: boolean } | { messages: readonly ChatMessage[] }
+export type EncodedMessage =
+  | { id: number; tokens: Int32Array }
+  | { id: number; error: { code: ErrorCode; message: string; remedy: string } }
 
 interface Pending {
-  resolve: (tokens: number[]) => void
+  resolve: (tokens: Int32Array) => void
   reject: (error: unknown) => void
 }
 
@@ -32,15 +32,31 @@ export class TokenizerThread {
   }
 
   /** Short texts at once; long ones as a promise. */
-  encode(text: string, specialTokens: boolean): number[] | Promise<number[]> {
+  encode(text: string, specialTokens: boolean): number[] | Promise<Int32Array> {
     const script = workerScript()
     if (text.length < LONG_TEXT || script === undefined) return this.#tokenizer.encode(text, specialTokens)
+    return this.#ask(script, { text, specialTokens })
+  }
+
+  /** The prompt that the checkpoint's template makes of the messages; undefined where it is no work for a worker. */
+  encodeChat(messages: readonly ChatMessage[]): Promise<Int32Array> | undefined {
+    const script = workerScript()
+    const length = messages.reduce((sum, { content }) => sum + content.length, 0)
+    if (length < LONG_TEXT || script === undefined) return undefined
+    try {
+      return this.#ask(script, { messages })
+    } catch (error) {
+      // A message may hold more than its role and content, such as a function, that no thread can be sent.
+      if ((error as Error).name === 'DataCloneError') return undefined
+      throw error
+    }
+  }
+
+  #ask(script: URL, task: EncodeTask): Promise<Int32Array> {
     this.#worker ??= this.#startWorker(script)
-    const message: EncodeMessage = { id: this.#next++, text, specialTokens }
-    return new Promise((resolve, reject) => {
-      this.#pending.set(message.id, { resolve, reject })
-      this.#worker!.postMessage(message)
-    })
+    const id = this.#next++
+    this.#worker.postMessage({ id, ...task })
+    return new Promise((resolve, reject) => this.#pending.set(id, { resolve, reject }))
   }
 
   close(): void {
@@ -59,7 +75,7 @@ export class TokenizerThread {
       const pending = this.#pending.get(message.id)
       this.#pending.delete(message.id)
       if ('tokens' in message) pending?.resolve(message.tokens)
-      else pending?.reject(new MillraceError('INTERNAL', { message: message.error }))
+      else pending?.reject(new MillraceError(message.error.code, message.error))
     })
     worker.on('error', (cause) => {
       this.#worker = undefined

@@ -8,6 +8,7 @@
 
 #include "backend/cpu/stream.h"
 #include "backend/cpu/vector_ops.h"
+#include "backend/sample_arithmetic.h"
 #include "core/error.h"
 #include "model/rope.h"
 
@@ -39,7 +40,8 @@ CpuExecutor::CpuExecutor(const ExecutorConfig& config, std::shared_ptr<ComputePo
       compute_(std::move(compute)),
       hooks_(std::move(hooks)),
       unit_table_(config.units.size(), nullptr),
-      sample_scratch_(compute_->pool.threads()) {
+      sample_scratch_(compute_->pool.threads()),
+      adjusted_(compute_->pool.threads()) {
   const ModelSpec& spec = config_.spec;
   if (config_.units.size() != static_cast<size_t>(unit_count(spec)) || config_.max_rows < 1 ||
       config_.max_logit_rows < 0 || config_.max_context < 1 || config_.kv_blocks < 0 ||
@@ -105,6 +107,13 @@ void CpuExecutor::check(const Step& step) const {
     require(request.row >= last && request.row < step.rows, "logit requests must be in ascending order of row");
     require(request.target < spec.vocab, "a target is outside the vocabulary");
     last = request.row;
+    require(request.adjustments_begin >= 0 && request.adjustments >= 0 &&
+                int64_t{request.adjustments_begin} + request.adjustments <= size(step.adjustments),
+            "a logit request's adjustments are outside the step's");
+    require(request.top_logprobs >= 0, "top_logprobs must not be negative");
+  }
+  for (const LogitAdjustment& adjustment : step.adjustments) {
+    require(adjustment.token >= 0 && adjustment.token < spec.vocab, "an adjusted token is outside the vocabulary");
   }
 }
 
@@ -303,18 +312,34 @@ void CpuExecutor::run_head(int unit) {
   apply(layout.first, weights, normed_, logit_rows_, logits_, Epilogue::store, layout);
 }
 
+// The row with the request's penalties and biases: a copy, since other requests may want the same row.
+std::span<const float> CpuExecutor::adjusted(const LogitRequest& request, std::span<const float> logits,
+                                             std::vector<float>& copy) const {
+  if (request.adjustments == 0) return logits;
+  copy.assign(logits.begin(), logits.end());
+  for (const LogitAdjustment& a : step_.adjustments.subspan(request.adjustments_begin, request.adjustments)) {
+    copy[a.token] = sample_adjusted(copy[a.token], a.seen != 0, a.generated, a.bias, request.repetition_penalty,
+                                    request.presence_penalty, request.frequency_penalty);
+  }
+  return copy;
+}
+
 void CpuExecutor::run_sample() {
   const size_t vocab = config_.spec.vocab;
   const size_t requests = step_.logits.size();
   StepOutput& output = *output_;
   output.tokens.assign(requests, -1);
   output.logprobs.assign(requests, std::numeric_limits<float>::quiet_NaN());
-  std::vector<size_t> kept(requests);
-  size_t kept_rows = 0;
+  std::vector<size_t> kept(requests), top(requests);
+  size_t kept_rows = 0, top_count = 0;
   for (size_t i = 0; i < requests; i++) {
     kept[i] = kept_rows;
     if (step_.logits[i].keep_logits) kept_rows++;
+    top[i] = top_count;
+    top_count += step_.logits[i].top_logprobs;
   }
+  output.top_tokens.resize(top_count);
+  output.top_logprobs.resize(top_count);
   output.logits.resize(kept_rows * vocab);
   compute_->pool.parallel_for(static_cast<int64_t>(requests), [&](int64_t i, int thread) {
     const LogitRequest& request = step_.logits[i];
@@ -326,9 +351,15 @@ void CpuExecutor::run_sample() {
       options.top_k = request.top_k;
       options.top_p = request.top_p;
       options.min_p = request.min_p;
+      options.typical_p = request.typical_p;
       options.seed = request.seed;
       options.counter = request.counter;
-      token = sample_token(logits, options, sample_scratch_[thread]);
+      token = sample_token(adjusted(request, logits, adjusted_[thread]), options, sample_scratch_[thread]);
+    }
+    if (request.top_logprobs > 0) {
+      const auto count = static_cast<size_t>(request.top_logprobs);
+      top_log_probabilities(logits, std::span(output.top_tokens).subspan(top[i], count),
+                            std::span(output.top_logprobs).subspan(top[i], count), sample_scratch_[thread]);
     }
     output.tokens[i] = token;
     if (request.want_logprob && token >= 0) output.logprobs[i] = log_probability(logits, token);

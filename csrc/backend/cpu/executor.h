@@ -57,6 +57,8 @@ class CpuExecutor final : public Executor {
   void run_feed_forward(int unit);
   void run_head(int unit);
   void run_sample();
+  std::span<const float> adjusted(const LogitRequest& request, std::span<const float> logits,
+                                  std::vector<float>& copy) const;
 
   const ExecutorConfig config_;
   const std::shared_ptr<ComputePool> compute_;
@@ -80,6 +82,7 @@ class CpuExecutor final : public Executor {
   LinearScratch linear_scratch_;
   AttentionScratch attention_scratch_;
   std::vector<SampleScratch> sample_scratch_;  // [threads]
+  std::vector<std::vector<float>> adjusted_;   // [threads], rows of logits with penalties
 
   std::atomic<uint64_t> weight_bytes_{0};
 };

@@ -135,6 +135,11 @@ export class FakeModel implements NativeModel {
     this.cancelled.push(request)
   }
 
+  observed: boolean[] = []
+  observeSteps(on: boolean): void {
+    this.observed.push(on)
+  }
+
   stats() {
     return {
       steps: 1,
