@@ -1,6 +1,6 @@
 #pragma once
-// PTX that only sm_90a has: warpgroup matrix products, register reallocation; and the bulk copies and barriers that feed
-// them. For files named *_sm90.cu.
+// PTX that only sm_90a has: warpgroup matrix products, register reallocation; and the bulk copies and barriers that
+// feed them. For files named *_sm90.cu.
 #include <cuda.h>
 
 #include "cuda/common.cuh"
@@ -55,16 +55,6 @@ __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// ---- Named barriers (1..15; 0 is __syncthreads') of kThreads threads, of which some only arrive.
-template <int kBarrier, int kThreads>
-__device__ __forceinline__ void meet_arrive() {
-  asm volatile("bar.arrive %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
-}
-template <int kBarrier, int kThreads>
-__device__ __forceinline__ void meet_wait() {
-  asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
-}
-
 // ---- Registers move from the warpgroups that copy to those that compute.
 template <int kRegisters>
 __device__ __forceinline__ void give_registers() {
@@ -102,7 +92,7 @@ __device__ __forceinline__ uint64_t swizzled_matrix(uint32_t shared) {
 
 // D += A B of a warpgroup: A 64 x 16, each warp's 16 rows as in mma.m16n8k16; B 16 x N in shared memory, k along its
 // rows; D's columns 8 i .. 8 i + 7 in d[4 i .. 4 i + 3], as in mma.m16n8k16. Asynchronous.
-#define MILLRACE_OPERANDS_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define MILLRACE_REGS_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 template <int N>
 struct Wgmma;
 template <>
@@ -114,8 +104,8 @@ struct Wgmma<64> {
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
         "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
         "{%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}\n"
-        : MILLRACE_OPERANDS_4(d, 0), MILLRACE_OPERANDS_4(d, 4), MILLRACE_OPERANDS_4(d, 8), MILLRACE_OPERANDS_4(d, 12),
-          MILLRACE_OPERANDS_4(d, 16), MILLRACE_OPERANDS_4(d, 20), MILLRACE_OPERANDS_4(d, 24), MILLRACE_OPERANDS_4(d, 28)
+        : MILLRACE_REGS_4(d, 0), MILLRACE_REGS_4(d, 4), MILLRACE_REGS_4(d, 8), MILLRACE_REGS_4(d, 12),
+          MILLRACE_REGS_4(d, 16), MILLRACE_REGS_4(d, 20), MILLRACE_REGS_4(d, 24), MILLRACE_REGS_4(d, 28)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
 };
@@ -130,10 +120,10 @@ struct Wgmma<120> {
         "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
         "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59}, "
         "{%60, %61, %62, %63}, %64, p, 1, 1, 0;\n}\n"
-        : MILLRACE_OPERANDS_4(d, 0), MILLRACE_OPERANDS_4(d, 4), MILLRACE_OPERANDS_4(d, 8), MILLRACE_OPERANDS_4(d, 12),
-          MILLRACE_OPERANDS_4(d, 16), MILLRACE_OPERANDS_4(d, 20), MILLRACE_OPERANDS_4(d, 24), MILLRACE_OPERANDS_4(d, 28),
-          MILLRACE_OPERANDS_4(d, 32), MILLRACE_OPERANDS_4(d, 36), MILLRACE_OPERANDS_4(d, 40), MILLRACE_OPERANDS_4(d, 44),
-          MILLRACE_OPERANDS_4(d, 48), MILLRACE_OPERANDS_4(d, 52), MILLRACE_OPERANDS_4(d, 56)
+        : MILLRACE_REGS_4(d, 0), MILLRACE_REGS_4(d, 4), MILLRACE_REGS_4(d, 8), MILLRACE_REGS_4(d, 12),
+          MILLRACE_REGS_4(d, 16), MILLRACE_REGS_4(d, 20), MILLRACE_REGS_4(d, 24), MILLRACE_REGS_4(d, 28),
+          MILLRACE_REGS_4(d, 32), MILLRACE_REGS_4(d, 36), MILLRACE_REGS_4(d, 40), MILLRACE_REGS_4(d, 44),
+          MILLRACE_REGS_4(d, 48), MILLRACE_REGS_4(d, 52), MILLRACE_REGS_4(d, 56)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
 };
@@ -148,13 +138,13 @@ struct Wgmma<128> {
         "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
         "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
         "{%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}\n"
-        : MILLRACE_OPERANDS_4(d, 0), MILLRACE_OPERANDS_4(d, 4), MILLRACE_OPERANDS_4(d, 8), MILLRACE_OPERANDS_4(d, 12),
-          MILLRACE_OPERANDS_4(d, 16), MILLRACE_OPERANDS_4(d, 20), MILLRACE_OPERANDS_4(d, 24), MILLRACE_OPERANDS_4(d, 28),
-          MILLRACE_OPERANDS_4(d, 32), MILLRACE_OPERANDS_4(d, 36), MILLRACE_OPERANDS_4(d, 40), MILLRACE_OPERANDS_4(d, 44),
-          MILLRACE_OPERANDS_4(d, 48), MILLRACE_OPERANDS_4(d, 52), MILLRACE_OPERANDS_4(d, 56), MILLRACE_OPERANDS_4(d, 60)
+        : MILLRACE_REGS_4(d, 0), MILLRACE_REGS_4(d, 4), MILLRACE_REGS_4(d, 8), MILLRACE_REGS_4(d, 12),
+          MILLRACE_REGS_4(d, 16), MILLRACE_REGS_4(d, 20), MILLRACE_REGS_4(d, 24), MILLRACE_REGS_4(d, 28),
+          MILLRACE_REGS_4(d, 32), MILLRACE_REGS_4(d, 36), MILLRACE_REGS_4(d, 40), MILLRACE_REGS_4(d, 44),
+          MILLRACE_REGS_4(d, 48), MILLRACE_REGS_4(d, 52), MILLRACE_REGS_4(d, 56), MILLRACE_REGS_4(d, 60)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
 };
-#undef MILLRACE_OPERANDS_4
+#undef MILLRACE_REGS_4
 
 }  // namespace millrace::cuda

@@ -141,12 +141,6 @@ CudaExecutor::Inputs CudaExecutor::lay_out_inputs(std::byte* base) const {
 
 CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(device), config_(config) {
   const ModelSpec& spec = config_.spec;
-  if (spec.sliding_window > 0 && spec.sliding_window < config_.max_context) {
-    throw Error(code::kCheckpointUnsupported,
-                format("a sliding window of %d positions is not supported on the GPU beyond that context",
-                       spec.sliding_window),
-                format("load with contextLength: %d or less, or use device: 'cpu'", spec.sliding_window));
-  }
   check(cudaSetDevice(device_), "choosing the GPU");
   block_table_stride_ = (config_.max_context + kKvBlockTokens - 1) / kKvBlockTokens;
   max_padded_rows_ = std::max(row_bucket(std::min(config_.max_rows, kDecodeRows)), config_.max_rows);
@@ -469,6 +463,7 @@ void CudaExecutor::run_attention(int unit, cudaStream_t stream) {
   arguments.kv = reinterpret_cast<__half*>(config_.kv) +
                  static_cast<int64_t>(layout.layer) * config_.kv_blocks * arguments.kv_block_elements;
   arguments.out_stride = padded_width(spec.query_width());
+  arguments.window = spec.sliding_window;
   arguments.max_context = shape_.context;
   arguments.partials = attention_partials_;
   arguments.counters = attention_counters_;

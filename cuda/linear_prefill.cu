@@ -1,8 +1,8 @@
 // Linears over many activation rows: y = x W^T, bound by the tensor cores. One block computes 128 output features of
-// ROWS activation rows; a warp 64 features (one tile of the slab, the A operand, straight from shared memory in fragment
-// order) by ROWS / 2 rows (the B operand, by ldmatrix). Input features come in stages of STAGE_SLICES tiles, copied
-// asynchronously STAGES - 1 ahead. Input features are summed in stored order by one accumulator, whatever the tile, so a
-// row's bits don't depend on the launch.
+// ROWS activation rows; a warp 64 features (one tile of the slab, the A operand, from shared memory in fragment order)
+// by ROWS / 2 rows (the B operand, by ldmatrix). Input features come in stages of stage_slices tiles, copied
+// asynchronously STAGES - 1 ahead. They are summed in stored order by one accumulator, whatever the tile, so a row's
+// bits don't depend on the launch.
 #include "cuda/linear_prefill.cuh"
 
 namespace millrace::cuda {
@@ -23,8 +23,8 @@ constexpr int stage_bytes() {
   return stage_slices(KIND) * (ROWS * kTileK * 2 + kRowBlocks * tile_bytes(KIND));
 }
 
-// bfloat16 and float32 weights enter as float16 of 256 w, which is exact for bfloat16 from 2^-22 to 2^8; float32 weights
-// have a second term for the remainder.
+// bfloat16 and float32 weights enter as float16 of 256 w, which is exact for bfloat16 from 2^-22 to 2^8; float32
+// weights have a second term for the remainder.
 constexpr float kFloatStep = 256.0f;
 __device__ __forceinline__ __half to_half(float w) {
   return __float2half_rn(w != w ? w : fminf(fmaxf(w, -65504.0f), 65504.0f));

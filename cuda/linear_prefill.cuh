@@ -61,8 +61,8 @@ __device__ __forceinline__ RowCode row_code(bool odd, int zero, bool live) {
   return {__float2half2_rn(step), __float2half2_rn(-(1024 * step + static_cast<float>(zero)))};
 }
 
-// The unit that sums are kept in: the scale, or 1 where the scale is 0 (or so small that dividing by it overflows, which
-// no float16 scale is) and the group therefore `live` no longer.
+// The unit that sums are kept in: the scale, or 1 where the scale is 0 (or so small that dividing by it overflows,
+// which no float16 scale is) and the group therefore not `live`.
 __device__ __forceinline__ float unit_of_scale(float scale, bool& live) {
   live = !(fabsf(scale) < 0x1p-70f);  // NaN is live, and stays
   return live ? scale : 1.0f;

@@ -2,11 +2,11 @@
 // output features (four slab row blocks) by ROWS activation rows, one after the other:
 //
 //   warpgroup 0   one warp feeds a ring of stages: x by the tensor copy engine (64 input features, swizzled), the
-//                 weights as they lie in the slab, by one bulk copy a row block: 4 tiles and the group headers among them
+//                 weights as they lie in the slab, by one bulk copy a row block: 4 tiles with their group headers
 //   1 and 2       128 features each. Warp w takes from row block w / 2 of its two the words j = 2 (w % 2) and the next,
-//                 dequantises them to the A operand in registers, and multiplies with the stage's x (B): two m64 ROWS k16
-//                 products a tile. While one warpgroup rescales its sums at a group's edge or writes its outputs, the
-//                 other keeps the tensor cores busy.
+//                 dequantises them to the A operand in registers, and multiplies with the stage's x (B): two products
+//                 of 64 x ROWS x 16 a tile. While one warpgroup rescales its sums at a group's edge or writes its
+//                 outputs, the other keeps the tensor cores busy.
 //
 // The order of sums is that of the stored input features, and does not depend on ROWS.
 #include <algorithm>
@@ -24,7 +24,7 @@ constexpr int kStageSlices = 4;
 constexpr int kMostHeader = 192;
 constexpr int kBlockBytes = kStageSlices * (static_cast<int>(kQ4TileBytes) + kMostHeader);
 constexpr int kStages = 7;
-constexpr int kLag = 3;                       // stages
+constexpr int kBuffers = 2;                   // A operands in flight; 4 are no faster
 constexpr int kPassRows = 16;                 // rows that a warp's epilogue turns around at once
 constexpr int kPassStride = 36;               // floats; a multiple of 4 that spreads a fragment over all banks
 constexpr int kPassBytes = kPassRows * kPassStride * 4;
@@ -54,7 +54,6 @@ template <int ROWS, bool FINE>
 __global__ void __launch_bounds__(kThreads, 1)
     prefill_wgmma(const __grid_constant__ PrefillTask task, const __grid_constant__ CUtensorMap x_map) {
   using Layout = Shared<ROWS>;
-  constexpr int kBuffers = ROWS <= 64 && !FINE ? 4 : 2;  // A operands in flight
   extern __shared__ uint8_t shared_raw[];
   uint8_t* shared = shared_raw + (1024 - shared_address(shared_raw) % 1024) % 1024;
   const uint32_t base = shared_address(shared);
@@ -82,8 +81,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (!task.early) wait_for_predecessor();
     const std::byte* matrix = task.units[task.unit] + task.matrix_offset;
 
-    // The warp's lane b copies the tile's row block b. Stages follow one another in the slab, so that a pointer moves on;
-    // no division here: one thread's latency would hold up both consumers.
+    // The warp's lane b copies the tile's row block b. Stages follow one another in the slab, so a pointer moves on; no
+    // division here: one thread's latency would hold up both consumers.
     const std::byte* from = nullptr;
     int blocks = 0, slices_left = 0, group_left = 0;
     const auto start_tile = [&](int tile) {
@@ -161,8 +160,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   float* pass = reinterpret_cast<float*>(shared + Layout::kPasses + (consumer * 4 + warp) * kPassBytes);
 
   Ring ring;
-  bool lagging = stages >= kLag;
-  if (consumer == 1 && lagging) meet_wait<1, 256>();
   for (int tile = static_cast<int>(blockIdx.x); tile < tiles; tile += static_cast<int>(gridDim.x)) {
     float sums[2][ROWS / 2];
 #pragma unroll
@@ -250,9 +247,6 @@ __global__ void __launch_bounds__(kThreads, 1)
         if (k == kBuffers - 2 && previous >= 0 && lane == 0) barrier_arrive(empty(previous));
       }
       previous = ring.stage;
-      // Warpgroup 2 starts late, so that group edges and outputs of the two alternate.
-      if (s == kLag - 1 && consumer == 0 && lagging) meet_arrive<1, 256>();
-      if (s == kLag - 1) lagging = false;
     }
     wgmma_wait<0>();
 #pragma unroll
@@ -287,7 +281,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         const int row = c0 * 8 + 4 * r + lane / 8;
         to[r] = {0, 0, 0, 0};
         if (add && whole && row < ROWS && first_row + row < task.rows) {
-          to[r] = *reinterpret_cast<const float4*>(task.y + static_cast<size_t>(first_row + row) * task.y_stride + column);
+          const size_t at = static_cast<size_t>(first_row + row) * task.y_stride + column;
+          to[r] = *reinterpret_cast<const float4*>(task.y + at);
         }
       }
     };
@@ -386,8 +381,8 @@ cudaError_t start(const PrefillTask& task, int multiprocessors, cudaStream_t str
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(task.x_stride) * sizeof(__half)};
   const cuuint32_t box[2] = {kStageSlices * kTileK, ROWS};
   const cuuint32_t steps[2] = {1, 1};
-  if (encode_tiled()(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, const_cast<__half*>(task.x), sizes, strides, box, steps,
-                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+  if (encode_tiled()(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, const_cast<__half*>(task.x), sizes, strides, box,
+                     steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
     return cudaErrorInvalidValue;
   }
