@@ -474,7 +474,7 @@ struct Bench {
       const double early = run(rows, true);
       const double late = rows == 1 ? run(rows, false) : 0;
       std::printf("%s g%d%s chain, rows %3d%s: %.2f us a layer, %.2f TB/s", model.name, group, zeros ? " zeros" : "", rows,
-                  plan ? (" stripes " + std::to_string(plan->stripes) + " tile " + std::to_string(plan->tile_rows) + " stages " + std::to_string(plan->stages)).c_str() : "",
+                  plan ? (" splits " + std::to_string(plan->splits) + " stripes " + std::to_string(plan->stripes) + " tile " + std::to_string(plan->tile_rows) + " stages " + std::to_string(plan->stages)).c_str() : "",
                   early / model.layers, bytes / early * 1e-6);
       if (late > 0) std::printf("; weights not early: %.2f us", late / model.layers);
       std::printf("\n");
@@ -505,7 +505,7 @@ struct Bench {
       for (const int rows : all_rows) std::printf("  %d: %.2f", rows, time(nullptr, rows));
     } else {
       for (const DecodePlan& plan : plans) {
-        std::printf("  %d/%d:", plan.stripes, plan.stages);
+        std::printf("  %d/%d/%d:", plan.splits, plan.stripes, plan.stages);
         for (const int rows : all_rows) std::printf(" %.2f", time(&plan, rows));
       }
     }
@@ -552,15 +552,28 @@ int main(int argc, char** argv) {
     bench.chain(kModels[0], 64, true, {1, 8, 32}, nullptr);
   }
   if (wanted("plans", false)) {
-    for (const int stripes : {0, 112, 132, 224}) {
-      for (const int stages : {2, 3}) {
-        const DecodePlan plan{stripes, 0, stages};
-        bench.chain(kModels[0], 128, false, {1, 8}, &plan);
+    for (const DecodePlan& plan : {DecodePlan{1, 0, 0, 0}, DecodePlan{0, 132, 0, 0}, DecodePlan{0, 224, 0, 0}, DecodePlan{0, 0, 0, 2}}) {
+      bench.chain(kModels[0], 128, false, {1, 8}, &plan);
+    }
+    bench.chain(kModels[2], 128, false, {1}, nullptr);
+    const DecodePlan whole{1, 0, 0, 0};
+    bench.chain(kModels[2], 128, false, {1}, &whole);
+    const DecodePlan eight{0, 0, 8, 0}, sixteen{0, 0, 16, 0};
+    bench.chain(kModels[0], 128, false, {16}, &eight);
+    bench.chain(kModels[0], 128, false, {32, 64}, &sixteen);
+  }
+  if (wanted("profile", false)) {  // for a profiler: each matrix once
+    for (const int rows : {1, 32}) {
+      size_t at = 0;
+      for (const Shape& shape : kModels[0].shapes) {
+        MatrixCode code;
+        code.type = WeightType::q4;
+        code.group = 128;
+        const MatrixLayout m = bench.place(shape, code, &at);
+        OK(linear_decode(bench.arguments(shape, m, rows, true), stream, false));
+        OK(cudaDeviceSynchronize());
       }
     }
-    const DecodePlan eight{0, 8, 0}, sixteen{0, 16, 0};
-    bench.chain(kModels[0], 128, false, {16, 32}, &eight);
-    bench.chain(kModels[0], 128, false, {32, 64}, &sixteen);
   }
   if (wanted("matrix")) {
     MatrixCode code;
