@@ -18,8 +18,8 @@ GroupedReader::GroupedReader(const Checkpoint& checkpoint, const LinearSource& s
   const Tensor& weight = checkpoint.require(source.weight);
   const std::string who = describe(checkpoint, weight);
   if (source.bits != 4) {
-    throw_unsupported(millrace::format("%s: %s of %d bits is not supported, expected 4", who.c_str(), format,
-                                       source.bits));
+    throw_unsupported(
+        millrace::format("%s: %s of %d bits is not supported, expected 4", who.c_str(), format, source.bits));
   }
   if (source.group_size <= 0 && source.group_size != -1) {
     throw_invalid(
@@ -102,8 +102,8 @@ void GroupedReader::read_zeros(const Tensor& zeros, bool symmetric, uint32_t off
 }
 
 void GroupedReader::throw_scale(const Tensor& scales, uint16_t bits, size_t row, size_t column) const {
-  throw_invalid(format("%s: expected finite scales, found 0x%04x at [%zu, %zu]",
-                       describe(checkpoint_, scales).c_str(), bits, row, column));
+  throw_invalid(format("%s: expected finite scales, found 0x%04x at [%zu, %zu]", describe(checkpoint_, scales).c_str(),
+                       bits, row, column));
 }
 
 }  // namespace millrace

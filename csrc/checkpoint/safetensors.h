@@ -36,7 +36,7 @@ class Checkpoint {
   ~Checkpoint();
 
   const std::vector<Tensor>& tensors() const { return tensors_; }
-  const Tensor* find(const std::string& name) const;   // nullptr if absent
+  const Tensor* find(const std::string& name) const;     // nullptr if absent
   const Tensor& require(const std::string& name) const;  // CHECKPOINT_INVALID if absent
   const std::string& path_of(const Tensor& tensor) const { return paths_[tensor.file]; }
   const std::byte* data(const Tensor& tensor) const;

@@ -48,7 +48,9 @@ size_t SlabBuilder::reserve(size_t bytes) {
   return offset;
 }
 
-size_t SlabBuilder::floats(size_t count) { return reserve(count * sizeof(float)); }
+size_t SlabBuilder::floats(size_t count) {
+  return reserve(count * sizeof(float));
+}
 
 MatrixLayout SlabBuilder::matrix(MatrixCode code, int n, int k, int k_stored) {
   MatrixLayout m = measure_matrix(code, n, k, k_stored);

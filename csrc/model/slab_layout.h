@@ -104,17 +104,25 @@ struct UnitLayout {
   // between the first linear and rope.
   size_t query_norm_offset = 0;
   size_t key_norm_offset = 0;
-  LinearLayout first;      // qkv, gate_up, or the head's projection
-  LinearLayout second;     // o, down; empty in a head
+  LinearLayout first;   // qkv, gate_up, or the head's projection
+  LinearLayout second;  // o, down; empty in a head
   bool interleaved = false;
-  size_t bytes = 0;        // of the whole slab, a multiple of kSlabAlignment
+  size_t bytes = 0;  // of the whole slab, a multiple of kSlabAlignment
 };
 
 // Units in the order of a pass: attention 0, feed-forward 0, attention 1, ..., head.
-inline int unit_count(const ModelSpec& spec) { return 2 * spec.layers + 1; }
-inline int attention_unit(int layer) { return 2 * layer; }
-inline int feed_forward_unit(int layer) { return 2 * layer + 1; }
-inline int head_unit(const ModelSpec& spec) { return 2 * spec.layers; }
+inline int unit_count(const ModelSpec& spec) {
+  return 2 * spec.layers + 1;
+}
+inline int attention_unit(int layer) {
+  return 2 * layer;
+}
+inline int feed_forward_unit(int layer) {
+  return 2 * layer + 1;
+}
+inline int head_unit(const ModelSpec& spec) {
+  return 2 * spec.layers;
+}
 
 // Lays out matrices one after the other, aligned, and gives the slab's size.
 class SlabBuilder {
@@ -134,8 +142,12 @@ MatrixLayout measure_matrix(MatrixCode code, int n, int k, int k_stored);
 // ---- Encoding. `row_block` and all pointers address one matrix's bytes (slab + layout.offset).
 
 // Index of (g, h, j) order for output feature n of a row block (0..63); scales, zeros and kernels' sums use it.
-constexpr int tile_index(int n) { return (n % 8) * 8 + ((n / 8) % 2) * 4 + n / 16; }
-constexpr int tile_feature(int index) { return 16 * (index % 4) + 8 * ((index / 4) % 2) + index / 8; }
+constexpr int tile_index(int n) {
+  return (n % 8) * 8 + ((n / 8) % 2) * 4 + n / 16;
+}
+constexpr int tile_feature(int index) {
+  return 16 * (index % 4) + 8 * ((index / 4) % 2) + index / 8;
+}
 
 // Packs one 64 x 16 tile from q[n * 16 + k], values 0..15.
 void encode_q4_tile(const uint8_t* q, std::byte* tile);

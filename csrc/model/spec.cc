@@ -29,10 +29,10 @@ void ModelSpec::validate() const {
   require_range("max_position_embeddings", max_position, 1, 1 << 27);
   require_range("heads x head_dim", static_cast<int64_t>(heads) * head_dim, 1, 1 << 18);
   if (heads % kv_heads != 0) {
-    throw Error(code::kCheckpointInvalid,
-                format("config.json: num_key_value_heads must divide num_attention_heads, found %d and %d", kv_heads,
-                       heads),
-                "check that config.json belongs to this checkpoint");
+    throw Error(
+        code::kCheckpointInvalid,
+        format("config.json: num_key_value_heads must divide num_attention_heads, found %d and %d", kv_heads, heads),
+        "check that config.json belongs to this checkpoint");
   }
   if (head_dim % 2 != 0) {
     throw Error(code::kCheckpointInvalid, format("config.json: head_dim must be even, found %d", head_dim),
@@ -44,10 +44,11 @@ void ModelSpec::validate() const {
   }
   require_range("sliding_window", sliding_window, 0, 1 << 27);
   if (rope.scaling == RopeScaling::dynamic && (rope.original_max_position <= 0 || rope.factor < 1 || head_dim < 4)) {
-    throw Error(code::kCheckpointInvalid,
-                "config.json: rope scaling 'dynamic' needs max_position_embeddings > 0, factor >= 1 and a head_dim of at "
-                "least 4",
-                "check that config.json belongs to this checkpoint");
+    throw Error(
+        code::kCheckpointInvalid,
+        "config.json: rope scaling 'dynamic' needs max_position_embeddings > 0, factor >= 1 and a head_dim of at "
+        "least 4",
+        "check that config.json belongs to this checkpoint");
   }
   if (rope.scaling == RopeScaling::yarn &&
       (rope.original_max_position <= 0 || !(rope.beta_slow > 0) || !(rope.beta_fast >= rope.beta_slow) ||
@@ -57,9 +58,8 @@ void ModelSpec::validate() const {
                 "0 < beta_slow <= beta_fast and attention_factor > 0",
                 "check that config.json belongs to this checkpoint");
   }
-  if (rope.scaling == RopeScaling::llama3 &&
-      (rope.original_max_position <= 0 || !(rope.low_frequency_factor > 0) ||
-       !(rope.high_frequency_factor > rope.low_frequency_factor))) {
+  if (rope.scaling == RopeScaling::llama3 && (rope.original_max_position <= 0 || !(rope.low_frequency_factor > 0) ||
+                                              !(rope.high_frequency_factor > rope.low_frequency_factor))) {
     throw Error(code::kCheckpointInvalid,
                 "config.json: rope scaling 'llama3' needs original_max_position_embeddings > 0 and "
                 "0 < low_freq_factor < high_freq_factor",

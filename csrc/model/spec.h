@@ -11,19 +11,19 @@ enum class RopeScaling : uint8_t { none, linear, dynamic, llama3, yarn };
 struct RopeSpec {
   double theta = 10000.0;
   RopeScaling scaling = RopeScaling::none;
-  double factor = 1.0;                  // linear, dynamic, llama3, yarn
-  double low_frequency_factor = 1.0;    // llama3
-  double high_frequency_factor = 4.0;   // llama3
-  int original_max_position = 0;        // llama3, yarn, dynamic
-  double attention_factor = 1.0;        // yarn: cosines and sines are multiplied by it
-  double beta_fast = 32.0;              // yarn: pairs that turn more often than this in the original context are kept
-  double beta_slow = 1.0;               // yarn: pairs that turn less often are stretched
-  bool truncate = true;                 // yarn: the range between is rounded outwards to whole pairs
+  double factor = 1.0;                 // linear, dynamic, llama3, yarn
+  double low_frequency_factor = 1.0;   // llama3
+  double high_frequency_factor = 4.0;  // llama3
+  int original_max_position = 0;       // llama3, yarn, dynamic
+  double attention_factor = 1.0;       // yarn: cosines and sines are multiplied by it
+  double beta_fast = 32.0;             // yarn: pairs that turn more often than this in the original context are kept
+  double beta_slow = 1.0;              // yarn: pairs that turn less often are stretched
+  bool truncate = true;                // yarn: the range between is rounded outwards to whole pairs
 };
 
 struct ModelSpec {
-  int vocab = 0;         // rows of the embedding table and of the head
-  int hidden = 0;        // width of the residual stream
+  int vocab = 0;   // rows of the embedding table and of the head
+  int hidden = 0;  // width of the residual stream
   int layers = 0;
   int heads = 0;         // query heads
   int kv_heads = 0;      // key and value heads; divides heads

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "check.h"
+#include "checkpoint/linear_reader.h"
 #include "core/error.h"
 #include "core/memory.h"
 #include "tiny_model.h"
@@ -93,6 +94,10 @@ void check_model(const TinyModel& model, const Packed& packed) {
     CHECK(attention.kind == UnitKind::attention);
     CHECK_EQ(attention.layer, l);
     CHECK(floats_at(slab, attention.norm_offset, spec.hidden) == model.norms.at(layer + "attention"));
+    if (spec.qk_norm) {
+      CHECK(floats_at(slab, attention.query_norm_offset, spec.head_dim) == model.norms.at(layer + "query"));
+      CHECK(floats_at(slab, attention.key_norm_offset, spec.head_dim) == model.norms.at(layer + "key"));
+    }
     check_linear(attention.first, slab, model.linears.at(layer + "query"), layer + "query", at(0));
     check_linear(attention.first, slab, model.linears.at(layer + "key"), layer + "key", at(spec.query_width()));
     check_linear(attention.first, slab, model.linears.at(layer + "value"), layer + "value",
@@ -249,6 +254,60 @@ TEST(gptq_round_trips_at_any_group_size) {
         }
       }
     }
+  }
+}
+
+TEST(awq_round_trips_at_any_group_size) {
+  uint64_t seed = check::seed() * 1000 + 300;
+  for (const Zeros zeros : {Zeros::symmetric, Zeros::eights, Zeros::random}) {
+    for (const int group : {8, 16, 32, 40, 64, 128, 1024, -1}) {
+      TinyModel model(seed++);
+      LinearKind kind = of_format(LinearFormat::awq, gptq(group, zeros));
+      kind.dtype = seed % 3 == 0 ? "BF16" : "F16";
+      kind.bias = seed % 2 == 0;
+      model.build(kSpec, kind, {{"head", of_format(LinearFormat::awq, gptq(group, zeros))}});
+      const Packed packed = round_trip(model, seed % 2 == 0);
+      for (const UnitLayout& unit : packed.plan.units) {
+        CHECK_EQ(unit.first.segments[0].matrix.code.zeros, zeros == Zeros::random);
+      }
+    }
+  }
+}
+
+TEST(compressed_tensors_round_trips_at_any_group_size) {
+  uint64_t seed = check::seed() * 1000 + 400;
+  for (const Zeros zeros : {Zeros::symmetric, Zeros::eights, Zeros::random}) {
+    for (const int group : {8, 16, 32, 40, 64, 128, 1024, -1}) {
+      for (const Order order : {Order::absent, Order::sequential, Order::act_order}) {
+        TinyModel model(seed++);
+        LinearKind kind = of_format(LinearFormat::compressed_tensors, gptq(group, zeros, order));
+        kind.dtype = seed % 3 == 0 ? "BF16" : "F16";
+        // A vocabulary that is no multiple of 8, so that a word of the head's zeros is padded.
+        model.build(tiny_spec(192, 5, 1, 40, 264, 107), kind);
+        const Packed packed = round_trip(model, seed % 2 == 0);
+        for (const UnitLayout& unit : packed.plan.units) {
+          const MatrixCode& code = unit.first.segments[0].matrix.code;
+          CHECK_EQ(code.zeros, zeros == Zeros::random);
+          if (order != Order::act_order && group % 16 == 0) CHECK(!code.permuted);
+        }
+      }
+    }
+  }
+}
+
+TEST(normed_heads_have_their_weights_in_the_slab) {
+  for (const char* dtype : {"F16", "BF16", "F32"}) {
+    TinyModel model(check::seed() + 450);
+    ModelSpec spec = kSpec;
+    spec.qk_norm = true;
+    model.build(spec, gptq(32, Zeros::random), {}, "F16", false, dtype);
+    const Packed packed = round_trip(model);
+    // Without them, nothing else moves into other bytes: they stand between norm and first linear.
+    model.source.spec.qk_norm = false;
+    const auto written = write(model);
+    const Packed without = pack(*written->checkpoint, model.source);
+    CHECK_EQ(packed.plan.units[0].bytes, without.plan.units[0].bytes + 2 * kSlabAlignment);
+    CHECK_EQ(packed.plan.units[1].bytes, without.plan.units[1].bytes);
   }
 }
 
@@ -517,6 +576,156 @@ TEST(malformed_linears_are_refused_by_name_while_planning) {
     c.damage(model);
     const auto written = write(model);
     refused([&] { plan_slabs(*written->checkpoint, model.source); }, c.code, c.words);
+  }
+}
+
+TEST(malformed_linears_of_awq_and_compressed_tensors_are_refused_by_name_while_planning) {
+  struct Case {
+    LinearFormat format;
+    std::function<void(TinyModel&, LinearSource&)> damage;
+    const char* code;
+    std::vector<std::string> words;
+  };
+  const auto add = [](TinyModel& m, std::string name, std::string dtype, std::vector<int64_t> shape, size_t bytes,
+                      uint8_t fill = 0) {
+    m.writer.add<uint8_t>(name, dtype, shape, std::vector<uint8_t>(bytes, fill));
+    return name;
+  };
+  constexpr LinearFormat kAwq = LinearFormat::awq, kCompressed = LinearFormat::compressed_tensors;
+  const std::vector<Case> cases = {
+      {kAwq, [&](TinyModel&, LinearSource& q) { q.weight = "gone"; }, code::kCheckpointInvalid, {"gone", "missing"}},
+      {kAwq, [&](TinyModel&, LinearSource& q) { q.zeros = "gone"; }, code::kCheckpointInvalid, {"gone", "missing"}},
+      {kAwq,
+       [&](TinyModel&, LinearSource& q) { q.bits = 3; },
+       code::kCheckpointUnsupported,
+       {"0.query.qweight", "AWQ of 3 bits"}},
+      {kAwq,
+       [&](TinyModel& m, LinearSource& q) {
+         q.weight = add(m, "w", "I32", {24, 200}, 19200);
+       },
+       code::kCheckpointInvalid,
+       {"tensor w", "[192, 25]", "[24, 200]"}},
+      {kAwq,
+       [&](TinyModel& m, LinearSource& q) {
+         q.scales = add(m, "s", "F32", {3, 200}, 2400);
+       },
+       code::kCheckpointUnsupported,
+       {"tensor s", "F16 or BF16", "F32"}},
+      {kAwq,
+       [&](TinyModel& m, LinearSource& q) {
+         q.zeros = add(m, "z", "I32", {3, 24}, 288);
+       },
+       code::kCheckpointInvalid,
+       {"tensor z", "[3, 25]", "[3, 24]"}},
+      {kAwq,
+       [&](TinyModel& m, LinearSource& q) {
+         q.zeros = add(m, "z", "I32", {3, 25}, 300, 0x77);
+       },
+       code::kCheckpointInvalid,
+       {"tensor z", "0x88888888", "0x77777777", "word 0"}},
+      {kCompressed,
+       [&](TinyModel&, LinearSource& q) { q.scales = "gone"; },
+       code::kCheckpointInvalid,
+       {"gone", "missing"}},
+      {kCompressed,
+       [&](TinyModel&, LinearSource& q) { q.symmetric = false, q.zeros = "gone"; },
+       code::kCheckpointInvalid,
+       {"gone", "missing"}},
+      {kCompressed,
+       [&](TinyModel&, LinearSource& q) { q.bits = 8; },
+       code::kCheckpointUnsupported,
+       {"0.query.weight_packed", "compressed-tensors of 8 bits"}},
+      {kCompressed,
+       [&](TinyModel& m, LinearSource& q) { q.shape = add(m, "shape", "I64", {2}, 16, 1); },
+       code::kCheckpointInvalid,
+       {"tensor shape", "[200, 192]", "72340172838076673"}},
+      {kCompressed,
+       [&](TinyModel& m, LinearSource& q) { q.shape = add(m, "shape", "I64", {3}, 24); },
+       code::kCheckpointInvalid,
+       {"tensor shape", "[2]", "[3]"}},
+      {kCompressed,
+       [&](TinyModel& m, LinearSource& q) {
+         q.weight = add(m, "w", "I32", {24, 200}, 19200);
+       },
+       code::kCheckpointInvalid,
+       {"tensor w", "[200, 24]", "[24, 200]"}},
+      {kCompressed,
+       [&](TinyModel& m, LinearSource& q) {
+         q.scales = add(m, "s", "F32", {200, 3}, 2400);
+       },
+       code::kCheckpointUnsupported,
+       {"tensor s", "F16 or BF16", "F32"}},
+      {kCompressed,
+       [&](TinyModel& m, LinearSource& q) {
+         q.scales = add(m, "s", "F16", {200, 1}, 400);
+       },
+       code::kCheckpointInvalid,
+       {"tensor s", "[200, 3]", "[200, 1]"}},
+      // Zero points as the format's first versions stored them.
+      {kCompressed,
+       [&](TinyModel& m, LinearSource& q) {
+         q.zeros = add(m, "z", "I8", {200, 3}, 600);
+       },
+       code::kCheckpointInvalid,
+       {"tensor z", "I32", "I8"}},
+      {kCompressed,
+       [&](TinyModel& m, LinearSource& q) {
+         q.zeros = add(m, "z", "I32", {25, 3}, 300, 0x87);
+       },
+       code::kCheckpointInvalid,
+       {"tensor z", "symmetric", "0x87878787"}},
+      {kCompressed,
+       [&](TinyModel& m, LinearSource& q) { q.g_idx = add(m, "g", "I32", {192}, 768, 1); },
+       code::kCheckpointInvalid,
+       {"tensor g", "0 to 2", "16843009"}},
+      {kCompressed,
+       [&](TinyModel& m, LinearSource& q) { q.g_idx = add(m, "g", "I32", {191}, 764, 255); },
+       code::kCheckpointInvalid,
+       {"tensor g", "[192]", "[191]"}},
+  };
+  for (const Case& c : cases) {
+    TinyModel model(check::seed() + 125);
+    model.build(kSpec, of_format(c.format, gptq(64)), {{"head", plain("F16")}});
+    c.damage(model, model.source.layers[0].query);
+    const auto written = write(model);
+    refused([&] { plan_slabs(*written->checkpoint, model.source); }, c.code, c.words);
+  }
+  // Input features that do not fill a word: compressed-tensors pads them, which is not read here.
+  TinyModel model(check::seed() + 126);
+  model.build(kSpec, of_format(kCompressed, gptq(64)), {{"head", plain("F16")}});
+  const auto written = write(model);
+  refused([&] { open_linear(*written->checkpoint, model.source.layers[0].down, 192, 260); },
+          code::kCheckpointUnsupported, {"0.down.weight_packed", "multiple of 8", "260"});
+}
+
+TEST(the_norms_of_heads_are_checked) {
+  for (const bool key : {false, true}) {
+    TinyModel model(check::seed() + 127);
+    ModelSpec spec = kSpec;
+    spec.qk_norm = true;
+    model.build(spec, gptq(64));
+    std::string& name = key ? model.source.layers[0].key_norm : model.source.layers[0].query_norm;
+    const auto written = write(model);
+    name = "0.attention.norm";
+    refused([&] { plan_slabs(*written->checkpoint, model.source); }, code::kCheckpointInvalid,
+            {"0.attention.norm", "[40]", "[192]"});
+    name = "gone";
+    refused([&] { plan_slabs(*written->checkpoint, model.source); }, code::kCheckpointInvalid, {"gone", "missing"});
+  }
+}
+
+TEST(scales_that_are_not_finite_are_refused_in_every_format) {
+  for (const LinearFormat format : {LinearFormat::awq, LinearFormat::compressed_tensors}) {
+    TinyModel model(check::seed() + 128);
+    model.build(kSpec, of_format(format, gptq(64)), {{"head", plain("F16")}});
+    std::vector<uint16_t> scales(600, 0x3c00);
+    scales[305] = 0x7c00;
+    const bool awq = format == LinearFormat::awq;
+    model.writer.add<uint16_t>("bad", "F16", awq ? std::vector<int64_t>{3, 200} : std::vector<int64_t>{200, 3}, scales);
+    model.source.layers[0].query.scales = "bad";
+    const auto written = write(model);
+    refused([&] { pack(*written->checkpoint, model.source); }, code::kCheckpointInvalid,
+            {"tensor bad", "0x7c00", awq ? "[1, 105]" : "[101, 2]"});
   }
 }
 

@@ -45,6 +45,11 @@ inline LinearKind gptq(int group_size, Zeros zeros = Zeros::symmetric, Order ord
   return kind;
 }
 
+inline LinearKind of_format(LinearFormat format, LinearKind kind) {
+  kind.format = format;
+  return kind;
+}
+
 // A linear's weights [n, k] and bias [n] (empty without one).
 struct Dense {
   int n = 0, k = 0;
@@ -96,7 +101,9 @@ class TinyModel {
       linear.weight = name + ".weight";
       dense.weight = add_floats(linear.weight, kind.dtype, {n, k}, normal(static_cast<size_t>(n) * k, 0.1f));
     } else {
-      dense.weight = add_gptq(name, kind, n, k, linear);
+      dense.weight = kind.format == LinearFormat::gptq  ? add_gptq(name, kind, n, k, linear)
+                     : kind.format == LinearFormat::awq ? add_awq(name, kind, n, k, linear)
+                                                        : add_compressed(name, kind, n, k, linear);
     }
     if (kind.bias) {
       linear.bias = name + ".bias";
@@ -105,6 +112,115 @@ class TinyModel {
     }
     linears[name] = dense;
     return linear;
+  }
+
+  // The group of each input feature, in the kind's order.
+  std::vector<int32_t> groups_of(const LinearKind& kind, int k, int g) {
+    std::vector<int32_t> group_of(k);
+    for (int i = 0; i < k; i++) group_of[i] = i / g;
+    for (int i = 0; kind.order == Order::act_order && i < kind.shuffles; i++) {
+      std::shuffle(group_of.begin(), group_of.end(), random);
+    }
+    if (kind.order == Order::uneven) {
+      for (int i = 0; i < k; i++) {
+        if (group_of[i] > 0 && random() % 8 == 0) group_of[i]--;
+      }
+    }
+    return group_of;
+  }
+
+  std::vector<int> nibbles(size_t count, Zeros zeros = Zeros::random) {
+    std::vector<int> values(count);
+    for (int& value : values) value = zeros == Zeros::random ? static_cast<int>(random() % 16) : 8;
+    return values;
+  }
+
+  // Nibble i of word [r, c] is values[r, 8 c + order[i]], of rows of `width` values.
+  static std::vector<uint32_t> pack_columns(const std::vector<int>& values, int width, const std::vector<int>& order) {
+    std::vector<uint32_t> words(values.size() / 8);
+    for (size_t w = 0; w < words.size(); w++) {
+      const size_t row = w / (width / 8), first = w % (width / 8) * 8;
+      for (int i = 0; i < 8; i++) {
+        words[w] |= static_cast<uint32_t>(values[row * width + first + order[i]]) << (4 * i);
+      }
+    }
+    return words;
+  }
+
+  // AutoAWQ's GEMM layout.
+  std::vector<float> add_awq(const std::string& name, const LinearKind& kind, int n, int k, LinearSource& linear) {
+    const int g = kind.group_size == -1 ? k : kind.group_size;
+    const int groups = (k + g - 1) / g;
+    const std::vector<int> order = {0, 2, 4, 6, 1, 3, 5, 7};
+    linear.weight = name + ".qweight";
+    linear.zeros = name + ".qzeros";
+    linear.scales = name + ".scales";
+    linear.group_size = kind.group_size;
+    linear.symmetric = kind.zeros == Zeros::symmetric;
+    const std::vector<int> q = nibbles(static_cast<size_t>(k) * n);
+    const std::vector<int> zero = nibbles(static_cast<size_t>(groups) * n, kind.zeros);
+    writer.add<uint32_t>(linear.weight, "I32", {k, n / 8}, pack_columns(q, n, order));
+    writer.add<uint32_t>(linear.zeros, "I32", {groups, n / 8}, pack_columns(zero, n, order));
+    const std::vector<float> scale =
+        add_floats(linear.scales, kind.dtype, {groups, n}, normal(static_cast<size_t>(groups) * n, 0.01f));
+    std::vector<float> weight(static_cast<size_t>(n) * k);
+    for (int i = 0; i < k; i++) {
+      for (int c = 0; c < n; c++) {
+        const size_t at = static_cast<size_t>(i / g) * n + c;
+        weight[static_cast<size_t>(c) * k + i] =
+            scale[at] * static_cast<float>(q[static_cast<size_t>(i) * n + c] - zero[at]);
+      }
+    }
+    return weight;
+  }
+
+  // compressed-tensors' pack-quantized layout: values and zeros in [-8, 7], stored plus 8.
+  std::vector<float> add_compressed(const std::string& name, const LinearKind& kind, int n, int k,
+                                    LinearSource& linear) {
+    const int g = kind.group_size == -1 ? k : kind.group_size;
+    const int groups = (k + g - 1) / g;
+    linear.weight = name + ".weight_packed";
+    linear.scales = name + ".weight_scale";
+    linear.shape = name + ".weight_shape";
+    linear.g_idx = name + ".weight_g_idx";
+    linear.group_size = kind.group_size;
+    linear.symmetric = kind.zeros == Zeros::symmetric;
+    writer.add<int64_t>(linear.shape, "I64", {2}, {n, k});
+    const std::vector<int32_t> group_of = groups_of(kind, k, g);
+    if (kind.order != Order::absent) {
+      // Not in use is written as -1 by some.
+      const bool unused = kind.order == Order::sequential && random() % 2 == 0;
+      writer.add<int32_t>(linear.g_idx, "I32", {k}, unused ? std::vector<int32_t>(k, -1) : group_of);
+    }
+    const std::vector<int> q = nibbles(static_cast<size_t>(n) * k);
+    writer.add<uint32_t>(linear.weight, "I32", {n, k / 8}, pack_columns(q, k, {0, 1, 2, 3, 4, 5, 6, 7}));
+    const std::vector<float> scale =
+        add_floats(linear.scales, kind.dtype, {n, groups}, normal(static_cast<size_t>(n) * groups, 0.01f));
+    const std::vector<int> zero = nibbles(static_cast<size_t>(n) * groups, kind.zeros);
+    if (kind.zeros != Zeros::symmetric) {
+      linear.zeros = name + ".weight_zero_point";
+      std::vector<uint32_t> words(static_cast<size_t>((n + 7) / 8) * groups);
+      // What pads the last word is nobody's.
+      for (size_t i = static_cast<size_t>(n / 8) * groups; n % 8 != 0 && i < words.size(); i++) {
+        words[i] = static_cast<uint32_t>(random()) << (4 * (n % 8));
+      }
+      for (int r = 0; r < n; r++) {
+        for (int j = 0; j < groups; j++) {
+          words[static_cast<size_t>(r / 8) * groups + j] |=
+              static_cast<uint32_t>(zero[static_cast<size_t>(r) * groups + j]) << (4 * (r % 8));
+        }
+      }
+      writer.add<uint32_t>(linear.zeros, "I32", {(n + 7) / 8, groups}, words);
+    }
+    std::vector<float> weight(static_cast<size_t>(n) * k);
+    for (int r = 0; r < n; r++) {
+      for (int i = 0; i < k; i++) {
+        const size_t at = static_cast<size_t>(r) * groups + group_of[i];
+        const size_t element = static_cast<size_t>(r) * k + i;
+        weight[element] = scale[at] * static_cast<float>((q[element] - 8) - (zero[at] - 8));
+      }
+    }
+    return weight;
   }
 
   // W[k, n] = scale[g(k), n] (q[k, n] - zero[g(k), n])
@@ -119,16 +235,7 @@ class TinyModel {
     linear.symmetric = kind.zeros == Zeros::symmetric;
     linear.zeros_minus_one = kind.version == 1;
 
-    std::vector<int32_t> group_of(k);
-    for (int i = 0; i < k; i++) group_of[i] = i / g;
-    for (int i = 0; kind.order == Order::act_order && i < kind.shuffles; i++) {
-      std::shuffle(group_of.begin(), group_of.end(), random);
-    }
-    if (kind.order == Order::uneven) {
-      for (int i = 0; i < k; i++) {
-        if (group_of[i] > 0 && random() % 8 == 0) group_of[i]--;
-      }
-    }
+    const std::vector<int32_t> group_of = groups_of(kind, k, g);
     if (kind.order != Order::absent) writer.add<int32_t>(linear.g_idx, "I32", {k}, group_of);
 
     std::vector<uint32_t> words(static_cast<size_t>(k / 8) * n);
@@ -175,6 +282,10 @@ class TinyModel {
           add_floats(name + ".norm", norm_type, {spec.hidden}, normal(static_cast<size_t>(spec.hidden), 1.0f));
       return name + ".norm";
     };
+    const auto head_norm = [&](const std::string& name) {
+      norms[name] = add_floats(name + ".norm", norm_type, {spec.head_dim}, normal(spec.head_dim, 1.0f));
+      return name + ".norm";
+    };
     for (int l = 0; l < spec.layers; l++) {
       const std::string layer = std::to_string(l) + ".";
       LayerSource s;
@@ -199,6 +310,10 @@ class TinyModel {
       s.output = add("output", spec.hidden, spec.query_width());
       together({{&s.gate, {"gate", spec.intermediate}}, {&s.up, {"up", spec.intermediate}}}, spec.hidden);
       s.down = add("down", spec.hidden, spec.intermediate);
+      if (spec.qk_norm) {
+        s.query_norm = head_norm(layer + "query");
+        s.key_norm = head_norm(layer + "key");
+      }
       source.layers.push_back(s);
     }
     source.final_norm = norm("final");

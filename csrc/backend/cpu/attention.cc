@@ -31,11 +31,13 @@ const AttentionKernels& kernels() {
 struct RowTile {
   int begin = 0;
   int rows = 0;
-  int positions = 0;  // one more than the last position that any of them sees
+  int positions = 0;   // one more than the last position that any of them sees
   int begin_span = 0;  // first span of positions that any of them sees anything of
 };
 
-int spans_of(int positions) { return (positions + kAttentionSpan - 1) / kAttentionSpan; }
+int spans_of(int positions) {
+  return (positions + kAttentionSpan - 1) / kAttentionSpan;
+}
 
 }  // namespace
 

@@ -34,8 +34,8 @@ inline float exp2_negative(float x) {
   return lanes[0];
 }
 
-// Widens `count` positions of a block to [16, padded_dim], zero elsewhere. Blocks lie scattered over the cache, too short
-// for the processor's own prefetching to get up to speed: `next` is the block wanted after this one.
+// Widens `count` positions of a block to [16, padded_dim], zero elsewhere. Blocks lie scattered over the cache, too
+// short for the processor's own prefetching to get up to speed: `next` is the block wanted after this one.
 void widen_block(const uint16_t* source, const uint16_t* next, int head_dim, int padded_dim, int count,
                  float* destination) {
   if (head_dim == padded_dim) {
@@ -200,7 +200,8 @@ void attend_span(const AttentionSpan& task) {
   };
   for (int b = task.begin / kBlock; b < blocks; b++) {
     const int left = task.positions - b * kBlock;
-    widen_block(block(b), block(b + kPrefetchDistance), task.head_dim, task.padded_dim, left < kBlock ? left : kBlock, task.block);
+    widen_block(block(b), block(b + kPrefetchDistance), task.head_dim, task.padded_dim, left < kBlock ? left : kBlock,
+                task.block);
     score_block(task, 0, queries, task.scores + b * kBlock);
   }
   for (int r = 0; r < task.rows; r++) {
@@ -213,7 +214,8 @@ void attend_span(const AttentionSpan& task) {
   for (int b = task.begin / kBlock; b < blocks; b++) {
     const int first = b * kBlock;
     const int left = task.positions - first;
-    widen_block(block(blocks + b), block(blocks + b + kPrefetchDistance), task.head_dim, task.padded_dim, left < kBlock ? left : kBlock, task.block);
+    widen_block(block(blocks + b), block(blocks + b + kPrefetchDistance), task.head_dim, task.padded_dim,
+                left < kBlock ? left : kBlock, task.block);
     if (latest <= first && fewest - first >= kBlock) {
       accumulate_block(task, 0, queries, first, kBlock);
       continue;

@@ -1,0 +1,77 @@
+// Rotary tables: values known from the papers' formulas, and the spec's refusals. The whole of each scaling is held to
+// transformers by test/goldens.
+#include "model/rope.h"
+
+#include <cmath>
+
+#include "check.h"
+#include "core/error.h"
+
+using namespace millrace;
+
+namespace {
+
+ModelSpec spec_of(RopeScaling scaling, double factor, int original) {
+  ModelSpec spec;
+  spec.vocab = spec.hidden = spec.intermediate = 64;
+  spec.layers = spec.heads = spec.kv_heads = 1;
+  spec.head_dim = 64;
+  spec.max_position = 4096;
+  spec.rope.scaling = scaling;
+  spec.rope.factor = factor;
+  spec.rope.original_max_position = original;
+  return spec;
+}
+
+}  // namespace
+
+TEST(dynamic_scaling_enlarges_theta_for_the_greatest_length) {
+  const ModelSpec plain = spec_of(RopeScaling::none, 1, 0);
+  const ModelSpec scaled = spec_of(RopeScaling::dynamic, 4, 1024);
+  const double theta = 10000 * std::pow(4 * 4 - 3, 64.0 / 62.0);
+  const auto frequencies = rope_frequencies(scaled);
+  for (int i = 0; i < 32; i++) CHECK_NEAR(frequencies[i], std::pow(theta, -i / 32.0), 1e-12);
+  // A factor of one changes nothing.
+  CHECK(rope_frequencies(spec_of(RopeScaling::dynamic, 1, 1024)) == rope_frequencies(plain));
+}
+
+TEST(yarn_keeps_fast_pairs_and_stretches_slow_ones) {
+  const auto plain = rope_frequencies(spec_of(RopeScaling::none, 1, 0));
+  ModelSpec spec = spec_of(RopeScaling::yarn, 8, 1024);
+  spec.rope.attention_factor = 1.25;
+  const auto scaled = rope_frequencies(spec);
+  CHECK_EQ(scaled[0], plain[0]);
+  CHECK_NEAR(scaled[31], plain[31] / 8, 1e-15);
+  for (int i = 1; i < 32; i++) CHECK(scaled[i] / plain[i] <= scaled[i - 1] / plain[i - 1]);
+  // Cosines and sines are scaled alike.
+  const auto table = rope_table(spec, 0, 2);
+  CHECK_EQ(table[0], 1.25f);
+  CHECK_EQ(table[32], 0.0f);
+  CHECK_NEAR(table[64 + 32], 1.25 * std::sin(1.0), 1e-6);
+  CHECK_EQ(rope_table(spec_of(RopeScaling::linear, 2, 0), 0, 1)[0], 1.0f);
+}
+
+TEST(scalings_without_what_they_need_are_refused_by_name) {
+  const auto refused = [](ModelSpec spec, const char* word) {
+    CHECK_THROWS_CODE(spec.validate(), code::kCheckpointInvalid);
+    try {
+      spec.validate();
+    } catch (const Error& error) {
+      CHECK(std::string(error.what()).find(word) != std::string::npos);
+    }
+  };
+  spec_of(RopeScaling::yarn, 4, 1024).validate();
+  spec_of(RopeScaling::dynamic, 4, 1024).validate();
+  refused(spec_of(RopeScaling::dynamic, 4, 0), "'dynamic'");
+  refused(spec_of(RopeScaling::dynamic, 0.5, 1024), "factor");
+  refused(spec_of(RopeScaling::yarn, 4, 0), "'yarn'");
+  ModelSpec spec = spec_of(RopeScaling::yarn, 4, 1024);
+  spec.rope.beta_slow = 64;
+  refused(spec, "beta_slow");
+  spec = spec_of(RopeScaling::yarn, 4, 1024);
+  spec.rope.attention_factor = std::nan("");
+  refused(spec, "attention_factor");
+  spec = spec_of(RopeScaling::none, 1, 0);
+  spec.sliding_window = -1;
+  refused(spec, "sliding_window");
+}
