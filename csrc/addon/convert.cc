@@ -76,7 +76,9 @@ LinearSource linear_source(const Napi::Object& object) {
 
 }  // namespace
 
-Napi::Value field(const Napi::Object& object, const char* name) { return object.Get(name); }
+Napi::Value field(const Napi::Object& object, const char* name) {
+  return object.Get(name);
+}
 
 Napi::Object object_field(const Napi::Object& object, const char* name) {
   const Napi::Value value = field(object, name);

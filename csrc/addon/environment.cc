@@ -113,8 +113,7 @@ Napi::Error to_js(Napi::Env env, const Error& error) {
 void Channel::open(Napi::Env env) {
   // The function may be called once more after the environment has let go of the channel: it keeps it alive itself.
   wake_ = Wake::New(
-      env, "millrace", 0, 1, this,
-      [](Napi::Env, std::shared_ptr<Channel>* self, Channel*) { delete self; },
+      env, "millrace", 0, 1, this, [](Napi::Env, std::shared_ptr<Channel>* self, Channel*) { delete self; },
       new std::shared_ptr<Channel>(shared_from_this()));
   wake_.Unref(env);
   open_ = true;

@@ -16,7 +16,9 @@ namespace {
 
 using SharedModel = std::shared_ptr<Model>;
 
-Napi::Number number(Napi::Env env, uint64_t value) { return Napi::Number::New(env, static_cast<double>(value)); }
+Napi::Number number(Napi::Env env, uint64_t value) {
+  return Napi::Number::New(env, static_cast<double>(value));
+}
 
 // One environment's handle on a model. The model's memory is freed by the engine when it closes, not by this handle.
 class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
@@ -200,8 +202,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
       Environment& environment = Environment::of(at);
       Engine::process().add(model);
       environment.adopt(model);
-      return environment.model_class.New(
-          {Napi::External<SharedModel>::New(at, &model), Napi::Number::New(at, vocab)});
+      return environment.model_class.New({Napi::External<SharedModel>::New(at, &model), Napi::Number::New(at, vocab)});
     };
     return run_async<SharedModel>(env, std::move(work), std::move(settle));
   });

@@ -335,7 +335,9 @@ std::span<const SampleScratch::Candidate> kept_tokens(std::span<const float> log
   return scratch.candidates;
 }
 
-float log_probability(std::span<const float> logits, int32_t token) { return Normaliser(logits)(logits[token]); }
+float log_probability(std::span<const float> logits, int32_t token) {
+  return Normaliser(logits)(logits[token]);
+}
 
 void top_log_probabilities(std::span<const float> logits, std::span<int32_t> tokens, std::span<float> logprobs,
                            SampleScratch& scratch) {

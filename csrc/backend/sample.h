@@ -7,7 +7,8 @@
 //   top-k        the k first tokens of the order
 //   top-p        of those, the shortest prefix of the order whose weights reach floor(total * top_p); at least one
 //   min-p        of those, the tokens with w_i >= floor(min_p * 2^30), min_p times the highest probability
-//   typical-p    of those with a weight, the shortest prefix that reaches floor(total * typical_p), at least one, in the
+//   typical-p    of those with a weight, the shortest prefix that reaches floor(total * typical_p), at least one, in
+//   the
 //                order of |s_i - m|, then of the tokens: s_i = round(-z_i * 2^16) and m their mean by weight, so that
 //                s_i - m is how far the token's surprise is from the entropy (Meister et al. 2022, arXiv:2202.00666);
 //                m = (sum of floor(w_i * s_i / 2^20) * 2^14) / floor(sum of w_i / 2^6), all in integers
@@ -49,8 +50,8 @@ struct SampleScratch {
 // The chosen token; -1 if there is nothing to choose from: a logit is NaN or +infinity, or all are -infinity.
 int32_t sample_token(std::span<const float> logits, const SampleOptions& options, SampleScratch& scratch);
 
-// The tokens that top-k, top-p, min-p and typical-p leave to choose from, in no order; temperature must be positive and the logits
-// a distribution. Belongs to the scratch.
+// The tokens that top-k, top-p, min-p and typical-p leave to choose from, in no order; temperature must be positive and
+// the logits a distribution. Belongs to the scratch.
 std::span<const SampleScratch::Candidate> kept_tokens(std::span<const float> logits, const SampleOptions& options,
                                                       SampleScratch& scratch);
 

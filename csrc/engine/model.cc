@@ -8,7 +8,9 @@ namespace millrace {
 
 namespace {
 
-double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
+double milliseconds(Clock::duration d) {
+  return std::chrono::duration<double, std::milli>(d).count();
+}
 
 }  // namespace
 
@@ -25,10 +27,10 @@ Model::Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<cons
                 "pass the plan unchanged, or one that keeps these bounds");
   }
   kv_ = std::make_unique<KvPool>(*backend_, *compute_, host_->spec(), config_.kv_blocks);
-  scheduler_ = std::make_unique<Scheduler>(
-      SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse, config_.deterministic,
-                      &counters_.queued},
-      *kv_);
+  scheduler_ =
+      std::make_unique<Scheduler>(SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse,
+                                                  config_.deterministic, &counters_.queued},
+                                  *kv_);
 
   ExecutorConfig executor;
   executor.spec = host_->spec();
@@ -54,7 +56,9 @@ Model::Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<cons
              executor_->workspace_bytes()};
 }
 
-Model::~Model() { release(); }
+Model::~Model() {
+  release();
+}
 
 void Model::release() {
   if (!backend_) return;
@@ -227,8 +231,8 @@ void Model::expire() {
     last.error_remedy = "try again later, with a longer queueTimeoutMs, or with a higher priority";
     end(id, Finish::error, std::move(last));
   }
-  for (const uint64_t id : scheduler_->ids(
-           [&](const Sequence& sequence, bool) { return over(sequence, sequence.options.deadline_ms); })) {
+  for (const uint64_t id :
+       scheduler_->ids([&](const Sequence& sequence, bool) { return over(sequence, sequence.options.deadline_ms); })) {
     TokenEvent last;
     last.error_code = code::kDeadlineExceeded;
     last.error_message = "the request was not done by its deadlineMs";

@@ -52,9 +52,13 @@ void append_token(Sequence& sequence, int32_t token) {
   adjustment.generated++;
 }
 
-void Scheduler::add(std::unique_ptr<Sequence> sequence) { insert(waiting_, std::move(sequence)); }
+void Scheduler::add(std::unique_ptr<Sequence> sequence) {
+  insert(waiting_, std::move(sequence));
+}
 
-bool Scheduler::may_run_more() const { return running() < std::min(config_.max_rows, config_.max_logit_rows); }
+bool Scheduler::may_run_more() const {
+  return running() < std::min(config_.max_rows, config_.max_logit_rows);
+}
 
 void Scheduler::resume() {
   while (!preempted_.empty() && may_run_more()) {

@@ -287,12 +287,108 @@ TEST(min_p_keeps_a_share_of_the_highest_probability) {
   CHECK(kept(logits, {.temperature = 1.0f, .top_k = 3, .min_p = 1e-4f}).size() <= 3);
 }
 
+// Against float64: surprise and entropy of the distribution that the other filters left.
+TEST(typical_p_keeps_the_tokens_of_expected_surprise) {
+  for (const auto& [vocab, spread] : std::vector<std::pair<int, double>>{{12, 1}, {3000, 2}, {3000, 0.2}, {20000, 5}}) {
+    const std::vector<float> logits = random_logits(vocab, spread, vocab);
+    const std::vector<int> order = ranked(logits);
+    for (float temperature : {0.6f, 1.0f, 2.0f}) {
+      for (int top_k : {0, 9}) {
+        const size_t candidates = top_k > 0 ? top_k : vocab;
+        std::vector<double> p(candidates);
+        double total = 0, entropy = 0;
+        for (size_t i = 0; i < candidates; i++) {
+          total += p[i] = std::exp((logits[order[i]] - static_cast<double>(logits[order[0]])) / temperature);
+        }
+        for (double& x : p) {
+          x /= total;
+          entropy -= x * std::log(x);
+        }
+        for (float typical_p : {0.0f, 0.2f, 0.7f, 0.95f}) {
+          const auto ids = kept(logits, {.temperature = temperature, .top_k = top_k, .typical_p = typical_p});
+          REQUIRE(!ids.empty() && ids.size() <= candidates);
+          const std::set<int> set(ids.begin(), ids.end());
+          double mass = 0, farthest = 0, last = 0;
+          for (size_t i = 0; i < candidates; i++) {
+            if (!set.contains(order[i])) continue;
+            mass += p[i];
+            const double distance = std::abs(-std::log(p[i]) - entropy);
+            if (distance >= farthest) {
+              farthest = distance;
+              last = p[i];
+            }
+          }
+          for (size_t i = 0; i < candidates; i++) {
+            // Tokens below 2^-30 of the highest have no weight.
+            if (set.contains(order[i]) || p[i] < p[0] * 2e-9) continue;
+            CHECK(std::abs(-std::log(p[i]) - entropy) >= farthest - 2e-4);
+          }
+          CHECK(mass >= typical_p - 1e-4);
+          if (ids.size() > 1) CHECK(mass - last < typical_p + 1e-4);
+        }
+      }
+    }
+  }
+}
+
+TEST(typical_p_can_leave_out_the_most_likely_token) {
+  // One token of a third among 4096 that share the rest: the entropy is about six, its surprise one.
+  std::vector<float> logits(4097, 0.0f);
+  logits[100] = std::log(2048.0f);
+  const auto ids = kept(logits, {.temperature = 1.0f, .typical_p = 0.4999f});
+  CHECK(std::find(ids.begin(), ids.end(), 100) == ids.end());
+  CHECK_EQ(ids.size(), 3072u);  // each has 1/6144 of the whole
+  CHECK_EQ(ids.back(), 3072);   // equally typical ones in the order of the tokens
+}
+
+TEST(penalties_and_biases_are_those_of_the_papers) {
+  const auto adjusted = [](float logit, bool seen, int generated, float bias) {
+    return sample_adjusted(logit, seen, generated, bias, 2.0f, 0.25f, 0.5f);
+  };
+  CHECK_EQ(adjusted(3.0f, false, 0, 0.0f), 3.0f);
+  CHECK_EQ(adjusted(3.0f, true, 0, 0.0f), 1.5f);
+  CHECK_EQ(adjusted(-3.0f, true, 0, 0.0f), -6.0f);
+  CHECK_EQ(adjusted(3.0f, true, 1, 0.0f), 0.75f);
+  CHECK_EQ(adjusted(3.0f, true, 4, 10.0f), 9.25f);
+  CHECK_EQ(adjusted(3.0f, false, 0, -kInfinity), -kInfinity);
+  CHECK_EQ(sample_adjusted(7.3f, true, 9, 0.0f, 1.0f, 0.0f, 0.0f), 7.3f);
+}
+
+TEST(top_log_probabilities_are_the_first_of_the_order) {
+  SampleScratch scratch;
+  for (int vocab : {3, 64, 1000, 20000}) {
+    std::vector<float> logits = random_logits(vocab, 3, vocab);
+    for (float& x : logits) x = std::round(x * 8) / 8;  // many ties
+    const std::vector<int> order = ranked(logits);
+    for (size_t count : {1, 5, 20}) {
+      std::vector<int32_t> tokens(count);
+      std::vector<float> logprobs(count);
+      top_log_probabilities(logits, tokens, logprobs, scratch);
+      for (size_t i = 0; i < count; i++) {
+        if (i >= order.size()) {
+          CHECK_EQ(tokens[i], -1);
+          CHECK(std::isnan(logprobs[i]));
+        } else {
+          CHECK_EQ(tokens[i], order[i]);
+          CHECK_EQ(logprobs[i], log_probability(logits, order[i]));
+        }
+      }
+    }
+  }
+  std::vector<int32_t> tokens(2, 7);
+  std::vector<float> logprobs(2, 0.0f);
+  top_log_probabilities(std::vector<float>{1.0f, kNan, 2.0f}, tokens, logprobs, scratch);
+  CHECK(tokens == std::vector<int32_t>(2, -1));
+  CHECK(std::isnan(logprobs[0]) && std::isnan(logprobs[1]));
+}
+
 TEST(draws_follow_the_distribution) {
   const std::vector<float> logits = random_logits(50, 1.5, 11);
   check_frequencies(logits, {.temperature = 1.0f, .seed = 1}, 200000);
   check_frequencies(logits, {.temperature = 0.6f, .top_k = 10, .seed = 2}, 200000);
   check_frequencies(logits, {.temperature = 1.3f, .top_p = 0.8f, .seed = 3}, 200000);
   check_frequencies(logits, {.temperature = 1.0f, .min_p = 0.05f, .seed = 4}, 200000);
+  check_frequencies(logits, {.temperature = 1.2f, .typical_p = 0.6f, .seed = 6}, 200000);
   check_frequencies(std::vector<float>(100, 2.5f), {.temperature = 1.0f, .seed = 0xffffffffffffffffull}, 200000);
   check_frequencies(random_logits(300, 1, 12), {.temperature = 1.0f, .seed = 5}, 100000);
 }

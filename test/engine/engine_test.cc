@@ -7,6 +7,8 @@
 #include <thread>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/sample.h"
+#include "backend/sample_arithmetic.h"
 #include "check.h"
 #include "core/error.h"
 #include "tiny_model.h"
@@ -19,7 +21,8 @@ constexpr int kContext = 160;
 
 struct Result {
   std::vector<int32_t> tokens;
-  std::vector<float> logprobs, logits;
+  std::vector<float> logprobs, logits, top_logprobs;
+  std::vector<int32_t> top_tokens;
   Finish finish = Finish::none;
   std::string error_code;
 };
@@ -34,8 +37,14 @@ class Collector : public EventSink {
     result.tokens.insert(result.tokens.end(), event.tokens.begin(), event.tokens.end());
     result.logprobs.insert(result.logprobs.end(), event.logprobs.begin(), event.logprobs.end());
     result.logits.insert(result.logits.end(), event.logits.begin(), event.logits.end());
+    result.top_tokens.insert(result.top_tokens.end(), event.top_tokens.begin(), event.top_tokens.end());
+    result.top_logprobs.insert(result.top_logprobs.end(), event.top_logprobs.begin(), event.top_logprobs.end());
     result.finish = event.finish;
     result.error_code = event.error_code;
+  }
+  void post_step(const StepEvent& event) override {
+    std::lock_guard lock(mutex_);
+    steps_.push_back(event);
   }
   void flush() override { changed_.notify_all(); }
 
@@ -51,6 +60,10 @@ class Collector : public EventSink {
     std::lock_guard lock(mutex_);
     return results_[request].tokens.size();
   }
+  std::vector<StepEvent> steps() {
+    std::lock_guard lock(mutex_);
+    return steps_;
+  }
   int after_end() {
     std::lock_guard lock(mutex_);
     return after_end_;
@@ -60,6 +73,7 @@ class Collector : public EventSink {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::map<uint64_t, Result> results_;
+  std::vector<StepEvent> steps_;
   int after_end_ = 0;
 };
 
@@ -121,7 +135,15 @@ RequestOptions request(std::mt19937_64& random) {
     options.top_k = static_cast<int>(random() % 30);
     options.top_p = 0.95f;
     options.min_p = 0.02f;
+    if (random() % 2 == 0) options.typical_p = 0.9f;
   }
+  if (random() % 3 == 0) {
+    options.repetition_penalty = 1.3f;
+    options.presence_penalty = 0.2f;
+    options.frequency_penalty = 0.1f;
+  }
+  if (random() % 4 == 0) options.logit_bias = {{static_cast<int32_t>(random() % 97), 2.0f}, {5, -3.0f}};
+  if (random() % 3 == 0) options.top_logprobs = 1 + static_cast<int>(random() % 5);
   if (random() % 5 == 0) {
     options.kind = RequestKind::score;
     options.logits = true;
@@ -134,6 +156,10 @@ void check_same(const Result& a, const Result& b) {
   CHECK(a.tokens == b.tokens);
   CHECK_EQ(a.logprobs.size(), b.logprobs.size());
   CHECK(a.logprobs.empty() || std::memcmp(a.logprobs.data(), b.logprobs.data(), a.logprobs.size() * 4) == 0);
+  CHECK(a.top_tokens == b.top_tokens);
+  CHECK_EQ(a.top_logprobs.size(), b.top_logprobs.size());
+  CHECK(a.top_logprobs.empty() ||
+        std::memcmp(a.top_logprobs.data(), b.top_logprobs.data(), a.top_logprobs.size() * 4) == 0);
   CHECK_EQ(a.logits.size(), b.logits.size());
   CHECK(a.logits.empty() || std::memcmp(a.logits.data(), b.logits.data(), a.logits.size() * 4) == 0);
 }
@@ -207,8 +233,134 @@ TEST(same_bits_alone_or_in_a_crowd_resident_or_streamed) {
   }
 }
 
-// Four sequences that grow to nine blocks each in a pool of twelve: they push each other out, come back, and give the bits
-// that they give alone.
+// The same seed gives the same text alone and among 31 others, with every option of sampling at work.
+TEST(a_seed_gives_the_same_text_alone_and_in_a_crowd_of_32) {
+  auto random = check::random(32);
+  const auto host = tiny_model(17);
+  Engine engine;
+  Placement roomy;
+  roomy.max_logit_rows = 32;
+  roomy.max_rows = 64;
+  roomy.kv_blocks = 320;
+  const auto model = make_model(host, roomy);
+  engine.add(model);
+  const auto sink = std::make_shared<Collector>();
+  std::vector<RequestOptions> requests;
+  for (int i = 0; i < 32; i++) {
+    RequestOptions options;
+    for (int t = 0; t < 3 + i; t++) options.tokens.push_back(static_cast<int32_t>(random() % 97));
+    options.max_tokens = 60;
+    options.logprobs = true;
+    options.temperature = 1.2f;
+    options.seed = 7;
+    options.repetition_penalty = 1.2f;
+    options.presence_penalty = 0.3f;
+    options.frequency_penalty = 0.2f;
+    options.typical_p = 0.9f;
+    options.logit_bias = {{i, 1.5f}};
+    options.top_logprobs = 4;
+    requests.push_back(options);
+  }
+  std::vector<uint64_t> ids;
+  for (const RequestOptions& options : requests) ids.push_back(engine.submit(model, options, sink));
+  std::vector<Result> crowd;
+  for (const uint64_t id : ids) crowd.push_back(sink->wait(id));
+  for (size_t i = 0; i < requests.size(); i++) {
+    check_same(sink->wait(engine.submit(model, requests[i], sink)), crowd[i]);
+    CHECK_EQ(crowd[i].top_tokens.size(), 4 * crowd[i].tokens.size());
+  }
+  close_and_wait(engine, model);
+}
+
+// Greedy choices with penalties, repeated by hand from the logits that score() gives of the same text.
+TEST(penalties_count_prompt_and_answer) {
+  const auto host = tiny_model(18);
+  Engine engine;
+  const auto model = make_model(host, {});
+  engine.add(model);
+  const auto sink = std::make_shared<Collector>();
+  RequestOptions options;
+  options.tokens = {3, 14, 15, 92, 65, 35, 14};
+  options.max_tokens = 80;
+  options.repetition_penalty = 1.15f;
+  options.presence_penalty = 0.05f;
+  options.frequency_penalty = 0.02f;
+  options.logit_bias = {{20, 0.3f}, {14, -0.1f}};
+  options.top_logprobs = 3;
+  options.logprobs = true;
+  const Result answer = sink->wait(engine.submit(model, options, sink));
+  REQUIRE(answer.tokens.size() == 80);
+  RequestOptions score;
+  score.kind = RequestKind::score;
+  score.logits = true;
+  score.tokens = options.tokens;
+  score.tokens.insert(score.tokens.end(), answer.tokens.begin(), answer.tokens.end());
+  const Result scored = sink->wait(engine.submit(model, score, sink));
+  std::vector<int> seen(97, 0), generated(97, 0);
+  for (const int32_t token : options.tokens) seen[token] = 1;
+  SampleScratch scratch;
+  int differs = 0;  // from the choice without penalties
+  for (size_t i = 0; i < answer.tokens.size(); i++) {
+    const std::span<const float> row(scored.logits.data() + (options.tokens.size() - 1 + i) * 97, 97);
+    int best = -1;
+    float highest = 0;
+    for (int t = 0; t < 97; t++) {
+      const float bias = t == 20 ? 0.3f : t == 14 ? -0.1f : 0.0f;
+      const float logit = sample_adjusted(row[t], seen[t] != 0, generated[t], bias, 1.15f, 0.05f, 0.02f);
+      if (best < 0 || logit > highest) {
+        best = t;
+        highest = logit;
+      }
+    }
+    CHECK_EQ(answer.tokens[i], best);
+    differs += best != sample_token(row, {}, scratch);
+    std::vector<int32_t> top(3);
+    std::vector<float> logprobs(3);
+    top_log_probabilities(row, top, logprobs, scratch);
+    CHECK(std::equal(top.begin(), top.end(), answer.top_tokens.begin() + 3 * i));
+    CHECK(std::equal(logprobs.begin(), logprobs.end(), answer.top_logprobs.begin() + 3 * i));
+    CHECK_EQ(answer.logprobs[i], log_probability(row, best));
+    seen[best] = 1;
+    generated[best]++;
+  }
+  CHECK(differs > 10);
+
+  options.logit_bias.clear();
+  for (int32_t t = 0; t < 97; t++) {
+    if (t != 42) options.logit_bias.emplace_back(t, -std::numeric_limits<float>::infinity());
+  }
+  CHECK(sink->wait(engine.submit(model, options, sink)).tokens == std::vector<int32_t>(80, 42));
+  options.logit_bias.emplace_back(42, -std::numeric_limits<float>::infinity());
+  CHECK(sink->wait(engine.submit(model, options, sink)).finish == Finish::error);
+  close_and_wait(engine, model);
+}
+
+TEST(an_observer_is_told_of_every_step) {
+  const auto host = tiny_model(19);
+  Engine engine;
+  const auto model = make_model(host, {});
+  engine.add(model);
+  const auto sink = std::make_shared<Collector>();
+  RequestOptions options;
+  options.tokens = {1, 2, 3};
+  options.max_tokens = 10;
+  sink->wait(engine.submit(model, options, sink));
+  CHECK(sink->steps().empty());
+  engine.observe(model, sink);
+  sink->wait(engine.submit(model, options, sink));
+  engine.observe(model, nullptr);
+  sink->wait(engine.submit(model, options, sink));
+  const std::vector<StepEvent> steps = sink->steps();
+  REQUIRE(steps.size() == 10);
+  CHECK_EQ(steps[0].rows, 3);
+  CHECK_EQ(steps[0].decode_rows, 0);
+  CHECK_EQ(steps[9].decode_rows, 1);
+  CHECK_EQ(steps[9].model, model->id());
+  close_and_wait(engine, model);
+}
+
+// Four sequences that grow to nine blocks each in a pool of twelve: they push each other out, come back, and give the
+// bits that they give alone.
 TEST(preempted_sequences_come_back_as_they_were) {
   const auto host = tiny_model(16);
   Engine engine;
@@ -317,7 +469,7 @@ TEST(a_full_queue_refuses_and_late_requests_end) {
   CHECK_EQ(sink->wait(waiting[2]).error_code, std::string(code::kDeadlineExceeded));
   const uint64_t first = engine.submit(model, urgent, sink);
   CHECK(sink->wait(first).finish == Finish::length);
-  CHECK_EQ(sink->tokens_of(waiting[0]), 0u);  // came before, but of lower priority
+  CHECK(sink->tokens_of(waiting[0]) < 100u);  // came before, but of lower priority: it has just begun
   CHECK(sink->wait(waiting[0]).finish == Finish::length);
   close_and_wait(engine, model);
 }

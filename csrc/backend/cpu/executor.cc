@@ -152,7 +152,9 @@ void CpuExecutor::end(Stream& stream) {
   });
 }
 
-ExecutorCounters CpuExecutor::counters() const { return {weight_bytes_.load(std::memory_order_relaxed)}; }
+ExecutorCounters CpuExecutor::counters() const {
+  return {weight_bytes_.load(std::memory_order_relaxed)};
+}
 
 const std::byte* CpuExecutor::slab(int unit) const {
   const std::byte* slab = unit_table_[unit];

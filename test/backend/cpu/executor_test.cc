@@ -434,7 +434,8 @@ class Runner {
     return out;
   }
 
-  StepOutput step(const std::vector<Chunk>& chunks, const std::vector<LogitRequest>& requests) {
+  StepOutput step(const std::vector<Chunk>& chunks, const std::vector<LogitRequest>& requests,
+                  const std::vector<LogitAdjustment>& adjustments = {}) {
     std::vector<int32_t> tokens, positions, sequences;
     Step step;
     for (const Chunk& chunk : chunks) {
@@ -452,6 +453,7 @@ class Runner {
     step.block_tables = tables_;
     step.block_table_stride = stride_;
     step.logits = requests;
+    step.adjustments = adjustments;
     StepOutput output;
     executor_->begin(*stream_, step, output);
     executor_->embed(*stream_);
@@ -749,6 +751,40 @@ TEST(sample_answers_each_request_in_its_own_way) {
   REQUIRE(output.logits.size() == 2u * shape.vocab);
   CHECK(std::memcmp(output.logits.data(), logits[0].data(), shape.vocab * sizeof(float)) == 0);
   CHECK(std::memcmp(&output.logits[shape.vocab], logits[5].data(), shape.vocab * sizeof(float)) == 0);
+}
+
+// Requests of one row, each with adjustments of its own: none sees another's, and log-probabilities see none.
+TEST(adjustments_belong_to_their_request) {
+  const Shape shape = q4_shape(true);
+  const Model model = Builder(shape).build();
+  const std::vector<int> tokens = random_tokens(4, shape.vocab, 2);
+  Runner runner(model, shape, 3);
+  const Logits logits = runner.run(tokens, 4);
+  std::vector<int> order(shape.vocab);
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](int a, int b) { return logits[3][a] > logits[3][b]; });
+  const float forbidden = -std::numeric_limits<float>::infinity();
+  const std::vector<LogitAdjustment> adjustments = {
+      {order[0], 0, 0, forbidden}, {order[9], 0, 0, 100.0f}, {order[0], 1, 2, 0.0f}, {order[1], 1, 1, 0.0f}};
+  std::vector<LogitRequest> requests = {
+      {.row = 3, .want_logprob = true},
+      {.row = 3, .want_logprob = true, .adjustments_begin = 0, .adjustments = 1},
+      {.row = 3, .want_logprob = true, .adjustments_begin = 1, .adjustments = 1, .top_logprobs = 3},
+      {.row = 3, .frequency_penalty = 1000.0f, .adjustments_begin = 2, .adjustments = 2},
+      {.row = 3, .presence_penalty = 1000.0f, .adjustments_begin = 3, .adjustments = 1, .top_logprobs = 1}};
+  const StepOutput output = runner.step({{2, tokens, 0}}, requests, adjustments);
+  CHECK_EQ(output.tokens[0], order[0]);
+  CHECK_EQ(output.tokens[1], order[1]);
+  CHECK_EQ(output.tokens[2], order[9]);
+  CHECK_EQ(output.tokens[3], order[2]);
+  CHECK_EQ(output.tokens[4], order[0]);
+  CHECK(output.top_tokens == std::vector<int32_t>({order[0], order[1], order[2], order[0]}));
+  CHECK_EQ(output.top_logprobs[0], output.logprobs[0]);
+  CHECK_EQ(output.top_logprobs[1], output.logprobs[1]);
+  CHECK_EQ(output.top_logprobs[3], output.logprobs[0]);
+  requests[4].adjustments = 2;
+  CHECK_THROWS_CODE(runner.step({{2, tokens, 0}}, requests, adjustments), "INVALID_ARGUMENT");
+  CHECK_THROWS_CODE(runner.step({{2, tokens, 0}}, {{.row = 3}}, {{shape.vocab}}), "INVALID_ARGUMENT");
 }
 
 TEST(a_row_of_nan_is_reported_and_spares_its_neighbours) {
