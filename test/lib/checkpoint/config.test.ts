@@ -42,10 +42,16 @@ describe('Llama', () => {
           lowFrequencyFactor: 1,
           highFrequencyFactor: 4,
           originalMaxPosition: 0,
+          attentionFactor: 1,
+          betaFast: 32,
+          betaSlow: 1,
+          truncate: true,
         },
+        slidingWindow: 0,
+        qkNorm: false,
       },
       tiedEmbeddings: false,
-      attentionBias: false,
+      attentionBias: 'none',
       feedForwardBias: false,
       endTokens: [2],
     })
@@ -86,7 +92,7 @@ describe('Llama', () => {
       attention_bias: true,
       mlp_bias: true,
     })
-    expect(config).toMatchObject({ tiedEmbeddings: true, attentionBias: true, feedForwardBias: true })
+    expect(config).toMatchObject({ tiedEmbeddings: true, attentionBias: 'all', feedForwardBias: true })
     expect(config.spec).toMatchObject({ headDim: 64, rope: { scaling: 'linear', factor: 4 } })
   })
 
@@ -105,12 +111,125 @@ describe('Llama', () => {
   })
 })
 
+describe('Mistral', () => {
+  const mistral = { ...llama, architectures: ['MistralForCausalLM'], model_type: 'mistral', num_key_value_heads: 8 }
+
+  test('version 0.1 has a window, version 0.3 none', () => {
+    expect(readConfig({ ...mistral, sliding_window: 4096 })).toMatchObject({
+      architecture: 'MistralForCausalLM',
+      spec: { slidingWindow: 4096, qkNorm: false, kvHeads: 8 },
+      attentionBias: 'none',
+      feedForwardBias: false,
+    })
+    expect(readConfig({ ...mistral, sliding_window: null }).spec.slidingWindow).toBe(0)
+  })
+  test("absent fields take transformers' defaults, which are not Llama's", () => {
+    const { spec } = readConfig({ ...mistral, num_key_value_heads: undefined, max_position_embeddings: undefined })
+    expect(spec).toMatchObject({ slidingWindow: 4096, kvHeads: 8, maxPosition: 131072 })
+    expect(readConfig({ ...mistral, num_key_value_heads: null }).spec.kvHeads).toBe(32)
+  })
+  test('a head size of its own', () => {
+    expect(readConfig({ ...mistral, head_dim: 160, sliding_window: null }).spec).toMatchObject({ headDim: 160 })
+  })
+  test('layers that differ are refused by name', () => {
+    const layer_types = [...Array(31).fill('full_attention'), 'sliding_attention']
+    refused(
+      { ...mistral, layer_types },
+      'CHECKPOINT_UNSUPPORTED',
+      /'layer_types': \["full_attention","sliding_attention"\]/,
+    )
+    refused({ ...mistral, layer_types: ['chunked_attention'] }, 'CHECKPOINT_UNSUPPORTED', /"chunked_attention"/)
+    refused({ ...mistral, sliding_window: 0 }, 'CHECKPOINT_INVALID', /'sliding_window': expected an integer from 1/)
+    expect(readConfig({ ...mistral, layer_types: Array(32).fill('full_attention') }).spec.slidingWindow).toBe(0)
+  })
+})
+
+describe('Qwen2 and Qwen3', () => {
+  const qwen2 = { ...llama, architectures: ['Qwen2ForCausalLM'], model_type: 'qwen2', num_key_value_heads: 4 }
+  const qwen3 = { ...qwen2, architectures: ['Qwen3ForCausalLM'], model_type: 'qwen3' }
+
+  test('Qwen2 has biases of query, key and value whatever else is said, and no window unless it is used', () => {
+    const said = { sliding_window: 131072, max_window_layers: 28, use_sliding_window: false, attention_bias: false }
+    expect(readConfig({ ...qwen2, ...said })).toMatchObject({
+      architecture: 'Qwen2ForCausalLM',
+      spec: { slidingWindow: 0, qkNorm: false, headDim: 128 },
+      attentionBias: 'qkv',
+      feedForwardBias: false,
+    })
+  })
+  test('Qwen3 norms its heads, whose size is 128 unless said', () => {
+    expect(readConfig({ ...qwen3, hidden_size: 1024, num_attention_heads: 16 })).toMatchObject({
+      architecture: 'Qwen3ForCausalLM',
+      spec: { qkNorm: true, headDim: 128, heads: 16, kvHeads: 4 },
+      attentionBias: 'none',
+    })
+    expect(readConfig({ ...qwen3, head_dim: 64, attention_bias: true })).toMatchObject({
+      spec: { headDim: 64 },
+      attentionBias: 'all',
+    })
+  })
+  test('a window of all layers, or of none', () => {
+    const window = { use_sliding_window: true, sliding_window: 512 }
+    expect(readConfig({ ...qwen2, ...window, max_window_layers: 0 }).spec.slidingWindow).toBe(512)
+    expect(readConfig({ ...qwen2, ...window, max_window_layers: 32 }).spec.slidingWindow).toBe(0)
+    expect(readConfig({ ...qwen3, ...window, max_window_layers: 40 }).spec.slidingWindow).toBe(0)
+    expect(
+      readConfig({ ...qwen3, ...window, layer_types: Array(32).fill('sliding_attention') }).spec.slidingWindow,
+    ).toBe(512)
+    refused(
+      { ...qwen2, ...window, max_window_layers: 28 },
+      'CHECKPOINT_UNSUPPORTED',
+      /'max_window_layers': 28 is not supported, expected 0, or at least num_hidden_layers \(32\)/,
+    )
+  })
+})
+
+describe('rope scaling', () => {
+  const rope = (rope_scaling: object, more = {}) => readConfig({ ...llama, ...more, rope_scaling }).spec
+
+  test('dynamic is of the greatest length, which the context grows to', () => {
+    expect(rope({ type: 'dynamic', factor: 2.5 })).toMatchObject({
+      maxPosition: 10240,
+      rope: { scaling: 'dynamic', factor: 2.5, originalMaxPosition: 4096 },
+    })
+  })
+  test("yarn: Qwen's spelling, the attention factor of the paper", () => {
+    const { rope: yarn, maxPosition } = rope({ type: 'yarn', factor: 4, original_max_position_embeddings: 32768 })
+    expect(yarn).toMatchObject({ scaling: 'yarn', factor: 4, originalMaxPosition: 32768, betaFast: 32, betaSlow: 1 })
+    expect(yarn.attentionFactor).toBeCloseTo(0.1 * Math.log(4) + 1, 12)
+    expect(yarn.truncate).toBe(true)
+    expect(maxPosition).toBe(131072)
+  })
+  test('yarn: everything said, or left out', () => {
+    const said = { attention_factor: 0.9, beta_fast: 16, beta_slow: 2, truncate: false }
+    expect(rope({ rope_type: 'yarn', factor: 4, ...said }).rope).toMatchObject({
+      attentionFactor: 0.9,
+      betaFast: 16,
+      betaSlow: 2,
+      truncate: false,
+      originalMaxPosition: 4096,
+    })
+    expect(rope({ rope_type: 'yarn', factor: 1 }).rope.attentionFactor).toBe(1)
+    const two = rope({ rope_type: 'yarn', factor: 40, mscale: 0.75, mscale_all_dim: 1 }).rope.attentionFactor
+    expect(two).toBeCloseTo((0.075 * Math.log(40) + 1) / (0.1 * Math.log(40) + 1), 12)
+    // Without a factor, it is how much longer the context is than the original.
+    expect(rope({ rope_type: 'yarn', original_max_position_embeddings: 1024 }).rope.factor).toBe(4)
+  })
+  test('refused: a context beyond all bounds', () => {
+    refused(
+      { rope_scaling: { type: 'dynamic', factor: 1e9 } },
+      'CHECKPOINT_INVALID',
+      /'rope_scaling.factor': expected a context of at most/,
+    )
+  })
+})
+
 describe('refusals', () => {
   test('another architecture, by name, with the supported ones', () => {
     refused(
       { architectures: ['MambaForCausalLM'] },
       'CHECKPOINT_UNSUPPORTED',
-      /"MambaForCausalLM" is not supported, expected LlamaForCausalLM/,
+      /"MambaForCausalLM" is not supported, expected LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM/,
     )
     refused({ architectures: undefined, model_type: 'bert' }, 'CHECKPOINT_UNSUPPORTED', /'model_type': "bert"/)
     refused({ model_type: 'mistral' }, 'CHECKPOINT_UNSUPPORTED', /'model_type': "mistral"/)
@@ -134,27 +253,69 @@ describe('refusals', () => {
   ])('a wrong field: %j', (config, message) => refused(config, 'CHECKPOINT_INVALID', message))
   test.each([
     [{ hidden_act: 'gelu' }, /'hidden_act': "gelu" is not supported, expected silu/],
-    [{ rope_scaling: { type: 'yarn', factor: 4 } }, /'rope_scaling.type': "yarn" is not supported/],
-    [{ rope_scaling: { rope_type: 'dynamic', factor: 4 } }, /'rope_scaling.rope_type': "dynamic"/],
+    [
+      { rope_scaling: { type: 'su', factor: 4 } },
+      /'rope_scaling.type': "su" is not supported, expected default, linear, dynamic, llama3 or yarn/,
+    ],
+    [{ rope_scaling: { rope_type: 'mrope', factor: 4 } }, /'rope_scaling.rope_type': "mrope"/],
     [{ rope_parameters: { rope_type: 'longrope' } }, /'rope_parameters.rope_type': "longrope"/],
     [{ partial_rotary_factor: 0.5 }, /'partial_rotary_factor': 0.5/],
   ])('what is not supported: %j', (config, message) => refused(config, 'CHECKPOINT_UNSUPPORTED', message))
 
-  test('any value in any field is either read or refused with a code', () => {
+  const architectures = [
+    ['LlamaForCausalLM', 'llama'],
+    ['MistralForCausalLM', 'mistral'],
+    ['Qwen2ForCausalLM', 'qwen2'],
+    ['Qwen3ForCausalLM', 'qwen3'],
+  ]
+  const fields = [
+    ...Object.keys(llama),
+    'num_key_value_heads',
+    'head_dim',
+    'sliding_window',
+    'use_sliding_window',
+    'max_window_layers',
+    'layer_types',
+    'attention_bias',
+  ]
+  const ropeValue = fc.record(
+    {
+      rope_type: fc.oneof(fc.constantFrom('default', 'linear', 'dynamic', 'llama3', 'yarn'), fc.jsonValue()),
+      factor: fc.oneof(fc.double(), fc.jsonValue({ maxDepth: 1 })),
+      original_max_position_embeddings: fc.oneof(fc.integer(), fc.jsonValue({ maxDepth: 1 })),
+      attention_factor: fc.double(),
+      beta_fast: fc.double(),
+      mscale: fc.double(),
+      mscale_all_dim: fc.double(),
+      low_freq_factor: fc.double(),
+      high_freq_factor: fc.double(),
+    },
+    { requiredKeys: [] },
+  )
+  test('any values in any fields are either read or refused with a code', () => {
     fc.assert(
       fc.property(
-        fc.constantFrom(...Object.keys(llama), 'rope_scaling', 'head_dim'),
-        fc.jsonValue({ maxDepth: 2 }),
-        (field, value) => {
+        fc.constantFrom(...architectures),
+        fc.dictionary(fc.constantFrom(...fields), fc.oneof(fc.jsonValue({ maxDepth: 2 }), fc.integer(), fc.boolean()), {
+          maxKeys: 3,
+        }),
+        fc.option(ropeValue, { nil: undefined }),
+        ([name, type], values, rope_scaling) => {
           try {
-            expect(readConfig({ ...llama, [field]: value }).spec.layers).toBeGreaterThan(0)
+            const { spec } = readConfig({ ...llama, architectures: [name], model_type: type, rope_scaling, ...values })
+            // What the native side takes: integers in range, and finite numbers.
+            for (const value of [spec.layers, spec.heads, spec.kvHeads, spec.headDim, spec.maxPosition]) {
+              expect(Number.isInteger(value) && value > 0 && value < 2 ** 31).toBe(true)
+            }
+            expect(Number.isInteger(spec.slidingWindow) && spec.slidingWindow >= 0).toBe(true)
+            expect(Number.isInteger(spec.rope.originalMaxPosition)).toBe(true)
           } catch (error) {
             expect(error).toBeInstanceOf(MillraceError)
             expect((error as MillraceError).code).toMatch(/^CHECKPOINT_/)
           }
         },
       ),
-      { numRuns: 1000 },
+      { numRuns: 3000 },
     )
   })
 })

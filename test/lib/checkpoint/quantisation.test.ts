@@ -1,6 +1,8 @@
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { CheckpointFolder } from '../../../lib/checkpoint/folder.ts'
-import { parseQuantisation, readQuantisation } from '../../../lib/checkpoint/quantisation.ts'
+import { moduleSettings, parseQuantisation, readQuantisation } from '../../../lib/checkpoint/quantisation.ts'
+import { MillraceError } from '../../../lib/errors.ts'
 import { temporaryFolder } from '../folder.ts'
 
 const gptq = { quant_method: 'gptq', bits: 4, group_size: 128, sym: true, desc_act: false }
@@ -15,6 +17,7 @@ describe('GPTQ', () => {
       symmetric: true,
       actOrder: false,
       format: 'gptq',
+      rules: [],
     })
     expect(parse({ checkpoint_format: 'gptq_v2' })).toMatchObject({ format: 'gptq_v2' })
     expect(parse({ format: 'gptq_v2' })).toMatchObject({ format: 'gptq_v2' })
@@ -29,11 +32,243 @@ describe('GPTQ', () => {
   test('an empty dynamic is none', () => {
     expect(parse({ dynamic: {} })).toMatchObject({ method: 'gptq' })
     expect(parse({ dynamic: null })).toMatchObject({ method: 'gptq' })
+    expect(parse({ dynamic: false })).toMatchObject({ method: 'gptq', rules: [] })
   })
 })
 
+describe("GPTQModel's rules", () => {
+  const modules = [0, 1, 10].flatMap((layer) =>
+    ['self_attn.q_proj', 'mlp.down_proj'].map((part) => `model.layers.${layer}.${part}`),
+  )
+  const settings = (dynamic: object) => modules.map(moduleSettings(parse({ dynamic }), modules))
+  const all = { quantised: true, bits: 4, groupSize: 128, symmetric: true }
+
+  test('exclude, override, and hold from the beginning of the name, the first that matches', () => {
+    const [q0, down0, q1, down1, q10, down10] = settings({
+      '-:.*down': {},
+      '+:model\\.layers\\.1\\.': { group_size: 32 },
+      'model\\.layers\\.1': { sym: false, bits: 8 },
+      'layers.*': { group_size: 64 },
+    })
+    expect([down0, down1, down10].map((of) => of!.quantised)).toEqual([false, false, false])
+    expect(down0).toMatchObject({ reason: expect.stringContaining('.*down') })
+    expect(q0).toEqual(all)
+    expect(q1).toMatchObject({ ...all, groupSize: 32 })
+    expect(q10).toMatchObject({ ...all, symmetric: false, bits: 8 })
+  })
+  test.each([
+    ['(?P<layer>x)', 'CHECKPOINT_UNSUPPORTED'],
+    ['x\\Z', 'CHECKPOINT_UNSUPPORTED'],
+    ['x{,3}', 'CHECKPOINT_UNSUPPORTED'],
+    ['(', 'CHECKPOINT_UNSUPPORTED'],
+    ['((.+)+)+!', 'CHECKPOINT_INVALID'],
+  ])('a pattern that cannot be read, or takes for ever: %s', (pattern, code) => {
+    expect(() => settings({ [pattern]: {} })).toThrowError(
+      expect.objectContaining({ code, message: expect.stringContaining(JSON.stringify(pattern).slice(1, -1)) }),
+    )
+  })
+  test('rules that are wrong are named', () => {
+    expect(() => parse({ dynamic: { '.*q': { bits: 'four' } } })).toThrow(/dynamic\["\.\*q"\]: field 'bits'.*"four"/)
+    expect(() => parse({ dynamic: { '.*q': 4 } })).toThrow(/expected an object, found 4/)
+    expect(() => parse({ dynamic: ['.*q'] })).toThrow(/'dynamic': expected an object/)
+    expect(() => parse({ dynamic: { '.*q': { pack_dtype: 'int8' } } })).toThrow(/'pack_dtype': "int8"/)
+  })
+})
+
+describe('AWQ', () => {
+  const awq = { quant_method: 'awq', bits: 4, group_size: 128, zero_point: true, version: 'gemm' }
+  const parseAwq = (config: object) => parseQuantisation({ ...awq, ...config }, 'config.json: quantization_config')
+  const read = {
+    method: 'awq',
+    bits: 4,
+    groupSize: 128,
+    symmetric: false,
+    format: 'gemm',
+    excluded: [],
+  }
+
+  test("config.json's names and quant_config.json's", async () => {
+    expect(parseAwq({})).toEqual(read)
+    expect(parseAwq({ modules_to_not_convert: null, zero_point: false, group_size: -1 })).toEqual({
+      ...read,
+      groupSize: -1,
+      symmetric: true,
+    })
+    const path = await temporaryFolder({
+      'quant_config.json': { w_bit: 4, q_group_size: 64, zero_point: true, version: 'GEMM' },
+    })
+    expect(await readQuantisation({ path, config: {} } as CheckpointFolder)).toEqual({ ...read, groupSize: 64 })
+  })
+  test('modules_to_not_convert are parts of names', () => {
+    const names = ['model.layers.0.mlp.up_proj', 'model.layers.0.mlp.down_proj']
+    const settings = names.map(moduleSettings(parseAwq({ modules_to_not_convert: ['down_proj'] }), names))
+    expect(settings.map((of) => of.quantised)).toEqual([true, false])
+  })
+  test.each([
+    [{ version: 'gemv' }, /'version': "gemv" is not supported, expected gemm/],
+    [{ version: 'gemv_fast' }, /'version': "gemv_fast"/],
+    [{ version: 'llm-awq' }, /'version': "llm-awq"/],
+    [{ version: 'exllama' }, /'version': "exllama"/],
+    [{ backend: 'llm-awq' }, /'backend': "llm-awq" is not supported, expected autoawq/],
+    [{ version: undefined, checkpoint_format: 'marlin' }, /'checkpoint_format': "marlin"/],
+    [{ version: undefined, format: 'gemv' }, /'format': "gemv"/],
+    [{ bits: 8 }, /'bits': 8 is not supported/],
+    [{ bits: undefined, w_bit: 3 }, /'w_bit': 3 is not supported/],
+    [{ pack_dtype: 'int16' }, /'pack_dtype'/],
+  ])('refused by name: %j', (config, message) => {
+    expect(() => parseAwq(config)).toThrowError(
+      expect.objectContaining({ code: 'CHECKPOINT_UNSUPPORTED', message: expect.stringMatching(message) }),
+    )
+  })
+  test('neither name of the bits, or of the group size', () => {
+    expect(() => parseAwq({ bits: undefined })).toThrowError(
+      expect.objectContaining({ code: 'CHECKPOINT_INVALID', message: expect.stringMatching(/'bits'.*'w_bit'/) }),
+    )
+    expect(() => parseAwq({ group_size: undefined })).toThrow(/'group_size'.*'q_group_size'/)
+  })
+})
+
+describe('compressed-tensors', () => {
+  const weights = { num_bits: 4, type: 'int', symmetric: true, strategy: 'group', group_size: 128 }
+  const parseCompressed = (more: object = {}, group: object = {}, inWeights: object = {}) =>
+    parseQuantisation(
+      {
+        quant_method: 'compressed-tensors',
+        format: 'pack-quantized',
+        quantization_status: 'compressed',
+        config_groups: {
+          group_0: {
+            targets: ['Linear'],
+            weights: { ...weights, ...inWeights },
+            input_activations: null,
+            output_activations: null,
+            ...group,
+          },
+        },
+        ignore: ['lm_head'],
+        kv_cache_scheme: null,
+        ...more,
+      },
+      'config.json: quantization_config',
+    )
+  const read = {
+    method: 'compressed-tensors',
+    bits: 4,
+    groupSize: 128,
+    symmetric: true,
+    actOrder: false,
+    format: 'pack-quantized',
+    excluded: ['lm_head'],
+  }
+
+  test('strategies, symmetry, order', () => {
+    expect(parseCompressed()).toEqual(read)
+    expect(parseCompressed({}, {}, { strategy: 'channel', group_size: null })).toEqual({ ...read, groupSize: -1 })
+    expect(parseCompressed({}, {}, { strategy: undefined })).toEqual(read)
+    expect(parseCompressed({}, {}, { symmetric: false, actorder: 'group' })).toEqual({
+      ...read,
+      symmetric: false,
+      actOrder: true,
+    })
+    for (const actorder of ['weight', 'static', null, false]) {
+      expect(parseCompressed({}, {}, { actorder })).toEqual(read)
+    }
+    expect(parseCompressed({ sparsity_config: { format: 'dense' }, transform_config: {} })).toEqual(read)
+    expect(parseCompressed({ format: undefined }, { format: 'pack-quantized' })).toEqual(read)
+  })
+  test('compression_config, as the first versions called it', async () => {
+    const config = { compression_config: { quant_method: 'fp8' } }
+    await expect(
+      readQuantisation({ path: await temporaryFolder({}), config } as unknown as CheckpointFolder),
+    ).rejects.toThrow(/config.json: compression_config: field 'quant_method': "fp8"/)
+  })
+  test('ignore: names, and patterns from the beginning of a name', () => {
+    const names = [
+      'lm_head',
+      'model.layers.0.mlp.up_proj',
+      'model.layers.1.mlp.up_proj',
+      'model.layers.1.mlp.gate_proj',
+    ]
+    const settings = names.map(moduleSettings(parseCompressed({ ignore: ['lm_head', 're:.*1.*up', 're:mlp'] }), names))
+    expect(settings.map((of) => of.quantised)).toEqual([false, true, false, true])
+  })
+  test.each([
+    [{ format: 'marlin-24' }, {}, {}, /'format': "marlin-24" is not supported, expected pack-quantized/],
+    [{ format: 'int-quantized' }, {}, {}, /'format': "int-quantized"/],
+    [{ format: 'mixed-precision' }, { format: 'pack-quantized' }, {}, /'format': "mixed-precision"/],
+    [{}, { format: 'nvfp4-pack-quantized' }, {}, /'format': "nvfp4-pack-quantized"/],
+    [{ format: undefined }, {}, {}, /'format': nothing/],
+    [{ quantization_status: 'frozen' }, {}, {}, /'quantization_status': "frozen"/],
+    [{ config_groups: {} }, {}, {}, /'config_groups': \[\] is not supported, expected one group/],
+    [{ config_groups: { a: { targets: [] }, b: { targets: [] } } }, {}, {}, /'config_groups': \["a","b"\]/],
+    [{}, { targets: ['re:.*up'] }, {}, /targets': \["re:\.\*up"\] is not supported, expected \["Linear"\]/],
+    [{}, { targets: ['Linear', 'Embedding'] }, {}, /targets'/],
+    [{}, { input_activations: { num_bits: 8 } }, {}, /input_activations': \{"num_bits":8\} is not supported/],
+    [{}, { output_activations: { num_bits: 8 } }, {}, /output_activations'/],
+    [{ kv_cache_scheme: { num_bits: 8 } }, {}, {}, /'kv_cache_scheme'/],
+    [{ sparsity_config: { format: 'sparse-24-bitmask' } }, {}, {}, /'sparsity_config.format': "sparse-24-bitmask"/],
+    [{ transform_config: { config_groups: { R1: {} } } }, {}, {}, /'transform_config': \["R1"\]/],
+    [{}, { weights: null }, {}, /weights': null/],
+    [{}, {}, { num_bits: 8 }, /weights.num_bits': 8 is not supported, expected 4/],
+    [{}, {}, { type: 'float' }, /weights.type': "float"/],
+    [{}, {}, { dynamic: true }, /weights.dynamic': true/],
+    [{}, {}, { strategy: 'tensor' }, /weights.strategy': "tensor" is not supported, expected group or channel/],
+    [{}, {}, { strategy: 'block' }, /weights.strategy': "block"/],
+    [{}, {}, { actorder: 'sideways' }, /weights.actorder': "sideways"/],
+  ])('refused by name: %j %j %j', (config, group, inWeights, message) => {
+    expect(() => parseCompressed(config, group, inWeights)).toThrowError(
+      expect.objectContaining({ code: 'CHECKPOINT_UNSUPPORTED', message: expect.stringMatching(message) }),
+    )
+  })
+  test.each([
+    [{ config_groups: undefined }, {}, {}, /'config_groups': expected an object of groups, found nothing/],
+    [{ ignore: 'lm_head' }, {}, {}, /'ignore': expected an array of names, found "lm_head"/],
+    [{}, { targets: undefined }, {}, /targets': expected an array of names/],
+    [{}, {}, { group_size: null }, /weights.group_size': expected a positive integer for strategy 'group'/],
+    [{}, {}, { num_bits: 'four' }, /weights.num_bits'.*found "four"/],
+  ])('wrong: %j %j %j', (config, group, inWeights, message) => {
+    expect(() => parseCompressed(config, group, inWeights)).toThrowError(
+      expect.objectContaining({ code: 'CHECKPOINT_INVALID', message: expect.stringMatching(message) }),
+    )
+  })
+})
+
+test('any settings are either read or refused with a code', () => {
+  const base = {
+    gptq,
+    awq: { quant_method: 'awq', bits: 4, group_size: 128, version: 'gemm' },
+    compressed: {
+      quant_method: 'compressed-tensors',
+      format: 'pack-quantized',
+      config_groups: { group_0: { targets: ['Linear'], weights: { num_bits: 4, group_size: 32, strategy: 'group' } } },
+      ignore: ['lm_head'],
+    },
+  }
+  const fields = [...new Set(Object.values(base).flatMap(Object.keys)), 'dynamic', 'modules_to_not_convert', 'sym']
+  const modules = ['lm_head', 'model.layers.0.mlp.up_proj']
+  fc.assert(
+    fc.property(
+      fc.constantFrom(...Object.values(base)),
+      fc.dictionary(fc.constantFrom(...fields), fc.jsonValue({ maxDepth: 3 }), { maxKeys: 3 }),
+      (settings, values) => {
+        try {
+          const quantisation = parseQuantisation({ ...settings, ...values }, 'config.json')
+          const of = modules.map(moduleSettings(quantisation, modules))
+          for (const module of of) {
+            if (module.quantised) expect(Number.isInteger(module.groupSize)).toBe(true)
+          }
+        } catch (error) {
+          expect(error).toBeInstanceOf(MillraceError)
+          expect((error as MillraceError).code).toMatch(/^CHECKPOINT_/)
+        }
+      },
+    ),
+    { numRuns: 2000 },
+  )
+})
+
 describe('refusals, by name', () => {
-  test.each(['awq', 'compressed-tensors', 'bitsandbytes', 'fp8', 'hqq', undefined, 7])('quant_method %j', (method) => {
+  test.each(['bitsandbytes', 'fp8', 'hqq', undefined, 7])('quant_method %j', (method) => {
     expect(() => parse({ quant_method: method })).toThrowError(
       expect.objectContaining({
         code: 'CHECKPOINT_UNSUPPORTED',
@@ -45,7 +280,6 @@ describe('refusals, by name', () => {
   })
   test.each([
     [{ bits: 8 }, /'bits': 8 is not supported, expected 4/],
-    [{ dynamic: { '-:.*down.*': {} } }, /'dynamic'/],
     [{ checkpoint_format: 'marlin' }, /'checkpoint_format': "marlin"/],
     [{ is_marlin_format: true }, /'checkpoint_format': "marlin"/],
     [{ pack_dtype: 'int8' }, /'pack_dtype'/],
@@ -82,7 +316,7 @@ describe('where it is said', () => {
       symmetric: false,
     })
     await expect(read(await temporaryFolder({ 'quant_config.json': { w_bit: 4 } }))).rejects.toThrow(
-      /quant_config.json: .*"awq"/,
+      /quant_config.json: field 'group_size': expected it or 'q_group_size'/,
     )
   })
   test('nowhere: none', async () => {

@@ -12,7 +12,15 @@ const linears = [
   'mlp.up_proj',
   'mlp.down_proj',
 ]
-const gptq: Quantisation = { method: 'gptq', bits: 4, groupSize: 128, symmetric: true, actOrder: false, format: 'gptq' }
+const gptq: Quantisation = {
+  method: 'gptq',
+  bits: 4,
+  groupSize: 128,
+  symmetric: true,
+  actOrder: false,
+  format: 'gptq',
+  rules: [],
+}
 
 const config = (more = {}) =>
   readConfig({
@@ -61,6 +69,7 @@ describe('makeSource', () => {
       zeros: 'model.layers.0.self_attn.q_proj.qzeros',
       scales: 'model.layers.0.self_attn.q_proj.scales',
       gIdx: 'model.layers.0.self_attn.q_proj.g_idx',
+      shape: '',
       bias: '',
       bits: 4,
       groupSize: 128,
@@ -92,6 +101,126 @@ describe('makeSource', () => {
     const { layers } = makeSource(config({ tie_word_embeddings: true, attention_bias: true }), { method: 'none' }, all)
     expect(layers[0]!.output.bias).toBe('model.layers.0.self_attn.o_proj.bias')
     expect(layers[0]!.gate.bias).toBe('')
+  })
+
+  test('AWQ: zeros, which a checkpoint without zero points may leave out, and no g_idx', () => {
+    const awq: Quantisation = { method: 'awq', bits: 4, groupSize: 32, symmetric: false, format: 'gemm', excluded: [] }
+    const all = names(['qweight', 'qzeros', 'scales', 'g_idx'], ['lm_head.weight'])
+    const { layers, head } = makeSource(config(), awq, all)
+    expect(layers[1]!.down).toEqual({
+      format: 'awq',
+      weight: 'model.layers.1.mlp.down_proj.qweight',
+      zeros: 'model.layers.1.mlp.down_proj.qzeros',
+      scales: 'model.layers.1.mlp.down_proj.scales',
+      gIdx: '',
+      shape: '',
+      bias: '',
+      bits: 4,
+      groupSize: 32,
+      symmetric: false,
+      zerosMinusOne: false,
+    })
+    expect(head.format).toBe('plain')
+    const without = names(['qweight', 'scales'], ['lm_head.weight'])
+    expect(makeSource(config(), { ...awq, symmetric: true }, without).layers[0]!.down.zeros).toBe('')
+    expect(() => makeSource(config(), awq, without)).toThrow(/q_proj.qzeros'/)
+  })
+
+  test('compressed-tensors: zero points only where not symmetric', () => {
+    const compressed: Quantisation = {
+      method: 'compressed-tensors',
+      bits: 4,
+      groupSize: -1,
+      symmetric: false,
+      actOrder: false,
+      format: 'pack-quantized',
+      excluded: ['lm_head', 're:.*up_proj'],
+    }
+    const parts = ['weight_packed', 'weight_scale', 'weight_shape', 'weight_zero_point', 'weight_g_idx', 'weight']
+    const all = names(parts, ['lm_head.weight', 'lm_head.weight_packed'])
+    const { layers, head } = makeSource(config(), compressed, all)
+    expect(layers[0]!.value).toEqual({
+      format: 'compressed-tensors',
+      weight: 'model.layers.0.self_attn.v_proj.weight_packed',
+      zeros: 'model.layers.0.self_attn.v_proj.weight_zero_point',
+      scales: 'model.layers.0.self_attn.v_proj.weight_scale',
+      gIdx: 'model.layers.0.self_attn.v_proj.weight_g_idx',
+      shape: 'model.layers.0.self_attn.v_proj.weight_shape',
+      bias: '',
+      bits: 4,
+      groupSize: -1,
+      symmetric: false,
+      zerosMinusOne: false,
+    })
+    expect([layers[0]!.up.format, head.format]).toEqual(['plain', 'plain'])
+    expect(makeSource(config(), { ...compressed, symmetric: true }, all).layers[0]!.value.zeros).toBe('')
+    const few = names(['weight_packed', 'weight_scale', 'weight'], ['lm_head.weight'])
+    expect(makeSource(config(), { ...compressed, symmetric: true }, few).layers[0]!.value).toMatchObject({
+      gIdx: '',
+      shape: '',
+    })
+    expect(() => makeSource(config(), compressed, few)).toThrow(/q_proj.weight_zero_point'/)
+  })
+
+  test("GPTQ's rules: settings of one linear's own, a linear left plain, one of other bits refused by name", () => {
+    const all = names(['qweight', 'qzeros', 'scales', 'weight'], ['lm_head.weight'])
+    const rules = [
+      { pattern: '.*0.*up_proj', excluded: true },
+      { pattern: '.*1.*up_proj', excluded: false, groupSize: 16, symmetric: false },
+    ]
+    const { layers } = makeSource(config(), { ...gptq, rules }, all)
+    expect(layers[0]!.up).toMatchObject({ format: 'plain', weight: 'model.layers.0.mlp.up_proj.weight' })
+    expect(layers[1]!.up).toMatchObject({ format: 'gptq', groupSize: 16, symmetric: false })
+    expect(layers[1]!.down).toMatchObject({ format: 'gptq', groupSize: 128, symmetric: true })
+    const eight = { ...gptq, rules: [{ pattern: '.*down', excluded: false, bits: 8 }] }
+    expect(() => makeSource(config(), eight, all)).toThrowError(
+      expect.objectContaining({
+        code: 'CHECKPOINT_UNSUPPORTED',
+        message: expect.stringMatching(
+          /".\*down": 'model.layers.0.mlp.down_proj' of 8 bits is not supported, expected 4/,
+        ),
+      }),
+    )
+    // A rule for linears that are not quantised changes nothing.
+    const plain = names(['weight'], ['lm_head.weight'])
+    expect(makeSource(config(), eight, plain).layers[0]!.down.format).toBe('plain')
+  })
+
+  test('what the settings contradict is refused, naming both', () => {
+    const refused = (quantisation: Quantisation, tensors: { name: string }[], message: RegExp) =>
+      expect(() => makeSource(config(), quantisation, tensors)).toThrowError(
+        expect.objectContaining({ code: 'CHECKPOINT_INVALID', message: expect.stringMatching(message) }),
+      )
+    const packed = names(['qweight', 'qzeros', 'scales'], ['lm_head.weight'])
+    refused(
+      { ...gptq, rules: [{ pattern: '.*q_proj', excluded: true }] },
+      packed,
+      /'model.layers.0.self_attn.q_proj.qweight': by field 'dynamic': pattern ".\*q_proj" expected 'model.layers.0.self_attn.q_proj.weight'/,
+    )
+    refused(
+      gptq,
+      names(['weight_packed'], ['lm_head.weight']),
+      /q_proj.weight_packed': by quant_method 'gptq' expected/,
+    )
+  })
+
+  test("Qwen2's biases and Qwen3's head norms must be there", () => {
+    const qwen2 = config({ model_type: 'qwen2', num_key_value_heads: 2, tie_word_embeddings: true })
+    const { layers } = makeSource(qwen2, { method: 'none' }, names(['weight', 'bias']))
+    expect(layers[0]!.value.bias).toBe('model.layers.0.self_attn.v_proj.bias')
+    // GPTQ writers add biases of zero to linears that have none.
+    expect([layers[0]!.output.bias, layers[0]!.down.bias]).toEqual(['', ''])
+    expect(() => makeSource(qwen2, { method: 'none' }, names(['weight']))).toThrow(/q_proj.bias'/)
+
+    const qwen3 = config({ model_type: 'qwen3', num_key_value_heads: 2, tie_word_embeddings: true })
+    const norms = [0, 1].flatMap((layer) =>
+      ['q_norm', 'k_norm'].map((norm) => `model.layers.${layer}.self_attn.${norm}.weight`),
+    )
+    expect(makeSource(qwen3, { method: 'none' }, names(['weight'], norms)).layers[1]).toMatchObject({
+      queryNorm: 'model.layers.1.self_attn.q_norm.weight',
+      keyNorm: 'model.layers.1.self_attn.k_norm.weight',
+    })
+    expect(() => makeSource(qwen3, { method: 'none' }, names(['weight'], norms.slice(1)))).toThrow(/q_norm.weight'/)
   })
 
   test('names the tensor that is missing', () => {
