@@ -71,6 +71,21 @@ describe('options', () => {
     ],
     [generateOptions, { stop: [''] }, "expected a text that is not empty for stop[0] but received '' of type string"],
     [generateOptions, { stopTokens: ['a'] }, "for stopTokens[0] but received 'a' of type string"],
+    [
+      generateOptions,
+      { logitBias: { hello: 1 } },
+      'expected a Map or an object of numbers from -100 to 100, or -Infinity, by token id for logitBias',
+    ],
+    [generateOptions, { logitBias: { 5: 101 } }, 'for logitBias but received an object of type Object'],
+    [generateOptions, { logitBias: new Map([[-1, 1]]) }, 'for logitBias but received an object of type Map'],
+    [generateOptions, { logitBias: 3 }, 'for logitBias but received 3 of type number'],
+    [generateOptions, { repetitionPenalty: 0 }, 'expected a number from 0.01 to 100 for repetitionPenalty'],
+    [generateOptions, { topLogprobs: 65 }, 'expected an integer from 0 to 64 for topLogprobs'],
+    [generateOptions, { truncate: 'end' }, "expected 'none', 'start' or 'middle' for truncate"],
+    [generateOptions, { deadlineMs: 0 }, 'for deadlineMs but received 0 of type number'],
+    [scoreOptions, { priority: 0.5 }, 'for priority but received 0.5 of type number'],
+    [loadOptions, { maxQueue: 0 }, 'for maxQueue but received 0 of type number'],
+    [loadOptions, { logger: { info() {} } }, 'an object with the functions debug, info, warn and error for logger'],
     [generateOptions, { signal: {} }, 'expected an AbortSignal for signal but received an object of type Object'],
     [
       loadOptions,
@@ -103,6 +118,21 @@ describe('options', () => {
     const options = { maxTokens: 5, temperature: 0.7, topK: 0, topP: 1, minP: 0, seed: 2 ** 53 - 1, stop: ['a', 'b'] }
     expect(validate(generateOptions, options, 'options')).toEqual(options)
     expect(validate(generateOptions, { temperature: undefined, stop: 'x' }, 'options')).toEqual({ stop: 'x' })
+    const forms = [
+      { 7: -100, 9: Number.NEGATIVE_INFINITY },
+      new Map([
+        [7, -100],
+        [9, Number.NEGATIVE_INFINITY],
+      ]),
+    ]
+    for (const logitBias of forms) {
+      expect(validate(generateOptions, { logitBias }, 'options').logitBias).toEqual([
+        [7, -100],
+        [9, Number.NEGATIVE_INFINITY],
+      ])
+    }
+    validate(loadOptions, { logger: console, prefixReuse: false, deterministic: true, maxQueue: 5 }, 'options')
+    validate(scoreOptions, { priority: -5, queueTimeoutMs: 100, deadlineMs: 2000 }, 'options')
     for (const device of ['auto', 'cpu', 'cuda', 'cuda:1']) validate(loadOptions, { device }, 'options')
     for (const ring of [1, 2, '256MiB', '1.5 GB']) validate(loadOptions, { ring }, 'options')
     validate(loadOptions, { placement: ['resident', 'streamed', 'cpu'], signal: AbortSignal.timeout(1) }, 'options')

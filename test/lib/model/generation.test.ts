@@ -1,5 +1,8 @@
 /** What JavaScript makes of the engine's events, the engine's part being played by the test. */
+import diagnostics from 'node:diagnostics_channel'
 import { join } from 'node:path'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { type Generation, type GenerationChunk, load, MillraceError, type Model } from '../../../lib/index.ts'
 import { MODELS } from '../../models.ts'
@@ -72,6 +75,57 @@ describe('requests', () => {
     native.answer([], { finish: 'stop' })
   })
 
+  test('sampling and scheduling options', () => {
+    const options = {
+      typicalP: 0.9,
+      repetitionPenalty: 1.5,
+      presencePenalty: -0.5,
+      frequencyPenalty: 0.25,
+      topLogprobs: 3,
+      priority: -2,
+      queueTimeoutMs: 100,
+      deadlineMs: 2000,
+    }
+    model.generate([5, 6], { ...options, logitBias: { 7: -1, 2047: 2 } })
+    expect(native.submitted[0]!.request).toMatchObject({
+      ...options,
+      biasTokens: Int32Array.of(7, 2047),
+      biasValues: Float32Array.of(-1, 2),
+    })
+    native.answer([], { finish: 'stop' })
+    model.generate([5, 6])
+    expect(native.submitted[1]!.request).toMatchObject({
+      typicalP: 1,
+      repetitionPenalty: 1,
+      presencePenalty: 0,
+      frequencyPenalty: 0,
+      topLogprobs: 0,
+      priority: 0,
+      queueTimeoutMs: 0,
+      deadlineMs: 0,
+      biasTokens: new Int32Array(0),
+    })
+    native.answer([], { finish: 'stop' })
+  })
+
+  test('a prompt that is too long is cut where the caller says so', async () => {
+    const prompt = [0, ...Array.from({ length: 1999 }, (_, index) => 3 + (index % 2000))]
+    const generation = model.generate(prompt, { truncate: 'start', maxTokens: 24 })
+    expect([...native.submitted[0]!.request.tokens]).toEqual([0, ...prompt.slice(-999)])
+    expect(native.submitted[0]!.request.maxTokens).toBe(24)
+    native.answer([], { finish: 'stop' })
+    expect((await generation.result).usage).toEqual({ promptTokens: 1000, completionTokens: 0, truncatedTokens: 1000 })
+    model.generate(prompt, { truncate: 'middle' })
+    expect([...native.submitted[1]!.request.tokens]).toEqual([...prompt.slice(0, 384), ...prompt.slice(-384)])
+    native.answer([], { finish: 'stop' })
+    model.generate(prompt.slice(0, 500), { truncate: 'start' })
+    expect(native.submitted[2]!.request.tokens).toHaveLength(500)
+    native.answer([], { finish: 'stop' })
+    await expect(model.generate(prompt, { truncate: 'none' }).result).rejects.toMatchObject({
+      code: 'CONTEXT_OVERFLOW',
+    })
+  })
+
   test('maxTokens is cut to what the context leaves', () => {
     model.generate([5, 6], { maxTokens: 100_000 })
     expect(native.submitted[0]!.request.maxTokens).toBe(1022)
@@ -88,6 +142,7 @@ describe('requests', () => {
     const bad: [() => unknown, RegExp][] = [
       [() => model.generate('x', { maxToken: 1 } as never), /did you mean 'maxTokens'/],
       [() => model.generate('x', { stopTokens: [2048] }), /a token id from 0 to 2047 for stopTokens\[0\]/],
+      [() => model.generate('x', { logitBias: { 2048: 1 } }), /a token id from 0 to 2047 for logitBias\[0\]/],
       [() => model.chat('Hi' as never), /for messages/],
       [() => model.chat([]), /at least one message/],
     ]
@@ -122,6 +177,10 @@ describe('requests', () => {
       message: 'no room',
       remedy: 'less',
     })
+    native.refusal = Object.assign(new Error('9 wait'), { code: 'QUEUE_FULL', remedy: 'wait', retryAfterMs: 12.5 })
+    await expect(model.generate('x').result).rejects.toMatchObject({ code: 'QUEUE_FULL', retryAfterMs: 12.5 })
+    native.refusal = undefined
+    expect(new MillraceError('INTERNAL', { message: 'x' })).not.toHaveProperty('retryAfterMs')
   })
 })
 
@@ -150,6 +209,54 @@ describe('answers', () => {
       timings: { queueMs: 1, firstTokenMs: 2, totalMs: 3 },
       seed: 1,
     })
+  })
+
+  test('the most likely tokens come with the tokens', async () => {
+    const generation = model.generate('Once', { topLogprobs: 2 })
+    const iterator = generation[Symbol.asyncIterator]()
+    const [a, b] = ids(' upon a')
+    native.answer([a!, b!], {
+      topTokens: Int32Array.of(a!, 9, 8, b!),
+      topLogprobs: Float32Array.of(-0.5, -1, -0.25, -2),
+    })
+    const topLogprobs = [
+      [
+        { token: a, logprob: -0.5 },
+        { token: 9, logprob: -1 },
+      ],
+      [
+        { token: 8, logprob: -0.25 },
+        { token: b, logprob: -2 },
+      ],
+    ]
+    expect((await iterator.next()).value).toEqual({ text: ' upon a', tokens: [a, b], topLogprobs })
+    native.answer([], { finish: 'stop' })
+    expect(await generation.result).toMatchObject({ topLogprobs })
+  })
+
+  test('a reader that stalls gets one chunk for all it missed, and what it misses takes only the text', async () => {
+    setFlagsFromString('--expose-gc')
+    const collectGarbage = runInNewContext('gc') as () => void
+    const heap = () => {
+      collectGarbage()
+      return process.memoryUsage().heapUsed
+    }
+    const generation = model.generate('x', { ignoreEos: true })
+    const iterator = generation[Symbol.asyncIterator]()
+    const [token] = ids(' upon')
+    native.answer([token!])
+    await iterator.next()
+    const missed = 200_000
+    const before = heap()
+    for (let index = 0; index < missed; index++) native.answer([token!])
+    // Per token: five bytes of text, its id (8, and room to grow), nothing else that stays. An event or a string kept
+    // for each would take over a hundred.
+    expect((heap() - before) / missed).toBeLessThan(40)
+    const { value } = await iterator.next()
+    expect(value).toMatchObject({ text: ' upon'.repeat(missed) })
+    expect((value as GenerationChunk).tokens).toHaveLength(missed)
+    native.answer([], { finish: 'length' })
+    expect((await generation.result).text).toBe(' upon'.repeat(missed + 1))
   })
 
   test('a code point waits for its last byte, and its tokens with it', async () => {
@@ -321,6 +428,79 @@ describe('score', () => {
   })
 })
 
+describe('what is told of requests', () => {
+  test('channels: start, end with its reason, and steps while somebody listens', async () => {
+    const heard: [string, unknown][] = []
+    const listen = (name: string) => {
+      const listener = (message: unknown) => heard.push([name, message])
+      diagnostics.subscribe(name, listener)
+      return () => diagnostics.unsubscribe(name, listener)
+    }
+    const silence = ['millrace:request:start', 'millrace:request:end', 'millrace:step'].map(listen)
+    const generation = model.generate([5, 6, 7])
+    const request = native.submitted[0]!.id
+    expect(native.observed).toEqual([true])
+    const step = { model: native.id, rows: 3, decodeRows: 0, sequences: 1, waiting: 0, kvBlocksUsed: 1, ms: 2 }
+    fake.addon.emit({ type: 'step', ...step })
+    native.answer([9], { finish: 'length' })
+    await generation.result
+    const facts = { kind: 'generate', model: native.id, request, promptTokens: 3 }
+    expect(heard).toEqual([
+      ['millrace:request:start', facts],
+      ['millrace:step', step],
+      [
+        'millrace:request:end',
+        {
+          ...facts,
+          completionTokens: 1,
+          finishReason: 'length',
+          error: undefined,
+          timings: { queueMs: 1, firstTokenMs: 2, totalMs: 3 },
+        },
+      ],
+    ])
+    for (const off of silence) off()
+    model.generate([5])
+    native.answer([], { finish: 'stop' })
+    expect(native.observed).toEqual([true, false])
+    expect(heard).toHaveLength(3)
+  })
+
+  test('the logger: loads, requests, refusals and failures', async () => {
+    const lines: [string, string, object][] = []
+    const level = (name: string) => (fields: object, message: string) => lines.push([name, message, fields])
+    const logger = { debug: level('debug'), info: level('info'), warn: level('warn'), error: level('error') }
+    const other = await load(join(MODELS, 'demo'), { logger })
+    const theirs = fake.addon.models.at(-1)!
+    other.generate([5])
+    theirs.answer([], { finish: 'stop' })
+    other.generate([5])
+    theirs.answer([], { finish: 'error', error: { code: 'DEADLINE_EXCEEDED', message: 'late', remedy: '' } })
+    other.generate([5])
+    theirs.answer([], { finish: 'error', error: { code: 'INTERNAL', message: 'broken', remedy: '' } })
+    theirs.refusal = Object.assign(new Error('full'), { code: 'QUEUE_FULL', retryAfterMs: 5 })
+    await other.generate([5]).result.catch(() => {})
+    const closed = other.close()
+    theirs.finishClose()
+    await closed
+    expect(lines.map(([name, message]) => `${name}: ${message}`)).toEqual([
+      'info: model loaded',
+      'debug: request started',
+      'debug: request ended',
+      'debug: request started',
+      'warn: request failed',
+      'debug: request started',
+      'error: request failed',
+      'warn: request refused: full',
+      'info: model closed',
+    ])
+    expect(lines[4]![2]).toMatchObject({ model: theirs.id, error: 'DEADLINE_EXCEEDED' })
+    expect(lines[7]![2]).toMatchObject({ code: 'QUEUE_FULL', retryAfterMs: 5 })
+    await expect(load('/nowhere', { logger })).rejects.toMatchObject({ code: 'CHECKPOINT_NOT_FOUND' })
+    expect(lines.at(-1)).toMatchObject(['error', expect.stringMatching(/^load failed: /), { path: '/nowhere' }])
+  })
+})
+
 describe('process lifetime', () => {
   test('pending work keeps the process alive, idleness does not', async () => {
     expect(fake.addon.refs).toBe(0)
@@ -377,5 +557,14 @@ test('stats and memory', () => {
     kv: { blocksUsed: 10, blocksTotal: 11, blockTokens: 16, savedBytes: 13 },
     prefixCache: { promptTokens: 20, reusedTokens: 5, hitRate: 0.25 },
   })
-  expect(model.memory).toMatchObject({ hostBytes: 1, ringBytes: 2 })
+  expect(model.memory).toEqual({
+    hostBytes: 1,
+    pinnedBytes: 0,
+    residentBytes: 0,
+    ringBytes: 2,
+    kvBytes: 3,
+    savedKvBytes: 13,
+    workspaceBytes: 4,
+    vramBytes: 0,
+  })
 })
