@@ -1,0 +1,150 @@
+// Where a decode step's time goes: whole passes of a model of random weights in a real shape, without Node.
+//   pass_bench [--shape 8b|1b] [--rows N] [--context N] [--head q4|f16] [--passes N]
+// Prints, of the same run: passes back to back (the GPU's own time), steps as the engine takes them (inputs, pass, wait,
+// tokens), and the bytes of weights a pass reads beside a plain read of the GPU's memory.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cuda/cuda_backend.h"
+#include "stream/feeder.h"
+#include "stream/synthetic.h"
+
+using namespace millrace;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
+
+ModelSpec shape(const std::string& name) {
+  ModelSpec spec;
+  if (name == "1b") {  // TinyLlama-1.1B
+    spec.vocab = 32000, spec.hidden = 2048, spec.layers = 22, spec.heads = 32, spec.kv_heads = 4, spec.head_dim = 64;
+    spec.intermediate = 5632, spec.max_position = 8192;
+  } else {  // Llama-3-8B
+    spec.vocab = 128256, spec.hidden = 4096, spec.layers = 32, spec.heads = 32, spec.kv_heads = 8, spec.head_dim = 128;
+    spec.intermediate = 14336, spec.max_position = 65536, spec.rope.theta = 500000;
+  }
+  return spec;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string name = "8b", head = "f16";
+  int rows = 1, context = 128, passes = 200;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string flag = argv[i];
+    if (flag == "--shape") name = argv[i + 1];
+    if (flag == "--head") head = argv[i + 1];
+    if (flag == "--rows") rows = std::atoi(argv[i + 1]);
+    if (flag == "--context") context = std::atoi(argv[i + 1]);
+    if (flag == "--passes") passes = std::atoi(argv[i + 1]);
+  }
+  const ModelSpec spec = shape(name);
+  SyntheticOptions options;
+  options.head = head == "q4" ? WeightType::q4 : WeightType::f16;
+  ThreadPool pool(static_cast<int>(std::thread::hardware_concurrency()));
+  const auto host = synthetic_model(spec, options, pool);
+  const auto backend = create_cuda_backend(0);
+
+  FeederConfig feeding;
+  size_t bytes = 0;
+  for (const UnitLayout& unit : host->units()) {
+    feeding.unit_bytes.push_back(unit.bytes);
+    bytes += unit.bytes;
+  }
+  feeding.homes.assign(host->units().size(), Home::resident);
+  Feeder feeder(*backend, *host, feeding);
+  const auto compute = backend->create_stream();
+  const auto done = backend->create_event();
+  const int blocks_a_sequence = (context + 16) / kKvBlockTokens + 1;
+  const int blocks = rows * blocks_a_sequence;
+  const auto kv = backend->allocate(static_cast<size_t>(blocks) * spec.layers * kv_block_bytes(spec), "the KV cache");
+  compute->fill(kv->data(), 0, kv->size());
+  ExecutorConfig config;
+  config.spec = spec;
+  config.units = host->units();
+  config.embedding = {host->embedding(), host->embedding_type()};
+  config.kv = kv->data();
+  config.kv_blocks = blocks;
+  config.max_rows = std::max(rows, 64);
+  config.max_logit_rows = std::max(rows, 64);
+  config.max_context = blocks_a_sequence * kKvBlockTokens;
+  const auto executor = backend->create_executor(config);
+  for (size_t unit = 0; unit < config.units.size(); unit++) {
+    executor->set_unit(*compute, static_cast<int>(unit), feeder.acquire(*compute, static_cast<int>(unit)), true);
+  }
+
+  std::vector<int32_t> tokens(rows), positions(rows, context - 1), sequences(rows), tables(blocks);
+  std::vector<LogitRequest> logits(rows);
+  for (int r = 0; r < rows; r++) {
+    tokens[r] = 1000 + r;
+    sequences[r] = r;
+    logits[r].row = r;
+  }
+  for (int b = 0; b < blocks; b++) tables[b] = b;
+  Step step;
+  step.rows = step.decode_rows = rows;
+  step.tokens = tokens;
+  step.positions = positions;
+  step.sequences = sequences;
+  step.block_tables = tables;
+  step.block_table_stride = blocks_a_sequence;
+  step.logits = logits;
+  StepOutput output;
+  const auto pass = [&] {
+    executor->begin(*compute, step, output);
+    executor->embed(*compute);
+    for (int unit = 0; unit < static_cast<int>(config.units.size()); unit++) {
+      switch (config.units[unit].kind) {
+        case UnitKind::attention:
+          executor->attention(*compute, unit);
+          break;
+        case UnitKind::feed_forward:
+          executor->feed_forward(*compute, unit);
+          break;
+        case UnitKind::head:
+          executor->head(*compute, unit);
+          break;
+      }
+    }
+    executor->sample(*compute);
+    executor->end(*compute);
+  };
+  for (int i = 0; i < 5; i++) pass();
+  compute->synchronize();
+
+  // The inputs of two passes under way would overwrite each other; they are the same here.
+  std::vector<double> back_to_back, steps;
+  for (int round = 0; round < 5; round++) {
+    const auto begin = Clock::now();
+    for (int i = 0; i < passes; i++) pass();
+    compute->synchronize();
+    back_to_back.push_back(milliseconds(Clock::now() - begin) / passes);
+  }
+  for (int i = 0; i < passes; i++) {
+    const auto begin = Clock::now();
+    pass();
+    compute->record(*done);
+    done->synchronize();
+    executor->collect();
+    steps.push_back(milliseconds(Clock::now() - begin));
+    tokens[0] = output.tokens[0] >= 0 ? output.tokens[0] : 1;
+  }
+  std::sort(back_to_back.begin(), back_to_back.end());
+  std::sort(steps.begin(), steps.end());
+  const double gpu = back_to_back[2], whole = steps[steps.size() / 2];
+  std::printf("%-4s head %-4s rows %3d context %6d | pass %.3f ms, step %.3f ms, %.1f tok/s | %.2f TB/s of weights\n",
+              name.c_str(), head.c_str(), rows, context, gpu, whole, rows / whole * 1e3,
+              static_cast<double>(bytes) / gpu / 1e9);
+  return 0;
+}

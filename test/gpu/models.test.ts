@@ -1,0 +1,79 @@
+/**
+ * The GPU against the CPU twin on every kind of checkpoint in the repository: logits, choices, and the bit promises.
+ * Needs a device; elsewhere it says why it does not run.
+ */
+import { existsSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { load, type Model, probe } from '../../lib/index.ts'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const { gpus, gpuReason } = await probe()
+if (gpus.length === 0) console.warn(`test/gpu is skipped: ${gpuReason}`)
+
+const goldens = join(root, 'test/goldens/models')
+const folders = [
+  'models/stories260k',
+  'models/demo',
+  ...(existsSync(goldens) ? readdirSync(goldens).map((name) => `test/goldens/models/${name}`) : []),
+]
+const CONTEXT = 224
+
+describe.skipIf(gpus.length === 0).each(folders)('%s', (folder) => {
+  let cpu: Model
+  let gpu: Model
+  let text: number[]
+  beforeAll(async () => {
+    cpu = await load(join(root, folder), { device: 'cpu', contextLength: CONTEXT })
+    gpu = await load(join(root, folder), { device: 'cuda', contextLength: CONTEXT })
+    text = Array.from({ length: 100 }, (_, i) => (i * 37 + 11) % Math.min(cpu.spec.vocab, 400))
+  })
+  afterAll(async () => {
+    await cpu?.close()
+    await gpu?.close()
+  })
+  const tokensOf = async (model: Model, prompt: number[], options: object) => {
+    const tokens: number[] = []
+    for await (const chunk of model.generate(prompt, { maxTokens: 48, ...options })) tokens.push(...chunk.tokens)
+    return tokens
+  }
+
+  test('logits are those of the CPU twin', async () => {
+    const [expected, found] = await Promise.all([cpu.score(text, { logits: true }), gpu.score(text, { logits: true })])
+    let difference = 0
+    let size = 0
+    for (let i = 0; i < expected.logits!.length; i++) {
+      difference += (expected.logits![i]! - found.logits![i]!) ** 2
+      size += expected.logits![i]! ** 2
+    }
+    expect(Math.sqrt(difference / size)).toBeLessThan(5e-3)
+  })
+
+  test('a request alone, in a crowd and again gives the same tokens', async () => {
+    const alone = await tokensOf(gpu, text.slice(0, 20), { seed: 1, temperature: 0.8 })
+    const crowd = await Promise.all(
+      Array.from({ length: 24 }, (_, i) =>
+        tokensOf(gpu, i === 7 ? text.slice(0, 20) : text.slice(i, i + 5 + 3 * i), { seed: 1, temperature: 0.8 }),
+      ),
+    )
+    expect(crowd[7]).toEqual(alone)
+    expect(await tokensOf(gpu, text.slice(0, 20), { seed: 1, temperature: 0.8 })).toEqual(alone)
+  })
+
+  test('streamed gives the bits of resident', async () => {
+    await using streamed = await load(join(root, folder), {
+      device: 'cuda',
+      contextLength: CONTEXT,
+      placement: 'streamed',
+      ring: 2,
+      poison: true,
+    })
+    const [expected, found] = await Promise.all([
+      gpu.score(text, { logits: true }),
+      streamed.score(text, { logits: true }),
+    ])
+    expect(found.logits).toEqual(expected.logits)
+    expect(await tokensOf(streamed, text.slice(0, 20), {})).toEqual(await tokensOf(gpu, text.slice(0, 20), {}))
+  })
+})
