@@ -123,7 +123,8 @@ std::vector<double> expected(Cache& cache, int sequence, int position) {
     for (int p = first; p <= position; p++) sum += score[p] = std::exp(score[p] - highest);
     for (int p = first; p <= position; p++) {
       for (int d = 0; d < spec.head_dim; d++) {
-        out[h * spec.head_dim + d] += score[p] / sum * half_to_float(*cache.at(sequence, p, spec.kv_heads + kv_head, d));
+        out[h * spec.head_dim + d] +=
+            score[p] / sum * half_to_float(*cache.at(sequence, p, spec.kv_heads + kv_head, d));
       }
     }
   }
