@@ -204,6 +204,14 @@ __device__ __forceinline__ void warp_copy_fence() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
+// Whether `lane` has part in copies: begin, copies and end may be left to those that do.
+__device__ __forceinline__ bool warp_copier(int lane) {
+#if __CUDA_ARCH__ >= 900
+  return lane == 0;
+#else
+  return true;
+#endif
+}
 __device__ __forceinline__ void warp_copy_begin(uint32_t barrier, uint32_t bytes, int lane) {
 #if __CUDA_ARCH__ >= 900
   if (lane == 0) {

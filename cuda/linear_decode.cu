@@ -4,9 +4,6 @@
 namespace millrace::cuda {
 namespace {
 
-// Clusters share the row blocks evenly: at most one thread block for each SM of an H100, whatever the GPU.
-constexpr int kBlocks = 132;
-
 int chunk_slices(WeightType type) {
   switch (type) {
     case WeightType::q4:
@@ -34,16 +31,10 @@ int chunks_of(const MatrixLayout& m) {
   return (m.slices() + per_chunk - 1) / per_chunk;
 }
 
-int stripes_of(int n_blocks) {
-  const int each = (n_blocks + kBlocks - 1) / kBlocks;
-  return (n_blocks + each - 1) / each;
-}
-
-// With few row blocks a cluster of 2 or 4 thread blocks takes each, as long as each warp has a chunk.
+// With few row blocks a cluster of two thread blocks takes each, as long as each warp has two chunks. (Four: measured, and
+// slower; the barrier of a cluster costs a microsecond.)
 int splits_of(int n_blocks, int chunks) {
-  int splits = 1;
-  while (splits < 4 && n_blocks * splits * 2 <= kBlocks && chunks >= kDecodeWarps * splits * 2) splits *= 2;
-  return splits;
+  return n_blocks * 2 <= kDecodeSms && chunks >= kDecodeWarps * 4 ? 2 : 1;
 }
 
 }  // namespace
@@ -105,8 +96,8 @@ cudaError_t linear_decode_planned(const LinearArguments& a, const DecodePlan& pl
   DecodeDevice device;
   if (const cudaError_t status = decode_device(&device); status != cudaSuccess) return status;
   task.splits = !device.clusters ? 1 : plan.splits > 0 ? plan.splits : splits_of(task.n_blocks, task.chunks);
-  task.stripes = task.splits > 1 ? task.n_blocks : plan.stripes > 0 ? plan.stripes : stripes_of(task.n_blocks);
-  if (task.stripes > task.n_blocks) task.stripes = task.n_blocks;
+  task.step = kDecodeWarps * task.splits;
+  task.rounds = (task.chunks + task.step - 1) / task.step;
   task.x = a.x;
   task.x_stride = a.x_stride;
   task.k = m.k;

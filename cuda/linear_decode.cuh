@@ -11,8 +11,8 @@
 //
 // A cluster does whole row blocks, one after the other, so nothing but the matrix's shape has part in a row's bits, and
 // no partial sum goes through global memory. (A split of K among independent thread blocks was measured first: its fence,
-// counter and read-back put 4 us into every launch of a chain.) Matrices of few row blocks take clusters of 2 or 4, whose
-// sums meet in shared memory; GPUs without clusters always have splits = 1.
+// counter and read-back put 4 us into every launch of a chain.) Matrices of few row blocks take clusters of 2, whose sums
+// meet in shared memory; GPUs without clusters always have splits = 1.
 //
 // Until the row block's end warps don't wait for one another. Each has a ring of chunks in shared memory, filled by bulk
 // copies `stages` ahead, and one of x; two thread blocks fit an SM, so that the next launch's first weights come while
@@ -27,6 +27,7 @@ namespace millrace::cuda {
 
 inline constexpr int kDecodeWarps = 8;
 inline constexpr int kDecodeThreads = 32 * kDecodeWarps;
+inline constexpr int kDecodeSms = 132;  // of an H100; work is cut for it, whatever the GPU
 inline constexpr int kWarpStageBytes = 4096;  // at least: a stage also carries a warp's sums of 2 x 8 rows
 
 // What a launch needs to know, as the device sees it.
@@ -44,7 +45,8 @@ struct DecodeTask {
   int chunks_per_group;  // q4 with groups that don't divide a chunk
   int slices;            // stored, of a row block
   int n, n_blocks;
-  int chunks;            // of a row block
+  int chunks, rounds;    // of a row block; the chunks of a warp
+  int step;              // from a warp's chunk to its next
   int stripes;           // clusters that share the row blocks
   int splits;            // thread blocks of a cluster; more than 1: each cluster has one row block
   int tiles;             // of activation rows: blockIdx.x = (stripe * tiles + tile) * splits + rank
@@ -57,19 +59,6 @@ struct DecodeTask {
   int y_stride;
   __half* act;
   int act_stride, intermediate;
-};
-
-// Where warp `first` of the cluster is: at chunk `chunk` (none if that is beyond the last) of row block `block`.
-struct DecodeRound {
-  int block, chunk;
-  __device__ bool last(const DecodeTask& task, int first) const {
-    return chunk - first + kDecodeWarps * task.splits >= task.chunks;
-  }
-  __device__ void next(const DecodeTask& task, int first) {
-    const bool over = last(task, first);
-    chunk = over ? first : chunk + kDecodeWarps * task.splits;
-    block += over;
-  }
 };
 
 // ---- Codes: how a chunk lies in memory and is multiplied. All addresses are of shared memory; B
@@ -116,7 +105,8 @@ struct Q4Code {
                                uint32_t barrier, int lane) {
     const int n = count(task, chunk);
     if constexpr (GROUP_SLICES > 0) {
-      const int bytes = (n + kGroup - 1) / kGroup * kHeaderBytes + n * static_cast<int>(kQ4TileBytes);
+      const int bytes = n == kSlices ? kStageBytes
+                                     : (n + kGroup - 1) / kGroup * kHeaderBytes + n * static_cast<int>(kQ4TileBytes);
       warp_copy_begin(barrier, bytes, lane);
       warp_copy(stage, block + static_cast<unsigned>(chunk) * kStageBytes, bytes, barrier, lane);
     } else {
@@ -193,14 +183,26 @@ struct Q4Code {
         if ((s + 1) % kGroup == 0 || end) {  // lane g's eight scales: [half][j]
           const uint4 bits = load_shared_16(header + lane / 4 * 16);
           const uint32_t pairs[4] = {bits.x, bits.y, bits.z, bits.w};
+          float scales[8];
+          if (task.bfloat16_scales) {
+#pragma unroll
+            for (int p = 0; p < 4; p++) {
+              scales[2 * p] = __uint_as_float(pairs[p] << 16);
+              scales[2 * p + 1] = __uint_as_float(pairs[p] & 0xffff0000);
+            }
+          } else {
+#pragma unroll
+            for (int p = 0; p < 4; p++) {
+              const float2 v = __half22float2(*reinterpret_cast<const __half2*>(&pairs[p]));
+              scales[2 * p] = v.x;
+              scales[2 * p + 1] = v.y;
+            }
+          }
 #pragma unroll
           for (int half = 0; half < 2; half++) {
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-              const uint32_t pair = pairs[half * 2 + j / 2];
-              const unsigned short scale_bits = static_cast<unsigned short>(j % 2 ? pair >> 16 : pair);
-              const float scale = task.bfloat16_scales ? __uint_as_float(static_cast<uint32_t>(scale_bits) << 16)
-                                                       : __half2float(__ushort_as_half(scale_bits));
+              const float scale = scales[half * 4 + j];
 #pragma unroll
               for (int i = 0; i < TILES; i++) {
 #pragma unroll
@@ -343,8 +345,11 @@ size_t decode_shared_bytes(int stages, int x_stages, int x_rows, int splits) {
          (splits - 1) * TILES * 2048;
 }
 
+// Thread blocks that fit an SM by their registers. (Three of 80 registers with few rows were measured: a third slower.)
+constexpr int decode_residents(int tiles) { return tiles <= 2 ? 2 : 1; }
+
 template <class Code, int TILES>
-__global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
+__global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
     linear_decode_kernel(const __grid_constant__ DecodeTask task) {
   constexpr int kPitch = kXPitch<Code>;
   constexpr int kRows = 8 * TILES;
@@ -366,10 +371,10 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
   const int stages = task.stages, x_stages = task.x_stages;
   const int x_stage_bytes = task.x_rows * kPitch;
   const uint32_t base = kept(shared_address(shared));
-  const uint32_t ring = base + warp * stages * kStage;
-  const uint32_t x_ring = base + kDecodeWarps * stages * kStage + warp * x_stages * x_stage_bytes;
+  const uint32_t ring = kept(base + warp * stages * kStage);
+  const uint32_t x_ring = kept(base + kDecodeWarps * stages * kStage + warp * x_stages * x_stage_bytes);
   const uint32_t others = base + kDecodeWarps * (stages * kStage + x_stages * x_stage_bytes);
-  const uint32_t barriers = others + (task.splits - 1) * TILES * 2048 + warp * (stages + x_stages) * 8;
+  const uint32_t barriers = kept(others + (task.splits - 1) * TILES * 2048 + warp * (stages + x_stages) * 8);
   const uint32_t x_barriers = barriers + stages * 8;
 
   if (lane == 0) {
@@ -383,35 +388,41 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
   if (!task.early) wait_for_predecessor();
 
   const std::byte* slab = task.units[task.unit];
-  const std::byte* matrix = slab + task.matrix_offset;
 
-  // The next round of weights into stage `slot`.
-  DecodeRound ahead{first_block, first_chunk};
+  // The next round of weights into stage `slot`. Only lanes that copy keep count.
+  int ahead_blocks = end_block - first_block, ahead_chunk = first_chunk;
+  const std::byte* ahead =
+      slab + task.matrix_offset + static_cast<uint64_t>(static_cast<unsigned>(first_block)) * task.row_block_bytes;
   const auto fetch = [&](int slot) {
-    if (ahead.block >= end_block) return;
-    if (ahead.chunk < task.chunks) {
-      Code::fetch(task, matrix + static_cast<uint64_t>(static_cast<unsigned>(ahead.block)) * task.row_block_bytes,
-                  ahead.chunk, ring + slot * kStage, barriers + 8 * slot, lane);
+    if (!warp_copier(lane) || ahead_blocks == 0) return;
+    if (ahead_chunk < task.chunks) {
+      Code::fetch(task, ahead, ahead_chunk, ring + slot * kStage, barriers + 8 * slot, lane);
     } else {  // the count of rounds goes on
       warp_copy_begin(barriers + 8 * slot, 0, lane);
       warp_copy_end(barriers + 8 * slot);
     }
-    ahead.next(task, first_chunk);
+    ahead_chunk += task.step;
+    if (ahead_chunk >= first_chunk + task.rounds * task.step) {
+      ahead_chunk = first_chunk;
+      ahead += task.row_block_bytes;
+      ahead_blocks--;
+    }
   };
 #pragma unroll 1
   for (int i = 0; i < stages; i++) fetch(i);
+  __syncwarp();
 
   allow_successor();
   if (task.splits > 1) cluster_arrive();
   if (task.early) wait_for_predecessor();
 
   // The next round of x into stage `slot`.
-  DecodeRound x_ahead{first_block, first_chunk};
+  int x_blocks = end_block - first_block, x_chunk = first_chunk;
   const __half* x_rows = task.x + static_cast<size_t>(row_begin) * task.x_stride;
   const auto fetch_x = [&](int slot) {
-    if (x_ahead.block >= end_block) return;
-    if (x_ahead.chunk < task.chunks) {
-      const int first = Code::first_slice(task, x_ahead.chunk) * kTileK;
+    if (x_blocks == 0) return;
+    if (x_chunk < task.chunks) {
+      const int first = Code::first_slice(task, x_chunk) * kTileK;
       uint32_t to = x_ring + slot * x_stage_bytes;
       if (!task.permuted) {
         constexpr int kPieces = kChunkK / 8, kStep = 32 / kPieces;  // of 8 input features
@@ -446,10 +457,16 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
       }
     }
     lane_copies_end(x_barriers + 8 * slot);
-    x_ahead.next(task, first_chunk);
+    x_chunk += task.step;
+    if (x_chunk >= first_chunk + task.rounds * task.step) {
+      x_chunk = first_chunk;
+      x_blocks--;
+    }
   };
+  // Where the ring holds all rounds of a row block, it is filled once: all row blocks have the same x.
+  const bool x_stays = x_stages >= task.rounds;
 #pragma unroll 1
-  for (int i = 0; i < x_stages - 1; i++) fetch_x(i);
+  for (int i = 0; i < (x_stays ? task.rounds : x_stages - 1); i++) fetch_x(i);
 
   // Where this lane's addresses of B fragments begin; columns beyond the rows repeat the last row and are never stored.
   uint32_t x_first[TILES];
@@ -459,23 +476,17 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
         x_ring + min(8 * i + lane % 8, rows - 1) * kPitch + (Code::kSlices == 1 ? lane / 8 % 2 : lane / 8) * 16;
   }
 
+  // What a thread stores at a row block's end: of tile i features 16 j + g and 16 j + 8 + g, rows 2 t and 2 t + 1.
+  constexpr int kPass = TILES < 2 ? TILES : 2;
+  const int out_tile = thread / 128, j = thread / 32 % 4, g = lane / 4, t = lane % 4;
+  const auto out_row = [&](int pass, int c) { return (pass + out_tile) * 8 + 2 * t + c % 2; };
+
   Sums<TILES> sums = {};
   int slot = 0, x_slot = 0;
   uint32_t parity = 0, x_parity = 0;
-  DecodeRound round{first_block, first_chunk};
 #pragma unroll 1
-  for (bool first = true; round.block < end_block; first = false) {
-    __syncwarp();  // the lanes are done with the round before: its stages are free
-    fetch_x(x_slot == 0 ? x_stages - 1 : x_slot - 1);
-    if (!first) fetch(slot == 0 ? stages - 1 : slot - 1);
-    const uint32_t stage = ring + slot * kStage;
-    const bool last = round.last(task, first_chunk);
-
-    // What a thread stores at the row block's end: of tile i features 16 j + g and 16 j + 8 + g, rows 2 t and 2 t + 1.
-    constexpr int kPass = TILES < 2 ? TILES : 2;
-    const int out_tile = thread / 128, j = thread / 32 % 4, g = lane / 4, t = lane % 4;
-    const int out_n = round.block * kTileN + 16 * j + g;
-    const auto out_row = [&](int pass, int c) { return (pass + out_tile) * 8 + 2 * t + c % 2; };
+  for (int block = first_block; block < end_block; block++) {
+    const int out_n = block * kTileN + 16 * j + g;
     const auto stored = [&](int pass, int c) {
       return out_tile < kPass && out_row(pass, c) < rows && out_n + c / 2 * 8 < task.n;
     };
@@ -490,21 +501,39 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
       }
     };
     const bool adds = task.epilogue == LinearEpilogue::add && rank == 0;
-    if (last && adds) load_addends(0);  // on its way during the last round
+    if (adds) load_addends(0);  // on its way during the sums
 
-    if (round.chunk < task.chunks) {
-      uint32_t x_lane[TILES];
+    uint32_t stage = ring + slot * kStage;
+#pragma unroll 1
+    for (int chunk = first_chunk, left = task.rounds; left > 0; left--, chunk += task.step) {
+      if (!x_stays) fetch_x(x_slot == 0 ? x_stages - 1 : x_slot - 1);
+      stage = ring + slot * kStage;
+      if (chunk < task.chunks) {
+        uint32_t x_lane[TILES];
 #pragma unroll
-      for (int i = 0; i < TILES; i++) x_lane[i] = x_first[i] + x_slot * x_stage_bytes;
-      warp_copy_wait(x_barriers + 8 * x_slot, x_parity);
-      warp_copy_wait(barriers + 8 * slot, parity);
-      __syncwarp();
-      Code::template multiply<TILES>(task, stage, x_lane, round.chunk, lane, sums);
+        for (int i = 0; i < TILES; i++) x_lane[i] = x_first[i] + x_slot * x_stage_bytes;
+        warp_copy_wait(x_barriers + 8 * x_slot, x_parity);
+        warp_copy_wait(barriers + 8 * slot, parity);
+        __syncwarp();
+        Code::template multiply<TILES>(task, stage, x_lane, chunk, lane, sums);
+      }
+      __syncwarp();  // the lanes are done with the round: its stages are free
+      if (left > 1) fetch(slot);
+      if (++slot == stages) {
+        slot = 0;
+        parity ^= 1;
+      }
+      if (++x_slot == x_stages) {
+        x_slot = 0;
+        x_parity ^= 1;
+      }
+      if (x_stays && left == 1) x_slot = 0, x_parity = 0;
     }
+    const int last_slot = slot == 0 ? stages - 1 : slot - 1;
 
-    if (last) {
+    {
       if (task.splits > 1) cluster_wait();  // all of the cluster run, so that their shared memory may be written
-      // The warps' sums meet in the stage that each has just used.
+      // The warps' sums meet in the stage that each has used last, whose refill waits for that.
 #pragma unroll
       for (int pass = 0; pass < TILES; pass += kPass) {
         __syncwarp();
@@ -521,7 +550,7 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
         __syncthreads();
         float v[4] = {};
         if (out_tile < kPass) {
-          const uint32_t from = base + slot * kStage + thread * 16;
+          const uint32_t from = base + last_slot * kStage + thread * 16;
 #pragma unroll
           for (int w = 0; w < kDecodeWarps; w++) {
             const uint4 part = load_shared_16(from + w * stages * kStage);
@@ -554,7 +583,7 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
 #pragma unroll
             for (int c = 0; c < 2; c++) {
               if (stored(pass, c)) {
-                put_act(task, row_begin + out_row(pass, c), (round.block * 4 + j) * 8 + g, v[c], v[2 + c]);
+                put_act(task, row_begin + out_row(pass, c), (block * 4 + j) * 8 + g, v[c], v[2 + c]);
               }
             }
           } else {
@@ -576,15 +605,7 @@ __global__ void __launch_bounds__(kDecodeThreads, TILES <= 2 ? 2 : 1)
         }
       }
     }
-    round.next(task, first_chunk);
-    if (++slot == stages) {
-      slot = 0;
-      parity ^= 1;
-    }
-    if (++x_slot == x_stages) {
-      x_slot = 0;
-      x_parity ^= 1;
-    }
+    fetch(last_slot);  // this row block's last stage, which the sums have left
   }
 }
 
@@ -596,6 +617,7 @@ struct DecodePlan {
   int stripes = 0;    // clusters that share the row blocks
   int tile_rows = 0;  // activation rows a thread block: 8, 16 or 32
   int stages = 0;     // at most, of the ring of weights
+  int residents = 0;  // thread blocks that shared memory lets onto an SM
 };
 // linear_decode by a plan of one's own: for benchmarks that look for a better one.
 cudaError_t linear_decode_planned(const LinearArguments& arguments, const DecodePlan& plan, cudaStream_t stream,
@@ -633,17 +655,28 @@ cudaError_t launch_decode_kernel(DecodeTask task, const DecodePlan& plan, cudaSt
   DecodeDevice device;
   if (const cudaError_t status = decode_device(&device); status != cudaSuccess) return status;
   task.tiles = (task.rows + 8 * TILES - 1) / (8 * TILES);
+  if (task.splits > 1) {
+    task.stripes = task.n_blocks;
+  } else if (plan.stripes > 0) {
+    task.stripes = plan.stripes < task.n_blocks ? plan.stripes : task.n_blocks;
+  } else {  // evenly, on at most the thread blocks that run at once on an H100
+    const int at_once = kDecodeSms * decode_residents(TILES);
+    const int each = (task.n_blocks * task.tiles + at_once - 1) / at_once;
+    task.stripes = (task.n_blocks + each - 1) / each;
+  }
   task.x_rows = task.rows < 8 * TILES ? task.rows : 8 * TILES;
   const auto bytes = [&](int stages, int x_stages) {
     return static_cast<int>(decode_shared_bytes<Code, TILES>(stages, x_stages, task.x_rows, task.splits));
   };
-  // Two thread blocks an SM where that leaves two stages, so that the next launch's first weights come beside this one's
-  // last.
-  const int half = device.sm_bytes / 2 - 1024;
-  const int limit = TILES <= 2 && half < device.block_bytes && bytes(2, 2) <= half ? half : device.block_bytes;
+  // As many thread blocks an SM as leave two stages, so that the next launch's first weights come beside this one's last.
+  int residents = plan.residents > 0 ? plan.residents : decode_residents(TILES);
+  while (residents > 1 && bytes(2, 2) > device.sm_bytes / residents - 1024) residents--;
+  int limit = device.sm_bytes / residents - 1024;
+  if (limit > device.block_bytes) limit = device.block_bytes;
   int stages = 1, x_stages = 2;
   while (stages < (plan.stages > 0 ? plan.stages : 3) && bytes(stages + 1, x_stages) <= limit) stages++;
-  while (x_stages < 4 && bytes(stages, x_stages + 1) <= limit) x_stages++;
+  while (x_stages < (task.rounds > 4 ? task.rounds : 4) && bytes(stages, x_stages + 1) <= limit) x_stages++;
+  if (x_stages < task.rounds && x_stages > 4) x_stages = 4;
   if (bytes(stages, x_stages) > device.block_bytes) return cudaErrorInvalidConfiguration;
   task.stages = stages;
   task.x_stages = x_stages;

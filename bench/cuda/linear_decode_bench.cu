@@ -440,7 +440,7 @@ struct Bench {
         15);
   }
 
-  void chain(const Model& model, int group, bool zeros, const std::vector<int>& all_rows, const DecodePlan* plan) {
+  void chain(const Model& model, int group, bool zeros, const std::vector<int>& all_rows, const std::vector<DecodePlan>& plans, const char* label) {
     MatrixCode code;
     code.type = WeightType::q4;
     code.group = group;
@@ -460,22 +460,22 @@ struct Bench {
           [&] {
             for (size_t i = 0; i < matrices.size(); i++) {
               const LinearArguments a = arguments(model.shapes[i % model.shapes.size()], matrices[i], rows, early);
-              OK(plan ? linear_decode_planned(a, *plan, stream, true) : linear_decode(a, stream, true));
+              OK(plans.empty() ? linear_decode(a, stream, true)
+                               : linear_decode_planned(a, plans[i % plans.size()], stream, true));
             }
           },
           15);
     };
-    if (!plan) {
+    if (plans.empty()) {
       const double read = read_time(matrices);
       std::printf("%s g%d%s chain, read only: %.2f us a layer, %.2f TB/s\n", model.name, group, zeros ? " zeros" : "",
                   read / model.layers, bytes / read * 1e-6);
     }
     for (const int rows : all_rows) {
       const double early = run(rows, true);
-      const double late = rows == 1 ? run(rows, false) : 0;
-      std::printf("%s g%d%s chain, rows %3d%s: %.2f us a layer, %.2f TB/s", model.name, group, zeros ? " zeros" : "", rows,
-                  plan ? (" splits " + std::to_string(plan->splits) + " stripes " + std::to_string(plan->stripes) + " tile " + std::to_string(plan->tile_rows) + " stages " + std::to_string(plan->stages)).c_str() : "",
-                  early / model.layers, bytes / early * 1e-6);
+      const double late = rows == 1 && plans.empty() ? run(rows, false) : 0;
+      std::printf("%s g%d%s chain%s, rows %3d: %.2f us a layer, %.2f TB/s", model.name, group, zeros ? " zeros" : "",
+                  label, rows, early / model.layers, bytes / early * 1e-6);
       if (late > 0) std::printf("; weights not early: %.2f us", late / model.layers);
       std::printf("\n");
     }
@@ -547,20 +547,37 @@ int main(int argc, char** argv) {
     std::printf("read in one launch: %.2f TB/s\n", bench.weights.count / us * 1e-6);
   }
   if (wanted("chain")) {
-    for (const Model& model : kModels) bench.chain(model, 128, false, {1, 2, 8, 16, 32, 64, 128}, nullptr);
-    bench.chain(kModels[0], 32, false, {1, 8, 32}, nullptr);
-    bench.chain(kModels[0], 64, true, {1, 8, 32}, nullptr);
+    for (const Model& model : kModels) bench.chain(model, 128, false, {1, 2, 8, 16, 32, 64, 128}, {}, "");
+    bench.chain(kModels[0], 32, false, {1, 8, 32}, {}, "");
+    bench.chain(kModels[0], 64, true, {1, 8, 32}, {}, "");
   }
   if (wanted("plans", false)) {
-    for (const DecodePlan& plan : {DecodePlan{1, 0, 0, 0}, DecodePlan{0, 132, 0, 0}, DecodePlan{0, 224, 0, 0}, DecodePlan{0, 0, 0, 2}}) {
-      bench.chain(kModels[0], 128, false, {1, 8}, &plan);
+    // splits, stripes, tile_rows, stages, residents
+    const DecodePlan any{};
+    struct Trial {
+      const char* label;
+      std::vector<DecodePlan> plans;
+    };
+    const auto split = [](int splits) { return DecodePlan{splits, 0, 0, 0, 0}; };
+    const auto stripe = [](int stripes) { return DecodePlan{0, stripes, 0, 0, 0}; };
+    for (const Trial& trial : std::vector<Trial>{
+             {" qkv in two", {split(2), any, any, any}},
+             {" o whole", {any, split(1), any, any}},
+             {" o in four", {any, split(4), any, any}},
+             {" down whole", {any, any, any, split(1)}},
+             {" down in four", {any, any, any, split(4)}},
+             {" gate_up 112", {any, any, stripe(112), any}},
+             {" gate_up 448", {any, any, stripe(448), any}},
+             {" one thread block an SM", {DecodePlan{0, 0, 0, 0, 1}}},
+             {" stages 1", {DecodePlan{0, 0, 0, 1, 0}}},
+             {" stages 2", {DecodePlan{0, 0, 0, 2, 0}}}}) {
+      bench.chain(kModels[0], 128, false, {1, 8}, trial.plans, trial.label);
     }
-    bench.chain(kModels[2], 128, false, {1}, nullptr);
-    const DecodePlan whole{1, 0, 0, 0};
-    bench.chain(kModels[2], 128, false, {1}, &whole);
-    const DecodePlan eight{0, 0, 8, 0}, sixteen{0, 0, 16, 0};
-    bench.chain(kModels[0], 128, false, {16}, &eight);
-    bench.chain(kModels[0], 128, false, {32, 64}, &sixteen);
+    for (const int splits : {1, 2}) {
+      bench.chain(kModels[2], 128, false, {1}, {split(splits)}, (" splits " + std::to_string(splits)).c_str());
+    }
+    bench.chain(kModels[0], 128, false, {16, 32, 64}, {DecodePlan{0, 0, 8, 0, 0}}, " tiles of 8");
+    bench.chain(kModels[0], 128, false, {32, 64, 128}, {DecodePlan{0, 0, 16, 0, 0}}, " tiles of 16");
   }
   if (wanted("profile", false)) {  // for a profiler: each matrix once
     for (const int rows : {1, 32}) {
