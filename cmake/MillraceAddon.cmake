@@ -31,7 +31,8 @@ target_link_libraries(millrace_addon PRIVATE millrace_core)
 target_include_directories(millrace_addon SYSTEM PRIVATE "${api_headers_include}" "${addon_api_include}")
 file(READ "${CMAKE_CURRENT_SOURCE_DIR}/package.json" package_json LIMIT 4096)
 string(REGEX MATCH "\"version\": *\"([^\"]+)\"" _ "${package_json}")
-target_compile_definitions(millrace_addon PRIVATE
+# In a worker that is being ended nothing can be called or thrown any more: what fails then is dropped and not fatal.
+target_compile_definitions(millrace_addon PRIVATE NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
   NAPI_VERSION=8 NAPI_CPP_EXCEPTIONS NODE_GYP_MODULE_NAME=millrace BUILDING_NODE_EXTENSION
   MILLRACE_VERSION="${CMAKE_MATCH_1}")
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/package.json")

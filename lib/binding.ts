@@ -323,6 +323,8 @@ export interface NativeAddon {
   probeCpu(): NativeCpu
   /** Bytes a second of one read pass over a buffer far larger than the caches, the best of several. */
   measureDramBandwidth(threads: number): Promise<number>
+  /** Weights in system RAM of all models of the process, shared ones once. */
+  weightBytes(): number
   /** GPUs, or the sentence that says why there are none. */
   probeGpus(): { gpus: NativeGpu[]; reason: string }
   /** Once per environment: all events of its loads and requests come here, in batches. */

@@ -21,6 +21,8 @@ export interface ProbeReport {
   /** 'linux-x64', 'linux-arm64'. */
   platform: string
   cpu: CpuReport
+  /** Bytes of weights that this process holds in system RAM: of all models and threads, shared ones counted once. */
+  weightBytes: number
   gpus: GpuReport[]
   /** Why there are no GPUs; absent if there are. */
   gpuReason?: string
@@ -49,6 +51,7 @@ export async function probe(options: ProbeOptions = {}): Promise<ProbeReport> {
     version: native.version,
     platform: `${process.platform}-${process.arch}`,
     cpu,
+    weightBytes: native.weightBytes(),
     gpus,
     ...(gpus.length === 0 ? { gpuReason: reason } : {}),
   }

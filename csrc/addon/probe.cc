@@ -4,6 +4,7 @@
 #include "backend/cpu/linear.h"
 #include "core/cpu_info.h"
 #include "cuda/probe.h"
+#include "stream/host_store.h"
 
 namespace millrace {
 namespace {
@@ -57,10 +58,13 @@ Napi::Value measure_dram_bandwidth_js(const Napi::CallbackInfo& info) {
       [](Napi::Env env, double& rate) -> Napi::Value { return Napi::Number::New(env, rate); });
 }
 
+Napi::Value weight_bytes(const Napi::CallbackInfo& info) { return number(info.Env(), HostModel::all_bytes()); }
+
 }  // namespace
 
 void register_probe(Napi::Env env, Napi::Object exports) {
   exports.Set("probeCpu", Napi::Function::New(env, probe_cpu, "probeCpu"));
+  exports.Set("weightBytes", Napi::Function::New(env, weight_bytes, "weightBytes"));
   exports.Set("probeGpus", Napi::Function::New(env, probe_gpus_js, "probeGpus"));
   exports.Set("measureDramBandwidth", Napi::Function::New(env, measure_dram_bandwidth_js, "measureDramBandwidth"));
 }

@@ -1,5 +1,7 @@
 #include "stream/host_store.h"
 
+#include <atomic>
+
 #include "core/thread_pool.h"
 
 namespace millrace {
@@ -8,6 +10,8 @@ namespace {
 
 // Slabs start on pages of their own, so that one can be pinned without its neighbours.
 constexpr size_t kUnitAlignment = 4096;
+
+std::atomic<size_t> bytes_of_all{0};
 
 size_t place(const std::vector<UnitLayout>& units, std::vector<size_t>& offsets) {
   size_t bytes = 0;
@@ -25,7 +29,13 @@ HostModel::HostModel(const SlabPlan& plan)
       units_(plan.units),
       slabs_(place(units_, offsets_), "the model's slabs"),
       embedding_(plan.embedding_bytes, "the embedding table"),
-      embedding_type_(plan.embedding_type) {}
+      embedding_type_(plan.embedding_type) {
+  bytes_of_all.fetch_add(bytes(), std::memory_order_relaxed);
+}
+
+HostModel::~HostModel() { bytes_of_all.fetch_sub(bytes(), std::memory_order_relaxed); }
+
+size_t HostModel::all_bytes() { return bytes_of_all.load(std::memory_order_relaxed); }
 
 HostStore& HostStore::instance() {
   static HostStore* store = new HostStore;

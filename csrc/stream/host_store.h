@@ -19,6 +19,9 @@ class HostModel : public SlabSource {
  public:
   // Reserves the memory that the plan asks for; repack fills it.
   explicit HostModel(const SlabPlan& plan);
+  ~HostModel();
+  HostModel(const HostModel&) = delete;
+  HostModel& operator=(const HostModel&) = delete;
 
   const ModelSpec& spec() const { return spec_; }
   const std::vector<UnitLayout>& units() const { return units_; }
@@ -28,6 +31,8 @@ class HostModel : public SlabSource {
   const std::byte* embedding() const { return embedding_.data(); }
   WeightType embedding_type() const { return embedding_type_; }
   size_t bytes() const { return slabs_.size() + embedding_.size(); }
+  // Of all models that there are in this process. Any thread.
+  static size_t all_bytes();
 
  private:
   ModelSpec spec_;

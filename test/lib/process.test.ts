@@ -126,3 +126,48 @@ console.log(new Set(texts).size, texts[0])`)
     stderr: '',
   })
 })
+
+test('worker threads that load the same model share its weights; they go with the last', async () => {
+  const { code, stdout, stderr } = await program(`
+import { Worker } from 'node:worker_threads'
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+const source = \`import * as millrace from ${INDEX}
+import { parentPort } from 'node:worker_threads'
+const model = await millrace.load(\${JSON.stringify(demo)}, { contextLength: 64, maxSequences: 1 })
+const { text } = await model.generate('Once upon a time', { maxTokens: 9 }).result
+parentPort.postMessage({ text, hostBytes: model.memory.hostBytes })
+model.generate('The', { ignoreEos: true }) // still runs when the worker is ended
+parentPort.on('message', () => {})\`
+const held = async () => (await millrace.probe()).weightBytes
+console.log(await held())
+const workers = [0, 1].map(() => new Worker(new URL('data:text/javascript,' + encodeURIComponent(source))))
+const [one, two] = (await Promise.all(workers.map((worker) => once(worker, 'message')))).flat()
+console.log(one.text === two.text, one.hostBytes > 1e6, one.hostBytes === two.hostBytes, one.hostBytes === await held())
+await workers[0].terminate()
+const model = await millrace.load(demo, { contextLength: 64, maxSequences: 1 })
+await workers[1].terminate()
+console.log((await model.generate('Once upon a time', { maxTokens: 9 }).result).text === one.text, one.hostBytes === await held())
+await model.close()
+for (let tries = 0; tries < 1000 && (await held()) > 0; tries++) await sleep(5)
+console.log(await held())`)
+  expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: '0\ntrue true true true\ntrue true\n0\n', stderr: '' })
+})
+
+test('process.exit() in a worker, in the middle of everything, ends the worker alone', async () => {
+  const { code, signal, stdout, stderr } = await program(`
+import { Worker } from 'node:worker_threads'
+import { once } from 'node:events'
+const source = \`import * as millrace from ${INDEX}
+const model = await millrace.load(\${JSON.stringify(demo)}, { placement: 'streamed' })
+for (let i = 0; i < 8; i++) model.generate('The', { ignoreEos: true })
+model.score('Once upon a time'.repeat(50))
+millrace.load(\${JSON.stringify(demo)})
+for await (const _ of model.generate('The', { ignoreEos: true })) process.exit(4)\`
+const model = await millrace.load(demo, { placement: 'streamed' })
+const mine = model.generate('Once upon a time', { maxTokens: 300, ignoreEos: true })
+const [exit] = await once(new Worker(new URL('data:text/javascript,' + encodeURIComponent(source))), 'exit')
+console.log(exit, (await mine.result).tokens.length)
+await model.close()`)
+  expect({ code, signal, stdout, stderr }).toEqual({ code: 0, signal: null, stdout: '4 300\n', stderr: '' })
+})

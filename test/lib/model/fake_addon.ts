@@ -77,6 +77,10 @@ export class FakeAddon implements NativeAddon {
     return 1e10
   }
 
+  weightBytes() {
+    return 0
+  }
+
   probeGpus() {
     return { gpus: [], reason: 'there is none in a test' }
   }
