@@ -123,7 +123,6 @@ const argumentsSchema = z.looseObject(
 
 const compressedSchema = z.looseObject({
   format: fieldText().nullish(),
-  quantization_status: fieldText().nullish(),
   config_groups: z.record(
     z.string(),
     z.looseObject(
@@ -248,9 +247,6 @@ function parseAwq(raw: Record<string, unknown>, where: string): AwqQuantisation 
 
 function parseCompressedTensors(raw: Record<string, unknown>, where: string): CompressedTensorsQuantisation {
   const config = checkFields(compressedSchema, raw, where)
-  if (config.quantization_status != null && config.quantization_status !== 'compressed') {
-    throw unsupported(where, 'quantization_status', config.quantization_status, 'compressed')
-  }
   const groups = Object.entries(config.config_groups)
   if (groups.length !== 1) {
     throw unsupported(

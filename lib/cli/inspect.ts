@@ -61,6 +61,6 @@ function describeQuantisation(quantisation: Quantisation): string {
     `group ${groupSize === -1 ? 'none' : groupSize}`,
     symmetric ? 'symmetric' : 'asymmetric',
     ...(method !== 'awq' && quantisation.actOrder ? ['act-order'] : []),
-    ...(rules > 0 ? [`${rules} rules of its own for some linears`] : []),
+    ...(rules > 0 ? [`${rules} rules for single linears`] : []),
   ].join(', ')
 }

@@ -46,8 +46,8 @@ export async function inspect(directory: string): Promise<Inspection> {
 }
 
 function countParameters(spec: ModelSpec, tied: boolean): number {
-  const { vocab, hidden, layers, heads, kvHeads, headDim, intermediate } = spec
+  const { vocab, hidden, layers, heads, kvHeads, headDim, intermediate, qkNorm } = spec
   const attention = hidden * headDim * (heads + 2 * kvHeads) + heads * headDim * hidden
-  const layer = attention + 3 * hidden * intermediate + 2 * hidden
+  const layer = attention + 3 * hidden * intermediate + 2 * hidden + (qkNorm ? 2 * headDim : 0)
   return layers * layer + hidden + vocab * hidden * (tied ? 1 : 2)
 }
