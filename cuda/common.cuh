@@ -296,6 +296,26 @@ __device__ __forceinline__ void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 #endif
 }
+// Arrival that orders no memory: only says that the block runs (its barriers' init has its own fence).
+__device__ __forceinline__ void cluster_arrive_relaxed() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
+// 16 bytes to another block's shared memory, counted by the barrier there (warp_copy_begin and _wait with the sum of all).
+__device__ __forceinline__ void store_cluster_counted_16(uint32_t rank, uint32_t address, uint32_t barrier, float4 v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n"
+      " .reg .b32 remote, counter;\n"
+      " mapa.shared::cluster.u32 remote, %0, %2;\n"
+      " mapa.shared::cluster.u32 counter, %1, %2;\n"
+      " st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [remote], {%3,%4,%5,%6}, [counter];\n"
+      "}\n" ::"r"(address),
+      "r"(barrier), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+      : "memory");
+#endif
+}
 __device__ __forceinline__ void cluster_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");

@@ -342,7 +342,7 @@ template <class Code, int TILES>
 size_t decode_shared_bytes(int stages, int x_stages, int x_rows, int splits) {
   return kDecodeWarps * (stages * (static_cast<size_t>(Code::kStageBytes) + 8) +
                          x_stages * (static_cast<size_t>(x_rows) * kXPitch<Code> + 8)) +
-         (splits - 1) * TILES * 2048;
+         (splits - 1) * TILES * 2048 + 8;
 }
 
 // Thread blocks that fit an SM by their registers. (Three of 80 registers with few rows were measured: a third slower.)
@@ -376,12 +376,14 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
   const uint32_t others = base + kDecodeWarps * (stages * kStage + x_stages * x_stage_bytes);
   const uint32_t barriers = kept(others + (task.splits - 1) * TILES * 2048 + warp * (stages + x_stages) * 8);
   const uint32_t x_barriers = barriers + stages * 8;
+  const uint32_t others_barrier = others + (task.splits - 1) * TILES * 2048 + kDecodeWarps * (stages + x_stages) * 8;
 
   if (lane == 0) {
 #pragma unroll 1
     for (int i = 0; i < stages; i++) warp_copy_init(barriers + 8 * i);
 #pragma unroll 1
     for (int i = 0; i < x_stages; i++) lane_copies_init(x_barriers + 8 * i);
+    if (warp == 0) warp_copy_init(others_barrier);
     warp_copy_init_fence();
   }
   __syncwarp();
@@ -413,7 +415,11 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
   __syncwarp();
 
   allow_successor();
-  if (task.splits > 1) cluster_arrive();
+  if (task.splits > 1) {  // all sums of the other blocks, of all passes, complete one round of this barrier
+    if (warp == 0 && rank == 0) warp_copy_begin(others_barrier, (task.splits - 1) * TILES * 2048, lane);
+    __syncwarp();
+    cluster_arrive_relaxed();
+  }
   if (task.early) wait_for_predecessor();
 
   // The next round of x into stage `slot`.
@@ -563,11 +569,9 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
         if (task.splits > 1) {
           const uint32_t slots = others + (pass * 128 + thread) * 16;
           if (rank > 0 && out_tile < kPass) {
-            store_cluster_16(0, slots + (rank - 1) * TILES * 2048, {v[0], v[1], v[2], v[3]});
+            store_cluster_counted_16(0, slots + (rank - 1) * TILES * 2048, others_barrier, {v[0], v[1], v[2], v[3]});
           }
-          __syncwarp();
-          cluster_arrive();
-          cluster_wait();
+          if (rank == 0) warp_copy_wait(others_barrier, 0);
           if (rank == 0 && out_tile < kPass) {
             for (int other = 0; other < task.splits - 1; other++) {
               const uint4 part = load_shared_16(slots + other * TILES * 2048);
