@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <mutex>
 
 #include "core/memory.h"
 #include "cuda/attention.h"
@@ -110,6 +111,38 @@ CudaMemory::~CudaMemory() {
   }
 }
 
+// ---- Registered host memory
+
+namespace {
+
+std::mutex registrations_mutex;
+std::map<const std::byte*, int>& registrations() {  // users of each; never destroyed, like the engine
+  static auto* map = new std::map<const std::byte*, int>;
+  return *map;
+}
+
+}  // namespace
+
+HostRegistration::HostRegistration(const std::byte* data, size_t bytes, const char* what) : data_(data) {
+  std::lock_guard lock(registrations_mutex);
+  auto* host = const_cast<std::byte*>(data);
+  int& users = registrations()[data];
+  if (users == 0) check(cudaHostRegister(host, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped), what);
+  void* mapped = nullptr;
+  const cudaError_t status = cudaHostGetDevicePointer(&mapped, host, 0);
+  if (status != cudaSuccess && users == 0) cudaHostUnregister(host);
+  check(status, what);
+  users++;
+  device_address_ = static_cast<const std::byte*>(mapped);
+}
+
+HostRegistration::~HostRegistration() {
+  std::lock_guard lock(registrations_mutex);
+  if (--registrations()[data_] > 0) return;
+  registrations().erase(data_);
+  cudaHostUnregister(const_cast<std::byte*>(data_));
+}
+
 // ---- Executor
 
 std::byte* CudaExecutor::allocate(size_t bytes, const char* what) {
@@ -148,18 +181,7 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(d
   const int logit_rows = row_bucket(std::min(config_.max_logit_rows, kDecodeRows));
 
   const size_t table_bytes = static_cast<size_t>(spec.vocab) * spec.hidden * element_bytes(config_.embedding.type);
-  auto* table = const_cast<std::byte*>(config_.embedding.rows);
-  // The same table may be in use by another executor already; then it is registered.
-  const cudaError_t status = cudaHostRegister(table, table_bytes, cudaHostRegisterPortable | cudaHostRegisterMapped);
-  registered_ = status == cudaSuccess;
-  if (status == cudaErrorHostMemoryAlreadyRegistered) {
-    cudaGetLastError();
-  } else {
-    check(status, "mapping the embedding table");
-  }
-  void* mapped = nullptr;
-  check(cudaHostGetDevicePointer(&mapped, table, 0), "mapping the embedding table");
-  embedding_ = static_cast<const std::byte*>(mapped);
+  embedding_ = std::make_unique<HostRegistration>(config_.embedding.rows, table_bytes, "the embedding table");
 
   unit_table_.assign(config_.units.size(), nullptr);
   early_.assign(config_.units.size(), false);
@@ -230,13 +252,13 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(d
   const std::vector<float> rope = rope_table(spec, 0, config_.max_context);
   rope_ = floats(rope.size(), "the rope table");
   check(cudaMemcpy(rope_, rope.data(), rope.size() * sizeof(float), cudaMemcpyHostToDevice), "copying the rope table");
-  check(cudaDeviceSynchronize(), "preparing the executor");
+  // The memsets above are on the legacy stream: wait for it alone, since another model may be capturing a pass.
+  check(cudaStreamSynchronize(cudaStreamLegacy), "preparing the executor");
 }
 
 CudaExecutor::~CudaExecutor() {
   cudaSetDevice(device_);
   for (const auto& [shape, graph] : graphs_) cudaGraphExecDestroy(graph);
-  if (registered_) cudaHostUnregister(const_cast<std::byte*>(config_.embedding.rows));
 }
 
 Weights CudaExecutor::weights(int unit) const { return {device_unit_table_, unit, early_[unit]}; }
@@ -318,20 +340,39 @@ void CudaExecutor::end(Stream& stream) {
   }
 }
 
+void CudaExecutor::abandon(Stream& stream) {
+  held_.clear();
+  static_cast<CudaStream&>(stream).hold(nullptr);
+}
+
 void CudaExecutor::collect() {
   const size_t count = step_.logits.size();
   const size_t vocab = config_.spec.vocab;
   const auto* tokens = reinterpret_cast<const int32_t*>(host_outputs_->data());
-  const auto* logprobs = reinterpret_cast<const float*>(tokens + (reinterpret_cast<int32_t*>(device_logprobs_) - device_tokens_));
-  output_->tokens.assign(tokens, tokens + count);
-  output_->logprobs.assign(logprobs, logprobs + count);
-  output_->logits.clear();
+  const auto* logprobs =
+      reinterpret_cast<const float*>(tokens + (reinterpret_cast<int32_t*>(device_logprobs_) - device_tokens_));
+  StepOutput& output = *output_;
+  output.tokens.assign(tokens, tokens + count);
+  output.logprobs.assign(logprobs, logprobs + count);
+  output.logits.clear();
+  output.top_tokens.clear();
+  output.top_logprobs.clear();
   for (size_t i = 0; i < count; i++) {
-    if (!step_.logits[i].keep_logits) continue;
-    output_->logits.resize(output_->logits.size() + vocab);
-    check(cudaMemcpy(output_->logits.data() + output_->logits.size() - vocab, logits_ + i * vocab, vocab * sizeof(float),
-                     cudaMemcpyDeviceToHost),
-          "copying logits");
+    const LogitRequest& request = step_.logits[i];
+    // The device's sampler knows temperature, top-k, top-p and min-p; rows with the rarer wishes are answered here.
+    const bool rare = request.adjustments > 0 || request.top_logprobs > 0 || (request.sample && request.typical_p < 1.0f);
+    if (!rare && !request.keep_logits) continue;
+    row_.resize(vocab);
+    check(cudaMemcpy(row_.data(), logits_ + i * vocab, vocab * sizeof(float), cudaMemcpyDeviceToHost), "copying logits");
+    if (request.keep_logits) output.logits.insert(output.logits.end(), row_.begin(), row_.end());
+    if (!rare) continue;
+    const size_t top = output.top_tokens.size();
+    output.top_tokens.resize(top + request.top_logprobs);
+    output.top_logprobs.resize(top + request.top_logprobs);
+    const RowAnswer answer = answer_row(request, row_, step_.adjustments, std::span(output.top_tokens).subspan(top),
+                                        std::span(output.top_logprobs).subspan(top), row_scratch_);
+    output.tokens[i] = answer.token;
+    output.logprobs[i] = answer.logprob;
   }
 }
 
@@ -383,7 +424,7 @@ void CudaExecutor::run(const Held& held, cudaStream_t stream) {
   const ModelSpec& spec = config_.spec;
   switch (held.operation) {
     case Operation::embed:
-      check(cuda::embed(embedding_, config_.embedding.type, device_inputs_.tokens, rows(), spec.hidden, residual_,
+      check(cuda::embed(embedding_->device_address(), config_.embedding.type, device_inputs_.tokens, rows(), spec.hidden, residual_,
                         spec.hidden, stream, false),
             "embed");
       break;

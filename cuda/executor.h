@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/sample_row.h"
 #include "cuda/linear.h"
 
 namespace millrace::cuda {
@@ -66,6 +67,20 @@ class CudaMemory final : public Memory {
   size_t bytes_ = 0;
 };
 
+// Host memory mapped into the GPUs' address space, for as long as somebody uses it: executors of one model share its table.
+class HostRegistration {
+ public:
+  HostRegistration(const std::byte* data, size_t bytes, const char* what);
+  ~HostRegistration();
+  HostRegistration(const HostRegistration&) = delete;
+  HostRegistration& operator=(const HostRegistration&) = delete;
+  const std::byte* device_address() const { return device_address_; }
+
+ private:
+  const std::byte* data_;
+  const std::byte* device_address_ = nullptr;
+};
+
 class CudaExecutor final : public Executor {
  public:
   CudaExecutor(int device, const ExecutorConfig& config);
@@ -80,6 +95,7 @@ class CudaExecutor final : public Executor {
   void sample(Stream& stream) override { hold(stream, {Operation::sample, 0}); }
   void end(Stream& stream) override;
   void collect() override;
+  void abandon(Stream& stream) override;
   ExecutorCounters counters() const override { return counters_; }
   size_t workspace_bytes() const override { return workspace_bytes_; }
 
@@ -136,8 +152,7 @@ class CudaExecutor final : public Executor {
 
   std::vector<std::unique_ptr<CudaMemory>> memory_;
   size_t workspace_bytes_ = 0;
-  const std::byte* embedding_ = nullptr;  // device address of the mapped table
-  bool registered_ = false;
+  std::unique_ptr<HostRegistration> embedding_;
 
   std::vector<const std::byte*> unit_table_;    // as the device has it
   std::vector<bool> early_;                     // the unit has one address for good: it may be read ahead of the stream
@@ -166,6 +181,8 @@ class CudaExecutor final : public Executor {
   std::vector<Held> held_;
   std::map<Shape, cudaGraphExec_t> graphs_;
   ExecutorCounters counters_;
+  RowScratch row_scratch_;
+  std::vector<float> row_;
 };
 
 }  // namespace millrace::cuda

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <unordered_map>
 #include <unordered_set>
@@ -106,7 +107,7 @@ Napi::Promise run_async(Napi::Env env, std::function<Result()> work,
   auto deferred = std::make_shared<Napi::Promise::Deferred>(env);
   const std::shared_ptr<Channel> channel = Environment::of(env).channel();
   channel->hold(env);
-  std::thread([work = std::move(work), settle = std::move(settle), deferred, channel]() mutable {
+  auto body = [work = std::move(work), settle = std::move(settle), deferred, channel]() mutable {
     auto result = std::make_shared<std::optional<Result>>();
     auto failure = std::make_shared<std::optional<Error>>();
     try {
@@ -131,7 +132,14 @@ Napi::Promise run_async(Napi::Env env, std::function<Result()> work,
         deferred->Reject(error.Value());
       }
     });
-  }).detach();
+  };
+  try {
+    std::thread(std::move(body)).detach();
+  } catch (const std::system_error&) {
+    channel->drop(env);
+    throw to_js(env, Error(code::kOutOfMemory, "the system starts no more threads",
+                           "raise the limits on threads and address space"));
+  }
   return deferred->Promise();
 }
 

@@ -142,6 +142,8 @@ class Executor {
   virtual void end(Stream& stream) = 0;
   // Once the pass has run: brings what it sampled into its StepOutput, if the device has not done so itself.
   virtual void collect() {}
+  // A pass will not be finished: drops what is held back on `stream`. What has been launched still runs.
+  virtual void abandon(Stream&) {}
   virtual ExecutorCounters counters() const = 0;
   virtual size_t workspace_bytes() const = 0;
 };

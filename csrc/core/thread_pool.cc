@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <climits>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -165,10 +166,19 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int threads)
     : threads_(std::clamp(threads, 1, static_cast<int>(State::kActive))), state_(std::make_unique<State>()) {
-  for (int t = 1; t < threads_; t++) state_->workers.emplace_back([this, t] { state_->worker(t); });
+  try {
+    for (int t = 1; t < threads_; t++) state_->workers.emplace_back([this, t] { state_->worker(t); });
+  } catch (const std::system_error&) {
+    const size_t started = state_->workers.size();
+    stop();
+    throw Error(code::kOutOfMemory, format("the system started %zu of %d threads and no more", started + 1, threads_),
+                "ask for fewer threads, or raise the limits on threads and address space");
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   State& s = *state_;
   s.stop.store(true, std::memory_order_relaxed);
   s.word.fetch_add(State::kGeneration, std::memory_order_seq_cst);  // stays closed: only wakes the sleepers

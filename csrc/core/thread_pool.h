@@ -11,7 +11,7 @@ namespace millrace {
 
 class ThreadPool {
  public:
-  // `threads` counts the caller: 1 means no workers at all.
+  // `threads` counts the caller: 1 means no workers at all. Throws OUT_OF_MEMORY if the system starts no more threads.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -35,6 +35,7 @@ class ThreadPool {
  private:
   using Invoke = void (*)(void* context, int64_t index, int thread);
   void run(int64_t count, Invoke invoke, void* context);
+  void stop();
 
   struct State;
   int threads_;

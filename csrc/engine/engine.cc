@@ -192,10 +192,14 @@ void Engine::step(Served& served) {
     failure.error_message = std::string("a step failed: ") + error.what();
     failure.error_remedy = "report this with what led to it";
   }
-  // The pass is lost and with it the state of every sequence in it; the process and the other models live on.
-  for (const uint64_t id : served.model->scheduler().ids(any)) {
+  // The pass is lost and with it what it was for; those that wait, the other models and the process live on.
+  served.model->abandon_pass();
+  const bool lost = failure.error_code == code::kGpuLost;
+  for (const uint64_t id :
+       served.model->scheduler().ids([lost](const Sequence&, bool waiting) { return lost || !waiting; })) {
     served.model->end(id, Finish::error, failure);
   }
+  served.model->publish_counters();
 }
 
 void Engine::run() {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/error.h"
+
 namespace millrace {
 
 KvPool::KvPool(Backend& backend, Stream& compute, const ModelSpec& spec, int blocks)
@@ -38,6 +40,10 @@ void KvPool::forget(int32_t id) {
     }
   }
   block.remembered = false;
+  if (block.users == 0) {
+    idle_.erase(block.idle);
+    free_.push_back(id);
+  }
 }
 
 bool KvPool::allocate(int count, std::vector<int32_t>& out) {
@@ -48,9 +54,9 @@ bool KvPool::allocate(int count, std::vector<int32_t>& out) {
       id = free_.back();
       free_.pop_back();
     } else {
-      id = idle_.front();
-      idle_.pop_front();
-      forget(id);
+      forget(idle_.front());
+      id = free_.back();
+      free_.pop_back();
     }
     blocks_[id].generation++;
     take(id);
@@ -111,11 +117,15 @@ void KvPool::remember(std::span<const int32_t> tokens, std::span<const int32_t> 
   const int32_t parent = index == 0 ? -1 : blocks[index - 1];
   const int32_t* own = tokens.data() + static_cast<size_t>(index) * kKvBlockTokens;
   Block& block = blocks_[blocks[index]];
-  // Of two sequences that computed the same text at the same time, one is remembered; and only what continues
-  // something remembered can be found again.
-  if (block.remembered || (parent >= 0 && !blocks_[parent].remembered) || find(parent, own) >= 0) return;
-  block.remembered = true;
+  // Only what continues something remembered can be found again.
+  if (block.remembered || (parent >= 0 && !blocks_[parent].remembered)) return;
   block.decoded = decoded || (parent >= 0 && blocks_[parent].decoded);
+  // Of two that hold the same text one is remembered: the first, unless it was decoded and this one was not.
+  if (const int32_t known = find(parent, own); known >= 0) {
+    if (block.decoded || !blocks_[known].decoded) return;
+    forget(known);
+  }
+  block.remembered = true;
   block.parent = parent;
   block.parent_generation = parent < 0 ? 0 : blocks_[parent].generation;
   std::memcpy(block.tokens, own, sizeof(block.tokens));
@@ -150,7 +160,11 @@ void KvPool::restore(SavedKv& saved, std::vector<int32_t>& blocks) {
 
 void KvPool::discard(SavedKv& saved) {
   if (!saved.memory) return;
-  compute_.synchronize();  // copies to or from it may be under way; this is rare
+  try {
+    compute_.synchronize();  // copies to or from it may be under way; this is rare
+  } catch (const Error&) {
+    // A device that is lost copies no more; its next pass says so.
+  }
   saved_bytes_ -= saved.memory->size();
   saved = {};
 }

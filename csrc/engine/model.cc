@@ -60,9 +60,25 @@ Model::~Model() {
   release();
 }
 
+void Model::abandon_pass() {
+  executor_->abandon(*compute_);
+  try {
+    compute_->synchronize();
+  } catch (const Error&) {
+    // A device that is lost runs nothing any more.
+  }
+  feeder_->restart();
+  publish_counters();
+}
+
 void Model::release() {
   if (!backend_) return;
-  compute_->synchronize();
+  executor_->abandon(*compute_);
+  try {
+    compute_->synchronize();
+  } catch (const Error&) {
+    // A device that is lost runs nothing any more: its memory can go.
+  }
   feeder_.reset();
   executor_.reset();
   scheduler_.reset();
@@ -186,7 +202,7 @@ void Model::take_results(const StepBatch& batch) {
     append_token(sequence, token);
     event.tokens.push_back(token);
     if (sequence.options.logprobs) event.logprobs.push_back(output_.logprobs[part.first_logit]);
-    if (top > own_top && output_.top_tokens.size() >= top) {
+    if (top > own_top) {
       event.top_tokens.assign(output_.top_tokens.begin() + own_top, output_.top_tokens.begin() + top);
       event.top_logprobs.assign(output_.top_logprobs.begin() + own_top, output_.top_logprobs.begin() + top);
     }

@@ -72,6 +72,8 @@ class Model {
   void publish_counters();
   // Tells `sink` of every step; null: nobody.
   void observe(std::weak_ptr<EventSink> sink) { observer_ = std::move(sink); }
+  // After step() has thrown: nothing of the pass is under way any more, and the next one starts clean.
+  void abandon_pass();
   // Frees everything but the counters and the configuration, which handles elsewhere may still read.
   void release();
 

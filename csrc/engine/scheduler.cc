@@ -74,8 +74,9 @@ void Scheduler::resume() {
 }
 
 void Scheduler::admit() {
-  while (preempted_.empty() && !waiting_.empty() && may_run_more()) {
+  while (!waiting_.empty() && may_run_more()) {
     Sequence& sequence = *waiting_.front();
+    if (!preempted_.empty() && !goes_before(sequence, *preempted_.front())) return;
     const bool generate = sequence.options.kind == RequestKind::generate;
     if (config_.prefix_reuse && generate) kv_.reuse(sequence.tokens, config_.deterministic, sequence.blocks);
     const int reused = static_cast<int>(sequence.blocks.size());
@@ -97,19 +98,21 @@ void Scheduler::admit() {
 }
 
 void Scheduler::preempt_last() {
-  std::unique_ptr<Sequence> sequence = std::move(running_.back());
-  running_.pop_back();
+  Sequence& sequence = *running_.back();
   counters_.preemptions++;
+  insert(preempted_, std::move(running_.back()));
+  running_.pop_back();
   try {
-    sequence->saved = kv_.save(sequence->blocks);
-  } catch (const Error&) {
+    sequence.saved = kv_.save(sequence.blocks);
+  } catch (const std::exception&) {
     // No system RAM for it: what it has computed is computed again.
-    kv_.release(sequence->blocks);
-    sequence->computed = 0;
-    sequence->remembered = 0;
-    sequence->decoded_from = INT32_MAX;
+    kv_.release(sequence.blocks);
+    sequence.computed = 0;
+    sequence.remembered = 0;
+    sequence.decoded_from = INT32_MAX;
+    sequence.score_logprobs.clear();
+    sequence.score_logits.clear();
   }
-  insert(preempted_, std::move(sequence));
 }
 
 // Every running sequence gets the blocks for its next rows; the last ones make room for those before them.
@@ -192,10 +195,15 @@ bool Scheduler::build(StepBatch& batch) {
   }
   const int decode_rows = static_cast<int>(batch.tokens.size());
   for (const auto& sequence : running_) {
-    if (sequence->decoding() || rows_left == 0 || logits_left == 0) continue;
-    int rows = std::min(rows_left, static_cast<int>(sequence->tokens.size()) - sequence->computed);
-    if (sequence->options.kind == RequestKind::score) rows = std::min(rows, logits_left);
-    add_rows(*sequence, rows);
+    if (sequence->decoding() || rows_left == 0) continue;
+    const int left = static_cast<int>(sequence->tokens.size()) - sequence->computed;
+    int rows = std::min(rows_left, left);
+    if (sequence->options.kind == RequestKind::score) {
+      rows = std::min(rows, logits_left);
+    } else if (logits_left == 0) {
+      rows = std::min(rows, left - 1);  // all but the row that wants logits
+    }
+    if (rows > 0) add_rows(*sequence, rows);
   }
 
   int stride = 0;

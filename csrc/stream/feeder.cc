@@ -48,8 +48,24 @@ Feeder::Feeder(Backend& backend, const SlabSource& source, FeederConfig config)
   }
 }
 
-Feeder::~Feeder() {
-  if (copy_) copy_->synchronize();
+Feeder::~Feeder() { drain(); }
+
+void Feeder::drain() {
+  if (!copy_) return;
+  try {
+    copy_->synchronize();
+  } catch (const Error&) {
+    // A device that is lost copies no more: there is nothing to wait for.
+  }
+}
+
+void Feeder::restart() {
+  drain();
+  ring_ = Ring(config_.ring_bytes);
+  slots_.clear();
+  next_ = 0;
+  counters_.copied_bytes -= counters_.prefetched_bytes;
+  counters_.prefetched_bytes = 0;
 }
 
 Event& Feeder::event_of(std::vector<std::unique_ptr<Event>>& events, uint64_t sequence) {

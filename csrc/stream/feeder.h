@@ -52,6 +52,10 @@ class Feeder {
   const std::byte* acquire(Stream& compute, int unit);
   void release(Stream& compute, int unit);
 
+  // After a pass that was given up: forgets the slots of that pass and begins anew. The compute stream must have run
+  // what it was handed.
+  void restart();
+
   const FeederCounters& counters() const { return counters_; }
   size_t ring_bytes() const { return ring_.bytes(); }
   size_t resident_bytes() const;
@@ -62,6 +66,7 @@ class Feeder {
     int unit = 0;
     Event* ready = nullptr;
   };
+  void drain();
   // Enqueues copies of the units to come for as long as the ring has room.
   void pump();
   Event& event_of(std::vector<std::unique_ptr<Event>>& events, uint64_t sequence);

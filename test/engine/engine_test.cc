@@ -624,6 +624,100 @@ TEST(close_drains_or_aborts) {
   }
 }
 
+namespace {
+
+// Throws in the middle of the pass whose number is `fails`.
+class FaultyExecutor final : public Executor {
+ public:
+  FaultyExecutor(std::unique_ptr<Executor> inner, int fails, const char* error_code)
+      : inner_(std::move(inner)), fails_(fails), error_code_(error_code) {}
+  void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) override {
+    inner_->set_unit(stream, unit, slab, permanent);
+  }
+  void begin(Stream& stream, const Step& step, StepOutput& output) override { inner_->begin(stream, step, output); }
+  void embed(Stream& stream) override { inner_->embed(stream); }
+  void attention(Stream& stream, int unit) override { inner_->attention(stream, unit); }
+  void feed_forward(Stream& stream, int unit) override {
+    if (unit == 3 && passes_++ == fails_) throw Error(error_code_, "an injected fault", "none");
+    inner_->feed_forward(stream, unit);
+  }
+  void head(Stream& stream, int unit) override { inner_->head(stream, unit); }
+  void sample(Stream& stream) override { inner_->sample(stream); }
+  void end(Stream& stream) override { inner_->end(stream); }
+  void collect() override { inner_->collect(); }
+  void abandon(Stream& stream) override { inner_->abandon(stream); }
+  ExecutorCounters counters() const override { return inner_->counters(); }
+  size_t workspace_bytes() const override { return inner_->workspace_bytes(); }
+
+ private:
+  std::unique_ptr<Executor> inner_;
+  int passes_ = 0;
+  int fails_;
+  const char* error_code_;
+};
+
+class FaultyBackend final : public Backend {
+ public:
+  FaultyBackend(int fails, const char* error_code)
+      : inner_(create_cpu_backend(2, unhurried())), fails_(fails), error_code_(error_code) {}
+  const char* name() const override { return inner_->name(); }
+  bool reads_host_memory() const override { return true; }
+  std::unique_ptr<Memory> allocate(size_t bytes, const char* what) override { return inner_->allocate(bytes, what); }
+  std::unique_ptr<Memory> allocate_host(size_t bytes, const char* what) override {
+    return inner_->allocate_host(bytes, what);
+  }
+  std::unique_ptr<Stream> create_stream() override { return inner_->create_stream(); }
+  std::unique_ptr<Event> create_event() override { return inner_->create_event(); }
+  std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {
+    return std::make_unique<FaultyExecutor>(inner_->create_executor(config), fails_, error_code_);
+  }
+
+ private:
+  std::unique_ptr<Backend> inner_;
+  int fails_;
+  const char* error_code_;
+};
+
+}  // namespace
+
+// A pass that fails in the middle ends the requests that were in it, with the error's code; those that waited, and later
+// ones, give the bits that they give alone, streamed as well.
+TEST(a_failed_pass_ends_its_requests_and_no_others) {
+  const auto host = tiny_model(17);
+  Engine engine;
+  RequestOptions options;
+  for (int t = 0; t < 20; t++) options.tokens.push_back(t * 3 % 97);
+  options.max_tokens = 12;
+  options.logprobs = true;
+  const auto sink = std::make_shared<Collector>();
+  const auto whole = make_model(host, {});
+  engine.add(whole);
+  const Result alone = sink->wait(engine.submit(whole, options, sink));
+  close_and_wait(engine, whole);
+  for (const Home home : {Home::resident, Home::streamed}) {
+    Placement placement;
+    placement.layers = home;
+    placement.poison = true;
+    placement.max_logit_rows = 2;  // two at a time: the third waits
+    ModelConfig config = make_model(host, placement)->config();
+    const auto model =
+        std::make_shared<Model>(Engine::next_id(), std::make_unique<FaultyBackend>(4, code::kInternal), host, config);
+    engine.add(model);
+    std::vector<uint64_t> ids;
+    for (int i = 0; i < 3; i++) ids.push_back(engine.submit(model, options, sink));
+    for (int i = 0; i < 2; i++) {
+      const Result result = sink->wait(ids[i]);
+      CHECK(result.finish == Finish::error);
+      CHECK_EQ(result.error_code, std::string(code::kInternal));
+    }
+    check_same(sink->wait(ids[2]), alone);
+    check_same(sink->wait(engine.submit(model, options, sink)), alone);
+    CHECK_EQ(model->counters().kv_blocks_used.load(), 0u);
+    CHECK_EQ(model->counters().waiting.load(), 0u);
+    close_and_wait(engine, model);
+  }
+}
+
 // Submit, cancel, detach and close from several threads at once, two models on one engine, streamed with delays.
 TEST(abuse_from_many_threads) {
   const auto host = tiny_model(14);

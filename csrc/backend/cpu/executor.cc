@@ -40,8 +40,7 @@ CpuExecutor::CpuExecutor(const ExecutorConfig& config, std::shared_ptr<ComputePo
       compute_(std::move(compute)),
       hooks_(std::move(hooks)),
       unit_table_(config.units.size(), nullptr),
-      sample_scratch_(compute_->pool.threads()),
-      adjusted_(compute_->pool.threads()) {
+      row_scratch_(compute_->pool.threads()) {
   const ModelSpec& spec = config_.spec;
   if (config_.units.size() != static_cast<size_t>(unit_count(spec)) || config_.max_rows < 1 ||
       config_.max_logit_rows < 0 || config_.max_context < 1 || config_.kv_blocks < 0 ||
@@ -314,18 +313,6 @@ void CpuExecutor::run_head(int unit) {
   apply(layout.first, weights, normed_, logit_rows_, logits_, Epilogue::store, layout);
 }
 
-// The row with the request's penalties and biases: a copy, since other requests may want the same row.
-std::span<const float> CpuExecutor::adjusted(const LogitRequest& request, std::span<const float> logits,
-                                             std::vector<float>& copy) const {
-  if (request.adjustments == 0) return logits;
-  copy.assign(logits.begin(), logits.end());
-  for (const LogitAdjustment& a : step_.adjustments.subspan(request.adjustments_begin, request.adjustments)) {
-    copy[a.token] = sample_adjusted(copy[a.token], a.seen != 0, a.generated, a.bias, request.repetition_penalty,
-                                    request.presence_penalty, request.frequency_penalty);
-  }
-  return copy;
-}
-
 void CpuExecutor::run_sample() {
   const size_t vocab = config_.spec.vocab;
   const size_t requests = step_.logits.size();
@@ -346,25 +333,12 @@ void CpuExecutor::run_sample() {
   compute_->pool.parallel_for(static_cast<int64_t>(requests), [&](int64_t i, int thread) {
     const LogitRequest& request = step_.logits[i];
     const std::span<const float> logits(logits_ + logit_row_[i] * vocab, vocab);
-    int32_t token = request.target;
-    if (token < 0 && request.sample) {
-      SampleOptions options;
-      options.temperature = request.temperature;
-      options.top_k = request.top_k;
-      options.top_p = request.top_p;
-      options.min_p = request.min_p;
-      options.typical_p = request.typical_p;
-      options.seed = request.seed;
-      options.counter = request.counter;
-      token = sample_token(adjusted(request, logits, adjusted_[thread]), options, sample_scratch_[thread]);
-    }
-    if (request.top_logprobs > 0) {
-      const auto count = static_cast<size_t>(request.top_logprobs);
-      top_log_probabilities(logits, std::span(output.top_tokens).subspan(top[i], count),
-                            std::span(output.top_logprobs).subspan(top[i], count), sample_scratch_[thread]);
-    }
-    output.tokens[i] = token;
-    if (request.want_logprob && token >= 0) output.logprobs[i] = log_probability(logits, token);
+    const auto count = static_cast<size_t>(request.top_logprobs);
+    const RowAnswer answer =
+        answer_row(request, logits, step_.adjustments, std::span(output.top_tokens).subspan(top[i], count),
+                   std::span(output.top_logprobs).subspan(top[i], count), row_scratch_[thread]);
+    output.tokens[i] = answer.token;
+    output.logprobs[i] = answer.logprob;
     if (request.keep_logits) std::memcpy(output.logits.data() + kept[i] * vocab, logits.data(), vocab * sizeof(float));
   });
 }

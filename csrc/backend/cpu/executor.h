@@ -12,7 +12,7 @@
 #include "backend/cpu/attention.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/linear.h"
-#include "backend/sample.h"
+#include "backend/sample_row.h"
 #include "core/memory.h"
 #include "core/thread_pool.h"
 
@@ -57,8 +57,6 @@ class CpuExecutor final : public Executor {
   void run_feed_forward(int unit);
   void run_head(int unit);
   void run_sample();
-  std::span<const float> adjusted(const LogitRequest& request, std::span<const float> logits,
-                                  std::vector<float>& copy) const;
 
   const ExecutorConfig config_;
   const std::shared_ptr<ComputePool> compute_;
@@ -81,8 +79,7 @@ class CpuExecutor final : public Executor {
   int rope_positions_ = 0;
   LinearScratch linear_scratch_;
   AttentionScratch attention_scratch_;
-  std::vector<SampleScratch> sample_scratch_;  // [threads]
-  std::vector<std::vector<float>> adjusted_;   // [threads], rows of logits with penalties
+  std::vector<RowScratch> row_scratch_;  // [threads]
 
   std::atomic<uint64_t> weight_bytes_{0};
 };
