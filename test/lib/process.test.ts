@@ -171,3 +171,18 @@ console.log(exit, (await mine.result).tokens.length)
 await model.close()`)
   expect({ code, signal, stdout, stderr }).toEqual({ code: 0, signal: null, stdout: '4 300\n', stderr: '' })
 })
+
+test('long chats are put through the template beside the event loop, with the same tokens', async () => {
+  const { code, stdout, stderr } = await program(`
+const model = await millrace.load(demo)
+const message = { role: 'user', content: 'Tell me a story about a boat. '.repeat(60) }
+let turns = 0
+const timer = setInterval(() => turns++, 1)
+const beside = await model.chat([message], { maxTokens: 5 }).result
+clearInterval(timer)
+// A function cannot be sent to a thread: this one is put through the template here.
+const here = await model.chat([{ ...message, extra() {} }], { maxTokens: 5 }).result
+console.log(beside.text === here.text, beside.usage.promptTokens === here.usage.promptTokens, turns > 0)
+await model.close()`)
+  expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: 'true true true\n', stderr: '' })
+})

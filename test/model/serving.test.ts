@@ -1,7 +1,7 @@
 /** A real model as a server uses it: penalties and biases, shared prefixes, a full queue, late requests, long prompts. */
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type GenerateOptions, load, type MillraceError, type Model } from '../../lib/index.ts'
+import { type GenerateOptions, type GenerationChunk, load, type MillraceError, type Model } from '../../lib/index.ts'
 import { MODELS } from '../models.ts'
 
 const demo = join(MODELS, 'demo')
@@ -65,6 +65,22 @@ describe('sampling', () => {
     const options = { maxTokens: 40, temperature: 1, typicalP: 1e-6 }
     expect((await ask({ ...options, seed: 1 })).tokens).toEqual((await ask({ ...options, seed: 2 })).tokens)
   })
+})
+
+test('the engine does not wait for JavaScript: what it missed comes in one chunk', async () => {
+  const generation = model.generate('The', { maxTokens: 200, ignoreEos: true })
+  const iterator = generation[Symbol.asyncIterator]()
+  const first = await iterator.next()
+  let read = (first.value as GenerationChunk).tokens.length
+  // Holds the event loop until all is computed; the figures can be read meanwhile.
+  const { decode } = model.stats.rows
+  while (model.stats.sequences.running > 0) expect(model.stats.rows.decode).toBeGreaterThanOrEqual(decode)
+  let chunks = 0
+  for (let next = await iterator.next(); !next.done; next = await iterator.next(), chunks++) {
+    read += next.value.tokens.length
+  }
+  expect(read).toBe(200)
+  expect(chunks).toBeLessThanOrEqual(2)
 })
 
 test('prompts that begin alike are computed once, and answered the same', async () => {
