@@ -30,16 +30,27 @@ LogitAdjustment& adjustment_of(Sequence& sequence, int32_t token) {
   return *at;
 }
 
-// The biases, and the prompt as far as it matters to penalties.
+// The biases, and the prompt as far as it matters to penalties. Sorted once: a bias for every token of the vocabulary
+// must not hold up the engine.
 void begin_adjustments(Sequence& sequence) {
   const RequestOptions& options = sequence.options;
+  std::vector<LogitAdjustment>& all = sequence.adjustments;
   if (options.repetition_penalty != 1.0f) {
-    std::vector<int32_t> prompt = options.tokens;
-    std::sort(prompt.begin(), prompt.end());
-    prompt.erase(std::unique(prompt.begin(), prompt.end()), prompt.end());
-    for (const int32_t token : prompt) sequence.adjustments.push_back(LogitAdjustment{token, 1});
+    for (const int32_t token : options.tokens) all.push_back({token, 1, 0, 0.0f});
   }
-  for (const auto& [token, bias] : options.logit_bias) adjustment_of(sequence, token).bias = bias;
+  for (const auto& [token, bias] : options.logit_bias) all.push_back({token, 0, 0, bias});
+  std::stable_sort(all.begin(), all.end(),
+                   [](const LogitAdjustment& a, const LogitAdjustment& b) { return a.token < b.token; });
+  size_t kept = 0;
+  for (const LogitAdjustment& next : all) {
+    if (kept > 0 && all[kept - 1].token == next.token) {
+      all[kept - 1].seen |= next.seen;
+      all[kept - 1].bias += next.bias;  // a token that was biased twice has both
+    } else {
+      all[kept++] = next;
+    }
+  }
+  all.resize(kept);
 }
 
 }  // namespace
