@@ -8,6 +8,7 @@ export const ERRORS = {
   CHECKPOINT_UNSUPPORTED: 'use a checkpoint in a supported format (see README)',
   TOKENIZER_INVALID: 'fetch tokenizer.json and tokenizer_config.json again',
   CHAT_TEMPLATE_MISSING: 'use generate() with a prompt of your own',
+  CHAT_TEMPLATE_INVALID: 'use generate() with a prompt of your own, and report the template to who published it',
   CONTEXT_OVERFLOW: 'shorten the prompt, lower maxTokens, or load with a larger contextLength',
   OUT_OF_MEMORY: 'free memory, lower contextLength, or choose a smaller model',
   DEVICE_UNAVAILABLE: "use device: 'cpu', or see probe() for what was found",

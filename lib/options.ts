@@ -167,7 +167,9 @@ const plan = {
     .optional(),
   placement: placement.optional(),
   ring: z
-    .union([integer(1, 4096), z.string().refine((text) => parseBytes(text) !== undefined)], { error: ringError })
+    .union([integer(1, 4096), z.string().refine((text) => parseBytes(text) !== undefined, { error: ringError })], {
+      error: ringError,
+    })
     .optional(),
   contextLength: integer(1, MAX_TOKENS).optional(),
   maxSequences: integer(1, 65536).optional(),
@@ -290,7 +292,8 @@ export function validate<Schema extends z.ZodType>(schema: Schema, value: unknow
       remedy: `known options: ${known.join(', ')}`,
     })
   }
-  const name = issue.path.length === 0 ? subject : pathName(issue.path)
+  const name =
+    issue.path.length === 0 ? subject : pathName(Array.isArray(value) ? [subject, ...issue.path] : issue.path)
   // The schemas here say what they expect; what is left are zod's own words, such as of the outermost object.
   const expected = issue.path.length === 0 && isOwnWording(issue) ? 'an object' : issue.message.replace(ZOD_WORDING, '')
   throw invalidArgument(expected, name, at(value, issue.path))

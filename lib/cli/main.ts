@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command, CommanderError } from 'commander'
 import { packageRoot } from '../binding.ts'
-import { MillraceError } from '../errors.ts'
+import { ERRORS, MillraceError } from '../errors.ts'
 import { benchCommand } from './bench.ts'
 import { chatCommand } from './chat.ts'
 import { generateCommand } from './generate.ts'
@@ -45,12 +45,18 @@ async function run(program: Command, terminal: Terminal): Promise<number> {
     }
     if (MillraceError.isInstance(error)) {
       terminal.complain(`${error.code}: ${error.message}`)
-      terminal.complain(`  ${error.remedy}`)
+      terminal.complain(`  ${remedyOf(error, program)}`)
       return error.code === 'INVALID_ARGUMENT' ? EXIT.usage : EXIT.failure
     }
     terminal.complain(`INTERNAL: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
     return EXIT.failure
   }
+}
+
+/** The library's own words of an argument point to its documentation; here the command's help is nearer. */
+function remedyOf(error: MillraceError, program: Command): string {
+  if (error.code !== 'INVALID_ARGUMENT' || error.remedy !== ERRORS.INVALID_ARGUMENT) return error.remedy
+  return `see millrace ${program.args[0] ?? ''} --help`
 }
 
 void main()

@@ -17,7 +17,7 @@ import {
   validate,
 } from '../options.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan } from '../plan/plan.ts'
-import type { ChatTemplate } from '../text/chat.ts'
+import { type ChatTemplate, ROLES } from '../text/chat.ts'
 import type { TokenizerThread } from '../text/thread.ts'
 import type { TextCodec } from '../text/tokenizer.ts'
 import { Generation } from './generation.ts'
@@ -49,7 +49,7 @@ export interface ModelStats {
 export interface ModelMemory {
   /** Weights in system RAM; models of the same files share them. */
   hostBytes: number
-  /** Of those, what is pinned for the device to read; 0 on the CPU. */
+  /** Of those, what is pinned for the device to read: the embedding table; 0 on the CPU. */
   pinnedBytes: number
   /** Copies of resident weights on the device; 0 on the CPU, which reads them where they lie. */
   residentBytes: number
@@ -93,6 +93,12 @@ export class Model implements AsyncDisposable {
   readonly #parts: ModelParts
   readonly #running = new Set<Generation>()
   #closing: Promise<void> | undefined
+  /** Prompts that the tokenizer's thread has. */
+  readonly #prompts = new Set<Promise<Int32Array>>()
+  /** close() waits for them no more. */
+  #endWait: (() => void) | undefined
+  /** Nothing is submitted any more. */
+  #sealed = false
   #closed = false
 
   /** Called by load(). */
@@ -123,7 +129,7 @@ export class Model implements AsyncDisposable {
     return groupMemory(
       callNative(() => native.memory()),
       callNative(() => native.stats()),
-      this.plan.device !== 'cpu',
+      this.plan,
     )
   }
 
@@ -137,15 +143,25 @@ export class Model implements AsyncDisposable {
   /** Answers the last of the messages, as the checkpoint's chat template has it. */
   chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
     const checked = validate(chatMessages, messages, 'messages')
+    const { chatTemplate, tokenizer, tokenizerThread } = this.#parts
+    checked.forEach(({ role }, index) => {
+      if (chatTemplate && !chatTemplate.takesRole(role)) {
+        throw invalidArgument(
+          `one of ${ROLES.map((known) => `'${known}'`).join(', ')}, or a role that the model's chat template names,`,
+          `messages[${index}].role`,
+          role,
+        )
+      }
+    })
     return this.#generate(() => {
-      const { chatTemplate, tokenizer, tokenizerThread } = this.#parts
       if (!chatTemplate) {
         throw new MillraceError('CHAT_TEMPLATE_MISSING', {
           message: `${this.path}: expected chat_template in tokenizer_config.json or chat_template.jinja, found neither`,
         })
       }
-      const tokens = tokenizerThread.encodeChat(checked)
-      if (tokens) return tokens.then((ids) => this.#toTokens(ids))
+      if (tokenizerThread.canEncodeChat(checked)) {
+        return this.#track(tokenizerThread.encodeChat(checked).then((ids) => this.#toTokens(ids)))
+      }
       // The template writes the special tokens itself.
       return this.#encode(chatTemplate.render(checked, tokenizer), false)
     }, options)
@@ -158,8 +174,15 @@ export class Model implements AsyncDisposable {
   async score(text: Prompt, options: ScoreOptions = {}): Promise<ScoreResult> {
     const checked = validate(scoreOptions, options, 'options')
     this.#requireUsable()
-    const tokens = await this.#encode(text, checked.specialTokens ?? true)
-    this.#requireUsable()
+    const tokens = await this.#encode(text, checked.specialTokens ?? true, 'text')
+    if (this.#sealed) throw closedError()
+    const logitBytes = checked.logits ? tokens.length * this.spec.vocab * Float32Array.BYTES_PER_ELEMENT : 0
+    if (logitBytes > MAX_LOGIT_BYTES) {
+      throw new MillraceError('INVALID_ARGUMENT', {
+        message: `expected logits of at most ${MAX_LOGIT_BYTES} bytes but ${tokens.length} tokens x ${this.spec.vocab} of the vocabulary take ${logitBytes}`,
+        remedy: `score at most ${Math.floor(MAX_LOGIT_BYTES / 4 / this.spec.vocab)} tokens at once with logits: true`,
+      })
+    }
     return score({
       native: this.#parts.native,
       contextLength: this.plan.contextLength,
@@ -174,7 +197,10 @@ export class Model implements AsyncDisposable {
   /** Frees the model. Calling it again gives the same promise; with `drain: false` it aborts what still runs. */
   close(options: CloseOptions = {}): Promise<void> {
     const { drain = true, timeoutMs } = validate(closeOptions, options, 'options')
-    if (this.#closing && !drain) for (const generation of this.#running) generation.cancel()
+    if (this.#closing && !drain) {
+      for (const generation of this.#running) generation.cancel()
+      this.#endWait?.()
+    }
     this.#closing ??= this.#close(drain, timeoutMs)
     return this.#closing
   }
@@ -185,9 +211,17 @@ export class Model implements AsyncDisposable {
 
   async #close(drain: boolean, timeoutMs: number | undefined): Promise<void> {
     const release = runtime().hold()
+    const began = performance.now()
     try {
+      // What was asked for before runs too, though its prompt is with the tokenizer still.
+      let left = timeoutMs ?? MAX_TIMEOUT_MS
+      if (drain && this.#prompts.size > 0) {
+        await this.#awaitPrompts(left)
+        left = Math.max(0, Math.floor(left - (performance.now() - began)))
+      }
+      this.#sealed = true
       // The longest a timer can hold: draining ends anyway, since the context bounds every request.
-      await awaitNative(() => this.#parts.native.close(drain, Math.min(timeoutMs ?? MAX_TIMEOUT_MS, MAX_TIMEOUT_MS)))
+      await awaitNative(() => this.#parts.native.close(drain, Math.min(left, MAX_TIMEOUT_MS)))
     } finally {
       this.#closed = true
       this.#parts.tokenizerThread.close()
@@ -195,6 +229,24 @@ export class Model implements AsyncDisposable {
       this.#parts.log.info({ model: this.#parts.native.id }, 'model closed')
       release()
     }
+  }
+
+  async #awaitPrompts(timeoutMs: number): Promise<void> {
+    let timer: NodeJS.Timeout | undefined
+    const cut = new Promise<void>((resolve) => {
+      this.#endWait = resolve
+      timer = setTimeout(resolve, Math.min(timeoutMs, MAX_TIMEOUT_MS))
+    })
+    await Promise.race([Promise.allSettled(this.#prompts), cut])
+    clearTimeout(timer)
+  }
+
+  /** Remembers a prompt in the making, for close(). */
+  #track(prompt: Promise<Int32Array>): Promise<Int32Array> {
+    this.#prompts.add(prompt)
+    const forget = () => this.#prompts.delete(prompt)
+    prompt.then(forget, forget)
+    return prompt
   }
 
   #generate(prompt: () => Int32Array | Promise<Int32Array>, options: GenerateOptions): Generation {
@@ -242,27 +294,30 @@ export class Model implements AsyncDisposable {
     return generation
   }
 
-  #encode(prompt: Prompt, specialTokens: boolean): Int32Array | Promise<Int32Array> {
+  /** `name`: of the argument, in complaints. */
+  #encode(prompt: Prompt, specialTokens: boolean, name = 'prompt'): Int32Array | Promise<Int32Array> {
     if (typeof prompt === 'string') {
       const tokens = this.#parts.tokenizerThread.encode(prompt, specialTokens)
-      return Array.isArray(tokens) ? this.#toTokens(tokens) : tokens.then((ids) => this.#toTokens(ids))
+      return Array.isArray(tokens)
+        ? this.#toTokens(tokens, name)
+        : this.#track(tokens.then((ids) => this.#toTokens(ids, name)))
     }
     if (!Array.isArray(prompt) && !(prompt instanceof Int32Array)) {
-      throw invalidArgument('a text, an array of token ids or an Int32Array', 'prompt', prompt)
+      throw invalidArgument('a text, an array of token ids or an Int32Array', name, prompt)
     }
-    this.#checkTokens(prompt as ArrayLike<unknown>, 'prompt')
-    return this.#toTokens(prompt)
+    this.#checkTokens(prompt as ArrayLike<unknown>, name)
+    return this.#toTokens(prompt, name)
   }
 
-  #toTokens(tokens: ArrayLike<number>): Int32Array {
+  #toTokens(tokens: ArrayLike<number>, name = 'prompt'): Int32Array {
     if (tokens.length === 0) {
       throw new MillraceError('INVALID_ARGUMENT', {
-        message: 'expected a prompt of at least one token but received none',
+        message: `expected a ${name} of at least one token but received none`,
         remedy: "this model's tokenizer adds no first token of its own: give it a text that is not empty",
       })
     }
     const copy = Int32Array.from(tokens)
-    this.#checkTokens(copy, 'prompt')
+    this.#checkTokens(copy, name)
     return copy
   }
 
@@ -276,19 +331,25 @@ export class Model implements AsyncDisposable {
   }
 
   #requireOpen(): void {
-    if (this.#closed) throw new MillraceError('MODEL_CLOSED', { message: 'the model was closed' })
+    if (this.#closed) throw closedError()
   }
 
   #requireUsable(): void {
-    if (this.#closing) throw new MillraceError('MODEL_CLOSED', { message: 'the model was closed' })
+    if (this.#closing) throw closedError()
   }
 }
 
-function groupMemory(memory: NativeMemory, stats: NativeStats, gpu: boolean): ModelMemory {
+function closedError(): MillraceError {
+  return new MillraceError('MODEL_CLOSED', { message: 'the model was closed' })
+}
+
+function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan): ModelMemory {
+  const gpu = plan.device !== 'cpu'
   const { hostBytes, residentBytes, ringBytes, kvBytes, workspaceBytes } = memory
   return {
     hostBytes,
-    pinnedBytes: gpu ? hostBytes : 0,
+    // Slabs are copied from pageable memory still.
+    pinnedBytes: gpu ? plan.embeddingBytes : 0,
     residentBytes,
     ringBytes,
     kvBytes,
@@ -303,6 +364,8 @@ function scheduleOf(options: ScheduleOptions): NativeSchedule {
   return { priority, queueTimeoutMs, deadlineMs }
 }
 
+/** Of score(): more is hardly meant, and can be had in parts. */
+const MAX_LOGIT_BYTES = 2 ** 30
 const MAX_TIMEOUT_MS = 2 ** 31 - 1
 /** What node's randomInt can draw from at once. */
 const MAX_RANDOM_SEED = 2 ** 48 - 1

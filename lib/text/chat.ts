@@ -8,6 +8,8 @@ import type { TokenizerConfig } from './tokenizer.ts'
 
 const FILE = 'chat_template.jinja'
 
+export const ROLES = ['system', 'user', 'assistant', 'tool', 'developer']
+
 /** The folder's template, undefined if it has none; of a named list the one named 'default'. */
 export async function readChatTemplate(folder: string, config: TokenizerConfig): Promise<string | undefined> {
   const file = await readText(join(folder, FILE))
@@ -17,12 +19,27 @@ export async function readChatTemplate(folder: string, config: TokenizerConfig):
   return (template.find((entry) => entry.name === 'default') ?? template[0])?.template
 }
 
+/** Numbers that a template's range() may give. */
+const MAX_RANGE = 1_000_000
+
+/** Jinja's range(). V8 ends the whole process, not the thread alone, where an array grows without end. */
+function boundedRange(start: number, stop?: number, step = 1): number[] {
+  const [from, to] = stop === undefined ? [0, start] : [start, stop]
+  const length = Math.max(0, Math.ceil((to - from) / step))
+  if (!(length <= MAX_RANGE)) throw new RangeError(`range() of ${length} numbers`)
+  return Array.from({ length }, (_, index) => from + index * step)
+}
+
 export class ChatTemplate {
   readonly #template: Template
 
+  readonly #text: string
+
   constructor(text: string) {
+    this.#text = text
     try {
       this.#template = new Template(text)
+      this.#template.parsed.body.unshift(...new Template('{% set range = bounded_range %}').parsed.body)
     } catch (cause) {
       throw new MillraceError('TOKENIZER_INVALID', {
         message: `the chat template does not parse: ${(cause as Error).message}`,
@@ -30,6 +47,11 @@ export class ChatTemplate {
         cause,
       })
     }
+  }
+
+  /** The usual roles, and those that the template names: it would pass over a misspelt one without a word. */
+  takesRole(role: string): boolean {
+    return ROLES.includes(role) || [`'${role}'`, `"${role}"`].some((literal) => this.#text.includes(literal))
   }
 
   /** The prompt, ending where the assistant's answer begins. It holds its own special tokens: encode adds none. */
@@ -40,8 +62,16 @@ export class ChatTemplate {
         add_generation_prompt: true,
         bos_token: tokens.bosToken,
         eos_token: tokens.eosToken,
+        bounded_range: boundedRange,
       })
     } catch (cause) {
+      // A text or list that outgrows JavaScript's, or calls without end.
+      if (cause instanceof RangeError) {
+        throw new MillraceError('CHAT_TEMPLATE_INVALID', {
+          message: `the chat template has no end: ${cause.message}`,
+          cause,
+        })
+      }
       // Templates refuse by raise_exception, e.g. messages whose roles do not alternate.
       throw new MillraceError('INVALID_ARGUMENT', {
         message: `the model's chat template refused the messages: ${(cause as Error).message}`,

@@ -4,8 +4,11 @@ import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers'
 import { z } from 'zod'
 import { readJson } from '../checkpoint/json.ts'
 import { MillraceError } from '../errors.ts'
+import { invalidArgument } from '../options.ts'
 import { detokenize } from './detokenizer.ts'
 import { makePieces, type Pieces } from './pieces.ts'
+
+const CONFIG_FILE = 'tokenizer_config.json'
 
 const token = z.union([z.string(), z.looseObject({ content: z.string() })]).nullish()
 
@@ -57,7 +60,13 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
       remedy: 'fetch tokenizer.json, or convert the tokenizer with transformers (save_pretrained of a fast tokenizer)',
     })
   }
-  return { tokenizer, config: (await readJson(join(folder, 'tokenizer_config.json'), 'TOKENIZER_INVALID')) ?? {} }
+  return { tokenizer, config: (await readJson(join(folder, CONFIG_FILE), 'TOKENIZER_INVALID')) ?? {} }
+}
+
+/** tokenizer_config.json alone. Throws TOKENIZER_INVALID. */
+export async function readTokenizerConfig(folder: string): Promise<TokenizerConfig> {
+  const config = await readJson(join(folder, CONFIG_FILE), 'TOKENIZER_INVALID')
+  return check(configSchema, config ?? {}, CONFIG_FILE)
 }
 
 /** Text to tokens and back: what a Model needs of a tokenizer. */
@@ -83,7 +92,7 @@ export class Tokenizer implements TextCodec {
   readonly #addBos: boolean | undefined
 
   constructor(files: TokenizerFiles) {
-    this.config = check(configSchema, files.config, 'tokenizer_config.json')
+    this.config = check(configSchema, files.config, CONFIG_FILE)
     const { added_tokens: added, decoder } = check(tokenizerSchema, files.tokenizer, 'tokenizer.json')
     try {
       this.#hub = new HubTokenizer(files.tokenizer, files.config)
@@ -106,6 +115,7 @@ export class Tokenizer implements TextCodec {
 
   /** Tokens of a text; with the tokenizer's own first and last tokens unless `specialTokens` is false. */
   encode(text: string, specialTokens = true): number[] {
+    if (typeof text !== 'string') throw invalidArgument('a text', 'text', text)
     // A lone surrogate has no UTF-8 form.
     const { ids } = this.#hub.encode(text.replace(/\p{Surrogate}/gu, '\uFFFD'), { add_special_tokens: specialTokens })
     if (!specialTokens || this.#bos === undefined || this.#addBos === undefined) return ids

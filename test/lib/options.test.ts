@@ -95,7 +95,12 @@ describe('options', () => {
     [loadOptions, { placement: 'disk' }, "for placement but received 'disk' of type string"],
     [loadOptions, { placement: ['auto'] }, 'for placement but received an array of 1'],
     [loadOptions, { ring: 0 }, 'expected an integer from 1 to 4096 for ring but received 0 of type number'],
-    [loadOptions, { ring: '12 parsecs' }, "for ring but received '12 parsecs' of type string"],
+    [
+      loadOptions,
+      { ring: 'lots' },
+      "expected a number of units from 1 to 4096 or a size such as '256MiB' for ring but received 'lots' of type string",
+    ],
+    [loadOptions, { ring: true }, "a size such as '256MiB' for ring but received true of type boolean"],
     [loadOptions, { onProgress: true }, 'expected a function for onProgress but received true of type boolean'],
     [scoreOptions, { logits: 1 }, 'expected true or false for logits but received 1 of type number'],
     [closeOptions, null, 'expected an object for options but received null'],
@@ -108,8 +113,8 @@ describe('options', () => {
   test.each([
     [[], 'an array of at least one message for messages but received an empty array'],
     ['hi', "for messages but received 'hi' of type string"],
-    [['hi'], "for [0] but received 'hi' of type string"],
-    [[{ role: 'user' }], 'expected a text for [0].content but received nothing'],
+    [['hi'], "for messages[0] but received 'hi' of type string"],
+    [[{ role: 'user' }], 'expected a text for messages[0].content but received nothing'],
   ])('messages of a chat (%#)', (value, message) => {
     expect(refusal(() => validate(chatMessages, value, 'messages')).message).toContain(message)
   })

@@ -7,6 +7,7 @@ import { pathToFileURL } from 'node:url'
 import { beforeAll, expect, test } from 'vitest'
 import { build, DIST, ROOT } from '../built.ts'
 import { MODELS } from '../models.ts'
+import { temporaryFolder } from './folder.ts'
 
 beforeAll(build)
 
@@ -51,6 +52,75 @@ test('an idle model does not keep the process alive', async () => {
     code: 0,
     signal: null,
     stdout: 'loaded\n',
+    stderr: '',
+  })
+})
+
+test('neither does its tokenizer thread, whose pending work does', async () => {
+  const { code, stdout, stderr } = await program(`
+const model = await millrace.load(demo)
+const long = 'Once upon a time there was a boat. '.repeat(60)
+model.generate(long, { maxTokens: 1 }).result.then(({ usage }) => console.log(usage.promptTokens > 400))
+await model.score(long)
+model.chat([{ role: 'user', content: 'Hi' }], { maxTokens: 1 }).result.then(({ usage }) => console.log(usage))`)
+  expect({ code, stdout, stderr }).toEqual({
+    code: 0,
+    stdout: expect.stringMatching(/^true\n\{ promptTokens: \d+, completionTokens: 1 \}\n$/),
+    stderr: '',
+  })
+})
+
+test('draining lets requests end whose prompt was still with the tokenizer', async () => {
+  const { code, stdout, stderr } = await program(`
+const model = await millrace.load(demo)
+const long = 'Once upon a time there was a boat. '.repeat(60)
+const answers = [
+  model.generate(long, { maxTokens: 3, ignoreEos: true }).result.then(({ tokens }) => tokens.length),
+  model.chat([{ role: 'user', content: long }], { maxTokens: 2, ignoreEos: true }).result.then(({ tokens }) => tokens.length),
+  model.score(long).then(({ perplexity }) => perplexity > 1),
+]
+const closed = model.close({ drain: true })
+const late = model.generate(long).result.catch((error) => error.code)
+console.log(...(await Promise.all(answers)), await late)
+await closed
+const other = await millrace.load(demo)
+const cut = other.generate(long).result.catch((error) => error.code)
+await other.close({ drain: false })
+console.log(await cut)`)
+  expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: '3 2 true MODEL_CLOSED\nMODEL_CLOSED\n', stderr: '' })
+})
+
+/** The demo with another chat template, as a folder of its own. */
+async function withTemplate(template: string): Promise<string> {
+  const files = ['config.json', 'tokenizer.json', 'tokenizer_config.json', 'model.safetensors']
+  return temporaryFolder({
+    ...Object.fromEntries(files.map((name) => [name, readFileSync(join(MODELS, 'demo', name))])),
+    'chat_template.jinja': template,
+  })
+}
+
+test.each([
+  ['time', '{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}', /more than 5 s/],
+  [
+    'memory',
+    '{% set ns = namespace(list=[]) %}{% for a in range(9999) %}{% set ns.list = [ns.list, range(999999)] %}{% endfor %}',
+    // A busy machine may reach the other limit first.
+    /of memory|more than 5 s/,
+  ],
+])('a chat template without end stops at a limit, and stops nothing else (%s)', async (_, endless, message) => {
+  const folder = await withTemplate(`{% if messages[0].content == 'endless' %}${endless}{% endif %}Once upon a time`)
+  const { code, stdout, stderr } = await program(`
+const model = await millrace.load(${JSON.stringify(folder)}, { contextLength: 256 })
+let turns = 0
+const timer = setInterval(() => turns++, 10)
+const chat = (content) => model.chat([{ role: 'user', content }], { maxTokens: 9 }).result
+const [failure, { text }] = await Promise.all([chat('endless').catch((error) => error), chat('Hi')])
+clearInterval(timer)
+console.log(failure.code, ${message}.test(failure.message), turns > 10, /^, there was a .*\\.$/.test(text))
+console.log((await chat('Hi')).text === text)`)
+  expect({ code, stdout, stderr }).toEqual({
+    code: 0,
+    stdout: 'CHAT_TEMPLATE_INVALID true true true\ntrue\n',
     stderr: '',
   })
 })

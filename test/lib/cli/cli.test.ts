@@ -202,7 +202,12 @@ describe('failures', () => {
     [
       ['generate', demo, 'x', '--temperature', '-1'],
       2,
-      /INVALID_ARGUMENT: expected a number from 0 to 100 for temperature/,
+      /INVALID_ARGUMENT: expected a number from 0 to 100 for temperature.*\n {2}see millrace generate --help\n/,
+    ],
+    [
+      ['bench', demo, '--ring', 'lots'],
+      2,
+      /expected a number of units from 1 to 4096 or a size such as '256MiB' for ring but received 'lots'.*\n {2}see millrace bench --help\n/,
     ],
     [['generate', demo, 'x', '--temperature', 'hot'], 2, /Expected a number/],
     [['generate', demo, 'x', '--chat', 'y'], 2, /expected one of \[prompt\], --prompt and --chat/],

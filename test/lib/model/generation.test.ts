@@ -145,6 +145,11 @@ describe('requests', () => {
       [() => model.generate('x', { logitBias: { 2048: 1 } }), /a token id from 0 to 2047 for logitBias\[0\]/],
       [() => model.chat('Hi' as never), /for messages/],
       [() => model.chat([]), /at least one message/],
+      [
+        () => model.chat([{ role: 'usr', content: 'Hi' }]),
+        /expected one of 'system', 'user', .* for messages\[0\]\.role but received 'usr'/,
+      ],
+      [() => model.tokenizer.encode(5 as never), /expected a text for text but received 5 of type number/],
     ]
     for (const [call, message] of bad) {
       expect(call).toThrowError(
@@ -415,6 +420,14 @@ describe('score', () => {
     native.answer([], { finish: 'length' })
     await scoring
     await expect(model.score(new Int32Array(1025))).rejects.toMatchObject({ code: 'CONTEXT_OVERFLOW' })
+    for (const [text, message] of [
+      [[], 'a text of at least one token'],
+      [[-1], 'for text[0] but received -1'],
+      [7, 'for text but received 7'],
+    ] as const) {
+      const refusal = { code: 'INVALID_ARGUMENT', message: expect.stringContaining(message) }
+      await expect(model.score(text as never)).rejects.toMatchObject(refusal)
+    }
   })
   test('a signal aborts it', async () => {
     const controller = new AbortController()
@@ -545,6 +558,18 @@ describe('close', () => {
     }
     expect(fake.addon.models.at(-1)!.closes).toHaveLength(1)
   })
+})
+
+test('score refuses logits beyond a gibibyte', async () => {
+  const big = await load(join(MODELS, 'demo'), { contextLength: 1024 })
+  Object.assign(big.spec, { vocab: 2 ** 20 })
+  await expect(big.score(new Int32Array(257), { logits: true })).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+    remedy: expect.stringContaining('at most 256 tokens'),
+  })
+  const engine = fake.addon.models.at(-1)!
+  expect(engine.submitted).toEqual([])
+  await big.close()
 })
 
 test('stats and memory', () => {

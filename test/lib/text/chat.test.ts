@@ -63,6 +63,30 @@ test("a template's own refusal is the caller's mistake, in the template's words"
   )
 })
 
+test.each([
+  ['{{ range(300000000) | length }}'],
+  ['{{ range(1, 2, 0) | length }}'],
+  ["{% set ns = namespace(t='abcd') %}{% for a in range(30) %}{% set ns.t = ns.t + ns.t %}{% endfor %}"],
+])('a template that outgrows JavaScript is no mistake of the caller (%#)', (text) => {
+  expect(() => new ChatTemplate(text).render([user('a')], tokens)).toThrowError(
+    expect.objectContaining({ code: 'CHAT_TEMPLATE_INVALID' }),
+  )
+})
+
+test('range() as Jinja has it', () => {
+  const template = new ChatTemplate('\n{{ range(3) }} {{ range(2, 5) }} {{ range(5, 0, -2) }} {{ range(5, 2) }}')
+  expect(template.render([user('a')], tokens)).toBe('\n[0, 1, 2] [2, 3, 4] [5, 3, 1] []')
+})
+
+test('a template takes the usual roles and those that it names', () => {
+  const template = new ChatTemplate(
+    "{% if messages[0].role == 'critic' or messages[0]['role'] == \"poet\" %}x{% endif %}",
+  )
+  for (const role of ['system', 'user', 'assistant', 'tool', 'critic', 'poet'])
+    expect(template.takesRole(role)).toBe(true)
+  for (const role of ['usr', 'User', 'role x', 'cri']) expect(template.takesRole(role)).toBe(false)
+})
+
 test("a template that does not parse is the checkpoint's mistake", () => {
   expect(() => new ChatTemplate('{% if %}')).toThrowError(expect.objectContaining({ code: 'TOKENIZER_INVALID' }))
 })
