@@ -197,6 +197,8 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(d
   device_tokens_ =
       reinterpret_cast<int32_t*>(allocate(2 * static_cast<size_t>(logit_rows) * sizeof(float), "the tokens of a step"));
   device_logprobs_ = reinterpret_cast<float*>(device_tokens_ + logit_rows);
+  // Both arrays come back in one copy, with the places between them that a step of few rows does not write.
+  check(cudaMemset(device_tokens_, 0, 2 * static_cast<size_t>(logit_rows) * sizeof(float)), "clearing tokens");
 
   const auto floats = [&](size_t count, const char* what) {
     return reinterpret_cast<float*>(allocate(count * sizeof(float), what));

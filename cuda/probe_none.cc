@@ -4,7 +4,9 @@
 namespace millrace {
 
 GpuProbe probe_gpus() {
-  return {{}, "this build has no CUDA backend: no CUDA compiler was found when it was built"};
+  return {{}, 
+          "this build has no CUDA backend (it was built without a CUDA compiler or without a GPU; set MILLRACE_CUDA=ON to "
+          "build it anyway)"};
 }
 
 }  // namespace millrace
