@@ -1,6 +1,6 @@
 #pragma once
-// Rope, KV append and attention over the paged cache (layout in csrc/backend/backend.h), for decode rows and for prefill
-// chunks. A row's reduction order depends on its own position and on its kind alone.
+// Rope, KV append and attention over the paged cache (layout in csrc/backend/backend.h), for decode rows and for
+// prefill chunks. A row's reduction order depends on its own position and on its kind alone.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -12,22 +12,22 @@ namespace millrace::cuda {
 inline constexpr int kSplitPositions = 256;
 
 struct AttentionArguments {
-  int rows = 0;                        // of this kind
+  int rows = 0;  // of this kind
   int heads = 0, kv_heads = 0, head_dim = 0;
-  const float* qkv = nullptr;          // [rows, (heads + 2 kv_heads) * head_dim], before rope
-  const float* rope = nullptr;         // [max_context, head_dim]: cos of head_dim / 2 angles, then sin
-  const int32_t* positions = nullptr;  // [rows] on the device; < 0: a row of padding, which does nothing
-  const int32_t* sequences = nullptr;  // [rows], index into block_tables
+  const float* qkv = nullptr;             // [rows, (heads + 2 kv_heads) * head_dim], before rope
+  const float* rope = nullptr;            // [max_context, head_dim]: cos of head_dim / 2 angles, then sin
+  const int32_t* positions = nullptr;     // [rows] on the device; < 0: a row of padding, which does nothing
+  const int32_t* sequences = nullptr;     // [rows], index into block_tables
   const int32_t* block_tables = nullptr;  // [sequences, block_table_stride]
   int block_table_stride = 0;
-  __half* kv = nullptr;                // this layer's blocks
-  int64_t kv_block_elements = 0;       // halves a block: 2 * kv_heads * 16 * head_dim
-  __half* out = nullptr;               // [rows, out_stride], heads * head_dim of each
-  int out_stride = 0;                  // a multiple of 8
-  int window = 0;                      // a row at position p sees positions greater than p - window; 0: all
-  int max_context = 0;                 // of the launch's bucket: no position of it is greater or equal
-  float* partials = nullptr;           // decode: attention_partials_bytes
-  unsigned* counters = nullptr;        // decode: attention_counters, left at zero
+  __half* kv = nullptr;           // this layer's blocks
+  int64_t kv_block_elements = 0;  // halves a block: 2 * kv_heads * 16 * head_dim
+  __half* out = nullptr;          // [rows, out_stride], heads * head_dim of each
+  int out_stride = 0;             // a multiple of 8
+  int window = 0;                 // a row at position p sees positions greater than p - window; 0: all
+  int max_context = 0;            // of the launch's bucket: no position of it is greater or equal
+  float* partials = nullptr;      // decode: attention_partials_bytes
+  unsigned* counters = nullptr;   // decode: attention_counters, left at zero
   // Decode: positions, sequences, block tables and all keys and values older than this launch's rows were complete
   // before the predecessor in the stream began (as in a graph of one pass, which only adds its own rows), so they may
   // be read before it has ended.

@@ -31,14 +31,12 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], uint32_t a0, uint32_
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 #else  // sm_75 has the k8 form only
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a0), "r"(a1), "r"(b0));
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a2), "r"(a3), "r"(b1));
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a0), "r"(a1), "r"(b0));
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a2), "r"(a3), "r"(b1));
 #endif
 }
 
@@ -90,10 +88,10 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], const
 // 16 bytes from global to shared memory behind the threads' back, zeros unless `valid`. sm_75 copies at once.
 __device__ __forceinline__ void copy_async(void* shared, const void* address, bool valid) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-               "l"(address), "r"(valid ? 16 : 0)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(address), "r"(valid ? 16 : 0)
+      : "memory");
 #else
   *static_cast<uint4*>(shared) = valid ? *static_cast<const uint4*>(address) : uint4{};
 #endif
@@ -101,10 +99,10 @@ __device__ __forceinline__ void copy_async(void* shared, const void* address, bo
 // The same of 16 bytes of which all but the first `bytes` (an even number) become zeros.
 __device__ __forceinline__ void copy_part_async(void* shared, const void* address, int bytes) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-               "l"(address), "r"(bytes)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(address), "r"(bytes)
+      : "memory");
 #else
   if (bytes == 16) {
     *static_cast<uint4*>(shared) = *static_cast<const uint4*>(address);
@@ -181,10 +179,10 @@ __device__ __forceinline__ void copy_part_async_at(uint32_t shared, const void* 
 #endif
 }
 
-// Weights on their way to shared memory, counted by a barrier in shared memory. All lanes of a warp call these together:
-// begin, copies, end; and, to read, wait. sm_90 and later: the bulk copy engine, started by lane 0; sm_80: asynchronous
-// copies by all lanes; sm_75: plain copies. Addresses and sizes are multiples of 16. `parity` is that of the number of
-// rounds (begin .. end) that the barrier has counted before the one waited for.
+// Weights on their way to shared memory, counted by a barrier in shared memory. All lanes of a warp call these
+// together: begin, copies, end; and, to read, wait. sm_90 and later: the bulk copy engine, started by lane 0; sm_80:
+// asynchronous copies by all lanes; sm_75: plain copies. Addresses and sizes are multiples of 16. `parity` is that of
+// the number of rounds (begin .. end) that the barrier has counted before the one waited for.
 __device__ __forceinline__ void warp_copy_init(uint32_t barrier) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
@@ -223,9 +221,10 @@ __device__ __forceinline__ void warp_copy(uint32_t shared, const void* address, 
                                           int lane) {
 #if __CUDA_ARCH__ >= 900
   if (lane == 0) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
-                 "l"(address), "r"(bytes), "r"(barrier)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
+        "l"(address), "r"(bytes), "r"(barrier)
+        : "memory");
   }
 #else
   for (uint32_t at = 16 * lane; at < bytes; at += 512) {
@@ -280,8 +279,8 @@ __device__ __forceinline__ void lane_copies_end(uint32_t barrier) {
 #endif
 }
 
-// ---- Clusters (sm_90 and later): the rank of a thread block in its cluster, a barrier of all threads of the cluster in
-// two steps (what was written before arrival is seen after the wait), and a store to another block's shared memory.
+// ---- Clusters (sm_90 and later): the rank of a thread block in its cluster, a barrier of all threads of the cluster
+// in two steps (what was written before arrival is seen after the wait), and a store to another block's shared memory.
 __device__ __forceinline__ uint32_t cluster_rank() {
 #if __CUDA_ARCH__ >= 900
   uint32_t rank;
@@ -302,7 +301,8 @@ __device__ __forceinline__ void cluster_arrive_relaxed() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 #endif
 }
-// 16 bytes to another block's shared memory, counted by the barrier there (warp_copy_begin and _wait with the sum of all).
+// 16 bytes to another block's shared memory, counted by the barrier there (warp_copy_begin and _wait with the sum of
+// all).
 __device__ __forceinline__ void store_cluster_counted_16(uint32_t rank, uint32_t address, uint32_t barrier, float4 v) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(

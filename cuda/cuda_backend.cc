@@ -46,8 +46,8 @@ std::unique_ptr<Backend> create_cuda_backend(int device) {
     throw Error(code::kDeviceUnavailable, "no GPU can be used: " + probe.reason, "use device: 'cpu', or see probe()");
   }
   if (device < 0 || device >= static_cast<int>(probe.gpus.size())) {
-    throw Error(code::kDeviceUnavailable,
-                format("there is no GPU %d; found %zu", device, probe.gpus.size()), "see probe() for what was found");
+    throw Error(code::kDeviceUnavailable, format("there is no GPU %d; found %zu", device, probe.gpus.size()),
+                "see probe() for what was found");
   }
   cuda::check(cudaSetDevice(device), "choosing the GPU");
   cuda::check(cudaFree(nullptr), "starting the GPU");

@@ -50,7 +50,9 @@ __global__ void norm_heads_kernel(float* qkv, int stride, int heads, int kv_head
   for (int i = lane; i < head_dim; i += 32) x[i] = x[i] * scale * weight[i];
 }
 
-dim3 grid_of(int width, int rows) { return dim3((width + kThreads - 1) / kThreads, rows); }
+dim3 grid_of(int width, int rows) {
+  return dim3((width + kThreads - 1) / kThreads, rows);
+}
 
 }  // namespace
 
@@ -71,7 +73,8 @@ cudaError_t norm_heads(float* qkv, int stride, int rows, int heads, int kv_heads
                        bool programmatic) {
   const int warps = kThreads / 32;
   return launch(norm_heads_kernel, dim3((heads + kv_heads + warps - 1) / warps, rows), dim3(kThreads), 0, stream,
-                programmatic, qkv, stride, heads, kv_heads, head_dim, weights, query_norm_offset, key_norm_offset, epsilon);
+                programmatic, qkv, stride, heads, kv_heads, head_dim, weights, query_norm_offset, key_norm_offset,
+                epsilon);
 }
 
 }  // namespace millrace::cuda

@@ -20,9 +20,13 @@ namespace millrace::cuda {
 namespace {
 
 // Rows of activations start on 16 bytes: kernels load eight halves at a time.
-int padded_width(int width) { return static_cast<int>(round_up(width, 64)); }
+int padded_width(int width) {
+  return static_cast<int>(round_up(width, 64));
+}
 
-int row_bucket(int rows) { return rows <= 8 ? rows : static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows))); }
+int row_bucket(int rows) {
+  return rows <= 8 ? rows : static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows)));
+}
 
 int context_bucket(int context, int longest) {
   return std::min(longest, std::max(512, static_cast<int>(std::bit_ceil(static_cast<unsigned>(context)))));
@@ -32,10 +36,18 @@ int context_bucket(int context, int longest) {
 
 // ---- Events, streams, memory
 
-CudaEvent::CudaEvent() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "creating an event"); }
-CudaEvent::~CudaEvent() { cudaEventDestroy(event_); }
-bool CudaEvent::done() const { return cudaEventQuery(event_) != cudaErrorNotReady; }
-void CudaEvent::synchronize() { check(cudaEventSynchronize(event_), "waiting for a pass"); }
+CudaEvent::CudaEvent() {
+  check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "creating an event");
+}
+CudaEvent::~CudaEvent() {
+  cudaEventDestroy(event_);
+}
+bool CudaEvent::done() const {
+  return cudaEventQuery(event_) != cudaErrorNotReady;
+}
+void CudaEvent::synchronize() {
+  check(cudaEventSynchronize(event_), "waiting for a pass");
+}
 
 CudaStream::CudaStream(int device) : device_(device) {
   check(cudaSetDevice(device_), "choosing the GPU");
@@ -146,7 +158,8 @@ HostRegistration::~HostRegistration() {
 // ---- Executor
 
 std::byte* CudaExecutor::allocate(size_t bytes, const char* what) {
-  memory_.push_back(std::make_unique<CudaMemory>(device_, CudaMemory::Place::device, std::max<size_t>(bytes, 256), what));
+  memory_.push_back(
+      std::make_unique<CudaMemory>(device_, CudaMemory::Place::device, std::max<size_t>(bytes, 256), what));
   workspace_bytes_ += bytes;
   return memory_.back()->data();
 }
@@ -185,15 +198,15 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(d
 
   unit_table_.assign(config_.units.size(), nullptr);
   early_.assign(config_.units.size(), false);
-  device_unit_table_ = reinterpret_cast<const std::byte**>(
-      allocate(config_.units.size() * sizeof(std::byte*), "the table of units"));
+  device_unit_table_ =
+      reinterpret_cast<const std::byte**>(allocate(config_.units.size() * sizeof(std::byte*), "the table of units"));
 
   const size_t input_bytes = lay_out_inputs(nullptr).bytes;
   host_inputs_ = std::make_unique<CudaMemory>(device_, CudaMemory::Place::host, input_bytes, "the inputs of a step");
   host_ = lay_out_inputs(host_inputs_->data());
   device_inputs_ = lay_out_inputs(allocate(input_bytes, "the inputs of a step"));
-  host_outputs_ = std::make_unique<CudaMemory>(device_, CudaMemory::Place::host,
-                                               2 * static_cast<size_t>(logit_rows) * sizeof(float), "the tokens of a step");
+  host_outputs_ = std::make_unique<CudaMemory>(
+      device_, CudaMemory::Place::host, 2 * static_cast<size_t>(logit_rows) * sizeof(float), "the tokens of a step");
   device_tokens_ =
       reinterpret_cast<int32_t*>(allocate(2 * static_cast<size_t>(logit_rows) * sizeof(float), "the tokens of a step"));
   device_logprobs_ = reinterpret_cast<float*>(device_tokens_ + logit_rows);
@@ -216,8 +229,8 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(d
   attended_ = halves(rows * padded_width(spec.query_width()), "activations");
   activated_ = halves(rows * padded_width(spec.intermediate), "activations");
   // Columns of padding are multiplied with weights that are zero: they must be numbers.
-  for (const auto& [p, width] : {std::pair{normed_, spec.hidden}, {attended_, spec.query_width()},
-                                 {activated_, spec.intermediate}}) {
+  for (const auto& [p, width] :
+       {std::pair{normed_, spec.hidden}, {attended_, spec.query_width()}, {activated_, spec.intermediate}}) {
     check(cudaMemset(p, 0, rows * padded_width(width) * sizeof(__half)), "clearing activations");
   }
   logits_ = floats(static_cast<size_t>(logit_rows) * spec.vocab, "logits");
@@ -263,7 +276,9 @@ CudaExecutor::~CudaExecutor() {
   for (const auto& [shape, graph] : graphs_) cudaGraphExecDestroy(graph);
 }
 
-Weights CudaExecutor::weights(int unit) const { return {device_unit_table_, unit, early_[unit]}; }
+Weights CudaExecutor::weights(int unit) const {
+  return {device_unit_table_, unit, early_[unit]};
+}
 
 void CudaExecutor::set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) {
   if (unit_table_[unit] == slab && early_[unit] == permanent) return;
@@ -320,14 +335,17 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
     host_.requests[i].row = real ? i : -1;
   }
   // One copy of what is in use: the block tables come last.
-  const size_t bytes = reinterpret_cast<std::byte*>(host_.block_tables + static_cast<size_t>(sequences) * block_table_stride_) -
-                       host_.base;
+  const size_t bytes =
+      reinterpret_cast<std::byte*>(host_.block_tables + static_cast<size_t>(sequences) * block_table_stride_) -
+      host_.base;
   check(cudaMemcpyAsync(device_inputs_.base, host_.base, bytes, cudaMemcpyHostToDevice, cuda.get()),
         "copying a step's inputs");
   cuda.hold(this);
 }
 
-void CudaExecutor::hold(Stream&, Held held) { held_.push_back(held); }
+void CudaExecutor::hold(Stream&, Held held) {
+  held_.push_back(held);
+}
 
 void CudaExecutor::end(Stream& stream) {
   auto& cuda = static_cast<CudaStream&>(stream);
@@ -337,8 +355,9 @@ void CudaExecutor::end(Stream& stream) {
     const size_t count = step_.logits.size();
     auto* host = reinterpret_cast<int32_t*>(host_outputs_->data());
     const ptrdiff_t logprobs = reinterpret_cast<int32_t*>(device_logprobs_) - device_tokens_;
-    check(cudaMemcpyAsync(host, device_tokens_, (logprobs + count) * sizeof(int32_t), cudaMemcpyDeviceToHost, cuda.get()),
-          "copying a step's tokens");
+    check(
+        cudaMemcpyAsync(host, device_tokens_, (logprobs + count) * sizeof(int32_t), cudaMemcpyDeviceToHost, cuda.get()),
+        "copying a step's tokens");
   }
 }
 
@@ -362,10 +381,12 @@ void CudaExecutor::collect() {
   for (size_t i = 0; i < count; i++) {
     const LogitRequest& request = step_.logits[i];
     // The device's sampler knows temperature, top-k, top-p and min-p; rows with the rarer wishes are answered here.
-    const bool rare = request.adjustments > 0 || request.top_logprobs > 0 || (request.sample && request.typical_p < 1.0f);
+    const bool rare =
+        request.adjustments > 0 || request.top_logprobs > 0 || (request.sample && request.typical_p < 1.0f);
     if (!rare && !request.keep_logits) continue;
     row_.resize(vocab);
-    check(cudaMemcpy(row_.data(), logits_ + i * vocab, vocab * sizeof(float), cudaMemcpyDeviceToHost), "copying logits");
+    check(cudaMemcpy(row_.data(), logits_ + i * vocab, vocab * sizeof(float), cudaMemcpyDeviceToHost),
+          "copying logits");
     if (request.keep_logits) output.logits.insert(output.logits.end(), row_.begin(), row_.end());
     if (!rare) continue;
     const size_t top = output.top_tokens.size();
@@ -426,8 +447,8 @@ void CudaExecutor::run(const Held& held, cudaStream_t stream) {
   const ModelSpec& spec = config_.spec;
   switch (held.operation) {
     case Operation::embed:
-      check(cuda::embed(embedding_->device_address(), config_.embedding.type, device_inputs_.tokens, rows(), spec.hidden, residual_,
-                        spec.hidden, stream, false),
+      check(cuda::embed(embedding_->device_address(), config_.embedding.type, device_inputs_.tokens, rows(),
+                        spec.hidden, residual_, spec.hidden, stream, false),
             "embed");
       break;
     case Operation::attention:
@@ -485,13 +506,14 @@ void CudaExecutor::run_attention(int unit, cudaStream_t stream) {
   const ModelSpec& spec = config_.spec;
   const UnitLayout& layout = config_.units[unit];
   const int hidden = padded_width(spec.hidden);
-  check(rms_norm(residual_, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon), rows(),
-                 spec.hidden, normed_, hidden, stream, true),
+  check(rms_norm(residual_, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon),
+                 rows(), spec.hidden, normed_, hidden, stream, true),
         "a norm");
   apply(unit, layout.first, normed_, hidden, LinearEpilogue::store, wide_, spec.qkv_width(), nullptr, stream);
   if (spec.qk_norm) {
     check(norm_heads(wide_, spec.qkv_width(), rows(), spec.heads, spec.kv_heads, spec.head_dim, weights(unit),
-                     layout.query_norm_offset, layout.key_norm_offset, static_cast<float>(spec.rms_epsilon), stream, true),
+                     layout.query_norm_offset, layout.key_norm_offset, static_cast<float>(spec.rms_epsilon), stream,
+                     true),
           "the norms of heads");
   }
 
@@ -534,8 +556,8 @@ void CudaExecutor::run_feed_forward(int unit, cudaStream_t stream) {
   const ModelSpec& spec = config_.spec;
   const UnitLayout& layout = config_.units[unit];
   const int hidden = padded_width(spec.hidden);
-  check(rms_norm(residual_, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon), rows(),
-                 spec.hidden, normed_, hidden, stream, true),
+  check(rms_norm(residual_, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon),
+                 rows(), spec.hidden, normed_, hidden, stream, true),
         "a norm");
   if (layout.interleaved && !layout.first.has_bias) {
     apply(unit, layout.first, normed_, hidden, LinearEpilogue::silu_mul, nullptr, 0, activated_, stream);

@@ -67,7 +67,8 @@ class CudaMemory final : public Memory {
   size_t bytes_ = 0;
 };
 
-// Host memory mapped into the GPUs' address space, for as long as somebody uses it: executors of one model share its table.
+// Host memory mapped into the GPUs' address space, for as long as somebody uses it: executors of one model share its
+// table.
 class HostRegistration {
  public:
   HostRegistration(const std::byte* data, size_t bytes, const char* what);
@@ -121,12 +122,12 @@ class CudaExecutor final : public Executor {
   // Where the small inputs of a step lie, in one pinned block and its copy on the device.
   struct Inputs {
     std::byte* base = nullptr;
-    int32_t* tokens = nullptr;        // [max padded rows]; -1: padding
-    int32_t* positions = nullptr;     // [max padded rows]; -1: padding
-    int32_t* sequences = nullptr;     // [max padded rows]
-    int32_t* logit_rows = nullptr;    // [max logit rows]: row of the step; -1: padding
-    LogitRequest* requests = nullptr; // [max logit rows], row: index into the logits; -1: padding
-    int32_t* block_tables = nullptr;  // [max padded rows, block_table_stride_]
+    int32_t* tokens = nullptr;         // [max padded rows]; -1: padding
+    int32_t* positions = nullptr;      // [max padded rows]; -1: padding
+    int32_t* sequences = nullptr;      // [max padded rows]
+    int32_t* logit_rows = nullptr;     // [max logit rows]: row of the step; -1: padding
+    LogitRequest* requests = nullptr;  // [max logit rows], row: index into the logits; -1: padding
+    int32_t* block_tables = nullptr;   // [max padded rows, block_table_stride_]
     size_t bytes = 0;
   };
   Inputs lay_out_inputs(std::byte* base) const;
@@ -154,8 +155,8 @@ class CudaExecutor final : public Executor {
   size_t workspace_bytes_ = 0;
   std::unique_ptr<HostRegistration> embedding_;
 
-  std::vector<const std::byte*> unit_table_;    // as the device has it
-  std::vector<bool> early_;                     // the unit has one address for good: it may be read ahead of the stream
+  std::vector<const std::byte*> unit_table_;  // as the device has it
+  std::vector<bool> early_;                   // the unit has one address for good: it may be read ahead of the stream
   const std::byte** device_unit_table_ = nullptr;
   std::unique_ptr<CudaMemory> host_inputs_, host_outputs_;
   Inputs host_, device_inputs_;

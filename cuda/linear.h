@@ -31,15 +31,15 @@ enum class LinearEpilogue : uint8_t {
 
 struct LinearArguments {
   Weights weights;
-  MatrixLayout matrix;               // host copy; offsets from the slab's start
-  const float* bias = nullptr;       // never set today; room for it: offset of float32 [n] in the slab
-  const __half* x = nullptr;         // [rows, x_stride], x_stride a multiple of 8; input features in the model's order
+  MatrixLayout matrix;          // host copy; offsets from the slab's start
+  const float* bias = nullptr;  // never set today; room for it: offset of float32 [n] in the slab
+  const __half* x = nullptr;    // [rows, x_stride], x_stride a multiple of 8; input features in the model's order
   int x_stride = 0;
   int rows = 0;
   LinearEpilogue epilogue = LinearEpilogue::store;
-  float* y = nullptr;                // store, add: [rows, y_stride] + out_begin
+  float* y = nullptr;  // store, add: [rows, y_stride] + out_begin
   int y_stride = 0;
-  __half* act = nullptr;             // silu_mul: [rows, act_stride]
+  __half* act = nullptr;  // silu_mul: [rows, act_stride]
   int act_stride = 0;
   int intermediate = 0;
   // Scratch, shared by all linears of a stream in turn: partial sums, and counters that every launch leaves at zero.

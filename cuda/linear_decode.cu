@@ -15,24 +15,27 @@ int chunk_slices(WeightType type) {
   }
 }
 
-bool divides_chunk(int group_slices) { return group_slices == 2 || group_slices == 4 || group_slices == 8; }
+bool divides_chunk(int group_slices) {
+  return group_slices == 2 || group_slices == 4 || group_slices == 8;
+}
 
-int chunks_of_group(int slices) { return (slices + 7) / 8; }
+int chunks_of_group(int slices) {
+  return (slices + 7) / 8;
+}
 
 int chunks_of(const MatrixLayout& m) {
   if (m.code.type == WeightType::q4) {
     const int per_group = m.code.group / kTileK;
     if (!divides_chunk(per_group)) {
-      return (m.groups() - 1) * chunks_of_group(per_group) +
-             chunks_of_group(m.slices() - (m.groups() - 1) * per_group);
+      return (m.groups() - 1) * chunks_of_group(per_group) + chunks_of_group(m.slices() - (m.groups() - 1) * per_group);
     }
   }
   const int per_chunk = chunk_slices(m.code.type);
   return (m.slices() + per_chunk - 1) / per_chunk;
 }
 
-// With few row blocks a cluster of two thread blocks takes each, as long as each warp has two chunks. (Four: measured, and
-// slower; the barrier of a cluster costs a microsecond.)
+// With few row blocks a cluster of two thread blocks takes each, as long as each warp has two chunks. (Four: measured,
+// and slower; the barrier of a cluster costs a microsecond.)
 int splits_of(int n_blocks, int chunks) {
   return n_blocks * 2 <= kDecodeSms && chunks >= kDecodeWarps * 4 ? 2 : 1;
 }
@@ -40,8 +43,12 @@ int splits_of(int n_blocks, int chunks) {
 }  // namespace
 
 // Sums never leave a thread block.
-size_t linear_partials_bytes(const MatrixLayout&, int) { return 0; }
-size_t linear_counters(const MatrixLayout&, int) { return 0; }
+size_t linear_partials_bytes(const MatrixLayout&, int) {
+  return 0;
+}
+size_t linear_counters(const MatrixLayout&, int) {
+  return 0;
+}
 
 cudaError_t linear_decode_prepare() {
   if (const cudaError_t status = prepare_decode_q4(); status != cudaSuccess) return status;

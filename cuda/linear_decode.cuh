@@ -3,20 +3,21 @@
 // the time from one launch's last byte to the next one's first sum.
 //
 // The order of sums. A row block (64 output features) is a list of chunks (up to Code::kSlices slices of 16 input
-// features, one contiguous run of bytes, scales included). The 8 * `splits` warps of a cluster of `splits` thread blocks
-// take chunks in turn; each adds its own in order, and the warps' sums are added in order, those of a block first:
+// features, one contiguous run of bytes, scales included). The 8 * `splits` warps of a cluster of `splits` thread
+// blocks take chunks in turn; each adds its own in order, and the warps' sums are added in order, those of a block
+// first:
 //
 //      chunks of a row block ->  0   1   2  ...  7 | 8   9  ...  15 | 16 ...       splits = 1: rounds of 8 chunks
 //                        warp    0   1   2  ...  7 | 0   1  ...   7 | 0  ...
 //
 // A cluster does whole row blocks, one after the other, so nothing but the matrix's shape has part in a row's bits, and
-// no partial sum goes through global memory. (A split of K among independent thread blocks was measured first: its fence,
-// counter and read-back put 4 us into every launch of a chain.) Matrices of few row blocks take clusters of 2, whose sums
-// meet in shared memory; GPUs without clusters always have splits = 1.
+// no partial sum goes through global memory. (A split of K among independent thread blocks was measured first: its
+// fence, counter and read-back put 4 us into every launch of a chain.) Matrices of few row blocks take clusters of 2,
+// whose sums meet in shared memory; GPUs without clusters always have splits = 1.
 //
-// Until the row block's end warps don't wait for one another. Each has a ring of chunks in shared memory, filled by bulk
-// copies `stages` ahead, and one of x; two thread blocks fit an SM, so that the next launch's first weights come while
-// this one sums (programmatic launch, `early`).
+// Until the row block's end warps don't wait for one another. Each has a ring of chunks in shared memory, filled by
+// bulk copies `stages` ahead, and one of x; two thread blocks fit an SM, so that the next launch's first weights come
+// while this one sums (programmatic launch, `early`).
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -27,7 +28,7 @@ namespace millrace::cuda {
 
 inline constexpr int kDecodeWarps = 8;
 inline constexpr int kDecodeThreads = 32 * kDecodeWarps;
-inline constexpr int kDecodeSms = 132;  // of an H100; work is cut for it, whatever the GPU
+inline constexpr int kDecodeSms = 132;        // of an H100; work is cut for it, whatever the GPU
 inline constexpr int kWarpStageBytes = 4096;  // at least: a stage also carries a warp's sums of 2 x 8 rows
 
 // What a launch needs to know, as the device sees it.
@@ -77,11 +78,11 @@ __device__ __forceinline__ uint32_t sixteenth_plus(uint32_t a, uint32_t b) {
 template <int TILES>
 using Sums = float[TILES][4][4];  // [n8 tile][row block j][mma's d]: d[0..1] of feature g, d[2..3] of g + 8
 
-// The weights q - zero are exact in float16: 1024 + q has the bits 0x6400 | q, from which 1024 + zero is taken; a nibble
-// four bits higher gives 1024 + 16 q, of which a sixteenth less 64 + zero is the same. The scale is applied to a group's
-// float32 sum. (Nibbles as subnormal float16, without these subtractions, lose 10 bits: tensor cores align products by
-// nominal exponents. Measured: relative error 1e-4.)
-// GROUP_SLICES: slices a group, of 1, 2, 4, 8; 0: any other number, a chunk lies within one group.
+// The weights q - zero are exact in float16: 1024 + q has the bits 0x6400 | q, from which 1024 + zero is taken; a
+// nibble four bits higher gives 1024 + 16 q, of which a sixteenth less 64 + zero is the same. The scale is applied to a
+// group's float32 sum. (Nibbles as subnormal float16, without these subtractions, lose 10 bits: tensor cores align
+// products by nominal exponents. Measured: relative error 1e-4.) GROUP_SLICES: slices a group, of 1, 2, 4, 8; 0: any
+// other number, a chunk lies within one group.
 template <int GROUP_SLICES, bool ZEROS>
 struct Q4Code {
   static constexpr int kSlices = 8;
@@ -105,8 +106,8 @@ struct Q4Code {
                                uint32_t barrier, int lane) {
     const int n = count(task, chunk);
     if constexpr (GROUP_SLICES > 0) {
-      const int bytes = n == kSlices ? kStageBytes
-                                     : (n + kGroup - 1) / kGroup * kHeaderBytes + n * static_cast<int>(kQ4TileBytes);
+      const int bytes =
+          n == kSlices ? kStageBytes : (n + kGroup - 1) / kGroup * kHeaderBytes + n * static_cast<int>(kQ4TileBytes);
       warp_copy_begin(barrier, bytes, lane);
       warp_copy(stage, block + static_cast<unsigned>(chunk) * kStageBytes, bytes, barrier, lane);
     } else {
@@ -115,8 +116,8 @@ struct Q4Code {
       const std::byte* header = block + static_cast<size_t>(group) * task.group_bytes;
       warp_copy_begin(barrier, kHeaderBytes + n * static_cast<int>(kQ4TileBytes), lane);
       warp_copy(stage, header, kHeaderBytes, barrier, lane);
-      warp_copy(stage + kHeaderBytes, header + kHeaderBytes + within * kQ4TileBytes,
-                n * static_cast<int>(kQ4TileBytes), barrier, lane);
+      warp_copy(stage + kHeaderBytes, header + kHeaderBytes + within * kQ4TileBytes, n * static_cast<int>(kQ4TileBytes),
+                barrier, lane);
     }
     warp_copy_end(barrier);
   }
@@ -346,7 +347,9 @@ size_t decode_shared_bytes(int stages, int x_stages, int x_rows, int splits) {
 }
 
 // Thread blocks that fit an SM by their registers. (Three of 80 registers with few rows were measured: a third slower.)
-constexpr int decode_residents(int tiles) { return tiles <= 2 ? 2 : 1; }
+constexpr int decode_residents(int tiles) {
+  return tiles <= 2 ? 2 : 1;
+}
 
 template <class Code, int TILES>
 __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
@@ -455,8 +458,8 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
 #pragma unroll
           for (int e = 0; e < kLaneK; e++) {
             if (lane + 32 * e >= kChunkK) continue;
-            const __half v = from[e] < 0 ? __ushort_as_half(0)
-                                         : __ldcg(x_rows + static_cast<size_t>(row) * task.x_stride + from[e]);
+            const __half v =
+                from[e] < 0 ? __ushort_as_half(0) : __ldcg(x_rows + static_cast<size_t>(row) * task.x_stride + from[e]);
             store_shared_2(to + row * kPitch + (lane + 32 * e) * 2, __half_as_ushort(v));
           }
         }
@@ -539,7 +542,7 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
 
     {
       if (task.splits > 1) cluster_wait();  // all of the cluster run, so that their shared memory may be written
-      // The warps' sums meet in the stage that each has used last, whose refill waits for that.
+        // The warps' sums meet in the stage that each has used last, whose refill waits for that.
 #pragma unroll
       for (int pass = 0; pass < TILES; pass += kPass) {
         __syncwarp();
@@ -549,7 +552,7 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
           for (int k = 0; k < 4; k++) {
             const float(&d)[4] = sums[pass + i][k];
             store_shared_16(stage + ((i * 4 + k) * 32 + lane) * 16, {__float_as_uint(d[0]), __float_as_uint(d[1]),
-                                                                    __float_as_uint(d[2]), __float_as_uint(d[3])});
+                                                                     __float_as_uint(d[2]), __float_as_uint(d[3])});
           }
         }
         if (pass > 0 && adds) load_addends(pass);
@@ -672,7 +675,8 @@ cudaError_t launch_decode_kernel(DecodeTask task, const DecodePlan& plan, cudaSt
   const auto bytes = [&](int stages, int x_stages) {
     return static_cast<int>(decode_shared_bytes<Code, TILES>(stages, x_stages, task.x_rows, task.splits));
   };
-  // As many thread blocks an SM as leave two stages, so that the next launch's first weights come beside this one's last.
+  // As many thread blocks an SM as leave two stages, so that the next launch's first weights come beside this one's
+  // last.
   int residents = plan.residents > 0 ? plan.residents : decode_residents(TILES);
   while (residents > 1 && bytes(2, 2) > device.sm_bytes / residents - 1024) residents--;
   int limit = device.sm_bytes / residents - 1024;

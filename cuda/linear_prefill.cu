@@ -16,7 +16,9 @@ enum class Kind { q4, f16, bf16, f32 };
 constexpr int tile_bytes(Kind kind) {
   return kind == Kind::q4 ? static_cast<int>(kQ4TileBytes) : kTileN * kTileK * (kind == Kind::f32 ? 4 : 2);
 }
-constexpr int stage_slices(Kind kind) { return kind == Kind::q4 ? 4 : 2; }
+constexpr int stage_slices(Kind kind) {
+  return kind == Kind::q4 ? 4 : 2;
+}
 
 template <Kind KIND, int ROWS>
 constexpr int stage_bytes() {
@@ -35,8 +37,8 @@ __global__ void __launch_bounds__(kThreads, 2) prefill_mma(const __grid_constant
   constexpr int kSlices = stage_slices(KIND);
   constexpr int kTileBytes = tile_bytes(KIND);
   constexpr int kWarpRows = ROWS / 2;
-  constexpr int kColumns = kWarpRows / 8;         // n8 tiles of a warp
-  constexpr int kChunks = kSlices * kTileK / 8;   // 16-byte chunks of a row of x in a stage
+  constexpr int kColumns = kWarpRows / 8;        // n8 tiles of a warp
+  constexpr int kChunks = kSlices * kTileK / 8;  // 16-byte chunks of a row of x in a stage
   constexpr int kXBytes = ROWS * kChunks * 16;
   constexpr int kStageBytes = stage_bytes<KIND, ROWS>();
   extern __shared__ __align__(128) uint8_t shared[];
@@ -78,8 +80,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefill_mma(const __grid_constant
     for (int i = 0; i < ROWS / kRowsAtOnce; i++) {
       const int row = thread / kChunks + i * kRowsAtOnce;
       const bool inside = block_row + row < task.rows && bytes > 0;
-      const __half* from =
-          inside ? task.x + static_cast<size_t>(block_row + row) * task.x_stride + column : task.x;
+      const __half* from = inside ? task.x + static_cast<size_t>(block_row + row) * task.x_stride + column : task.x;
       copy_part_async(to + x_place(row, chunk), from, inside ? bytes : 0);
     }
 #pragma unroll
@@ -303,8 +304,12 @@ cudaError_t start_kind(const PrefillTask& task, cudaStream_t stream, bool progra
 }  // namespace
 
 #if !defined(MILLRACE_CUDA_SM90A)
-bool linear_prefill_sm90_supported() { return false; }
-cudaError_t linear_prefill_sm90(const PrefillTask&, cudaStream_t, bool) { return cudaErrorNotSupported; }
+bool linear_prefill_sm90_supported() {
+  return false;
+}
+cudaError_t linear_prefill_sm90(const PrefillTask&, cudaStream_t, bool) {
+  return cudaErrorNotSupported;
+}
 #endif
 
 size_t linear_gathered_bytes(const MatrixLayout& matrix, int rows) {
@@ -344,9 +349,9 @@ cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream
   task.act_stride = arguments.act_stride;
   task.intermediate = arguments.intermediate;
   if (matrix.code.permuted) {
-    const cudaError_t status = launch(gather_features, dim3(arguments.rows), dim3(256), 0, stream, programmatic,
-                                      task.units, task.unit, matrix.permutation_offset, arguments.x,
-                                      arguments.x_stride, matrix.k_stored, arguments.gathered);
+    const cudaError_t status =
+        launch(gather_features, dim3(arguments.rows), dim3(256), 0, stream, programmatic, task.units, task.unit,
+               matrix.permutation_offset, arguments.x, arguments.x_stride, matrix.k_stored, arguments.gathered);
     if (status != cudaSuccess) return status;
     task.x = arguments.gathered;
     task.x_stride = task.k = matrix.k_stored;

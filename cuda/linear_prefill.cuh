@@ -22,12 +22,12 @@ struct PrefillTask {
   bool bfloat16_scales;
   size_t matrix_offset;
   size_t row_block_bytes;
-  int group_bytes;    // q4: of a full group block
-  int header_bytes;   // q4: scales and zeros before a group's tiles
-  int group_slices;   // q4: tiles a group
-  int slices;         // tiles a row block
+  int group_bytes;   // q4: of a full group block
+  int header_bytes;  // q4: scales and zeros before a group's tiles
+  int group_slices;  // q4: tiles a group
+  int slices;        // tiles a row block
   int n, n_blocks;
-  const __half* x;    // [rows, x_stride], columns from k on are taken as zero
+  const __half* x;  // [rows, x_stride], columns from k on are taken as zero
   int k, x_stride, rows;
   LinearEpilogue epilogue;
   const float* bias;
@@ -43,8 +43,12 @@ struct PrefillTask {
 struct RowCode {
   __half2 step, shift;
 };
-__device__ __forceinline__ uint32_t bits_of(__half2 v) { return *reinterpret_cast<uint32_t*>(&v); }
-__device__ __forceinline__ __half2 half2_of(uint32_t v) { return *reinterpret_cast<__half2*>(&v); }
+__device__ __forceinline__ uint32_t bits_of(__half2 v) {
+  return *reinterpret_cast<uint32_t*>(&v);
+}
+__device__ __forceinline__ __half2 half2_of(uint32_t v) {
+  return *reinterpret_cast<__half2*>(&v);
+}
 
 __device__ __forceinline__ void dequantise(uint32_t word, const RowCode& even, const RowCode& odd, uint32_t (&a)[4]) {
   constexpr uint32_t kExponent = 0x64006400;  // 1024 + q in float16

@@ -18,15 +18,15 @@ namespace millrace::cuda {
 namespace {
 
 constexpr int kThreads = 384;
-constexpr int kFeatures = 256;                // a block's tile
-constexpr int kBlocks = kFeatures / kTileN;   // slab row blocks of a tile
+constexpr int kFeatures = 256;               // a block's tile
+constexpr int kBlocks = kFeatures / kTileN;  // slab row blocks of a tile
 constexpr int kStageSlices = 4;
 constexpr int kMostHeader = 192;
 constexpr int kBlockBytes = kStageSlices * (static_cast<int>(kQ4TileBytes) + kMostHeader);
 constexpr int kStages = 7;
-constexpr int kBuffers = 2;                   // A operands in flight; 4 are no faster
-constexpr int kPassRows = 16;                 // rows that a warp's epilogue turns around at once
-constexpr int kPassStride = 36;               // floats; a multiple of 4 that spreads a fragment over all banks
+constexpr int kBuffers = 2;      // A operands in flight; 4 are no faster
+constexpr int kPassRows = 16;    // rows that a warp's epilogue turns around at once
+constexpr int kPassStride = 36;  // floats; a multiple of 4 that spreads a fragment over all banks
 constexpr int kPassBytes = kPassRows * kPassStride * 4;
 
 template <int ROWS>
@@ -265,9 +265,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         if (feature < task.n) bias[i / 2][i % 2] = task.bias[feature];
       }
     }
-    const auto value = [&](int f, int c, int h, int i) {
-      return sums[f][4 * c + 2 * h + i] * unit[f][h] + bias[f][h];
-    };
+    const auto value = [&](int f, int c, int h, int i) { return sums[f][4 * c + 2 * h + i] * unit[f][h] + bias[f][h]; };
     const bool silu = task.epilogue == LinearEpilogue::silu_mul;
     const bool aligned = silu ? reinterpret_cast<uintptr_t>(task.act) % 16 == 0 && task.act_stride % 8 == 0
                               : reinterpret_cast<uintptr_t>(task.y) % 16 == 0 && task.y_stride % 4 == 0;
@@ -275,7 +273,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int column = first_feature + lane % 8 * 4;
     const bool whole = aligned && column + 4 <= task.n;
     float4 before[2][4];
-    const auto load_before = [&](int c0, float4 (&to)[4]) {
+    const auto load_before = [&](int c0, float4(&to)[4]) {
 #pragma unroll
       for (int r = 0; r < 4; r++) {
         const int row = c0 * 8 + 4 * r + lane / 8;
@@ -369,7 +367,7 @@ EncodeTiled encode_tiled() {
     const cudaError_t status = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault, &result);
 #endif
     return status == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(found)
-                                                                            : nullptr;
+                                                                          : nullptr;
   }();
   return function;
 }

@@ -1,7 +1,7 @@
 // Two kernels a step. The first, many blocks a row, finds the highest logit and whether the row is a distribution at
 // all; greedy rows are done then. The second, one block a row, does the rest: log-probabilities, and for sampled rows a
-// radix descent over the total order for top-k and top-p (integer sums in shared memory: exact, and free of order), then
-// the Gumbel-max choice. Must be compiled without fused multiply-adds (-fmad=false).
+// radix descent over the total order for top-k and top-p (integer sums in shared memory: exact, and free of order),
+// then the Gumbel-max choice. Must be compiled without fused multiply-adds (-fmad=false).
 #include "backend/sample_arithmetic.h"
 #include "cuda/common.cuh"
 #include "cuda/sample.h"
@@ -25,7 +25,9 @@ __device__ float logit_of(uint32_t key) {
 __device__ uint64_t key_of(float logit, int id) {
   return (static_cast<uint64_t>(ordered(logit)) << 32) | (0xffffffffu - static_cast<uint32_t>(id));
 }
-__device__ int id_of(uint64_t key) { return static_cast<int>(0xffffffffu - static_cast<uint32_t>(key)); }
+__device__ int id_of(uint64_t key) {
+  return static_cast<int>(0xffffffffu - static_cast<uint32_t>(key));
+}
 
 __device__ uint64_t warp_max(uint64_t value) {
   for (int d = 16; d > 0; d /= 2) {
@@ -68,8 +70,8 @@ __global__ void __launch_bounds__(kThreads) maximum_kernel(SampleArguments a, un
   if (threadIdx.x == 0) block_first[blockIdx.y * gridDim.x + blockIdx.x] = first;
 }
 
-// The key T such that the tokens with key >= T are the shortest prefix of the order, within keys >= floor, whose measure
-// reaches `needed` (>= 1). The whole measure reaches it.
+// The key T such that the tokens with key >= T are the shortest prefix of the order, within keys >= floor, whose
+// measure reaches `needed` (>= 1). The whole measure reaches it.
 template <typename Measure>
 __device__ uint64_t descend(const float* logits, int vocab, uint64_t floor, unsigned long long needed, Measure measure,
                             unsigned long long* histogram) {
@@ -106,8 +108,8 @@ __device__ uint64_t descend(const float* logits, int vocab, uint64_t floor, unsi
   return prefix;
 }
 
-__global__ void __launch_bounds__(kThreads) choose_kernel(SampleArguments a, const unsigned long long* block_first,
-                                                          int blocks) {
+__global__ void __launch_bounds__(kThreads)
+    choose_kernel(SampleArguments a, const unsigned long long* block_first, int blocks) {
   __shared__ uint64_t shared[32];
   __shared__ unsigned long long histogram[256];
   __shared__ double sums[kThreads / 32];
@@ -138,7 +140,8 @@ __global__ void __launch_bounds__(kThreads) choose_kernel(SampleArguments a, con
       const auto weight = [=](float logit) { return static_cast<unsigned long long>(sample_weight(scaled(logit))); };
       uint64_t threshold = 0;
       if (request.top_k > 0 && request.top_k < a.vocab) {
-        threshold = descend(logits, a.vocab, 0, request.top_k, [](float) { return 1ull; }, histogram);
+        threshold = descend(
+            logits, a.vocab, 0, request.top_k, [](float) { return 1ull; }, histogram);
       }
       if (request.top_p < 1.0f) {
         if (threadIdx.x == 0) histogram[0] = 0;
@@ -157,7 +160,8 @@ __global__ void __launch_bounds__(kThreads) choose_kernel(SampleArguments a, con
         const unsigned long long target = (total >> 32) * fraction + (((total & 0xffffffffu) * fraction) >> 32);
         threshold = descend(logits, a.vocab, threshold, target > 0 ? target : 1, weight, histogram);
       }
-      const unsigned least = request.min_p > 0.0f ? static_cast<unsigned>(fminf(request.min_p, 1.0f) * kSampleOneFloat) : 0;
+      const unsigned least =
+          request.min_p > 0.0f ? static_cast<unsigned>(fminf(request.min_p, 1.0f) * kSampleOneFloat) : 0;
       // Scores in ascending order of their bits, ties to the lowest id: a key again.
       uint64_t best = 0;
       float bound = -INFINITY;
@@ -195,7 +199,9 @@ __global__ void __launch_bounds__(kThreads) choose_kernel(SampleArguments a, con
   }
 }
 
-int blocks_of(int vocab) { return (vocab + kTokensABlock - 1) / kTokensABlock; }
+int blocks_of(int vocab) {
+  return (vocab + kTokensABlock - 1) / kTokensABlock;
+}
 
 }  // namespace
 
@@ -206,10 +212,11 @@ size_t sample_scratch_bytes(int count, int vocab) {
 cudaError_t sample(const SampleArguments& arguments, cudaStream_t stream, bool programmatic) {
   const int blocks = blocks_of(arguments.vocab);
   auto* first = reinterpret_cast<unsigned long long*>(arguments.scratch);
-  const cudaError_t status = launch(maximum_kernel, dim3(blocks, arguments.count), dim3(kThreads), 0, stream, programmatic,
-                                    arguments, first);
+  const cudaError_t status =
+      launch(maximum_kernel, dim3(blocks, arguments.count), dim3(kThreads), 0, stream, programmatic, arguments, first);
   if (status != cudaSuccess) return status;
-  return launch(choose_kernel, dim3(arguments.count), dim3(kThreads), 0, stream, programmatic, arguments, first, blocks);
+  return launch(choose_kernel, dim3(arguments.count), dim3(kThreads), 0, stream, programmatic, arguments, first,
+                blocks);
 }
 
 }  // namespace millrace::cuda

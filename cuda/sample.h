@@ -10,13 +10,14 @@
 namespace millrace::cuda {
 
 struct SampleArguments {
-  const float* logits = nullptr;           // [rows, vocab]
+  const float* logits = nullptr;  // [rows, vocab]
   int vocab = 0;
-  const LogitRequest* requests = nullptr;  // device [count]; row: index into `logits`; row < 0: padding, nothing written
+  const LogitRequest* requests =
+      nullptr;  // device [count]; row: index into `logits`; row < 0: padding, nothing written
   int count = 0;
-  int32_t* tokens = nullptr;               // [count]: chosen token, the request's target, or -1 (see StepOutput)
-  float* logprobs = nullptr;               // [count]: NaN where not asked for
-  std::byte* scratch = nullptr;            // sample_scratch_bytes
+  int32_t* tokens = nullptr;     // [count]: chosen token, the request's target, or -1 (see StepOutput)
+  float* logprobs = nullptr;     // [count]: NaN where not asked for
+  std::byte* scratch = nullptr;  // sample_scratch_bytes
 };
 
 size_t sample_scratch_bytes(int count, int vocab);

@@ -19,13 +19,13 @@ using namespace millrace::cuda;
 
 namespace {
 
-#define OK(call)                                                                                       \
-  do {                                                                                                 \
-    const cudaError_t status_ = (call);                                                                \
-    if (status_ != cudaSuccess) {                                                                      \
-      std::printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(status_));          \
-      std::exit(1);                                                                                    \
-    }                                                                                                  \
+#define OK(call)                                                                              \
+  do {                                                                                        \
+    const cudaError_t status_ = (call);                                                       \
+    if (status_ != cudaSuccess) {                                                             \
+      std::printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(status_)); \
+      std::exit(1);                                                                           \
+    }                                                                                         \
   } while (0)
 
 template <typename T>
@@ -146,7 +146,8 @@ void check_matrix(const MatrixCode& code, int n, int k) {
     const int row = random_bits() % kRows, feature = random_bits() % n;
     double sum = 0, scale = 0;
     for (int j = 0; j < k; j++) {
-      const double term = static_cast<double>(w[static_cast<size_t>(feature) * k + j]) * half_to_float(x[row * x_stride + j]);
+      const double term =
+          static_cast<double>(w[static_cast<size_t>(feature) * k + j]) * half_to_float(x[row * x_stride + j]);
       sum += term;
       scale += std::abs(term);
     }
@@ -339,18 +340,24 @@ struct Model {
   std::vector<Shape> shapes;
 };
 const std::vector<Model> kModels = {
-    {"8B", 32, {{"qkv", 4096, 6144, LinearEpilogue::store},
-                {"o", 4096, 4096, LinearEpilogue::add},
-                {"gate_up", 4096, 28672, LinearEpilogue::silu_mul},
-                {"down", 14336, 4096, LinearEpilogue::add}}},
-    {"70B", 6, {{"qkv", 8192, 10240, LinearEpilogue::store},
-                {"o", 8192, 8192, LinearEpilogue::add},
-                {"gate_up", 8192, 57344, LinearEpilogue::silu_mul},
-                {"down", 28672, 8192, LinearEpilogue::add}}},
-    {"1.1B", 22, {{"qkv", 2048, 2560, LinearEpilogue::store},
-                  {"o", 2048, 2048, LinearEpilogue::add},
-                  {"gate_up", 2048, 11264, LinearEpilogue::silu_mul},
-                  {"down", 5632, 2048, LinearEpilogue::add}}},
+    {"8B",
+     32,
+     {{"qkv", 4096, 6144, LinearEpilogue::store},
+      {"o", 4096, 4096, LinearEpilogue::add},
+      {"gate_up", 4096, 28672, LinearEpilogue::silu_mul},
+      {"down", 14336, 4096, LinearEpilogue::add}}},
+    {"70B",
+     6,
+     {{"qkv", 8192, 10240, LinearEpilogue::store},
+      {"o", 8192, 8192, LinearEpilogue::add},
+      {"gate_up", 8192, 57344, LinearEpilogue::silu_mul},
+      {"down", 28672, 8192, LinearEpilogue::add}}},
+    {"1.1B",
+     22,
+     {{"qkv", 2048, 2560, LinearEpilogue::store},
+      {"o", 2048, 2048, LinearEpilogue::add},
+      {"gate_up", 2048, 11264, LinearEpilogue::silu_mul},
+      {"down", 5632, 2048, LinearEpilogue::add}}},
 };
 
 cudaStream_t stream;
@@ -440,7 +447,8 @@ struct Bench {
         15);
   }
 
-  void chain(const Model& model, int group, bool zeros, const std::vector<int>& all_rows, const std::vector<DecodePlan>& plans, const char* label) {
+  void chain(const Model& model, int group, bool zeros, const std::vector<int>& all_rows,
+             const std::vector<DecodePlan>& plans, const char* label) {
     MatrixCode code;
     code.type = WeightType::q4;
     code.group = group;
@@ -560,17 +568,16 @@ int main(int argc, char** argv) {
     };
     const auto split = [](int splits) { return DecodePlan{splits, 0, 0, 0, 0}; };
     const auto stripe = [](int stripes) { return DecodePlan{0, stripes, 0, 0, 0}; };
-    for (const Trial& trial : std::vector<Trial>{
-             {" qkv in two", {split(2), any, any, any}},
-             {" o whole", {any, split(1), any, any}},
-             {" o in four", {any, split(4), any, any}},
-             {" down whole", {any, any, any, split(1)}},
-             {" down in four", {any, any, any, split(4)}},
-             {" gate_up 112", {any, any, stripe(112), any}},
-             {" gate_up 448", {any, any, stripe(448), any}},
-             {" one thread block an SM", {DecodePlan{0, 0, 0, 0, 1}}},
-             {" stages 1", {DecodePlan{0, 0, 0, 1, 0}}},
-             {" stages 2", {DecodePlan{0, 0, 0, 2, 0}}}}) {
+    for (const Trial& trial : std::vector<Trial>{{" qkv in two", {split(2), any, any, any}},
+                                                 {" o whole", {any, split(1), any, any}},
+                                                 {" o in four", {any, split(4), any, any}},
+                                                 {" down whole", {any, any, any, split(1)}},
+                                                 {" down in four", {any, any, any, split(4)}},
+                                                 {" gate_up 112", {any, any, stripe(112), any}},
+                                                 {" gate_up 448", {any, any, stripe(448), any}},
+                                                 {" one thread block an SM", {DecodePlan{0, 0, 0, 0, 1}}},
+                                                 {" stages 1", {DecodePlan{0, 0, 0, 1, 0}}},
+                                                 {" stages 2", {DecodePlan{0, 0, 0, 2, 0}}}}) {
       bench.chain(kModels[0], 128, false, {1, 8}, trial.plans, trial.label);
     }
     for (const int splits : {1, 2}) {

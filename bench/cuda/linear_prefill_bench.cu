@@ -29,7 +29,9 @@ void must(cudaError_t status, const char* what) {
 }
 
 std::mt19937_64 random_bits;
-double uniform() { return static_cast<double>(random_bits() >> 11) * 0x1p-53; }
+double uniform() {
+  return static_cast<double>(random_bits() >> 11) * 0x1p-53;
+}
 // About normal: the sum of four uniforms.
 double normal() {
   const uint64_t bits = random_bits();
@@ -138,8 +140,8 @@ struct Matrix {
           out[to] = scale * (q - (layout.code.zeros ? static_cast<int>(header[128 + tile_index(n)]) : 8));
         } else {
           const size_t bytes = element_bytes(layout.code.type);
-          const std::byte* from = base + float_tile_offset(layout, block, s) +
-                                  ((j * 32 + lane) * 8 + 4 * pair + 2 * h + second) * bytes;
+          const std::byte* from =
+              base + float_tile_offset(layout, block, s) + ((j * 32 + lane) * 8 + 4 * pair + 2 * h + second) * bytes;
           if (bytes == 4) {
             float w;
             std::memcpy(&w, from, 4);
@@ -237,7 +239,8 @@ void check(MatrixCode code, int n, int k, LinearEpilogue epilogue, const std::ve
         DeviceArray<__half> act(run_count);
         act.poison();
         must(linear_prefill(arguments_of(launch, from, x_stride, run_rows, act.data, stride, gathered.data), nullptr,
-                            true), "launch");
+                            true),
+             "launch");
         must(cudaDeviceSynchronize(), name);
         const std::vector<__half> host = act.host();
         for (size_t i = 0; i < run_count; i++) to[i] = __half2float(host[i]);
@@ -252,7 +255,8 @@ void check(MatrixCode code, int n, int k, LinearEpilogue epilogue, const std::ve
           must(cudaMemcpy(y.data, before.data(), run_count * 4, cudaMemcpyHostToDevice), "copy in");
         }
         must(linear_prefill(arguments_of(launch, from, x_stride, run_rows, y.data, stride, gathered.data), nullptr,
-                            true), "launch");
+                            true),
+             "launch");
         must(cudaDeviceSynchronize(), name);
         to = y.host();
       }
@@ -264,8 +268,10 @@ void check(MatrixCode code, int n, int k, LinearEpilogue epilogue, const std::ve
     for (int r = 0; r < rows; r++) {
       for (int c = 0; c < stride; c++) {
         const bool nan = std::isnan(out[static_cast<size_t>(r) * stride + c]);
-        if (c < wide) unwritten += nan;
-        else beyond += !nan;
+        if (c < wide)
+          unwritten += nan;
+        else
+          beyond += !nan;
       }
     }
     const std::string label = std::string(name) + " rows " + std::to_string(rows);
@@ -415,15 +421,15 @@ void run_times(const std::vector<int>& row_counts) {
       const double flops = 2.0 * shapes[shape].k * shapes[shape].n * rows;
       total_flops += flops;
       const double us = 1e3 / kInner * median_of(7, [&](int) {
-        for (int i = 0; i < kInner; i++) enqueue(shape, rows, i % kCopies);
-      });
+                          for (int i = 0; i < kInner; i++) enqueue(shape, rows, i % kCopies);
+                        });
       std::printf("%9.1fus %4.0fTF", us, flops / us * 1e-6);
     }
     const double us = 1e3 / kInner * median_of(7, [&](int) {
-      for (int i = 0; i < kInner; i++) {
-        for (int shape = 0; shape < 4; shape++) enqueue(shape, rows, i % kCopies);
-      }
-    });
+                        for (int i = 0; i < kInner; i++) {
+                          for (int shape = 0; shape < 4; shape++) enqueue(shape, rows, i % kCopies);
+                        }
+                      });
     std::printf("%9.1fus %4.0fTF\n", us, total_flops / us * 1e-6);
     std::fflush(stdout);
   }

@@ -1,7 +1,7 @@
 // Where a decode step's time goes: whole passes of a model of random weights in a real shape, without Node.
 //   pass_bench [--shape 8b|1b] [--rows N] [--context N] [--head q4|f16] [--passes N]
-// Prints, of the same run: passes back to back (the GPU's own time), steps as the engine takes them (inputs, pass, wait,
-// tokens), and the bytes of weights a pass reads beside a plain read of the GPU's memory.
+// Prints, of the same run: passes back to back (the GPU's own time), steps as the engine takes them (inputs, pass,
+// wait, tokens), and the bytes of weights a pass reads beside a plain read of the GPU's memory.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -22,7 +22,9 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
+double milliseconds(Clock::duration d) {
+  return std::chrono::duration<double, std::milli>(d).count();
+}
 
 ModelSpec shape(const std::string& name) {
   ModelSpec spec;

@@ -78,15 +78,17 @@ Napi::Value plan(const Napi::CallbackInfo& info) {
     std::function<SlabPlan()> work = [paths = std::move(paths), source = std::move(source)] {
       return plan_slabs(Checkpoint(paths), source);
     };
-    std::function<Napi::Value(Napi::Env, SlabPlan&)> settle = [](Napi::Env at, SlabPlan& plan) { return to_js(at, plan); };
+    std::function<Napi::Value(Napi::Env, SlabPlan&)> settle = [](Napi::Env at, SlabPlan& plan) {
+      return to_js(at, plan);
+    };
     return run_async<SlabPlan>(env, std::move(work), std::move(settle));
   });
 }
 
 Napi::Value plan_random(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
-    return to_js(info.Env(), plan_synthetic(model_spec(info[0].As<Napi::Object>()),
-                                            synthetic_options(info[1].As<Napi::Object>())));
+    return to_js(info.Env(),
+                 plan_synthetic(model_spec(info[0].As<Napi::Object>()), synthetic_options(info[1].As<Napi::Object>())));
   });
 }
 

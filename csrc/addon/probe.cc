@@ -58,7 +58,9 @@ Napi::Value measure_dram_bandwidth_js(const Napi::CallbackInfo& info) {
       [](Napi::Env env, double& rate) -> Napi::Value { return Napi::Number::New(env, rate); });
 }
 
-Napi::Value weight_bytes(const Napi::CallbackInfo& info) { return number(info.Env(), HostModel::all_bytes()); }
+Napi::Value weight_bytes(const Napi::CallbackInfo& info) {
+  return number(info.Env(), HostModel::all_bytes());
+}
 
 }  // namespace
 

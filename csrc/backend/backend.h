@@ -57,13 +57,13 @@ struct LogitAdjustment {
 
 // What is wanted of one row's logits. Plain data without pointers: a device reads it from its own memory.
 struct LogitRequest {
-  int32_t row = 0;             // row of the step
-  bool sample = true;          // choose a token
-  bool keep_logits = false;    // copy the row's logits to StepOutput::logits
-  bool want_logprob = false;   // log-probability of the chosen (or target) token under the unmodified distribution
-  int32_t target = -1;         // >= 0: no choice; the log-probability of this token (scoring)
-  float temperature = 0.0f;    // 0: greedy, ties to the lowest id
-  int32_t top_k = 0;           // 0: all
+  int32_t row = 0;            // row of the step
+  bool sample = true;         // choose a token
+  bool keep_logits = false;   // copy the row's logits to StepOutput::logits
+  bool want_logprob = false;  // log-probability of the chosen (or target) token under the unmodified distribution
+  int32_t target = -1;        // >= 0: no choice; the log-probability of this token (scoring)
+  float temperature = 0.0f;   // 0: greedy, ties to the lowest id
+  int32_t top_k = 0;          // 0: all
   float top_p = 1.0f;
   float min_p = 0.0f;
   float typical_p = 1.0f;
@@ -74,20 +74,20 @@ struct LogitRequest {
   int32_t adjustments = 0;        // how many; ascending tokens, each once
   int32_t top_logprobs = 0;       // > 0: so many of the highest log-probabilities of the unmodified distribution too
   uint64_t seed = 0;
-  uint64_t counter = 0;        // index of the token within its sequence: (seed, counter) fixes the random numbers
+  uint64_t counter = 0;  // index of the token within its sequence: (seed, counter) fixes the random numbers
 };
 
 // One pass over the model: rows of any mix of sequences, decode rows first. All arrays belong to the caller and stay
 // valid and unchanged until the pass has run.
 struct Step {
   int rows = 0;
-  int decode_rows = 0;                      // rows [0, decode_rows) decode, the others are prefill chunks
-  std::span<const int32_t> tokens;          // [rows]
-  std::span<const int32_t> positions;       // [rows]; a row sees positions 0..its own of its sequence
-  std::span<const int32_t> sequences;       // [rows], index into the block tables
-  std::span<const int32_t> block_tables;    // [sequences, block_table_stride], KV block ids
+  int decode_rows = 0;                    // rows [0, decode_rows) decode, the others are prefill chunks
+  std::span<const int32_t> tokens;        // [rows]
+  std::span<const int32_t> positions;     // [rows]; a row sees positions 0..its own of its sequence
+  std::span<const int32_t> sequences;     // [rows], index into the block tables
+  std::span<const int32_t> block_tables;  // [sequences, block_table_stride], KV block ids
   int block_table_stride = 0;
-  std::span<const LogitRequest> logits;     // ascending rows; at most ExecutorConfig::max_logit_rows
+  std::span<const LogitRequest> logits;          // ascending rows; at most ExecutorConfig::max_logit_rows
   std::span<const LogitAdjustment> adjustments;  // of all logit requests
 };
 
@@ -96,12 +96,12 @@ struct StepOutput {
   // [logit requests]; -1: nothing was asked for, or the logits hold a NaN or +infinity, or are all -infinity (fail the
   // request)
   std::vector<int32_t> tokens;
-  std::vector<float> logprobs;    // [logit requests]; NaN where not asked for
-  // [sum of LogitRequest::top_logprobs], in the order of the requests, each from the highest down, ties to the lowest id;
-  // -1 and NaN where there are no more tokens or the logits are no distribution
+  std::vector<float> logprobs;  // [logit requests]; NaN where not asked for
+  // [sum of LogitRequest::top_logprobs], in the order of the requests, each from the highest down, ties to the lowest
+  // id; -1 and NaN where there are no more tokens or the logits are no distribution
   std::vector<int32_t> top_tokens;
   std::vector<float> top_logprobs;
-  std::vector<float> logits;      // [kept rows, vocab], in the order of the requests
+  std::vector<float> logits;  // [kept rows, vocab], in the order of the requests
 };
 
 struct EmbeddingTable {

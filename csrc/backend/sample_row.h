@@ -18,8 +18,8 @@ struct RowAnswer {
   float logprob = 0;   // NaN where not asked for
 };
 
-// `logits`: the row, [vocab]. `adjustments`: the step's, of which the request names its own. top_tokens and top_logprobs:
-// request.top_logprobs of each.
+// `logits`: the row, [vocab]. `adjustments`: the step's, of which the request names its own. top_tokens and
+// top_logprobs: request.top_logprobs of each.
 RowAnswer answer_row(const LogitRequest& request, std::span<const float> logits,
                      std::span<const LogitAdjustment> adjustments, std::span<int32_t> top_tokens,
                      std::span<float> top_logprobs, RowScratch& scratch);

@@ -9,7 +9,9 @@ namespace millrace {
 
 namespace {
 
-bool any(const Sequence&, bool) { return true; }
+bool any(const Sequence&, bool) {
+  return true;
+}
 
 }  // namespace
 
@@ -130,8 +132,9 @@ void Engine::close(std::shared_ptr<Model> model, bool drain, std::chrono::millis
 void Engine::detach(std::shared_ptr<EventSink> sink) {
   post([this, sink = std::move(sink)] {
     for (Served& served : models_) {
-      for (const uint64_t id : served.model->scheduler().ids(
-               [&](const Sequence& sequence, bool) { return sequence.sink == sink; })) served.model->end(id, Finish::abort);
+      for (const uint64_t id :
+           served.model->scheduler().ids([&](const Sequence& sequence, bool) { return sequence.sink == sink; }))
+        served.model->end(id, Finish::abort);
       served.model->publish_counters();
     }
     std::erase_if(sinks_, [&](const auto& known) { return known.lock() == sink; });
@@ -207,9 +210,8 @@ void Engine::run() {
     std::vector<std::function<void()>> commands;
     {
       std::unique_lock lock(mutex_);
-      const bool idle = std::all_of(models_.begin(), models_.end(), [](Served& served) {
-        return served.model->scheduler().idle() && !served.closing;
-      });
+      const bool idle = std::all_of(models_.begin(), models_.end(),
+                                    [](Served& served) { return served.model->scheduler().idle() && !served.closing; });
       if (idle) wake_.wait(lock, [this] { return stop_ || !commands_.empty(); });
       if (stop_) break;
       commands.swap(commands_);

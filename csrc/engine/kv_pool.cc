@@ -81,8 +81,9 @@ void KvPool::release(std::vector<int32_t>& blocks) {
 }
 
 uint64_t KvPool::key_of(int32_t parent, const int32_t* tokens) const {
-  uint64_t hash = parent < 0 ? 0x9e3779b97f4a7c15ull
-                             : (static_cast<uint64_t>(parent) << 32) ^ blocks_[parent].generation * 0xd6e8feb86659fd93ull;
+  uint64_t hash = parent < 0
+                      ? 0x9e3779b97f4a7c15ull
+                      : (static_cast<uint64_t>(parent) << 32) ^ blocks_[parent].generation * 0xd6e8feb86659fd93ull;
   for (int i = 0; i < kKvBlockTokens; i++) {
     hash = (hash ^ static_cast<uint32_t>(tokens[i])) * 0xff51afd7ed558ccdull;
     hash ^= hash >> 32;
@@ -139,7 +140,8 @@ SavedKv KvPool::save(std::vector<int32_t>& blocks) {
   saved.memory = backend_.allocate_host(blocks.size() * layers_ * block_bytes_, "a preempted sequence's KV");
   std::byte* to = saved.memory->data();
   for (const int32_t block : blocks) {
-    for (int layer = 0; layer < layers_; layer++, to += block_bytes_) compute_.copy(to, address(layer, block), block_bytes_);
+    for (int layer = 0; layer < layers_; layer++, to += block_bytes_)
+      compute_.copy(to, address(layer, block), block_bytes_);
   }
   saved_bytes_ += saved.memory->size();
   release(blocks);

@@ -17,10 +17,10 @@ enum class RequestKind : uint8_t { generate, score };
 
 struct RequestOptions {
   RequestKind kind = RequestKind::generate;
-  std::vector<int32_t> tokens;       // the prompt, or the text to score; at least one
-  int max_tokens = 1;                // generate; cut to what the context leaves
-  float temperature = 0.0f;          // 0: greedy
-  int top_k = 0;                     // 0: all
+  std::vector<int32_t> tokens;  // the prompt, or the text to score; at least one
+  int max_tokens = 1;           // generate; cut to what the context leaves
+  float temperature = 0.0f;     // 0: greedy
+  int top_k = 0;                // 0: all
   float top_p = 1.0f;
   float min_p = 0.0f;
   float typical_p = 1.0f;
@@ -43,13 +43,13 @@ enum class Finish : uint8_t { none, stop, length, abort, error };
 struct TokenEvent {
   uint64_t model = 0;
   uint64_t request = 0;
-  std::vector<int32_t> tokens;  // generated since the last event
-  std::vector<float> logprobs;  // generate: [tokens] if asked for; score: [prompt tokens - 1], with the end
-  std::vector<float> logits;    // score: [prompt tokens, vocab] if asked for, with the end
+  std::vector<int32_t> tokens;      // generated since the last event
+  std::vector<float> logprobs;      // generate: [tokens] if asked for; score: [prompt tokens - 1], with the end
+  std::vector<float> logits;        // score: [prompt tokens, vocab] if asked for, with the end
   std::vector<int32_t> top_tokens;  // generate: [tokens, top_logprobs] if asked for, highest first
   std::vector<float> top_logprobs;
   Finish finish = Finish::none;
-  std::string error_code, error_message, error_remedy;  // of Finish::error
+  std::string error_code, error_message, error_remedy;    // of Finish::error
   double queue_ms = 0, first_token_ms = 0, total_ms = 0;  // with the end: from submit to admission, first token, end
 };
 
@@ -60,7 +60,7 @@ struct StepEvent {
   int sequences = 0;              // that had rows
   int waiting = 0;                // after it
   int kv_blocks_used = 0;
-  double ms = 0;                  // from choosing the rows to having the tokens
+  double ms = 0;  // from choosing the rows to having the tokens
 };
 
 // Where one environment's events go. Called from the engine's thread: must not block.
@@ -81,9 +81,9 @@ struct Sequence {
   std::vector<int32_t> blocks;
   std::vector<float> score_logprobs, score_logits;
   std::vector<LogitAdjustment> adjustments;  // ascending tokens; kept up to date while it runs
-  SavedKv saved;                // of a preempted sequence
-  int remembered = 0;           // leading blocks offered to the prefix cache
-  int decoded_from = INT32_MAX; // first position computed by a decode row
+  SavedKv saved;                             // of a preempted sequence
+  int remembered = 0;                        // leading blocks offered to the prefix cache
+  int decoded_from = INT32_MAX;              // first position computed by a decode row
   Clock::time_point submitted, admitted, first_token;
   bool has_first_token = false;
 

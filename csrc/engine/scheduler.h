@@ -1,8 +1,8 @@
 #pragma once
 // Chooses the rows of each step: continuous batching. Every running sequence that decodes has one row; what is left
-// of the row budget goes to prefill chunks, in order of priority, then age. Sequences join and leave at every step. When
-// KV blocks run out, the last sequence of that order is preempted: its blocks go to system RAM and come back later, and
-// nothing fails.
+// of the row budget goes to prefill chunks, in order of priority, then age. Sequences join and leave at every step.
+// When KV blocks run out, the last sequence of that order is preempted: its blocks go to system RAM and come back
+// later, and nothing fails.
 #include <atomic>
 #include <deque>
 #include <functional>
@@ -17,9 +17,9 @@ namespace millrace {
 
 struct SchedulerConfig {
   int max_rows = 0;
-  int max_logit_rows = 0;       // also bounds the sequences that run at once
+  int max_logit_rows = 0;  // also bounds the sequences that run at once
   bool prefix_reuse = true;
-  bool deterministic = false;   // reuse only what prefill computed
+  bool deterministic = false;               // reuse only what prefill computed
   std::atomic<uint64_t>* queued = nullptr;  // counted down when a request leaves the queue
 };
 

@@ -48,7 +48,9 @@ Feeder::Feeder(Backend& backend, const SlabSource& source, FeederConfig config)
   }
 }
 
-Feeder::~Feeder() { drain(); }
+Feeder::~Feeder() {
+  drain();
+}
 
 void Feeder::drain() {
   if (!copy_) return;
@@ -72,7 +74,9 @@ Event& Feeder::event_of(std::vector<std::unique_ptr<Event>>& events, uint64_t se
   return *events[sequence % events.size()];
 }
 
-void Feeder::prefetch() { pump(); }
+void Feeder::prefetch() {
+  pump();
+}
 
 void Feeder::pump() {
   if (streamed_.empty()) return;

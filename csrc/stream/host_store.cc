@@ -33,9 +33,13 @@ HostModel::HostModel(const SlabPlan& plan)
   bytes_of_all.fetch_add(bytes(), std::memory_order_relaxed);
 }
 
-HostModel::~HostModel() { bytes_of_all.fetch_sub(bytes(), std::memory_order_relaxed); }
+HostModel::~HostModel() {
+  bytes_of_all.fetch_sub(bytes(), std::memory_order_relaxed);
+}
 
-size_t HostModel::all_bytes() { return bytes_of_all.load(std::memory_order_relaxed); }
+size_t HostModel::all_bytes() {
+  return bytes_of_all.load(std::memory_order_relaxed);
+}
 
 HostStore& HostStore::instance() {
   static HostStore* store = new HostStore;
@@ -43,8 +47,7 @@ HostStore& HostStore::instance() {
 }
 
 std::shared_ptr<const HostModel> HostStore::load(const std::string& identity, const std::vector<std::string>& paths,
-                                                 const ModelSource& source, int threads,
-                                                 const RepackOptions& options) {
+                                                 const ModelSource& source, int threads, const RepackOptions& options) {
   std::shared_ptr<Entry> entry;
   {
     std::lock_guard lock(mutex_);

@@ -10,10 +10,10 @@
 namespace millrace {
 
 struct SyntheticOptions {
-  int group = 128;                           // of every linear of the layers, 4-bit
-  bool zeros = false;                        // integer zeros about 8 instead of exactly 8
-  WeightType head = WeightType::f16;         // q4 too, in the same groups
-  WeightType embedding = WeightType::f16;    // not q4
+  int group = 128;                         // of every linear of the layers, 4-bit
+  bool zeros = false;                      // integer zeros about 8 instead of exactly 8
+  WeightType head = WeightType::f16;       // q4 too, in the same groups
+  WeightType embedding = WeightType::f16;  // not q4
   uint64_t seed = 1;
 };
 

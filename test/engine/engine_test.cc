@@ -680,8 +680,8 @@ class FaultyBackend final : public Backend {
 
 }  // namespace
 
-// A pass that fails in the middle ends the requests that were in it, with the error's code; those that waited, and later
-// ones, give the bits that they give alone, streamed as well.
+// A pass that fails in the middle ends the requests that were in it, with the error's code; those that waited, and
+// later ones, give the bits that they give alone, streamed as well.
 TEST(a_failed_pass_ends_its_requests_and_no_others) {
   const auto host = tiny_model(17);
   Engine engine;

@@ -23,10 +23,10 @@ struct AttentionSpan {
   int positions = 0;               // the largest visible
   const uint16_t* keys[kAttentionSpanBlocks] = {};    // float16 [16, head_dim] a block
   const uint16_t* values[kAttentionSpanBlocks] = {};  // the same; blocks before `begin` are not read
-  float* block = nullptr;       // work: [16, padded_dim]
-  float* scores = nullptr;      // work: [queries, kAttentionSpan]
-  float* maximum = nullptr;     // out: [queries], highest score
-  float* sum = nullptr;         // out: [queries], sum of exp2(score - maximum)
+  float* block = nullptr;                             // work: [16, padded_dim]
+  float* scores = nullptr;                            // work: [queries, kAttentionSpan]
+  float* maximum = nullptr;                           // out: [queries], highest score
+  float* sum = nullptr;                               // out: [queries], sum of exp2(score - maximum)
   float* values_out = nullptr;  // out: [queries, padded_dim], sum of exp2(score - maximum) * value
 };
 
