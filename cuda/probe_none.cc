@@ -4,9 +4,10 @@
 namespace millrace {
 
 GpuProbe probe_gpus() {
-  return {{}, 
-          "this build has no CUDA backend (it was built without a CUDA compiler or without a GPU; set MILLRACE_CUDA=ON to "
-          "build it anyway)"};
+  return {
+      {},
+      "this build has no CUDA backend (it was built without a CUDA compiler or without a GPU; set MILLRACE_CUDA=ON to "
+      "build it anyway)"};
 }
 
 }  // namespace millrace
