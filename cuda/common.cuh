@@ -290,11 +290,6 @@ __device__ __forceinline__ uint32_t cluster_rank() {
   return 0;
 #endif
 }
-__device__ __forceinline__ void cluster_arrive() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-#endif
-}
 // Arrival that orders no memory: only says that the block runs (its barriers' init has its own fence).
 __device__ __forceinline__ void cluster_arrive_relaxed() {
 #if __CUDA_ARCH__ >= 900
@@ -319,18 +314,6 @@ __device__ __forceinline__ void store_cluster_counted_16(uint32_t rank, uint32_t
 __device__ __forceinline__ void cluster_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void store_cluster_16(uint32_t rank, uint32_t address, float4 v) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n"
-      " .reg .b32 remote;\n"
-      " mapa.shared::cluster.u32 remote, %0, %1;\n"
-      " st.shared::cluster.v4.f32 [remote], {%2,%3,%4,%5};\n"
-      "}\n" ::"r"(address),
-      "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
-      : "memory");
 #endif
 }
 

@@ -236,20 +236,15 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(d
   logits_ = floats(static_cast<size_t>(logit_rows) * spec.vocab, "logits");
 
   check(linear_decode_prepare(), "loading the kernels");
-  size_t partials = 0, counters = 0, gathered = 0;
+  size_t gathered = 0;
   for (const UnitLayout& unit : config_.units) {
     for (const LinearLayout* linear : {&unit.first, &unit.second}) {
       for (const LinearLayout::Segment& segment : linear->segments) {
-        partials = std::max(partials, linear_partials_bytes(segment.matrix, max_padded_rows_));
-        counters = std::max(counters, linear_counters(segment.matrix, max_padded_rows_));
         gathered = std::max(gathered, linear_gathered_bytes(segment.matrix, max_padded_rows_));
       }
     }
   }
-  partials_ = reinterpret_cast<float*>(allocate(partials, "partial sums"));
   gathered_ = reinterpret_cast<__half*>(allocate(gathered, "permuted activations"));
-  linear_counters_ = reinterpret_cast<unsigned*>(allocate(counters * sizeof(unsigned), "counters"));
-  check(cudaMemset(linear_counters_, 0, std::max<size_t>(counters, 1) * sizeof(unsigned)), "clearing counters");
 
   AttentionArguments attention;
   attention.rows = std::min(max_padded_rows_, kDecodeRows);
@@ -477,8 +472,6 @@ void CudaExecutor::apply(int unit, const LinearLayout& layout, const __half* x, 
     arguments.y_stride = y_stride;
     arguments.act_stride = padded_width(config_.spec.intermediate);
     arguments.intermediate = config_.spec.intermediate;
-    arguments.partials = partials_;
-    arguments.counters = linear_counters_;
     arguments.gathered = gathered_;
     const auto from_row = [&](int row, int count) {
       arguments.rows = count;

@@ -169,8 +169,6 @@ class CudaExecutor final : public Executor {
   __half* attended_ = nullptr;   // [rows, query width]
   __half* activated_ = nullptr;  // [rows, intermediate]
   float* logits_ = nullptr;      // [logit rows, vocab]
-  float* partials_ = nullptr;
-  unsigned* linear_counters_ = nullptr;
   __half* gathered_ = nullptr;
   float* attention_partials_ = nullptr;
   unsigned* attention_counters_ = nullptr;

@@ -42,15 +42,10 @@ struct LinearArguments {
   __half* act = nullptr;  // silu_mul: [rows, act_stride]
   int act_stride = 0;
   int intermediate = 0;
-  // Scratch, shared by all linears of a stream in turn: partial sums, and counters that every launch leaves at zero.
-  float* partials = nullptr;
-  unsigned* counters = nullptr;
   __half* gathered = nullptr;  // prefill with a permutation: linear_gathered_bytes
 };
 
-// Bytes and counters that a launch needs at most, over the rows given.
-size_t linear_partials_bytes(const MatrixLayout& matrix, int rows);
-size_t linear_counters(const MatrixLayout& matrix, int rows);
+// Bytes of LinearArguments::gathered that a launch of so many rows needs.
 size_t linear_gathered_bytes(const MatrixLayout& matrix, int rows);
 
 // 4-bit and float (f16, bf16, f32) weights. Enqueues; returns the launch's status.

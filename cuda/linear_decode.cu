@@ -42,14 +42,6 @@ int splits_of(int n_blocks, int chunks) {
 
 }  // namespace
 
-// Sums never leave a thread block.
-size_t linear_partials_bytes(const MatrixLayout&, int) {
-  return 0;
-}
-size_t linear_counters(const MatrixLayout&, int) {
-  return 0;
-}
-
 cudaError_t linear_decode_prepare() {
   if (const cudaError_t status = prepare_decode_q4(); status != cudaSuccess) return status;
   return prepare_decode_float();

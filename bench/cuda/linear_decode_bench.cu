@@ -156,9 +156,6 @@ void check_matrix(const MatrixCode& code, int n, int k) {
 
   const Device<std::byte> slab_device(slab);
   const Device<const std::byte*> units(std::vector<const std::byte*>{nullptr, slab_device.data});
-  Device<float> partials(linear_partials_bytes(m, kRows) / 4);
-  Device<unsigned> counters(linear_counters(m, kRows));
-  OK(cudaMemset(counters.data, 0, counters.count * 4));
 
   const int y_stride = n + 5, intermediate = n / 2 - 3, act_stride = n / 2 + 1;
   std::vector<float> start(static_cast<size_t>(kRows) * y_stride);
@@ -181,7 +178,6 @@ void check_matrix(const MatrixCode& code, int n, int k) {
         y.poison();
       }
       act.poison();
-      partials.poison();
       LinearArguments a;
       a.weights = {units.data, 1, early};
       a.matrix = m;
@@ -194,8 +190,6 @@ void check_matrix(const MatrixCode& code, int n, int k) {
       a.act = act_wanted ? reinterpret_cast<__half*>(act.data) : nullptr;
       a.act_stride = act_stride;
       a.intermediate = intermediate;
-      a.partials = partials.data;
-      a.counters = counters.data;
       OK(linear_decode(a, nullptr, early));
       OK(cudaDeviceSynchronize());
       std::vector<uint32_t> bits;
@@ -254,7 +248,6 @@ void check_matrix(const MatrixCode& code, int n, int k) {
              "bits depend on the place of row", row);
     }
   }
-  for (const unsigned c : counters.download()) expect(c == 0, what, "counter left at", c);
 }
 
 void check_all() {
@@ -391,8 +384,8 @@ struct Bench {
   Device<std::byte> weights{size_t{4300} << 20};
   Device<const std::byte*> units{1};
   Device<uint16_t> x{size_t{256} * 28672}, act{size_t{256} * 28672};
-  Device<float> y{size_t{256} * 131072}, partials{size_t{64} << 20};
-  Device<unsigned> counters{1 << 20}, out{1};
+  Device<float> y{size_t{256} * 131072};
+  Device<unsigned> out{1};
 
   Bench() {
     units.upload({weights.data});
@@ -400,7 +393,6 @@ struct Bench {
     for (uint16_t& h : v) h = float_to_half(normal());
     x.upload(v);
     OK(cudaMemset(y.data, 0, y.count * 4));
-    OK(cudaMemset(counters.data, 0, counters.count * 4));
   }
 
   MatrixLayout place(const Shape& s, MatrixCode code, size_t* at) {
@@ -432,8 +424,6 @@ struct Bench {
     a.act = reinterpret_cast<__half*>(act.data);
     a.act_stride = s.n / 2;
     a.intermediate = s.n / 2;
-    a.partials = partials.data;
-    a.counters = counters.data;
     return a;
   }
   double read_time(const std::vector<MatrixLayout>& matrices) {

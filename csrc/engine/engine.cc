@@ -156,8 +156,7 @@ void Engine::flush_sinks() {
   });
 }
 
-bool Engine::finish_closing() {
-  bool closed = false;
+void Engine::finish_closing() {
   for (auto it = models_.begin(); it != models_.end();) {
     Served& served = *it;
     if (!served.closing) {
@@ -176,9 +175,7 @@ bool Engine::finish_closing() {
     served.model->release();
     it = models_.erase(it);
     for (const auto& done : callbacks) done();
-    closed = true;
   }
-  return closed;
 }
 
 void Engine::step(Served& served) {

@@ -37,7 +37,7 @@ class Engine {
   // Takes no more requests; after the running ones have ended (`drain`, for `timeout` at most) or were aborted, frees
   // the model and calls `done` on the engine's thread.
   void close(std::shared_ptr<Model> model, bool drain, std::chrono::milliseconds timeout, std::function<void()> done);
-  // Aborts all requests of a sink that is about to go; none of its events is posted once `done` was called.
+  // Aborts all requests of a sink that is about to go.
   void detach(std::shared_ptr<EventSink> sink);
 
  private:
@@ -53,7 +53,7 @@ class Engine {
   void step(Served& served);
   Served* find(const Model* model);
   void flush_sinks();
-  bool finish_closing();
+  void finish_closing();
 
   std::mutex mutex_;
   std::condition_variable wake_;
