@@ -12,6 +12,15 @@ namespace millrace {
 namespace cuda {
 namespace {
 
+class HostPin final : public Pin {
+ public:
+  explicit HostPin(std::byte* data) : data_(data) {}
+  ~HostPin() override { cudaHostUnregister(data_); }
+
+ private:
+  std::byte* data_;
+};
+
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(int device) : device_(device), name_("cuda:" + std::to_string(device)) {}
@@ -24,9 +33,18 @@ class CudaBackend final : public Backend {
     return std::make_unique<CudaMemory>(device_, CudaMemory::Place::host, bytes, what);
   }
   std::unique_ptr<Stream> create_stream() override { return std::make_unique<CudaStream>(device_); }
-  std::unique_ptr<Event> create_event() override {
+  std::unique_ptr<Event> create_event(bool sleeps) override {
     check(cudaSetDevice(device_), "choosing the GPU");
-    return std::make_unique<CudaEvent>();
+    return std::make_unique<CudaEvent>(sleeps);
+  }
+  Pinner pinner() override {
+    return [device = device_](std::byte* data, size_t bytes) -> std::unique_ptr<Pin> {
+      check(cudaSetDevice(device), "choosing the GPU");
+      const cudaError_t status = cudaHostRegister(data, bytes, cudaHostRegisterPortable);
+      if (status == cudaSuccess) return std::make_unique<HostPin>(data);
+      cudaGetLastError();  // a limit of the system is no fault of the GPU
+      return nullptr;
+    };
   }
   std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {
     return std::make_unique<CudaExecutor>(device_, config);

@@ -11,6 +11,7 @@
 #include "cuda/check.h"
 #include "cuda/elementwise.h"
 #include "cuda/embed.h"
+#include "cuda/hop.h"
 #include "cuda/norm.h"
 #include "cuda/sample.h"
 #include "model/rope.h"
@@ -36,8 +37,9 @@ int context_bucket(int context, int longest) {
 
 // ---- Events, streams, memory
 
-CudaEvent::CudaEvent() {
-  check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "creating an event");
+CudaEvent::CudaEvent(bool sleeps) {
+  check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming | (sleeps ? cudaEventBlockingSync : 0u)),
+        "creating an event");
 }
 CudaEvent::~CudaEvent() {
   cudaEventDestroy(event_);
@@ -180,6 +182,7 @@ CudaExecutor::Inputs CudaExecutor::lay_out_inputs(std::byte* base) const {
   inputs.sequences = reinterpret_cast<int32_t*>(take(rows * sizeof(int32_t)));
   inputs.logit_rows = reinterpret_cast<int32_t*>(take(logits * sizeof(int32_t)));
   inputs.requests = reinterpret_cast<LogitRequest*>(take(logits * sizeof(LogitRequest)));
+  inputs.hops_before = reinterpret_cast<uint64_t*>(take(sizeof(uint64_t)));
   inputs.block_tables = reinterpret_cast<int32_t*>(take(rows * block_table_stride_ * sizeof(int32_t)));
   inputs.bytes = at;
   return inputs;
@@ -257,6 +260,8 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(d
   attention_counters_ = reinterpret_cast<unsigned*>(allocate(attention_counters * sizeof(unsigned), "counters"));
   check(cudaMemset(attention_counters_, 0, attention_counters * sizeof(unsigned)), "clearing counters");
 
+  hop_counter_ = reinterpret_cast<unsigned*>(allocate(sizeof(unsigned), "a counter"));
+  check(cudaMemset(hop_counter_, 0, sizeof(unsigned)), "clearing a counter");
   sample_scratch_ = allocate(sample_scratch_bytes(logit_rows, spec.vocab), "the sampler");
 
   const std::vector<float> rope = rope_table(spec, 0, config_.max_context);
@@ -281,9 +286,8 @@ void CudaExecutor::set_unit(Stream& stream, int unit, const std::byte* slab, boo
   flush(cuda);
   unit_table_[unit] = slab;
   early_[unit] = permanent;
-  // From memory that the driver copies at once: the mirror may change again before the stream gets here.
-  check(cudaMemcpyAsync(device_unit_table_ + unit, &slab, sizeof(slab), cudaMemcpyHostToDevice, cuda.get()),
-        "setting a unit's address");
+  // By a kernel: a copy would queue behind the slabs.
+  check(cuda::set_unit(device_unit_table_, unit, slab, cuda.get()), "setting a unit's address");
 }
 
 void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
@@ -329,6 +333,7 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
     host_.requests[i] = real ? step.logits[i] : LogitRequest{};
     host_.requests[i].row = real ? i : -1;
   }
+  *host_.hops_before = step.hops_before;
   // One copy of what is in use: the block tables come last.
   const size_t bytes =
       reinterpret_cast<std::byte*>(host_.block_tables + static_cast<size_t>(sequences) * block_table_stride_) -
@@ -340,6 +345,14 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
 
 void CudaExecutor::hold(Stream&, Held held) {
   held_.push_back(held);
+}
+
+void CudaExecutor::send(Stream& stream, const Hop& hop, int, uint64_t ticket) {
+  hold(stream, {Operation::send, static_cast<int>(ticket - step_.hops_before), RowKind::decode, hop});
+}
+
+void CudaExecutor::receive(Stream& stream, const Hop& hop, int, uint64_t ticket) {
+  hold(stream, {Operation::receive, static_cast<int>(ticket - step_.hops_before), RowKind::decode, hop});
 }
 
 void CudaExecutor::end(Stream& stream) {
@@ -450,10 +463,14 @@ void CudaExecutor::run(const Held& held, cudaStream_t stream) {
       run_attention(held.unit, stream);
       break;
     case Operation::feed_forward:
-      run_feed_forward(held.unit, stream);
+      run_feed_forward(held.unit, held.rows, stream);
       break;
     case Operation::head:
       run_head(held.unit, stream);
+      break;
+    case Operation::send:
+    case Operation::receive:
+      run_hop(held, stream);
       break;
     case Operation::sample:
       run_sample(stream);
@@ -545,12 +562,18 @@ void CudaExecutor::run_attention(int unit, cudaStream_t stream) {
         nullptr, stream);
 }
 
-void CudaExecutor::run_feed_forward(int unit, cudaStream_t stream) {
+void CudaExecutor::run_feed_forward(int unit, RowKind kind, cudaStream_t stream) {
   const ModelSpec& spec = config_.spec;
   const UnitLayout& layout = config_.units[unit];
   const int hidden = padded_width(spec.hidden);
-  check(rms_norm(residual_, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon),
-                 rows(), spec.hidden, normed_, hidden, stream, true),
+  // Rows of one kind alone: decode rows come first.
+  const Shape shape = shape_;
+  const int first = kind == RowKind::prefill ? shape.decode_rows : 0;
+  if (kind == RowKind::prefill) shape_.decode_rows = 0;
+  if (kind == RowKind::decode) shape_.prefill_rows = 0;
+  float* residual = residual_ + static_cast<size_t>(first) * spec.hidden;
+  check(rms_norm(residual, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon), rows(),
+                 spec.hidden, normed_, hidden, stream, true),
         "a norm");
   if (layout.interleaved && !layout.first.has_bias) {
     apply(unit, layout.first, normed_, hidden, LinearEpilogue::silu_mul, nullptr, 0, activated_, stream);
@@ -560,8 +583,27 @@ void CudaExecutor::run_feed_forward(int unit, cudaStream_t stream) {
                    padded_width(spec.intermediate), stream, true),
           "an activation");
   }
-  apply(unit, layout.second, activated_, padded_width(spec.intermediate), LinearEpilogue::add, residual_, spec.hidden,
+  apply(unit, layout.second, activated_, padded_width(spec.intermediate), LinearEpilogue::add, residual, spec.hidden,
         nullptr, stream);
+  shape_ = shape;
+}
+
+void CudaExecutor::run_hop(const Held& held, cudaStream_t stream) {
+  void* rows = nullptr;
+  void* state = nullptr;
+  check(cudaHostGetDevicePointer(&rows, held.hop.rows, 0), "mapping rows for the CPU");
+  check(cudaHostGetDevicePointer(&state, held.hop.state, 0), "mapping rows for the CPU");
+  const int width = config_.spec.hidden;
+  const auto offset = static_cast<uint64_t>(held.unit);
+  if (held.operation == Operation::send) {
+    check(send_rows(residual_, shape_.decode_rows, width, static_cast<float*>(rows), static_cast<HopState*>(state),
+                    device_inputs_.hops_before, offset, hop_counter_, stream),
+          "sending rows to the CPU");
+  } else {
+    check(receive_rows(residual_, shape_.decode_rows, width, static_cast<const float*>(rows),
+                       static_cast<const HopState*>(state), device_inputs_.hops_before, offset, stream),
+          "receiving rows from the CPU");
+  }
 }
 
 void CudaExecutor::run_head(int unit, cudaStream_t stream) {

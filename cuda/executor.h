@@ -19,7 +19,7 @@ class CudaExecutor;
 
 class CudaEvent final : public Event {
  public:
-  CudaEvent();
+  explicit CudaEvent(bool sleeps = false);
   ~CudaEvent() override;
   bool done() const override;
   void synchronize() override;
@@ -91,8 +91,12 @@ class CudaExecutor final : public Executor {
   void begin(Stream& stream, const Step& step, StepOutput& output) override;
   void embed(Stream& stream) override { hold(stream, {Operation::embed, 0}); }
   void attention(Stream& stream, int unit) override { hold(stream, {Operation::attention, unit}); }
-  void feed_forward(Stream& stream, int unit) override { hold(stream, {Operation::feed_forward, unit}); }
+  void feed_forward(Stream& stream, int unit, RowKind rows) override {
+    hold(stream, {Operation::feed_forward, unit, rows});
+  }
   void head(Stream& stream, int unit) override { hold(stream, {Operation::head, unit}); }
+  void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
+  void receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
   void sample(Stream& stream) override { hold(stream, {Operation::sample, 0}); }
   void end(Stream& stream) override;
   void collect() override;
@@ -105,8 +109,10 @@ class CudaExecutor final : public Executor {
 
  private:
   struct Held {
-    enum Operation : uint8_t { embed, attention, feed_forward, head, sample } operation;
-    int unit;
+    enum Operation : uint8_t { embed, attention, feed_forward, head, send, receive, sample } operation;
+    int unit;  // send, receive: the ticket, counted from Step::hops_before
+    RowKind rows = RowKind::all;
+    Hop hop{};
   };
   using Operation = Held::Operation;
 
@@ -127,6 +133,7 @@ class CudaExecutor final : public Executor {
     int32_t* sequences = nullptr;      // [max padded rows]
     int32_t* logit_rows = nullptr;     // [max logit rows]: row of the step; -1: padding
     LogitRequest* requests = nullptr;  // [max logit rows], row: index into the logits; -1: padding
+    uint64_t* hops_before = nullptr;   // [1]
     int32_t* block_tables = nullptr;   // [max padded rows, block_table_stride_]
     size_t bytes = 0;
   };
@@ -135,7 +142,8 @@ class CudaExecutor final : public Executor {
   void hold(Stream& stream, Held held);
   void run(const Held& held, cudaStream_t stream);
   void run_attention(int unit, cudaStream_t stream);
-  void run_feed_forward(int unit, cudaStream_t stream);
+  void run_feed_forward(int unit, RowKind kind, cudaStream_t stream);
+  void run_hop(const Held& held, cudaStream_t stream);
   void run_head(int unit, cudaStream_t stream);
   void run_sample(cudaStream_t stream);
   // y += or = x W^T of a linear of `unit`, decode rows and prefill rows in launches of their own kind.
@@ -173,6 +181,7 @@ class CudaExecutor final : public Executor {
   float* attention_partials_ = nullptr;
   unsigned* attention_counters_ = nullptr;
   std::byte* sample_scratch_ = nullptr;
+  unsigned* hop_counter_ = nullptr;
 
   Step step_;
   StepOutput* output_ = nullptr;

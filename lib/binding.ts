@@ -250,6 +250,13 @@ export interface NativeStats {
   /** Copied into the ring, and the part of it that no pass has used yet. */
   copiedBytes: number
   prefetchedBytes: number
+  /** Copied for a pass that then needed other units; copied through the staging window, for want of pinned memory. */
+  droppedBytes: number
+  stagedBytes: number
+  /** Of the slabs, pinned so far. */
+  pinnedBytes: number
+  /** Times that hidden rows went to the CPU and back in the middle of a pass. */
+  hops: number
   /** Streamed units handed to passes. */
   streamedUnits: number
   /** Read by linears, whatever the number of rows. */
@@ -323,6 +330,8 @@ export interface NativeAddon {
   probeCpu(): NativeCpu
   /** Bytes a second of one read pass over a buffer far larger than the caches, the best of several. */
   measureDramBandwidth(threads: number): Promise<number>
+  /** Bytes a second of copies of 1 GiB from pinned host memory to the GPU, the best of five. */
+  measureLinkBandwidth(gpu: number): Promise<number>
   /** Weights in system RAM of all models of the process, shared ones once. */
   weightBytes(): number
   /** GPUs, or the sentence that says why there are none. */

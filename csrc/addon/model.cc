@@ -1,5 +1,6 @@
 #include "addon/model.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <optional>
 
@@ -74,6 +75,10 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     put("prefillRows", c.prefill_rows);
     put("copiedBytes", c.copied_bytes);
     put("prefetchedBytes", c.prefetched_bytes);
+    put("droppedBytes", c.dropped_bytes);
+    put("stagedBytes", c.staged_bytes);
+    put("pinnedBytes", c.pinned_bytes);
+    put("hops", c.hops);
     put("streamedUnits", c.streamed_units);
     put("weightBytesRead", c.weight_bytes_read);
     put("runningSequences", c.running);
@@ -129,7 +134,7 @@ std::unique_ptr<Backend> create_backend(const std::string& device, int threads) 
 // Where a model's weights come from: a checkpoint's files, or a generator.
 struct WeightsSource {
   int vocab = 0;
-  std::function<std::shared_ptr<const HostModel>(int threads, const RepackOptions& options)> load;
+  std::function<std::shared_ptr<const HostModel>(int threads, const RepackOptions& options, const Pinner& pinner)> load;
 };
 
 WeightsSource weights_source(const Napi::Object& request) {
@@ -137,16 +142,16 @@ WeightsSource weights_source(const Napi::Object& request) {
     const Napi::Object synthetic = object_field(request, "synthetic");
     const ModelSpec spec = model_spec(object_field(synthetic, "spec"));
     const SyntheticOptions options = synthetic_options(object_field(synthetic, "options"));
-    return {spec.vocab, [=](int threads, const RepackOptions&) {
+    return {spec.vocab, [=](int threads, const RepackOptions&, const Pinner& pinner) {
               ThreadPool pool(threads);
-              return synthetic_model(spec, options, pool);
+              return synthetic_model(spec, options, pool, pinner);
             }};
   }
   const std::vector<std::string> paths = string_array(field(request, "paths"), "paths");
   const auto source = std::make_shared<ModelSource>(model_source(object_field(request, "source")));
   const std::string identity = string_field(request, "identity");
-  return {source->spec.vocab, [=](int threads, const RepackOptions& options) {
-            return HostStore::instance().load(identity, paths, *source, threads, options);
+  return {source->spec.vocab, [=](int threads, const RepackOptions& options, const Pinner& pinner) {
+            return HostStore::instance().load(identity, paths, *source, threads, options, pinner);
           }};
 }
 
@@ -167,6 +172,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
     config.deterministic = bool_field(request, "deterministic");
     config.max_queue = int_field(request, "maxQueue");
     config.poison = bool_field(request, "poison");
+    config.stage_threads = std::clamp(int_field(request, "threads"), 1, 8);  // more do not fill the window faster
     const int threads = int_field(request, "threads");
     const auto load_id = static_cast<int64_t>(size_field(request, "loadId"));
 
@@ -189,8 +195,18 @@ Napi::Value load(const Napi::CallbackInfo& info) {
           raw->listener().Call({batch});
         });
       };
-      std::shared_ptr<const HostModel> host = weights.load(threads, options);
-      auto model = std::make_shared<Model>(Engine::next_id(), create_backend(device, threads), std::move(host), config);
+      std::unique_ptr<Backend> backend = create_backend(device, threads);  // before any weight is read
+      const auto at_home = [&](Home home) {
+        return std::find(config.homes.begin(), config.homes.end(), home) != config.homes.end();
+      };
+      const bool gpu = !backend->reads_host_memory();
+      const bool streams = gpu && (at_home(Home::streamed) || at_home(Home::cpu));
+      std::shared_ptr<const HostModel> host = weights.load(threads, options, streams ? backend->pinner() : Pinner{});
+      if (streams) host->pin(backend->pinner());  // a model that others had loaded to be resident
+      std::unique_ptr<Backend> cpu;
+      if (gpu && at_home(Home::cpu)) cpu = create_cpu_backend(threads, {}, kSharedPassSpin);
+      auto model =
+          std::make_shared<Model>(Engine::next_id(), std::move(backend), std::move(host), config, std::move(cpu));
       if (cancelled->load(std::memory_order_relaxed)) {
         throw Error(code::kAborted, "the load was cancelled", "call load() again if that was not meant");
       }

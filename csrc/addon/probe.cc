@@ -3,8 +3,10 @@
 #include "addon/environment.h"
 #include "backend/cpu/linear.h"
 #include "core/cpu_info.h"
+#include "cuda/cuda_backend.h"
 #include "cuda/probe.h"
 #include "stream/host_store.h"
+#include "stream/link.h"
 
 namespace millrace {
 namespace {
@@ -58,6 +60,17 @@ Napi::Value measure_dram_bandwidth_js(const Napi::CallbackInfo& info) {
       [](Napi::Env env, double& rate) -> Napi::Value { return Napi::Number::New(env, rate); });
 }
 
+Napi::Value measure_link_bandwidth_js(const Napi::CallbackInfo& info) {
+  const int device = info[0].As<Napi::Number>().Int32Value();
+  return run_async<double>(
+      info.Env(),
+      [device] {
+        const std::unique_ptr<Backend> backend = create_cuda_backend(device);
+        return measure_copy_bandwidth(*backend, size_t{1} << 30);
+      },
+      [](Napi::Env env, double& rate) -> Napi::Value { return Napi::Number::New(env, rate); });
+}
+
 Napi::Value weight_bytes(const Napi::CallbackInfo& info) {
   return number(info.Env(), HostModel::all_bytes());
 }
@@ -68,6 +81,7 @@ void register_probe(Napi::Env env, Napi::Object exports) {
   exports.Set("probeCpu", Napi::Function::New(env, probe_cpu, "probeCpu"));
   exports.Set("weightBytes", Napi::Function::New(env, weight_bytes, "weightBytes"));
   exports.Set("probeGpus", Napi::Function::New(env, probe_gpus_js, "probeGpus"));
+  exports.Set("measureLinkBandwidth", Napi::Function::New(env, measure_link_bandwidth_js, "measureLinkBandwidth"));
   exports.Set("measureDramBandwidth", Napi::Function::New(env, measure_dram_bandwidth_js, "measureDramBandwidth"));
 }
 

@@ -3,7 +3,7 @@
 
 namespace millrace {
 
-// probeCpu(), probeGpus() and measureDramBandwidth(threads), as lib/binding.ts types them.
+// probeCpu(), probeGpus(), measureDramBandwidth(threads) and measureLinkBandwidth(gpu), as lib/binding.ts types them.
 void register_probe(Napi::Env env, Napi::Object exports);
 
 }  // namespace millrace

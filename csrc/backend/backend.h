@@ -1,8 +1,10 @@
 #pragma once
 // What a device can do. `engine/` and `stream/` speak to this interface alone; the CPU twin (backend/cpu) and the CUDA
 // backend implement it. Calls that take a Stream only enqueue: they return at once and run in the stream's order.
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -38,6 +40,15 @@ class Memory {
   virtual std::byte* data() const = 0;
   virtual size_t size() const = 0;
 };
+
+// Holds pages of host memory in place, so that a device may copy from them on its own; let go with the object.
+class Pin {
+ public:
+  virtual ~Pin() = default;
+};
+// Pins `bytes` from `data`, whole pages, for every device of the process; null where the system allows no more locked
+// memory. May be called from any thread, and outlives the backend that gave it.
+using Pinner = std::function<std::unique_ptr<Pin>(std::byte* data, size_t bytes)>;
 
 // ---- KV cache. Blocks of kKvBlockTokens positions, one id for all layers. Of layer l, block b:
 //   K  float16 [kv_heads, kKvBlockTokens, head_dim], then V the same, at
@@ -89,7 +100,22 @@ struct Step {
   int block_table_stride = 0;
   std::span<const LogitRequest> logits;          // ascending rows; at most ExecutorConfig::max_logit_rows
   std::span<const LogitAdjustment> adjustments;  // of all logit requests
+  uint64_t hops_before = 0;                      // tickets of this pass's hops come after it
 };
+
+// Hidden rows on their way from one executor of a pass to another, which may be on another device. In memory of
+// allocate_host(), seen by both.
+struct alignas(16) HopState {
+  std::atomic<uint64_t> sent{0};      // the last ticket whose rows are there
+  std::atomic<uint64_t> given_up{0};  // not 0: the pass was given up, nobody waits any more
+};
+struct Hop {
+  std::byte* rows = nullptr;  // float32 [rows, hidden], with room for what the larger executor pads to
+  HopState* state = nullptr;
+};
+
+// Which rows of a step an operation computes.
+enum class RowKind : uint8_t { all, decode, prefill };
 
 // Of sample(); readable after collect().
 struct StepOutput {
@@ -136,8 +162,13 @@ class Executor {
   virtual void begin(Stream& stream, const Step& step, StepOutput& output) = 0;
   virtual void embed(Stream& stream) = 0;
   virtual void attention(Stream& stream, int unit) = 0;
-  virtual void feed_forward(Stream& stream, int unit) = 0;
+  virtual void feed_forward(Stream& stream, int unit, RowKind rows = RowKind::all) = 0;
   virtual void head(Stream& stream, int unit) = 0;
+  // The step's decode rows of the residual stream go to, or come from, another executor. Tickets ascend from
+  // Step::hops_before + 1; receive() holds the stream, never the host, until the ticket was sent. An executor that only
+  // receives, computes feed-forwards and sends needs no begin().
+  virtual void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) = 0;
+  virtual void receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) = 0;
   virtual void sample(Stream& stream) = 0;
   virtual void end(Stream& stream) = 0;
   // Once the pass has run: brings what it sampled into its StepOutput, if the device has not done so itself.
@@ -156,8 +187,10 @@ class Backend {
   virtual bool reads_host_memory() const = 0;
   virtual std::unique_ptr<Memory> allocate(size_t bytes, const char* what) = 0;
   virtual std::unique_ptr<Memory> allocate_host(size_t bytes, const char* what) = 0;
+  virtual Pinner pinner() = 0;
   virtual std::unique_ptr<Stream> create_stream() = 0;
-  virtual std::unique_ptr<Event> create_event() = 0;
+  // `sleeps`: synchronize() leaves the processor to others while it waits, and returns some 50 us later for it.
+  virtual std::unique_ptr<Event> create_event(bool sleeps = false) = 0;
   virtual std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) = 0;
 };
 

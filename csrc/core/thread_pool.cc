@@ -9,10 +9,8 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/relax.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 #if defined(__linux__)
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -22,19 +20,6 @@
 namespace millrace {
 
 namespace {
-
-// How long a worker polls for the next loop, and the caller for the last workers, before it sleeps. The loops of a
-// pass follow each other within a few microseconds, a prepare or a norm between them takes some ten; waking a sleeper
-// costs about as much as this, and more at the next loop, which starts without it.
-constexpr std::chrono::microseconds kSpin{50};
-
-inline void relax() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 // Sleep while `word` holds `value`; wake up to `count` sleepers. std::atomic's own wait polls and yields first, and its
 // notify_one may wake all.
@@ -55,16 +40,16 @@ void wake(std::atomic<uint32_t>& word, int) {
 }
 #endif
 
-// Polls until done() or kSpin is over; says whether it was done.
+// Polls until done() or the time is over; says whether it was done.
 template <typename Done>
-bool spin_until(Done&& done) {
+bool spin_until(std::chrono::microseconds time, Done&& done) {
   const auto start = std::chrono::steady_clock::now();
   for (;;) {
     for (int i = 0; i < 16; i++) {
       if (done()) return true;
-      relax();
+      cpu_relax();
     }
-    if (std::chrono::steady_clock::now() - start > kSpin) return false;
+    if (std::chrono::steady_clock::now() - start > time) return false;
   }
 }
 
@@ -95,7 +80,10 @@ struct ThreadPool::State {
   alignas(64) std::atomic<uint32_t> left{0};  // counts last workers that left a closed loop while the caller slept
   std::atomic<bool> caller_sleeps{false};
 
+  std::chrono::microseconds spin;
   std::vector<std::thread> workers;
+
+  explicit State(std::chrono::microseconds time) : spin(time) {}
 
   void work(int thread) {
     for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < count;
@@ -117,7 +105,7 @@ struct ThreadPool::State {
         now = word.load(std::memory_order_acquire);
         return enterable(now, seen) || stop.load(std::memory_order_relaxed);
       };
-      if (!spin_until(ready)) {
+      if (!spin_until(spin, ready)) {
         sleepers.fetch_add(1, std::memory_order_seq_cst);
         now = word.load(std::memory_order_seq_cst);
         if (!enterable(now, seen) && !stop.load(std::memory_order_relaxed)) sleep_on(word, now);
@@ -152,7 +140,7 @@ struct ThreadPool::State {
       now = word.load(std::memory_order_acquire);
       return (now & kActive) == 0;
     };
-    if ((now & kActive) == 0 || spin_until(empty)) return;
+    if ((now & kActive) == 0 || spin_until(spin, empty)) return;
     // A worker was descheduled inside a body, or its index is a long one: leave it the processor.
     for (;;) {
       const uint32_t departures = left.load(std::memory_order_acquire);
@@ -164,8 +152,8 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int threads)
-    : threads_(std::clamp(threads, 1, static_cast<int>(State::kActive))), state_(std::make_unique<State>()) {
+ThreadPool::ThreadPool(int threads, std::chrono::microseconds spin)
+    : threads_(std::clamp(threads, 1, static_cast<int>(State::kActive))), state_(std::make_unique<State>(spin)) {
   try {
     for (int t = 1; t < threads_; t++) state_->workers.emplace_back([this, t] { state_->worker(t); });
   } catch (const std::system_error&) {

@@ -3,16 +3,22 @@
 // follow each other within microseconds) and then sleep, so an idle model costs nothing and a busy 2-core machine is
 // not spun to death.
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <type_traits>
 
 namespace millrace {
 
+// The loops of a pass follow each other within a few microseconds, a prepare or a norm between them takes some ten;
+// waking a sleeper costs about as much as this, and more at the next loop, which starts without it.
+inline constexpr std::chrono::microseconds kThreadPoolSpin{50};
+
 class ThreadPool {
  public:
-  // `threads` counts the caller: 1 means no workers at all. Throws OUT_OF_MEMORY if the system starts no more threads.
-  explicit ThreadPool(int threads);
+  // `threads` counts the caller: 1 means no workers at all. `spin`: how long a worker polls for the next loop before it
+  // sleeps. Throws OUT_OF_MEMORY if the system starts no more threads.
+  explicit ThreadPool(int threads, std::chrono::microseconds spin = kThreadPoolSpin);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

@@ -1,6 +1,9 @@
 #include "engine/model.h"
 
 #include <algorithm>
+#include <bit>
+#include <cstring>
+#include <new>
 
 #include "core/error.h"
 
@@ -14,13 +17,14 @@ double milliseconds(Clock::duration d) {
 
 }  // namespace
 
-Model::Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<const HostModel> host, ModelConfig config)
+Model::Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<const HostModel> host, ModelConfig config,
+             std::unique_ptr<Backend> cpu)
     : id_(id),
       backend_(std::move(backend)),
       host_(std::move(host)),
       config_(std::move(config)),
       compute_(backend_->create_stream()),
-      pass_done_(backend_->create_event()) {
+      pass_done_(backend_->create_event(cpu != nullptr)) {  // the CPU's threads need every processor
   if (config_.homes.size() != host_->units().size() || config_.context_length < 1 || config_.max_rows < 1 ||
       config_.max_logit_rows < 1 || config_.kv_blocks < KvPool::blocks_for(config_.context_length)) {
     throw Error(code::kInvalidArgument, "a model needs one home a unit, rows, and KV blocks for one full context",
@@ -43,17 +47,70 @@ Model::Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<cons
   executor.max_context = config_.context_length;
   executor_ = backend_->create_executor(executor);
 
+  if (!cpu) std::replace(config_.homes.begin(), config_.homes.end(), Home::cpu, Home::resident);
   FeederConfig feeder;
   for (const UnitLayout& unit : host_->units()) feeder.unit_bytes.push_back(unit.bytes);
   feeder.homes = config_.homes;
+  feeder.stage_threads = config_.stage_threads;
   feeder.ring_bytes = config_.ring_bytes;
   feeder.poison = config_.poison;
   feeder.hooks = config_.hooks;
   feeder_ = std::make_unique<Feeder>(*backend_, *host_, std::move(feeder));
+  if (cpu) create_cpu_side(std::move(cpu));
   feeder_->prefetch();
 
   memory_ = {host_->bytes(), feeder_->ring_bytes(), feeder_->resident_bytes(), kv_->bytes(),
              executor_->workspace_bytes()};
+  publish_counters();
+}
+
+void Model::create_cpu_side(std::unique_ptr<Backend> backend) {
+  const std::vector<UnitLayout>& units = host_->units();
+  for (size_t unit = 0; unit < units.size(); unit++) {
+    if (config_.homes[unit] != Home::cpu || units[unit].kind == UnitKind::feed_forward) continue;
+    throw Error(code::kInvalidArgument, "only feed-forwards can be at home on the CPU beside another device",
+                "give attention and head another home: their inputs rest on the device");
+  }
+  auto side = std::make_unique<CpuSide>();
+  side->backend = std::move(backend);
+  side->stream = side->backend->create_stream();
+  const int rows = std::min(config_.max_rows, config_.max_logit_rows);
+  ExecutorConfig executor;
+  executor.spec = host_->spec();
+  executor.units = units;
+  executor.embedding = {host_->embedding(), host_->embedding_type()};
+  executor.max_rows = rows;
+  executor.max_context = 1;
+  side->executor = side->backend->create_executor(executor);
+  for (size_t unit = 0; unit < units.size(); unit++) {
+    const int u = static_cast<int>(unit);
+    if (config_.homes[unit] == Home::cpu) side->executor->set_unit(*side->stream, u, host_->slab(u), true);
+  }
+  const size_t row_bytes =
+      std::bit_ceil(static_cast<size_t>(rows)) * static_cast<size_t>(host_->spec().hidden) * sizeof(float);
+  constexpr size_t kApart = 256;  // the two states: each is polled by another device
+  side->memory = backend_->allocate_host(2 * (kApart + row_bytes), "rows on their way to the CPU and back");
+  std::byte* at = side->memory->data();
+  std::memset(at, 0, side->memory->size());
+  side->there = {at + 2 * kApart, new (at) HopState};
+  side->back = {at + 2 * kApart + row_bytes, new (at + kApart) HopState};
+  cpu_ = std::move(side);
+}
+
+// Whoever waits for rows of the pass waits no longer; then both sides start level.
+void Model::give_up_hops() {
+  if (!cpu_) return;
+  for (const Hop* hop : {&cpu_->there, &cpu_->back}) hop->state->given_up.store(1, std::memory_order_release);
+  try {
+    compute_->synchronize();
+  } catch (const Error&) {
+    // A device that is lost runs nothing any more.
+  }
+  cpu_->stream->synchronize();
+  for (const Hop* hop : {&cpu_->there, &cpu_->back}) {
+    hop->state->sent.store(cpu_->hops, std::memory_order_relaxed);
+    hop->state->given_up.store(0, std::memory_order_release);
+  }
 }
 
 Model::~Model() {
@@ -62,6 +119,7 @@ Model::~Model() {
 
 void Model::abandon_pass() {
   executor_->abandon(*compute_);
+  give_up_hops();
   try {
     compute_->synchronize();
   } catch (const Error&) {
@@ -74,12 +132,14 @@ void Model::abandon_pass() {
 void Model::release() {
   if (!backend_) return;
   executor_->abandon(*compute_);
+  give_up_hops();
   try {
     compute_->synchronize();
   } catch (const Error&) {
     // A device that is lost runs nothing any more: its memory can go.
   }
   feeder_.reset();
+  cpu_.reset();
   executor_.reset();
   scheduler_.reset();
   kv_.reset();
@@ -89,26 +149,42 @@ void Model::release() {
   host_.reset();
 }
 
-void Model::run_pass(const Step& step) {
+void Model::run_pass(Step step) {
   Stream& compute = *compute_;
+  if (cpu_) step.hops_before = cpu_->hops;
+  feeder_->begin(step.rows > step.decode_rows ? Route::prefill : Route::decode);
   executor_->begin(compute, step, output_);
   executor_->embed(compute);
   const std::vector<UnitLayout>& units = host_->units();
   for (int unit = 0; unit < static_cast<int>(units.size()); unit++) {
-    if (units[unit].kind == UnitKind::head && step.logits.empty() && config_.homes[unit] != Home::streamed) continue;
-    executor_->set_unit(compute, unit, feeder_->acquire(compute, unit), config_.homes[unit] != Home::streamed);
-    switch (units[unit].kind) {
-      case UnitKind::attention:
-        executor_->attention(compute, unit);
-        break;
-      case UnitKind::feed_forward:
-        executor_->feed_forward(compute, unit);
-        break;
-      case UnitKind::head:
-        if (!step.logits.empty()) executor_->head(compute, unit);
-        break;
+    const UnitKind kind = units[unit].kind;
+    const Home home = config_.homes[unit];
+    if (kind == UnitKind::head && step.logits.empty() && home != Home::streamed) continue;
+    const bool hops = home == Home::cpu && step.decode_rows > 0;
+    if (hops) {
+      // The CPU's part is enqueued first: whatever then holds up the host, it will come.
+      const uint64_t ticket = ++cpu_->hops;
+      executor_->send(compute, cpu_->there, step.decode_rows, ticket);
+      cpu_->executor->receive(*cpu_->stream, cpu_->there, step.decode_rows, ticket);
+      cpu_->executor->feed_forward(*cpu_->stream, unit, RowKind::all);
+      cpu_->executor->send(*cpu_->stream, cpu_->back, step.decode_rows, ticket);
     }
-    feeder_->release(compute, unit);
+    if (home != Home::cpu || feeder_->streams(unit)) {
+      executor_->set_unit(compute, unit, feeder_->acquire(compute, unit), home == Home::resident);
+      switch (kind) {
+        case UnitKind::attention:
+          executor_->attention(compute, unit);
+          break;
+        case UnitKind::feed_forward:
+          executor_->feed_forward(compute, unit, home == Home::cpu ? RowKind::prefill : RowKind::all);
+          break;
+        case UnitKind::head:
+          if (!step.logits.empty()) executor_->head(compute, unit);
+          break;
+      }
+      feeder_->release(compute, unit);
+    }
+    if (hops) executor_->receive(compute, cpu_->back, step.decode_rows, cpu_->hops);
   }
   if (!step.logits.empty()) executor_->sample(compute);
   executor_->end(compute);
@@ -142,8 +218,13 @@ void Model::publish_counters() {
   const FeederCounters& feeder = feeder_->counters();
   store(counters_.copied_bytes, feeder.copied_bytes);
   store(counters_.prefetched_bytes, feeder.prefetched_bytes);
+  store(counters_.dropped_bytes, feeder.dropped_bytes);
+  store(counters_.staged_bytes, feeder.staged_bytes);
   store(counters_.streamed_units, feeder.acquired_units);
-  store(counters_.weight_bytes_read, executor_->counters().weight_bytes_read);
+  store(counters_.pinned_bytes, host_->pinned_bytes());
+  store(counters_.hops, cpu_ ? cpu_->hops : 0);
+  store(counters_.weight_bytes_read,
+        executor_->counters().weight_bytes_read + (cpu_ ? cpu_->executor->counters().weight_bytes_read : 0));
   store(counters_.running, scheduler_->running());
   store(counters_.waiting, scheduler_->waiting());
   store(counters_.kv_blocks_used, kv_->used());

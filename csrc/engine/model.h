@@ -25,12 +25,14 @@ struct ModelConfig {
   int max_queue = 0;           // requests that may wait; 0: any number
   bool poison = false;
   FeederHooks hooks;
+  int stage_threads = 1;  // that copy slabs which are not pinned
 };
 
 // Written by the engine's thread, read by any.
 struct ModelCounters {
   std::atomic<uint64_t> steps{0}, decode_rows{0}, prefill_rows{0};
-  std::atomic<uint64_t> copied_bytes{0}, prefetched_bytes{0}, streamed_units{0};
+  std::atomic<uint64_t> copied_bytes{0}, prefetched_bytes{0}, dropped_bytes{0}, staged_bytes{0}, streamed_units{0};
+  std::atomic<uint64_t> pinned_bytes{0}, hops{0};
   std::atomic<uint64_t> weight_bytes_read{0};
   std::atomic<uint64_t> running{0}, waiting{0}, kv_blocks_used{0};
   std::atomic<uint64_t> prompt_tokens{0}, reused_tokens{0}, preemptions{0}, saved_kv_bytes{0};
@@ -49,8 +51,10 @@ struct ModelMemory {
 
 class Model {
  public:
-  // Throws OUT_OF_MEMORY or INVALID_ARGUMENT; anything allocated is given back.
-  Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<const HostModel> host, ModelConfig config);
+  // With a second backend, `cpu` units (feed-forwards only) compute there, from host memory; without one they are
+  // resident. Throws OUT_OF_MEMORY or INVALID_ARGUMENT; anything allocated is given back.
+  Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<const HostModel> host, ModelConfig config,
+        std::unique_ptr<Backend> cpu = nullptr);
   ~Model();
 
   uint64_t id() const { return id_; }
@@ -78,7 +82,19 @@ class Model {
   void release();
 
  private:
-  void run_pass(const Step& step);
+  // Where the feed-forwards of `cpu` units compute when the model itself is on another device.
+  struct CpuSide {
+    std::unique_ptr<Backend> backend;
+    std::unique_ptr<Stream> stream;
+    std::unique_ptr<Executor> executor;
+    std::unique_ptr<Memory> memory;  // of both hops
+    Hop there, back;
+    uint64_t hops = 0;  // so far
+  };
+  void create_cpu_side(std::unique_ptr<Backend> backend);
+  void give_up_hops();
+
+  void run_pass(Step step);
   void take_results(const StepBatch& batch);
 
   uint64_t id_;
@@ -90,6 +106,7 @@ class Model {
   std::unique_ptr<KvPool> kv_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<Feeder> feeder_;
+  std::unique_ptr<CpuSide> cpu_;
   std::unique_ptr<Scheduler> scheduler_;
   StepBatch batch_;
   StepOutput output_;

@@ -15,25 +15,25 @@ Feeder::Feeder(Backend& backend, const SlabSource& source, FeederConfig config)
   size_t largest = 0;
   size_t smallest = SIZE_MAX;
   for (size_t unit = 0; unit < config_.homes.size(); unit++) {
-    if (config_.homes[unit] == Home::streamed) {
-      streamed_.push_back(static_cast<int>(unit));
-      largest = std::max(largest, config_.unit_bytes[unit]);
-      smallest = std::min(smallest, config_.unit_bytes[unit]);
-    }
+    if (config_.homes[unit] == Home::resident) continue;
+    if (config_.homes[unit] == Home::streamed) order_[0].push_back(static_cast<int>(unit));
+    order_[1].push_back(static_cast<int>(unit));
+    largest = std::max(largest, config_.unit_bytes[unit]);
+    smallest = std::min(smallest, config_.unit_bytes[unit]);
   }
   copy_ = backend_.create_stream();
   for (size_t unit = 0; unit < config_.homes.size(); unit++) {
-    if (config_.homes[unit] == Home::streamed) continue;
-    const std::byte* slab = source_.slab(static_cast<int>(unit));
-    if (!backend_.reads_host_memory()) {
-      resident_.push_back(backend_.allocate(config_.unit_bytes[unit], "a resident unit"));
-      copy_->copy(resident_.back()->data(), slab, config_.unit_bytes[unit]);
-      slab = resident_.back()->data();
+    if (config_.homes[unit] != Home::resident) continue;
+    if (backend_.reads_host_memory()) {
+      resident_address_[unit] = source_.slab(static_cast<int>(unit));
+      continue;
     }
-    resident_address_[unit] = slab;
+    resident_.push_back(backend_.allocate(config_.unit_bytes[unit], "a resident unit"));
+    resident_address_[unit] = resident_.back()->data();
+    enqueue_copy(resident_.back()->data(), static_cast<int>(unit));
   }
   copy_->synchronize();
-  if (streamed_.empty()) return;
+  if (largest == 0) return;
   if (config_.ring_bytes < largest) {
     throw Error(code::kInvalidArgument,
                 format("the ring has %zu bytes, the largest streamed unit needs %zu", config_.ring_bytes, largest),
@@ -46,6 +46,17 @@ Feeder::Feeder(Backend& backend, const SlabSource& source, FeederConfig config)
     ready_.push_back(backend_.create_event());
     free_.push_back(backend_.create_event());
   }
+}
+
+void Feeder::enqueue_copy(std::byte* destination, int unit) {
+  const size_t bytes = config_.unit_bytes[unit];
+  if (source_.pinned(unit)) {
+    copy_->copy(destination, source_.slab(unit), bytes);
+    return;
+  }
+  if (!stager_) stager_ = std::make_unique<Stager>(backend_, config_.stage_threads);
+  stager_->copy(*copy_, destination, source_.slab(unit), bytes);
+  counters_.staged_bytes += bytes;
 }
 
 Feeder::~Feeder() {
@@ -65,6 +76,7 @@ void Feeder::restart() {
   drain();
   ring_ = Ring(config_.ring_bytes);
   slots_.clear();
+  filling_ = Route::decode;
   next_ = 0;
   counters_.copied_bytes -= counters_.prefetched_bytes;
   counters_.prefetched_bytes = 0;
@@ -78,19 +90,45 @@ void Feeder::prefetch() {
   pump();
 }
 
+bool Feeder::streams(int unit) const {
+  return config_.homes[unit] == Home::streamed || (config_.homes[unit] == Home::cpu && route_ == Route::prefill);
+}
+
+void Feeder::begin(Route route) {
+  route_ = route;
+  const std::vector<int>& units = order_[static_cast<int>(route)];
+  // All that is copied ahead was meant for passes of the decode route.
+  if (route == Route::decode || units.size() == order_[0].size()) return;
+  size_t fit = 0;
+  while (fit < slots_.size() && fit < units.size() && slots_[fit].unit == units[fit]) fit++;
+  while (slots_.size() > fit) {
+    const size_t bytes = config_.unit_bytes[slots_.back().unit];
+    counters_.prefetched_bytes -= bytes;
+    counters_.dropped_bytes += bytes;
+    ring_.cancel();
+    slots_.pop_back();
+  }
+  filling_ = route;
+  next_ = fit;
+}
+
 void Feeder::pump() {
-  if (streamed_.empty()) return;
   for (;;) {
-    const int unit = streamed_[next_];
+    if (next_ == order().size()) {  // the next pass is expected to decode
+      filling_ = Route::decode;
+      next_ = 0;
+    }
+    if (order().empty()) return;
+    const int unit = order()[next_];
     const size_t bytes = config_.unit_bytes[unit];
     const std::optional<Ring::Slot> place = ring_.reserve(bytes);
     if (!place) return;
-    next_ = (next_ + 1) % streamed_.size();
+    next_++;
     if (place->after) {
       const bool skip = static_cast<int64_t>(counters_.free_waits++) == config_.hooks.skip_free_wait;
       if (!skip) copy_->wait(event_of(free_, *place->after));
     }
-    copy_->copy(ring_memory_->data() + place->offset, source_.slab(unit), bytes);
+    enqueue_copy(ring_memory_->data() + place->offset, unit);
     Event& ready = event_of(ready_, place->sequence);
     copy_->record(ready);
     slots_.push_back({*place, unit, &ready});
@@ -100,7 +138,7 @@ void Feeder::pump() {
 }
 
 const std::byte* Feeder::acquire(Stream& compute, int unit) {
-  if (config_.homes[unit] != Home::streamed) return resident_address_[unit];
+  if (!streams(unit)) return resident_address_[unit];
   pump();
   if (slots_.empty() || slots_.front().unit != unit) {
     throw Error(code::kInternal, format("unit %d was acquired out of order", unit), "report this as a bug");
@@ -114,7 +152,7 @@ const std::byte* Feeder::acquire(Stream& compute, int unit) {
 }
 
 void Feeder::release(Stream& compute, int unit) {
-  if (config_.homes[unit] != Home::streamed) return;
+  if (!streams(unit)) return;
   slots_.pop_front();
   const Ring::Slot place = ring_.release();
   if (config_.poison) compute.fill(ring_memory_->data() + place.offset, 0xff, place.bytes);

@@ -34,7 +34,39 @@ HostModel::HostModel(const SlabPlan& plan)
 }
 
 HostModel::~HostModel() {
+  pinning_.reset();
   bytes_of_all.fetch_sub(bytes(), std::memory_order_relaxed);
+}
+
+bool HostModel::pinned(int unit) const {
+  const Pinning* pinning = pinning_seen_.load(std::memory_order_acquire);
+  return pinning != nullptr && pinning->pinned(unit);
+}
+
+void HostModel::pin(Pinner pinner) const {
+  std::lock_guard lock(pinning_mutex_);
+  if (pinning_) return;
+  std::vector<std::span<std::byte>> parts;
+  for (size_t unit = 0; unit < units_.size(); unit++) {
+    parts.emplace_back(slabs_.data() + offsets_[unit], round_up(units_[unit].bytes, kUnitAlignment));
+  }
+  pinning_ = std::make_unique<Pinning>(std::move(pinner), std::move(parts));
+  pinning_seen_.store(pinning_.get(), std::memory_order_release);
+}
+
+size_t HostModel::pinned_bytes() const {
+  const Pinning* pinning = pinning_seen_.load(std::memory_order_acquire);
+  return pinning == nullptr ? 0 : pinning->bytes();
+}
+
+bool HostModel::pinning_refused() const {
+  const Pinning* pinning = pinning_seen_.load(std::memory_order_acquire);
+  return pinning != nullptr && pinning->refused();
+}
+
+void HostModel::wait_until_pinned() const {
+  std::lock_guard lock(pinning_mutex_);
+  if (pinning_) pinning_->wait();
 }
 
 size_t HostModel::all_bytes() {
@@ -47,7 +79,8 @@ HostStore& HostStore::instance() {
 }
 
 std::shared_ptr<const HostModel> HostStore::load(const std::string& identity, const std::vector<std::string>& paths,
-                                                 const ModelSource& source, int threads, const RepackOptions& options) {
+                                                 const ModelSource& source, int threads, const RepackOptions& options,
+                                                 const Pinner& pinner) {
   std::shared_ptr<Entry> entry;
   {
     std::lock_guard lock(mutex_);
@@ -65,6 +98,7 @@ std::shared_ptr<const HostModel> HostStore::load(const std::string& identity, co
   const Checkpoint checkpoint(paths);
   const SlabPlan plan = plan_slabs(checkpoint, source);
   auto model = std::make_shared<HostModel>(plan);
+  if (pinner) model->pin(pinner);
   std::vector<std::byte*> slabs;
   for (size_t unit = 0; unit < plan.units.size(); unit++) slabs.push_back(model->mutable_slab(static_cast<int>(unit)));
   ThreadPool pool(threads);

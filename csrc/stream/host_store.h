@@ -1,6 +1,7 @@
 #pragma once
 // System RAM's side of the cache: every loaded checkpoint once a process, however many environments and devices use
 // it. A model's slabs and embedding are freed with their last user.
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -11,6 +12,7 @@
 #include "checkpoint/repack.h"
 #include "core/memory.h"
 #include "model/slab_layout.h"
+#include "stream/pinning.h"
 #include "stream/slab_source.h"
 
 namespace millrace {
@@ -26,6 +28,14 @@ class HostModel : public SlabSource {
   const ModelSpec& spec() const { return spec_; }
   const std::vector<UnitLayout>& units() const { return units_; }
   const std::byte* slab(int unit) const override { return slabs_.data() + offsets_[unit]; }
+  bool pinned(int unit) const override;
+  // Begins to pin the slabs in the background, unless that has begun already. Any thread.
+  void pin(Pinner pinner) const;
+  size_t pinned_bytes() const;
+  // The system allowed no more locked memory than pinned_bytes().
+  bool pinning_refused() const;
+  // Until all is pinned that will be, if pin() was called.
+  void wait_until_pinned() const;
   std::byte* mutable_slab(int unit) { return slabs_.data() + offsets_[unit]; }
   std::byte* mutable_embedding() { return embedding_.data(); }
   const std::byte* embedding() const { return embedding_.data(); }
@@ -41,6 +51,9 @@ class HostModel : public SlabSource {
   HostMemory slabs_;
   HostMemory embedding_;
   WeightType embedding_type_;
+  mutable std::mutex pinning_mutex_;
+  mutable std::unique_ptr<Pinning> pinning_;                   // under the mutex
+  mutable std::atomic<const Pinning*> pinning_seen_{nullptr};  // the same, once it is there
 };
 
 class HostStore {
@@ -49,9 +62,11 @@ class HostStore {
   static HostStore& instance();
 
   // The model of this identity, repacked from its files unless some environment holds it already. Loads of one
-  // identity take turns; a load that fails or is cancelled leaves nothing behind.
+  // identity take turns; a load that fails or is cancelled leaves nothing behind. With a `pinner`, slabs are pinned in
+  // the background meanwhile.
   std::shared_ptr<const HostModel> load(const std::string& identity, const std::vector<std::string>& paths,
-                                        const ModelSource& source, int threads, const RepackOptions& options);
+                                        const ModelSource& source, int threads, const RepackOptions& options,
+                                        const Pinner& pinner = {});
 
  private:
   struct Entry {

@@ -46,6 +46,12 @@ Ring::Slot Ring::release() {
   return slot;
 }
 
+void Ring::cancel() {
+  head_ = live_.back().offset;
+  next_ = live_.back().sequence;
+  live_.pop_back();
+}
+
 size_t Ring::reserved_bytes() const {
   size_t total = 0;
   for (const Slot& slot : live_) total += slot.bytes;

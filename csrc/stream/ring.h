@@ -25,6 +25,9 @@ class Ring {
   std::optional<Slot> reserve(size_t bytes);
   // Gives back the oldest reserved slot; returns it.
   Slot release();
+  // Takes back the newest reservation, whose bytes nobody will read. What comes in its place is written by the same
+  // stream, so later than what was on its way there.
+  void cancel();
 
   size_t bytes() const { return bytes_; }
   size_t reserved_bytes() const;

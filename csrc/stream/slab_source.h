@@ -10,6 +10,8 @@ class SlabSource {
   virtual ~SlabSource() = default;
   // The unit's slab in host memory, unchanged for as long as the source lives.
   virtual const std::byte* slab(int unit) const = 0;
+  // A device can copy it on its own; until then it goes through a pinned window. Any thread; never false again.
+  virtual bool pinned(int unit) const = 0;
 };
 
 }  // namespace millrace

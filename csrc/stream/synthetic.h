@@ -22,6 +22,6 @@ SlabPlan plan_synthetic(const ModelSpec& spec, const SyntheticOptions& options);
 
 // Weights of variance about 1 / k, so that activations stay of order one; the same for any number of threads.
 std::shared_ptr<const HostModel> synthetic_model(const ModelSpec& spec, const SyntheticOptions& options,
-                                                 ThreadPool& pool);
+                                                 ThreadPool& pool, const Pinner& pinner = {});
 
 }  // namespace millrace

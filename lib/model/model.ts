@@ -35,8 +35,19 @@ export interface ModelStats {
   rows: { decode: number; prefill: number }
   /** Bytes of weights that linears have read, whatever the number of rows. */
   weightBytesRead: number
-  /** `units` counts streamed units that passes have used; no pass has used `prefetchedBytes` of the copied ones yet. */
-  streaming: { copiedBytes: number; prefetchedBytes: number; units: number }
+  /**
+   * `units` counts streamed units that passes have used; no pass has used `prefetchedBytes` of the copied ones yet, and
+   * none will use `droppedBytes`. `stagedBytes` of them were not pinned, and took the slower way.
+   */
+  streaming: {
+    copiedBytes: number
+    prefetchedBytes: number
+    droppedBytes: number
+    stagedBytes: number
+    units: number
+  }
+  /** Times that hidden rows went from the GPU to the CPU and back in the middle of a pass. */
+  hops: number
   /** `preemptions`: times that a sequence's keys and values went to system RAM for want of blocks. */
   sequences: { running: number; waiting: number; preemptions: number }
   /** `savedBytes`: keys and values of preempted sequences that are in system RAM now. */
@@ -49,7 +60,7 @@ export interface ModelStats {
 export interface ModelMemory {
   /** Weights in system RAM; models of the same files share them. */
   hostBytes: number
-  /** Of those, what is pinned for the device to read: the embedding table; 0 on the CPU. */
+  /** Of those, what is pinned for the device to read: the embedding table, and slabs that are not resident; 0 on the CPU. */
   pinnedBytes: number
   /** Copies of resident weights on the device; 0 on the CPU, which reads them where they lie. */
   residentBytes: number
@@ -348,8 +359,7 @@ function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan):
   const { hostBytes, residentBytes, ringBytes, kvBytes, workspaceBytes } = memory
   return {
     hostBytes,
-    // Slabs are copied from pageable memory still.
-    pinnedBytes: gpu ? plan.embeddingBytes : 0,
+    pinnedBytes: stats.pinnedBytes + (gpu ? plan.embeddingBytes : 0),
     residentBytes,
     ringBytes,
     kvBytes,
@@ -378,8 +388,11 @@ function groupStats(stats: NativeStats): ModelStats {
     streaming: {
       copiedBytes: stats.copiedBytes,
       prefetchedBytes: stats.prefetchedBytes,
+      droppedBytes: stats.droppedBytes,
+      stagedBytes: stats.stagedBytes,
       units: stats.streamedUnits,
     },
+    hops: stats.hops,
     sequences: {
       running: stats.runningSequences,
       waiting: stats.waitingSequences,

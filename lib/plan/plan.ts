@@ -18,8 +18,6 @@ export interface PlannedUnit {
 export interface ModelPlan {
   /** 'cpu', 'cuda:0', ... */
   device: string
-  /** One home a layer. */
-  homes: Home[]
   units: PlannedUnit[]
   /** Memory that streamed units pass through; 0 if none is streamed. */
   ringBytes: number
@@ -65,25 +63,18 @@ const DEFAULT_RING_UNITS = 2
 /** Throws INVALID_ARGUMENT, DEVICE_UNAVAILABLE, or OUT_OF_MEMORY where the machine can never hold the model. */
 export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOptions, machine: Machine): ModelPlan {
   const device = chooseDevice(options.device ?? 'auto', machine)
-  const homes = chooseHomes(spec.layers, options.placement ?? 'auto')
-  if (device !== 'cpu' && homes.includes('cpu')) {
-    throw invalidArgument(
-      `'resident' or 'streamed' on ${device}`,
-      'placement',
-      options.placement,
-      "this version computes a model on one device: use device: 'cpu' for layers on the CPU",
-    )
-  }
-  const units = slabs.units.map((unit): PlannedUnit => {
-    return { kind: unit.kind, layer: unit.layer, home: homes[unit.layer] ?? 'resident', bytes: unit.bytes }
+  const homes = chooseHomes(slabs.units, device, options.placement ?? 'auto')
+  const units = slabs.units.map(({ kind, layer, bytes }, index): PlannedUnit => {
+    return { kind, layer, home: homes[index]!, bytes }
   })
   const streamed = units.filter((unit) => unit.home === 'streamed')
-  const ringBytes = sizeRing(streamed, options.ring ?? DEFAULT_RING_UNITS)
+  // On a GPU prompts pass through the units that answers leave to the CPU, so these need the ring too.
+  const ringed = units.filter((unit) => unit.home === 'streamed' || (device !== 'cpu' && unit.home === 'cpu'))
+  const ringBytes = sizeRing(ringed, options.ring ?? DEFAULT_RING_UNITS)
   const contextLength = chooseContext(spec, options.contextLength)
   const kvTokens = chooseKv(contextLength, options)
   const plan: ModelPlan = {
     device,
-    homes,
     units,
     ringBytes,
     contextLength,
@@ -116,15 +107,34 @@ function chooseDevice(device: string, machine: Machine): string {
   })
 }
 
-function chooseHomes(layers: number, placement: NonNullable<PlanOptions['placement']>): Home[] {
-  if (typeof placement !== 'string') {
-    if (placement.length !== layers) {
-      throw invalidArgument(`one home a layer (${layers})`, 'placement', placement)
+/** One home a unit. */
+function chooseHomes(
+  units: readonly NativeUnit[],
+  device: string,
+  placement: NonNullable<PlanOptions['placement']>,
+): Home[] {
+  const layers = (units.length - 1) / 2
+  if (typeof placement !== 'string' && placement.length === units.length) {
+    const misplaced = units.findIndex((unit, index) => placement[index] === 'cpu' && unit.kind !== 'feedForward')
+    if (device !== 'cpu' && misplaced >= 0) {
+      throw invalidArgument(
+        `'resident' or 'streamed' for ${units[misplaced]!.kind === 'head' ? 'the head' : 'attention'} on ${device}`,
+        `placement[${misplaced}]`,
+        'cpu',
+        'beside a GPU the CPU computes feed-forwards only: keys and values stay on the GPU',
+      )
     }
     return [...placement]
   }
-  // On the twin host memory is device memory, so all fits where the model fits at all, and resident is fastest.
-  return new Array<Home>(layers).fill(placement === 'auto' ? 'resident' : placement)
+  if (typeof placement !== 'string' && placement.length !== layers) {
+    throw invalidArgument(`one home a layer (${layers}) or a unit (${units.length})`, 'placement', placement)
+  }
+  return units.map(({ kind, layer }) => {
+    if (kind === 'head') return 'resident'
+    // On the twin host memory is device memory, so all fits where the model fits at all, and resident is fastest.
+    const home = typeof placement !== 'string' ? placement[layer]! : placement === 'auto' ? 'resident' : placement
+    return home === 'cpu' && kind === 'attention' && device !== 'cpu' ? 'streamed' : home
+  })
 }
 
 function sizeRing(streamed: readonly PlannedUnit[], ring: number | string): number {

@@ -81,6 +81,8 @@ struct Placement {
   Home layers = Home::resident;
   bool mixed = false;
   bool head_streamed = false;
+  // The feed-forwards of the first and the last layer compute on a twin of their own.
+  bool cpu_feed_forwards = false;
   int max_rows = 48;
   int max_logit_rows = 24;
   int threads = 2;
@@ -106,9 +108,10 @@ std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>& host, 
     const UnitLayout& layout = host->units()[unit];
     Home home = placement.layers;
     if (placement.mixed && layout.layer == 1) home = Home::resident;
+    if (placement.cpu_feed_forwards && layout.kind == UnitKind::feed_forward && layout.layer != 1) home = Home::cpu;
     if (layout.kind == UnitKind::head) home = placement.head_streamed ? Home::streamed : Home::resident;
     config.homes.push_back(home);
-    if (home == Home::streamed) largest = std::max(largest, layout.bytes);
+    if (home != Home::resident) largest = std::max(largest, layout.bytes);
   }
   config.ring_bytes = 2 * largest;
   config.context_length = kContext;
@@ -120,7 +123,7 @@ std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>& host, 
   config.max_queue = placement.max_queue;
   config.hooks = placement.hooks;
   return std::make_shared<Model>(Engine::next_id(), create_cpu_backend(placement.threads, placement.stream_hooks), host,
-                                 config);
+                                 config, placement.cpu_feed_forwards ? create_cpu_backend(2) : nullptr);
 }
 
 RequestOptions request(std::mt19937_64& random) {
@@ -213,7 +216,15 @@ TEST(same_bits_alone_or_in_a_crowd_resident_or_streamed) {
   mixed.max_rows = 33;
   mixed.threads = 3;
   mixed.kv_blocks = 12;  // a fifth of what the crowd needs: sequences queue and are preempted
-  for (const Placement& placement : {crowd, streamed, mixed}) {
+  Placement shared;      // by a device, its ring and the CPU
+  shared.layers = Home::streamed;
+  shared.cpu_feed_forwards = true;
+  shared.max_rows = 29;
+  shared.poison = true;
+  Placement halves = shared;
+  halves.layers = Home::resident;
+  halves.max_logit_rows = 6;
+  for (const Placement& placement : {crowd, streamed, mixed, shared, halves}) {
     const auto model = make_model(host, placement);
     engine.add(model);
     const auto sink = std::make_shared<Collector>();
@@ -226,7 +237,12 @@ TEST(same_bits_alone_or_in_a_crowd_resident_or_streamed) {
     for (size_t unit = 0; unit < host->units().size(); unit++) {
       if (model->config().homes[unit] == Home::streamed) slabs += host->units()[unit].bytes;
     }
-    CHECK_EQ(counters.copied_bytes - counters.prefetched_bytes, slabs * counters.steps);
+    if (placement.cpu_feed_forwards) {
+      CHECK(counters.hops > 100u);
+      CHECK(counters.copied_bytes - counters.prefetched_bytes - counters.dropped_bytes > slabs * counters.steps);
+    } else {
+      CHECK_EQ(counters.copied_bytes - counters.prefetched_bytes, slabs * counters.steps);
+    }
     CHECK_EQ(counters.kv_blocks_used.load(), 0u);
     CHECK_EQ(counters.saved_kv_bytes.load(), 0u);
     close_and_wait(engine, model);
@@ -637,9 +653,15 @@ class FaultyExecutor final : public Executor {
   void begin(Stream& stream, const Step& step, StepOutput& output) override { inner_->begin(stream, step, output); }
   void embed(Stream& stream) override { inner_->embed(stream); }
   void attention(Stream& stream, int unit) override { inner_->attention(stream, unit); }
-  void feed_forward(Stream& stream, int unit) override {
+  void feed_forward(Stream& stream, int unit, RowKind rows) override {
     if (unit == 3 && passes_++ == fails_) throw Error(error_code_, "an injected fault", "none");
-    inner_->feed_forward(stream, unit);
+    inner_->feed_forward(stream, unit, rows);
+  }
+  void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override {
+    inner_->send(stream, hop, rows, ticket);
+  }
+  void receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override {
+    inner_->receive(stream, hop, rows, ticket);
   }
   void head(Stream& stream, int unit) override { inner_->head(stream, unit); }
   void sample(Stream& stream) override { inner_->sample(stream); }
@@ -667,7 +689,8 @@ class FaultyBackend final : public Backend {
     return inner_->allocate_host(bytes, what);
   }
   std::unique_ptr<Stream> create_stream() override { return inner_->create_stream(); }
-  std::unique_ptr<Event> create_event() override { return inner_->create_event(); }
+  std::unique_ptr<Event> create_event(bool sleeps) override { return inner_->create_event(sleeps); }
+  Pinner pinner() override { return inner_->pinner(); }
   std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {
     return std::make_unique<FaultyExecutor>(inner_->create_executor(config), fails_, error_code_);
   }
@@ -694,14 +717,15 @@ TEST(a_failed_pass_ends_its_requests_and_no_others) {
   engine.add(whole);
   const Result alone = sink->wait(engine.submit(whole, options, sink));
   close_and_wait(engine, whole);
-  for (const Home home : {Home::resident, Home::streamed}) {
+  for (int round = 0; round < 3; round++) {
     Placement placement;
-    placement.layers = home;
+    placement.layers = round == 0 ? Home::resident : Home::streamed;
+    placement.cpu_feed_forwards = round == 2;  // the CPU has had its part of the pass when it fails
     placement.poison = true;
     placement.max_logit_rows = 2;  // two at a time: the third waits
     ModelConfig config = make_model(host, placement)->config();
-    const auto model =
-        std::make_shared<Model>(Engine::next_id(), std::make_unique<FaultyBackend>(4, code::kInternal), host, config);
+    const auto model = std::make_shared<Model>(Engine::next_id(), std::make_unique<FaultyBackend>(4, code::kInternal),
+                                               host, config, round == 2 ? create_cpu_backend(2) : nullptr);
     engine.add(model);
     std::vector<uint64_t> ids;
     for (int i = 0; i < 3; i++) ids.push_back(engine.submit(model, options, sink));
@@ -727,6 +751,7 @@ TEST(abuse_from_many_threads) {
   for (int m = 0; m < 2; m++) {
     Placement placement;
     placement.layers = m == 0 ? Home::streamed : Home::resident;
+    placement.cpu_feed_forwards = m == 0;
     placement.threads = 4;
     placement.poison = true;
     placement.max_rows = 16;

@@ -4,12 +4,15 @@
 
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <cstring>
 #include <thread>
 
 #include "backend/cpu/cpu_backend.h"
 #include "check.h"
 #include "core/error.h"
+#include "stream/pinning.h"
+#include "stream/stager.h"
 
 using namespace millrace;
 
@@ -26,21 +29,26 @@ class Slabs : public SlabSource {
     }
   }
   const std::byte* slab(int unit) const override { return slabs_[unit].data(); }
+  bool pinned(int unit) const override { return unit < pinned_; }
+  void pin(int first) { pinned_ = first; }
   size_t bytes(int unit) const { return slabs_[unit].size(); }
   int units() const { return static_cast<int>(slabs_.size()); }
 
  private:
   std::vector<std::vector<std::byte>> slabs_;
+  int pinned_ = INT_MAX;
 };
 
 struct Run {
   FeederConfig config;
   int passes = 3;
+  uint64_t routes = 0;  // bit p: pass p takes the prefill route
   CpuStreamHooks copy_hooks, compute_hooks;
 };
 
 struct Outcome {
-  bool exact = true;  // every unit of every pass was read as it is in its source
+  bool exact = true;    // every unit of every pass was read as it is in its source
+  size_t streamed = 0;  // bytes that passes took from the ring
   FeederCounters counters;
 };
 
@@ -51,16 +59,24 @@ Outcome run(const Slabs& slabs, Run setup) {
   const auto compute_backend = create_cpu_backend(1, setup.compute_hooks);
   const auto compute = compute_backend->create_stream();
   std::vector<std::vector<std::byte>> seen;
+  std::vector<int> units;
   Outcome outcome;
   {
     Feeder feeder(*backend, slabs, setup.config);
     feeder.prefetch();
     for (int pass = 0; pass < setup.passes; pass++) {
+      const bool prefill = (setup.routes >> pass & 1) != 0;
+      feeder.begin(prefill ? Route::prefill : Route::decode);
       for (int unit = 0; unit < slabs.units(); unit++) {
+        const Home home = setup.config.homes[unit];
+        CHECK_EQ(feeder.streams(unit), home == Home::streamed || (home == Home::cpu && prefill));
+        if (home == Home::cpu && !prefill) continue;
         seen.emplace_back(slabs.bytes(unit));
+        units.push_back(unit);
         const std::byte* address = feeder.acquire(*compute, unit);
-        if (setup.config.homes[unit] == Home::streamed) {
+        if (home != Home::resident) {
           CHECK(address != slabs.slab(unit));  // compute reads nothing but its slot
+          outcome.streamed += slabs.bytes(unit);
         }
         compute->copy(seen.back().data(), address, slabs.bytes(unit));
         feeder.release(*compute, unit);
@@ -70,8 +86,7 @@ Outcome run(const Slabs& slabs, Run setup) {
     outcome.counters = feeder.counters();
   }
   for (size_t i = 0; i < seen.size(); i++) {
-    const int unit = static_cast<int>(i) % slabs.units();
-    if (std::memcmp(seen[i].data(), slabs.slab(unit), seen[i].size()) != 0) outcome.exact = false;
+    if (std::memcmp(seen[i].data(), slabs.slab(units[i]), seen[i].size()) != 0) outcome.exact = false;
   }
   return outcome;
 }
@@ -95,27 +110,29 @@ std::function<void()> random_pauses(uint64_t seed, int most_us) {
 
 TEST(every_unit_arrives_whatever_the_sizes_homes_and_delays) {
   auto random = check::random();
-  for (int round = 0; round < 60; round++) {
-    const Slabs slabs(2 + static_cast<int>(random() % 9), 16, 4096, random);
+  for (int round = 0; round < 90; round++) {
+    Slabs slabs(2 + static_cast<int>(random() % 9), 16, 4096, random);
     Run setup;
-    size_t largest = 1, streamed = 0;
+    size_t largest = 1;
     for (int unit = 0; unit < slabs.units(); unit++) {
-      const bool stream = random() % 4 != 0;
-      setup.config.homes.push_back(stream ? Home::streamed : Home::resident);
-      if (!stream) continue;
-      largest = std::max(largest, slabs.bytes(unit));
-      streamed += slabs.bytes(unit);
+      const uint64_t choice = random() % 6;
+      setup.config.homes.push_back(choice == 0 ? Home::resident : choice == 1 ? Home::cpu : Home::streamed);
+      if (choice != 0) largest = std::max(largest, slabs.bytes(unit));
     }
-    setup.config.ring_bytes = largest + random() % (2 * largest);
+    setup.config.ring_bytes = largest + random() % (3 * largest);
     setup.config.poison = random() % 2 == 0;
+    setup.config.stage_threads = 2;
+    if (random() % 3 == 0) slabs.pin(static_cast<int>(random() % slabs.units()));
     setup.copy_hooks.copy_chunk = 512;
     setup.compute_hooks.copy_chunk = 512;
     setup.copy_hooks.before_copy = random_pauses(random(), 80);
     setup.compute_hooks.before_copy = random_pauses(random(), 80);
-    setup.passes = 1 + static_cast<int>(random() % 4);
+    setup.passes = 1 + static_cast<int>(random() % 5);
+    setup.routes = random();
     const Outcome outcome = run(slabs, setup);
     CHECK(outcome.exact);
-    CHECK_EQ(outcome.counters.copied_bytes - outcome.counters.prefetched_bytes, streamed * setup.passes);
+    const FeederCounters& counters = outcome.counters;
+    CHECK_EQ(counters.copied_bytes - counters.prefetched_bytes - counters.dropped_bytes, outcome.streamed);
   }
 }
 
@@ -215,4 +232,59 @@ TEST(a_ring_smaller_than_a_unit_is_refused) {
   config.unit_bytes = {1000, 1000};
   config.ring_bytes = 999;
   CHECK_THROWS_CODE(Feeder(*backend, slabs, config), code::kInvalidArgument);
+}
+
+// Slabs that cannot be pinned pass through a window: in pieces, by several threads, to the same bytes.
+TEST(pageable_slabs_pass_through_the_staging_window) {
+  auto random = check::random(6);
+  CpuStreamHooks hooks;
+  hooks.before_copy = random_pauses(random(), 200);
+  const auto backend = create_cpu_backend(1, hooks);
+  const auto stream = backend->create_stream();
+  Stager stager(*backend, 3, 4096, 3);
+  std::vector<std::vector<std::byte>> sources, copies;
+  for (int i = 0; i < 40; i++) {
+    std::vector<std::byte> bytes(1 + random() % 30000);
+    for (auto& b : bytes) b = static_cast<std::byte>(random());
+    copies.emplace_back(bytes.size());
+    sources.push_back(std::move(bytes));
+    stager.copy(*stream, copies.back().data(), sources.back().data(), sources.back().size());
+  }
+  stream->synchronize();
+  for (size_t i = 0; i < sources.size(); i++) CHECK(sources[i] == copies[i]);
+}
+
+namespace {
+
+// Counts what is pinned; refuses from the pin numbered `limit` on.
+struct CountingPin final : Pin {
+  explicit CountingPin(std::atomic<int>& pins) : count(pins) { count++; }
+  ~CountingPin() override { count--; }
+  std::atomic<int>& count;
+};
+
+}  // namespace
+
+TEST(pinning_goes_as_far_as_the_system_allows) {
+  std::atomic<int> pins{0}, asked{0};
+  std::vector<std::byte> memory(5 * 4096);
+  std::vector<std::span<std::byte>> parts;
+  for (int i = 0; i < 5; i++) parts.push_back(std::span(memory).subspan(i * 4096, 4096));
+  for (const int limit : {0, 3, 5}) {
+    asked = 0;
+    {
+      Pinning pinning(
+          [&](std::byte*, size_t) -> std::unique_ptr<Pin> {
+            if (asked++ == limit) return nullptr;
+            return std::make_unique<CountingPin>(pins);
+          },
+          parts);
+      pinning.wait();
+      CHECK_EQ(pins.load(), limit);
+      CHECK_EQ(pinning.bytes(), static_cast<size_t>(limit) * 4096);
+      CHECK_EQ(pinning.refused(), limit < 5);
+      for (int i = 0; i < 5; i++) CHECK_EQ(pinning.pinned(i), i < limit);
+    }
+    CHECK_EQ(pins.load(), 0);
+  }
 }

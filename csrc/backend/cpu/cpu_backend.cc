@@ -23,8 +23,8 @@ class CpuMemory final : public Memory {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(int threads, CpuStreamHooks hooks)
-      : compute_(std::make_shared<ComputePool>(threads)),
+  CpuBackend(int threads, CpuStreamHooks hooks, std::chrono::microseconds spin)
+      : compute_(std::make_shared<ComputePool>(threads, spin)),
         hooks_(std::make_shared<const CpuStreamHooks>(std::move(hooks))) {}
 
   const char* name() const override { return "cpu"; }
@@ -35,8 +35,12 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Memory> allocate_host(size_t bytes, const char* what) override {
     return std::make_unique<CpuMemory>(bytes, what);
   }
+  // Nothing to do: the twin's streams copy from any memory.
+  Pinner pinner() override {
+    return [](std::byte*, size_t) { return std::make_unique<Pin>(); };
+  }
   std::unique_ptr<Stream> create_stream() override { return std::make_unique<CpuStream>(hooks_); }
-  std::unique_ptr<Event> create_event() override { return std::make_unique<CpuEvent>(); }
+  std::unique_ptr<Event> create_event(bool) override { return std::make_unique<CpuEvent>(); }
   std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {
     return std::make_unique<CpuExecutor>(config, compute_, hooks_);
   }
@@ -48,12 +52,12 @@ class CpuBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> create_cpu_backend(int threads, CpuStreamHooks hooks) {
+std::unique_ptr<Backend> create_cpu_backend(int threads, CpuStreamHooks hooks, std::chrono::microseconds spin) {
   if (threads < 1 || hooks.copy_chunk == 0) {
     throw Error(code::kInvalidArgument, format("cpu backend: threads must be at least 1, found %d", threads),
                 "pass the number of cores to compute with");
   }
-  return std::make_unique<CpuBackend>(threads, std::move(hooks));
+  return std::make_unique<CpuBackend>(threads, std::move(hooks), spin);
 }
 
 }  // namespace millrace

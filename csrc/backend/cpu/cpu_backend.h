@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "backend/backend.h"
+#include "core/thread_pool.h"
 
 namespace millrace {
 
@@ -17,8 +18,13 @@ struct CpuStreamHooks {
   size_t copy_chunk = size_t{1} << 20;   // bytes a copy moves between two calls of before_copy
 };
 
+// How long idle threads poll for work in a pass that they share with a GPU: its part between two of theirs, and the way
+// of the rows there and back, takes 100 to 200 us.
+inline constexpr std::chrono::microseconds kSharedPassSpin{1000};
+
 // A backend that computes with `threads` threads (at least 1), which its executors share: operations of several
 // streams take turns. Streams, events, memory and executors may outlive the backend.
-std::unique_ptr<Backend> create_cpu_backend(int threads, CpuStreamHooks hooks = {});
+std::unique_ptr<Backend> create_cpu_backend(int threads, CpuStreamHooks hooks = {},
+                                            std::chrono::microseconds spin = kThreadPoolSpin);
 
 }  // namespace millrace

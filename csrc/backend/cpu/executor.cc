@@ -5,11 +5,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <thread>
 
 #include "backend/cpu/stream.h"
 #include "backend/cpu/vector_ops.h"
 #include "backend/sample_arithmetic.h"
 #include "core/error.h"
+#include "core/relax.h"
 #include "model/rope.h"
 
 namespace millrace {
@@ -30,6 +32,18 @@ void for_rows(ThreadPool& pool, int rows, Body&& body) {
     const int begin = static_cast<int>(index) * kRowsTogether;
     for (int r = begin; r < std::min(rows, begin + kRowsTogether); r++) body(r);
   });
+}
+
+// Polls: what comes next is microseconds away. After a while in turns with others, for a machine of few cores.
+void await_ticket(const HopState& hop, uint64_t ticket) {
+  for (int spin = 0; hop.sent.load(std::memory_order_acquire) < ticket; spin++) {
+    if (hop.given_up.load(std::memory_order_relaxed) != 0) return;
+    if (spin < 100000) {
+      cpu_relax();
+    } else {
+      std::this_thread::yield();
+    }
+  }
 }
 
 }  // namespace
@@ -132,8 +146,23 @@ void CpuExecutor::attention(Stream& stream, int unit) {
   enqueue(stream, [this, unit] { run_attention(unit); });
 }
 
-void CpuExecutor::feed_forward(Stream& stream, int unit) {
-  enqueue(stream, [this, unit] { run_feed_forward(unit); });
+void CpuExecutor::feed_forward(Stream& stream, int unit, RowKind rows) {
+  enqueue(stream, [this, unit, rows] { run_feed_forward(unit, rows); });
+}
+
+void CpuExecutor::send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) {
+  static_cast<CpuStream&>(stream).enqueue([this, hop, rows, ticket] {
+    std::memcpy(hop.rows, residual_, static_cast<size_t>(rows) * config_.spec.hidden * sizeof(float));
+    hop.state->sent.store(ticket, std::memory_order_release);
+  });
+}
+
+void CpuExecutor::receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) {
+  static_cast<CpuStream&>(stream).enqueue([this, hop, rows, ticket] {
+    await_ticket(*hop.state, ticket);
+    std::memcpy(residual_, hop.rows, static_cast<size_t>(rows) * config_.spec.hidden * sizeof(float));
+    if (output_ == nullptr) step_.rows = step_.decode_rows = rows;  // outside of begin() and end()
+  });
 }
 
 void CpuExecutor::head(Stream& stream, int unit) {
@@ -283,12 +312,15 @@ void CpuExecutor::run_attention(int unit) {
   apply(layout.second, weights, attended_, step_.rows, residual_, Epilogue::add, layout);
 }
 
-void CpuExecutor::run_feed_forward(int unit) {
+void CpuExecutor::run_feed_forward(int unit, RowKind kind) {
   const UnitLayout& layout = config_.units[unit];
   const std::byte* weights = slab(unit);
-  normalise(residual_, step_.rows, layout, weights);
-  apply(layout.first, weights, normed_, step_.rows, wide_, Epilogue::silu_mul, layout);
-  apply(layout.second, weights, wide_, step_.rows, residual_, Epilogue::add, layout);
+  const int begin = kind == RowKind::prefill ? step_.decode_rows : 0;
+  const int rows = (kind == RowKind::decode ? step_.decode_rows : step_.rows) - begin;
+  float* residual = residual_ + static_cast<size_t>(begin) * config_.spec.hidden;
+  normalise(residual, rows, layout, weights);
+  apply(layout.first, weights, normed_, rows, wide_, Epilogue::silu_mul, layout);
+  apply(layout.second, weights, wide_, rows, residual, Epilogue::add, layout);
 }
 
 void CpuExecutor::run_head(int unit) {

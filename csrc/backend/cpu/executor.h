@@ -20,7 +20,7 @@ namespace millrace {
 
 // A pool takes one loop at a time: an operation holds the mutex while it runs.
 struct ComputePool {
-  explicit ComputePool(int threads) : pool(threads) {}
+  ComputePool(int threads, std::chrono::microseconds spin) : pool(threads, spin) {}
   std::mutex mutex;
   ThreadPool pool;
 };
@@ -36,7 +36,9 @@ class CpuExecutor final : public Executor {
   void begin(Stream& stream, const Step& step, StepOutput& output) override;
   void embed(Stream& stream) override;
   void attention(Stream& stream, int unit) override;
-  void feed_forward(Stream& stream, int unit) override;
+  void feed_forward(Stream& stream, int unit, RowKind rows) override;
+  void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
+  void receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
   void head(Stream& stream, int unit) override;
   void sample(Stream& stream) override;
   void end(Stream& stream) override;
@@ -54,7 +56,7 @@ class CpuExecutor final : public Executor {
 
   void run_embed();
   void run_attention(int unit);
-  void run_feed_forward(int unit);
+  void run_feed_forward(int unit, RowKind rows);
   void run_head(int unit);
   void run_sample();
 

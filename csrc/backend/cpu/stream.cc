@@ -6,9 +6,7 @@
 #include <exception>
 #include <utility>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "core/relax.h"
 
 namespace millrace {
 
@@ -17,14 +15,6 @@ namespace {
 // About 20 us of polling before a thread sleeps, as in ThreadPool: the operations of a pass and the events between its
 // streams follow each other faster than a sleeper wakes.
 constexpr int kSpins = 600;
-
-inline void relax() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 }  // namespace
 
@@ -39,7 +29,7 @@ void CpuEvent::Mark::reach() {
 void CpuEvent::Mark::wait() {
   for (int spin = 0; spin < kSpins; spin++) {
     if (reached()) return;
-    relax();
+    cpu_relax();
   }
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return reached(); });
@@ -93,7 +83,7 @@ void CpuStream::run() {
       if (stop_) return;
       const uint64_t seen = enqueued_.load(std::memory_order_relaxed);
       lock.unlock();
-      for (int spin = 0; spin < kSpins && enqueued_.load(std::memory_order_acquire) == seen; spin++) relax();
+      for (int spin = 0; spin < kSpins && enqueued_.load(std::memory_order_acquire) == seen; spin++) cpu_relax();
       lock.lock();
       sleeping_ = true;
       wake_.wait(lock, [this] { return stop_ || !queue_.empty(); });

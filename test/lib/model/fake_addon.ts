@@ -77,6 +77,10 @@ export class FakeAddon implements NativeAddon {
     return 1e10
   }
 
+  async measureLinkBandwidth() {
+    return 5e10
+  }
+
   weightBytes() {
     return 0
   }
@@ -151,6 +155,10 @@ export class FakeModel implements NativeModel {
       prefillRows: 3,
       copiedBytes: 4,
       prefetchedBytes: 5,
+      droppedBytes: 14,
+      stagedBytes: 15,
+      pinnedBytes: 0,
+      hops: 16,
       streamedUnits: 6,
       weightBytesRead: 7,
       runningSequences: 8,

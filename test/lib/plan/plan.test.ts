@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import type { ModelSpec, NativeSlabPlan } from '../../../lib/binding.ts'
+import type { Home, ModelSpec, NativeSlabPlan } from '../../../lib/binding.ts'
 import type { PlanOptions } from '../../../lib/options.ts'
 import { KV_BLOCK_TOKENS, type Machine, makePlan } from '../../../lib/plan/plan.ts'
 
@@ -48,9 +48,8 @@ const plan = (options: PlanOptions = {}, on: Partial<Machine> = {}) =>
 
 describe('placement', () => {
   test('auto is resident on the CPU, with no ring', () => {
-    const { device, homes, units, ringBytes, streamedBytesPerPass, threads } = plan()
+    const { device, units, ringBytes, streamedBytesPerPass, threads } = plan()
     expect(device).toBe('cpu')
-    expect(homes).toEqual(['resident', 'resident', 'resident', 'resident'])
     expect(units.every((unit) => unit.home === 'resident')).toBe(true)
     expect({ ringBytes, streamedBytesPerPass, threads }).toEqual({ ringBytes: 0, streamedBytesPerPass: 0, threads: 3 })
   })
@@ -66,7 +65,32 @@ describe('placement', () => {
     const { units, streamedBytesPerPass } = plan({ placement: ['resident', 'streamed', 'cpu', 'streamed'] })
     expect(units.filter((unit) => unit.home === 'streamed').map((unit) => unit.layer)).toEqual([1, 1, 3, 3])
     expect(streamedBytesPerPass).toBe(2 * (1024 + 3072))
-    expect(() => plan({ placement: ['resident'] })).toThrow(/one home a layer \(4\) for placement/)
+    expect(() => plan({ placement: ['resident'] })).toThrow(/one home a layer \(4\) or a unit \(9\) for placement/)
+  })
+
+  test('an array of all units is taken as it is', () => {
+    const homes: Home[] = [
+      'streamed',
+      'cpu',
+      'resident',
+      'resident',
+      'streamed',
+      'streamed',
+      'resident',
+      'cpu',
+      'streamed',
+    ]
+    const gpu = { gpus: 1 }
+    const { units, ringBytes } = plan({ placement: homes, device: 'cuda', ring: 1 }, gpu)
+    expect(units.map((unit) => unit.home)).toEqual(homes)
+    expect(ringBytes).toBe(9728)
+    expect(() => plan({ placement: homes.with(0, 'cpu'), device: 'cuda' }, gpu)).toThrow(/for placement\[0\]/)
+  })
+
+  test('beside a GPU the CPU takes feed-forwards, and the ring has room for them', () => {
+    const { units, ringBytes } = plan({ placement: 'cpu', device: 'cuda', ring: 1 }, { gpus: 1 })
+    expect(units.slice(0, 8).map((unit) => unit.home)).toEqual(new Array(4).fill(['streamed', 'cpu']).flat())
+    expect(ringBytes).toBe(3072)
   })
 })
 

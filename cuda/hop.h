@@ -1,0 +1,26 @@
+#pragma once
+// Hidden rows between the GPU and the CPU in the middle of a pass, by kernels on mapped pinned memory: a copy would
+// queue behind the slabs (MEASURED: 16 KB take 23 us beside them, and the host would have to wait for it).
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "backend/backend.h"
+
+namespace millrace::cuda {
+
+// Table of units: units[unit] = slab, in the stream's order.
+cudaError_t set_unit(const std::byte** units, int unit, const std::byte* slab, cudaStream_t stream);
+
+// rows[r, :] = x[r, :] for `count` rows of float32, then state->sent = *base + offset, seen by the CPU in that order.
+//   rows, state  device addresses of mapped host memory
+//   base         on the device
+//   arrived      on the device, 0; left 0
+cudaError_t send_rows(const float* x, int count, int width, float* rows, HopState* state, const uint64_t* base,
+                      uint64_t offset, unsigned* arrived, cudaStream_t stream);
+
+// Waits until state->sent >= *base + offset, or the pass was given up; then x[r, :] = rows[r, :].
+cudaError_t receive_rows(float* x, int count, int width, const float* rows, const HopState* state, const uint64_t* base,
+                         uint64_t offset, cudaStream_t stream);
+
+}  // namespace millrace::cuda
