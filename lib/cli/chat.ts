@@ -2,7 +2,7 @@ import { createInterface } from 'node:readline'
 import { Command } from 'commander'
 import { MillraceError } from '../errors.ts'
 import type { Model } from '../model/model.ts'
-import type { ChatMessage } from '../options.ts'
+import type { ChatMessage, GenerateOptions } from '../options.ts'
 import { stream } from './generate.ts'
 import {
   addLoadFlags,
@@ -25,11 +25,12 @@ export function chatCommand(terminal: Terminal): Command {
     .option('--system <text>', 'the system message')
   addSamplingFlags(addLoadFlags(command))
   return command.action(async (path: string, flags: Flags) => {
+    const sampling = samplingOptions(flags)
     await using model = await loadModel(path, flags, terminal)
     if (!model.hasChatTemplate) {
       throw new MillraceError('CHAT_TEMPLATE_MISSING', { message: `${path} has no chat template` })
     }
-    const talk = new Talk(model, flags, terminal)
+    const talk = new Talk(model, sampling, flags.system, terminal)
     if (process.stdin.isTTY && process.stdout.isTTY) await interactive(talk, terminal)
     else await piped(talk, terminal)
   })
@@ -37,25 +38,27 @@ export function chatCommand(terminal: Terminal): Command {
 
 class Talk {
   readonly #model: Model
-  readonly #flags: Flags
+  readonly #sampling: GenerateOptions
+  readonly #system: string | undefined
   readonly #terminal: Terminal
   #messages: ChatMessage[] = []
 
-  constructor(model: Model, flags: Flags, terminal: Terminal) {
+  constructor(model: Model, sampling: GenerateOptions, system: string | undefined, terminal: Terminal) {
     this.#model = model
-    this.#flags = flags
+    this.#sampling = sampling
+    this.#system = system
     this.#terminal = terminal
     this.reset()
   }
 
   reset(): void {
-    this.#messages = this.#flags.system === undefined ? [] : [{ role: 'system', content: this.#flags.system }]
+    this.#messages = this.#system === undefined ? [] : [{ role: 'system', content: this.#system }]
   }
 
   /** Prints the answer. A message that fails leaves no trace. */
   async say(content: string, onStart?: (cancel: () => void) => void): Promise<void> {
     const messages = [...this.#messages, { role: 'user', content }]
-    const generation = this.#model.chat(messages, samplingOptions(this.#flags))
+    const generation = this.#model.chat(messages, this.#sampling)
     onStart?.(() => generation.cancel())
     const { text } = await stream(generation, this.#terminal)
     this.#messages = [...messages, { role: 'assistant', content: text }]

@@ -8,6 +8,7 @@ import {
   addSamplingFlags,
   type LoadFlags,
   loadModel,
+  parseNumber,
   type SamplingFlags,
   samplingOptions,
 } from './options.ts'
@@ -18,6 +19,8 @@ interface Flags extends LoadFlags, SamplingFlags {
   chat?: string
   system?: string
   json?: boolean
+  logprobs?: boolean
+  topLogprobs?: number
   stats?: boolean
 }
 
@@ -30,11 +33,18 @@ export function generateCommand(terminal: Terminal): Command {
     .option('--chat <request>', "answer this request, through the model's chat template")
     .addOption(new Option('--system <text>', 'with --chat: the system message'))
     .option('--json', 'print the result as JSON')
+    .option('--logprobs', "with --json: every token's log-probability")
+    .addOption(
+      new Option('--top-logprobs <count>', 'with --json: so many of the likeliest at every token').argParser(
+        parseNumber,
+      ),
+    )
     .option('--stats', 'print figures of the run to stderr, or into the JSON')
   addSamplingFlags(addLoadFlags(command))
   return command.action(async (path: string, positional: string | undefined, flags: Flags) => {
-    checkOnePrompt(positional, flags)
-    const options = samplingOptions(flags)
+    checkFlags(positional, flags)
+    const { logprobs, topLogprobs } = flags
+    const options = { ...samplingOptions(flags), logprobs, topLogprobs }
     const text = flags.chat ?? flags.prompt ?? positional ?? (await terminal.readStdin()).replace(/\r?\n$/, '')
     await using model = await loadModel(path, flags, terminal)
     const generation =
@@ -57,7 +67,7 @@ export function generateCommand(terminal: Terminal): Command {
   })
 }
 
-function checkOnePrompt(positional: string | undefined, flags: Flags): void {
+function checkFlags(positional: string | undefined, flags: Flags): void {
   const given = [positional, flags.prompt, flags.chat].filter((text) => text !== undefined).length
   const message =
     given > 1
@@ -66,7 +76,9 @@ function checkOnePrompt(positional: string | undefined, flags: Flags): void {
         ? 'expected a prompt but received none'
         : flags.system !== undefined && flags.chat === undefined
           ? 'expected --chat with --system but received none'
-          : undefined
+          : (flags.logprobs !== undefined || flags.topLogprobs !== undefined) && !flags.json
+            ? 'expected --json with --logprobs and --top-logprobs but received none'
+            : undefined
   if (message !== undefined) {
     throw new MillraceError('INVALID_ARGUMENT', { message, remedy: 'see millrace generate --help' })
   }

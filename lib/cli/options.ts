@@ -5,6 +5,7 @@ import { load } from '../model/load.ts'
 import type { Model } from '../model/model.ts'
 import {
   type GenerateOptions,
+  generateOptions as generateSchema,
   type LoadOptions,
   type PlacementHome,
   type PlanOptions,
@@ -28,8 +29,17 @@ export interface SamplingFlags {
   topK?: number
   topP?: number
   minP?: number
+  typicalP?: number
+  repetitionPenalty?: number
+  presencePenalty?: number
+  frequencyPenalty?: number
+  logitBias?: Map<number, number>
   seed?: number
   stop?: string[]
+  truncate?: GenerateOptions['truncate']
+  priority?: number
+  queueTimeout?: number
+  deadline?: number
 }
 
 /** Ranges are the library's to check. */
@@ -37,6 +47,14 @@ export function parseNumber(text: string): number {
   const value = Number(text)
   if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('Expected a number.')
   return value
+}
+
+/** '1234=-5' and '1234=-Infinity', one token each time that the flag is given. */
+function parseBias(text: string, biases: Map<number, number> = new Map()): Map<number, number> {
+  const [, token, bias] = /^(\d+)=(.+)$/.exec(text) ?? []
+  const value = bias === undefined || bias.trim() === '' ? Number.NaN : Number(bias)
+  if (Number.isNaN(value)) throw new InvalidArgumentError('Expected <token id>=<number>, such as 1234=-5.')
+  return biases.set(Number(token), value)
 }
 
 function parsePlacement(text: string): LoadFlags['placement'] {
@@ -70,13 +88,53 @@ export function addSamplingFlags(command: Command): Command {
     .addOption(new Option('--top-k <count>', 'sample among the k likeliest tokens').argParser(parseNumber))
     .addOption(new Option('--top-p <share>', 'sample among the likeliest that reach this share').argParser(parseNumber))
     .addOption(new Option('--min-p <share>', 'sample among those this likely, of the likeliest').argParser(parseNumber))
+    .addOption(
+      new Option(
+        '--typical-p <share>',
+        'sample among those of the most expected surprise that reach this share',
+      ).argParser(parseNumber),
+    )
+    .addOption(
+      new Option('--repetition-penalty <factor>', 'above 1: tokens of prompt and answer come less').argParser(
+        parseNumber,
+      ),
+    )
+    .addOption(
+      new Option('--presence-penalty <value>', 'off the logit of a token that the answer has').argParser(parseNumber),
+    )
+    .addOption(
+      new Option('--frequency-penalty <value>', 'the same, once for each time that it has it').argParser(parseNumber),
+    )
+    .addOption(
+      new Option(
+        '--logit-bias <token=bias>',
+        "added to a token id's logit, -Infinity forbids it; may be given again",
+      ).argParser(parseBias),
+    )
     .addOption(new Option('--seed <number>', 'the same seed gives the same text').argParser(parseNumber))
     .addOption(new Option('--stop <text>', 'end the answer before this text; may be given again').argParser(collect))
+    .addOption(
+      new Option('--truncate <where>', 'what goes of a prompt too long for the context').choices([
+        'none',
+        'start',
+        'middle',
+      ]),
+    )
+    .addOption(new Option('--priority <number>', 'higher goes before other requests').argParser(parseNumber))
+    .addOption(new Option('--queue-timeout <ms>', 'fail if it has not started by then').argParser(parseNumber))
+    .addOption(new Option('--deadline <ms>', 'fail if it has not ended by then').argParser(parseNumber))
 }
 
+/** Checked at once: before a model is loaded, and also where no request follows. */
 export function samplingOptions(flags: SamplingFlags): GenerateOptions {
-  const { maxTokens, temperature, topK, topP, minP, seed, stop } = flags
-  return { maxTokens, temperature, topK, topP, minP, seed, stop }
+  const { maxTokens, temperature, topK, topP, minP, typicalP, seed, stop, truncate, priority } = flags
+  const { repetitionPenalty, presencePenalty, frequencyPenalty, logitBias, queueTimeout, deadline } = flags
+  const filters = { temperature, topK, topP, minP, typicalP, seed }
+  const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty, logitBias }
+  const limits = { maxTokens, stop, truncate, priority, queueTimeoutMs: queueTimeout, deadlineMs: deadline }
+  const options = { ...filters, ...penalties, ...limits }
+  validate(generateSchema, options, 'options')
+  return options
 }
 
 /** A plan as the flags have it. */

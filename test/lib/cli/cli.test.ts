@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
+import { load } from '../../../lib/index.ts'
 import { build, DIST } from '../../built.ts'
 import { MODELS } from '../../models.ts'
 import { temporaryFolder } from '../folder.ts'
@@ -79,6 +80,44 @@ describe('generate', () => {
     expect(a.code).toBe(0)
     expect(a.stdout).toMatch(/^[^.!]+\n$/)
     expect(b.stdout).toBe(a.stdout)
+  })
+
+  test('penalties, biases, typical sampling and log-probabilities are those of the library', async () => {
+    const flags = ['--temperature', '0.9', '--seed', '3', '--typical-p', '0.8', '--repetition-penalty', '1.3']
+    const more = ['--presence-penalty', '0.2', '--frequency-penalty', '0.1', '--logit-bias', '17=2']
+    const rest = ['--logit-bias', '18=-Infinity', '--max-tokens', '12', '--logprobs', '--top-logprobs', '2', '--json']
+    const { code, stdout } = await run(['generate', demo, 'Once upon a time', ...flags, ...more, ...rest])
+    expect(code).toBe(0)
+    await using model = await load(demo)
+    const expected = await model.generate('Once upon a time', {
+      temperature: 0.9,
+      seed: 3,
+      typicalP: 0.8,
+      repetitionPenalty: 1.3,
+      presencePenalty: 0.2,
+      frequencyPenalty: 0.1,
+      logitBias: { 17: 2, 18: Number.NEGATIVE_INFINITY },
+      maxTokens: 12,
+      logprobs: true,
+      topLogprobs: 2,
+    }).result
+    const { timings: _, ...same } = JSON.parse(JSON.stringify(expected))
+    expect(JSON.parse(stdout)).toMatchObject(same)
+  })
+
+  test('--truncate cuts a prompt that the context has no room for; without it that is an error', async () => {
+    const args = ['generate', demo, 'Once upon a time. '.repeat(20), '--context', '64', '--max-tokens', '8']
+    const limits = ['--priority', '2', '--queue-timeout', '60000', '--deadline', '60000', '--json']
+    const [cut, whole] = await Promise.all([run([...args, ...limits, '--truncate', 'start']), run(args)])
+    expect(JSON.parse(cut.stdout).usage).toMatchObject({ promptTokens: 56, completionTokens: 8 })
+    expect(whole).toMatchObject({ code: 1, stdout: '', stderr: expect.stringContaining('CONTEXT_OVERFLOW') })
+  })
+
+  test('--deadline ends an answer that takes longer', async () => {
+    const long = ['--max-tokens', '2000', '--temperature', '2', '--seed', '1', '--placement', 'streamed']
+    const { code, stderr } = await run(['generate', demo, 'Once', ...long, '--logit-bias', '2=-100', '--deadline', '1'])
+    expect(code).toBe(1)
+    expect(stderr).toContain('DEADLINE_EXCEEDED')
   })
 
   test('Ctrl-C prints what is there and exits with 130', async () => {
@@ -210,6 +249,11 @@ describe('failures', () => {
       /expected a number of units from 1 to 4096 or a size such as '256MiB' for ring but received 'lots'.*\n {2}see millrace bench --help\n/,
     ],
     [['generate', demo, 'x', '--temperature', 'hot'], 2, /Expected a number/],
+    [['generate', demo, 'x', '--logit-bias', '5:1'], 2, /Expected <token id>=<number>/],
+    [['generate', demo, 'x', '--logit-bias', '5=1000'], 2, /numbers from -100 to 100/],
+    [['generate', demo, 'x', '--truncate', 'end'], 2, /Allowed choices are none, start, middle/],
+    [['generate', demo, 'x', '--top-logprobs', '3'], 2, /expected --json with --logprobs and --top-logprobs/],
+    [['chat', demo, '--repetition-penalty', '0'], 2, /for repetitionPenalty but received 0/],
     [['generate', demo, 'x', '--chat', 'y'], 2, /expected one of \[prompt\], --prompt and --chat/],
     [['generate', demo, 'x', '--max-token', '5'], 2, /unknown option '--max-token'/],
     [['generate'], 2, /missing required argument 'model'/],
