@@ -1,7 +1,9 @@
 #include "stream/host_store.h"
 
 #include <atomic>
+#include <chrono>
 
+#include "core/error.h"
 #include "core/thread_pool.h"
 
 namespace millrace {
@@ -73,6 +75,31 @@ size_t HostModel::all_bytes() {
   return bytes_of_all.load(std::memory_order_relaxed);
 }
 
+namespace {
+
+// How long a load that waits for another's turn may not hear that it was cancelled.
+constexpr std::chrono::milliseconds kCancelPoll(20);
+
+void throw_if_cancelled(const RepackOptions& options) {
+  if (options.cancelled == nullptr || !options.cancelled->load(std::memory_order_relaxed)) return;
+  throw Error(code::kAborted, "loading was cancelled", "call load again if that was not meant");
+}
+
+std::shared_ptr<HostModel> read_model(const std::vector<std::string>& paths, const ModelSource& source, int threads,
+                                      const RepackOptions& options, const Pinner& pinner) {
+  const Checkpoint checkpoint(paths);
+  const SlabPlan plan = plan_slabs(checkpoint, source);
+  auto model = std::make_shared<HostModel>(plan);
+  if (pinner) model->pin(pinner);
+  std::vector<std::byte*> slabs;
+  for (size_t unit = 0; unit < plan.units.size(); unit++) slabs.push_back(model->mutable_slab(static_cast<int>(unit)));
+  ThreadPool pool(threads);
+  repack(checkpoint, plan, slabs, model->mutable_embedding(), pool, options);
+  return model;
+}
+
+}  // namespace
+
 HostStore& HostStore::instance() {
   static HostStore* store = new HostStore;
   return *store;
@@ -83,7 +110,7 @@ std::shared_ptr<const HostModel> HostStore::load(const std::string& identity, co
                                                  const Pinner& pinner) {
   std::shared_ptr<Entry> entry;
   {
-    std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     // An entry that nobody holds and nobody loads is of no use any more.
     std::erase_if(entries_, [&](const auto& item) {
       return item.first != identity && item.second.use_count() == 1 && item.second->model.expired();
@@ -91,20 +118,32 @@ std::shared_ptr<const HostModel> HostStore::load(const std::string& identity, co
     std::shared_ptr<Entry>& slot = entries_[identity];
     if (!slot) slot = std::make_shared<Entry>();
     entry = slot;
+    for (;;) {
+      if (std::shared_ptr<const HostModel> model = entry->model.lock()) return model;
+      if (!entry->loading) break;
+      throw_if_cancelled(options);
+      changed_.wait_for(lock, kCancelPoll);
+    }
+    entry->loading = true;
   }
-  std::lock_guard turn(entry->loading);
-  if (std::shared_ptr<const HostModel> model = entry->model.lock()) return model;
-
-  const Checkpoint checkpoint(paths);
-  const SlabPlan plan = plan_slabs(checkpoint, source);
-  auto model = std::make_shared<HostModel>(plan);
-  if (pinner) model->pin(pinner);
-  std::vector<std::byte*> slabs;
-  for (size_t unit = 0; unit < plan.units.size(); unit++) slabs.push_back(model->mutable_slab(static_cast<int>(unit)));
-  ThreadPool pool(threads);
-  repack(checkpoint, plan, slabs, model->mutable_embedding(), pool, options);
-  entry->model = model;
+  std::shared_ptr<HostModel> model;
+  try {
+    model = read_model(paths, source, threads, options, pinner);
+  } catch (...) {
+    end_turn(*entry, nullptr);
+    throw;
+  }
+  end_turn(*entry, model);
   return model;
+}
+
+void HostStore::end_turn(Entry& entry, const std::shared_ptr<const HostModel>& model) {
+  {
+    std::lock_guard lock(mutex_);
+    entry.loading = false;
+    entry.model = model;
+  }
+  changed_.notify_all();
 }
 
 }  // namespace millrace

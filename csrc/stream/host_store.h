@@ -2,6 +2,7 @@
 // System RAM's side of the cache: every loaded checkpoint once a process, however many environments and devices use
 // it. A model's slabs and embedding are freed with their last user.
 #include <atomic>
+#include <condition_variable>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -62,18 +63,21 @@ class HostStore {
   static HostStore& instance();
 
   // The model of this identity, repacked from its files unless some environment holds it already. Loads of one
-  // identity take turns; a load that fails or is cancelled leaves nothing behind. With a `pinner`, slabs are pinned in
-  // the background meanwhile.
+  // identity take turns; a load that fails or is cancelled, be it while it waits, leaves nothing behind. With a
+  // `pinner`, slabs are pinned in the background meanwhile.
   std::shared_ptr<const HostModel> load(const std::string& identity, const std::vector<std::string>& paths,
                                         const ModelSource& source, int threads, const RepackOptions& options,
                                         const Pinner& pinner = {});
 
  private:
   struct Entry {
-    std::mutex loading;
+    bool loading = false;
     std::weak_ptr<const HostModel> model;
   };
-  std::mutex mutex_;
+  void end_turn(Entry& entry, const std::shared_ptr<const HostModel>& model);
+
+  std::mutex mutex_;  // of the entries and what is in them
+  std::condition_variable changed_;
   std::unordered_map<std::string, std::shared_ptr<Entry>> entries_;
 };
 
