@@ -53,6 +53,7 @@ using Pinner = std::function<std::unique_ptr<Pin>(std::byte* data, size_t bytes)
 // ---- KV cache. Blocks of kKvBlockTokens positions, one id for all layers. Of layer l, block b:
 //   K  float16 [kv_heads, kKvBlockTokens, head_dim], then V the same, at
 //   kv + (l * blocks + b) * kv_block_bytes(spec)
+// Nothing is read of a block wholly behind the sliding window of all its sequence's rows: any id stands for it.
 inline constexpr int kKvBlockTokens = 16;
 inline size_t kv_block_bytes(const ModelSpec& spec) {
   return size_t{2} * spec.kv_heads * kKvBlockTokens * spec.head_dim * sizeof(uint16_t);

@@ -13,6 +13,7 @@ KvPool::KvPool(Backend& backend, Stream& compute, const ModelSpec& spec, int blo
       layers_(spec.layers),
       block_bytes_(kv_block_bytes(spec)),
       total_(blocks),
+      window_(spec.sliding_window),
       memory_(backend.allocate(static_cast<size_t>(blocks) * layers_ * block_bytes_, "the KV cache")),
       blocks_(blocks) {
   free_.reserve(blocks);
@@ -65,19 +66,29 @@ bool KvPool::allocate(int count, std::vector<int32_t>& out) {
   return true;
 }
 
-void KvPool::release(std::vector<int32_t>& blocks) {
-  // From the end, so that of one sequence the later blocks, useless without the earlier, are taken back first.
-  for (auto it = blocks.rbegin(); it != blocks.rend(); ++it) {
-    Block& block = blocks_[*it];
-    if (--block.users > 0) continue;
-    used_--;
-    if (block.remembered) {
-      block.idle = idle_.insert(idle_.end(), *it);
-    } else {
-      free_.push_back(*it);
-    }
+void KvPool::give_back(int32_t id) {
+  Block& block = blocks_[id];
+  if (--block.users > 0) return;
+  used_--;
+  if (block.remembered) {
+    block.idle = idle_.insert(idle_.end(), id);
+  } else {
+    free_.push_back(id);
   }
+}
+
+void KvPool::release(std::vector<int32_t>& blocks) {
+  drop(blocks, 0, static_cast<int>(blocks.size()));
   blocks.clear();
+}
+
+void KvPool::drop(std::vector<int32_t>& blocks, int begin, int end) {
+  // From the end, so that of one sequence the later blocks, useless without the earlier, are taken back first.
+  for (int i = end - 1; i >= begin; i--) {
+    if (blocks[i] == kNoBlock) continue;
+    give_back(blocks[i]);
+    blocks[i] = kNoBlock;
+  }
 }
 
 uint64_t KvPool::key_of(int32_t parent, const int32_t* tokens) const {
@@ -136,10 +147,13 @@ void KvPool::remember(std::span<const int32_t> tokens, std::span<const int32_t> 
 
 SavedKv KvPool::save(std::vector<int32_t>& blocks) {
   SavedKv saved;
-  saved.blocks = static_cast<int>(blocks.size());
-  saved.memory = backend_.allocate_host(blocks.size() * layers_ * block_bytes_, "a preempted sequence's KV");
+  saved.dropped = static_cast<int>(std::count(blocks.begin(), blocks.end(), kNoBlock));
+  saved.blocks = static_cast<int>(blocks.size()) - saved.dropped;
+  saved.memory =
+      backend_.allocate_host(static_cast<size_t>(saved.blocks) * layers_ * block_bytes_, "a preempted sequence's KV");
   std::byte* to = saved.memory->data();
   for (const int32_t block : blocks) {
+    if (block == kNoBlock) continue;
     for (int layer = 0; layer < layers_; layer++, to += block_bytes_)
       compute_.copy(to, address(layer, block), block_bytes_);
   }
@@ -150,9 +164,10 @@ SavedKv KvPool::save(std::vector<int32_t>& blocks) {
 
 void KvPool::restore(SavedKv& saved, std::vector<int32_t>& blocks) {
   if (!saved.memory) return;
+  blocks.assign(static_cast<size_t>(saved.dropped), kNoBlock);
   allocate(saved.blocks, blocks);
   const std::byte* from = saved.memory->data();
-  for (const int32_t block : blocks) {
+  for (const int32_t block : std::span(blocks).subspan(saved.dropped)) {
     for (int layer = 0; layer < layers_; layer++, from += block_bytes_) {
       compute_.copy(address(layer, block), from, block_bytes_);
     }

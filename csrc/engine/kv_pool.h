@@ -14,10 +14,14 @@
 
 namespace millrace {
 
+// In a sequence's list of blocks: one that lies behind the sliding window and was given back.
+inline constexpr int32_t kNoBlock = -1;
+
 // A preempted sequence's keys and values.
 struct SavedKv {
   std::unique_ptr<Memory> memory;  // [blocks, layers, block bytes]
   int blocks = 0;
+  int dropped = 0;  // kNoBlock, before those
 };
 
 class KvPool {
@@ -29,6 +33,8 @@ class KvPool {
   bool allocate(int count, std::vector<int32_t>& out);
   // Gives up one use of each; what was remembered stays so until its block is needed. Leaves `blocks` empty.
   void release(std::vector<int32_t>& blocks);
+  // The same of blocks [begin, end), which become kNoBlock.
+  void drop(std::vector<int32_t>& blocks, int begin, int end);
 
   // Appends the remembered blocks that hold the first tokens of `tokens`, with one more use of each. At most
   // (tokens - 1) / kKvBlockTokens of them: the last token is always computed, for its logits. With `prefill_only`,
@@ -44,6 +50,7 @@ class KvPool {
   void discard(SavedKv& saved);
 
   int total() const { return total_; }
+  int window() const { return window_; }  // positions that a row sees, its own counted; 0: all
   int used() const { return used_; }
   int available() const { return total_ - used_; }
   size_t bytes() const { return memory_->size(); }
@@ -66,6 +73,7 @@ class KvPool {
   };
 
   void take(int32_t id);
+  void give_back(int32_t id);
   void forget(int32_t id);
   // The remembered block of these tokens after `parent`, or -1.
   int32_t find(int32_t parent, const int32_t* tokens) const;
@@ -77,6 +85,7 @@ class KvPool {
   int layers_;
   size_t block_bytes_;  // of one layer
   int total_;
+  int window_;
   int used_ = 0;
   std::unique_ptr<Memory> memory_;
   std::vector<Block> blocks_;

@@ -71,14 +71,33 @@ bool Scheduler::may_run_more() const {
   return running() < std::min(config_.max_rows, config_.max_logit_rows);
 }
 
+int Scheduler::wanted_blocks(const Sequence& sequence) const {
+  const int64_t tokens = static_cast<int64_t>(sequence.tokens.size());
+  if (kv_.window() == 0) return KvPool::blocks_for(static_cast<int>(tokens));
+  // What is kept begins within the window, or up to two blocks before it: see drop_behind_window.
+  const int64_t kept = int64_t{kv_.window()} + config_.max_rows + 2 * kKvBlockTokens;
+  return KvPool::blocks_for(static_cast<int>(std::min(tokens, int64_t{sequence.dropped} * kKvBlockTokens + kept)));
+}
+
+void Scheduler::drop_behind_window(Sequence& sequence) {
+  if (kv_.window() == 0) return;
+  // The next row is at position `computed`; all others come after it.
+  int behind = std::max(0, sequence.computed + 1 - kv_.window()) / kKvBlockTokens;
+  // The next block to be remembered refers to the one before it.
+  if (config_.prefix_reuse) behind = std::min(behind, sequence.remembered - 1);
+  if (behind <= sequence.dropped) return;
+  kv_.drop(sequence.blocks, sequence.dropped, behind);
+  sequence.dropped = behind;
+}
+
 void Scheduler::resume() {
   while (!preempted_.empty() && may_run_more()) {
     Sequence& sequence = *preempted_.front();
-    const int needed = KvPool::blocks_for(static_cast<int>(sequence.tokens.size()));
+    const int wanted = wanted_blocks(sequence);
     // A block for each that runs already, or the one that comes back would soon push out another.
-    if (kv_.available() < needed + running()) return;
+    if (kv_.available() < wanted - sequence.dropped + running()) return;
     kv_.restore(sequence.saved, sequence.blocks);
-    kv_.allocate(needed - static_cast<int>(sequence.blocks.size()), sequence.blocks);
+    kv_.allocate(wanted - static_cast<int>(sequence.blocks.size()), sequence.blocks);
     insert(running_, std::move(preempted_.front()));
     preempted_.pop_front();
   }
@@ -91,13 +110,15 @@ void Scheduler::admit() {
     const bool generate = sequence.options.kind == RequestKind::generate;
     if (config_.prefix_reuse && generate) kv_.reuse(sequence.tokens, config_.deterministic, sequence.blocks);
     const int reused = static_cast<int>(sequence.blocks.size());
-    const int needed = KvPool::blocks_for(sequence.prompt_length()) - reused;
-    if (kv_.available() < needed + running() || !kv_.allocate(needed, sequence.blocks)) {
-      kv_.release(sequence.blocks);
-      return;
-    }
     sequence.computed = reused * kKvBlockTokens;
     sequence.remembered = reused;
+    drop_behind_window(sequence);
+    const int needed = wanted_blocks(sequence) - reused;
+    if (kv_.available() < needed + running() || !kv_.allocate(needed, sequence.blocks)) {
+      kv_.release(sequence.blocks);
+      sequence.computed = sequence.remembered = sequence.dropped = 0;
+      return;
+    }
     counters_.prompt_tokens += sequence.prompt_length();
     counters_.reused_tokens += sequence.computed;
     begin_adjustments(sequence);
@@ -120,6 +141,7 @@ void Scheduler::preempt_last() {
     kv_.release(sequence.blocks);
     sequence.computed = 0;
     sequence.remembered = 0;
+    sequence.dropped = 0;
     sequence.decoded_from = INT32_MAX;
     sequence.score_logprobs.clear();
     sequence.score_logits.clear();
@@ -131,8 +153,7 @@ void Scheduler::make_room() {
   for (size_t i = 0; i < running_.size(); i++) {
     for (;;) {
       Sequence& sequence = *running_[i];
-      const int missing =
-          KvPool::blocks_for(static_cast<int>(sequence.tokens.size())) - static_cast<int>(sequence.blocks.size());
+      const int missing = wanted_blocks(sequence) - static_cast<int>(sequence.blocks.size());
       if (missing <= 0 || kv_.allocate(missing, sequence.blocks)) break;
       preempt_last();
       if (i >= running_.size()) return;  // it was this one
@@ -222,7 +243,9 @@ bool Scheduler::build(StepBatch& batch) {
   batch.block_tables.assign(batch.parts.size() * stride, 0);
   for (size_t i = 0; i < batch.parts.size(); i++) {
     const std::vector<int32_t>& blocks = batch.parts[i].sequence->blocks;
-    std::copy(blocks.begin(), blocks.end(), batch.block_tables.begin() + static_cast<ptrdiff_t>(i * stride));
+    // Of a block that was dropped nothing is read: any id does.
+    std::transform(blocks.begin(), blocks.end(), batch.block_tables.begin() + static_cast<ptrdiff_t>(i * stride),
+                   [](int32_t id) { return std::max(id, 0); });
   }
   batch.step.rows = static_cast<int>(batch.tokens.size());
   batch.step.decode_rows = decode_rows;
@@ -241,11 +264,13 @@ void Scheduler::computed(const StepBatch& batch) {
     Sequence& sequence = *part.sequence;
     if (part.decode) sequence.decoded_from = std::min(sequence.decoded_from, sequence.computed);
     sequence.computed += part.rows;
-    if (!config_.prefix_reuse) continue;
-    for (; (sequence.remembered + 1) * kKvBlockTokens <= sequence.computed; sequence.remembered++) {
-      kv_.remember(sequence.tokens, sequence.blocks, sequence.remembered,
-                   (sequence.remembered + 1) * kKvBlockTokens > sequence.decoded_from);
+    if (config_.prefix_reuse) {
+      for (; (sequence.remembered + 1) * kKvBlockTokens <= sequence.computed; sequence.remembered++) {
+        kv_.remember(sequence.tokens, sequence.blocks, sequence.remembered,
+                     (sequence.remembered + 1) * kKvBlockTokens > sequence.decoded_from);
+      }
     }
+    drop_behind_window(sequence);
   }
 }
 

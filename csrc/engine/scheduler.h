@@ -2,7 +2,8 @@
 // Chooses the rows of each step: continuous batching. Every running sequence that decodes has one row; what is left
 // of the row budget goes to prefill chunks, in order of priority, then age. Sequences join and leave at every step.
 // When KV blocks run out, the last sequence of that order is preempted: its blocks go to system RAM and come back
-// later, and nothing fails.
+// later, and nothing fails. With a sliding window a sequence has no more blocks than its window and its next chunk
+// need.
 #include <atomic>
 #include <deque>
 #include <functional>
@@ -70,6 +71,10 @@ class Scheduler {
  private:
   using Sequences = std::deque<std::unique_ptr<Sequence>>;
 
+  // Length of the sequence's list of blocks for its next rows.
+  int wanted_blocks(const Sequence& sequence) const;
+  // Gives back what no row to come sees any more.
+  void drop_behind_window(Sequence& sequence);
   void resume();
   void admit();
   void make_room();

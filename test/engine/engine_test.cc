@@ -406,6 +406,82 @@ TEST(preempted_sequences_come_back_as_they_were) {
   CHECK_EQ(tight->counters().saved_kv_bytes.load(), 0u);
 }
 
+// A row of a model with a sliding window sees two or three blocks; the ones behind are given back as it moves, so that
+// a pool of sixteen holds four sequences that would have nine blocks each, and prompts longer than the pool has room
+// for.
+TEST(blocks_behind_the_window_serve_others) {
+  constexpr int kWindow = 24;
+  const auto host = tiny_model(21, kWindow);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  std::vector<RequestOptions> requests(6);
+  for (int i = 0; i < 6; i++) {
+    const int prompt = i < 4 ? 40 : 140;
+    for (int t = 0; t < prompt; t++) requests[i].tokens.push_back((t * 11 + i * 29) % 97);
+    requests[i].max_tokens = i < 4 ? 100 : 15;
+    requests[i].logprobs = true;
+    requests[i].temperature = 0.7f;
+    requests[i].seed = i;
+  }
+  Placement roomy;
+  roomy.max_rows = kContext;  // a prompt in one chunk
+  roomy.prefix_reuse = false;
+  const auto alone = make_model(host, roomy);
+  engine.add(alone);
+  std::vector<Result> expected;
+  for (const RequestOptions& options : requests) {
+    expected.push_back(sink->wait(engine.submit(alone, options, sink)));
+    // What decoding computed while blocks were dropped is what one chunk computes that has them all.
+    RequestOptions score;
+    score.kind = RequestKind::score;
+    score.tokens = options.tokens;
+    score.tokens.insert(score.tokens.end(), expected.back().tokens.begin(), expected.back().tokens.end());
+    Placement whole = roomy;
+    whole.max_logit_rows = kContext;
+    const auto model = make_model(host, whole);
+    engine.add(model);
+    const Result scored = sink->wait(engine.submit(model, score, sink));
+    const auto& answer = expected.back().logprobs;
+    REQUIRE(scored.logprobs.size() == options.tokens.size() - 1 + answer.size());
+    CHECK(std::memcmp(scored.logprobs.data() + options.tokens.size() - 1, answer.data(), answer.size() * 4) == 0);
+    CHECK_EQ(model->counters().steps.load(), 1u);
+    close_and_wait(engine, model);
+  }
+  close_and_wait(engine, alone);
+  for (const bool prefix_reuse : {false, true}) {
+    for (const int blocks : {16, 10, 80}) {
+      Placement tight;
+      tight.kv_blocks = blocks;
+      tight.max_rows = 16;
+      tight.prefix_reuse = prefix_reuse;
+      const auto model = make_model(host, tight);
+      engine.add(model);
+      const auto watch = std::make_shared<Collector>();
+      engine.observe(model, watch);
+      const auto run = [&](size_t begin, size_t end) {
+        std::vector<uint64_t> ids;
+        for (size_t i = begin; i < end; i++) ids.push_back(engine.submit(model, requests[i], sink));
+        for (size_t i = begin; i < end; i++) check_same(sink->wait(ids[i - begin]), expected[i]);
+      };
+      run(0, 4);
+      if (blocks == 16) {
+        // All four decode to their ends side by side. Each would have nine blocks by then.
+        CHECK_EQ(model->counters().preemptions.load(), 0u);
+        int most = 0;
+        for (const StepEvent& step : watch->steps()) most = std::max(most, step.decode_rows);
+        CHECK_EQ(most, 4);
+      }
+      run(4, 6);
+      run(0, 6);  // a crowd of both kinds; with reuse, of texts seen before
+      // Where there is room, what was dropped can be found until it is overwritten: all full blocks of the prompts.
+      if (blocks == 80) CHECK_EQ(model->counters().reused_tokens.load(), prefix_reuse ? 4 * 32u + 2 * 128u : 0u);
+      CHECK_EQ(model->counters().kv_blocks_used.load(), 0u);
+      CHECK_EQ(model->counters().saved_kv_bytes.load(), 0u);
+      close_and_wait(engine, model);
+    }
+  }
+}
+
 // A text that begins like an earlier one is not computed again, and gives the same bits.
 TEST(shared_prefixes_are_computed_once) {
   const auto host = tiny_model(8);

@@ -4,7 +4,7 @@
 
 namespace millrace {
 
-inline std::shared_ptr<const HostModel> tiny_model(uint64_t seed) {
+inline std::shared_ptr<const HostModel> tiny_model(uint64_t seed, int window = 0) {
   ModelSpec spec;
   spec.vocab = 97;
   spec.hidden = 64;
@@ -14,6 +14,7 @@ inline std::shared_ptr<const HostModel> tiny_model(uint64_t seed) {
   spec.head_dim = 16;
   spec.intermediate = 96;
   spec.max_position = 512;
+  spec.sliding_window = window;
   SyntheticOptions options;
   options.group = 32;
   options.zeros = true;
