@@ -9,7 +9,7 @@ import { MillraceError } from './errors.ts'
 
 export type LinearFormat = 'plain' | 'gptq' | 'awq' | 'compressed-tensors'
 export type WeightType = 'q4' | 'f16' | 'bf16' | 'f32'
-export type Home = 'resident' | 'streamed' | 'cpu'
+export type Home = 'resident' | 'streamed' | 'cpu' | 'shared'
 
 /** A tensor of a safetensors file, as its header describes it. */
 export interface NativeTensor {
@@ -141,6 +141,10 @@ export interface NativeLoadSettings {
   /** One home a unit, in the order of NativeSlabPlan.units. */
   homes: Home[]
   ringBytes: number
+  /** Device memory for the shared units of all models of this device; 0: as it is. */
+  arenaBytes: number
+  /** How long it keeps the arena from others that wait, while it has work. */
+  turnMs: number
   contextLength: number
   kvBlocks: number
   /** Rows of a step: decode rows first, then prefill. */
@@ -257,6 +261,9 @@ export interface NativeStats {
   pinnedBytes: number
   /** Times that hidden rows went to the CPU and back in the middle of a pass. */
   hops: number
+  /** Copied into the arena, and the passes that had to. */
+  arenaCopiedBytes: number
+  switches: number
   /** Streamed units handed to passes. */
   streamedUnits: number
   /** Read by linears, whatever the number of rows. */
@@ -278,6 +285,8 @@ export interface NativeMemory {
   hostBytes: number
   /** Copies of resident units on the device; 0 on the CPU, which reads them where they lie. */
   residentBytes: number
+  /** In the arena now. */
+  sharedBytes: number
   ringBytes: number
   kvBytes: number
   workspaceBytes: number
@@ -293,6 +302,13 @@ export interface NativeModel {
   observeSteps(on: boolean): void
   stats(): NativeStats
   memory(): NativeMemory
+  /**
+   * Other homes from the next pass on; units move between 'resident' and 'streamed' only. Resolves to the homes that it
+   * came to: where the device has no room, a unit stays streamed.
+   */
+  setHomes(request: { homes: Home[]; ringBytes: number }): Promise<Home[]>
+  /** Bytes of device memory for the shared units of all models of its device. */
+  setArena(bytes: number): Promise<void>
   /** Lets running requests end for up to timeoutMs (drain) or aborts them, then frees the model. Idempotent. */
   close(drain: boolean, timeoutMs: number): Promise<void>
 }

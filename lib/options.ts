@@ -4,8 +4,11 @@ import { MillraceError } from './errors.ts'
 import { isLogger, type Logger } from './log.ts'
 import type { Truncation } from './text/truncate.ts'
 
-/** Where a layer's weights rest: in device memory, or in system RAM and streamed through the ring at every pass. */
-export type PlacementHome = 'resident' | 'streamed' | 'cpu'
+/**
+ * Where weights rest: in device memory; in system RAM, streamed through the ring at every pass; in system RAM, and
+ * computed there; or in device memory that all models of a GPU share, as long as no other one needs the room.
+ */
+export type PlacementHome = 'resident' | 'streamed' | 'cpu' | 'shared'
 
 export interface LoadProgress {
   /** 'tokenizer' and 'checkpoint' count files; 'weights' counts bytes of checkpoint data repacked. */
@@ -22,6 +25,13 @@ export interface PlanOptions {
   placement?: 'auto' | PlacementHome | readonly PlacementHome[] | undefined
   /** Memory that streamed units pass through: a number of the largest units, or bytes as '256MiB'. Default 2. */
   ring?: number | string | undefined
+  /**
+   * Device memory for the shared units of all models on the GPU, as '4GiB'; the last model that names it decides.
+   * Default: as it is, and as much as its own shared units take for the first.
+   */
+  arena?: number | string | undefined
+  /** Milliseconds that this model keeps the arena while others that have no room there wait for it. Default 250. */
+  turnMs?: number | undefined
   /** Tokens of prompt and answer of one request. Default: what the model was made for, at most 4096. */
   contextLength?: number | undefined
   /** Requests with a full context that the KV cache holds at once. Default 4. Not together with kvTokens. */
@@ -153,12 +163,21 @@ function range(min: number, max: number): string {
 
 const MAX_TOKENS = 2 ** 27
 
-const homes = ['resident', 'streamed', 'cpu'] as const
+const homes = ['resident', 'streamed', 'cpu', 'shared'] as const
 const placement = z.union([z.enum(['auto', ...homes]), z.array(z.enum(homes)).readonly()], {
-  error: `'auto', 'resident', 'streamed', 'cpu' or an array of one of the last three a layer`,
+  error: `'auto', 'resident', 'streamed', 'cpu', 'shared' or an array of one of the last four a layer`,
 })
 const deviceError = `'auto', 'cpu', 'cuda' or 'cuda:<index>'`
 const ringError = `a number of units from 1 to 4096 or a size such as '256MiB'`
+
+/** A size in bytes, or as a text. */
+const bytes = () => {
+  const error = "a size in bytes or as '256MiB'"
+  return z.union(
+    [integer(1, Number.MAX_SAFE_INTEGER), z.string().refine((text) => parseBytes(text) !== undefined, { error })],
+    { error },
+  )
+}
 
 const plan = {
   device: z
@@ -171,6 +190,8 @@ const plan = {
       error: ringError,
     })
     .optional(),
+  arena: bytes().optional(),
+  turnMs: integer(1, 2 ** 31 - 1).optional(),
   contextLength: integer(1, MAX_TOKENS).optional(),
   maxSequences: integer(1, 65536).optional(),
   kvTokens: integer(1, 2 ** 31 - 1).optional(),

@@ -201,6 +201,20 @@ ModelSource model_source(const Napi::Object& object) {
   return source;
 }
 
+const char* name_of(Home home) {
+  switch (home) {
+    case Home::resident:
+      return "resident";
+    case Home::streamed:
+      return "streamed";
+    case Home::cpu:
+      return "cpu";
+    case Home::shared:
+      break;
+  }
+  return "shared";
+}
+
 std::vector<Home> homes_field(const Napi::Object& object, const char* name) {
   std::vector<Home> homes;
   for (const std::string& home : string_array(field(object, name), name)) {
@@ -210,8 +224,10 @@ std::vector<Home> homes_field(const Napi::Object& object, const char* name) {
       homes.push_back(Home::streamed);
     } else if (home == "cpu") {
       homes.push_back(Home::cpu);
+    } else if (home == "shared") {
+      homes.push_back(Home::shared);
     } else {
-      throw wrong_type(name, "'resident', 'streamed' or 'cpu'");
+      throw wrong_type(name, "'resident', 'streamed', 'cpu' or 'shared'");
     }
   }
   return homes;

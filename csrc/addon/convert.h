@@ -27,6 +27,7 @@ std::vector<std::string> string_array(const Napi::Value& value, const char* name
 ModelSpec model_spec(const Napi::Object& object);
 ModelSource model_source(const Napi::Object& object);
 SyntheticOptions synthetic_options(const Napi::Object& object);
+const char* name_of(Home home);
 std::vector<Home> homes_field(const Napi::Object& object, const char* name);
 RequestOptions request_options(const Napi::Object& object, int vocab);
 

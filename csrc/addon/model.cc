@@ -25,11 +25,13 @@ Napi::Number number(Napi::Env env, uint64_t value) {
 class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "NativeModel",
-                       {InstanceAccessor<&ModelHandle::id>("id"), InstanceMethod<&ModelHandle::submit>("submit"),
-                        InstanceMethod<&ModelHandle::cancel>("cancel"), InstanceMethod<&ModelHandle::stats>("stats"),
-                        InstanceMethod<&ModelHandle::observe_steps>("observeSteps"),
-                        InstanceMethod<&ModelHandle::memory>("memory"), InstanceMethod<&ModelHandle::close>("close")});
+    return DefineClass(
+        env, "NativeModel",
+        {InstanceAccessor<&ModelHandle::id>("id"), InstanceMethod<&ModelHandle::submit>("submit"),
+         InstanceMethod<&ModelHandle::cancel>("cancel"), InstanceMethod<&ModelHandle::stats>("stats"),
+         InstanceMethod<&ModelHandle::observe_steps>("observeSteps"), InstanceMethod<&ModelHandle::memory>("memory"),
+         InstanceMethod<&ModelHandle::set_homes>("setHomes"), InstanceMethod<&ModelHandle::set_arena>("setArena"),
+         InstanceMethod<&ModelHandle::close>("close")});
   }
 
   // Constructed by load() alone, which passes an External of the shared pointer and the vocabulary's size.
@@ -79,6 +81,8 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     put("stagedBytes", c.staged_bytes);
     put("pinnedBytes", c.pinned_bytes);
     put("hops", c.hops);
+    put("arenaCopiedBytes", c.arena_copied_bytes);
+    put("switches", c.switches);
     put("streamedUnits", c.streamed_units);
     put("weightBytesRead", c.weight_bytes_read);
     put("runningSequences", c.running);
@@ -94,13 +98,61 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
 
   Napi::Value memory(const Napi::CallbackInfo& info) {
     const ModelMemory& m = model_->memory();
+    const ModelCounters& c = model_->counters();
     Napi::Object out = Napi::Object::New(info.Env());
     out["hostBytes"] = number(info.Env(), m.host_bytes);
-    out["residentBytes"] = number(info.Env(), m.resident_bytes);
-    out["ringBytes"] = number(info.Env(), m.ring_bytes);
+    out["residentBytes"] = number(info.Env(), c.resident_bytes.load(std::memory_order_relaxed));
+    out["sharedBytes"] = number(info.Env(), c.shared_bytes.load(std::memory_order_relaxed));
+    out["ringBytes"] = number(info.Env(), c.ring_bytes.load(std::memory_order_relaxed));
     out["kvBytes"] = number(info.Env(), m.kv_bytes);
     out["workspaceBytes"] = number(info.Env(), m.workspace_bytes);
     return out;
+  }
+
+  // setHomes({ homes, ringBytes }) -> homes
+  Napi::Value set_homes(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    return guarded(env, [&]() -> Napi::Value {
+      const auto request = info[0].As<Napi::Object>();
+      auto deferred = std::make_shared<Napi::Promise::Deferred>(env);
+      const std::shared_ptr<Channel> channel = Environment::of(env).channel();
+      channel->hold(env);
+      Engine::process().set_homes(
+          model_, homes_field(request, "homes"), size_field(request, "ringBytes"),
+          [channel, deferred](std::vector<Home> homes) {
+            channel->run([raw = channel.get(), deferred, homes](Napi::Env at) {
+              raw->drop(at);
+              Napi::Array out = Napi::Array::New(at, homes.size());
+              for (size_t i = 0; i < homes.size(); i++) {
+                out[static_cast<uint32_t>(i)] = Napi::String::New(at, name_of(homes[i]));
+              }
+              deferred->Resolve(out);
+            });
+          },
+          [channel, deferred](const Error& error) {
+            channel->run([raw = channel.get(), deferred, error](Napi::Env at) {
+              raw->drop(at);
+              deferred->Reject(to_js(at, error).Value());
+            });
+          });
+      return deferred->Promise();
+    });
+  }
+
+  // setArena(bytes)
+  Napi::Value set_arena(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    auto deferred = std::make_shared<Napi::Promise::Deferred>(env);
+    const std::shared_ptr<Channel> channel = Environment::of(env).channel();
+    channel->hold(env);
+    const auto bytes = static_cast<size_t>(info[0].As<Napi::Number>().DoubleValue());
+    Engine::process().set_arena_limit(model_, bytes, [channel, deferred] {
+      channel->run([raw = channel.get(), deferred](Napi::Env at) {
+        raw->drop(at);
+        deferred->Resolve(at.Undefined());
+      });
+    });
+    return deferred->Promise();
   }
 
   Napi::Value close(const Napi::CallbackInfo& info) {
@@ -164,6 +216,8 @@ Napi::Value load(const Napi::CallbackInfo& info) {
     ModelConfig config;
     config.homes = homes_field(request, "homes");
     config.ring_bytes = size_field(request, "ringBytes");
+    config.arena_bytes = size_field(request, "arenaBytes");
+    config.turn_ms = int_field(request, "turnMs");
     config.context_length = int_field(request, "contextLength");
     config.kv_blocks = int_field(request, "kvBlocks");
     config.max_rows = int_field(request, "maxRows");
@@ -200,7 +254,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
         return std::find(config.homes.begin(), config.homes.end(), home) != config.homes.end();
       };
       const bool gpu = !backend->reads_host_memory();
-      const bool streams = gpu && (at_home(Home::streamed) || at_home(Home::cpu));
+      const bool streams = gpu && (at_home(Home::streamed) || at_home(Home::cpu) || at_home(Home::shared));
       std::shared_ptr<const HostModel> host = weights.load(threads, options, streams ? backend->pinner() : Pinner{});
       if (streams) host->pin(backend->pinner());  // a model that others had loaded to be resident
       std::unique_ptr<Backend> cpu;

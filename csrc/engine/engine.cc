@@ -48,6 +48,11 @@ void Engine::add(std::shared_ptr<Model> model) {
   post([this, model = std::move(model)]() mutable {
     Served served;
     served.model = std::move(model);
+    if (served.model->shares()) {
+      const size_t wanted = served.model->config().arena_bytes;
+      const bool first = served.model->arena()->limit() == 0;
+      if (wanted > 0 || first) served.model->set_arena_limit(wanted > 0 ? wanted : served.model->shared_unit_bytes());
+    }
     models_.push_back(std::move(served));
   });
 }
@@ -129,6 +134,26 @@ void Engine::close(std::shared_ptr<Model> model, bool drain, std::chrono::millis
   });
 }
 
+void Engine::set_homes(const std::shared_ptr<Model>& model, std::vector<Home> homes, size_t ring_bytes,
+                       std::function<void(std::vector<Home>)> done, std::function<void(const Error&)> failed) {
+  post([this, model, homes = std::move(homes), ring_bytes, done = std::move(done), failed = std::move(failed)] {
+    Served* served = find(model.get());
+    try {
+      if (served == nullptr) throw Error(code::kModelClosed, "the model is closed", "load the model again");
+      done(model->set_homes(homes, ring_bytes));
+    } catch (const Error& error) {
+      failed(error);
+    }
+  });
+}
+
+void Engine::set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, std::function<void()> done) {
+  post([this, model, bytes, done = std::move(done)] {
+    if (find(model.get()) != nullptr && model->shares()) model->set_arena_limit(bytes);
+    done();
+  });
+}
+
 void Engine::detach(std::shared_ptr<EventSink> sink) {
   post([this, sink = std::move(sink)] {
     for (Served& served : models_) {
@@ -202,6 +227,35 @@ void Engine::step(Served& served) {
   served.model->publish_counters();
 }
 
+void Engine::give_turns() {
+  const Clock::time_point now = Clock::now();
+  std::map<const Arena*, Served*> next;  // of those that are away and have work, the one whose last turn is longest ago
+  for (Served& served : models_) {
+    Model& model = *served.model;
+    if (!model.shares() || model.scheduler().idle() || !model.away()) continue;
+    Served*& chosen = next[model.arena()];
+    if (chosen == nullptr || served.turn_began < chosen->turn_began) chosen = &served;
+  }
+  for (const auto& [arena, served] : next) {
+    const Model*& turn = turns_[arena];
+    const auto current = std::find_if(models_.begin(), models_.end(),
+                                      [turn = turn](const Served& other) { return other.model.get() == turn; });
+    if (current != models_.end() && &*current != served && !current->model->scheduler().idle() &&
+        now - current->turn_began < std::chrono::milliseconds(current->model->config().turn_ms)) {
+      continue;
+    }
+    turn = served->model.get();
+    served->turn_began = now;
+  }
+}
+
+bool Engine::may_step(Served& served) const {
+  Model& model = *served.model;
+  if (!model.shares() || model.scheduler().idle() || !model.away()) return true;
+  const auto turn = turns_.find(model.arena());
+  return turn != turns_.end() && turn->second == &model;
+}
+
 void Engine::run() {
   for (;;) {
     std::vector<std::function<void()>> commands;
@@ -216,7 +270,10 @@ void Engine::run() {
     for (const auto& command : commands) command();
     commands.clear();  // and with them the last references to what was closed
     finish_closing();
-    for (Served& served : models_) step(served);
+    give_turns();
+    for (Served& served : models_) {
+      if (may_step(served)) step(served);
+    }
     flush_sinks();
   }
   for (Served& served : models_) {

@@ -4,11 +4,13 @@
 #include <condition_variable>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
+#include "core/error.h"
 #include "engine/model.h"
 #include "engine/request.h"
 
@@ -37,6 +39,12 @@ class Engine {
   // Takes no more requests; after the running ones have ended (`drain`, for `timeout` at most) or were aborted, frees
   // the model and calls `done` on the engine's thread.
   void close(std::shared_ptr<Model> model, bool drain, std::chrono::milliseconds timeout, std::function<void()> done);
+  // Moves units between steps, as Model::set_homes has it; `done` hears on the engine's thread what homes it came to,
+  // or why nothing has changed.
+  void set_homes(const std::shared_ptr<Model>& model, std::vector<Home> homes, size_t ring_bytes,
+                 std::function<void(std::vector<Home>)> done, std::function<void(const Error&)> failed);
+  // Bytes of device memory that the shared units of all models of this one's device may take.
+  void set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, std::function<void()> done);
   // Aborts all requests of a sink that is about to go.
   void detach(std::shared_ptr<EventSink> sink);
 
@@ -46,11 +54,16 @@ class Engine {
     bool closing = false;
     Clock::time_point deadline;
     std::vector<std::function<void()>> on_closed;
+    Clock::time_point turn_began{};  // the last time that it was given the arena
   };
 
   void post(std::function<void()> command);
   void run();
   void step(Served& served);
+  // Models that share an arena which cannot hold them all take turns: one that is away waits until the one whose turn
+  // it is has no more work, or has had its time.
+  void give_turns();
+  bool may_step(Served& served) const;
   Served* find(const Model* model);
   void flush_sinks();
   void finish_closing();
@@ -60,6 +73,7 @@ class Engine {
   std::vector<std::function<void()>> commands_;
   bool stop_ = false;
   std::list<Served> models_;  // engine thread only
+  std::map<const Arena*, const Model*> turns_;
   std::vector<std::weak_ptr<EventSink>> sinks_;
   std::thread thread_;
 };

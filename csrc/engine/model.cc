@@ -52,6 +52,10 @@ Model::Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<cons
   for (const UnitLayout& unit : host_->units()) feeder.unit_bytes.push_back(unit.bytes);
   feeder.homes = config_.homes;
   feeder.stage_threads = config_.stage_threads;
+  if (std::find(config_.homes.begin(), config_.homes.end(), Home::shared) != config_.homes.end()) {
+    arena_ = &Arena::of(backend_->name());
+  }
+  feeder.arena = arena_;
   feeder.ring_bytes = config_.ring_bytes;
   feeder.poison = config_.poison;
   feeder.hooks = config_.hooks;
@@ -59,8 +63,7 @@ Model::Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<cons
   if (cpu) create_cpu_side(std::move(cpu));
   feeder_->prefetch();
 
-  memory_ = {host_->bytes(), feeder_->ring_bytes(), feeder_->resident_bytes(), kv_->bytes(),
-             executor_->workspace_bytes()};
+  memory_ = {host_->bytes(), kv_->bytes(), executor_->workspace_bytes()};
   publish_counters();
 }
 
@@ -129,6 +132,28 @@ void Model::abandon_pass() {
   publish_counters();
 }
 
+std::vector<Home> Model::set_homes(std::vector<Home> homes, size_t ring_bytes) {
+  compute_->synchronize();
+  feeder_->set_homes(std::move(homes), ring_bytes);
+  feeder_->prefetch();
+  publish_counters();
+  return feeder_->homes();
+}
+
+void Model::set_arena_limit(size_t bytes) {
+  compute_->synchronize();
+  arena_->set_limit(bytes);
+  publish_counters();
+}
+
+size_t Model::shared_unit_bytes() const {
+  size_t bytes = 0;
+  for (size_t unit = 0; unit < config_.homes.size(); unit++) {
+    if (config_.homes[unit] == Home::shared) bytes += host_->units()[unit].bytes;
+  }
+  return bytes;
+}
+
 void Model::release() {
   if (!backend_) return;
   executor_->abandon(*compute_);
@@ -152,14 +177,16 @@ void Model::release() {
 void Model::run_pass(Step step) {
   Stream& compute = *compute_;
   if (cpu_) step.hops_before = cpu_->hops;
+  const uint64_t brought = feeder_->counters().shared_bytes;
   feeder_->begin(step.rows > step.decode_rows ? Route::prefill : Route::decode);
+  if (feeder_->counters().shared_bytes > brought) counters_.switches.fetch_add(1, std::memory_order_relaxed);
   executor_->begin(compute, step, output_);
   executor_->embed(compute);
   const std::vector<UnitLayout>& units = host_->units();
   for (int unit = 0; unit < static_cast<int>(units.size()); unit++) {
     const UnitKind kind = units[unit].kind;
-    const Home home = config_.homes[unit];
-    if (kind == UnitKind::head && step.logits.empty() && home != Home::streamed) continue;
+    const Home home = feeder_->homes()[unit];
+    if (kind == UnitKind::head && step.logits.empty() && !feeder_->streams(unit)) continue;
     const bool hops = home == Home::cpu && step.decode_rows > 0;
     if (hops) {
       // The CPU's part is enqueued first: whatever then holds up the host, it will come.
@@ -170,7 +197,7 @@ void Model::run_pass(Step step) {
       cpu_->executor->send(*cpu_->stream, cpu_->back, step.decode_rows, ticket);
     }
     if (home != Home::cpu || feeder_->streams(unit)) {
-      executor_->set_unit(compute, unit, feeder_->acquire(compute, unit), home == Home::resident);
+      executor_->set_unit(compute, unit, feeder_->acquire(compute, unit), feeder_->permanent(unit));
       switch (kind) {
         case UnitKind::attention:
           executor_->attention(compute, unit);
@@ -222,6 +249,10 @@ void Model::publish_counters() {
   store(counters_.staged_bytes, feeder.staged_bytes);
   store(counters_.streamed_units, feeder.acquired_units);
   store(counters_.pinned_bytes, host_->pinned_bytes());
+  store(counters_.ring_bytes, feeder_->ring_bytes());
+  store(counters_.resident_bytes, feeder_->resident_bytes());
+  store(counters_.shared_bytes, feeder_->shared_bytes());
+  store(counters_.arena_copied_bytes, feeder.shared_bytes);
   store(counters_.hops, cpu_ ? cpu_->hops : 0);
   store(counters_.weight_bytes_read,
         executor_->counters().weight_bytes_read + (cpu_ ? cpu_->executor->counters().weight_bytes_read : 0));

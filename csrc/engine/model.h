@@ -16,12 +16,14 @@ namespace millrace {
 struct ModelConfig {
   std::vector<Home> homes;  // one a unit
   size_t ring_bytes = 0;
+  size_t arena_bytes = 0;  // of the device, for the shared units of all its models; 0: as it is
   int context_length = 0;
   int kv_blocks = 0;  // at least one context
   int max_rows = 0;
   int max_logit_rows = 0;
   bool prefix_reuse = true;
   bool deterministic = false;  // no reuse of keys and values that decoding computed
+  int turn_ms = 250;           // how long it keeps the arena from others that wait for it, while it has work
   int max_queue = 0;           // requests that may wait; 0: any number
   bool poison = false;
   FeederHooks hooks;
@@ -33,6 +35,9 @@ struct ModelCounters {
   std::atomic<uint64_t> steps{0}, decode_rows{0}, prefill_rows{0};
   std::atomic<uint64_t> copied_bytes{0}, prefetched_bytes{0}, dropped_bytes{0}, staged_bytes{0}, streamed_units{0};
   std::atomic<uint64_t> pinned_bytes{0}, hops{0};
+  // Of the ring; of device copies of resident units, 0 where they are read in host memory; of the arena's blocks.
+  std::atomic<uint64_t> ring_bytes{0}, resident_bytes{0}, shared_bytes{0};
+  std::atomic<uint64_t> arena_copied_bytes{0}, switches{0};
   std::atomic<uint64_t> weight_bytes_read{0};
   std::atomic<uint64_t> running{0}, waiting{0}, kv_blocks_used{0};
   std::atomic<uint64_t> prompt_tokens{0}, reused_tokens{0}, preemptions{0}, saved_kv_bytes{0};
@@ -43,8 +48,6 @@ struct ModelCounters {
 
 struct ModelMemory {
   size_t host_bytes = 0;  // slabs and embedding in system RAM
-  size_t ring_bytes = 0;
-  size_t resident_bytes = 0;  // device copies of resident units; 0 where they are read in host memory
   size_t kv_bytes = 0;
   size_t workspace_bytes = 0;
 };
@@ -74,6 +77,15 @@ class Model {
   // Ends a request with its last event; nothing happens if it has ended.
   void end(uint64_t request, Finish finish, TokenEvent last = {});
   void publish_counters();
+  // Other homes and another ring from the next pass on, as Feeder::set_homes has it; returns the homes that it came to.
+  std::vector<Home> set_homes(std::vector<Home> homes, size_t ring_bytes);
+  // Takes turns with other models of its device: its units are in memory that they share.
+  bool shares() const { return arena_ != nullptr; }
+  const Arena* arena() const { return arena_; }
+  void set_arena_limit(size_t bytes);
+  size_t shared_unit_bytes() const;
+  // It would have to bring weights to the device before its next pass.
+  bool away() { return feeder_->missing_bytes() > 0; }
   // Tells `sink` of every step; null: nobody.
   void observe(std::weak_ptr<EventSink> sink) { observer_ = std::move(sink); }
   // After step() has thrown: nothing of the pass is under way any more, and the next one starts clean.
@@ -105,6 +117,7 @@ class Model {
   std::unique_ptr<Event> pass_done_;
   std::unique_ptr<KvPool> kv_;
   std::unique_ptr<Executor> executor_;
+  Arena* arena_ = nullptr;  // of shared units
   std::unique_ptr<Feeder> feeder_;
   std::unique_ptr<CpuSide> cpu_;
   std::unique_ptr<Scheduler> scheduler_;

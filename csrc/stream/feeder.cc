@@ -1,6 +1,7 @@
 #include "stream/feeder.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "core/error.h"
 
@@ -10,39 +11,78 @@ Feeder::Feeder(Backend& backend, const SlabSource& source, FeederConfig config)
     : backend_(backend),
       source_(source),
       config_(std::move(config)),
-      resident_address_(config_.homes.size(), nullptr),
-      ring_(config_.ring_bytes) {
-  size_t largest = 0;
-  size_t smallest = SIZE_MAX;
-  for (size_t unit = 0; unit < config_.homes.size(); unit++) {
-    if (config_.homes[unit] == Home::resident) continue;
-    if (config_.homes[unit] == Home::streamed) order_[0].push_back(static_cast<int>(unit));
-    order_[1].push_back(static_cast<int>(unit));
-    largest = std::max(largest, config_.unit_bytes[unit]);
-    smallest = std::min(smallest, config_.unit_bytes[unit]);
-  }
+      places_(config_.homes.size()),
+      ringed_(config_.homes.size(), false),
+      wanted_(config_.homes.size(), false),
+      ring_(0) {
+  check(config_.homes, config_.ring_bytes);
   copy_ = backend_.create_stream();
   for (size_t unit = 0; unit < config_.homes.size(); unit++) {
-    if (config_.homes[unit] != Home::resident) continue;
+    const Home home = config_.homes[unit];
+    ringed_[unit] = home == Home::streamed;
+    if (home != Home::resident) continue;
+    Place& place = places_[unit];
     if (backend_.reads_host_memory()) {
-      resident_address_[unit] = source_.slab(static_cast<int>(unit));
-      continue;
+      place.address = source_.slab(static_cast<int>(unit));
+    } else {
+      place.memory = backend_.allocate(config_.unit_bytes[unit], "a resident unit");
+      place.address = place.memory->data();
+      enqueue_copy(place.memory->data(), static_cast<int>(unit));
     }
-    resident_.push_back(backend_.allocate(config_.unit_bytes[unit], "a resident unit"));
-    resident_address_[unit] = resident_.back()->data();
-    enqueue_copy(resident_.back()->data(), static_cast<int>(unit));
+    place.state = Place::there;
   }
   copy_->synchronize();
-  if (largest == 0) return;
-  if (config_.ring_bytes < largest) {
-    throw Error(code::kInvalidArgument,
-                format("the ring has %zu bytes, the largest streamed unit needs %zu", config_.ring_bytes, largest),
-                "give a larger ring");
+  make_ring(config_.ring_bytes);
+  next_pass_ = ring_order(Route::decode);
+}
+
+Feeder::~Feeder() {
+  drain();
+  for (Place& place : places_) {
+    if (place.block != nullptr) config_.arena->give_back(*place.block);
   }
-  ring_memory_ = backend_.allocate(config_.ring_bytes, "the ring");
+}
+
+void Feeder::check(const std::vector<Home>& homes, size_t ring_bytes) const {
+  size_t largest = 0;
+  for (size_t unit = 0; unit < homes.size(); unit++) {
+    if (homes[unit] != Home::resident) largest = std::max(largest, config_.unit_bytes[unit]);
+    if (homes[unit] == Home::shared && config_.arena == nullptr) {
+      throw Error(code::kInvalidArgument, "shared units need an arena", "give them another home");
+    }
+  }
+  if (ring_bytes < largest) {
+    throw Error(
+        code::kInvalidArgument,
+        format("the ring has %zu bytes, the largest unit that may pass through it needs %zu", ring_bytes, largest),
+        "give a larger ring");
+  }
+}
+
+void Feeder::make_ring(size_t bytes) {
+  size_t smallest = SIZE_MAX;
+  for (size_t unit = 0; unit < config_.homes.size(); unit++) {
+    if (config_.homes[unit] != Home::resident) smallest = std::min(smallest, config_.unit_bytes[unit]);
+  }
+  if (smallest == SIZE_MAX) bytes = 0;  // nothing will pass through it
+  if (ring_bytes() != bytes) {
+    const size_t before = ring_bytes();
+    ring_memory_.reset();
+    try {
+      if (bytes > 0) ring_memory_ = backend_.allocate(bytes, "the ring");
+    } catch (const Error&) {
+      if (before == 0) throw;
+      ring_memory_ = backend_.allocate(before, "the ring");
+      bytes = before;
+    }
+  }
+  slots_.clear();
+  to_fill_.clear();
+  ring_ = Ring(bytes);
+  if (bytes == 0) return;
   // Slots live at once plus the stale ones of one full circle, each at least the smallest unit.
-  const size_t events = 2 * (config_.ring_bytes / smallest + 2);
-  for (size_t i = 0; i < events; i++) {
+  const size_t events = 2 * (bytes / smallest + 2);
+  while (ready_.size() < events) {
     ready_.push_back(backend_.create_event());
     free_.push_back(backend_.create_event());
   }
@@ -59,8 +99,19 @@ void Feeder::enqueue_copy(std::byte* destination, int unit) {
   counters_.staged_bytes += bytes;
 }
 
-Feeder::~Feeder() {
-  drain();
+void Feeder::bring(int unit, std::byte* memory) {
+  Place& place = places_[unit];
+  if (!place.ready) place.ready = backend_.create_event();
+  enqueue_copy(memory, unit);
+  copy_->record(*place.ready);
+  place.address = memory;
+  place.state = Place::coming;
+  place.waited = false;
+}
+
+void Feeder::evicted(int unit) {
+  places_[unit].block = nullptr;
+  places_[unit].state = Place::absent;
 }
 
 void Feeder::drain() {
@@ -74,10 +125,13 @@ void Feeder::drain() {
 
 void Feeder::restart() {
   drain();
-  ring_ = Ring(config_.ring_bytes);
+  ring_ = Ring(ring_.bytes());
   slots_.clear();
-  filling_ = Route::decode;
-  next_ = 0;
+  to_fill_.clear();
+  for (Place& place : places_) {
+    if (place.state == Place::coming) place.state = Place::there;
+  }
+  next_pass_ = ring_order(Route::decode);
   counters_.copied_bytes -= counters_.prefetched_bytes;
   counters_.prefetched_bytes = 0;
 }
@@ -86,21 +140,76 @@ Event& Feeder::event_of(std::vector<std::unique_ptr<Event>>& events, uint64_t se
   return *events[sequence % events.size()];
 }
 
-void Feeder::prefetch() {
-  pump();
+std::vector<int> Feeder::ring_order(Route route) const {
+  std::vector<int> order;
+  for (size_t unit = 0; unit < config_.homes.size(); unit++) {
+    const Home home = config_.homes[unit];
+    const bool passes = home == Home::streamed || (home == Home::cpu && route == Route::prefill) ||
+                        (home == Home::shared && places_[unit].state == Place::absent);
+    if (passes) order.push_back(static_cast<int>(unit));
+  }
+  return order;
 }
 
-bool Feeder::streams(int unit) const {
-  return config_.homes[unit] == Home::streamed || (config_.homes[unit] == Home::cpu && route_ == Route::prefill);
+// As many shared units as the arena can ever hold, spread evenly over the pass: copies and compute then alternate.
+void Feeder::choose_wanted() {
+  if (config_.arena == nullptr || wanted_limit_ == config_.arena->limit()) return;
+  wanted_limit_ = config_.arena->limit();
+  size_t total = 0;
+  for (size_t unit = 0; unit < config_.homes.size(); unit++) {
+    if (config_.homes[unit] == Home::shared) total += config_.unit_bytes[unit];
+  }
+  if (total == 0) return;
+  const double share = std::min(1.0, static_cast<double>(wanted_limit_) / static_cast<double>(total));
+  size_t passed = 0, chosen = 0;
+  for (size_t unit = 0; unit < config_.homes.size(); unit++) {
+    if (config_.homes[unit] != Home::shared) continue;
+    passed += config_.unit_bytes[unit];
+    const double due = share * static_cast<double>(passed);
+    wanted_[unit] = share == 1.0 || static_cast<double>(chosen + config_.unit_bytes[unit]) <= due;
+    if (wanted_[unit]) {
+      chosen += config_.unit_bytes[unit];
+    } else if (places_[unit].block != nullptr) {
+      config_.arena->give_back(*places_[unit].block);
+      evicted(static_cast<int>(unit));
+    }
+  }
+}
+
+size_t Feeder::missing_bytes() {
+  choose_wanted();
+  size_t bytes = 0;
+  for (size_t unit = 0; unit < config_.homes.size(); unit++) {
+    if (wanted_[unit] && places_[unit].state == Place::absent) bytes += config_.unit_bytes[unit];
+  }
+  return bytes;
 }
 
 void Feeder::begin(Route route) {
-  route_ = route;
-  const std::vector<int>& units = order_[static_cast<int>(route)];
-  // All that is copied ahead was meant for passes of the decode route.
-  if (route == Route::decode || units.size() == order_[0].size()) return;
+  choose_wanted();
+  for (size_t i = 0; i < config_.homes.size(); i++) {
+    const int unit = static_cast<int>(i);
+    Place& place = places_[unit];
+    if (place.state == Place::coming && place.waited) place.state = Place::there;
+    if (!wanted_[unit] || place.state != Place::absent) continue;
+    place.block = config_.arena->take(backend_, config_.unit_bytes[unit], *this, unit);
+    if (place.block == nullptr) continue;
+    bring(unit, place.block->memory->data());
+    counters_.copied_bytes += config_.unit_bytes[unit];
+    counters_.shared_bytes += config_.unit_bytes[unit];
+  }
+
+  const std::vector<int> order = ring_order(route);
+  std::fill(ringed_.begin(), ringed_.end(), false);
+  for (const int unit : order) ringed_[unit] = true;
+  next_pass_ = ring_order(Route::decode);
+  // What is in the ring was meant for passes of the decode route: this one may need others.
+  const auto expected = [&](size_t i) {
+    if (i < order.size()) return order[i];
+    return next_pass_.empty() ? -1 : next_pass_[(i - order.size()) % next_pass_.size()];
+  };
   size_t fit = 0;
-  while (fit < slots_.size() && fit < units.size() && slots_[fit].unit == units[fit]) fit++;
+  while (fit < slots_.size() && slots_[fit].unit == expected(fit)) fit++;
   while (slots_.size() > fit) {
     const size_t bytes = config_.unit_bytes[slots_.back().unit];
     counters_.prefetched_bytes -= bytes;
@@ -108,22 +217,28 @@ void Feeder::begin(Route route) {
     ring_.cancel();
     slots_.pop_back();
   }
-  filling_ = route;
-  next_ = fit;
+  to_fill_.clear();
+  if (fit < order.size()) {
+    to_fill_.insert(to_fill_.end(), order.begin() + static_cast<ptrdiff_t>(fit), order.end());
+  } else if (!next_pass_.empty()) {
+    const size_t ahead = (fit - order.size()) % next_pass_.size();
+    to_fill_.insert(to_fill_.end(), next_pass_.begin() + static_cast<ptrdiff_t>(ahead), next_pass_.end());
+  }
+}
+
+void Feeder::prefetch() {
+  pump();
 }
 
 void Feeder::pump() {
   for (;;) {
-    if (next_ == order().size()) {  // the next pass is expected to decode
-      filling_ = Route::decode;
-      next_ = 0;
-    }
-    if (order().empty()) return;
-    const int unit = order()[next_];
+    if (to_fill_.empty()) to_fill_.insert(to_fill_.end(), next_pass_.begin(), next_pass_.end());
+    if (to_fill_.empty()) return;
+    const int unit = to_fill_.front();
     const size_t bytes = config_.unit_bytes[unit];
     const std::optional<Ring::Slot> place = ring_.reserve(bytes);
     if (!place) return;
-    next_++;
+    to_fill_.pop_front();
     if (place->after) {
       const bool skip = static_cast<int64_t>(counters_.free_waits++) == config_.hooks.skip_free_wait;
       if (!skip) copy_->wait(event_of(free_, *place->after));
@@ -138,7 +253,15 @@ void Feeder::pump() {
 }
 
 const std::byte* Feeder::acquire(Stream& compute, int unit) {
-  if (!streams(unit)) return resident_address_[unit];
+  if (!ringed_[unit]) {
+    Place& place = places_[unit];
+    if (place.state == Place::coming && !place.waited) {
+      compute.wait(*place.ready);
+      place.waited = true;
+    }
+    if (place.block != nullptr) config_.arena->touch(*place.block);
+    return place.address;
+  }
   pump();
   if (slots_.empty() || slots_.front().unit != unit) {
     throw Error(code::kInternal, format("unit %d was acquired out of order", unit), "report this as a bug");
@@ -152,7 +275,7 @@ const std::byte* Feeder::acquire(Stream& compute, int unit) {
 }
 
 void Feeder::release(Stream& compute, int unit) {
-  if (!streams(unit)) return;
+  if (!ringed_[unit]) return;
   slots_.pop_front();
   const Ring::Slot place = ring_.release();
   if (config_.poison) compute.fill(ring_memory_->data() + place.offset, 0xff, place.bytes);
@@ -160,9 +283,55 @@ void Feeder::release(Stream& compute, int unit) {
   pump();
 }
 
+void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
+  for (size_t unit = 0; unit < homes.size() || unit < config_.homes.size(); unit++) {
+    const auto fixed = [](Home home) { return home == Home::cpu || home == Home::shared; };
+    if (homes.size() == config_.homes.size() &&
+        (homes[unit] == config_.homes[unit] || (!fixed(homes[unit]) && !fixed(config_.homes[unit])))) {
+      continue;
+    }
+    throw Error(code::kInvalidArgument, "a model that is loaded can only move units between resident and streamed",
+                "load it again with the other placement");
+  }
+  check(homes, ring_bytes);
+  restart();
+  for (size_t unit = 0; unit < homes.size(); unit++) {
+    if (homes[unit] == Home::streamed && config_.homes[unit] == Home::resident) places_[unit] = Place{};
+  }
+  for (size_t i = 0; i < homes.size(); i++) {
+    const int unit = static_cast<int>(i);
+    if (homes[unit] != Home::resident || config_.homes[unit] == Home::resident) continue;
+    Place& place = places_[unit];
+    if (backend_.reads_host_memory()) {
+      place.address = source_.slab(unit);
+      place.state = Place::there;
+      continue;
+    }
+    try {
+      place.memory = backend_.allocate(config_.unit_bytes[unit], "a resident unit");
+    } catch (const Error& error) {
+      if (std::string_view(error.code()) != code::kOutOfMemory) throw;
+      homes[unit] = Home::streamed;
+      ring_bytes = std::max(ring_bytes, config_.unit_bytes[unit]);
+      continue;
+    }
+    bring(unit, place.memory->data());
+  }
+  config_.homes = std::move(homes);
+  config_.ring_bytes = ring_bytes;
+  make_ring(ring_bytes);
+  next_pass_ = ring_order(Route::decode);
+}
+
 size_t Feeder::resident_bytes() const {
   size_t total = 0;
-  for (const auto& memory : resident_) total += memory->size();
+  for (const Place& place : places_) total += place.memory ? place.memory->size() : 0;
+  return total;
+}
+
+size_t Feeder::shared_bytes() const {
+  size_t total = 0;
+  for (const Place& place : places_) total += place.block != nullptr ? place.block->memory->size() : 0;
   return total;
 }
 

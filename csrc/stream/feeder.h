@@ -1,26 +1,34 @@
 #pragma once
-// Serves units to the compute stream: a resident unit's address, or a ring slot whose copy the compute stream waits
-// for. Runs ahead of the pass as far as the ring reaches, across the end of the pass too, and never blocks the host
-// (but where slabs are not pinned, and a window must be filled by threads):
+// Serves units to the compute stream: the address of one that rests in device memory, or a ring slot whose copy the
+// compute stream waits for. Runs ahead of the pass as far as the ring reaches, across the end of the pass too, and
+// never blocks the host (but where slabs are not pinned, and a window must be filled by threads):
 //
 //   copy stream:     wait free(slot's last user) | copy slab -> slot | record ready
 //   compute stream:  wait ready | the unit's kernels | [poison the slot] | record free
 //
 // Which units pass through the ring depends on the pass: those whose home is the CPU are computed there, but streamed
-// through the device when a pass holds prefill rows.
+// through the device when a pass holds prefill rows; those whose home is the shared arena pass through the ring while
+// they have no room there.
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
 
 #include "backend/backend.h"
+#include "stream/arena.h"
 #include "stream/ring.h"
 #include "stream/slab_source.h"
 #include "stream/stager.h"
 
 namespace millrace {
 
-enum class Home : uint8_t { resident, streamed, cpu };
+enum class Home : uint8_t {
+  resident,  // in device memory for good
+  streamed,  // in system RAM, copied for every pass
+  cpu,       // in system RAM, computed there
+  shared,    // in the device's arena, as long as no other model needs the room
+};
 
 // For the tests that prove each wait necessary: the nth wait of a kind is left out.
 struct FeederHooks {
@@ -31,20 +39,22 @@ struct FeederHooks {
 struct FeederConfig {
   std::vector<size_t> unit_bytes;  // of every unit's slab
   std::vector<Home> homes;         // [units]
-  size_t ring_bytes = 0;           // at least the largest unit that is streamed in any pass
+  size_t ring_bytes = 0;           // at least the largest unit that may pass through it
+  Arena* arena = nullptr;          // of shared units; used from begin() on, by the thread that calls it
   int stage_threads = 1;           // that copy slabs which are not pinned
   bool poison = false;             // fill freed slots with 0xff: NaN as a float16, bfloat16 or float32
   FeederHooks hooks;
 };
 
 struct FeederCounters {
-  uint64_t copied_bytes = 0;      // enqueued into the ring
+  uint64_t copied_bytes = 0;      // enqueued, into the ring and for passes into the arena
   uint64_t prefetched_bytes = 0;  // the part of it that no acquire has taken yet
   uint64_t acquired_units = 0;    // streamed units handed to compute
   uint64_t ready_waits = 0;
   uint64_t free_waits = 0;
   uint64_t staged_bytes = 0;   // of the copied bytes, those that were not pinned
   uint64_t dropped_bytes = 0;  // copied for a pass that then needed other units
+  uint64_t shared_bytes = 0;   // of the copied bytes, those that went into the arena
 };
 
 // Which units a pass streams.
@@ -53,20 +63,25 @@ enum class Route : uint8_t {
   prefill,  // those at home on the CPU too
 };
 
-class Feeder {
+class Feeder final : private Arena::Tenant {
  public:
   // Uploads resident units, unless the backend reads host memory where it lies. `source` outlives the feeder.
   Feeder(Backend& backend, const SlabSource& source, FeederConfig config);
   // Waits for the copies under way. The compute stream must have run what it was handed.
-  ~Feeder();
+  ~Feeder() override;
 
   // Begins to copy the first units of a pass, of the decode route until begin() says otherwise. Passes use streamed
   // units in ascending order, each once.
   void prefetch();
-  // A pass begins. What was copied ahead for the other route and is of no use to this one is dropped.
+  // A pass begins. What was copied ahead for the other route and is of no use to this one is dropped; shared units that
+  // are not in the arena are on their way there.
   void begin(Route route);
   // The unit passes through the ring in this pass.
-  bool streams(int unit) const;
+  bool streams(int unit) const { return ringed_[unit]; }
+  // The unit is on the device, complete since before this pass, and stays there until the pass has ended.
+  bool permanent(int unit) const { return places_[unit].state == Place::there; }
+  // Bytes that a pass of the decode route would have to copy before it could go on as fast as the device computes.
+  size_t missing_bytes();
   // The address at which kernels enqueued on `compute` from here to release() find the unit's weights.
   const std::byte* acquire(Stream& compute, int unit);
   void release(Stream& compute, int unit);
@@ -75,9 +90,16 @@ class Feeder {
   // what it was handed.
   void restart();
 
+  // Between passes, with the compute stream at rest: other homes and another ring. Units that become resident are
+  // uploaded behind what compute does; where the device has no room for one it stays streamed. Throws INVALID_ARGUMENT
+  // if a unit would move to the CPU or from there, or the ring is too small; nothing has changed then.
+  void set_homes(std::vector<Home> homes, size_t ring_bytes);
+
+  const std::vector<Home>& homes() const { return config_.homes; }
   const FeederCounters& counters() const { return counters_; }
-  size_t ring_bytes() const { return ring_.bytes(); }
+  size_t ring_bytes() const { return ring_memory_ ? ring_memory_->size() : 0; }
   size_t resident_bytes() const;
+  size_t shared_bytes() const;
 
  private:
   struct Slot {
@@ -85,9 +107,26 @@ class Feeder {
     int unit = 0;
     Event* ready = nullptr;
   };
+  // Of a unit that is in device memory, or on its way there.
+  struct Place {
+    enum State : uint8_t { absent, coming, there } state = absent;
+    std::unique_ptr<Memory> memory;  // resident
+    Arena::Block* block = nullptr;   // shared
+    const std::byte* address = nullptr;
+    std::unique_ptr<Event> ready;  // while it is coming
+    bool waited = false;           // by the compute stream
+  };
+
+  void evicted(int unit) override;
   void drain();
-  const std::vector<int>& order() const { return order_[static_cast<int>(filling_)]; }
+  void check(const std::vector<Home>& homes, size_t ring_bytes) const;
+  void make_ring(size_t bytes);
+  // Begins to bring a unit to device memory that is its own.
+  void bring(int unit, std::byte* memory);
   void enqueue_copy(std::byte* destination, int unit);
+  void choose_wanted();
+  // Which units pass through the ring in passes of a route, by what is in the arena now.
+  std::vector<int> ring_order(Route route) const;
   // Enqueues copies of the units to come for as long as the ring has room.
   void pump();
   Event& event_of(std::vector<std::unique_ptr<Event>>& events, uint64_t sequence);
@@ -95,12 +134,12 @@ class Feeder {
   Backend& backend_;
   const SlabSource& source_;
   FeederConfig config_;
-  std::vector<std::unique_ptr<Memory>> resident_;
-  std::vector<const std::byte*> resident_address_;
-  std::vector<int> order_[2];      // of each route, the streamed units in the order of a pass
-  Route route_ = Route::decode;    // of the pass that compute is in
-  Route filling_ = Route::decode;  // of the pass whose units are copied next
-  size_t next_ = 0;                // index into order() of the next copy
+  std::vector<Place> places_;  // [units]
+  std::vector<bool> ringed_;   // [units], in the pass that compute is in
+  std::vector<bool> wanted_;   // [units], shared ones that are to be in the arena, as far as its limit goes
+  size_t wanted_limit_ = SIZE_MAX;
+  std::deque<int> to_fill_;     // units of this pass, then of the next, whose copies into the ring come next
+  std::vector<int> next_pass_;  // streamed units of the pass that is expected after this one
   Ring ring_;
   std::unique_ptr<Memory> ring_memory_;
   std::unique_ptr<Stream> copy_;

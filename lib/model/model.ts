@@ -46,6 +46,8 @@ export interface ModelStats {
     stagedBytes: number
     units: number
   }
+  /** Bytes copied into the arena that models share, and the passes that had to. */
+  arena: { copiedBytes: number; switches: number }
   /** Times that hidden rows went from the GPU to the CPU and back in the middle of a pass. */
   hops: number
   /** `preemptions`: times that a sequence's keys and values went to system RAM for want of blocks. */
@@ -64,6 +66,8 @@ export interface ModelMemory {
   pinnedBytes: number
   /** Copies of resident weights on the device; 0 on the CPU, which reads them where they lie. */
   residentBytes: number
+  /** Weights in the arena that models share, as of now. */
+  sharedBytes: number
   /** What streamed weights pass through. */
   ringBytes: number
   /** The KV cache. */
@@ -356,16 +360,17 @@ function closedError(): MillraceError {
 
 function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan): ModelMemory {
   const gpu = plan.device !== 'cpu'
-  const { hostBytes, residentBytes, ringBytes, kvBytes, workspaceBytes } = memory
+  const { hostBytes, residentBytes, sharedBytes, ringBytes, kvBytes, workspaceBytes } = memory
   return {
     hostBytes,
     pinnedBytes: stats.pinnedBytes + (gpu ? plan.embeddingBytes : 0),
     residentBytes,
+    sharedBytes,
     ringBytes,
     kvBytes,
     savedKvBytes: stats.savedKvBytes,
     workspaceBytes,
-    vramBytes: gpu ? residentBytes + ringBytes + kvBytes + workspaceBytes : 0,
+    vramBytes: gpu ? residentBytes + sharedBytes + ringBytes + kvBytes + workspaceBytes : 0,
   }
 }
 
@@ -392,6 +397,7 @@ function groupStats(stats: NativeStats): ModelStats {
       stagedBytes: stats.stagedBytes,
       units: stats.streamedUnits,
     },
+    arena: { copiedBytes: stats.arenaCopiedBytes, switches: stats.switches },
     hops: stats.hops,
     sequences: {
       running: stats.runningSequences,

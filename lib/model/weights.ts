@@ -40,6 +40,8 @@ export async function loadWeights(
         device: plan.device,
         homes: plan.units.map((unit) => unit.home),
         ringBytes: plan.ringBytes,
+        arenaBytes: plan.arenaBytes,
+        turnMs: plan.turnMs,
         contextLength: plan.contextLength,
         kvBlocks: plan.kvTokens / KV_BLOCK_TOKENS,
         maxRows: plan.maxRows,

@@ -21,6 +21,10 @@ export interface ModelPlan {
   units: PlannedUnit[]
   /** Memory that streamed units pass through; 0 if none is streamed. */
   ringBytes: number
+  /** Device memory for the shared units of all models of the GPU; 0: as it is. */
+  arenaBytes: number
+  /** Milliseconds that the model keeps the arena while others wait for it. */
+  turnMs: number
   /** Tokens of one request, prompt and answer. */
   contextLength: number
   kvBytesPerToken: number
@@ -59,6 +63,7 @@ const GPU_PREFILL_ROWS = 1984
 const DEFAULT_CONTEXT = 4096
 const DEFAULT_SEQUENCES = 4
 const DEFAULT_RING_UNITS = 2
+const DEFAULT_TURN_MS = 250
 
 /** Throws INVALID_ARGUMENT, DEVICE_UNAVAILABLE, or OUT_OF_MEMORY where the machine can never hold the model. */
 export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOptions, machine: Machine): ModelPlan {
@@ -69,7 +74,10 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
   })
   const streamed = units.filter((unit) => unit.home === 'streamed')
   // On a GPU prompts pass through the units that answers leave to the CPU, so these need the ring too.
-  const ringed = units.filter((unit) => unit.home === 'streamed' || (device !== 'cpu' && unit.home === 'cpu'))
+  // Shared units do while they have no room in the arena.
+  const ringed = units.filter(
+    ({ home }) => home === 'streamed' || home === 'shared' || (device !== 'cpu' && home === 'cpu'),
+  )
   const ringBytes = sizeRing(ringed, options.ring ?? DEFAULT_RING_UNITS)
   const contextLength = chooseContext(spec, options.contextLength)
   const kvTokens = chooseKv(contextLength, options)
@@ -77,6 +85,8 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
     device,
     units,
     ringBytes,
+    arenaBytes: sizeArena(units, options.arena),
+    turnMs: options.turnMs ?? DEFAULT_TURN_MS,
     contextLength,
     kvBytesPerToken: slabs.kvBytesPerToken,
     kvTokens,
@@ -130,7 +140,7 @@ function chooseHomes(
     throw invalidArgument(`one home a layer (${layers}) or a unit (${units.length})`, 'placement', placement)
   }
   return units.map(({ kind, layer }) => {
-    if (kind === 'head') return 'resident'
+    if (kind === 'head') return placement === 'shared' ? 'shared' : 'resident'
     // On the twin host memory is device memory, so all fits where the model fits at all, and resident is fastest.
     const home = typeof placement !== 'string' ? placement[layer]! : placement === 'auto' ? 'resident' : placement
     return home === 'cpu' && kind === 'attention' && device !== 'cpu' ? 'streamed' : home
@@ -152,6 +162,11 @@ function sizeRing(streamed: readonly PlannedUnit[], ring: number | string): numb
     )
   }
   return bytes
+}
+
+function sizeArena(units: readonly PlannedUnit[], arena: PlanOptions['arena']): number {
+  if (!units.some((unit) => unit.home === 'shared')) return 0
+  return typeof arena === 'string' ? parseBytes(arena)! : (arena ?? 0)
 }
 
 function chooseContext(spec: ModelSpec, wanted: number | undefined): number {

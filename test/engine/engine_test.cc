@@ -818,6 +818,103 @@ TEST(a_failed_pass_ends_its_requests_and_no_others) {
   }
 }
 
+// Models that share an arena too small for them, whose limit moves, and one whose units move between resident and
+// streamed while it serves: every text equals the one of an undisturbed model.
+TEST(same_bits_while_homes_and_arena_move) {
+  auto random = check::random(21);
+  const auto host = tiny_model(check::seed() + 1);
+  Engine engine;
+  std::vector<RequestOptions> requests;
+  for (int i = 0; i < 12; i++) requests.push_back(request(random));
+  std::vector<Result> alone;
+  const auto sink = std::make_shared<Collector>();
+  size_t slabs = 0, largest = 0;
+  for (const UnitLayout& unit : host->units()) {
+    slabs += unit.bytes;
+    largest = std::max(largest, unit.bytes);
+  }
+  {
+    const auto model = make_model(host, {});
+    engine.add(model);
+    for (const RequestOptions& options : requests) alone.push_back(sink->wait(engine.submit(model, options, sink)));
+    close_and_wait(engine, model);
+  }
+  std::vector<std::shared_ptr<Model>> models;
+  for (int m = 0; m < 3; m++) {
+    Placement placement;
+    placement.poison = true;
+    ModelConfig config = make_model(host, placement)->config();
+    config.homes.assign(host->units().size(), m == 2 ? Home::streamed : Home::shared);
+    config.ring_bytes = 2 * largest;
+    config.arena_bytes = slabs;  // for one of them
+    config.turn_ms = 2;
+    models.push_back(std::make_shared<Model>(Engine::next_id(), create_cpu_backend(2), host, config));
+    engine.add(models.back());
+  }
+  std::vector<uint64_t> ids;
+  for (const RequestOptions& options : requests) {
+    for (const auto& model : models) ids.push_back(engine.submit(model, options, sink));
+  }
+  std::atomic<int> moved{0};
+  for (int i = 0; i < 60; i++) {
+    std::vector<Home> homes;
+    for (size_t unit = 0; unit < host->units().size(); unit++) {
+      homes.push_back(random() % 2 == 0 ? Home::resident : Home::streamed);
+    }
+    engine.set_homes(
+        models[2], homes, largest + random() % largest, [&](const std::vector<Home>&) { moved++; },
+        [](const Error& error) { throw error; });
+    engine.set_arena_limit(models[0], random() % (2 * slabs), [] {});
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  engine.set_arena_limit(models[0], slabs, [] {});
+  for (size_t i = 0; i < ids.size(); i++) check_same(sink->wait(ids[i]), alone[i / models.size()]);
+  CHECK_EQ(moved.load(), 60);
+  CHECK(models[0]->counters().switches > 1u);
+  std::string refused;
+  engine.set_homes(
+      models[0], std::vector<Home>(host->units().size(), Home::resident), 2 * largest, [](const std::vector<Home>&) {},
+      [&](const Error& error) { refused = error.code(); });
+  for (const auto& model : models) close_and_wait(engine, model);
+  CHECK_EQ(refused, std::string(code::kInvalidArgument));
+}
+
+// A model that is away gets its turn although another one never runs out of work, and the other gets it back.
+TEST(models_that_share_an_arena_take_turns) {
+  const auto host = tiny_model(22);
+  Engine engine;
+  size_t slabs = 0, largest = 0;
+  for (const UnitLayout& unit : host->units()) {
+    slabs += unit.bytes;
+    largest = std::max(largest, unit.bytes);
+  }
+  std::vector<std::shared_ptr<Model>> models;
+  const auto sink = std::make_shared<Collector>();
+  std::vector<uint64_t> ids;
+  RequestOptions options;
+  options.tokens = {1, 2, 3};
+  options.max_tokens = 150;
+  for (int m = 0; m < 3; m++) {
+    ModelConfig config = make_model(host, {})->config();
+    config.homes.assign(host->units().size(), Home::shared);
+    config.ring_bytes = 2 * largest;
+    config.arena_bytes = slabs;
+    config.turn_ms = 10;
+    models.push_back(std::make_shared<Model>(Engine::next_id(), create_cpu_backend(1, unhurried()), host, config));
+    engine.add(models.back());
+    ids.push_back(engine.submit(models.back(), options, sink));
+  }
+  // All are served at the same time: when the first is done, the others have come far.
+  sink->wait(ids[0]);
+  CHECK(sink->tokens_of(ids[1]) > 40u);
+  CHECK(sink->tokens_of(ids[2]) > 40u);
+  for (const uint64_t id : ids) CHECK(sink->wait(id).finish == Finish::length);
+  for (const auto& model : models) {
+    CHECK(model->counters().switches > 2u);  // it was away and came back
+    close_and_wait(engine, model);
+  }
+}
+
 // Submit, cancel, detach and close from several threads at once, two models on one engine, streamed with delays.
 TEST(abuse_from_many_threads) {
   const auto host = tiny_model(14);

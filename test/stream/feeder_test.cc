@@ -11,6 +11,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "check.h"
 #include "core/error.h"
+#include "stream/arena.h"
 #include "stream/pinning.h"
 #include "stream/stager.h"
 
@@ -221,6 +222,175 @@ TEST(the_host_runs_ahead_of_slow_copies) {
   go.store(true);
   compute->synchronize();
   CHECK(std::memcmp(out.data(), slabs.slab(7), 1024) == 0);
+}
+
+namespace {
+
+// Two or more models' feeders on one device take turns, with arenas that grow and shrink and units that move between
+// resident and streamed in between: what compute reads is exact all the same.
+struct Tenant {
+  Tenant(Backend& backend, const Slabs& slabs, FeederConfig config) : slabs(slabs), feeder(backend, slabs, config) {}
+  void pass(Stream& compute, Route route) {
+    feeder.begin(route);
+    for (int unit = 0; unit < slabs.units(); unit++) {
+      if (feeder.homes()[unit] == Home::cpu && !feeder.streams(unit)) continue;
+      const bool permanent = feeder.permanent(unit);
+      std::vector<std::byte> bytes(slabs.bytes(unit));
+      const std::byte* address = feeder.acquire(compute, unit);
+      // What is there for good may be read at any time of the pass, before the stream has come to it.
+      if (permanent && std::memcmp(address, slabs.slab(unit), bytes.size()) != 0) exact = false;
+      seen.push_back({unit, std::move(bytes)});
+      compute.copy(seen.back().bytes.data(), address, slabs.bytes(unit));
+      feeder.release(compute, unit);
+    }
+  }
+  // With the compute stream at rest.
+  void compare() {
+    for (const auto& [unit, bytes] : seen) {
+      if (std::memcmp(bytes.data(), slabs.slab(unit), bytes.size()) != 0) exact = false;
+    }
+    seen.clear();
+  }
+  struct Seen {
+    int unit;
+    std::vector<std::byte> bytes;
+  };
+  const Slabs& slabs;
+  Feeder feeder;
+  std::deque<Seen> seen;
+  bool exact = true;
+};
+
+// Device memory that is not host memory, and of which there may be too little.
+class SmallDevice final : public Backend {
+ public:
+  SmallDevice(CpuStreamHooks hooks, size_t bytes) : inner_(create_cpu_backend(1, std::move(hooks))), left_(bytes) {}
+  const char* name() const override { return "small"; }
+  bool reads_host_memory() const override { return false; }
+  std::unique_ptr<Memory> allocate(size_t bytes, const char* what) override {
+    if (bytes > left_) throw Error(code::kOutOfMemory, what, "none");
+    left_ -= bytes;
+    return std::make_unique<Counted>(inner_->allocate(bytes, what), bytes, left_);
+  }
+  std::unique_ptr<Memory> allocate_host(size_t bytes, const char* what) override {
+    return inner_->allocate_host(bytes, what);
+  }
+  Pinner pinner() override { return inner_->pinner(); }
+  std::unique_ptr<Stream> create_stream() override { return inner_->create_stream(); }
+  std::unique_ptr<Event> create_event(bool sleeps) override { return inner_->create_event(sleeps); }
+  std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {
+    return inner_->create_executor(config);
+  }
+  size_t left() const { return left_; }
+
+ private:
+  class Counted final : public Memory {
+   public:
+    Counted(std::unique_ptr<Memory> inner, size_t bytes, size_t& left)
+        : inner_(std::move(inner)), bytes_(bytes), left_(left) {}
+    ~Counted() override {
+      std::memset(inner_->data(), 0xff, bytes_);  // whoever still reads it shall notice
+      left_ += bytes_;
+    }
+    std::byte* data() const override { return inner_->data(); }
+    size_t size() const override { return bytes_; }
+
+   private:
+    std::unique_ptr<Memory> inner_;
+    size_t bytes_;
+    size_t& left_;
+  };
+  std::unique_ptr<Backend> inner_;
+  size_t left_;
+};
+
+}  // namespace
+
+TEST(models_share_an_arena_and_move_their_units_without_a_byte_wrong) {
+  auto random = check::random(7);
+  for (int round = 0; round < 40; round++) {
+    CpuStreamHooks hooks;
+    hooks.copy_chunk = 512;
+    hooks.before_copy = random_pauses(random(), 60);
+    constexpr size_t kDevice = 60000;
+    SmallDevice device(hooks, kDevice);
+    {
+      Arena arena;
+      const auto compute = device.create_stream();
+      std::deque<Slabs> slabs;
+      std::deque<Tenant> tenants;
+      const int models = 1 + static_cast<int>(random() % 3);
+      const int units = 2 + static_cast<int>(random() % 6);
+      const bool alike = random() % 2 == 0;  // all models of one shape: blocks change hands
+      for (int m = 0; m < models; m++) {
+        slabs.emplace_back(alike ? units : 2 + static_cast<int>(random() % 6), alike ? 2048 : 16, 2048, random);
+        FeederConfig config;
+        size_t largest = 0;
+        for (int unit = 0; unit < slabs[m].units(); unit++) {
+          const Home homes[] = {Home::resident, Home::streamed, Home::cpu, Home::shared, Home::shared, Home::shared};
+          config.homes.push_back(homes[random() % 6]);
+          config.unit_bytes.push_back(slabs[m].bytes(unit));
+          largest = std::max(largest, slabs[m].bytes(unit));
+        }
+        config.ring_bytes = largest + random() % (2 * largest);
+        config.arena = &arena;
+        config.poison = true;
+        tenants.emplace_back(device, slabs[m], config);
+      }
+      for (int step = 0; step < 30; step++) {
+        Tenant& tenant = tenants[random() % tenants.size()];
+        if (random() % 4 == 0) arena.set_limit(random() % 20000);
+        if (random() % 5 == 0) {
+          std::vector<Home> homes = tenant.feeder.homes();
+          size_t largest = 0;
+          for (size_t unit = 0; unit < homes.size(); unit++) {
+            if (homes[unit] == Home::resident || homes[unit] == Home::streamed) {
+              homes[unit] = random() % 2 == 0 ? Home::resident : Home::streamed;
+            }
+            largest = std::max(largest, tenant.slabs.bytes(static_cast<int>(unit)));
+          }
+          tenant.feeder.set_homes(homes, largest + random() % largest);
+          if (random() % 2 == 0) tenant.feeder.prefetch();
+        }
+        if (random() % 9 == 0) tenant.feeder.restart();
+        for (int passes = 1 + static_cast<int>(random() % 2); passes > 0; passes--) {
+          tenant.pass(*compute, random() % 4 == 0 ? Route::prefill : Route::decode);
+          compute->synchronize();  // the engine runs one pass at a time
+        }
+        tenant.compare();
+        CHECK(tenant.exact);
+        CHECK(arena.bytes() <= arena.limit());
+      }
+    }
+    CHECK_EQ(device.left(), kDevice);  // all of it was given back
+  }
+}
+
+TEST(a_device_that_is_full_leaves_units_streamed) {
+  auto random = check::random(8);
+  const Slabs slabs(6, 1000, 1000, random);
+  SmallDevice device({}, 5500);
+  FeederConfig config;
+  config.homes.assign(6, Home::streamed);
+  config.unit_bytes.assign(6, 1000);
+  config.ring_bytes = 2000;
+  const auto compute = device.create_stream();
+  Tenant tenant(device, slabs, config);
+  tenant.pass(*compute, Route::decode);
+  compute->synchronize();
+  tenant.feeder.set_homes(std::vector<Home>(6, Home::resident), 0);
+  int resident = 0;
+  for (const Home home : tenant.feeder.homes()) resident += home == Home::resident;
+  CHECK_EQ(resident, 3);
+  tenant.pass(*compute, Route::decode);
+  compute->synchronize();
+  tenant.compare();
+  CHECK(tenant.exact);
+  std::vector<Home> other = tenant.feeder.homes();
+  other[0] = Home::cpu;
+  CHECK_THROWS_CODE(tenant.feeder.set_homes(other, 2000), code::kInvalidArgument);
+  tenant.feeder.set_homes(std::vector<Home>(6, Home::streamed), 1500);
+  CHECK_EQ(device.left(), 4000u);
 }
 
 TEST(a_ring_smaller_than_a_unit_is_refused) {

@@ -1,5 +1,6 @@
 /** A native addon whose requests are answered by the test: for what JavaScript does with the engine's events. */
 import type {
+  Home,
   NativeAddon,
   NativeEvent,
   NativeLoadRequest,
@@ -159,6 +160,8 @@ export class FakeModel implements NativeModel {
       stagedBytes: 15,
       pinnedBytes: 0,
       hops: 16,
+      arenaCopiedBytes: 17,
+      switches: 18,
       streamedUnits: 6,
       weightBytesRead: 7,
       runningSequences: 8,
@@ -173,7 +176,18 @@ export class FakeModel implements NativeModel {
   }
 
   memory() {
-    return { hostBytes: 1, residentBytes: 0, ringBytes: 2, kvBytes: 3, workspaceBytes: 4 }
+    return { hostBytes: 1, residentBytes: 0, sharedBytes: 0, ringBytes: 2, kvBytes: 3, workspaceBytes: 4 }
+  }
+
+  moved: { homes: Home[]; ringBytes: number }[] = []
+  async setHomes(request: { homes: Home[]; ringBytes: number }): Promise<Home[]> {
+    this.moved.push(request)
+    return request.homes
+  }
+
+  arena: number[] = []
+  async setArena(bytes: number): Promise<void> {
+    this.arena.push(bytes)
   }
 
   close(drain: boolean, timeoutMs: number): Promise<void> {

@@ -1,0 +1,97 @@
+#include "stream/arena.h"
+
+#include <map>
+#include <mutex>
+#include <string_view>
+
+#include "core/error.h"
+
+namespace millrace {
+
+Arena& Arena::of(const std::string& device) {
+  // Never destroyed, like the engine.
+  static auto* mutex = new std::mutex;
+  static auto* arenas = new std::map<std::string, Arena>;
+  std::lock_guard lock(*mutex);
+  return (*arenas)[device];
+}
+
+void Arena::drop(std::list<Block>::iterator block) {
+  bytes_ -= block->memory->size();
+  blocks_.erase(block);
+}
+
+void Arena::evict(Block& block) {
+  Tenant* tenant = block.tenant;
+  block.tenant = nullptr;
+  evictions_++;
+  tenant->evicted(block.unit);
+}
+
+void Arena::set_limit(size_t bytes) {
+  limit_ = bytes;
+  while (bytes_ > limit_) {
+    const auto first = blocks_.begin();
+    if (first->tenant != nullptr) evict(*first);
+    drop(first);
+  }
+}
+
+Arena::Block* Arena::take(Backend& backend, size_t bytes, Tenant& tenant, int unit) {
+  const auto give = [&](std::list<Block>::iterator block) {
+    block->tenant = &tenant;
+    block->unit = unit;
+    blocks_.splice(blocks_.end(), blocks_, block);
+    return &*block;
+  };
+  const auto others = [&](const Block& block) { return block.tenant != &tenant; };
+  // One of this size that is free, or the oldest of another tenant: no call of the driver.
+  if (bytes_ + bytes > limit_) {
+    for (auto block = blocks_.begin(); block != blocks_.end(); ++block) {
+      if (block->memory->size() != bytes || !others(*block)) continue;
+      if (block->tenant != nullptr) evict(*block);
+      return give(block);
+    }
+  } else {
+    for (auto block = blocks_.begin(); block != blocks_.end() && block->tenant == nullptr; ++block) {
+      if (block->memory->size() == bytes) return give(block);
+    }
+  }
+  // Room for a new one: whatever is free or another tenant's goes, oldest first.
+  size_t in_the_way = 0;
+  for (const Block& block : blocks_) {
+    if (others(block)) in_the_way += block.memory->size();
+  }
+  if (bytes_ - in_the_way + bytes > limit_) return nullptr;
+  for (auto block = blocks_.begin(); bytes_ + bytes > limit_;) {
+    const auto next = std::next(block);
+    if (others(*block)) {
+      if (block->tenant != nullptr) evict(*block);
+      drop(block);
+    }
+    block = next;
+  }
+  std::unique_ptr<Memory> memory;
+  try {
+    memory = backend.allocate(bytes, "a shared unit");
+  } catch (const Error& error) {
+    if (std::string_view(error.code()) != code::kOutOfMemory) throw;
+    return nullptr;  // somebody else has the device's memory: the unit passes through the ring
+  }
+  bytes_ += memory->size();
+  blocks_.push_back({std::move(memory), &tenant, unit, {}});
+  blocks_.back().self = std::prev(blocks_.end());
+  return &blocks_.back();
+}
+
+void Arena::touch(Block& block) {
+  blocks_.splice(blocks_.end(), blocks_, block.self);
+}
+
+void Arena::give_back(Block& block) {
+  block.tenant = nullptr;
+  blocks_.splice(blocks_.begin(), blocks_, block.self);
+  if (bytes_ > limit_) drop(block.self);
+}
+
+}  // namespace millrace
