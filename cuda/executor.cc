@@ -226,7 +226,8 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(d
   normed_ = halves(rows * padded_width(spec.hidden), "activations");
   int wide = spec.qkv_width();
   for (const UnitLayout& unit : config_.units) {
-    if (unit.kind != UnitKind::head) wide = std::max(wide, unit.first.n);
+    const bool fused = unit.interleaved && !unit.first.has_bias;  // its activation never leaves the linear
+    if (unit.kind == UnitKind::feed_forward && !fused) wide = std::max(wide, unit.first.n);
   }
   wide_ = floats(rows * wide, "activations");
   attended_ = halves(rows * padded_width(spec.query_width()), "activations");
