@@ -94,6 +94,8 @@ export interface ModelSource {
   embedding: string
   finalNorm: string
   head: LinearSource
+  /** Make 4 bits of a plain head while it is repacked. */
+  quantiseHead: boolean
 }
 
 export interface NativeUnit {
@@ -294,6 +296,8 @@ export interface NativeMemory {
 
 export interface NativeModel {
   readonly id: number
+  /** Of a head that was made 4 bits: root mean squares relative to those of what it was made of. */
+  readonly headError: { weights: number; logits: number } | undefined
   /** Returns the request's id, unique in the process. Throws CONTEXT_OVERFLOW, QUEUE_FULL (with retryAfterMs). */
   submit(request: NativeRequest): number
   /** The request ends with finish 'abort' unless it has ended already. */
@@ -350,6 +354,8 @@ export interface NativeAddon {
   measureLinkBandwidth(gpu: number): Promise<number>
   /** Weights in system RAM of all models of the process, shared ones once. */
   weightBytes(): number
+  /** A model of this identity is loaded, or being loaded: another takes no weights of its own. */
+  holdsWeights(identity: string): boolean
   /** GPUs, or the sentence that says why there are none. */
   probeGpus(): { gpus: NativeGpu[]; reason: string }
   /** Once per environment: all events of its loads and requests come here, in batches. */

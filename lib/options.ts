@@ -42,7 +42,15 @@ export interface PlanOptions {
   threads?: number | undefined
 }
 
+/** The checkpoint's own head, or one of 4 bits. */
+export type HeadType = 'stored' | 'q4'
+
 export interface LoadOptions extends PlanOptions {
+  /**
+   * 'q4' makes 4 bits of a head that the checkpoint has in 16 or 32: a quarter of its memory and of the time to read it,
+   * at a loss that model.headError tells. Default 'stored': as the checkpoint has it.
+   */
+  head?: HeadType | undefined
   onProgress?: ((progress: LoadProgress) => void) | undefined
   /** Aborts the load: it rejects with ABORTED and frees what it had taken. */
   signal?: AbortSignal | undefined
@@ -200,8 +208,13 @@ const plan = {
 
 export const planOptions = z.strictObject(plan)
 
+const head = z.enum(['stored', 'q4'], { error: `'stored' or 'q4'` })
+
+export const inspectOptions = z.strictObject({ head: head.optional() })
+
 export const loadOptions = z.strictObject({
   ...plan,
+  head: head.optional(),
   onProgress: z
     .custom<(progress: LoadProgress) => void>((value) => typeof value === 'function', { error: 'a function' })
     .optional(),

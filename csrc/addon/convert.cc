@@ -198,6 +198,7 @@ ModelSource model_source(const Napi::Object& object) {
   source.embedding = string_field(object, "embedding");
   source.final_norm = string_field(object, "finalNorm");
   source.head = linear_source(object_field(object, "head"));
+  source.quantise_head = bool_field(object, "quantiseHead");
   return source;
 }
 

@@ -17,6 +17,11 @@ namespace {
 
 using SharedModel = std::shared_ptr<Model>;
 
+struct Loaded {
+  SharedModel model;
+  QuantisationError head_error;
+};
+
 Napi::Number number(Napi::Env env, uint64_t value) {
   return Napi::Number::New(env, static_cast<double>(value));
 }
@@ -27,17 +32,19 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(
         env, "NativeModel",
-        {InstanceAccessor<&ModelHandle::id>("id"), InstanceMethod<&ModelHandle::submit>("submit"),
-         InstanceMethod<&ModelHandle::cancel>("cancel"), InstanceMethod<&ModelHandle::stats>("stats"),
-         InstanceMethod<&ModelHandle::observe_steps>("observeSteps"), InstanceMethod<&ModelHandle::memory>("memory"),
-         InstanceMethod<&ModelHandle::set_homes>("setHomes"), InstanceMethod<&ModelHandle::set_arena>("setArena"),
-         InstanceMethod<&ModelHandle::close>("close")});
+        {InstanceAccessor<&ModelHandle::id>("id"), InstanceAccessor<&ModelHandle::head_error>("headError"),
+         InstanceMethod<&ModelHandle::submit>("submit"), InstanceMethod<&ModelHandle::cancel>("cancel"),
+         InstanceMethod<&ModelHandle::stats>("stats"), InstanceMethod<&ModelHandle::observe_steps>("observeSteps"),
+         InstanceMethod<&ModelHandle::memory>("memory"), InstanceMethod<&ModelHandle::set_homes>("setHomes"),
+         InstanceMethod<&ModelHandle::set_arena>("setArena"), InstanceMethod<&ModelHandle::close>("close")});
   }
 
-  // Constructed by load() alone, which passes an External of the shared pointer and the vocabulary's size.
+  // Constructed by load() alone, which passes an External of what it has loaded and the vocabulary's size.
   explicit ModelHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelHandle>(info) {
     if (info.Length() != 2 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "use load()");
-    model_ = *info[0].As<Napi::External<SharedModel>>().Data();
+    const Loaded& loaded = *info[0].As<Napi::External<Loaded>>().Data();
+    model_ = loaded.model;
+    head_error_ = loaded.head_error;
     vocab_ = info[1].As<Napi::Number>().Int32Value();
   }
 
@@ -48,6 +55,14 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
 
  private:
   Napi::Value id(const Napi::CallbackInfo& info) { return number(info.Env(), model_->id()); }
+
+  Napi::Value head_error(const Napi::CallbackInfo& info) {
+    if (!head_error_.made) return info.Env().Undefined();
+    Napi::Object out = Napi::Object::New(info.Env());
+    out["weights"] = Napi::Number::New(info.Env(), head_error_.weights);
+    out["logits"] = Napi::Number::New(info.Env(), head_error_.results);
+    return out;
+  }
 
   Napi::Value submit(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
@@ -173,6 +188,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
   }
 
   SharedModel model_;
+  QuantisationError head_error_;
   int vocab_ = 0;
 };
 
@@ -233,7 +249,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
     Environment& environment = Environment::of(env);
     const std::shared_ptr<Channel> channel = environment.channel();
     const std::shared_ptr<std::atomic<bool>> cancelled = environment.start_load(load_id);
-    std::function<SharedModel()> work = [=]() -> SharedModel {
+    std::function<Loaded()> work = [=]() -> Loaded {
       RepackOptions options;
       options.cancelled = cancelled.get();
       options.progress = [&](size_t done, size_t total) {
@@ -257,6 +273,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
       const bool streams = gpu && (at_home(Home::streamed) || at_home(Home::cpu) || at_home(Home::shared));
       std::shared_ptr<const HostModel> host = weights.load(threads, options, streams ? backend->pinner() : Pinner{});
       if (streams) host->pin(backend->pinner());  // a model that others had loaded to be resident
+      const QuantisationError head_error = host->report().head;
       std::unique_ptr<Backend> cpu;
       if (gpu && at_home(Home::cpu)) cpu = create_cpu_backend(threads, {}, kSharedPassSpin);
       auto model =
@@ -264,17 +281,17 @@ Napi::Value load(const Napi::CallbackInfo& info) {
       if (cancelled->load(std::memory_order_relaxed)) {
         throw Error(code::kAborted, "the load was cancelled", "call load() again if that was not meant");
       }
-      return model;
+      return {std::move(model), head_error};
     };
     const int vocab = weights.vocab;
     // The engine learns of the model here: one whose environment ended meanwhile is freed by its loader.
-    std::function<Napi::Value(Napi::Env, SharedModel&)> settle = [vocab](Napi::Env at, SharedModel& model) {
+    std::function<Napi::Value(Napi::Env, Loaded&)> settle = [vocab](Napi::Env at, Loaded& loaded) {
       Environment& environment = Environment::of(at);
-      Engine::process().add(model);
-      environment.adopt(model);
-      return environment.model_class.New({Napi::External<SharedModel>::New(at, &model), Napi::Number::New(at, vocab)});
+      Engine::process().add(loaded.model);
+      environment.adopt(loaded.model);
+      return environment.model_class.New({Napi::External<Loaded>::New(at, &loaded), Napi::Number::New(at, vocab)});
     };
-    return run_async<SharedModel>(env, std::move(work), std::move(settle));
+    return run_async<Loaded>(env, std::move(work), std::move(settle));
   });
 }
 

@@ -75,10 +75,16 @@ Napi::Value weight_bytes(const Napi::CallbackInfo& info) {
   return number(info.Env(), HostModel::all_bytes());
 }
 
+Napi::Value holds_weights(const Napi::CallbackInfo& info) {
+  const bool held = HostStore::instance().holds(info[0].As<Napi::String>().Utf8Value());
+  return Napi::Boolean::New(info.Env(), held);
+}
+
 }  // namespace
 
 void register_probe(Napi::Env env, Napi::Object exports) {
   exports.Set("probeCpu", Napi::Function::New(env, probe_cpu, "probeCpu"));
+  exports.Set("holdsWeights", Napi::Function::New(env, holds_weights, "holdsWeights"));
   exports.Set("weightBytes", Napi::Function::New(env, weight_bytes, "weightBytes"));
   exports.Set("probeGpus", Napi::Function::New(env, probe_gpus_js, "probeGpus"));
   exports.Set("measureLinkBandwidth", Napi::Function::New(env, measure_link_bandwidth_js, "measureLinkBandwidth"));

@@ -8,6 +8,7 @@
 #include "checkpoint/gptq.h"
 #include "checkpoint/messages.h"
 #include "checkpoint/plain.h"
+#include "checkpoint/quantise.h"
 #include "core/error.h"
 #include "core/half.h"
 
@@ -46,6 +47,14 @@ std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const Li
       return std::make_unique<CompressedTensorsReader>(checkpoint, source, n, k);
   }
   throw Error(code::kInternal, "unknown linear format", "report this as a bug");
+}
+
+std::unique_ptr<LinearReader> open_head(const Checkpoint& checkpoint, const ModelSource& source) {
+  const int n = source.spec.vocab, k = source.spec.hidden;
+  if (source.quantise_head && source.head.format == LinearFormat::plain) {
+    return std::make_unique<QuantisingReader>(checkpoint, source.head, source.final_norm, n, k);
+  }
+  return open_linear(checkpoint, source.head, n, k);
 }
 
 std::string describe(const Checkpoint& checkpoint, const Tensor& tensor) {

@@ -40,6 +40,10 @@ class LinearReader {
   virtual const std::byte* row(int n) const;
   // Float types: a weight of rows [begin, end) is infinite or NaN: throws CHECKPOINT_INVALID naming the first.
   virtual void refuse_not_finite(int begin, int end) const;
+  // Output features are rows of the file, whose pages may be dropped once they are read.
+  virtual bool by_rows() const { return code_.type != WeightType::q4; }
+  // Of a reader that makes 4 bits of float weights: of what was read so far.
+  virtual QuantisationError error() const { return {}; }
 
  protected:
   LinearReader(int n, int k) : n_(n), k_(k) {}
@@ -54,6 +58,8 @@ class LinearReader {
 // Checks a linear of n output and k input features against the checkpoint. Throws CHECKPOINT_INVALID or
 // CHECKPOINT_UNSUPPORTED naming file, tensor, expected and found.
 std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k);
+// The head, made 4 bits where the model's source asks for it.
+std::unique_ptr<LinearReader> open_head(const Checkpoint& checkpoint, const ModelSource& source);
 
 // ---- Checks shared by the formats.
 

@@ -207,11 +207,12 @@ class Repacker {
   Repacker(const Checkpoint& checkpoint, const SlabPlan& plan, ThreadPool& pool, const RepackOptions& options)
       : checkpoint_(checkpoint), plan_(plan), pool_(pool), options_(options), panels_(pool.threads()) {}
 
-  void run(const std::vector<std::byte*>& slabs, std::byte* embedding) {
+  RepackReport run(const std::vector<std::byte*>& slabs, std::byte* embedding) {
     if (slabs.size() != plan_.units.size()) {
       throw Error(code::kInternal, format("%zu slabs for %zu units", slabs.size(), plan_.units.size()),
                   "report this as a bug");
     }
+    RepackReport result;
     total_ = plan_.embedding_bytes;
     for (size_t u = 0; u < plan_.units.size(); u++) {
       total_ += source_bytes(open(u));
@@ -224,8 +225,10 @@ class Repacker {
       if (u + 1 < plan_.units.size()) next = open(u + 1);
       write_unit(plan_.units[u], work, slabs[u], next);
       report();
+      if (plan_.units[u].kind == UnitKind::head) result.head = work.first[0]->error();
       work = std::move(next);
     }
+    return result;
   }
 
  private:
@@ -269,7 +272,7 @@ class Repacker {
     if (unit.kind == UnitKind::head) {
       work.norm = &checkpoint_.require(source.final_norm);
       work.first_sources = {&source.head};
-      work.first.push_back(open_linear(checkpoint_, source.head, source.spec.vocab, source.spec.hidden));
+      work.first.push_back(open_head(checkpoint_, source));
       return work;
     }
     const ModelSpec& spec = source.spec;
@@ -469,7 +472,7 @@ class Repacker {
         const size_t n = static_cast<size_t>(part->n());
         count(tensor->bytes * static_cast<size_t>(high) / n - tensor->bytes * static_cast<size_t>(low) / n);
       }
-      if (!task.q4()) checkpoint_.drop(*part->tensors()[0], low, high);
+      if (part->by_rows()) checkpoint_.drop(*part->tensors()[0], low, high);
     }
   }
 
@@ -632,9 +635,9 @@ class Repacker {
 
 }  // namespace
 
-void repack(const Checkpoint& checkpoint, const SlabPlan& plan, const std::vector<std::byte*>& slabs,
-            std::byte* embedding, ThreadPool& pool, const RepackOptions& options) {
-  Repacker(checkpoint, plan, pool, options).run(slabs, embedding);
+RepackReport repack(const Checkpoint& checkpoint, const SlabPlan& plan, const std::vector<std::byte*>& slabs,
+                    std::byte* embedding, ThreadPool& pool, const RepackOptions& options) {
+  return Repacker(checkpoint, plan, pool, options).run(slabs, embedding);
 }
 
 }  // namespace millrace

@@ -45,6 +45,19 @@ struct ModelSource {
   std::string embedding;            // [vocab, hidden]
   std::string final_norm;           // [hidden]
   LinearSource head;                // plain with the embedding's name when tied
+  bool quantise_head = false;       // a plain head is made 4 bits while it is repacked
+};
+
+// What 4 bits made while repacking cost: root mean squares, relative to those of the values as they were.
+struct QuantisationError {
+  bool made = false;  // otherwise nothing was
+  double weights = 0;
+  // Of the linear's results over random normed inputs: independent normal features times the norm's weights.
+  double results = 0;
+};
+
+struct RepackReport {
+  QuantisationError head;
 };
 
 // What a model will take, checked and laid out; no weights read yet but g_idx, weight_shape and zeros.
@@ -70,7 +83,7 @@ struct RepackOptions {
 
 // Writes every unit's slab to slabs[unit] (plan.units[unit].bytes each) and the embedding's rows to `embedding`,
 // in parallel, dropping the file's pages on the way. Every byte of a slab is written.
-void repack(const Checkpoint& checkpoint, const SlabPlan& plan, const std::vector<std::byte*>& slabs,
-            std::byte* embedding, ThreadPool& pool, const RepackOptions& options);
+RepackReport repack(const Checkpoint& checkpoint, const SlabPlan& plan, const std::vector<std::byte*>& slabs,
+                    std::byte* embedding, ThreadPool& pool, const RepackOptions& options);
 
 }  // namespace millrace

@@ -94,7 +94,7 @@ std::shared_ptr<HostModel> read_model(const std::vector<std::string>& paths, con
   std::vector<std::byte*> slabs;
   for (size_t unit = 0; unit < plan.units.size(); unit++) slabs.push_back(model->mutable_slab(static_cast<int>(unit)));
   ThreadPool pool(threads);
-  repack(checkpoint, plan, slabs, model->mutable_embedding(), pool, options);
+  model->set_report(repack(checkpoint, plan, slabs, model->mutable_embedding(), pool, options));
   return model;
 }
 
@@ -135,6 +135,12 @@ std::shared_ptr<const HostModel> HostStore::load(const std::string& identity, co
   }
   end_turn(*entry, model);
   return model;
+}
+
+bool HostStore::holds(const std::string& identity) {
+  std::lock_guard lock(mutex_);
+  const auto entry = entries_.find(identity);
+  return entry != entries_.end() && (entry->second->loading || !entry->second->model.expired());
 }
 
 void HostStore::end_turn(Entry& entry, const std::shared_ptr<const HostModel>& model) {

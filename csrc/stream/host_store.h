@@ -41,6 +41,8 @@ class HostModel : public SlabSource {
   std::byte* mutable_embedding() { return embedding_.data(); }
   const std::byte* embedding() const { return embedding_.data(); }
   WeightType embedding_type() const { return embedding_type_; }
+  const RepackReport& report() const { return report_; }
+  void set_report(const RepackReport& report) { report_ = report; }
   size_t bytes() const { return slabs_.size() + embedding_.size(); }
   // Of all models that there are in this process. Any thread.
   static size_t all_bytes();
@@ -52,6 +54,7 @@ class HostModel : public SlabSource {
   HostMemory slabs_;
   HostMemory embedding_;
   WeightType embedding_type_;
+  RepackReport report_;
   mutable std::mutex pinning_mutex_;
   mutable std::unique_ptr<Pinning> pinning_;                   // under the mutex
   mutable std::atomic<const Pinning*> pinning_seen_{nullptr};  // the same, once it is there
@@ -68,6 +71,8 @@ class HostStore {
   std::shared_ptr<const HostModel> load(const std::string& identity, const std::vector<std::string>& paths,
                                         const ModelSource& source, int threads, const RepackOptions& options,
                                         const Pinner& pinner = {});
+  // A load of this identity would find the model, or wait for one that makes it. Any thread.
+  bool holds(const std::string& identity);
 
  private:
   struct Entry {

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import type { ModelSource, NativeAddon, NativeSlabPlan, NativeTensor } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
+import type { HeadType } from '../options.ts'
 import { type ModelConfig, readConfig, readEndTokens } from './config.ts'
 import { type CheckpointFolder, checkIndex, openFolder } from './folder.ts'
 import { type Quantisation, readQuantisation } from './quantisation.ts'
@@ -21,14 +22,18 @@ export interface Checkpoint {
 }
 
 /** Reads headers only. Throws the CHECKPOINT_ errors. */
-export async function openCheckpoint(directory: string, native: NativeAddon): Promise<Checkpoint> {
+export async function openCheckpoint(
+  directory: string,
+  native: NativeAddon,
+  head: HeadType = 'stored',
+): Promise<Checkpoint> {
   const folder = await openFolder(directory)
   const config = readConfig(folder.config)
   const quantisation = await readQuantisation(folder)
   try {
     const tensors = native.readTensors(folder.weightFiles)
     checkIndex(folder, tensors)
-    const source = makeSource(config, quantisation, tensors)
+    const source = makeSource(config, quantisation, tensors, head)
     const slabs = await native.planSlabs(folder.weightFiles, source)
     const generation = readEndTokens(folder.generationConfig, 'generation_config.json')
     return {

@@ -1,6 +1,7 @@
 /** Tensor names -> which tensors make up which linear. Shapes and types are the native side's to check. */
 import type { LayerSource, LinearSource, ModelSource, NativeTensor } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
+import type { HeadType } from '../options.ts'
 import type { ModelConfig } from './config.ts'
 import { moduleSettings, type Quantisation } from './quantisation.ts'
 
@@ -16,6 +17,7 @@ export function makeSource(
   config: ModelConfig,
   quantisation: Quantisation,
   tensors: readonly Pick<NativeTensor, 'name'>[],
+  head: HeadType = 'stored',
 ): ModelSource {
   const names = new Set(tensors.map((tensor) => tensor.name))
   const present = (name: string) => (names.has(name) ? name : '')
@@ -109,12 +111,15 @@ export function makeSource(
   }
 
   const embedding = require('model.embed_tokens.weight')
+  const layers = Array.from({ length: config.spec.layers }, (_, index) => layer(index))
+  const headSource = config.tiedEmbeddings ? plain(embedding, '') : linear(HEAD, false)
   return {
     spec: config.spec,
-    layers: Array.from({ length: config.spec.layers }, (_, index) => layer(index)),
+    layers,
     embedding,
     finalNorm: require('model.norm.weight'),
-    head: config.tiedEmbeddings ? plain(embedding, '') : linear(HEAD, false),
+    head: headSource,
+    quantiseHead: head === 'q4' && headSource.format === 'plain',
   }
 }
 

@@ -5,8 +5,10 @@ import type { Model } from '../model/model.ts'
 import type { ChatMessage, GenerateOptions } from '../options.ts'
 import { stream } from './generate.ts'
 import {
+  addHeadFlag,
   addLoadFlags,
   addSamplingFlags,
+  type HeadFlag,
   type LoadFlags,
   loadModel,
   type SamplingFlags,
@@ -14,7 +16,7 @@ import {
 } from './options.ts'
 import { Interrupted, type Terminal } from './terminal.ts'
 
-interface Flags extends LoadFlags, SamplingFlags {
+interface Flags extends LoadFlags, HeadFlag, SamplingFlags {
   system?: string
 }
 
@@ -23,10 +25,10 @@ export function chatCommand(terminal: Terminal): Command {
     .description('talk with a model; from a pipe, every line is a message')
     .argument('<model>', 'folder of the checkpoint')
     .option('--system <text>', 'the system message')
-  addSamplingFlags(addLoadFlags(command))
+  addSamplingFlags(addHeadFlag(addLoadFlags(command)))
   return command.action(async (path: string, flags: Flags) => {
     const sampling = samplingOptions(flags)
-    await using model = await loadModel(path, flags, terminal)
+    await using model = await loadModel(path, flags, terminal, { head: flags.head })
     if (!model.hasChatTemplate) {
       throw new MillraceError('CHAT_TEMPLATE_MISSING', { message: `${path} has no chat template` })
     }

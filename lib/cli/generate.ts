@@ -4,8 +4,10 @@ import type { Generation, GenerationResult } from '../model/generation.ts'
 import type { Model } from '../model/model.ts'
 import { formatBytes } from './format.ts'
 import {
+  addHeadFlag,
   addLoadFlags,
   addSamplingFlags,
+  type HeadFlag,
   type LoadFlags,
   loadModel,
   parseNumber,
@@ -14,7 +16,7 @@ import {
 } from './options.ts'
 import type { Terminal } from './terminal.ts'
 
-interface Flags extends LoadFlags, SamplingFlags {
+interface Flags extends LoadFlags, HeadFlag, SamplingFlags {
   prompt?: string
   chat?: string
   system?: string
@@ -40,13 +42,13 @@ export function generateCommand(terminal: Terminal): Command {
       ),
     )
     .option('--stats', 'print figures of the run to stderr, or into the JSON')
-  addSamplingFlags(addLoadFlags(command))
+  addSamplingFlags(addHeadFlag(addLoadFlags(command)))
   return command.action(async (path: string, positional: string | undefined, flags: Flags) => {
     checkFlags(positional, flags)
     const { logprobs, topLogprobs } = flags
     const options = { ...samplingOptions(flags), logprobs, topLogprobs }
     const text = flags.chat ?? flags.prompt ?? positional ?? (await terminal.readStdin()).replace(/\r?\n$/, '')
-    await using model = await loadModel(path, flags, terminal)
+    await using model = await loadModel(path, flags, terminal, { head: flags.head })
     const generation =
       flags.chat === undefined
         ? model.generate(text, options)
@@ -59,7 +61,7 @@ export function generateCommand(terminal: Terminal): Command {
           )
     const result = await stream(generation, terminal, !flags.json)
     if (flags.json) {
-      const figures = flags.stats ? { plan: model.plan, stats: model.stats, memory: model.memory } : {}
+      const figures = flags.stats ? describeModel(model) : {}
       await terminal.write(`${JSON.stringify({ ...result, ...figures })}\n`)
     } else if (flags.stats) {
       for (const line of describeRun(model, result)) terminal.complain(line)
@@ -101,6 +103,11 @@ export async function stream(generation: Generation, terminal: Terminal, print =
   }
 }
 
+function describeModel(model: Model) {
+  const { plan, stats, memory, headError } = model
+  return { plan, stats, memory, ...(headError && { headError }) }
+}
+
 /** Figures of one answer. */
 export function describeRun(model: Model, result: GenerationResult): string[] {
   const { usage, timings } = result
@@ -112,5 +119,14 @@ export function describeRun(model: Model, result: GenerationResult): string[] {
     `answer ${usage.completionTokens} tokens${decoded > 0 && decodeSeconds > 0 ? `, ${(decoded / decodeSeconds).toFixed(1)} tok/s` : ''}, ended by ${result.finishReason}`,
     `passes ${stats.steps}, weights read ${formatBytes(stats.weightBytesRead)}, streamed ${formatBytes(stats.streaming.copiedBytes)} in ${stats.streaming.units} units`,
     `memory: weights ${formatBytes(memory.hostBytes)}, ring ${formatBytes(memory.ringBytes)}, KV ${formatBytes(memory.kvBytes)}, workspace ${formatBytes(memory.workspaceBytes)}`,
+    ...(model.headError
+      ? [
+          `head made 4 bits: logits are off by ${percent(model.headError.logits)} (weights ${percent(model.headError.weights)})`,
+        ]
+      : []),
   ]
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(1)} %`
 }

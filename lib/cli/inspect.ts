@@ -2,17 +2,18 @@ import { Command } from 'commander'
 import type { Quantisation } from '../checkpoint/quantisation.ts'
 import { type Inspection, inspect } from '../model/inspect.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
+import { addHeadFlag, type HeadFlag } from './options.ts'
 import type { Terminal } from './terminal.ts'
 
 export function inspectCommand(terminal: Terminal): Command {
-  return new Command('inspect')
+  const command = new Command('inspect')
     .description('show what a checkpoint is and takes, without loading its weights')
     .argument('<model>', 'folder of the checkpoint')
     .option('--json', 'print as JSON')
-    .action(async (path: string, flags: { json?: boolean }) => {
-      const inspection = await inspect(path)
-      await terminal.write(flags.json ? `${JSON.stringify(inspection, null, 2)}\n` : describe(inspection))
-    })
+  return addHeadFlag(command).action(async (path: string, flags: HeadFlag & { json?: boolean }) => {
+    const inspection = await inspect(path, { head: flags.head })
+    await terminal.write(flags.json ? `${JSON.stringify(inspection, null, 2)}\n` : describe(inspection))
+  })
 }
 
 function describe(inspection: Inspection): string {

@@ -6,6 +6,7 @@ import type { Model } from '../model/model.ts'
 import {
   type GenerateOptions,
   generateOptions as generateSchema,
+  type HeadType,
   type LoadOptions,
   type PlacementHome,
   type PlanOptions,
@@ -21,6 +22,10 @@ export interface LoadFlags {
   context?: number
   threads?: number
   quiet?: boolean
+}
+
+export interface HeadFlag {
+  head?: HeadType
 }
 
 export interface SamplingFlags {
@@ -78,6 +83,13 @@ export function addLoadFlags(command: Command): Command {
     .addOption(new Option('--context <tokens>', 'longest prompt and answer together').argParser(parseNumber))
     .addOption(new Option('--threads <count>', 'threads that compute on the CPU').argParser(parseNumber))
     .addOption(new Option('--quiet', 'no progress on stderr'))
+}
+
+/** Of commands that load checkpoints alone: bench's own --head is about shapes too. */
+export function addHeadFlag(command: Command): Command {
+  return command.addOption(
+    new Option('--head <type>', 'stored, or q4: made 4 bits as it is loaded').choices(['stored', 'q4']),
+  )
 }
 
 export function addSamplingFlags(command: Command): Command {

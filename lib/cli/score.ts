@@ -3,10 +3,10 @@ import { Command, Option } from 'commander'
 import { MillraceError } from '../errors.ts'
 import type { Model } from '../model/model.ts'
 import { formatCount } from './format.ts'
-import { addLoadFlags, type LoadFlags, loadModel, parseNumber } from './options.ts'
+import { addHeadFlag, addLoadFlags, type HeadFlag, type LoadFlags, loadModel, parseNumber } from './options.ts'
 import type { Terminal } from './terminal.ts'
 
-interface Flags extends LoadFlags {
+interface Flags extends LoadFlags, HeadFlag {
   file?: string
   window?: number
   bos: boolean
@@ -27,7 +27,7 @@ export function scoreCommand(terminal: Terminal): Command {
     )
     .option('--no-bos', "without the tokenizer's own first token")
     .option('--json', 'print as JSON')
-  addLoadFlags(command)
+  addHeadFlag(addLoadFlags(command))
   return command.action(async (path: string, positional: string | undefined, flags: Flags) => {
     const text = await readInput(positional, flags, terminal)
     if (flags.window !== undefined && !(Number.isInteger(flags.window) && flags.window >= 1)) {
@@ -39,6 +39,7 @@ export function scoreCommand(terminal: Terminal): Command {
       // One window is all that the KV cache must hold.
       ...(flags.window !== undefined && flags.context === undefined ? { contextLength: flags.window + 1 } : {}),
       maxSequences: 1,
+      head: flags.head,
     })
     const { tokens, sum } = await scoreWindows(model, text, flags, terminal)
     const perplexity = Math.exp(-sum / tokens)

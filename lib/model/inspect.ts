@@ -4,6 +4,7 @@ import { basename } from 'node:path'
 import { addon, type ModelSpec, type NativeUnit } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import type { Quantisation } from '../checkpoint/quantisation.ts'
+import { type HeadType, inspectOptions, validate } from '../options.ts'
 
 export interface Inspection {
   path: string
@@ -23,9 +24,15 @@ export interface Inspection {
   files: { name: string; bytes: number }[]
 }
 
+export interface InspectOptions {
+  /** As load() would have it. */
+  head?: HeadType | undefined
+}
+
 /** Reads headers only. Rejects with the CHECKPOINT_ errors. */
-export async function inspect(directory: string): Promise<Inspection> {
-  const checkpoint = await openCheckpoint(directory, addon())
+export async function inspect(directory: string, options: InspectOptions = {}): Promise<Inspection> {
+  const { head } = validate(inspectOptions, options, 'options')
+  const checkpoint = await openCheckpoint(directory, addon(), head)
   const { folder, config, quantisation, slabs } = checkpoint
   const files = []
   for (const path of folder.weightFiles) files.push({ name: basename(path), bytes: (await stat(path)).size })

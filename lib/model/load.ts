@@ -3,11 +3,12 @@ import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import { MillraceError } from '../errors.ts'
 import { makeLog } from '../log.ts'
 import { type LoadOptions, type LoadProgress, loadOptions, validate } from '../options.ts'
+import { checkMemory } from '../plan/memory.ts'
 import { makePlan } from '../plan/plan.ts'
 import { ChatTemplate, readChatTemplate } from '../text/chat.ts'
 import { TokenizerThread } from '../text/thread.ts'
 import { readTokenizerFiles, Tokenizer } from '../text/tokenizer.ts'
-import { readMachine } from './machine.ts'
+import { readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
 import { runtime } from './runtime.ts'
 import { abortedError } from './signals.ts'
@@ -30,10 +31,11 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
   try {
     checkAborted()
     const { native } = runtime()
-    const checkpoint = await openCheckpoint(directory, native)
+    const checkpoint = await openCheckpoint(directory, native, checked.head)
     report('checkpoint', checkpoint.folder.weightFiles.length, checkpoint.folder.weightFiles.length)
     checkAborted()
     const plan = makePlan(checkpoint.config.spec, checkpoint.slabs, checked, readMachine(native))
+    checkMemory(plan, readMemory(native), native.holdsWeights(checkpoint.identity))
     const tokenizer = new Tokenizer(await readTokenizerFiles(checkpoint.folder.path))
     const template = await readChatTemplate(checkpoint.folder.path, tokenizer.config)
     const chatTemplate = template === undefined ? undefined : new ChatTemplate(template)
@@ -55,7 +57,15 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
     const { device, contextLength, kvTokens, hostBytes, streamedBytesPerPass } = plan
     const { id } = model
     const ms = Math.round(performance.now() - began)
-    const figures = { device, contextLength, kvTokens, hostBytes, streamedBytesPerPass }
+    const { headError } = model
+    const figures = {
+      device,
+      contextLength,
+      kvTokens,
+      hostBytes,
+      streamedBytesPerPass,
+      ...(headError && { headError }),
+    }
     log.info({ model: id, path: checkpoint.folder.path, ...figures, ms }, 'model loaded')
     const end = tokenizer.idOf(tokenizer.eosToken)
     return new Model({

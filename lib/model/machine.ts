@@ -1,4 +1,5 @@
 import type { NativeAddon } from '../binding.ts'
+import type { SystemMemory } from '../plan/memory.ts'
 import type { Machine } from '../plan/plan.ts'
 
 /** What plans need to know of this machine. */
@@ -11,4 +12,10 @@ export function readMachine(native: NativeAddon): Machine {
     gpus: gpus.length,
     gpuReason: reason,
   }
+}
+
+/** System RAM as it is now. */
+export function readMemory(native: NativeAddon): SystemMemory {
+  const { memoryLimitBytes, memoryAvailableBytes } = native.probeCpu()
+  return { limitBytes: memoryLimitBytes, availableBytes: memoryAvailableBytes }
 }

@@ -131,6 +131,14 @@ export class Model implements AsyncDisposable {
     return this.#parts.chatTemplate !== undefined
   }
 
+  /**
+   * What `head: 'q4'` cost, undefined where no head was made: the root mean square of the error relative to that of the
+   * values, of the head's weights and of the logits that it makes of random normed rows.
+   */
+  get headError(): { weights: number; logits: number } | undefined {
+    return this.#parts.native.headError
+  }
+
   get stats(): ModelStats {
     this.#requireOpen()
     const stats = callNative(() => this.#parts.native.stats())

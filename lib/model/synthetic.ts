@@ -3,10 +3,11 @@ import type { ModelSpec, SyntheticOptions } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import { makeLog } from '../log.ts'
 import type { PlanOptions } from '../options.ts'
+import { checkMemory } from '../plan/memory.ts'
 import { makePlan } from '../plan/plan.ts'
 import { TokenizerThread } from '../text/thread.ts'
 import type { TextCodec } from '../text/tokenizer.ts'
-import { readMachine } from './machine.ts'
+import { readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
 import { callNative, runtime } from './runtime.ts'
 import { loadWeights } from './weights.ts'
@@ -89,6 +90,7 @@ export async function loadSynthetic(
     const all = { ...DEFAULTS, ...weights }
     const slabs = callNative(() => native.planSynthetic(spec, all))
     const plan = makePlan(spec, slabs, options, readMachine(native))
+    checkMemory(plan, readMemory(native), false)
     const source = { synthetic: { spec, options: all } }
     const { signal } = options
     const settings = { prefixReuse: true, deterministic: false, maxQueue: 0, poison: false }

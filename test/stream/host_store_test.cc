@@ -71,7 +71,9 @@ struct WaitingLoad {
 
 TEST(a_load_that_waits_for_another_hears_its_cancel) {
   const Files files;
+  CHECK(!HostStore::instance().holds("cancelled while waiting"));
   HeldLoad first(files, "cancelled while waiting");
+  CHECK(HostStore::instance().holds("cancelled while waiting"));
   WaitingLoad patient(files, "cancelled while waiting"), impatient(files, "cancelled while waiting");
   CHECK(impatient.result.wait_for(std::chrono::milliseconds(100)) == std::future_status::timeout);
   impatient.cancelled = true;
@@ -80,6 +82,7 @@ TEST(a_load_that_waits_for_another_hears_its_cancel) {
   first.release();
   const Loaded model = first.result();
   CHECK(patient.result.get() == model);
+  CHECK(HostStore::instance().holds("cancelled while waiting"));
 }
 
 TEST(who_waits_loads_itself_when_the_first_gives_up) {
@@ -110,5 +113,7 @@ TEST(a_checkpoint_is_loaded_once_and_freed_with_its_last_user) {
   first.reset();
   CHECK_EQ(HostModel::all_bytes(), before + second->bytes() + third->bytes());
   second.reset();
+  CHECK(!HostStore::instance().holds("once"));
+  CHECK(HostStore::instance().holds("another"));
   CHECK_EQ(HostModel::all_bytes(), before + third->bytes());
 }

@@ -41,6 +41,14 @@ export class FakeAddon implements NativeAddon {
     return names.map((name) => ({ name, dtype: 'F16', shape: [1], file: paths.length - 1, offset: 0, bytes: 2 }))
   }
 
+  /** Identities that holdsWeights() knows. */
+  held = new Set<string>()
+  memoryAvailableBytes = 8 * GIB
+
+  holdsWeights(identity: string): boolean {
+    return this.held.has(identity)
+  }
+
   planSynthetic(): never {
     throw new Error('not scripted')
   }
@@ -70,7 +78,7 @@ export class FakeAddon implements NativeAddon {
       coresOnline: 2,
       memoryBytes: 16 * GIB,
       memoryLimitBytes: 16 * GIB,
-      memoryAvailableBytes: 8 * GIB,
+      memoryAvailableBytes: this.memoryAvailableBytes,
     }
   }
 
@@ -119,6 +127,7 @@ export class FakeAddon implements NativeAddon {
 let nextRequest = 1
 
 export class FakeModel implements NativeModel {
+  readonly headError = undefined
   readonly id: number
   readonly #addon: FakeAddon
   submitted: { id: number; request: NativeRequest }[] = []

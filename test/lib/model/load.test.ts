@@ -51,6 +51,35 @@ describe('load', () => {
     expect(a!.loadId).not.toBe(b!.loadId)
   })
 
+  test('a head of 4 bits is another identity', async () => {
+    await using _a = await load(demo)
+    await using _b = await load(demo, { head: 'q4' })
+    await using _c = await load(demo, { head: 'stored' })
+    const [a, b, c] = fake.addon.loads.slice(-3).map((request) => request as { identity: string; source: object })
+    expect(a!.identity).not.toBe(b!.identity)
+    expect(a!.identity).toBe(c!.identity)
+    expect([a, b].map((request) => request!.source)).toMatchObject([{ quantiseHead: false }, { quantiseHead: true }])
+  })
+
+  test('memory that is not free now is told before any is taken, but not asked for twice', async () => {
+    await using _a = await load(demo)
+    const { identity } = fake.addon.loads.at(-1) as { identity: string }
+    const loads = fake.addon.loads.length
+    fake.addon.memoryAvailableBytes = 30_000 // the fake model's weights take 32,768 bytes
+    try {
+      await expect(load(demo, { contextLength: 16, maxSequences: 1 })).rejects.toMatchObject({
+        code: 'OUT_OF_MEMORY',
+        message: expect.stringContaining('0.0 MB are free'),
+      })
+      expect(fake.addon.loads.length).toBe(loads)
+      fake.addon.held.add(identity)
+      await using _b = await load(demo, { contextLength: 16, maxSequences: 1 })
+    } finally {
+      fake.addon.memoryAvailableBytes = 8 * 1024 ** 3
+      fake.addon.held.clear()
+    }
+  })
+
   test('reports progress in bytes of this load alone', async () => {
     const seen: LoadProgress[] = []
     fake.addon.onLoad = async (request) => {

@@ -1,0 +1,45 @@
+#pragma once
+// Four bits made of a float linear while it is repacked: for heads, which checkpoints mostly leave as they were trained
+// and which are then the largest matrix of the model.
+//
+// Symmetric (zero 8) with a scale a group. Of nine ways to map the group's largest weight near -8, the one is taken
+// whose least-squares scale leaves the smallest error, each input feature weighed by the square of the norm's weight
+// that it carries: what that minimises is the expected square of the logits' error over normed rows whose features are
+// alike.
+#include <array>
+#include <string>
+#include <vector>
+
+#include "checkpoint/plain.h"
+
+namespace millrace {
+
+class QuantisingReader : public LinearReader {
+ public:
+  // `norm`: the float vector [k] of the RMSNorm that the linear's input comes from.
+  QuantisingReader(const Checkpoint& checkpoint, const LinearSource& source, const std::string& norm, int n, int k);
+  // Of each output feature, groups one after the other and each before its words; different output features may be
+  // read by different threads at once.
+  void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const override;
+  void read_words(int begin, int end, int column, int count, uint32_t* out) const override;
+  bool by_rows() const override { return true; }
+  QuantisationError error() const override;
+
+ private:
+  struct Feature {
+    int group = -1;  // the last that was read
+    float scale = 0.0f;
+    std::array<double, 4> sums{};  // of e^2, w^2, both weighed
+  };
+  void load(int row, int begin, int count, float* out) const;
+
+  PlainReader plain_;
+  std::vector<float> importance_;  // [k]
+  mutable std::vector<Feature> features_;
+};
+
+// The scale, as float16, that q4 codes of `count` weights are multiplied with (code - 8, codes 0..15). Exposed for
+// tests.
+uint16_t fit_q4_scale(const float* weights, const float* importance, int count);
+
+}  // namespace millrace

@@ -1,0 +1,48 @@
+/** Whether this machine has the RAM that a plan takes, asked before any of it is taken. */
+import { MillraceError } from '../errors.ts'
+
+/** Of system RAM, in bytes. */
+export interface SystemMemory {
+  /** What this process may use at most: all that there is, or its cgroup's limit. */
+  limitBytes: number
+  /** What it could take now without pushing out anybody: free, or cache that the system gives back. */
+  availableBytes: number
+}
+
+/** What a model takes, in bytes. */
+export interface MemoryNeed {
+  device: string
+  hostBytes: number
+  kvBytes: number
+  ringBytes: number
+}
+
+// Besides what the plan names: the workspace, the tokenizer, what is read while repacking.
+const MOST_RESERVE = 256 * 2 ** 20
+
+/**
+ * Throws OUT_OF_MEMORY. `held`: this process has the weights already, for another model of the same checkpoint.
+ *
+ * A system that is asked for more than it has does not refuse: it kills the process, or another, once the pages are
+ * written.
+ */
+export function checkMemory(need: MemoryNeed, memory: SystemMemory, held: boolean): void {
+  const onDevice = need.kvBytes + need.ringBytes
+  const weights = held ? 0 : need.hostBytes
+  const bytes = weights + (need.device === 'cpu' ? onDevice : 0)
+  const reserve = Math.min(MOST_RESERVE, bytes / 8)
+  if (bytes + reserve <= memory.availableBytes) return
+  const parts = need.device === 'cpu' ? `, KV cache ${mb(need.kvBytes)}, ring ${mb(need.ringBytes)}` : ''
+  const fits = bytes + reserve <= memory.limitBytes
+  throw new MillraceError('OUT_OF_MEMORY', {
+    message: `the model needs ${mb(bytes)} of RAM (weights ${mb(weights)}${parts}) and ${mb(reserve)} to work in; of the ${mb(memory.limitBytes)} that this process may use ${mb(memory.availableBytes)} are free`,
+    remedy: fits
+      ? 'close other models or programs, or lower contextLength, maxSequences or kvTokens'
+      : 'lower contextLength, maxSequences or kvTokens, or choose a smaller model',
+  })
+}
+
+/** '8.2 MB', '16384 MB'. */
+function mb(bytes: number): string {
+  return `${(bytes / 1e6).toFixed(bytes < 1e8 ? 1 : 0)} MB`
+}

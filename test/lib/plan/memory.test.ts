@@ -1,0 +1,39 @@
+import { describe, expect, test } from 'vitest'
+import { checkMemory } from '../../../lib/plan/memory.ts'
+
+const GB = 1e9
+const need = { device: 'cpu', hostBytes: 4 * GB, kvBytes: 2 * GB, ringBytes: 0.5 * GB }
+const memory = (availableBytes: number, limitBytes = 16 * GB) => ({ availableBytes, limitBytes })
+
+describe('checkMemory', () => {
+  test('what is free must hold weights, KV cache and ring on the CPU, and something to work in', () => {
+    checkMemory(need, memory(6.8 * GB), false)
+    expect(() => checkMemory(need, memory(6.5 * GB), false)).toThrow(
+      expect.objectContaining({
+        code: 'OUT_OF_MEMORY',
+        message:
+          'the model needs 6500 MB of RAM (weights 4000 MB, KV cache 2000 MB, ring 500 MB) and 268 MB to work in; of the 16000 MB that this process may use 6500 MB are free',
+        remedy: expect.stringMatching(/^close other models or programs/),
+      }),
+    )
+  })
+
+  test('with a GPU the weights alone', () => {
+    checkMemory({ ...need, device: 'cuda:0' }, memory(4.3 * GB), false)
+    expect(() => checkMemory({ ...need, device: 'cuda:0' }, memory(4.1 * GB), false)).toThrow(
+      /^the model needs 4000 MB of RAM \(weights 4000 MB\) and/,
+    )
+  })
+
+  test('weights that this process has already are not taken again', () => {
+    checkMemory(need, memory(2.8 * GB), true)
+    expect(() => checkMemory(need, memory(2.4 * GB), true)).toThrow(/needs 2500 MB of RAM \(weights 0.0 MB, KV/)
+  })
+
+  test('what can never fit is told apart, and small models need little to work in', () => {
+    expect(() => checkMemory(need, memory(3 * GB, 6 * GB), false)).toThrow(
+      expect.objectContaining({ remedy: expect.stringMatching(/or choose a smaller model$/) }),
+    )
+    checkMemory({ device: 'cpu', hostBytes: 8e6, kvBytes: 2e6, ringBytes: 0 }, memory(12e6), false)
+  })
+})
