@@ -33,4 +33,5 @@ export type {
   ScoreOptions,
 } from './options.ts'
 export type { ModelPlan, PlannedUnit } from './plan/plan.ts'
+export type { DecodePrediction, Prediction, PrefillPrediction } from './plan/predict.ts'
 export * from './probe.ts'

@@ -5,8 +5,9 @@ import { isLogger, type Logger } from './log.ts'
 import type { Truncation } from './text/truncate.ts'
 
 /**
- * Where weights rest: in device memory; in system RAM, streamed through the ring at every pass; in system RAM, and
- * computed there; or in device memory that all models of a GPU share, as long as no other one needs the room.
+ * Where weights rest: in device memory; in system RAM, streamed through the ring at every pass; in system RAM, where
+ * beside a GPU the CPU computes the feed-forwards of answers, and long prompts stream them; or in device memory that all
+ * models of a GPU share, as long as no other one needs the room.
  */
 export type PlacementHome = 'resident' | 'streamed' | 'cpu' | 'shared'
 
@@ -21,9 +22,15 @@ export interface LoadProgress {
 export interface PlanOptions {
   /** Default 'auto'. */
   device?: string | undefined
-  /** One word for all layers, or one home a layer. Default 'auto': the fastest that fits. */
+  /**
+   * One word for all layers, one home a layer, or one a unit. Default 'auto': the fastest that fits, by prediction, for
+   * `batch` sequences.
+   */
   placement?: 'auto' | PlacementHome | readonly PlacementHome[] | undefined
-  /** Memory that streamed units pass through: a number of the largest units, or bytes as '256MiB'. Default 2. */
+  /**
+   * Memory that streamed units pass through: a number of the largest units, or bytes as '256MiB'. Default 2, and 4 beside
+   * units on the CPU.
+   */
   ring?: number | string | undefined
   /**
    * Device memory for the shared units of all models on the GPU, as '4GiB'; the last model that names it decides.
@@ -38,6 +45,15 @@ export interface PlanOptions {
   maxSequences?: number | undefined
   /** Tokens that the KV cache holds in all. */
   kvTokens?: number | undefined
+  /**
+   * GPU memory for all of the model: resident weights, ring, KV cache, workspace. Bytes, '6GiB', or a share of what is
+   * free, '80%'. Default '90%'. What CUDA itself takes, about half a gigabyte, comes on top.
+   */
+  vramBudget?: number | string | undefined
+  /** System RAM for the model: bytes, '64GiB', or a share of what this process may use. Default: all of that. */
+  ramBudget?: number | string | undefined
+  /** Sequences expected to decode at once: what homes are chosen for. Default 1. */
+  batch?: number | undefined
   /** Threads that compute on the CPU. Default: the cores that this process may use. */
   threads?: number | undefined
 }
@@ -177,6 +193,16 @@ const placement = z.union([z.enum(['auto', ...homes]), z.array(z.enum(homes)).re
 })
 const deviceError = `'auto', 'cpu', 'cuda' or 'cuda:<index>'`
 const ringError = `a number of units from 1 to 4096 or a size such as '256MiB'`
+const budgetError = `bytes, a size such as '6GiB' or a share such as '80%'`
+const budget = z.union(
+  [
+    integer(1, Number.MAX_SAFE_INTEGER),
+    z.string().refine((text) => parseBytes(text) !== undefined || parsePercent(text) !== undefined, {
+      error: budgetError,
+    }),
+  ],
+  { error: budgetError },
+)
 
 /** A size in bytes, or as a text. */
 const bytes = () => {
@@ -203,6 +229,9 @@ const plan = {
   contextLength: integer(1, MAX_TOKENS).optional(),
   maxSequences: integer(1, 65536).optional(),
   kvTokens: integer(1, 2 ** 31 - 1).optional(),
+  vramBudget: budget.optional(),
+  ramBudget: budget.optional(),
+  batch: integer(1, 65536).optional(),
   threads: integer(1, 1024).optional(),
 }
 
@@ -352,6 +381,13 @@ export function parseBytes(text: string): number | undefined {
   const base = unit.includes('i') ? 1024 : 1000
   const bytes = Math.floor(Number(match[1]) * base ** ['b', 'k', 'm', 'g'].indexOf(unit[0]!))
   return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : undefined
+}
+
+/** '80%' -> 0.8; undefined if the text is no share above 0 and up to 1. */
+export function parsePercent(text: string): number | undefined {
+  const match = /^\s*(\d+(?:\.\d+)?)\s*%\s*$/.exec(text)
+  const share = match ? Number(match[1]) / 100 : 0
+  return share > 0 && share <= 1 ? share : undefined
 }
 
 /** The candidate that a misspelt word most likely stands for, if one is close enough. */

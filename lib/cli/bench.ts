@@ -79,11 +79,11 @@ async function open(name: string, flags: Flags, terminal: Terminal): Promise<Mod
   const spec = Object.hasOwn(SHAPES, name) ? SHAPES[name] : undefined
   // A folder of that name is meant rather than the shape.
   if (spec === undefined || existsSync(join(name, 'config.json'))) {
-    return loadModel(name, flags, terminal, { maxSequences: flags.batch })
+    return loadModel(name, flags, terminal, { maxSequences: flags.batch, batch: flags.batch })
   }
   terminal.quiet = flags.quiet ?? false
   const progress = terminal.progress(`${name} (random weights)`)
-  const options = { ...planOptions(flags), maxSequences: flags.batch, signal: terminal.signal }
+  const options = { ...planOptions(flags), maxSequences: flags.batch, batch: flags.batch, signal: terminal.signal }
   const model = await loadSynthetic(name, spec, options, { head: flags.head })
   progress.done()
   return model

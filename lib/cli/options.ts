@@ -21,6 +21,8 @@ export interface LoadFlags {
   ring?: number | string
   context?: number
   threads?: number
+  vramBudget?: string
+  ramBudget?: string
   quiet?: boolean
 }
 
@@ -72,7 +74,7 @@ export function addLoadFlags(command: Command): Command {
     .addOption(
       new Option(
         '--placement <homes>',
-        'auto, resident, streamed, cpu, or one of the last three a layer, with commas',
+        'auto, resident, streamed, cpu, or one of the last three a layer or a unit, with commas',
       ).argParser(parsePlacement),
     )
     .addOption(
@@ -82,6 +84,10 @@ export function addLoadFlags(command: Command): Command {
     )
     .addOption(new Option('--context <tokens>', 'longest prompt and answer together').argParser(parseNumber))
     .addOption(new Option('--threads <count>', 'threads that compute on the CPU').argParser(parseNumber))
+    .addOption(
+      new Option('--vram-budget <size>', 'GPU memory for the model: a size such as 6GiB, or 80% of what is free'),
+    )
+    .addOption(new Option('--ram-budget <size>', 'system RAM for the model: a size, or a share'))
     .addOption(new Option('--quiet', 'no progress on stderr'))
 }
 
@@ -151,8 +157,9 @@ export function samplingOptions(flags: SamplingFlags): GenerateOptions {
 
 /** A plan as the flags have it. */
 export function planOptions(flags: LoadFlags): PlanOptions {
-  const { device, placement, ring, context, threads } = flags
-  return validate(planSchema, { device, placement, ring, contextLength: context, threads }, 'options')
+  const { device, placement, ring, context, threads, vramBudget, ramBudget } = flags
+  const options = { device, placement, ring, contextLength: context, threads, vramBudget, ramBudget }
+  return validate(planSchema, options, 'options')
 }
 
 /** Loads with progress on stderr; Ctrl-C ends it. */

@@ -35,7 +35,10 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
     report('checkpoint', checkpoint.folder.weightFiles.length, checkpoint.folder.weightFiles.length)
     checkAborted()
     const plan = makePlan(checkpoint.config.spec, checkpoint.slabs, checked, readMachine(native))
-    checkMemory(plan, readMemory(native), native.holdsWeights(checkpoint.identity))
+    // A budget is the user's word, also where the system says less.
+    if (checked.ramBudget === undefined) {
+      checkMemory(plan, readMemory(native), native.holdsWeights(checkpoint.identity))
+    }
     const tokenizer = new Tokenizer(await readTokenizerFiles(checkpoint.folder.path))
     const template = await readChatTemplate(checkpoint.folder.path, tokenizer.config)
     const chatTemplate = template === undefined ? undefined : new ChatTemplate(template)

@@ -1,17 +1,28 @@
-import type { NativeAddon } from '../binding.ts'
+import type { NativeAddon, NativeCpu } from '../binding.ts'
+import { type CalibrationKey, defaultCalibration, readCalibration } from '../plan/calibration.ts'
 import type { SystemMemory } from '../plan/memory.ts'
 import type { Machine } from '../plan/plan.ts'
 
-/** What plans need to know of this machine. */
+/** What plans need to know of this machine: what it has, and what was measured on it before. */
 export function readMachine(native: NativeAddon): Machine {
   const cpu = native.probeCpu()
   const { gpus, reason } = native.probeGpus()
+  const calibrationOf = (gpu: string, link: string) =>
+    readCalibration(calibrationKey(native.version, gpu, cpu)) ?? defaultCalibration({ link, cores: cpu.cores })
   return {
     cores: cpu.cores,
     memoryLimitBytes: cpu.memoryLimitBytes,
-    gpus: gpus.length,
+    gpus: gpus.map(({ name, link, memoryBytes, memoryFreeBytes }) => {
+      return { name, memoryBytes, memoryFreeBytes, calibration: calibrationOf(name, link) }
+    }),
     gpuReason: reason,
+    calibration: calibrationOf(gpus[0]?.name ?? '', gpus[0]?.link ?? ''),
   }
+}
+
+/** What a calibration is kept under. */
+export function calibrationKey(version: string, gpu: string, cpu: NativeCpu): CalibrationKey {
+  return { gpu, cpu: cpu.model, cores: cpu.cores, version }
 }
 
 /** System RAM as it is now. */

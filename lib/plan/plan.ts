@@ -1,10 +1,23 @@
 /**
- * Placement policy: which unit rests where, and how much memory ring and KV get. Pure: the native side executes any
- * homes it is handed.
+ * What a model takes and where, decided before any weight is read: homes, ring, KV cache, rows of a step, and how fast
+ * that will be. Pure: the native side executes any plan it is handed.
  */
-import type { Home, ModelSpec, NativeSlabPlan, NativeUnit } from '../binding.ts'
+import type { Home, ModelSpec, NativeSlabPlan, NativeUnit, WeightType } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import { invalidArgument, type PlanOptions, parseBytes } from '../options.ts'
+import { type Calibration, ROWS } from './calibration.ts'
+import { fastestHomes, homesOf, type Placed, place } from './homes.ts'
+import {
+  breakEvenRows,
+  type CostedUnit,
+  type Prediction,
+  predictCpu,
+  predictDecode,
+  predictPrefill,
+} from './predict.ts'
+import { budgetBytes, KV_BLOCK_TOKENS, workspaceBytes } from './vram.ts'
+
+export { KV_BLOCK_TOKENS }
 
 export interface PlannedUnit {
   kind: 'attention' | 'feedForward' | 'head'
@@ -12,6 +25,8 @@ export interface PlannedUnit {
   layer: number
   home: Home
   bytes: number
+  /** Of its matrices. */
+  types: readonly WeightType[]
 }
 
 /** What a model takes and where: decided before any weight is read. Bytes throughout. */
@@ -33,12 +48,24 @@ export interface ModelPlan {
   kvBytes: number
   /** Weights in system RAM: slabs and the embedding table. */
   hostBytes: number
+  /** Of those, what will be pinned for the GPU; 0 on the CPU. */
+  pinnedBytes: number
   embeddingBytes: number
-  /** Copied into the ring at every pass over the model. */
+  /** Copied into the ring at every pass over the model: over the link a token, at batch 1. */
   streamedBytesPerPass: number
+  /** Copies of resident weights on the GPU; 0 on the CPU. */
+  residentBytes: number
+  /** Of the GPU's executor, at most; 0 on the CPU. */
+  workspaceBytes: number
+  /** All of the model's own on the GPU, the arena apart, and the most it may be; 0 on the CPU. */
+  vramBytes: number
+  vramBudgetBytes: number
+  /** Sequences that the homes were chosen for. */
+  batch: number
   /** Rows of a step: one a decoding sequence, the rest for prompts. */
   maxRows: number
   threads: number
+  prediction: Prediction
 }
 
 /** What the plan needs to know about the machine. */
@@ -47,12 +74,19 @@ export interface Machine {
   /** RAM that this process may use at most. */
   memoryLimitBytes: number
   /** GPUs that can be used, and why if there are none. */
-  gpus: number
+  gpus: readonly MachineGpu[]
   gpuReason: string
+  /** For the CPU alone. */
+  calibration: Calibration
 }
 
-/** Positions of a KV block: kKvBlockTokens in csrc/backend/backend.h. */
-export const KV_BLOCK_TOKENS = 16
+export interface MachineGpu {
+  name: string
+  memoryBytes: number
+  memoryFreeBytes: number
+  calibration: Calibration
+}
+
 /** Rows whose logits may be asked for in a step: sequences that run at once, or positions scored. */
 export const MAX_LOGIT_ROWS = 64
 
@@ -60,112 +94,223 @@ export const MAX_LOGIT_ROWS = 64
 const CPU_PREFILL_ROWS = 128
 // On a GPU prefill is bound by arithmetic from a few hundred rows on; a step of so many bounds the wait of those that decode.
 const GPU_PREFILL_ROWS = 1984
+// Streamed weights are worth more rows, up to the break-even; where memory is short, fewer.
+const MOST_PREFILL_ROWS = 4032
+const SHORT_OF_MEMORY_ROWS = [960, 448, 192]
 const DEFAULT_CONTEXT = 4096
 const DEFAULT_SEQUENCES = 4
-const DEFAULT_RING_UNITS = 2
 const DEFAULT_TURN_MS = 250
+const DEFAULT_VRAM_BUDGET = '90%'
+/** Predictions are of sequences that have so many tokens, and of prompts of so many; less in shorter contexts. */
+const PREDICTED_CONTEXT = 512
+const PREDICTED_PROMPT = 2048
 
 /** Throws INVALID_ARGUMENT, DEVICE_UNAVAILABLE, or OUT_OF_MEMORY where the machine can never hold the model. */
 export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOptions, machine: Machine): ModelPlan {
   const device = chooseDevice(options.device ?? 'auto', machine)
-  const homes = chooseHomes(slabs.units, device, options.placement ?? 'auto')
-  const units = slabs.units.map(({ kind, layer, bytes }, index): PlannedUnit => {
-    return { kind, layer, home: homes[index]!, bytes }
-  })
-  const streamed = units.filter((unit) => unit.home === 'streamed')
-  // On a GPU prompts pass through the units that answers leave to the CPU, so these need the ring too.
-  // Shared units do while they have no room in the arena.
-  const ringed = units.filter(
-    ({ home }) => home === 'streamed' || home === 'shared' || (device !== 'cpu' && home === 'cpu'),
-  )
-  const ringBytes = sizeRing(ringed, options.ring ?? DEFAULT_RING_UNITS)
+  const gpu = device === 'cpu' ? undefined : machine.gpus[Number(device.slice('cuda:'.length))]!
+  const calibration = gpu?.calibration ?? machine.calibration
   const contextLength = chooseContext(spec, options.contextLength)
-  const kvTokens = chooseKv(contextLength, options)
+  const batch = Math.min(options.batch ?? 1, MAX_LOGIT_ROWS)
+  const threads = options.threads ?? machine.cores
+  const fixed = { spec, slabs, options, calibration, contextLength, batch, threads }
+  const onDevice = gpu ? planGpu(fixed, gpu) : planCpu(fixed)
+  const { homes, ringBytes, residentBytes, kvTokens, maxRows } = onDevice
+  const units = slabs.units.map((unit, index): PlannedUnit => ({ ...unit, home: homes[index]! }))
+  const kvBytes = kvTokens * slabs.kvBytesPerToken
+  const workspace = gpu ? workspaceOf(fixed, maxRows) : 0
+  const streams = gpu !== undefined && homes.some((home) => home !== 'resident')
   const plan: ModelPlan = {
     device,
     units,
     ringBytes,
-    arenaBytes: sizeArena(units, options.arena),
+    arenaBytes: sizeArena(homes, options.arena),
     turnMs: options.turnMs ?? DEFAULT_TURN_MS,
     contextLength,
     kvBytesPerToken: slabs.kvBytesPerToken,
     kvTokens,
-    kvBytes: kvTokens * slabs.kvBytesPerToken,
+    kvBytes,
     hostBytes: total(slabs.units) + slabs.embeddingBytes,
+    pinnedBytes: gpu ? slabs.embeddingBytes + (streams ? total(slabs.units) : 0) : 0,
     embeddingBytes: slabs.embeddingBytes,
-    streamedBytesPerPass: total(streamed),
-    maxRows: MAX_LOGIT_ROWS + (device === 'cpu' ? CPU_PREFILL_ROWS : GPU_PREFILL_ROWS),
-    threads: options.threads ?? machine.cores,
+    streamedBytesPerPass: total(units.filter((unit) => unit.home === 'streamed')),
+    residentBytes,
+    workspaceBytes: workspace,
+    vramBytes: gpu ? residentBytes + ringBytes + kvBytes + workspace : 0,
+    vramBudgetBytes: gpu ? onDevice.budget : 0,
+    batch,
+    maxRows,
+    threads,
+    prediction: predict(spec, units, { ...fixed, ringBytes, maxRows }, gpu),
   }
-  const onDevice = plan.ringBytes + plan.kvBytes
-  const needed = plan.hostBytes + (device === 'cpu' ? onDevice : 0)
-  if (needed > machine.memoryLimitBytes) {
-    throw new MillraceError('OUT_OF_MEMORY', {
-      message: `the model needs ${megabytes(needed)} of RAM (weights ${megabytes(plan.hostBytes)}, KV cache ${megabytes(plan.kvBytes)}, ring ${megabytes(plan.ringBytes)}), this process may use ${megabytes(machine.memoryLimitBytes)}`,
-      remedy: 'lower contextLength, maxSequences or kvTokens, or choose a smaller model',
-    })
-  }
+  checkRam(plan, options, machine)
   return plan
 }
 
-function chooseDevice(device: string, machine: Machine): string {
-  if (device === 'cpu' || (device === 'auto' && machine.gpus === 0)) return 'cpu'
-  const index = device === 'auto' || device === 'cuda' ? 0 : Number(device.slice('cuda:'.length))
-  if (index < machine.gpus) return `cuda:${index}`
-  throw new MillraceError('DEVICE_UNAVAILABLE', {
-    message: `device '${device}' cannot be used: ${machine.gpus > 0 ? `there are ${machine.gpus} GPUs, counted from 0` : machine.gpuReason}`,
-  })
+interface Fixed {
+  spec: ModelSpec
+  slabs: NativeSlabPlan
+  options: PlanOptions
+  calibration: Calibration
+  contextLength: number
+  batch: number
+  threads: number
 }
 
-/** One home a unit. */
-function chooseHomes(
-  units: readonly NativeUnit[],
-  device: string,
-  placement: NonNullable<PlanOptions['placement']>,
-): Home[] {
-  const layers = (units.length - 1) / 2
-  if (typeof placement !== 'string' && placement.length === units.length) {
-    const misplaced = units.findIndex((unit, index) => placement[index] === 'cpu' && unit.kind !== 'feedForward')
-    if (device !== 'cpu' && misplaced >= 0) {
-      throw invalidArgument(
-        `'resident' or 'streamed' for ${units[misplaced]!.kind === 'head' ? 'the head' : 'attention'} on ${device}`,
-        `placement[${misplaced}]`,
-        'cpu',
-        'beside a GPU the CPU computes feed-forwards only: keys and values stay on the GPU',
-      )
-    }
-    return [...placement]
-  }
-  if (typeof placement !== 'string' && placement.length !== layers) {
-    throw invalidArgument(`one home a layer (${layers}) or a unit (${units.length})`, 'placement', placement)
-  }
-  return units.map(({ kind, layer }) => {
-    if (kind === 'head') return placement === 'shared' ? 'shared' : 'resident'
-    // On the twin host memory is device memory, so all fits where the model fits at all, and resident is fastest.
-    const home = typeof placement !== 'string' ? placement[layer]! : placement === 'auto' ? 'resident' : placement
-    return home === 'cpu' && kind === 'attention' && device !== 'cpu' ? 'streamed' : home
-  })
+interface OnDevice extends Placed {
+  kvTokens: number
+  maxRows: number
+  budget: number
 }
 
-function sizeRing(streamed: readonly PlannedUnit[], ring: number | string): number {
-  if (streamed.length === 0) return 0
-  const largest = Math.max(...streamed.map((unit) => unit.bytes))
-  if (typeof ring === 'number') return Math.min(ring, streamed.length) * largest
-  const bytes = parseBytes(ring)
-  if (bytes === undefined) throw invalidArgument(`a number of units or a size such as '256MiB'`, 'ring', ring)
-  if (bytes < largest) {
-    throw invalidArgument(
-      `at least the largest streamed unit (${largest} bytes)`,
-      'ring',
+/** On the twin host memory is device memory, so all fits where the model fits at all, and resident is fastest. */
+function planCpu({ slabs, options, contextLength, batch }: Fixed): OnDevice {
+  const { placement = 'auto', ring } = options
+  const homes = homesOf(slabs.units, 'cpu', placement === 'auto' ? 'resident' : placement)
+  return {
+    ...place(slabs.units, homes, ring, false),
+    kvTokens: kvChoices(contextLength, options, batch)[0]!,
+    maxRows: MAX_LOGIT_ROWS + CPU_PREFILL_ROWS,
+    budget: 0,
+  }
+}
+
+/**
+ * Within the budget of device memory: residency goes first, then rows of a step, then what the KV cache holds beyond
+ * one context where nobody has asked for it.
+ */
+function planGpu(fixed: Fixed, gpu: MachineGpu): OnDevice {
+  const { spec, slabs, options, calibration, contextLength, batch } = fixed
+  const { placement = 'auto', ring } = options
+  const wanted = budgetBytes('vramBudget', options.vramBudget ?? DEFAULT_VRAM_BUDGET, gpu.memoryFreeBytes)
+  const budget = Math.min(wanted, gpu.memoryFreeBytes)
+  const decode = decodeRows(fixed, batch)
+  const asWanted =
+    placement === 'auto' ? undefined : place(slabs.units, homesOf(slabs.units, 'cuda', placement), ring, true)
+  // A ring that is too small is told before memory is.
+  if (!asWanted)
+    place(
+      slabs.units,
+      slabs.units.map((unit) => (unit.kind === 'head' ? 'resident' : 'streamed')),
       ring,
-      'enlarge the ring; two units or more let copies overlap with computing',
+      true,
     )
+  const rowsFor = (homes: readonly Home[]) => prefillRows(spec, withHomes(slabs.units, homes), calibration)
+  const mostRows = rowsFor(asWanted?.homes ?? slabs.units.map(() => 'streamed' as const))
+  let least: OnDevice | undefined
+  for (const kvTokens of kvChoices(contextLength, options, batch)) {
+    const tryRows = (rows: number): OnDevice | undefined => {
+      const maxRows = MAX_LOGIT_ROWS + rows
+      const room = budget - kvTokens * slabs.kvBytesPerToken - workspaceOf(fixed, maxRows)
+      const placed = asWanted ?? fastestHomes(slabs.units, ring, room, decode, calibration)
+      least = { ...(placed ?? leastHomes(slabs.units, ring)), kvTokens, maxRows, budget }
+      if (!placed || placed.residentBytes + placed.ringBytes > room) return undefined
+      // What is resident needs no more rows: their room serves residency.
+      const enough = rowsFor(placed.homes)
+      return enough < rows ? tryRows(enough) : least
+    }
+    for (const rows of [mostRows, GPU_PREFILL_ROWS, ...SHORT_OF_MEMORY_ROWS]) {
+      const found = tryRows(rows)
+      if (found) return found
+    }
   }
-  return bytes
+  const { residentBytes, ringBytes, kvTokens, maxRows } = least!
+  const parts = {
+    'resident weights': residentBytes,
+    ring: ringBytes,
+    'KV cache': kvTokens * slabs.kvBytesPerToken,
+    workspace: workspaceOf(fixed, maxRows),
+  }
+  const needed = Object.values(parts).reduce((sum, bytes) => sum + bytes, 0)
+  const list = Object.entries(parts).map(([name, bytes]) => `${name} ${megabytes(bytes)}`)
+  const limit =
+    wanted > gpu.memoryFreeBytes
+      ? `${megabytes(gpu.memoryFreeBytes)} are free on it`
+      : `the budget is ${megabytes(budget)} of ${megabytes(gpu.memoryFreeBytes)} free`
+  throw new MillraceError('OUT_OF_MEMORY', {
+    message: `the model needs at least ${megabytes(needed)} of memory on ${gpu.name} (${list.join(', ')}), ${limit}`,
+    remedy: `lower contextLength, maxSequences or kvTokens${asWanted ? ", use placement: 'auto'" : ''}, or raise vramBudget`,
+  })
 }
 
-function sizeArena(units: readonly PlannedUnit[], arena: PlanOptions['arena']): number {
-  if (!units.some((unit) => unit.home === 'shared')) return 0
+/** What takes least: of the head's two homes the one that does. */
+function leastHomes(units: readonly NativeUnit[], ring: number | string | undefined): Placed {
+  const [first, second] = (['resident', 'streamed'] as const).map((head) =>
+    place(
+      units,
+      units.map(({ kind }) => (kind === 'head' ? head : 'streamed')),
+      ring,
+      true,
+    ),
+  )
+  const size = ({ residentBytes, ringBytes }: Placed) => residentBytes + ringBytes
+  return size(first!) <= size(second!) ? first! : second!
+}
+
+function withHomes(units: readonly NativeUnit[], homes: readonly Home[]): CostedUnit[] {
+  return units.map((unit, index) => ({ ...unit, home: homes[index]! }))
+}
+
+/** In multiples of 64, the rows of a tile. */
+function prefillRows(spec: ModelSpec, units: readonly CostedUnit[], calibration: Calibration): number {
+  const even = Math.ceil(breakEvenRows(spec, units, calibration) / 64) * 64
+  return Math.min(MOST_PREFILL_ROWS, Math.max(GPU_PREFILL_ROWS, even))
+}
+
+function workspaceOf({ spec, slabs, contextLength }: Fixed, maxRows: number): number {
+  return workspaceBytes(spec, slabs.units, { maxRows, maxLogitRows: MAX_LOGIT_ROWS, contextLength })
+}
+
+function decodeRows({ slabs, contextLength, threads }: Fixed, rows: number) {
+  const context = Math.min(PREDICTED_CONTEXT, contextLength)
+  return { rows, context, kvBytesPerToken: slabs.kvBytesPerToken, threads }
+}
+
+function predict(
+  spec: ModelSpec,
+  units: readonly PlannedUnit[],
+  plan: Fixed & { ringBytes: number; maxRows: number },
+  gpu: MachineGpu | undefined,
+): Prediction {
+  const { calibration, ringBytes, batch, maxRows } = plan
+  const prompt = Math.min(PREDICTED_PROMPT, plan.contextLength)
+  const decode = (rows: number) =>
+    gpu
+      ? predictDecode(units, ringBytes, decodeRows(plan, rows), calibration)
+      : predictCpu(units, decodeRows(plan, rows), calibration)
+  // The twin's rows are bound by arithmetic, in a prompt as in a large batch.
+  const prefill = gpu
+    ? predictPrefill(spec, units, prompt, maxRows - MAX_LOGIT_ROWS, calibration)
+    : { tokens: prompt, tokensPerSecond: decode(ROWS[ROWS.length - 1]!).tokensPerSecond, boundBy: 'cpu' as const }
+  return { calibrated: calibration.calibrated, single: decode(1), batch: decode(batch), prefill }
+}
+
+function checkRam(plan: ModelPlan, options: PlanOptions, machine: Machine): void {
+  const limit =
+    options.ramBudget === undefined
+      ? machine.memoryLimitBytes
+      : budgetBytes('ramBudget', options.ramBudget, machine.memoryLimitBytes)
+  const needed = plan.hostBytes + (plan.device === 'cpu' ? plan.ringBytes + plan.kvBytes : 0)
+  if (needed <= limit) return
+  throw new MillraceError('OUT_OF_MEMORY', {
+    message: `the model needs ${megabytes(needed)} of RAM (weights ${megabytes(plan.hostBytes)}, KV cache ${megabytes(plan.kvBytes)}, ring ${megabytes(plan.ringBytes)}), ${options.ramBudget === undefined ? 'this process may use' : 'ramBudget is'} ${megabytes(limit)}`,
+    remedy:
+      'lower contextLength, maxSequences or kvTokens, raise ramBudget if the machine has more, or choose a smaller model',
+  })
+}
+
+function chooseDevice(device: string, machine: Machine): string {
+  const count = machine.gpus.length
+  if (device === 'cpu' || (device === 'auto' && count === 0)) return 'cpu'
+  const index = device === 'auto' || device === 'cuda' ? 0 : Number(device.slice('cuda:'.length))
+  if (index < count) return `cuda:${index}`
+  throw new MillraceError('DEVICE_UNAVAILABLE', {
+    message: `device '${device}' cannot be used: ${count > 0 ? `there are ${count} GPUs, counted from 0` : machine.gpuReason}`,
+  })
+}
+
+function sizeArena(homes: readonly Home[], arena: PlanOptions['arena']): number {
+  if (!homes.includes('shared')) return 0
   return typeof arena === 'string' ? parseBytes(arena)! : (arena ?? 0)
 }
 
@@ -181,8 +326,11 @@ function chooseContext(spec: ModelSpec, wanted: number | undefined): number {
   return wanted
 }
 
-/** In whole blocks, and never less than one full context: a request that was accepted can always run. */
-function chooseKv(contextLength: number, options: PlanOptions): number {
+/**
+ * Sizes of the KV cache in tokens, the wanted one first; smaller ones only where nobody has asked for a size. In whole
+ * blocks, and never less than one full context: a request that was accepted can always run.
+ */
+function kvChoices(contextLength: number, options: PlanOptions, batch: number): number[] {
   if (options.kvTokens !== undefined && options.maxSequences !== undefined) {
     throw new MillraceError('INVALID_ARGUMENT', {
       message: 'expected one of kvTokens and maxSequences but received both',
@@ -191,8 +339,10 @@ function chooseKv(contextLength: number, options: PlanOptions): number {
   }
   const blocks = (tokens: number) => Math.ceil(tokens / KV_BLOCK_TOKENS)
   const context = blocks(contextLength)
-  if (options.kvTokens !== undefined) return Math.max(context, blocks(options.kvTokens)) * KV_BLOCK_TOKENS
-  return context * (options.maxSequences ?? DEFAULT_SEQUENCES) * KV_BLOCK_TOKENS
+  if (options.kvTokens !== undefined) return [Math.max(context, blocks(options.kvTokens)) * KV_BLOCK_TOKENS]
+  const sequences = [options.maxSequences ?? Math.max(DEFAULT_SEQUENCES, batch)]
+  while (options.maxSequences === undefined && sequences.at(-1)! > 1) sequences.push(sequences.at(-1)! >> 1)
+  return sequences.map((count) => context * count * KV_BLOCK_TOKENS)
 }
 
 function total(units: readonly Pick<NativeUnit, 'bytes'>[]): number {

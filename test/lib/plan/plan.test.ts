@@ -1,48 +1,11 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import type { Home, ModelSpec, NativeSlabPlan } from '../../../lib/binding.ts'
+import type { Home } from '../../../lib/binding.ts'
 import type { PlanOptions } from '../../../lib/options.ts'
 import { KV_BLOCK_TOKENS, type Machine, makePlan } from '../../../lib/plan/plan.ts'
+import * as fixture from './fixture.ts'
 
-const spec: ModelSpec = {
-  vocab: 1000,
-  hidden: 64,
-  layers: 4,
-  heads: 4,
-  kvHeads: 2,
-  headDim: 16,
-  intermediate: 128,
-  maxPosition: 8192,
-  rmsEpsilon: 1e-5,
-  rope: {
-    theta: 1e4,
-    scaling: 'none',
-    factor: 1,
-    lowFrequencyFactor: 1,
-    highFrequencyFactor: 4,
-    originalMaxPosition: 0,
-    attentionFactor: 1,
-    betaFast: 32,
-    betaSlow: 1,
-    truncate: true,
-  },
-  slidingWindow: 0,
-  qkNorm: false,
-}
-const slabs: NativeSlabPlan = {
-  layoutVersion: 1,
-  units: [
-    ...Array.from({ length: spec.layers }, (_, layer) => [
-      { kind: 'attention' as const, layer, bytes: 1024, types: ['q4' as const] },
-      { kind: 'feedForward' as const, layer, bytes: 3072, types: ['q4' as const] },
-    ]).flat(),
-    { kind: 'head', layer: -1, bytes: 9728, types: ['f16'] },
-  ],
-  embeddingBytes: 128_000,
-  embeddingType: 'f16',
-  kvBytesPerToken: 512,
-}
-const machine: Machine = { cores: 3, memoryLimitBytes: 1e12, gpus: 0, gpuReason: 'no NVIDIA driver was found' }
+const { spec, slabs, machine, gpu } = fixture
 const plan = (options: PlanOptions = {}, on: Partial<Machine> = {}) =>
   makePlan(spec, slabs, options, { ...machine, ...on })
 
@@ -80,15 +43,16 @@ describe('placement', () => {
       'cpu',
       'streamed',
     ]
-    const gpu = { gpus: 1 }
-    const { units, ringBytes } = plan({ placement: homes, device: 'cuda', ring: 1 }, gpu)
+    const { units, ringBytes } = plan({ placement: homes, device: 'cuda', ring: 1 }, { gpus: [gpu] })
     expect(units.map((unit) => unit.home)).toEqual(homes)
     expect(ringBytes).toBe(9728)
-    expect(() => plan({ placement: homes.with(0, 'cpu'), device: 'cuda' }, gpu)).toThrow(/for placement\[0\]/)
+    expect(() => plan({ placement: homes.with(0, 'cpu'), device: 'cuda' }, { gpus: [gpu] })).toThrow(
+      /for placement\[0\]/,
+    )
   })
 
   test('beside a GPU the CPU takes feed-forwards, and the ring has room for them', () => {
-    const { units, ringBytes } = plan({ placement: 'cpu', device: 'cuda', ring: 1 }, { gpus: 1 })
+    const { units, ringBytes } = plan({ placement: 'cpu', device: 'cuda', ring: 1 }, { gpus: [gpu] })
     expect(units.slice(0, 8).map((unit) => unit.home)).toEqual(new Array(4).fill(['streamed', 'cpu']).flat())
     expect(ringBytes).toBe(3072)
   })
@@ -141,6 +105,76 @@ test('cuda is unavailable, for the reason that was found', () => {
     )
   }
   expect(plan({ device: 'auto' }).device).toBe('cpu')
+})
+
+describe('budgets', () => {
+  const on = (options: PlanOptions, memoryFreeBytes = 1e12) =>
+    plan({ device: 'cuda', contextLength: 64, maxSequences: 1, ...options }, { gpus: [{ ...gpu, memoryFreeBytes }] })
+
+  test('auto is resident where all fits, and says what it takes', () => {
+    const made = on({})
+    expect(made.units.every((unit) => unit.home === 'resident')).toBe(true)
+    expect(made.vramBytes).toBe(made.residentBytes + made.ringBytes + made.kvBytes + made.workspaceBytes)
+    expect(made).toMatchObject({ vramBudgetBytes: 0.9e12, pinnedBytes: slabs.embeddingBytes, ringBytes: 0 })
+  })
+
+  test('bytes, sizes and shares of what is free', () => {
+    expect(on({ vramBudget: '80%' }).vramBudgetBytes).toBe(0.8e12)
+    expect(on({ vramBudget: '2GiB' }).vramBudgetBytes).toBe(2 ** 31)
+    expect(on({ vramBudget: 3e9 }).vramBudgetBytes).toBe(3e9)
+    expect(on({ vramBudget: 3e12 }).vramBudgetBytes).toBe(1e12)
+  })
+
+  test('what does not fit is refused before it is loaded, with figures', () => {
+    const options = { contextLength: 8192, placement: 'resident' as const }
+    expect(() => on({ ...options, vramBudget: '1MiB' })).toThrowError(
+      expect.objectContaining({
+        code: 'OUT_OF_MEMORY',
+        message: expect.stringMatching(/at least .* MB of memory on a GPU \(resident weights .* the budget is 1\.0 MB/),
+        remedy: expect.stringContaining("placement: 'auto'"),
+      }),
+    )
+    expect(() => on({ vramBudget: '8GiB' }, 1e6)).toThrow(/1\.0 MB are free on it/)
+  })
+
+  test('default sizes give way, wishes do not', () => {
+    const tight = makePlan(
+      { ...spec, maxPosition: 8192 },
+      { ...slabs, kvBytesPerToken: 1e5 },
+      { device: 'cuda', vramBudget: 6e8 },
+      { ...machine, gpus: [gpu] },
+    )
+    expect(tight.kvTokens).toBe(4096)
+    expect(tight.vramBytes).toBeLessThanOrEqual(6e8)
+    expect(() =>
+      makePlan(
+        spec,
+        { ...slabs, kvBytesPerToken: 1e5 },
+        { device: 'cuda', vramBudget: 6e8, maxSequences: 4 },
+        { ...machine, gpus: [gpu] },
+      ),
+    ).toThrow(/KV cache 1638 MB/)
+  })
+
+  test('ramBudget stands in for what the system says, in both directions', () => {
+    const { hostBytes } = on({})
+    const small = { gpus: [gpu], memoryLimitBytes: hostBytes - 1 }
+    expect(() => plan({ device: 'cuda' }, small)).toThrow(/of RAM .*, this process may use/)
+    expect(plan({ device: 'cuda', ramBudget: hostBytes }, small).hostBytes).toBe(hostBytes)
+    expect(() => on({ ramBudget: hostBytes - 1 })).toThrow(/ramBudget is/)
+  })
+
+  test('a prediction comes with the plan', () => {
+    const { prediction } = on({ batch: 8, placement: 'streamed' })
+    expect(prediction).toMatchObject({
+      calibrated: false,
+      single: { batch: 1, boundBy: 'gpu' },
+      batch: { batch: 8 },
+      prefill: { tokens: 64 },
+    })
+    expect(prediction.batch.tokensPerSecond).toBeGreaterThan(prediction.single.tokensPerSecond)
+    expect(plan({ batch: 8 }).prediction.batch).toMatchObject({ batch: 8, boundBy: 'cpu' })
+  })
 })
 
 test('whatever the options, the plan is consistent', () => {

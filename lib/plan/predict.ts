@@ -1,0 +1,314 @@
+/**
+ * What a placement will cost. Copies into the ring and computing go side by side: a pass takes as long as the slower of
+ * the two, as far as the ring lets the copies run ahead. simulatePass() plays that through for any homes; boundSeconds()
+ * is its limit for units that are evenly spread, for the search of the best placement.
+ */
+import type { Home, ModelSpec, WeightType } from '../binding.ts'
+import { type Calibration, type Curve, ROWS } from './calibration.ts'
+
+export interface CostedUnit {
+  kind: 'attention' | 'feedForward' | 'head'
+  home: Home
+  bytes: number
+  types: readonly WeightType[]
+}
+
+/** A pass of decode rows: all sequences, one row each. */
+export interface DecodeRows {
+  rows: number
+  /** Positions that each row sees. */
+  context: number
+  kvBytesPerToken: number
+  threads: number
+}
+
+export interface DecodePrediction {
+  /** Sequences that decode together. */
+  batch: number
+  /** Of all of them. */
+  tokensPerSecond: number
+  passSeconds: number
+  /** Parts of a pass, each by itself: the link's copies, the GPU's computing, the CPU's, and the way there and back. */
+  linkSeconds: number
+  gpuSeconds: number
+  cpuSeconds: number
+  hopSeconds: number
+  /** 'link' waits for weights; 'gpu' and 'cpu' compute longer than the copies take. */
+  boundBy: 'link' | 'gpu' | 'cpu'
+}
+
+export interface PrefillPrediction {
+  /** Of one prompt. */
+  tokens: number
+  tokensPerSecond: number
+  boundBy: 'link' | 'gpu' | 'cpu'
+}
+
+export interface Prediction {
+  /** False: made of guesses. `millrace probe --calibrate` measures. */
+  calibrated: boolean
+  /** One sequence alone, and as many as the plan expects. */
+  single: DecodePrediction
+  batch: DecodePrediction
+  prefill: PrefillPrediction
+}
+
+/** A part of a pass. */
+interface Task {
+  seconds: number
+  onCpu: boolean
+  /** Copied into the ring before. */
+  streamedBytes: number
+}
+
+/** The value at any number of rows. */
+export function at(curve: Curve, rows: number): number {
+  const last = ROWS.length - 1
+  if (rows >= ROWS[last]!) return curve[last]!
+  const above = Math.max(
+    1,
+    ROWS.findIndex((known) => known >= rows),
+  )
+  const [low, high] = [ROWS[above - 1]!, ROWS[above]!]
+  return curve[above - 1]! + ((curve[above]! - curve[above - 1]!) * (rows - low)) / (high - low)
+}
+
+/** Shared units are taken to have their room. */
+const restsOnDevice = (home: Home) => home === 'resident' || home === 'shared'
+
+/** Bytes of feed-forwards that `threads` threads read a second while the link is idle. */
+function cpuRate({ cpu }: Calibration, rows: number, threads: number): number {
+  // DRAM is shared: half the threads get more than half of it (MEASURED: 37 % with a quarter, 65 % with half of 16).
+  const share = Math.min(1, (threads / cpu.threads) ** 0.65)
+  return at(cpu.bytesPerSecond, rows) * share
+}
+
+/** Of one unit at a home. `replayed`: the whole pass is a graph. */
+function unitSeconds(
+  unit: Omit<CostedUnit, 'home'>,
+  home: Home,
+  { rows, threads }: DecodeRows,
+  calibration: Calibration,
+  replayed: boolean,
+): number {
+  if (home === 'cpu') return unit.bytes / cpuRate(calibration, rows, threads)
+  const { unitSeconds, secondsPerByte } = replayed ? calibration.replayed : calibration.launched
+  if (unit.kind === 'head') {
+    return unit.bytes * at(unit.types[0] === 'q4' ? calibration.head.q4 : calibration.head.float, rows)
+  }
+  return at(unitSeconds, rows) + unit.bytes * at(secondsPerByte, rows)
+}
+
+/** Sums over the units of a pass. */
+export interface PassParts {
+  streamedBytes: number
+  /** The step's own time and attention over earlier positions are in it. */
+  gpuSeconds: number
+  /** With the link idle. */
+  cpuSeconds: number
+  hops: number
+}
+
+export function addUnit(
+  parts: PassParts,
+  unit: Omit<CostedUnit, 'home'>,
+  home: Home,
+  decode: DecodeRows,
+  calibration: Calibration,
+  replayed: boolean,
+): void {
+  const seconds = unitSeconds(unit, home, decode, calibration, replayed)
+  if (home === 'cpu') {
+    parts.cpuSeconds += seconds
+    parts.hops++
+  } else {
+    parts.gpuSeconds += seconds
+  }
+  if (home === 'streamed') parts.streamedBytes += unit.bytes
+}
+
+export function passParts(units: readonly CostedUnit[], decode: DecodeRows, calibration: Calibration): PassParts {
+  const replayed = units.every(({ home }) => restsOnDevice(home))
+  const parts: PassParts = { streamedBytes: 0, gpuSeconds: outsideUnits(decode, calibration), cpuSeconds: 0, hops: 0 }
+  for (const unit of units) addUnit(parts, unit, unit.home, decode, calibration, replayed)
+  return parts
+}
+
+function outsideUnits({ rows, context, kvBytesPerToken }: DecodeRows, calibration: Calibration): number {
+  return at(calibration.stepSeconds, rows) + (rows * context * kvBytesPerToken) / calibration.kvBytesPerSecond
+}
+
+/** Seconds of a pass whose units are so evenly spread that the ring never runs full or empty for it. */
+export function boundSeconds(parts: PassParts, { link, cpu, hopSeconds }: Calibration): number {
+  const copies = parts.streamedBytes / link.bytesPerSecond
+  const serial = parts.gpuSeconds + parts.hops * hopSeconds
+  // `busy` is the share of the pass in which the link copies: then CPU and link take DRAM from each other.
+  const cpuAt = (busy: number) => parts.cpuSeconds * (1 + busy * (1 / cpu.besideLink - 1))
+  const linkAt = (busy: number) => copies + busy * cpuAt(busy) * (1 - link.besideCpu)
+  if (linkAt(1) >= serial + cpuAt(1)) return linkAt(1)
+  // Both sides of linkAt(busy) = busy x serialAt(busy) are smooth, and the left one is the larger at 0: bisect.
+  let [low, high] = [0, 1]
+  for (let step = 0; step < 30; step++) {
+    const busy = (low + high) / 2
+    if (linkAt(busy) > busy * (serial + cpuAt(busy))) low = busy
+    else high = busy
+  }
+  return serial + cpuAt(low)
+}
+
+/** Seconds of a pass in the steady state of one pass after the other, with the ring's size and the units' order. */
+export function simulatePass(
+  units: readonly CostedUnit[],
+  ringBytes: number,
+  decode: DecodeRows,
+  calibration: Calibration,
+): number {
+  const replayed = units.every(({ home }) => restsOnDevice(home))
+  const tasks = units.flatMap((unit): Task[] => {
+    const seconds = unitSeconds(unit, unit.home, decode, calibration, replayed)
+    if (unit.home !== 'cpu') {
+      return [{ seconds, onCpu: false, streamedBytes: unit.home === 'streamed' ? unit.bytes : 0 }]
+    }
+    return [
+      { seconds: calibration.hopSeconds, onCpu: false, streamedBytes: 0 },
+      { seconds, onCpu: true, streamedBytes: 0 },
+    ]
+  })
+  tasks.push({ seconds: outsideUnits(decode, calibration), onCpu: false, streamedBytes: 0 })
+  return play(tasks, ringBytes, calibration)
+}
+
+const SIMULATED_PASSES = 6
+const WARM_PASSES = 3
+
+/** Two workers, one that copies in the order of use and one that computes; each slows the other while the CPU computes. */
+function play(tasks: readonly Task[], ringBytes: number, { link, cpu }: Calibration): number {
+  const copies = tasks.flatMap(({ streamedBytes }) => (streamedBytes > 0 ? [streamedBytes] : []))
+  const room = Math.max(ringBytes, ...copies)
+  let time = 0
+  let warmUntil = 0
+  let [started, ready, used] = [0, 0, 0] // copies, counted over all passes
+  let held = 0 // bytes of the ring
+  let copying = 0 // bytes left
+  for (let pass = 0; pass < SIMULATED_PASSES; pass++) {
+    if (pass === WARM_PASSES) warmUntil = time
+    for (const task of tasks) {
+      const needed = task.streamedBytes > 0 ? used + 1 : 0
+      let left = task.seconds
+      while (left > 0 || ready < needed) {
+        if (copies.length > 0 && started === ready && held + copies[started % copies.length]! <= room) {
+          copying = copies[started++ % copies.length]!
+          held += copying
+        }
+        const isCopying = started > ready
+        const isComputing = ready >= needed
+        const copySpeed = link.bytesPerSecond * (isComputing && task.onCpu ? link.besideCpu : 1)
+        const speed = task.onCpu && isCopying ? cpu.besideLink : 1
+        const step = Math.min(
+          isCopying ? copying / copySpeed : Number.POSITIVE_INFINITY,
+          isComputing ? left / speed : Number.POSITIVE_INFINITY,
+        )
+        time += step
+        if (isComputing) left = Math.max(0, left - step * speed)
+        if (left < 1e-12) left = 0
+        if (isCopying) copying -= step * copySpeed
+        if (isCopying && copying < 1) ready++
+      }
+      if (needed > 0) {
+        held -= task.streamedBytes
+        used++
+      }
+    }
+  }
+  return (time - warmUntil) / (SIMULATED_PASSES - WARM_PASSES)
+}
+
+export function predictDecode(
+  units: readonly CostedUnit[],
+  ringBytes: number,
+  decode: DecodeRows,
+  calibration: Calibration,
+): DecodePrediction {
+  const parts = passParts(units, decode, calibration)
+  const passSeconds = simulatePass(units, ringBytes, decode, calibration)
+  const linkSeconds = parts.streamedBytes / calibration.link.bytesPerSecond
+  const hopSeconds = parts.hops * calibration.hopSeconds
+  const waits = passSeconds - parts.gpuSeconds - hopSeconds - parts.cpuSeconds / calibration.cpu.besideLink
+  return {
+    batch: decode.rows,
+    tokensPerSecond: decode.rows / passSeconds,
+    passSeconds,
+    linkSeconds,
+    gpuSeconds: parts.gpuSeconds,
+    cpuSeconds: parts.cpuSeconds,
+    hopSeconds,
+    boundBy: waits > 0.02 * passSeconds ? 'link' : parts.cpuSeconds > parts.gpuSeconds ? 'cpu' : 'gpu',
+  }
+}
+
+/** Seconds of `rows` rows of a prompt at `position`, without what is streamed. */
+function promptSeconds(spec: ModelSpec, rows: number, position: number, { prefill }: Calibration): number {
+  const { hidden, heads, kvHeads, headDim, intermediate, layers } = spec
+  const weights = hidden * headDim * 2 * (heads + kvHeads) + 3 * hidden * intermediate
+  const seen = position + rows / 2
+  const linears = (2 * rows * weights) / prefill.flopsPerSecond
+  const attention = (4 * rows * seen * heads * headDim) / prefill.attentionFlopsPerSecond
+  return layers * (linears + attention)
+}
+
+/** Bytes that pass through the ring where prompts are computed: those of the CPU too. */
+function promptBytes(units: readonly CostedUnit[]): number {
+  return units.reduce((sum, { home, bytes }) => sum + (restsOnDevice(home) ? 0 : bytes), 0)
+}
+
+/** Rows of a prompt that take as long to compute as the link takes to bring the weights; 0 where all are resident. */
+export function breakEvenRows(spec: ModelSpec, units: readonly CostedUnit[], calibration: Calibration): number {
+  const link = promptBytes(units) / calibration.link.bytesPerSecond
+  return Math.ceil((link / promptSeconds(spec, 1024, 0, calibration)) * 1024)
+}
+
+export function predictPrefill(
+  spec: ModelSpec,
+  units: readonly CostedUnit[],
+  tokens: number,
+  rowsOfStep: number,
+  calibration: Calibration,
+): PrefillPrediction {
+  const link = promptBytes(units) / calibration.link.bytesPerSecond
+  let total = 0
+  let computing = 0
+  for (let position = 0; position < tokens; position += rowsOfStep) {
+    const rows = Math.min(rowsOfStep, tokens - position)
+    // Few rows read the weights as decoding does.
+    const few = rows < 64 ? rows : 64
+    const least =
+      at(calibration.stepSeconds, few) +
+      units.reduce((sum, { bytes }) => sum + bytes, 0) * calibration.launched.secondsPerByte[0]!
+    const seconds = Math.max(least, promptSeconds(spec, rows, position, calibration) + calibration.stepSeconds[0]!)
+    computing += seconds
+    total += Math.max(seconds, link)
+  }
+  return { tokens, tokensPerSecond: tokens / total, boundBy: total > computing * 1.02 ? 'link' : 'gpu' }
+}
+
+/** On the CPU twin everything is computed from where it lies. */
+export function predictCpu(
+  units: readonly CostedUnit[],
+  decode: DecodeRows,
+  calibration: Calibration,
+): DecodePrediction {
+  const bytes = units.reduce((sum, unit) => sum + unit.bytes, 0)
+  const kv = decode.rows * decode.context * decode.kvBytesPerToken
+  const rate = cpuRate(calibration, decode.rows, decode.threads)
+  const cpuSeconds = bytes / rate + kv / cpuRate(calibration, 1, decode.threads)
+  return {
+    batch: decode.rows,
+    tokensPerSecond: decode.rows / cpuSeconds,
+    passSeconds: cpuSeconds,
+    linkSeconds: 0,
+    gpuSeconds: 0,
+    cpuSeconds,
+    hopSeconds: 0,
+    boundBy: 'cpu',
+  }
+}

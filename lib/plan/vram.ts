@@ -1,0 +1,54 @@
+/** What a model takes on a GPU beside its weights, before it is loaded; and budgets in the user's words. */
+import type { ModelSpec, NativeUnit } from '../binding.ts'
+import { invalidArgument, parseBytes, parsePercent } from '../options.ts'
+
+/** Positions of a KV block: kKvBlockTokens in csrc/backend/backend.h. */
+export const KV_BLOCK_TOKENS = 16
+/** Rows of a launch of the decode kernels: kDecodeRows in cuda/linear.h. */
+const DECODE_ROWS = 256
+/** Positions that a part of split attention covers at least: kSplitPositions in cuda/attention_decode.cu. */
+const SPLIT_POSITIONS = 256
+/** For what is counted below in whole arrays: alignment, counters, tables. */
+const MARGIN = { share: 1.02, bytes: 4 * 2 ** 20 }
+
+export interface WorkspaceShape {
+  maxRows: number
+  maxLogitRows: number
+  contextLength: number
+}
+
+/** What the GPU's executor allocates, a little more: as CudaExecutor's constructor does. test/gpu compares the two. */
+export function workspaceBytes(
+  spec: ModelSpec,
+  units: readonly NativeUnit[],
+  { maxRows, maxLogitRows, contextLength }: WorkspaceShape,
+): number {
+  const { hidden, heads, kvHeads, headDim, intermediate, vocab } = spec
+  const decodeRows = Math.min(maxRows, DECODE_ROWS)
+  const query = heads * headDim
+  const projections = query + 2 * kvHeads * headDim
+  // Gate and up that are one matrix leave their linear as one activation; two need room between.
+  const fused = units.every(({ kind, types }) => kind !== 'feedForward' || types.length === 2)
+  const wide = fused ? projections : Math.max(projections, 2 * intermediate)
+  // Two of halves for inputs of linears whose columns are permuted, which only some checkpoints have.
+  const aRow = 4 * hidden + 2 * hidden + 4 * wide + 2 * query + 2 * intermediate
+  const permuted = 2 * Math.max(hidden, query, intermediate)
+  const inputs = maxRows * (16 + 4 * Math.ceil(contextLength / KV_BLOCK_TOKENS) + LOGIT_REQUEST_BYTES)
+  const splits = Math.ceil(contextLength / SPLIT_POSITIONS)
+  const partials = splits > 1 ? decodeRows * heads * (splits + Math.ceil(splits / 32)) * (headDim + 2) * 4 : 0
+  const logits = maxLogitRows * vocab * 4
+  const rope = contextLength * headDim * 4
+  const all = maxRows * (aRow + permuted) + inputs + partials + logits + rope + units.length * 8
+  return Math.ceil(all * MARGIN.share) + MARGIN.bytes
+}
+
+const LOGIT_REQUEST_BYTES = 96
+
+/** A budget as options have it, of `whole` where it is a share. Throws INVALID_ARGUMENT. */
+export function budgetBytes(name: string, budget: number | string, whole: number): number {
+  if (typeof budget === 'number') return budget
+  const share = parsePercent(budget)
+  const bytes = share === undefined ? parseBytes(budget) : Math.floor(share * whole)
+  if (bytes === undefined) throw invalidArgument(`bytes, a size such as '6GiB' or a share such as '80%'`, name, budget)
+  return bytes
+}

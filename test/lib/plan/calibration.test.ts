@@ -1,0 +1,78 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import {
+  type Calibration,
+  calibrationPath,
+  defaultCalibration,
+  readCalibration,
+  writeCalibration,
+} from '../../../lib/plan/calibration.ts'
+import { temporaryFolder } from '../folder.ts'
+
+const key = { gpu: 'a GPU', cpu: 'a CPU', cores: 16, version: '1.0.0' }
+const measured: Calibration = { ...defaultCalibration({ link: 'PCIe 5.0 x16', cores: 16 }), calibrated: true }
+const fresh = async () => join(await temporaryFolder({}), 'millrace', 'calibration.json')
+
+describe('the file', async () => {
+  test('gives back what was measured on this machine with this version, and on no other', async () => {
+    const path = await fresh()
+    writeCalibration(key, measured, path)
+    expect(readCalibration(key, path)).toEqual(measured)
+    for (const other of [{ gpu: 'another' }, { cpu: 'another' }, { cores: 8 }, { version: '1.0.1' }]) {
+      expect(readCalibration({ ...key, ...other }, path)).toBeUndefined()
+    }
+  })
+
+  test('keeps other machines', async () => {
+    const path = await fresh()
+    writeCalibration(key, measured, path)
+    writeCalibration({ ...key, gpu: 'another' }, { ...measured, hopSeconds: 1 }, path)
+    expect(readCalibration(key, path)!.hopSeconds).toBe(measured.hopSeconds)
+  })
+
+  test('missing, damaged or of another form: as if there were none, and the next one mends it', async () => {
+    const path = await fresh()
+    expect(readCalibration(key, path)).toBeUndefined()
+    writeCalibration(key, measured, path)
+    const whole = readFileSync(path, 'utf8')
+    const broken = [
+      whole.slice(0, 100),
+      '[]',
+      'null',
+      '7',
+      whole.replace('"hopSeconds"', '"hops"'),
+      whole.replace('"calibrated": true', '"calibrated": false'),
+      whole.replace(/"besideLink": [\d.]+/, '"besideLink": -1'),
+      whole.replace(/"unitSeconds": \[/, '"unitSeconds": [1,'),
+    ]
+    for (const text of broken) {
+      writeFileSync(path, text)
+      expect(readCalibration(key, path), text.slice(0, 60)).toBeUndefined()
+    }
+    writeCalibration(key, measured, path)
+    expect(readCalibration(key, path)).toEqual(measured)
+  })
+
+  test('a folder in its place is no reason to fail', async () => {
+    const path = await fresh()
+    mkdirSync(path, { recursive: true })
+    expect(readCalibration(key, path)).toBeUndefined()
+  })
+
+  test('lies where the system has its caches', async () => {
+    expect(calibrationPath({ XDG_CACHE_HOME: '/caches' })).toBe('/caches/millrace/calibration.json')
+    for (const cache of [undefined, '', 'relative']) {
+      expect(calibrationPath({ XDG_CACHE_HOME: cache })).toMatch(/\/\.cache\/millrace\/calibration\.json$/)
+    }
+  })
+})
+
+test('without a measurement the link is judged by its generation and lanes, and marked so', async () => {
+  const rate = (link: string) => defaultCalibration({ link, cores: 16 }).link.bytesPerSecond
+  expect(rate('PCIe 5.0 x16')).toBeGreaterThan(50e9)
+  expect(rate('PCIe 5.0 x16')).toBeLessThan(55e9)
+  expect(rate('PCIe 4.0 x8') * 4).toBeCloseTo(rate('PCIe 5.0 x16'), -3)
+  expect(rate('unknown')).toBeGreaterThan(0)
+  expect(defaultCalibration({ link: '', cores: 4 })).toMatchObject({ calibrated: false, cpu: { threads: 4 } })
+})
