@@ -105,7 +105,7 @@ describe('options', () => {
       { vramBudget: '120%' },
       "expected bytes, a size such as '6GiB' or a share such as '80%' for vramBudget but received '120%' of type string",
     ],
-    [loadOptions, { vramBudget: 0 }, "or a share such as '80%' for vramBudget but received 0 of type number"],
+    [loadOptions, { vramBudget: 0 }, 'expected an integer of at least 1 for vramBudget but received 0 of type number'],
     [loadOptions, { ramBudget: '0%' }, "for ramBudget but received '0%' of type string"],
     [loadOptions, { batch: 0 }, 'expected an integer from 1 to 65536 for batch but received 0 of type number'],
     [loadOptions, { ring: true }, "a size such as '256MiB' for ring but received true of type boolean"],
