@@ -33,9 +33,9 @@ class CudaBackend final : public Backend {
     return std::make_unique<CudaMemory>(device_, CudaMemory::Place::host, bytes, what);
   }
   std::unique_ptr<Stream> create_stream() override { return std::make_unique<CudaStream>(device_); }
-  std::unique_ptr<Event> create_event(bool sleeps) override {
+  std::unique_ptr<Event> create_event(EventUse use) override {
     check(cudaSetDevice(device_), "choosing the GPU");
-    return std::make_unique<CudaEvent>(sleeps);
+    return std::make_unique<CudaEvent>(use);
   }
   Pinner pinner() override {
     return [device = device_](std::byte* data, size_t bytes) -> std::unique_ptr<Pin> {

@@ -37,15 +37,22 @@ int context_bucket(int context, int longest) {
 
 // ---- Events, streams, memory
 
-CudaEvent::CudaEvent(bool sleeps) {
-  check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming | (sleeps ? cudaEventBlockingSync : 0u)),
-        "creating an event");
+CudaEvent::CudaEvent(EventUse use) {
+  const unsigned flags = use == EventUse::timed    ? cudaEventDefault
+                         : use == EventUse::sleeps ? cudaEventDisableTiming | cudaEventBlockingSync
+                                                   : cudaEventDisableTiming;
+  check(cudaEventCreateWithFlags(&event_, flags), "creating an event");
 }
 CudaEvent::~CudaEvent() {
   cudaEventDestroy(event_);
 }
 bool CudaEvent::done() const {
   return cudaEventQuery(event_) != cudaErrorNotReady;
+}
+double CudaEvent::milliseconds_since(const Event& earlier) const {
+  float ms = 0;
+  check(cudaEventElapsedTime(&ms, static_cast<const CudaEvent&>(earlier).event_, event_), "reading a time");
+  return ms;
 }
 void CudaEvent::synchronize() {
   check(cudaEventSynchronize(event_), "waiting for a pass");

@@ -19,10 +19,11 @@ class CudaExecutor;
 
 class CudaEvent final : public Event {
  public:
-  explicit CudaEvent(bool sleeps = false);
+  explicit CudaEvent(EventUse use);
   ~CudaEvent() override;
   bool done() const override;
   void synchronize() override;
+  double milliseconds_since(const Event& earlier) const override;
   cudaEvent_t get() const { return event_; }
 
  private:

@@ -266,6 +266,9 @@ export interface NativeStats {
   /** Copied into the arena, and the passes that had to. */
   arenaCopiedBytes: number
   switches: number
+  /** Milliseconds that steps took in all, and those of them that brought weights to the arena. */
+  stepMs: number
+  switchMs: number
   /** Streamed units handed to passes. */
   streamedUnits: number
   /** Read by linears, whatever the number of rows. */
@@ -311,6 +314,8 @@ export interface NativeModel {
    * came to: where the device has no room, a unit stays streamed.
    */
   setHomes(request: { homes: Home[]; ringBytes: number }): Promise<Home[]>
+  /** Writes what copies, kernels and waits take to a file of trace events; '': no more. */
+  trace(path: string): Promise<void>
   /** Bytes of device memory for the shared units of all models of its device. */
   setArena(bytes: number): Promise<void>
   /** Lets running requests end for up to timeoutMs (drain) or aborts them, then frees the model. Idempotent. */

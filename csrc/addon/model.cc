@@ -36,7 +36,8 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
          InstanceMethod<&ModelHandle::submit>("submit"), InstanceMethod<&ModelHandle::cancel>("cancel"),
          InstanceMethod<&ModelHandle::stats>("stats"), InstanceMethod<&ModelHandle::observe_steps>("observeSteps"),
          InstanceMethod<&ModelHandle::memory>("memory"), InstanceMethod<&ModelHandle::set_homes>("setHomes"),
-         InstanceMethod<&ModelHandle::set_arena>("setArena"), InstanceMethod<&ModelHandle::close>("close")});
+         InstanceMethod<&ModelHandle::set_arena>("setArena"), InstanceMethod<&ModelHandle::trace>("trace"),
+         InstanceMethod<&ModelHandle::close>("close")});
   }
 
   // Constructed by load() alone, which passes an External of what it has loaded and the vocabulary's size.
@@ -107,6 +108,8 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     put("reusedTokens", c.reused_tokens);
     put("preemptions", c.preemptions);
     put("savedKvBytes", c.saved_kv_bytes);
+    out["stepMs"] = Napi::Number::New(info.Env(), c.step_ms.load(std::memory_order_relaxed));
+    out["switchMs"] = Napi::Number::New(info.Env(), c.switch_ms.load(std::memory_order_relaxed));
     out["kvBlocksTotal"] = number(info.Env(), model_->config().kv_blocks);
     return out;
   }
@@ -124,50 +127,66 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     return out;
   }
 
+  // A promise that the engine's thread settles.
+  struct Pending {
+    std::shared_ptr<Channel> channel;
+    std::shared_ptr<Napi::Promise::Deferred> deferred;
+    void resolve(std::function<Napi::Value(Napi::Env)> value) const {
+      channel->run([raw = channel.get(), deferred = deferred, value = std::move(value)](Napi::Env at) {
+        raw->drop(at);
+        deferred->Resolve(value(at));
+      });
+    }
+    void reject(const Error& error) const {
+      channel->run([raw = channel.get(), deferred = deferred, error](Napi::Env at) {
+        raw->drop(at);
+        deferred->Reject(to_js(at, error).Value());
+      });
+    }
+  };
+  static Pending pending(Napi::Env env) {
+    Pending made{Environment::of(env).channel(), std::make_shared<Napi::Promise::Deferred>(env)};
+    made.channel->hold(env);
+    return made;
+  }
+
   // setHomes({ homes, ringBytes }) -> homes
   Napi::Value set_homes(const Napi::CallbackInfo& info) {
-    const Napi::Env env = info.Env();
-    return guarded(env, [&]() -> Napi::Value {
+    return guarded(info.Env(), [&]() -> Napi::Value {
       const auto request = info[0].As<Napi::Object>();
-      auto deferred = std::make_shared<Napi::Promise::Deferred>(env);
-      const std::shared_ptr<Channel> channel = Environment::of(env).channel();
-      channel->hold(env);
-      Engine::process().set_homes(
-          model_, homes_field(request, "homes"), size_field(request, "ringBytes"),
-          [channel, deferred](std::vector<Home> homes) {
-            channel->run([raw = channel.get(), deferred, homes](Napi::Env at) {
-              raw->drop(at);
-              Napi::Array out = Napi::Array::New(at, homes.size());
-              for (size_t i = 0; i < homes.size(); i++) {
-                out[static_cast<uint32_t>(i)] = Napi::String::New(at, name_of(homes[i]));
-              }
-              deferred->Resolve(out);
-            });
-          },
-          [channel, deferred](const Error& error) {
-            channel->run([raw = channel.get(), deferred, error](Napi::Env at) {
-              raw->drop(at);
-              deferred->Reject(to_js(at, error).Value());
-            });
-          });
-      return deferred->Promise();
+      std::vector<Home> homes = homes_field(request, "homes");
+      const size_t ring_bytes = size_field(request, "ringBytes");
+      const Pending made = pending(info.Env());
+      const auto done = [made](const std::vector<Home>& homes) {
+        made.resolve([homes](Napi::Env at) {
+          Napi::Array out = Napi::Array::New(at, homes.size());
+          for (uint32_t i = 0; i < homes.size(); i++) out[i] = Napi::String::New(at, name_of(homes[i]));
+          return out;
+        });
+      };
+      Engine::process().set_homes(model_, std::move(homes), ring_bytes, done,
+                                  [made](const Error& error) { made.reject(error); });
+      return made.deferred->Promise();
     });
   }
 
   // setArena(bytes)
   Napi::Value set_arena(const Napi::CallbackInfo& info) {
-    const Napi::Env env = info.Env();
-    auto deferred = std::make_shared<Napi::Promise::Deferred>(env);
-    const std::shared_ptr<Channel> channel = Environment::of(env).channel();
-    channel->hold(env);
     const auto bytes = static_cast<size_t>(info[0].As<Napi::Number>().DoubleValue());
-    Engine::process().set_arena_limit(model_, bytes, [channel, deferred] {
-      channel->run([raw = channel.get(), deferred](Napi::Env at) {
-        raw->drop(at);
-        deferred->Resolve(at.Undefined());
-      });
-    });
-    return deferred->Promise();
+    const Pending made = pending(info.Env());
+    Engine::process().set_arena_limit(model_, bytes,
+                                      [made] { made.resolve([](Napi::Env at) { return at.Undefined(); }); });
+    return made.deferred->Promise();
+  }
+
+  // trace(path), '': no more
+  Napi::Value trace(const Napi::CallbackInfo& info) {
+    const Pending made = pending(info.Env());
+    Engine::process().trace(
+        model_, info[0].As<Napi::String>().Utf8Value(),
+        [made] { made.resolve([](Napi::Env at) { return at.Undefined(); }); },
+        [made](const Error& error) { made.reject(error); });
+    return made.deferred->Promise();
   }
 
   Napi::Value close(const Napi::CallbackInfo& info) {

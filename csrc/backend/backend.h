@@ -21,6 +21,14 @@ class Event {
   virtual ~Event() = default;
   virtual bool done() const = 0;
   virtual void synchronize() = 0;  // blocks the calling thread
+  // Both were created with EventUse::timed, on one device, and are done.
+  virtual double milliseconds_since(const Event& earlier) const = 0;
+};
+
+enum class EventUse : uint8_t {
+  order,   // streams wait for it, or a thread that spins
+  sleeps,  // synchronize() leaves the processor to others while it waits, and returns some 50 us later for it
+  timed,   // tells when it was reached
 };
 
 class Stream {
@@ -190,8 +198,7 @@ class Backend {
   virtual std::unique_ptr<Memory> allocate_host(size_t bytes, const char* what) = 0;
   virtual Pinner pinner() = 0;
   virtual std::unique_ptr<Stream> create_stream() = 0;
-  // `sleeps`: synchronize() leaves the processor to others while it waits, and returns some 50 us later for it.
-  virtual std::unique_ptr<Event> create_event(bool sleeps = false) = 0;
+  virtual std::unique_ptr<Event> create_event(EventUse use = EventUse::order) = 0;
   virtual std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) = 0;
 };
 

@@ -154,6 +154,19 @@ void Engine::set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, 
   });
 }
 
+void Engine::trace(const std::shared_ptr<Model>& model, std::string path, std::function<void()> done,
+                   std::function<void(const Error&)> failed) {
+  post([this, model, path = std::move(path), done = std::move(done), failed = std::move(failed)] {
+    try {
+      if (find(model.get()) == nullptr) throw Error(code::kModelClosed, "the model is closed", "load the model again");
+      model->trace(path);
+      done();
+    } catch (const Error& error) {
+      failed(error);
+    }
+  });
+}
+
 void Engine::detach(std::shared_ptr<EventSink> sink) {
   post([this, sink = std::move(sink)] {
     for (Served& served : models_) {
@@ -206,7 +219,12 @@ void Engine::finish_closing() {
 void Engine::step(Served& served) {
   TokenEvent failure;
   try {
+    const uint64_t switches = served.model->counters().switches.load(std::memory_order_relaxed);
     served.model->step();
+    if (served.model->counters().switches.load(std::memory_order_relaxed) == switches) return;
+    for (Served& other : models_) {  // whose units may have given way
+      if (other.model->shares()) other.model->publish_counters();
+    }
     return;
   } catch (const Error& error) {
     failure.error_code = error.code();

@@ -45,6 +45,9 @@ class Engine {
                  std::function<void(std::vector<Home>)> done, std::function<void(const Error&)> failed);
   // Bytes of device memory that the shared units of all models of this one's device may take.
   void set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, std::function<void()> done);
+  // Writes a trace of the model's passes to a file, or no more if `path` is empty.
+  void trace(const std::shared_ptr<Model>& model, std::string path, std::function<void()> done,
+             std::function<void(const Error&)> failed);
   // Aborts all requests of a sink that is about to go.
   void detach(std::shared_ptr<EventSink> sink);
 

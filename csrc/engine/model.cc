@@ -24,7 +24,8 @@ Model::Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<cons
       host_(std::move(host)),
       config_(std::move(config)),
       compute_(backend_->create_stream()),
-      pass_done_(backend_->create_event(cpu != nullptr)) {  // the CPU's threads need every processor
+      pass_done_(
+          backend_->create_event(cpu ? EventUse::sleeps : EventUse::order)) {  // the CPU's threads need every processor
   if (config_.homes.size() != host_->units().size() || config_.context_length < 1 || config_.max_rows < 1 ||
       config_.max_logit_rows < 1 || config_.kv_blocks < KvPool::blocks_for(config_.context_length)) {
     throw Error(code::kInvalidArgument, "a model needs one home a unit, rows, and KV blocks for one full context",
@@ -163,6 +164,7 @@ void Model::release() {
   } catch (const Error&) {
     // A device that is lost runs nothing any more: its memory can go.
   }
+  trace_.reset();
   feeder_.reset();
   cpu_.reset();
   executor_.reset();
@@ -174,8 +176,30 @@ void Model::release() {
   host_.reset();
 }
 
+std::string Model::unit_name(int unit) const {
+  const UnitLayout& layout = host_->units()[unit];
+  if (layout.kind == UnitKind::head) return "head";
+  return (layout.kind == UnitKind::attention ? "attention " : "feed-forward ") + std::to_string(layout.layer);
+}
+
+void Model::trace(const std::string& path) {
+  compute_->synchronize();
+  if (cpu_) cpu_->stream->synchronize();
+  std::unique_ptr<Trace> next = path.empty() ? nullptr : std::make_unique<Trace>(path);
+  std::vector<std::string> names;
+  for (size_t unit = 0; unit < host_->units().size(); unit++) names.push_back(unit_name(static_cast<int>(unit)));
+  feeder_->set_trace(next.get(), std::move(names));
+  trace_ = std::move(next);
+}
+
 void Model::run_pass(Step step) {
   Stream& compute = *compute_;
+  const auto begin_span = [&](const char* prefix, int unit) {
+    if (trace_) trace_->begin(*backend_, compute, Trace::compute, prefix + unit_name(unit));
+  };
+  const auto end_span = [&] {
+    if (trace_) trace_->end(Trace::compute);
+  };
   if (cpu_) step.hops_before = cpu_->hops;
   const uint64_t brought = feeder_->counters().shared_bytes;
   feeder_->begin(step.rows > step.decode_rows ? Route::prefill : Route::decode);
@@ -193,11 +217,17 @@ void Model::run_pass(Step step) {
       const uint64_t ticket = ++cpu_->hops;
       executor_->send(compute, cpu_->there, step.decode_rows, ticket);
       cpu_->executor->receive(*cpu_->stream, cpu_->there, step.decode_rows, ticket);
+      if (trace_) trace_->begin(*cpu_->backend, *cpu_->stream, Trace::cpu, unit_name(unit));
       cpu_->executor->feed_forward(*cpu_->stream, unit, RowKind::all);
+      if (trace_) trace_->end(Trace::cpu);
       cpu_->executor->send(*cpu_->stream, cpu_->back, step.decode_rows, ticket);
     }
     if (home != Home::cpu || feeder_->streams(unit)) {
-      executor_->set_unit(compute, unit, feeder_->acquire(compute, unit), feeder_->permanent(unit));
+      if (feeder_->streams(unit)) begin_span("wait for ", unit);
+      const std::byte* slab = feeder_->acquire(compute, unit);
+      if (feeder_->streams(unit)) end_span();
+      begin_span("", unit);
+      executor_->set_unit(compute, unit, slab, feeder_->permanent(unit));
       switch (kind) {
         case UnitKind::attention:
           executor_->attention(compute, unit);
@@ -209,12 +239,19 @@ void Model::run_pass(Step step) {
           if (!step.logits.empty()) executor_->head(compute, unit);
           break;
       }
+      end_span();
       feeder_->release(compute, unit);
     }
-    if (hops) executor_->receive(compute, cpu_->back, step.decode_rows, cpu_->hops);
+    if (hops) {
+      begin_span("the CPU has ", unit);
+      executor_->receive(compute, cpu_->back, step.decode_rows, cpu_->hops);
+      end_span();
+    }
   }
+  if (trace_ && !step.logits.empty()) trace_->begin(*backend_, compute, Trace::compute, "sample");
   if (!step.logits.empty()) executor_->sample(compute);
   executor_->end(compute);
+  if (!step.logits.empty()) end_span();
   compute.record(*pass_done_);
 }
 
@@ -222,9 +259,22 @@ bool Model::step() {
   expire();
   const Clock::time_point began = Clock::now();
   if (!scheduler_->build(batch_)) return false;
+  const uint64_t switches = counters_.switches.load(std::memory_order_relaxed);
   run_pass(batch_.step);
   pass_done_->synchronize();
   executor_->collect();
+  const Clock::time_point ended = Clock::now();
+  const auto add = [](std::atomic<double>& counter, double value) {
+    counter.store(counter.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
+  };
+  add(counters_.step_ms, milliseconds(ended - began));
+  if (counters_.switches.load(std::memory_order_relaxed) > switches) {
+    add(counters_.switch_ms, milliseconds(ended - began));
+  }
+  if (trace_) {
+    trace_->host_span(format("%d rows", batch_.step.rows), began, ended);
+    trace_->collect();
+  }
   counters_.steps.fetch_add(1, std::memory_order_relaxed);
   counters_.decode_rows.fetch_add(batch_.step.decode_rows, std::memory_order_relaxed);
   counters_.prefill_rows.fetch_add(batch_.step.rows - batch_.step.decode_rows, std::memory_order_relaxed);

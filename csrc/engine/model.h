@@ -33,6 +33,7 @@ struct ModelConfig {
 // Written by the engine's thread, read by any.
 struct ModelCounters {
   std::atomic<uint64_t> steps{0}, decode_rows{0}, prefill_rows{0};
+  std::atomic<double> step_ms{0}, switch_ms{0};  // all steps, and those of them that brought weights to the arena
   std::atomic<uint64_t> copied_bytes{0}, prefetched_bytes{0}, dropped_bytes{0}, staged_bytes{0}, streamed_units{0};
   std::atomic<uint64_t> pinned_bytes{0}, hops{0};
   // Of the ring; of device copies of resident units, 0 where they are read in host memory; of the arena's blocks.
@@ -90,6 +91,9 @@ class Model {
   void observe(std::weak_ptr<EventSink> sink) { observer_ = std::move(sink); }
   // After step() has thrown: nothing of the pass is under way any more, and the next one starts clean.
   void abandon_pass();
+  // Writes what copies, kernels and waits take to a file, from the next pass on; empty: no more. Throws
+  // INVALID_ARGUMENT.
+  void trace(const std::string& path);
   // Frees everything but the counters and the configuration, which handles elsewhere may still read.
   void release();
 
@@ -107,6 +111,7 @@ class Model {
   void give_up_hops();
 
   void run_pass(Step step);
+  std::string unit_name(int unit) const;
   void take_results(const StepBatch& batch);
 
   uint64_t id_;
@@ -120,6 +125,7 @@ class Model {
   Arena* arena_ = nullptr;  // of shared units
   std::unique_ptr<Feeder> feeder_;
   std::unique_ptr<CpuSide> cpu_;
+  std::unique_ptr<Trace> trace_;
   std::unique_ptr<Scheduler> scheduler_;
   StepBatch batch_;
   StepOutput output_;

@@ -90,13 +90,15 @@ void Feeder::make_ring(size_t bytes) {
 
 void Feeder::enqueue_copy(std::byte* destination, int unit) {
   const size_t bytes = config_.unit_bytes[unit];
+  if (trace_ != nullptr) trace_->begin(backend_, *copy_, Trace::copies, names_[unit]);
   if (source_.pinned(unit)) {
     copy_->copy(destination, source_.slab(unit), bytes);
-    return;
+  } else {
+    if (!stager_) stager_ = std::make_unique<Stager>(backend_, config_.stage_threads);
+    stager_->copy(*copy_, destination, source_.slab(unit), bytes);
+    counters_.staged_bytes += bytes;
   }
-  if (!stager_) stager_ = std::make_unique<Stager>(backend_, config_.stage_threads);
-  stager_->copy(*copy_, destination, source_.slab(unit), bytes);
-  counters_.staged_bytes += bytes;
+  if (trace_ != nullptr) trace_->end(Trace::copies);
 }
 
 void Feeder::bring(int unit, std::byte* memory) {

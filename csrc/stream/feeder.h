@@ -13,6 +13,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "backend/backend.h"
@@ -20,6 +21,7 @@
 #include "stream/ring.h"
 #include "stream/slab_source.h"
 #include "stream/stager.h"
+#include "stream/trace.h"
 
 namespace millrace {
 
@@ -95,6 +97,12 @@ class Feeder final : private Arena::Tenant {
   // if a unit would move to the CPU or from there, or the ring is too small; nothing has changed then.
   void set_homes(std::vector<Home> homes, size_t ring_bytes);
 
+  // Copies appear in it from here on; null: nowhere. `names` of the units.
+  void set_trace(Trace* trace, std::vector<std::string> names) {
+    trace_ = trace;
+    names_ = std::move(names);
+  }
+
   const std::vector<Home>& homes() const { return config_.homes; }
   const FeederCounters& counters() const { return counters_; }
   size_t ring_bytes() const { return ring_memory_ ? ring_memory_->size() : 0; }
@@ -149,6 +157,8 @@ class Feeder final : private Arena::Tenant {
   std::vector<std::unique_ptr<Event>> free_;
   std::deque<Slot> slots_;  // copied or being copied, oldest first
   FeederCounters counters_;
+  Trace* trace_ = nullptr;
+  std::vector<std::string> names_;
 };
 
 }  // namespace millrace

@@ -29,8 +29,9 @@ export type Prompt = string | readonly number[] | Int32Array
 
 /** Counted since the load. */
 export interface ModelStats {
-  /** Passes over the model. */
+  /** Passes over the model, and milliseconds that they took. */
   steps: number
+  stepMs: number
   /** Rows computed: one a token. */
   rows: { decode: number; prefill: number }
   /** Bytes of weights that linears have read, whatever the number of rows. */
@@ -46,8 +47,8 @@ export interface ModelStats {
     stagedBytes: number
     units: number
   }
-  /** Bytes copied into the arena that models share, and the passes that had to. */
-  arena: { copiedBytes: number; switches: number }
+  /** Bytes copied into the arena that models share, the passes that had to, and milliseconds that these took. */
+  arena: { copiedBytes: number; switches: number; switchMs: number }
   /** Times that hidden rows went from the GPU to the CPU and back in the middle of a pass. */
   hops: number
   /** `preemptions`: times that a sequence's keys and values went to system RAM for want of blocks. */
@@ -215,6 +216,18 @@ export class Model implements AsyncDisposable {
       log: this.#parts.log,
       signal: checked.signal,
     })
+  }
+
+  /**
+   * From the next pass on, writes what copies, kernels, CPU units and waits take to a file that Perfetto
+   * (ui.perfetto.dev) and chrome://tracing show; null ends it and closes the file, as close() does. Passes are launched
+   * unit by unit meanwhile. Rejects with INVALID_ARGUMENT where the file cannot be written.
+   */
+  async trace(path: string | null): Promise<void> {
+    if (path !== null && (typeof path !== 'string' || path === ''))
+      throw invalidArgument('a path or null', 'path', path)
+    this.#requireUsable()
+    await awaitNative(() => this.#parts.native.trace(path ?? ''))
   }
 
   /** Frees the model. Calling it again gives the same promise; with `drain: false` it aborts what still runs. */
@@ -396,6 +409,7 @@ const MAX_RANDOM_SEED = 2 ** 48 - 1
 function groupStats(stats: NativeStats): ModelStats {
   return {
     steps: stats.steps,
+    stepMs: stats.stepMs,
     rows: { decode: stats.decodeRows, prefill: stats.prefillRows },
     weightBytesRead: stats.weightBytesRead,
     streaming: {
@@ -405,7 +419,7 @@ function groupStats(stats: NativeStats): ModelStats {
       stagedBytes: stats.stagedBytes,
       units: stats.streamedUnits,
     },
-    arena: { copiedBytes: stats.arenaCopiedBytes, switches: stats.switches },
+    arena: { copiedBytes: stats.arenaCopiedBytes, switches: stats.switches, switchMs: stats.switchMs },
     hops: stats.hops,
     sequences: {
       running: stats.runningSequences,

@@ -765,7 +765,7 @@ class FaultyBackend final : public Backend {
     return inner_->allocate_host(bytes, what);
   }
   std::unique_ptr<Stream> create_stream() override { return inner_->create_stream(); }
-  std::unique_ptr<Event> create_event(bool sleeps) override { return inner_->create_event(sleeps); }
+  std::unique_ptr<Event> create_event(EventUse use) override { return inner_->create_event(use); }
   Pinner pinner() override { return inner_->pinner(); }
   std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {
     return std::make_unique<FaultyExecutor>(inner_->create_executor(config), fails_, error_code_);

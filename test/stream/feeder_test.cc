@@ -277,7 +277,7 @@ class SmallDevice final : public Backend {
   }
   Pinner pinner() override { return inner_->pinner(); }
   std::unique_ptr<Stream> create_stream() override { return inner_->create_stream(); }
-  std::unique_ptr<Event> create_event(bool sleeps) override { return inner_->create_event(sleeps); }
+  std::unique_ptr<Event> create_event(EventUse use) override { return inner_->create_event(use); }
   std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {
     return inner_->create_executor(config);
   }

@@ -40,7 +40,7 @@ class CpuBackend final : public Backend {
     return [](std::byte*, size_t) { return std::make_unique<Pin>(); };
   }
   std::unique_ptr<Stream> create_stream() override { return std::make_unique<CpuStream>(hooks_); }
-  std::unique_ptr<Event> create_event(bool) override { return std::make_unique<CpuEvent>(); }
+  std::unique_ptr<Event> create_event(EventUse) override { return std::make_unique<CpuEvent>(); }
   std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {
     return std::make_unique<CpuExecutor>(config, compute_, hooks_);
   }

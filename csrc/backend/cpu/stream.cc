@@ -21,6 +21,7 @@ constexpr int kSpins = 600;
 void CpuEvent::Mark::reach() {
   {
     std::lock_guard lock(mutex_);
+    when_ = std::chrono::steady_clock::now();
     reached_.store(true, std::memory_order_release);
   }
   changed_.notify_all();
@@ -52,6 +53,11 @@ bool CpuEvent::done() const {
 
 void CpuEvent::synchronize() {
   if (const std::shared_ptr<Mark> mark = last()) mark->wait();
+}
+
+double CpuEvent::milliseconds_since(const Event& earlier) const {
+  const auto begin = static_cast<const CpuEvent&>(earlier).last()->when_;
+  return std::chrono::duration<double, std::milli>(last()->when_ - begin).count();
 }
 
 CpuStream::~CpuStream() {

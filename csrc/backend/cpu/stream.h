@@ -2,6 +2,7 @@
 // Streams and events of the CPU twin, with CUDA's meaning: a stream is a FIFO run by a thread of its own, an event
 // stands for the record enqueued last.
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -29,10 +30,14 @@ class CpuEvent final : public Event {
     std::atomic<bool> reached_{false};
     std::mutex mutex_;
     std::condition_variable changed_;
+    std::chrono::steady_clock::time_point when_;  // before it is reached
+
+    friend class CpuEvent;
   };
 
   bool done() const override;
   void synchronize() override;
+  double milliseconds_since(const Event& earlier) const override;
 
   std::shared_ptr<Mark> last() const;  // null if never recorded
   void set_last(std::shared_ptr<Mark> mark);

@@ -171,6 +171,8 @@ export class FakeModel implements NativeModel {
       hops: 16,
       arenaCopiedBytes: 17,
       switches: 18,
+      stepMs: 19,
+      switchMs: 20,
       streamedUnits: 6,
       weightBytesRead: 7,
       runningSequences: 8,
@@ -192,6 +194,11 @@ export class FakeModel implements NativeModel {
   async setHomes(request: { homes: Home[]; ringBytes: number }): Promise<Home[]> {
     this.moved.push(request)
     return request.homes
+  }
+
+  traces: string[] = []
+  async trace(path: string): Promise<void> {
+    this.traces.push(path)
   }
 
   arena: number[] = []

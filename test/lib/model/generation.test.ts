@@ -575,10 +575,11 @@ test('score refuses logits beyond a gibibyte', async () => {
 test('stats and memory', () => {
   expect(model.stats).toEqual({
     steps: 1,
+    stepMs: 19,
     rows: { decode: 2, prefill: 3 },
     weightBytesRead: 7,
     streaming: { copiedBytes: 4, prefetchedBytes: 5, droppedBytes: 14, stagedBytes: 15, units: 6 },
-    arena: { copiedBytes: 17, switches: 18 },
+    arena: { copiedBytes: 17, switches: 18, switchMs: 20 },
     hops: 16,
     sequences: { running: 8, waiting: 9, preemptions: 12 },
     kv: { blocksUsed: 10, blocksTotal: 11, blockTokens: 16, savedBytes: 13 },

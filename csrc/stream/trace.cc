@@ -1,0 +1,104 @@
+#include "stream/trace.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace millrace {
+
+namespace {
+
+double microseconds(Trace::Clock::duration d) {
+  return std::chrono::duration<double, std::micro>(d).count();
+}
+
+}  // namespace
+
+Trace::Trace(const std::string& path) : file_(std::fopen(path.c_str(), "w")) {
+  if (file_ == nullptr) {
+    throw Error(code::kInvalidArgument,
+                format("the trace '%s' cannot be written: %s", path.c_str(), std::strerror(errno)),
+                "give a path in a folder that exists and may be written to");
+  }
+  std::fputs("[", file_);
+  const char* names[] = {"", "steps", "compute stream", "copy stream", "CPU units"};
+  for (const Track track : {host, compute, copies, cpu}) {
+    std::fprintf(file_, "%s\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"%s\"}}",
+                 first_ ? "" : ",", track, names[track]);
+    first_ = false;
+  }
+}
+
+Trace::~Trace() {
+  for (Line& line : lines_) {
+    if (line.stream == nullptr) continue;
+    try {
+      line.stream->synchronize();
+    } catch (const Error&) {
+      // A device that is lost: its last spans are not written.
+    }
+  }
+  try {
+    collect();
+  } catch (const Error&) {
+  }
+  std::fputs("\n]\n", file_);
+  std::fclose(file_);
+}
+
+std::unique_ptr<Event> Trace::mark(Line& line) {
+  auto& free = free_[&line - lines_];
+  std::unique_ptr<Event> event;
+  if (free.empty()) {
+    event = line.backend->create_event(EventUse::timed);
+  } else {
+    event = std::move(free.back());
+    free.pop_back();
+  }
+  line.stream->record(*event);
+  return event;
+}
+
+void Trace::begin(Backend& backend, Stream& stream, Track track, std::string name) {
+  Line& line = lines_[track];
+  if (line.stream == nullptr) {
+    line.backend = &backend;
+    line.stream = &stream;
+    line.origin = mark(line);
+    line.origin->synchronize();
+    line.origin_us = microseconds(Clock::now() - started_);
+  }
+  open_.push_back({track, std::move(name), mark(line), nullptr});
+}
+
+void Trace::end(Track track) {
+  for (auto span = open_.rbegin(); span != open_.rend(); ++span) {
+    if (span->track != track || span->end) continue;
+    span->end = mark(lines_[track]);
+    return;
+  }
+}
+
+void Trace::host_span(std::string name, Clock::time_point begin, Clock::time_point end) {
+  write(host, name, microseconds(begin - started_), microseconds(end - begin));
+}
+
+void Trace::write(Track track, const std::string& name, double begin_us, double us) {
+  std::fprintf(file_, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"%s\",\"ts\":%.3f,\"dur\":%.3f}", track,
+               name.c_str(), begin_us, us);
+}
+
+void Trace::collect() {
+  while (!open_.empty() && open_.front().end && open_.front().end->done()) {
+    Span& span = open_.front();
+    const Line& line = lines_[span.track];
+    const double begin = 1e3 * span.begin->milliseconds_since(*line.origin);
+    write(span.track, span.name, line.origin_us + begin, 1e3 * span.end->milliseconds_since(*span.begin));
+    free_[span.track].push_back(std::move(span.begin));
+    free_[span.track].push_back(std::move(span.end));
+    open_.pop_front();
+  }
+}
+
+}  // namespace millrace

@@ -1,0 +1,56 @@
+#pragma once
+// What copies, kernels, CPU units and waits took, as a file of trace events that Perfetto and chrome://tracing show.
+// Times come from events in the streams, so tracing splits what would be one launch; the engine's thread alone uses it.
+#include <chrono>
+#include <cstdio>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+
+namespace millrace {
+
+class Trace {
+ public:
+  using Clock = std::chrono::steady_clock;
+  enum Track : int { host = 1, compute = 2, copies = 3, cpu = 4 };
+
+  // Throws INVALID_ARGUMENT if the file cannot be written.
+  explicit Trace(const std::string& path);
+  ~Trace();  // ends the file; the streams must have run what they were handed
+  Trace(const Trace&) = delete;
+  Trace& operator=(const Trace&) = delete;
+
+  // What lies between begin() and the next end() of the track. Each track is one stream of one backend.
+  void begin(Backend& backend, Stream& stream, Track track, std::string name);
+  void end(Track track);
+  void host_span(std::string name, Clock::time_point begin, Clock::time_point end);
+  // Writes what has come to pass.
+  void collect();
+
+ private:
+  struct Line {  // one track
+    Backend* backend = nullptr;
+    Stream* stream = nullptr;
+    std::unique_ptr<Event> origin;  // reached at origin_us of the host's clock
+    double origin_us = 0;
+  };
+  struct Span {
+    Track track;
+    std::string name;
+    std::unique_ptr<Event> begin, end;
+  };
+  std::unique_ptr<Event> mark(Line& line);
+  void write(Track track, const std::string& name, double begin_us, double us);
+
+  std::FILE* file_;
+  Clock::time_point started_ = Clock::now();
+  Line lines_[5];
+  std::deque<Span> open_;  // begun, or ended and not yet reached
+  std::vector<std::unique_ptr<Event>> free_[5];
+  bool first_ = true;
+};
+
+}  // namespace millrace
