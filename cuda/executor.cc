@@ -13,6 +13,7 @@
 #include "cuda/embed.h"
 #include "cuda/hop.h"
 #include "cuda/norm.h"
+#include "cuda/ranges.h"
 #include "cuda/sample.h"
 #include "model/rope.h"
 
@@ -75,6 +76,7 @@ void CudaStream::release_held() {
 
 void CudaStream::copy(std::byte* destination, const std::byte* source, size_t bytes) {
   release_held();
+  const Range range("copy", static_cast<int64_t>(bytes));
   check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, stream_), "copying");
 }
 
@@ -247,6 +249,7 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(d
   logits_ = floats(static_cast<size_t>(logit_rows) * spec.vocab, "logits");
 
   check(linear_decode_prepare(), "loading the kernels");
+  kernels_ = std::make_unique<UserKernels>(config_.kernels);
   size_t gathered = 0;
   for (const UnitLayout& unit : config_.units) {
     for (const LinearLayout* linear : {&unit.first, &unit.second}) {
@@ -417,6 +420,7 @@ void CudaExecutor::collect() {
 
 void CudaExecutor::flush(CudaStream& stream) {
   if (held_.empty()) return;
+  const Range range("pass", rows());
   // A whole pass of decode rows over permanent units is replayed as one graph.
   const bool whole = held_.front().operation == Operation::embed && held_.back().operation == Operation::sample &&
                      held_.size() == config_.units.size() + 2;
@@ -460,6 +464,8 @@ cudaGraphExec_t CudaExecutor::graph_of(const Shape& shape, CudaStream& stream) {
 }
 
 void CudaExecutor::run(const Held& held, cudaStream_t stream) {
+  static constexpr const char* kNames[] = {"embed", "attention", "feed-forward", "head", "sample"};
+  const Range range(kNames[held.operation], held.unit);
   const ModelSpec& spec = config_.spec;
   switch (held.operation) {
     case Operation::embed:
@@ -506,12 +512,14 @@ void CudaExecutor::apply(int unit, const LinearLayout& layout, const __half* x, 
     };
     if (shape_.decode_rows > 0) {
       from_row(0, shape_.decode_rows);
-      check(linear_decode(arguments, stream, true), "a linear (decode)");
+      const UserKernel* theirs = kernels_->find(lab::Kind::gemv, segment.matrix.code.type);
+      check(theirs ? theirs->launch(arguments, stream) : linear_decode(arguments, stream, true), "a linear (decode)");
       counters_.weight_bytes_read += segment.matrix.bytes;
     }
     if (shape_.prefill_rows > 0) {
       from_row(shape_.decode_rows, shape_.prefill_rows);
-      check(linear_prefill(arguments, stream, true), "a linear (prefill)");
+      const UserKernel* theirs = kernels_->find(lab::Kind::gemm, segment.matrix.code.type);
+      check(theirs ? theirs->launch(arguments, stream) : linear_prefill(arguments, stream, true), "a linear (prefill)");
       counters_.weight_bytes_read += segment.matrix.bytes;
     }
   }

@@ -12,6 +12,7 @@
 #include "backend/backend.h"
 #include "backend/sample_row.h"
 #include "cuda/linear.h"
+#include "cuda/user_kernel.h"
 
 namespace millrace::cuda {
 
@@ -162,6 +163,7 @@ class CudaExecutor final : public Executor {
 
   std::vector<std::unique_ptr<CudaMemory>> memory_;
   size_t workspace_bytes_ = 0;
+  std::unique_ptr<UserKernels> kernels_;  // in place of ours
   std::unique_ptr<HostRegistration> embedding_;
 
   std::vector<const std::byte*> unit_table_;  // as the device has it

@@ -163,6 +163,8 @@ export interface NativeLoadSettings {
   maxQueue: number
   /** Fill freed ring slots with NaN patterns: for tests, costs bandwidth. */
   poison: boolean
+  /** On a GPU, in the place of the package's own. */
+  kernels?: NativeKernelImage[]
   /** Chosen by the caller; progress events carry it, cancelLoad takes it. */
   loadId: number
 }
@@ -346,8 +348,116 @@ export interface NativeGpu {
   link: string
 }
 
+/** A kernel of somebody else's, in the place of one operation on a GPU. */
+export interface NativeKernelImage {
+  operation: string
+  /** Where it came from, for messages. */
+  source: string
+  /** cubin, fatbin or PTX. */
+  image: Uint8Array
+}
+
+export interface NativeDimension {
+  name: string
+  what: string
+  required: boolean
+  fallback?: number
+  least: number
+  most: number
+  integer: boolean
+}
+
+export interface NativeOperation {
+  name: string
+  what: string
+  /** A kernel of one's own may take its place. */
+  replaceable: boolean
+  dimensions: NativeDimension[]
+  arguments: { name: string; access: 'in' | 'inout' | 'out'; type: string; shape: string; what: string }[]
+}
+
+export interface NativeProblem {
+  operation: string
+  dimensions: Record<string, number>
+  arguments: { name: string; access: 'in' | 'inout' | 'out'; type: string; shape: number[]; bytes: number }[]
+  weightBytes: number
+  bytes: number
+  operations: number
+  matrix?: {
+    offset: number
+    permutationOffset: number
+    kStored: number
+    rowBlocks: number
+    rowBlockBytes: number
+    groups: number
+    groupBytes: number
+    groupHeaderBytes: number
+  }
+}
+
+export interface NativeLaunch {
+  operation: string
+  dimensions: Record<string, number>
+  /** In the order of the operation's arguments. */
+  buffers: { id: number; offset: number }[]
+  /** 0: the built-in kernel. */
+  kernel: number
+}
+
+export interface NativeKernel {
+  id: number
+  threads: number
+  registers: number
+  sharedBytes: number
+  localBytes: number
+}
+
+/** Calls run one after the other on a thread of the lab's own. Things are numbers; one number names one thing. */
+export interface NativeLab {
+  allocate(bytes: number, host: boolean): Promise<number>
+  createStream(): Promise<number>
+  createEvent(): Promise<number>
+  loadKernel(image: NativeKernelImage): Promise<NativeKernel>
+  release(id: number): Promise<void>
+  write(buffer: number, offset: number, data: Uint8Array): Promise<void>
+  read(buffer: number, offset: number, bytes: number): Promise<ArrayBuffer>
+  copy(stream: number, to: number, toOffset: number, from: number, fromOffset: number, bytes: number): Promise<void>
+  fill(stream: number, buffer: number, offset: number, bytes: number, value: number): Promise<void>
+  record(stream: number, event: number): Promise<void>
+  wait(stream: number, event: number): Promise<void>
+  synchronize(stream: number): Promise<void>
+  elapsed(begin: number, end: number): Promise<number>
+  launch(stream: number, launch: NativeLaunch): Promise<void>
+  time(launches: NativeLaunch[], count: number, repeats: number): Promise<number[]>
+  randomise(launch: NativeLaunch, seed: number, outputs: boolean): Promise<void>
+  readBandwidth(): Promise<number>
+  close(): Promise<void>
+}
+
+export interface NativeLabs {
+  open(device: string, threads: number): Promise<NativeLab>
+  operations(): NativeOperation[]
+  describe(operation: string, dimensions: Record<string, number>): NativeProblem
+  /** What encoders and kernels use: lib/lab/layout.ts is held against it. */
+  slabLayout(): {
+    version: number
+    tileN: number
+    tileK: number
+    q4TileBytes: number
+    alignment: number
+    padding: number
+    nibbleOf: number[]
+    elementOf: number[]
+    scaleOf: number[]
+  }
+  kernelArguments(): Record<'linear' | 'launch', { bytes: number; offsets: Record<string, number> }> & {
+    version: number
+  }
+}
+
 export interface NativeAddon {
   version: string
+  lab: NativeLabs
   /** Reads headers only. */
   readTensors(paths: string[]): NativeTensor[]
   planSlabs(paths: string[], source: ModelSource): Promise<NativeSlabPlan>

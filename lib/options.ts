@@ -81,6 +81,11 @@ export interface LoadOptions extends PlanOptions {
   maxQueue?: number | undefined
   /** Told of loads, requests and failures, e.g. pino. Default: nobody is. */
   logger?: Logger | undefined
+  /**
+   * On a GPU, kernels of your own in the place of built-in operations: by the operation's name, the path or the bytes of
+   * a cubin, a fatbin or PTX (docs/KERNELS.md).
+   */
+  kernels?: Readonly<Record<string, string | Uint8Array>> | undefined
   /** Fill freed ring slots with NaN patterns, to find reads of stale weights. For tests: costs memory bandwidth. */
   poison?: boolean | undefined
 }
@@ -235,6 +240,9 @@ const plan = {
   threads: integer(1, 1024).optional(),
 }
 
+const imageError = `a path or a Uint8Array by an operation's name`
+const isImage = (value: unknown) => typeof value === 'string' || value instanceof Uint8Array
+
 export const planOptions = z.strictObject(plan)
 
 const head = z.enum(['stored', 'q4'], { error: `'stored' or 'q4'` })
@@ -253,6 +261,9 @@ export const loadOptions = z.strictObject({
   maxQueue: integer(1, 2 ** 31 - 1).optional(),
   logger: z.custom<Logger>(isLogger, { error: 'an object with the functions debug, info, warn and error' }).optional(),
   poison: boolean().optional(),
+  kernels: z
+    .record(z.string(), z.custom<string | Uint8Array>(isImage, { error: imageError }), { error: imageError })
+    .optional(),
 })
 
 const biasError = 'a Map or an object of numbers from -100 to 100, or -Infinity, by token id'

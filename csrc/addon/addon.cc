@@ -3,6 +3,7 @@
 
 #include "addon/checkpoint.h"
 #include "addon/environment.h"
+#include "addon/lab.h"
 #include "addon/model.h"
 #include "addon/probe.h"
 
@@ -12,6 +13,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData<millrace::Environment>(new millrace::Environment(env));
   exports.Set("version", MILLRACE_VERSION);
   millrace::register_checkpoint(env, exports);
+  millrace::register_lab(env, exports);
   millrace::register_model(env, exports);
   millrace::register_probe(env, exports);
   return exports;

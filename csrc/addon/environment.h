@@ -75,6 +75,7 @@ class Environment {
   void cancel_load(int64_t id);
 
   Napi::FunctionReference model_class;
+  Napi::FunctionReference lab_class;
 
  private:
   void end();

@@ -6,6 +6,7 @@
 
 #include "addon/convert.h"
 #include "addon/environment.h"
+#include "addon/lab.h"
 #include "backend/cpu/cpu_backend.h"
 #include "cuda/cuda_backend.h"
 #include "engine/engine.h"
@@ -262,6 +263,12 @@ Napi::Value load(const Napi::CallbackInfo& info) {
     config.max_queue = int_field(request, "maxQueue");
     config.poison = bool_field(request, "poison");
     config.stage_threads = std::clamp(int_field(request, "threads"), 1, 8);  // more do not fill the window faster
+    const auto kernels = field(request, "kernels");
+    if (kernels.IsArray()) {
+      const auto array = kernels.As<Napi::Array>();
+      for (uint32_t i = 0; i < array.Length(); i++)
+        config.kernels.push_back(kernel_image(array.Get(i).As<Napi::Object>()));
+    }
     const int threads = int_field(request, "threads");
     const auto load_id = static_cast<int64_t>(size_field(request, "loadId"));
 

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/kernel_image.h"
 #include "model/slab_layout.h"
 #include "model/spec.h"
 
@@ -153,6 +154,7 @@ struct ExecutorConfig {
   int max_rows = 0;
   int max_logit_rows = 0;
   int max_context = 0;
+  std::vector<KernelImage> kernels;  // in the place of the backend's own; the CPU twin takes none
 };
 
 struct ExecutorCounters {

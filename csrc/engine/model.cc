@@ -46,6 +46,7 @@ Model::Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<cons
   executor.max_rows = config_.max_rows;
   executor.max_logit_rows = config_.max_logit_rows;
   executor.max_context = config_.context_length;
+  executor.kernels = config_.kernels;
   executor_ = backend_->create_executor(executor);
 
   if (!cpu) std::replace(config_.homes.begin(), config_.homes.end(), Home::cpu, Home::resident);

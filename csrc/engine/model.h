@@ -26,6 +26,7 @@ struct ModelConfig {
   int turn_ms = 250;           // how long it keeps the arena from others that wait for it, while it has work
   int max_queue = 0;           // requests that may wait; 0: any number
   bool poison = false;
+  std::vector<KernelImage> kernels;  // in the place of the backend's own
   FeederHooks hooks;
   int stage_threads = 1;  // that copy slabs which are not pinned
 };

@@ -6,26 +6,11 @@
 
 #include "core/error.h"
 #include "core/half.h"
+#include "core/random.h"
 
 namespace millrace {
 
 namespace {
-
-// splitmix64 (Steele et al. 2014): every block of a matrix has a stream of its own.
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed) {}
-  uint64_t bits() {
-    uint64_t z = (state_ += 0x9e3779b97f4a7c15ull);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
-  }
-  float uniform() { return static_cast<float>(bits() >> 40) * 0x1p-23f - 1.0f; }  // [-1, 1)
-
- private:
-  uint64_t state_;
-};
 
 LinearLayout lay_out(SlabBuilder& builder, MatrixCode code, int n, int k) {
   LinearLayout linear;
@@ -47,7 +32,10 @@ void fill_floats(std::byte* out, size_t count, WeightType type, float size, Rand
   }
 }
 
-void fill_row_block(const MatrixLayout& m, std::byte* out, Random& random) {
+}  // namespace
+
+void fill_row_block(const MatrixLayout& m, std::byte* out, uint64_t seed) {
+  Random random(seed);
   const float deviation = 1.0f / std::sqrt(static_cast<float>(m.k));
   if (m.code.type != WeightType::q4) {  // uniform on [-s, s) has deviation s / sqrt(3)
     fill_floats(out, static_cast<size_t>(m.slices()) * kTileN * kTileK, m.code.type, 1.732f * deviation, random);
@@ -70,8 +58,6 @@ void fill_row_block(const MatrixLayout& m, std::byte* out, Random& random) {
     out += slices * kQ4TileBytes;
   }
 }
-
-}  // namespace
 
 SlabPlan plan_synthetic(const ModelSpec& spec, const SyntheticOptions& options) {
   spec.validate();
@@ -137,8 +123,7 @@ std::shared_ptr<const HostModel> synthetic_model(const ModelSpec& spec, const Sy
         const MatrixLayout& m = segment.matrix;
         const uint64_t base = (stream++) << 20;
         pool.parallel_for(m.n_blocks(), [&](int64_t block, int) {
-          Random random(base + static_cast<uint64_t>(block));
-          fill_row_block(m, slab + m.offset + block * m.row_block_bytes(), random);
+          fill_row_block(m, slab + m.offset + block * m.row_block_bytes(), base + static_cast<uint64_t>(block));
         });
       }
     }

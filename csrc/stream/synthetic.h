@@ -17,6 +17,9 @@ struct SyntheticOptions {
   uint64_t seed = 1;
 };
 
+// Random weights of variance about 1 / k for one row block of a matrix.
+void fill_row_block(const MatrixLayout& matrix, std::byte* out, uint64_t seed);
+
 // Units and sizes of such a model. Widths must be multiples of 16 (INVALID_ARGUMENT).
 SlabPlan plan_synthetic(const ModelSpec& spec, const SyntheticOptions& options);
 

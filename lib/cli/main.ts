@@ -29,7 +29,7 @@ async function main(): Promise<void> {
   for (const command of [generateCommand, chatCommand, inspectCommand, scoreCommand, benchCommand]) {
     program.addCommand(command(terminal).exitOverride())
   }
-  process.exitCode = await run(program, terminal)
+  process.exitCode = (await run(program, terminal)) || process.exitCode
   terminal.close()
 }
 

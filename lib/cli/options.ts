@@ -68,7 +68,7 @@ function parsePlacement(text: string): LoadFlags['placement'] {
   return text.includes(',') ? (text.split(',') as PlacementHome[]) : (text as PlacementHome)
 }
 
-export function addLoadFlags(command: Command): Command {
+export function addLoadFlags(command: Command, context = 'longest prompt and answer together'): Command {
   return command
     .addOption(new Option('--device <device>', 'auto, cpu, cuda or cuda:<index>'))
     .addOption(
@@ -82,7 +82,7 @@ export function addLoadFlags(command: Command): Command {
         (text) => (/^\d+$/.test(text) ? Number(text) : text),
       ),
     )
-    .addOption(new Option('--context <tokens>', 'longest prompt and answer together').argParser(parseNumber))
+    .addOption(new Option('--context <tokens>', context).argParser(parseNumber))
     .addOption(new Option('--threads <count>', 'threads that compute on the CPU').argParser(parseNumber))
     .addOption(
       new Option('--vram-budget <size>', 'GPU memory for the model: a size such as 6GiB, or 80% of what is free'),

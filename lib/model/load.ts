@@ -1,6 +1,7 @@
 /** load(): from a checkpoint's folder to a model that answers. */
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import { MillraceError } from '../errors.ts'
+import { readKernel } from '../lab/kernel.ts'
 import { makeLog } from '../log.ts'
 import { type LoadOptions, type LoadProgress, loadOptions, validate } from '../options.ts'
 import { checkMemory } from '../plan/memory.ts'
@@ -44,6 +45,7 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
     const chatTemplate = template === undefined ? undefined : new ChatTemplate(template)
     report('tokenizer', 1, 1)
     checkAborted()
+    const kernels = await Promise.all(Object.entries(checked.kernels ?? {}).map((entry) => readKernel(...entry)))
     const source = {
       paths: checkpoint.folder.weightFiles,
       source: checkpoint.source,
@@ -54,6 +56,7 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
       deterministic: checked.deterministic ?? false,
       maxQueue: checked.maxQueue ?? 0,
       poison: checked.poison ?? false,
+      kernels,
       signal,
       onProgress: (done, total) => report('weights', done, total),
     })

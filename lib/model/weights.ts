@@ -1,4 +1,4 @@
-import type { NativeModel, NativeWeightsSource } from '../binding.ts'
+import type { NativeKernelImage, NativeModel, NativeWeightsSource } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import { KV_BLOCK_TOKENS, MAX_LOGIT_ROWS, type ModelPlan } from '../plan/plan.ts'
 import { awaitNative, runtime } from './runtime.ts'
@@ -10,6 +10,7 @@ export interface WeightsOptions {
   /** 0: no limit. */
   maxQueue: number
   poison: boolean
+  kernels?: NativeKernelImage[]
   signal: AbortSignal | undefined
   /** Bytes repacked, of all. What it throws ends the load. */
   onProgress: (done: number, total: number) => void

@@ -299,7 +299,8 @@ function checkRam(plan: ModelPlan, options: PlanOptions, machine: Machine): void
   })
 }
 
-function chooseDevice(device: string, machine: Machine): string {
+/** 'cpu' or 'cuda:<index>'. Throws DEVICE_UNAVAILABLE. */
+export function chooseDevice(device: string, machine: Machine): string {
   const count = machine.gpus.length
   if (device === 'cpu' || (device === 'auto' && count === 0)) return 'cpu'
   const index = device === 'auto' || device === 'cuda' ? 0 : Number(device.slice('cuda:'.length))

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
-import { loadSynthetic, SHAPES } from '../../lib/model/synthetic.ts'
+import { SHAPES } from '../../lib/model/shapes.ts'
+import { loadSynthetic } from '../../lib/model/synthetic.ts'
 
 test('random weights answer tokens with tokens, the same whatever the placement', async () => {
   const spec = { ...SHAPES['smollm2-135m']!, layers: 3 }

@@ -62,6 +62,11 @@ CpuExecutor::CpuExecutor(const ExecutorConfig& config, std::shared_ptr<ComputePo
     throw Error(code::kInvalidArgument, "executor: the configuration does not belong to the model",
                 "report this as a bug");
   }
+  if (!config_.kernels.empty()) {
+    throw Error(code::kInvalidArgument,
+                "a kernel of one's own runs on a GPU; this is the CPU (" + config_.kernels[0].source + ")",
+                "load the model on 'cuda'");
+  }
   // Widths are rounded to whole cache lines so that rows of different threads never share one.
   const auto floats = [](size_t rows, size_t width) { return rows * round_up(width, 16); };
   const size_t rows = config_.max_rows;

@@ -1,0 +1,297 @@
+#include "cuda/lab.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+#include "core/error.h"
+#include "core/memory.h"
+#include "cuda/attention.h"
+#include "cuda/check.h"
+#include "cuda/cuda_backend.h"
+#include "cuda/elementwise.h"
+#include "cuda/embed.h"
+#include "cuda/executor.h"
+#include "cuda/linear.h"
+#include "cuda/norm.h"
+#include "cuda/read_bandwidth.h"
+#include "cuda/sample.h"
+#include "cuda/user_kernel.h"
+
+namespace millrace {
+
+namespace cuda {
+namespace {
+
+using namespace lab;
+
+class CudaTimedEvent final : public TimedEvent {
+ public:
+  CudaEvent event{/*sleeps=*/false, /*timed=*/true};
+  void synchronize() override { event.synchronize(); }
+};
+
+class CudaLab final : public Device {
+ public:
+  explicit CudaLab(int device) : device_(device), backend_(create_cuda_backend(device)), stream_(device) {
+    check(linear_decode_prepare(), "loading the kernels");
+  }
+
+  Backend& backend() override { return *backend_; }
+  std::shared_ptr<TimedEvent> create_event() override {
+    check(cudaSetDevice(device_), "choosing the GPU");
+    return std::make_shared<CudaTimedEvent>();
+  }
+  void record(Stream& stream, TimedEvent& event) override { stream.record(static_cast<CudaTimedEvent&>(event).event); }
+  void wait(Stream& stream, TimedEvent& event) override { stream.wait(static_cast<CudaTimedEvent&>(event).event); }
+  double elapsed_ms(TimedEvent& begin, TimedEvent& end) override {
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, static_cast<CudaTimedEvent&>(begin).event.get(),
+                               static_cast<CudaTimedEvent&>(end).event.get()),
+          "the time between two events");
+    return ms;
+  }
+  std::shared_ptr<Kernel> load_kernel(const KernelImage& image) override {
+    check(cudaSetDevice(device_), "choosing the GPU");
+    return std::make_shared<UserKernel>(image);
+  }
+  void launch(Stream& stream, const Launch& launch) override {
+    check(cudaSetDevice(device_), "choosing the GPU");
+    enqueue(launch, static_cast<CudaStream&>(stream).get(), false);
+  }
+
+  std::vector<double> time(const std::vector<Launch>& launches, int count, int repeats) override {
+    check(cudaSetDevice(device_), "choosing the GPU");
+    const cudaStream_t stream = stream_.get();
+    // Once outside of the capture: what a launch sets up for itself is there afterwards.
+    for (const Launch& launch : launches) enqueue(launch, stream, true);
+    stream_.synchronize();
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capturing launches");
+    try {
+      for (int i = 0; i < count; i++) enqueue(launches[i % launches.size()], stream, true);
+    } catch (...) {
+      cudaStreamEndCapture(stream, &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      throw;
+    }
+    check(cudaStreamEndCapture(stream, &graph), "capturing launches");
+    cudaGraphExec_t executable = nullptr;
+    const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+    cudaGraphDestroy(graph);
+    check(status, "preparing launches");
+    const std::unique_ptr<CUgraphExec_st, void (*)(cudaGraphExec_t)> owner(
+        executable, [](cudaGraphExec_t owned) { cudaGraphExecDestroy(owned); });
+    CudaTimedEvent begin, end;
+    std::vector<double> out;
+    for (int repeat = -1; repeat < repeats; repeat++) {
+      stream_.record(begin.event);
+      check(cudaGraphLaunch(executable, stream), "launching");
+      stream_.record(end.event);
+      end.synchronize();
+      if (repeat >= 0) out.push_back(elapsed_ms(begin, end) / count * 1e3);
+    }
+    return out;
+  }
+
+  double read_bandwidth() override {
+    check(cudaSetDevice(device_), "choosing the GPU");
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "asking for free memory");
+    const size_t bytes = std::min(size_t{4} << 30, free / 2) / 4096 * 4096;
+    if (bytes == 0) {
+      throw Error(code::kOutOfMemory, "the GPU has no memory left to measure its bandwidth with", "free GPU memory");
+    }
+    const auto memory = backend_->allocate(bytes + 256, "measuring the bandwidth");
+    auto* sink = reinterpret_cast<unsigned*>(memory->data() + bytes);
+    stream_.fill(memory->data(), 0, bytes + 256);
+    CudaTimedEvent begin, end;
+    double best = 0;
+    for (int pass = 0; pass < 5; pass++) {
+      stream_.record(begin.event);
+      check(read_memory(memory->data(), bytes, sink, stream_.get()), "measuring the bandwidth");
+      stream_.record(end.event);
+      end.synchronize();
+      best = std::max(best, static_cast<double>(bytes) / elapsed_ms(begin, end) * 1e3);
+    }
+    return best;
+  }
+
+ private:
+  // Working memory of the launches of one stream.
+  struct Scratch {
+    std::unique_ptr<Memory> partials, counters, gathered, sampler;
+  };
+
+  // At least so many bytes; zeros when new.
+  std::byte* grown(std::unique_ptr<Memory>& memory, size_t bytes, cudaStream_t stream) {
+    if (memory == nullptr || memory->size() < bytes) {
+      check(cudaStreamSynchronize(stream), "waiting for a stream");
+      memory = backend_->allocate(std::max<size_t>(bytes, 256), "working memory of the lab");
+      check(cudaMemsetAsync(memory->data(), 0, memory->size(), stream), "clearing working memory");
+    }
+    return memory->data();
+  }
+
+  // Kernels find weights through a table of units: here one word for each address that was ever handed over.
+  Weights weights(const std::byte* address, bool early) {
+    if (table_ == nullptr) table_ = backend_->allocate(kCells * sizeof(std::byte*), "the lab's table of addresses");
+    auto found = cells_.find(address);
+    if (found == cells_.end()) {
+      if (cells_.size() == kCells) {
+        check(cudaDeviceSynchronize(), "waiting for the GPU");
+        cells_.clear();
+      }
+      found = cells_.emplace(address, static_cast<int>(cells_.size())).first;
+      check(cudaMemcpy(table_->data() + found->second * sizeof(address), &address, sizeof(address),
+                       cudaMemcpyHostToDevice),
+            "setting an address");
+    }
+    return {reinterpret_cast<const std::byte* const*>(table_->data()), found->second, early};
+  }
+
+  const LogitRequest* requests(const Problem& problem) {
+    std::string key;
+    for (const auto& [name, value] : problem.dimensions) key += name + format("=%.17g ", value);
+    std::unique_ptr<Memory>& memory = requests_[key];
+    if (memory == nullptr) {
+      std::vector<LogitRequest> host;
+      for (int row = 0; row < problem["rows"]; row++) host.push_back(sample_request(problem, row));
+      memory = backend_->allocate(host.size() * sizeof(LogitRequest), "requests of samples");
+      check(cudaMemcpy(memory->data(), host.data(), memory->size(), cudaMemcpyHostToDevice), "copying requests");
+    }
+    return reinterpret_cast<const LogitRequest*>(memory->data());
+  }
+
+  // `chained`: dependent launches, whose weights may be read ahead, as in a model's pass.
+  void enqueue(const Launch& launch, cudaStream_t stream, bool chained) {
+    const Problem& p = launch.problem;
+    const int rows = p["rows"];
+    const auto floats = [&](int i) { return reinterpret_cast<float*>(launch.arguments[i]); };
+    const auto halves = [&](int i) { return reinterpret_cast<__half*>(launch.arguments[i]); };
+    const auto integers = [&](int i) { return reinterpret_cast<int32_t*>(launch.arguments[i]); };
+    const char* name = p.operation->name.c_str();
+    Scratch& scratch = scratch_[stream];
+    switch (p.operation->kind) {
+      case Kind::gemv:
+      case Kind::gemm: {
+        LinearArguments a;
+        a.weights = weights(launch.arguments[0], chained);
+        a.matrix = p.matrix;
+        a.x = halves(1);
+        a.x_stride = static_cast<int>(round_up(p["k"], 8));
+        a.rows = rows;
+        a.epilogue = static_cast<LinearEpilogue>(p["epilogue"]);
+        if (a.epilogue == LinearEpilogue::silu_mul) {
+          a.act = halves(2);
+          a.act_stride = a.intermediate = p["n"] / 2;
+        } else {
+          a.y = floats(2);
+          a.y_stride = p["n"];
+        }
+        if (launch.kernel != nullptr) {
+          const auto& kernel = static_cast<const UserKernel&>(*launch.kernel);
+          if (&kernel.operation() != p.operation) {
+            throw Error(code::kInvalidArgument,
+                        "a kernel of " + kernel.operation().name + " was launched as " + p.operation->name,
+                        "load it for this operation");
+          }
+          check(kernel.launch(a, stream), name);
+        } else if (p.operation->kind == Kind::gemv) {
+          check(linear_decode(a, stream, chained), name);
+        } else {
+          const size_t bytes = linear_gathered_bytes(p.matrix, rows);
+          if (bytes > 0) a.gathered = reinterpret_cast<__half*>(grown(scratch.gathered, bytes, stream));
+          check(linear_prefill(a, stream, chained), name);
+        }
+        break;
+      }
+      case Kind::rms_norm:
+        check(rms_norm(floats(1), p["width"], weights(launch.arguments[0], chained), 0,
+                       static_cast<float>(p.number("epsilon")), rows, p["width"], halves(2),
+                       static_cast<int>(round_up(p["width"], 8)), stream, chained),
+              name);
+        break;
+      case Kind::norm_heads:
+        check(norm_heads(floats(1), (p["heads"] + 2 * p["kvHeads"]) * p["headDim"], rows, p["heads"], p["kvHeads"],
+                         p["headDim"], weights(launch.arguments[0], chained), 0, p["headDim"] * sizeof(float),
+                         static_cast<float>(p.number("epsilon")), stream, chained),
+              name);
+        break;
+      case Kind::add_bias:
+        check(add_bias(floats(1), p["n"], rows, p["n"], weights(launch.arguments[0], chained), 0, stream, chained),
+              name);
+        break;
+      case Kind::silu_mul:
+        check(silu_mul(floats(0), 2 * p["intermediate"], p["interleaved"] != 0, rows, p["intermediate"], halves(1),
+                       p["intermediate"], stream, chained),
+              name);
+        break;
+      case Kind::embed:
+        check(cuda::embed(launch.arguments[0], static_cast<WeightType>(p["tableType"]), integers(1), rows, p["hidden"],
+                          floats(2), p["hidden"], stream, chained),
+              name);
+        break;
+      case Kind::attention_decode:
+      case Kind::attention_prefill: {
+        AttentionArguments a;
+        a.rows = rows;
+        a.heads = p["heads"];
+        a.kv_heads = p["kvHeads"];
+        a.head_dim = p["headDim"];
+        a.qkv = floats(0);
+        a.rope = floats(1);
+        a.positions = integers(2);
+        a.sequences = integers(3);
+        a.block_tables = integers(4);
+        a.block_table_stride = static_cast<int>(p.arguments[4].shape[1]);
+        a.kv = halves(5);
+        a.kv_block_elements = int64_t{2} * a.kv_heads * kKvBlockTokens * a.head_dim;
+        a.out = halves(6);
+        a.out_stride = static_cast<int>(p.arguments[6].shape[1]);
+        a.window = p["window"];
+        a.max_context = p["context"];
+        if (p.operation->kind == Kind::attention_decode) {
+          a.partials = reinterpret_cast<float*>(grown(scratch.partials, attention_partials_bytes(a), stream));
+          a.counters =
+              reinterpret_cast<unsigned*>(grown(scratch.counters, attention_counters(a) * sizeof(unsigned), stream));
+          check(attention_decode(a, stream, chained), name);
+        } else {
+          check(attention_prefill(a, stream, chained), name);
+        }
+        break;
+      }
+      case Kind::sample: {
+        SampleArguments a;
+        a.logits = floats(0);
+        a.vocab = p["vocab"];
+        a.requests = requests(p);
+        a.count = rows;
+        a.tokens = integers(1);
+        a.logprobs = floats(2);
+        a.scratch = grown(scratch.sampler, sample_scratch_bytes(rows, a.vocab), stream);
+        check(sample(a, stream, chained), name);
+        break;
+      }
+    }
+  }
+
+  static constexpr size_t kCells = 4096;
+
+  int device_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Memory> table_;
+  std::map<const std::byte*, int> cells_;
+  std::map<std::string, std::unique_ptr<Memory>> requests_;
+  std::map<cudaStream_t, Scratch> scratch_;
+  CudaStream stream_;
+};
+
+}  // namespace
+}  // namespace cuda
+
+std::unique_ptr<lab::Device> create_cuda_lab(int device) {
+  return std::make_unique<cuda::CudaLab>(device);
+}
+
+}  // namespace millrace

@@ -1,0 +1,69 @@
+/** The operations of a model's pass with the dimensions that its shape gives them. */
+import type { ModelSpec } from '../binding.ts'
+import { invalidArgument } from '../options.ts'
+
+export interface ShapedOperation {
+  /** What it is in the model: 'qkv', 'o', 'gate_up', 'down', 'head', or the operation itself. */
+  part: string
+  operation: string
+  dimensions: Record<string, number>
+}
+
+export interface ShapeOptions {
+  /** Default 1. */
+  rows?: number | undefined
+  /** Of 4-bit linears; default 128. */
+  group?: number | undefined
+  /** Positions that attention sees; default 1024. */
+  context?: number | undefined
+}
+
+/** Where an operation occurs in a model of this shape. Throws INVALID_ARGUMENT where it does not. */
+export function shapedOperations(operation: string, spec: ModelSpec, options: ShapeOptions = {}): ShapedOperation[] {
+  const { rows = 1, group = 128, context = 1024 } = options
+  const query = spec.heads * spec.headDim
+  const qkv = query + 2 * spec.kvHeads * spec.headDim
+  const linear = /^(gemv|gemm)_(\w+)$/.exec(operation)
+  if (linear) {
+    const q4 = linear[2] === 'q4' ? { group } : {}
+    const of = (part: string, n: number, k: number, epilogue = 0) => ({
+      part,
+      operation,
+      dimensions: { rows, n, k, epilogue, ...q4 },
+    })
+    const intermediate = Math.ceil(spec.intermediate / 8) * 8
+    const head = of('head', spec.vocab, spec.hidden)
+    if (linear[1] === 'gemm') return layer()
+    return [...layer(), head]
+    function layer() {
+      return [
+        of('qkv', qkv, spec.hidden),
+        of('o', spec.hidden, query, 1),
+        of('gate_up', 2 * intermediate, spec.hidden, 2),
+        of('down', spec.hidden, spec.intermediate, 1),
+      ]
+    }
+  }
+  const one = (dimensions: Record<string, number>) => [
+    { part: operation, operation, dimensions: { rows, ...dimensions } },
+  ]
+  const heads = { heads: spec.heads, kvHeads: spec.kvHeads, headDim: spec.headDim }
+  switch (operation) {
+    case 'rms_norm':
+      return one({ width: spec.hidden, epsilon: spec.rmsEpsilon })
+    case 'norm_heads':
+      return one({ ...heads, epsilon: spec.rmsEpsilon })
+    case 'add_bias':
+      return one({ n: qkv })
+    case 'silu_mul':
+      return one({ intermediate: spec.intermediate })
+    case 'embed':
+      return one({ vocab: spec.vocab, hidden: spec.hidden })
+    case 'attention_decode':
+    case 'attention_prefill':
+      return one({ ...heads, context: Math.max(context, operation === 'attention_prefill' ? rows : 1) })
+    case 'sample':
+      return one({ vocab: spec.vocab })
+  }
+  throw invalidArgument('an operation of a model', 'operation', operation)
+}

@@ -1,0 +1,69 @@
+/** Shapes of published models, as their config.json has them: for random weights at sizes that nobody wants to fetch. */
+import type { ModelSpec } from '../binding.ts'
+import { invalidArgument, nearest } from '../options.ts'
+
+const shape = (
+  vocab: number,
+  hidden: number,
+  layers: number,
+  heads: number,
+  kvHeads: number,
+  intermediate: number,
+  maxPosition: number,
+  theta: number,
+): ModelSpec => ({
+  vocab,
+  hidden,
+  layers,
+  heads,
+  kvHeads,
+  headDim: hidden / heads,
+  intermediate,
+  maxPosition,
+  rmsEpsilon: 1e-5,
+  rope: {
+    theta,
+    scaling: 'none',
+    factor: 1,
+    lowFrequencyFactor: 1,
+    highFrequencyFactor: 4,
+    originalMaxPosition: 0,
+    attentionFactor: 1,
+    betaFast: 32,
+    betaSlow: 1,
+    truncate: true,
+  },
+  slidingWindow: 0,
+  qkNorm: false,
+})
+
+export const SHAPES: Readonly<Record<string, ModelSpec>> = {
+  'smollm2-135m': shape(49152, 576, 30, 9, 3, 1536, 8192, 1e5),
+  'tinyllama-1.1b': shape(32000, 2048, 22, 32, 4, 5632, 2048, 1e4),
+  'llama3.2-1b': shape(128256, 2048, 16, 32, 8, 8192, 131072, 5e5),
+  'llama2-7b': shape(32000, 4096, 32, 32, 32, 11008, 4096, 1e4),
+  'llama3-8b': shape(128256, 4096, 32, 32, 8, 14336, 8192, 5e5),
+  'llama2-13b': shape(32000, 5120, 40, 40, 40, 13824, 4096, 1e4),
+  'llama2-70b': shape(32000, 8192, 80, 64, 8, 28672, 4096, 1e4),
+  'llama3-70b': shape(128256, 8192, 80, 64, 8, 28672, 8192, 5e5),
+}
+
+/** A shape by its name; hyphens and case do not matter, so that 'Llama-3-8B' is found. Undefined if there is none. */
+export function findShape(name: string): ModelSpec | undefined {
+  const plain = (text: string) => text.toLowerCase().replace(/[^a-z0-9.]/g, '')
+  const known = Object.keys(SHAPES).find((shape) => plain(shape) === plain(name))
+  return known === undefined ? undefined : SHAPES[known]
+}
+
+/** A shape by its name. Throws INVALID_ARGUMENT. */
+export function requireShape(name: string): ModelSpec {
+  const found = findShape(name)
+  if (found) return found
+  const likely = nearest(name, Object.keys(SHAPES))
+  throw invalidArgument(
+    `one of ${Object.keys(SHAPES).join(', ')}`,
+    'shape',
+    name,
+    likely === undefined ? undefined : `did you mean '${likely}'?`,
+  )
+}
