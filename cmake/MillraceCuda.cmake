@@ -94,3 +94,29 @@ function(millrace_add_cuda target)
   endforeach()
   target_link_libraries(${target} PUBLIC CUDA::cudart_static)
 endfunction()
+
+# Kernels in the place of ours (docs/KERNELS.md): examples/kernels/<name>.cu becomes build/Release/kernels/<name>.fatbin.
+function(millrace_add_example_kernels)
+  file(GLOB kernels CONFIGURE_DEPENDS examples/kernels/*.cu)
+  if(cuda_left_out OR NOT kernels)
+    return()
+  endif()
+  set(folder "${CMAKE_CURRENT_SOURCE_DIR}/build/Release/kernels")
+  set(codes)
+  foreach(architecture IN LISTS cuda_architectures)
+    string(REGEX REPLACE "-(real|virtual)$" "" number "${architecture}")
+    list(APPEND codes "-gencode=arch=compute_${number},code=sm_${number}")
+  endforeach()
+  foreach(kernel IN LISTS kernels)
+    get_filename_component(name "${kernel}" NAME_WE)
+    set(header "${CMAKE_CURRENT_SOURCE_DIR}/csrc/lab/millrace_kernel.h")
+    add_custom_command(OUTPUT "${folder}/${name}.fatbin"
+      COMMAND "${CMAKE_COMMAND}" -E make_directory "${folder}"
+      COMMAND "${CMAKE_CUDA_COMPILER}" --fatbin -std=c++17 ${codes} -I "${CMAKE_CURRENT_SOURCE_DIR}/csrc/lab" "${kernel}"
+              -o "${folder}/${name}.fatbin"
+      DEPENDS "${kernel}" "${header}"
+      VERBATIM)
+    list(APPEND outputs "${folder}/${name}.fatbin")
+  endforeach()
+  add_custom_target(example_kernels ALL DEPENDS ${outputs})
+endfunction()

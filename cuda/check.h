@@ -6,6 +6,34 @@
 
 namespace millrace::cuda {
 
+// A fault after which no call of this process reaches the GPU any more.
+inline bool is_lost(cudaError_t status) {
+  switch (status) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContextIsDestroyed:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorUnknown:
+      return true;
+    default:
+      return false;
+  }
+}
+
+inline Error lost_error(const char* what, cudaError_t status) {
+  return Error(code::kGpuLost, format("%s: %s", what, cudaGetErrorString(status)),
+               "restart the process: a fault on the GPU ends its use there; models on the CPU go on");
+}
+
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // what is not sticky must not be reported again by the next call
@@ -18,11 +46,8 @@ inline void check(cudaError_t status, const char* what) {
       status == cudaErrorInsufficientDriver || status == cudaErrorNoDevice) {
     throw Error(code::kDeviceUnavailable, format("%s: %s", what, text), "see probe() for what was found");
   }
-  if (status == cudaErrorInvalidValue || status == cudaErrorNotSupported || status == cudaErrorInvalidConfiguration) {
-    throw Error(code::kInternal, format("%s: %s", what, text), "report this with what led to it");
-  }
-  throw Error(code::kGpuLost, format("%s: %s", what, text),
-              "restart the process: a fault on the GPU ends its use there; models on the CPU go on");
+  if (is_lost(status)) throw lost_error(what, status);
+  throw Error(code::kInternal, format("%s: %s", what, text), "report this with what led to it");
 }
 
 }  // namespace millrace::cuda

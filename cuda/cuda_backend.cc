@@ -60,6 +60,7 @@ class CudaBackend final : public Backend {
 
 std::unique_ptr<Backend> create_cuda_backend(int device) {
   const GpuProbe probe = probe_gpus();
+  if (probe.lost) throw Error(code::kGpuLost, probe.reason, "restart the process; models on the CPU go on");
   if (probe.gpus.empty()) {
     throw Error(code::kDeviceUnavailable, "no GPU can be used: " + probe.reason, "use device: 'cpu', or see probe()");
   }

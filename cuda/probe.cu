@@ -1,6 +1,7 @@
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
+#include "cuda/check.h"
 #include "cuda/probe.h"
 
 namespace millrace {
@@ -85,6 +86,8 @@ std::string reason_for(cudaError_t error) {
   }
 }
 
+constexpr const char* kLost = "a fault on the GPU has ended its use in this process";
+
 }  // namespace
 
 GpuProbe probe_gpus() {
@@ -92,7 +95,8 @@ GpuProbe probe_gpus() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess || count == 0) {
-    probe.reason = reason_for(error == cudaSuccess ? cudaErrorNoDevice : error);
+    probe.lost = cuda::is_lost(error);
+    probe.reason = probe.lost ? kLost : reason_for(error == cudaSuccess ? cudaErrorNoDevice : error);
     return probe;
   }
   const Management management;

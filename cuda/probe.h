@@ -18,6 +18,7 @@ struct GpuInfo {
 
 struct GpuProbe {
   std::vector<GpuInfo> gpus;
+  bool lost = false;   // a fault has ended the use of GPUs in this process; `gpus` is empty
   std::string reason;  // why `gpus` is empty, in a sentence; otherwise ""
 };
 

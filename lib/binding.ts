@@ -472,7 +472,7 @@ export interface NativeAddon {
   /** A model of this identity is loaded, or being loaded: another takes no weights of its own. */
   holdsWeights(identity: string): boolean
   /** GPUs, or the sentence that says why there are none. */
-  probeGpus(): { gpus: NativeGpu[]; reason: string }
+  probeGpus(): { gpus: NativeGpu[]; reason: string; lost?: boolean }
   /** Once per environment: all events of its loads and requests come here, in batches. */
   attach(onEvents: (events: NativeEvent[]) => void): void
   load(request: NativeLoadRequest): Promise<NativeModel>

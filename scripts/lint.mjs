@@ -14,7 +14,7 @@ function check(what, args) {
 }
 
 function nativeSources() {
-  return ['csrc', 'cuda', 'test', 'bench']
+  return ['csrc', 'cuda', 'test', 'bench', 'examples']
     .filter((folder) => existsSync(join(ROOT, folder)))
     .flatMap((folder) => readdirSync(join(ROOT, folder), { recursive: true }).map((name) => join(folder, name)))
     .filter((path) => /\.(h|cc|cu|cuh)$/.test(path))

@@ -50,6 +50,7 @@ Napi::Value probe_gpus_js(const Napi::CallbackInfo& info) {
   Napi::Object result = Napi::Object::New(env);
   result.Set("gpus", gpus);
   result.Set("reason", probe.reason);
+  result.Set("lost", probe.lost);
   return result;
 }
 

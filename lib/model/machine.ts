@@ -6,7 +6,7 @@ import type { Machine } from '../plan/plan.ts'
 /** What plans need to know of this machine: what it has, and what was measured on it before. */
 export function readMachine(native: NativeAddon): Machine {
   const cpu = native.probeCpu()
-  const { gpus, reason } = native.probeGpus()
+  const { gpus, reason, lost = false } = native.probeGpus()
   const calibrationOf = (gpu: string, link: string) =>
     readCalibration(calibrationKey(native.version, gpu, cpu)) ?? defaultCalibration({ link, cores: cpu.cores })
   return {
@@ -17,6 +17,7 @@ export function readMachine(native: NativeAddon): Machine {
     }),
     gpuReason: reason,
     calibration: calibrationOf(gpus[0]?.name ?? '', gpus[0]?.link ?? ''),
+    gpuLost: lost,
   }
 }
 

@@ -78,6 +78,8 @@ export interface Machine {
   gpuReason: string
   /** For the CPU alone. */
   calibration: Calibration
+  /** A fault has ended their use in this process. */
+  gpuLost?: boolean
 }
 
 export interface MachineGpu {
@@ -303,6 +305,7 @@ function checkRam(plan: ModelPlan, options: PlanOptions, machine: Machine): void
 export function chooseDevice(device: string, machine: Machine): string {
   const count = machine.gpus.length
   if (device === 'cpu' || (device === 'auto' && count === 0)) return 'cpu'
+  if (machine.gpuLost) throw new MillraceError('GPU_LOST', { message: machine.gpuReason })
   const index = device === 'auto' || device === 'cuda' ? 0 : Number(device.slice('cuda:'.length))
   if (index < count) return `cuda:${index}`
   throw new MillraceError('DEVICE_UNAVAILABLE', {

@@ -1,0 +1,134 @@
+/**
+ * The lab on a GPU: every operation against the CPU twin, kernels of one's own by themselves and in whole models, and
+ * memory that does not suffice. Needs a device; elsewhere it says why it does not run.
+ */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { load, probe } from '../../lib/index.ts'
+import { type Lab, openLab, operations, SHAPES, shapedOperations, verify } from '../../lib/lab/index.ts'
+import { loadSynthetic } from '../../lib/model/synthetic.ts'
+import { IDLE } from './kernels.ts'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const { gpus, gpuReason } = await probe()
+if (gpus.length === 0) console.warn(`test/gpu is skipped: ${gpuReason}`)
+/** examples/kernels/gemv_q4.cu, as the build with CUDA makes it. */
+const example = join(root, 'build/Release/kernels/gemv_q4.fatbin')
+
+const AWKWARD: Record<string, Record<string, number>[]> = {
+  linear: [
+    { rows: 3, n: 192, k: 576 },
+    { rows: 65, n: 576, k: 192, permuted: 1, epilogue: 1 },
+    { rows: 9, n: 592, k: 1000, epilogue: 2 },
+  ],
+  q4: [
+    { rows: 5, n: 200, k: 192, group: 32, zeros: 1, scaleType: 1 },
+    { rows: 17, n: 576, k: 576, group: 0, zeros: 1, permuted: 1 },
+    { rows: 1, n: 6144, k: 4096, group: 64 },
+  ],
+  attention: [
+    { rows: 3, context: 300, heads: 6, kvHeads: 2, headDim: 64, window: 100 },
+    { rows: 33, context: 77, heads: 8, kvHeads: 8, headDim: 128 },
+  ],
+}
+
+describe.skipIf(gpus.length === 0)('the lab on a GPU', () => {
+  let lab: Lab
+  beforeAll(async () => {
+    lab = await openLab({ device: 'cuda' })
+  })
+  afterAll(() => lab?.close())
+
+  test.each(operations().map(({ name }) => name))('%s agrees with the CPU twin', async (operation) => {
+    const own = /^gem/.test(operation) ? [...AWKWARD.linear!, ...(operation.endsWith('q4') ? AWKWARD.q4! : [])] : []
+    const attention = operation.startsWith('attention') ? AWKWARD.attention! : []
+    const shaped = shapedOperations(operation, SHAPES['smollm2-135m']!, { rows: 4, group: 64 })
+    for (const dimensions of [...own, ...attention, ...shaped.map((problem) => problem.dimensions)]) {
+      const { ok, outputs } = await verify(lab, operation, dimensions)
+      expect(ok, `${JSON.stringify(dimensions)}: ${JSON.stringify(outputs)}`).toBe(true)
+    }
+  })
+
+  test('launches, copies and fills are timed by events', async () => {
+    const [begin, end, stream] = [await lab.event(), await lab.event(), await lab.stream()]
+    const work = await lab.prepare('gemv_q4', { n: 4096, k: 4096 })
+    await stream.record(begin)
+    for (let i = 0; i < 10; i++) await stream.launch(work)
+    await stream.record(end)
+    expect(await begin.until(end)).toBeGreaterThan(0)
+    for (const us of await lab.time(work, { repeats: 3 })) expect(us).toBeGreaterThan(0)
+    expect(await lab.readBandwidth()).toBeGreaterThan(1e10)
+  })
+
+  test('an image that is none, or lacks the kernel, says so', async () => {
+    const rejection = (code: string, message: RegExp) => ({ code, message: expect.stringMatching(message) })
+    await expect(lab.loadKernel('gemv_q4', Buffer.from('no PTX'))).rejects.toMatchObject(
+      rejection('INVALID_ARGUMENT', /loading the kernel of gemv_q4/),
+    )
+    await expect(lab.loadKernel('gemv_f16', IDLE)).rejects.toMatchObject(
+      rejection('INVALID_ARGUMENT', /no kernel extern "C" gemv_f16/),
+    )
+  })
+
+  test('a kernel that does nothing is found out', async () => {
+    const kernel = await lab.loadKernel('gemv_q4', IDLE)
+    const { ok, outputs } = await verify(lab, 'gemv_q4', { rows: 2, n: 64, k: 64 }, { kernel })
+    expect(ok).toBe(false)
+    expect(outputs).toMatchObject([{ name: 'y', notNumbers: 128 }])
+    await kernel.release()
+  })
+
+  describe.skipIf(!existsSync(example))('examples/kernels/gemv_q4.cu', () => {
+    test.each([...AWKWARD.linear!, ...AWKWARD.q4!])('%j', async (dimensions) => {
+      const kernel = await lab.loadKernel('gemv_q4', example)
+      const { ok, outputs } = await verify(lab, 'gemv_q4', dimensions, { kernel })
+      expect(ok, JSON.stringify(outputs)).toBe(true)
+      await kernel.release()
+    })
+
+    test('runs in whole models, its graphs too, alone and in a crowd', async () => {
+      const folder = join(root, 'models/demo')
+      await using ours = await load(folder, { device: 'cuda', contextLength: 256 })
+      await using theirs = await load(folder, { device: 'cuda', contextLength: 256, kernels: { gemv_q4: example } })
+      const text = Array.from({ length: 60 }, (_, i) => (i * 37 + 11) % 400)
+      const [expected, found] = [await ours.score(text), await theirs.score(text)]
+      expect(found.perplexity / expected.perplexity).toBeCloseTo(1, 3)
+      const alone = await theirs.generate(text.slice(0, 9), { maxTokens: 40 }).result
+      const crowd = await Promise.all(
+        Array.from({ length: 9 }, (_, i) => theirs.generate(text.slice(0, 9 + (i % 3)), { maxTokens: 40 }).result),
+      )
+      expect(crowd[0]!.tokens).toEqual(alone.tokens)
+      expect(alone.tokens).toEqual((await ours.generate(text.slice(0, 9), { maxTokens: 40 }).result).tokens)
+    })
+  })
+
+  test("a kernel of one's own is really what runs", async () => {
+    const spec = { ...SHAPES['smollm2-135m']!, layers: 2 }
+    const kernels = [{ operation: 'gemv_q4', source: 'idle', image: Uint8Array.from(IDLE) }]
+    await using model = await loadSynthetic(
+      'idle',
+      spec,
+      { device: 'cuda', contextLength: 64, kernels },
+      { head: 'q4' },
+    )
+    await using ours = await loadSynthetic('ours', spec, { device: 'cuda', contextLength: 64 }, { head: 'q4' })
+    const tokens = async (of: typeof model) => (await of.generate([1, 2, 3], { maxTokens: 8 }).result).tokens
+    expect(await tokens(model)).not.toEqual(await tokens(ours))
+  })
+
+  test('memory that does not suffice is told by name and size, and what was loaded goes on', async () => {
+    await using model = await load(join(root, 'models/demo'), { device: 'cuda', contextLength: 128 })
+    await expect(lab.buffer(2 ** 44)).rejects.toMatchObject({
+      code: 'OUT_OF_MEMORY',
+      message: expect.stringMatching(
+        /a buffer of the lab needs [\d.]+ MiB of GPU memory; [\d.]+ of [\d.]+ MiB are free/,
+      ),
+    })
+    await expect(
+      load(join(root, 'models/demo'), { device: 'cuda', contextLength: 128, kvTokens: 2 ** 30 }),
+    ).rejects.toMatchObject({ code: 'OUT_OF_MEMORY', message: expect.stringMatching(/KV cache/) })
+    expect((await model.generate('Once', { maxTokens: 4 }).result).tokens).toHaveLength(4)
+  })
+})
