@@ -6,6 +6,7 @@ namespace millrace {
 GpuProbe probe_gpus() {
   return {
       {},
+      false,
       "this build has no CUDA backend (it was built without a CUDA compiler or without a GPU; set MILLRACE_CUDA=ON to "
       "build it anyway)"};
 }

@@ -70,6 +70,15 @@ try {
     const quiet = ['--no-warnings=ExperimentalWarning', '--input-type=commonjs']
     check('require', process.execPath, [...quiet, '-e', `const ${names} = require('millrace'); ${use}`], project, same)
 
+    const lab = "operations().some(({ name }) => name === 'gemv_q4')"
+    check(
+      'import of the lab',
+      process.execPath,
+      ['--input-type=module', '-e', `import { operations } from 'millrace/lab'; console.log(${lab})`],
+      project,
+      (stdout) => stdout === 'true\n',
+    )
+
     const demo = join(installed, 'models', 'demo')
     const command = join(project, 'node_modules', '.bin', 'millrace')
     const generate = ['generate', demo, '--prompt', 'Once upon a time', '--placement', 'streamed', '--max-tokens', '8']
@@ -78,6 +87,8 @@ try {
     writeFileSync(
       join(project, 'types.ts'),
       "import { load, type MillraceError } from 'millrace'\n" +
+        "import { type Lab, openLab } from 'millrace/lab'\n" +
+        "export const lab: Promise<Lab> = openLab({ device: 'cpu' })\n" +
         "export const model = load('model', { device: 'cpu', placement: 'streamed' })\n" +
         'export const code = (error: MillraceError): string => error.code\n',
     )

@@ -195,39 +195,49 @@ test('score: windows, files, and the first token', async () => {
   expect(JSON.parse(noBos.stdout).tokens).toBe(tokens - 1)
 })
 
-test('bench prints the speed beside the limit measured in the same run', async () => {
-  const { code, stdout } = await run([
-    'bench',
-    demo,
-    '--tokens',
-    '4',
-    '--prompt-tokens',
-    '8',
-    '--batch',
-    '2',
-    '--runs',
-    '1',
-    '--json',
-  ])
-  expect(code).toBe(0)
-  const figures = JSON.parse(stdout)
-  for (const name of [
-    'prefillTokensPerSecond',
-    'decodeTokensPerSecond',
-    'weightBytesPerSecond',
-    'dramBytesPerSecond',
-  ]) {
-    expect(figures[name]).toBeGreaterThan(0)
-  }
-  expect(figures.share).toBeCloseTo(figures.weightBytesPerSecond / figures.dramBytesPerSecond, 6)
-})
+describe('bench', () => {
+  test('decode prints the speed beside the limit measured in the same run', async () => {
+    const options = ['--tokens', '6', '--prompt', '8', '--batch', '2', '--runs', '1', '--json']
+    const { code, stdout } = await run(['bench', 'decode', demo, ...options])
+    expect(code).toBe(0)
+    const figures = JSON.parse(stdout)
+    for (const name of [
+      'decodeTokensPerSecond',
+      'wholeTokensPerSecond',
+      'prefillTokensPerSecond',
+      'decodeMicrosecondsPerLayer',
+      'weightBytesPerSecond',
+      'readBytesPerSecond',
+    ]) {
+      expect(figures[name], name).toBeGreaterThan(0)
+    }
+    expect(figures).toMatchObject({ batch: 2, prompt: 8, tokens: 6, device: 'cpu' })
+    expect(figures.share).toBeCloseTo(figures.weightBytesPerSecond / figures.readBytesPerSecond, 6)
+  })
 
-test('bench takes a shape in place of a folder', async () => {
-  const args = ['smollm2-135m', '--head', 'q4', '--tokens', '3', '--prompt-tokens', '4', '--runs', '1']
-  const { code, stdout, stderr } = await run(['bench', ...args, '--placement', 'streamed'])
-  expect(code).toBe(0)
-  expect(stdout).toMatch(/^decode +\d+\.\d tok\/s at batch 1/)
-  expect(stderr).toContain('smollm2-135m (random weights)')
+  test('takes a shape in place of a folder, by any spelling, and decodes where nothing else is said', async () => {
+    const args = ['SmolLM2-135M', '--head', 'q4', '--tokens', '3', '--prompt', '4', '--runs', '1']
+    const { code, stdout, stderr } = await run(['bench', ...args, '--placement', 'streamed'])
+    expect(code).toBe(0)
+    expect(stdout).toMatch(/^decode +\d+\.\d tok\/s at batch 1.* us a layer\n/)
+    expect(stderr).toContain('SmolLM2-135M (random weights)')
+  })
+
+  test('prefill', async () => {
+    const args = ['prefill', 'smollm2-135m', '--head', 'q4', '--context', '33', '--runs', '1', '--json']
+    const { code, stdout } = await run(['bench', ...args])
+    expect(code).toBe(0)
+    expect(JSON.parse(stdout)).toMatchObject({ prompt: 32, tokens: 1, decodeTokensPerSecond: 0 })
+  })
+
+  test('kernel times an operation at the sizes of a shape, and checks it', async () => {
+    const options = ['--shape', 'smollm2-135m', '--rows', '3', '--device', 'cpu', '--repeats', '1', '--verify']
+    const { code, stdout } = await run(['bench', 'kernel', '--op', 'gemv_q4', ...options])
+    expect(code).toBe(0)
+    expect(stdout).toMatch(/^gemv_q4, 3 rows, on cpu; read peak [\d.]+ GB\/s\n/)
+    for (const part of ['qkv', 'o', 'gate_up', 'down', 'head'])
+      expect(stdout).toMatch(new RegExp(`^${part} .* ok$`, 'm'))
+  })
 })
 
 describe('failures', () => {
@@ -262,6 +272,15 @@ describe('failures', () => {
     [['score', demo, '--file', '/nowhere'], 2, /INVALID_ARGUMENT: --file: ENOENT/],
     [['score', demo, ''], 2, /at least two tokens/],
     [['bench', demo, '--tokens', '1'], 2, /an integer of at least 2 for tokens/],
+    [['bench', 'decode', demo, '--prompt', '8', '--context', '9'], 2, /expected one of --prompt and --context/],
+    [['bench', 'kernel', '--op', 'gemv_q5'], 2, /expected one of gemv_q4, .*\n {2}did you mean 'gemv_q4'\?/],
+    [['bench', 'kernel', '--shape', 'llama4'], 2, /expected one of smollm2-135m, .* for shape but received 'llama4'/],
+    [['bench', 'kernel', '--part', 'knee'], 2, /expected one of qkv, o, gate_up, down, head for part/],
+    [
+      ['bench', 'kernel', '--device', 'cpu', '--cubin', '/nowhere'],
+      2,
+      /the kernel of gemv_q4 could not be read: ENOENT/,
+    ],
   ])('%j', async (args, code, message) => {
     const outcome = await run(args)
     expect(outcome).toMatchObject({ code, stdout: '' })
