@@ -156,7 +156,10 @@ UserKernel::UserKernel(const KernelImage& image) : operation_(&lab::find_operati
     features_per_block_ = launch.features_per_block;
     rows_per_block_ = launch.rows_per_block;
     shared_bytes_ = launch.shared_bytes;
-    programmatic_ = launch.programmatic != 0;
+    int device = 0, major = 0;
+    check(cudaGetDevice(&device), "asking about the GPU");
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking about the GPU");
+    programmatic_ = launch.programmatic != 0 && major >= 9;  // older GPUs know no dependent launches
   } catch (...) {
     driver.unload(module);
     throw;

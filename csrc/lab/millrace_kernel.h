@@ -72,7 +72,8 @@ struct millrace_launch {
   int32_t rows_per_block;     /* 0: all of them */
   int32_t shared_bytes;       /* dynamic shared memory */
   int32_t programmatic;       /* 1: the kernel waits for its predecessor itself (griddepcontrol.wait), before it reads
-                                 anything at all and before it ends; 0: it starts when the predecessor has ended */
+                                 anything at all and before it ends; 0: it starts when the predecessor has ended.
+                                 Before sm_90 it always does. */
   int32_t reserved[3];
 };
 
