@@ -68,7 +68,11 @@ export function benchModelCommand(terminal: Terminal, what: What): Command {
     .addOption(new Option('--prompt <count>', `tokens of each prompt (${prompt})`).argParser(parseNumber))
     .addOption(new Option('--prompt-tokens <count>').argParser(parseNumber).hideHelp())
     .addOption(new Option('--runs <count>', 'take the median of this many runs').argParser(parseNumber).default(3))
-    .addOption(new Option('--head <type>', 'of a shape: weights of its head').choices(['q4', 'f16']).default('f16'))
+    .addOption(
+      new Option('--head <type>', 'weights of the head; a checkpoint keeps its own with f16')
+        .choices(['q4', 'f16'])
+        .default('f16'),
+    )
     .addOption(
       new Option('--group <count>', 'of a shape: input features that share a scale')
         .argParser(parseNumber)
@@ -168,7 +172,8 @@ async function open(name: string, flags: Flags, terminal: Terminal): Promise<Mod
   const options = { maxSequences: flags.batch, prefixReuse: false }
   // A folder of that name is meant rather than the shape.
   if (spec === undefined || existsSync(join(name, 'config.json'))) {
-    return loadModel(name, flags, terminal, { ...options, kernels: flags.kernel })
+    const head = flags.head === 'q4' ? 'q4' : 'stored'
+    return loadModel(name, flags, terminal, { ...options, head, kernels: flags.kernel })
   }
   terminal.quiet = flags.quiet ?? false
   const progress = terminal.progress(`${name} (random weights)`)
