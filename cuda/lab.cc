@@ -25,12 +25,6 @@ namespace {
 
 using namespace lab;
 
-class CudaTimedEvent final : public TimedEvent {
- public:
-  CudaEvent event{/*sleeps=*/false, /*timed=*/true};
-  void synchronize() override { event.synchronize(); }
-};
-
 class CudaLab final : public Device {
  public:
   explicit CudaLab(int device) : device_(device), backend_(create_cuda_backend(device)), stream_(device) {
@@ -38,19 +32,6 @@ class CudaLab final : public Device {
   }
 
   Backend& backend() override { return *backend_; }
-  std::shared_ptr<TimedEvent> create_event() override {
-    check(cudaSetDevice(device_), "choosing the GPU");
-    return std::make_shared<CudaTimedEvent>();
-  }
-  void record(Stream& stream, TimedEvent& event) override { stream.record(static_cast<CudaTimedEvent&>(event).event); }
-  void wait(Stream& stream, TimedEvent& event) override { stream.wait(static_cast<CudaTimedEvent&>(event).event); }
-  double elapsed_ms(TimedEvent& begin, TimedEvent& end) override {
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, static_cast<CudaTimedEvent&>(begin).event.get(),
-                               static_cast<CudaTimedEvent&>(end).event.get()),
-          "the time between two events");
-    return ms;
-  }
   std::shared_ptr<Kernel> load_kernel(const KernelImage& image) override {
     check(cudaSetDevice(device_), "choosing the GPU");
     return std::make_shared<UserKernel>(image);
@@ -82,14 +63,14 @@ class CudaLab final : public Device {
     check(status, "preparing launches");
     const std::unique_ptr<CUgraphExec_st, void (*)(cudaGraphExec_t)> owner(
         executable, [](cudaGraphExec_t owned) { cudaGraphExecDestroy(owned); });
-    CudaTimedEvent begin, end;
+    CudaEvent begin(EventUse::timed), end(EventUse::timed);
     std::vector<double> out;
     for (int repeat = -1; repeat < repeats; repeat++) {
-      stream_.record(begin.event);
+      stream_.record(begin);
       check(cudaGraphLaunch(executable, stream), "launching");
-      stream_.record(end.event);
+      stream_.record(end);
       end.synchronize();
-      if (repeat >= 0) out.push_back(elapsed_ms(begin, end) / count * 1e3);
+      if (repeat >= 0) out.push_back(end.milliseconds_since(begin) / count * 1e3);
     }
     return out;
   }
@@ -105,14 +86,14 @@ class CudaLab final : public Device {
     const auto memory = backend_->allocate(bytes + 256, "measuring the bandwidth");
     auto* sink = reinterpret_cast<unsigned*>(memory->data() + bytes);
     stream_.fill(memory->data(), 0, bytes + 256);
-    CudaTimedEvent begin, end;
+    CudaEvent begin(EventUse::timed), end(EventUse::timed);
     double best = 0;
     for (int pass = 0; pass < 5; pass++) {
-      stream_.record(begin.event);
+      stream_.record(begin);
       check(read_memory(memory->data(), bytes, sink, stream_.get()), "measuring the bandwidth");
-      stream_.record(end.event);
+      stream_.record(end);
       end.synchronize();
-      best = std::max(best, static_cast<double>(bytes) / elapsed_ms(begin, end) * 1e3);
+      best = std::max(best, static_cast<double>(bytes) / end.milliseconds_since(begin) * 1e3);
     }
     return best;
   }

@@ -23,13 +23,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-class CpuTimedEvent final : public TimedEvent {
- public:
-  CpuEvent event;
-  std::shared_ptr<std::atomic<int64_t>> at = std::make_shared<std::atomic<int64_t>>(0);
-  void synchronize() override { event.synchronize(); }
-};
-
 uint16_t saturated(float value) {
   return float_to_half(std::isnan(value) ? value : std::clamp(value, -65504.0f, 65504.0f));
 }
@@ -293,18 +286,6 @@ class CpuDevice final : public Device {
       : threads_(threads), backend_(create_cpu_backend(threads)), computer_(std::make_shared<Computer>(threads)) {}
 
   Backend& backend() override { return *backend_; }
-  std::shared_ptr<TimedEvent> create_event() override { return std::make_shared<CpuTimedEvent>(); }
-  void record(Stream& stream, TimedEvent& event) override {
-    auto& cpu = static_cast<CpuTimedEvent&>(event);
-    static_cast<CpuStream&>(stream).enqueue([at = cpu.at] { at->store(Clock::now().time_since_epoch().count()); });
-    stream.record(cpu.event);
-  }
-  void wait(Stream& stream, TimedEvent& event) override { stream.wait(static_cast<CpuTimedEvent&>(event).event); }
-  double elapsed_ms(TimedEvent& begin, TimedEvent& end) override {
-    const Clock::duration d(static_cast<CpuTimedEvent&>(end).at->load() -
-                            static_cast<CpuTimedEvent&>(begin).at->load());
-    return std::chrono::duration<double, std::milli>(d).count();
-  }
   std::shared_ptr<Kernel> load_kernel(const KernelImage& image) override {
     throw Error(code::kInvalidArgument, "a kernel of one's own runs on a GPU; this is the CPU (" + image.source + ")",
                 "open the lab, or load the model, on 'cuda'");

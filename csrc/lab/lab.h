@@ -11,13 +11,6 @@
 
 namespace millrace::lab {
 
-// An event that knows when it was reached.
-class TimedEvent {
- public:
-  virtual ~TimedEvent() = default;
-  virtual void synchronize() = 0;
-};
-
 // A kernel of the experimenter's own, loaded on one device.
 class Kernel {
  public:
@@ -42,11 +35,6 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual Backend& backend() = 0;
-  virtual std::shared_ptr<TimedEvent> create_event() = 0;
-  virtual void record(Stream& stream, TimedEvent& event) = 0;
-  virtual void wait(Stream& stream, TimedEvent& event) = 0;
-  // Both were reached.
-  virtual double elapsed_ms(TimedEvent& begin, TimedEvent& end) = 0;
   // Throws INVALID_ARGUMENT where the image, the kernel or its launch does not suit.
   virtual std::shared_ptr<Kernel> load_kernel(const KernelImage& image) = 0;
   virtual void launch(Stream& stream, const Launch& launch) = 0;

@@ -45,7 +45,7 @@ uint32_t Session::create_stream() {
 }
 
 uint32_t Session::create_event() {
-  events_[next_] = device_->create_event();
+  events_[next_] = device_->backend().create_event(EventUse::timed);
   return next_++;
 }
 
@@ -73,7 +73,7 @@ std::byte* Session::at(uint32_t buffer, size_t offset, size_t bytes) const {
 Stream& Session::stream_of(uint32_t id) const {
   return *found(streams_, id, "stream");
 }
-TimedEvent& Session::event_of(uint32_t id) const {
+Event& Session::event_of(uint32_t id) const {
   return *found(events_, id, "event");
 }
 std::shared_ptr<Kernel> Session::kernel_of(uint32_t id) const {
@@ -105,11 +105,11 @@ void Session::fill(uint32_t stream, uint32_t buffer, size_t offset, size_t bytes
 }
 
 void Session::record(uint32_t stream, uint32_t event) {
-  device_->record(stream_of(stream), event_of(event));
+  stream_of(stream).record(event_of(event));
 }
 
 void Session::wait(uint32_t stream, uint32_t event) {
-  device_->wait(stream_of(stream), event_of(event));
+  stream_of(stream).wait(event_of(event));
 }
 
 void Session::synchronize(uint32_t stream) {
@@ -119,7 +119,7 @@ void Session::synchronize(uint32_t stream) {
 double Session::elapsed_ms(uint32_t begin, uint32_t end) {
   event_of(begin).synchronize();
   event_of(end).synchronize();
-  return device_->elapsed_ms(event_of(begin), event_of(end));
+  return event_of(end).milliseconds_since(event_of(begin));
 }
 
 Launch Session::launch_of(const LaunchRequest& request) const {

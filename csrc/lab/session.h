@@ -51,7 +51,7 @@ class Session {
  private:
   std::byte* at(uint32_t buffer, size_t offset, size_t bytes) const;
   Stream& stream_of(uint32_t id) const;
-  TimedEvent& event_of(uint32_t id) const;
+  Event& event_of(uint32_t id) const;
   std::shared_ptr<Kernel> kernel_of(uint32_t id) const;
   Launch launch_of(const LaunchRequest& request) const;
   void finish();
@@ -61,7 +61,7 @@ class Session {
   uint32_t next_ = 1;
   std::map<uint32_t, std::unique_ptr<Memory>> buffers_;
   std::map<uint32_t, std::unique_ptr<Stream>> streams_;
-  std::map<uint32_t, std::shared_ptr<TimedEvent>> events_;
+  std::map<uint32_t, std::unique_ptr<Event>> events_;
   std::map<uint32_t, std::shared_ptr<Kernel>> kernels_;
 };
 

@@ -169,7 +169,7 @@ function checkCounts(counts: { batch: number; prompt: number; tokens: number; ru
 async function open(name: string, flags: Flags, terminal: Terminal): Promise<Model> {
   const spec = findShape(name)
   // No prompt is to be found in the cache of an earlier run.
-  const options = { maxSequences: flags.batch, prefixReuse: false }
+  const options = { maxSequences: flags.batch, batch: flags.batch, prefixReuse: false }
   // A folder of that name is meant rather than the shape.
   if (spec === undefined || existsSync(join(name, 'config.json'))) {
     const head = flags.head === 'q4' ? 'q4' : 'stored'
@@ -244,7 +244,7 @@ async function measure(
   const seconds = Math.max(whole.ms - lastFirst, 1e-3) / 1e3
   // Of a request's tokens after its first, those that came after the last request's first.
   const counted = whole.timings.map(({ firstTokenMs, totalMs }) =>
-    totalMs > firstTokenMs ? (totalMs - lastFirst) / (totalMs - firstTokenMs) : 0,
+    totalMs > lastFirst ? (totalMs - lastFirst) / (totalMs - firstTokenMs) : 0,
   )
   const part = counted.reduce((sum, share) => sum + share, 0) / shape.batch
   const { hidden, heads, kvHeads, headDim, intermediate } = model.spec
