@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <cstring>
 
 #include "core/error.h"
 #include "core/half.h"
@@ -13,22 +14,33 @@ namespace millrace {
 namespace {
 
 constexpr int kGroup = 128;
-constexpr int kLanes = 16;
 constexpr int kCandidates = 9;
 constexpr float kLargestHalf = 65504.0f;
 
-// The nearest integer in [-8, 7], ties to even, for a compiler to vectorise: adding 1.5 * 2^23 rounds.
-inline float level(float x) {
-  constexpr float kMagic = 12582912.0f;
-  x = x < -8.0f ? -8.0f : x;
-  x = x > 7.0f ? 7.0f : x;
-  return (x + kMagic) - kMagic;
+// Four lanes, what every processor of either architecture has. Compilers leave these loops scalar otherwise.
+using Lanes = float __attribute__((vector_size(16)));
+constexpr int kLanes = 4;
+
+inline Lanes load_lanes(const float* from) {
+  Lanes lanes;
+  std::memcpy(&lanes, from, sizeof(lanes));
+  return lanes;
 }
 
-float total(const float lanes[kLanes]) {
-  float sum = 0.0f;
-  for (int i = 0; i < kLanes; i++) sum += lanes[i];
-  return sum;
+inline Lanes all(float value) {
+  return Lanes{value, value, value, value};
+}
+
+// The nearest integers in [-8, 7], ties to even: adding 1.5 * 2^23 rounds.
+inline Lanes level(Lanes x) {
+  const Lanes magic = all(12582912.0f), least = all(-8.0f), most = all(7.0f);
+  x = x < least ? least : x;
+  x = x > most ? most : x;
+  return (x + magic) - magic;
+}
+
+inline float total(Lanes lanes) {
+  return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
 }
 
 }  // namespace
@@ -47,15 +59,16 @@ uint16_t fit_q4_scale(const float* weights, const float* importance, int count) 
   for (int c = 0; c < kCandidates; c++) {
     const float inverse = (-7.2f - 0.2f * static_cast<float>(c)) / largest;
     if (!std::isfinite(inverse)) continue;  // weights near the smallest there are
-    float wq[kLanes] = {}, qq[kLanes] = {};
-    for (int i = 0; i < kGroup; i += kLanes) {
-      for (int lane = 0; lane < kLanes; lane++) {
-        const float q = level(w[i + lane] * inverse);
-        wq[lane] += v[i + lane] * w[i + lane] * q;
-        qq[lane] += v[i + lane] * q * q;
+    Lanes wq[2] = {}, qq[2] = {};           // two chains each
+    for (int i = 0; i < kGroup; i += 2 * kLanes) {
+      for (int j = 0; j < 2; j++) {
+        const Lanes x = load_lanes(w + i + j * kLanes);
+        const Lanes q = level(x * all(inverse)), vq = load_lanes(v + i + j * kLanes) * q;
+        wq[j] += vq * x;
+        qq[j] += vq * q;
       }
     }
-    const float a = total(wq), b = total(qq);
+    const float a = total(wq[0] + wq[1]), b = total(qq[0] + qq[1]);
     // The error is sum(v w^2) - a^2 / b. A norm of zeros weighs nothing: then any scale does.
     if (b > 0.0f && a * (a / b) > best) {
       best = a * (a / b);
@@ -122,25 +135,27 @@ void QuantisingReader::read_words(int begin, int end, int column, int count, uin
   if ((8 * end - 1) / code_.group != group || features_[static_cast<size_t>(column)].group != group) {
     throw Error(code::kInternal, "words of a group whose scales were not read", "report this as a bug");
   }
-  float weights[kGroup];
   for (int c = 0; c < count; c++) {
     Feature& feature = features_[static_cast<size_t>(column + c)];
+    float weights[kGroup] = {}, importance[kGroup] = {};  // zeros fill whole lanes and change no sum
+    int32_t levels[kGroup];
     load(column + c, 8 * begin, width, weights);
-    const float inverse = feature.scale == 0.0f ? 0.0f : 1.0f / feature.scale;
+    std::copy_n(importance_.data() + 8 * begin, width, importance);
+    const float scale = feature.scale, inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
+    Lanes sums[4] = {};
+    for (int i = 0; i < kGroup; i += kLanes) {
+      const Lanes w = load_lanes(weights + i), v = load_lanes(importance + i);
+      const Lanes q = level(w * all(inverse)), e = w - all(scale) * q;
+      for (int lane = 0; lane < kLanes; lane++) levels[i + lane] = static_cast<int32_t>(q[lane]) + 8;
+      sums[0] += e * e;
+      sums[1] += w * w;
+      sums[2] += v * e * e;
+      sums[3] += v * w * w;
+    }
+    for (size_t i = 0; i < feature.sums.size(); i++) feature.sums[i] += total(sums[i]);
     for (int r = begin; r < end; r++) {
       uint32_t word = 0;
-      for (int i = 0; i < 8; i++) {
-        const float w = weights[8 * (r - begin) + i];
-        const float q = level(w * inverse);
-        word |= static_cast<uint32_t>(static_cast<int>(q) + 8) << (4 * i);
-        const double e = static_cast<double>(w) - static_cast<double>(feature.scale) * q;
-        const double v = importance_[static_cast<size_t>(8 * r + i)];
-        const double w2 = static_cast<double>(w) * w;
-        feature.sums[0] += e * e;
-        feature.sums[1] += w2;
-        feature.sums[2] += v * e * e;
-        feature.sums[3] += v * w2;
-      }
+      for (int i = 0; i < 8; i++) word |= static_cast<uint32_t>(levels[8 * (r - begin) + i]) << (4 * i);
       out[(r - begin) * kTileN + c] = word;
     }
   }
