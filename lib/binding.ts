@@ -104,7 +104,7 @@ export interface NativeUnit {
   layer: number
   bytes: number
   /** The weight types of its matrices, e.g. ['q4', 'q4']. */
-  types: WeightType[]
+  types: readonly WeightType[]
 }
 
 export interface NativeSlabPlan {

@@ -240,6 +240,8 @@ const plan = {
   threads: integer(1, 1024).optional(),
 }
 
+export const budgetSchema = budget
+
 const imageError = `a path or a Uint8Array by an operation's name`
 const isImage = (value: unknown) => typeof value === 'string' || value instanceof Uint8Array
 

@@ -5,11 +5,11 @@ import { readKernel } from '../lab/kernel.ts'
 import { makeLog } from '../log.ts'
 import { type LoadOptions, type LoadProgress, loadOptions, validate } from '../options.ts'
 import { checkMemory } from '../plan/memory.ts'
-import { makePlan } from '../plan/plan.ts'
+import { makePlan, predictionOf } from '../plan/plan.ts'
 import { ChatTemplate, readChatTemplate } from '../text/chat.ts'
 import { TokenizerThread } from '../text/thread.ts'
 import { readTokenizerFiles, Tokenizer } from '../text/tokenizer.ts'
-import { readMachine, readMemory } from './machine.ts'
+import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
 import { runtime } from './runtime.ts'
 import { abortedError } from './signals.ts'
@@ -80,6 +80,9 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
       architecture: checkpoint.config.architecture,
       spec: checkpoint.config.spec,
       plan,
+      ring: checked.ring,
+      gpuMemory: (now) => gpuMemoryFor(native, now),
+      predict: (moved) => predictionOf(checkpoint.config.spec, moved, readMachine(native)),
       tokenizer,
       tokenizerThread: new TokenizerThread(tokenizer, checkpoint.folder.path),
       chatTemplate,

@@ -1,7 +1,7 @@
 import type { NativeAddon, NativeCpu } from '../binding.ts'
 import { type CalibrationKey, defaultCalibration, readCalibration } from '../plan/calibration.ts'
 import type { SystemMemory } from '../plan/memory.ts'
-import type { Machine } from '../plan/plan.ts'
+import type { Machine, ModelPlan } from '../plan/plan.ts'
 
 /** What plans need to know of this machine: what it has, and what was measured on it before. */
 export function readMachine(native: NativeAddon): Machine {
@@ -19,6 +19,15 @@ export function readMachine(native: NativeAddon): Machine {
     calibration: calibrationOf(gpus[0]?.name ?? '', gpus[0]?.link ?? ''),
     gpuLost: lost,
   }
+}
+
+/** Bytes of a plan's GPU that budgets are shares of: those that are free, and its own. */
+export function gpuMemoryFor(
+  native: NativeAddon,
+  { device, vramBytes }: Pick<ModelPlan, 'device' | 'vramBytes'>,
+): number {
+  const gpu = native.probeGpus().gpus[Number(device.slice('cuda:'.length))]
+  return (gpu?.memoryFreeBytes ?? 0) + vramBytes
 }
 
 /** What a calibration is kept under. */

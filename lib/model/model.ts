@@ -4,6 +4,7 @@ import type { ModelSpec, NativeMemory, NativeModel, NativeSchedule, NativeStats 
 import { MillraceError } from '../errors.ts'
 import type { Logger } from '../log.ts'
 import {
+  budgetSchema,
   type ChatMessage,
   type CloseOptions,
   chatMessages,
@@ -11,12 +12,16 @@ import {
   type GenerateOptions,
   generateOptions,
   invalidArgument,
+  type PlanOptions,
   type ScheduleOptions,
   type ScoreOptions,
   scoreOptions,
   validate,
 } from '../options.ts'
+import { withinBudget } from '../plan/budget.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan } from '../plan/plan.ts'
+import type { Prediction } from '../plan/predict.ts'
+import { budgetBytes } from '../plan/vram.ts'
 import { type ChatTemplate, ROLES } from '../text/chat.ts'
 import type { TokenizerThread } from '../text/thread.ts'
 import type { TextCodec } from '../text/tokenizer.ts'
@@ -87,6 +92,12 @@ export interface ModelParts {
   architecture: string
   spec: ModelSpec
   plan: ModelPlan
+  /** As the caller had it. */
+  ring: PlanOptions['ring']
+  /** Bytes of the GPU that shares are of. */
+  gpuMemory: (plan: ModelPlan) => number
+  /** How fast it is with other homes. */
+  predict: (plan: Omit<ModelPlan, 'prediction'>) => Prediction
   tokenizer: TextCodec
   tokenizerThread: TokenizerThread
   chatTemplate: ChatTemplate | undefined
@@ -101,12 +112,13 @@ export class Model implements AsyncDisposable {
   /** As config.json spells it: 'LlamaForCausalLM'. */
   readonly architecture: string
   readonly spec: Readonly<ModelSpec>
-  /** What rests where, and what it takes. */
-  readonly plan: Readonly<ModelPlan>
   /** encode() and decode() as generate() uses them. */
   readonly tokenizer: Pick<TextCodec, 'encode' | 'decode' | 'idOf'>
 
   readonly #parts: ModelParts
+  #plan: ModelPlan
+  /** setBudget() calls take turns. */
+  #budgets: Promise<unknown> = Promise.resolve()
   readonly #running = new Set<Generation>()
   #closing: Promise<void> | undefined
   /** Prompts that the tokenizer's thread has. */
@@ -123,8 +135,13 @@ export class Model implements AsyncDisposable {
     this.path = parts.path
     this.architecture = parts.architecture
     this.spec = parts.spec
-    this.plan = parts.plan
+    this.#plan = parts.plan
     this.tokenizer = parts.tokenizer
+  }
+
+  /** What rests where, and what it takes: as of now, setBudget() moves it. */
+  get plan(): Readonly<ModelPlan> {
+    return this.#plan
   }
 
   /** The checkpoint has a chat template, so chat() can be used. */
@@ -216,6 +233,54 @@ export class Model implements AsyncDisposable {
       log: this.#parts.log,
       signal: checked.signal,
     })
+  }
+
+  /**
+   * Another budget of GPU memory, as vramBudget has it, while the model serves: layers move between resident and streamed
+   * before the next pass, and memory goes back to the GPU or is taken from it; no request fails and no bit changes. Of
+   * a model with shared units it is the size of the arena. Resolves to the plan as it is then. Rejects with
+   * OUT_OF_MEMORY where KV cache, workspace and ring alone take more; nothing has changed then.
+   */
+  setBudget(budget: number | string): Promise<Readonly<ModelPlan>> {
+    const turn = this.#budgets.then(() => this.#setBudget(budget))
+    this.#budgets = turn.catch(() => {})
+    return turn
+  }
+
+  async #setBudget(budget: number | string): Promise<Readonly<ModelPlan>> {
+    const checked = validate(budgetSchema, budget, 'budget')
+    this.#requireUsable()
+    const { native, ring, gpuMemory } = this.#parts
+    const plan = this.#plan
+    if (plan.device === 'cpu') {
+      throw new MillraceError('INVALID_ARGUMENT', {
+        message: 'the model is on the CPU, where no GPU memory can be budgeted',
+        remedy: "load it with device: 'cuda'",
+      })
+    }
+    const bytes = budgetBytes('budget', checked, gpuMemory(plan))
+    if (plan.units.some((unit) => unit.home === 'shared')) {
+      await awaitNative(() => native.setArena(bytes))
+      this.#plan = { ...plan, arenaBytes: bytes }
+      return this.#plan
+    }
+    const { homes, ringBytes } = withinBudget(plan, ring, bytes)
+    const found = await awaitNative(() => native.setHomes({ homes, ringBytes }))
+    // Where the GPU had no room after all, a unit stays streamed.
+    const units = plan.units.map((unit, index) => ({ ...unit, home: found[index]! }))
+    const of = (home: string) => units.filter((unit) => unit.home === home).reduce((sum, unit) => sum + unit.bytes, 0)
+    const residentBytes = of('resident')
+    const moved = {
+      ...plan,
+      units,
+      ringBytes,
+      residentBytes,
+      streamedBytesPerPass: of('streamed'),
+      vramBytes: plan.kvBytes + plan.workspaceBytes + residentBytes + ringBytes,
+      vramBudgetBytes: bytes,
+    }
+    this.#plan = { ...moved, prediction: this.#parts.predict(moved) }
+    return this.#plan
   }
 
   /**

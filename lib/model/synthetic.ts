@@ -4,10 +4,10 @@ import { MillraceError } from '../errors.ts'
 import { makeLog } from '../log.ts'
 import type { PlanOptions } from '../options.ts'
 import { checkMemory } from '../plan/memory.ts'
-import { makePlan } from '../plan/plan.ts'
+import { makePlan, predictionOf } from '../plan/plan.ts'
 import { TokenizerThread } from '../text/thread.ts'
 import type { TextCodec } from '../text/tokenizer.ts'
-import { readMachine, readMemory } from './machine.ts'
+import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
 import { callNative, runtime } from './runtime.ts'
 import { loadWeights } from './weights.ts'
@@ -59,6 +59,9 @@ export async function loadSynthetic(
       architecture: 'LlamaForCausalLM',
       spec,
       plan,
+      ring: options.ring,
+      gpuMemory: (now) => gpuMemoryFor(native, now),
+      predict: (moved) => predictionOf(spec, moved, readMachine(native)),
       tokenizer: noTokenizer,
       tokenizerThread: new TokenizerThread(noTokenizer, ''),
       chatTemplate: undefined,

@@ -122,7 +122,7 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
   const kvBytes = kvTokens * slabs.kvBytesPerToken
   const workspace = gpu ? workspaceOf(fixed, maxRows) : 0
   const streams = gpu !== undefined && homes.some((home) => home !== 'resident')
-  const plan: ModelPlan = {
+  const plan: Omit<ModelPlan, 'prediction'> = {
     device,
     units,
     ringBytes,
@@ -143,10 +143,9 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
     batch,
     maxRows,
     threads,
-    prediction: predict(spec, units, { ...fixed, ringBytes, maxRows }, gpu),
   }
   checkRam(plan, options, machine)
-  return plan
+  return { ...plan, prediction: predictionOf(spec, plan, machine) }
 }
 
 interface Fixed {
@@ -186,7 +185,7 @@ function planGpu(fixed: Fixed, gpu: MachineGpu): OnDevice {
   const { placement = 'auto', ring } = options
   const wanted = budgetBytes('vramBudget', options.vramBudget ?? DEFAULT_VRAM_BUDGET, gpu.memoryFreeBytes)
   const budget = Math.min(wanted, gpu.memoryFreeBytes)
-  const decode = decodeRows(fixed, batch)
+  const decode = decodeRows({ contextLength, kvBytesPerToken: slabs.kvBytesPerToken, threads: fixed.threads }, batch)
   const asWanted =
     placement === 'auto' ? undefined : place(slabs.units, homesOf(slabs.units, 'cuda', placement), ring, true)
   // A ring that is too small is told before memory is.
@@ -263,18 +262,16 @@ function workspaceOf({ spec, slabs, contextLength }: Fixed, maxRows: number): nu
   return workspaceBytes(spec, slabs.units, { maxRows, maxLogitRows: MAX_LOGIT_ROWS, contextLength })
 }
 
-function decodeRows({ slabs, contextLength, threads }: Fixed, rows: number) {
-  const context = Math.min(PREDICTED_CONTEXT, contextLength)
-  return { rows, context, kvBytesPerToken: slabs.kvBytesPerToken, threads }
+function decodeRows(of: Pick<ModelPlan, 'contextLength' | 'kvBytesPerToken' | 'threads'>, rows: number) {
+  const { contextLength, kvBytesPerToken, threads } = of
+  return { rows, context: Math.min(PREDICTED_CONTEXT, contextLength), kvBytesPerToken, threads }
 }
 
-function predict(
-  spec: ModelSpec,
-  units: readonly PlannedUnit[],
-  plan: Fixed & { ringBytes: number; maxRows: number },
-  gpu: MachineGpu | undefined,
-): Prediction {
-  const { calibration, ringBytes, batch, maxRows } = plan
+/** How fast a plan is on this machine. */
+export function predictionOf(spec: ModelSpec, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): Prediction {
+  const { device, units, ringBytes, batch, maxRows } = plan
+  const gpu = device === 'cpu' ? undefined : machine.gpus[Number(device.slice('cuda:'.length))]
+  const calibration = gpu?.calibration ?? machine.calibration
   const prompt = Math.min(PREDICTED_PROMPT, plan.contextLength)
   const decode = (rows: number) =>
     gpu
@@ -287,7 +284,7 @@ function predict(
   return { calibrated: calibration.calibrated, single: decode(1), batch: decode(batch), prefill }
 }
 
-function checkRam(plan: ModelPlan, options: PlanOptions, machine: Machine): void {
+function checkRam(plan: Omit<ModelPlan, 'prediction'>, options: PlanOptions, machine: Machine): void {
   const limit =
     options.ramBudget === undefined
       ? machine.memoryLimitBytes

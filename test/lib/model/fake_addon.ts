@@ -3,6 +3,7 @@ import type {
   Home,
   NativeAddon,
   NativeEvent,
+  NativeGpu,
   NativeLoadRequest,
   NativeModel,
   NativeRequest,
@@ -95,8 +96,9 @@ export class FakeAddon implements NativeAddon {
     return 0
   }
 
+  gpus: NativeGpu[] = []
   probeGpus() {
-    return { gpus: [], reason: 'there is none in a test' }
+    return { gpus: this.gpus, reason: this.gpus.length > 0 ? '' : 'there is none in a test' }
   }
 
   attach(onEvents: (events: NativeEvent[]) => void): void {

@@ -147,3 +147,41 @@ describe('load', () => {
     await expect(load(demo)).rejects.toMatchObject({ name: 'MillraceError', code: 'OUT_OF_MEMORY', remedy: 'less' })
   })
 })
+
+describe('setBudget', () => {
+  test('moves units, in turns, and the plan follows', async () => {
+    fake.addon.gpus = [
+      {
+        index: 0,
+        name: 'a GPU',
+        computeCapability: '9.0',
+        memoryBytes: 8e10,
+        memoryFreeBytes: 8e10,
+        link: 'PCIe 5 x16',
+      },
+    ]
+    await using model = await load(demo, { device: 'cuda', contextLength: 64, maxSequences: 1 })
+    const native = fake.addon.models.at(-1)!
+    expect(model.plan.units.every((unit) => unit.home === 'resident')).toBe(true)
+    const { kvBytes, workspaceBytes } = model.plan
+    const [less, more] = [kvBytes + workspaceBytes + 18 * 2 ** 20, '50%']
+    const [small, large] = await Promise.all([model.setBudget(less), model.setBudget(more)])
+    expect(native.moved).toHaveLength(2)
+    expect(small.units.map((unit) => unit.home)).toEqual(native.moved[0]!.homes)
+    expect(small.ringBytes).toBe(native.moved[0]!.ringBytes)
+    expect(small.ringBytes).toBeGreaterThan(0)
+    expect(small.vramBudgetBytes).toBe(less)
+    expect(small.prediction.single.tokensPerSecond).toBeLessThan(large.prediction.single.tokensPerSecond)
+    expect(large.units.every((unit) => unit.home === 'resident')).toBe(true)
+    expect(model.plan).toBe(large)
+    await expect(model.setBudget(1000)).rejects.toMatchObject({ code: 'OUT_OF_MEMORY' })
+    await expect(model.setBudget('a lot')).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+    expect(model.plan).toBe(large)
+    fake.addon.gpus = []
+  })
+
+  test('is the size of the arena where units are shared; nothing on the CPU', async () => {
+    await using model = await load(demo)
+    await expect(model.setBudget('1GiB')).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+  })
+})

@@ -1,0 +1,40 @@
+/** Residency that moves while a model serves: setBudget(). */
+import type { Home } from '../binding.ts'
+import { MillraceError } from '../errors.ts'
+import type { PlanOptions } from '../options.ts'
+import { type Placed, place, spread } from './homes.ts'
+import type { ModelPlan } from './plan.ts'
+
+/**
+ * Homes within another budget of device memory: units move between resident and streamed, as many resident as then fit,
+ * evenly over the pass; those of the CPU and of the arena stay. KV cache and workspace keep their size. Throws
+ * OUT_OF_MEMORY where these and the ring alone take more.
+ */
+export function withinBudget(plan: ModelPlan, ring: PlanOptions['ring'], budget: number): Placed {
+  const room = budget - plan.kvBytes - plan.workspaceBytes
+  const movable = plan.units.flatMap(({ home, kind }, index) =>
+    kind !== 'head' && (home === 'resident' || home === 'streamed') ? [index] : [],
+  )
+  const moved = (head: Home, resident: number): Placed => {
+    const homes = plan.units.map((unit) => (unit.kind === 'head' && movesHead(unit.home) ? head : unit.home))
+    const words = spread({ resident, streamed: movable.length - resident })
+    for (const [at, index] of movable.entries()) homes[index] = words[at]!
+    return place(plan.units, homes, ring, true)
+  }
+  const fits = ({ residentBytes, ringBytes }: Placed) => residentBytes + ringBytes <= room
+  // The head is worth most: it takes no part in the ring while it is resident.
+  for (const head of ['resident', 'streamed'] as const) {
+    for (let resident = movable.length; resident >= 0; resident--) {
+      const placed = moved(head, resident)
+      if (fits(placed)) return placed
+    }
+  }
+  const least = moved('resident', 0)
+  const needed = plan.kvBytes + plan.workspaceBytes + least.residentBytes + least.ringBytes
+  throw new MillraceError('OUT_OF_MEMORY', {
+    message: `the model needs at least ${needed} bytes of memory on the GPU (KV cache ${plan.kvBytes}, workspace ${plan.workspaceBytes}, ring ${least.ringBytes}, head), the budget is ${budget}`,
+    remedy: 'give a larger budget, or load the model with a smaller contextLength or kvTokens',
+  })
+}
+
+const movesHead = (home: Home) => home === 'resident' || home === 'streamed'
