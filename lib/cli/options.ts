@@ -23,6 +23,8 @@ export interface LoadFlags {
   threads?: number
   vramBudget?: string
   ramBudget?: string
+  arena?: string
+  trace?: string
   quiet?: boolean
 }
 
@@ -74,7 +76,7 @@ export function addLoadFlags(command: Command, context = 'longest prompt and ans
     .addOption(
       new Option(
         '--placement <homes>',
-        'auto, resident, streamed, cpu, or one of the last three a layer or a unit, with commas',
+        'auto, resident, streamed, cpu, shared, or one of the last four a layer or a unit, with commas',
       ).argParser(parsePlacement),
     )
     .addOption(
@@ -88,6 +90,8 @@ export function addLoadFlags(command: Command, context = 'longest prompt and ans
       new Option('--vram-budget <size>', 'GPU memory for the model: a size such as 6GiB, or 80% of what is free'),
     )
     .addOption(new Option('--ram-budget <size>', 'system RAM for the model: a size, or a share'))
+    .addOption(new Option('--arena <size>', 'GPU memory for the shared units of all models: a size such as 4GiB'))
+    .addOption(new Option('--trace <file>', 'write what copies, kernels and waits take, for ui.perfetto.dev'))
     .addOption(new Option('--quiet', 'no progress on stderr'))
 }
 
@@ -157,8 +161,8 @@ export function samplingOptions(flags: SamplingFlags): GenerateOptions {
 
 /** A plan as the flags have it. */
 export function planOptions(flags: LoadFlags): PlanOptions {
-  const { device, placement, ring, context, threads, vramBudget, ramBudget } = flags
-  const options = { device, placement, ring, contextLength: context, threads, vramBudget, ramBudget }
+  const { device, placement, ring, context, threads, vramBudget, ramBudget, arena } = flags
+  const options = { device, placement, ring, contextLength: context, threads, vramBudget, ramBudget, arena }
   return validate(planSchema, options, 'options')
 }
 
@@ -178,5 +182,6 @@ export async function loadModel(
     ...more,
   })
   progress.done()
+  if (flags.trace !== undefined) await model.trace(flags.trace)
   return model
 }

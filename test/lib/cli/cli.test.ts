@@ -1,6 +1,7 @@
 /** The built command, as a user meets it. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { load } from '../../../lib/index.ts'
@@ -111,6 +112,28 @@ describe('generate', () => {
     const [cut, whole] = await Promise.all([run([...args, ...limits, '--truncate', 'start']), run(args)])
     expect(JSON.parse(cut.stdout).usage).toMatchObject({ promptTokens: 56, completionTokens: 8 })
     expect(whole).toMatchObject({ code: 1, stdout: '', stderr: expect.stringContaining('CONTEXT_OVERFLOW') })
+  })
+
+  test('--trace writes a file that ends with the model', async () => {
+    const folder = await temporaryFolder({})
+    const path = join(folder, 'trace.json')
+    const { code } = await run([
+      'generate',
+      demo,
+      'Once',
+      '--max-tokens',
+      '3',
+      '--placement',
+      'streamed',
+      '--trace',
+      path,
+    ])
+    expect(code).toBe(0)
+    const names = (JSON.parse(await readFile(path, 'utf8')) as { name: string }[]).map((event) => event.name)
+    expect(names).toContain('wait for attention 0')
+    const refused = await run(['generate', demo, 'Once', '--trace', join(folder, 'none', 'trace.json')])
+    expect(refused.code).toBe(2)
+    expect(refused.stderr).toContain('cannot be written')
   })
 
   test('--deadline ends an answer that takes longer', async () => {

@@ -1,0 +1,130 @@
+/**
+ * Streaming on a GPU, at random: homes that move while requests run, an arena whose size changes, a CPU beside the GPU,
+ * slots poisoned. Every answer must have the bits of the resident model. MILLRACE_SCHEDULES says how many schedules;
+ * without it 50. Needs a device; elsewhere it says why it does not run.
+ */
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { load, type Model, type PlacementHome, probe } from '../../lib/index.ts'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const demo = join(root, 'models/demo')
+const { gpus, gpuReason } = await probe()
+if (gpus.length === 0) console.warn(`test/gpu is skipped: ${gpuReason}`)
+const schedules = Number(process.env.MILLRACE_SCHEDULES ?? 50)
+
+/** mulberry32, for schedules that can be repeated. */
+function randomOf(seed: number): (below: number) => number {
+  let state = seed
+  return (below) => {
+    state = (state + 0x6d2b79f5) | 0
+    let t = Math.imul(state ^ (state >>> 15), 1 | state)
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    return ((t ^ (t >>> 14)) >>> 0) % below
+  }
+}
+
+describe.skipIf(gpus.length === 0)('streaming', () => {
+  const REQUESTS = 12
+  const prompts = Array.from({ length: REQUESTS }, (_, r) =>
+    Array.from({ length: 2 + r * 9 }, (_, i) => (r * 37 + i * 11) % 400),
+  )
+  const options = { device: 'cuda', contextLength: 160, maxSequences: 6 }
+  const ask = async (model: Model, r: number) => {
+    const sampling = { temperature: r % 2, seed: r, maxTokens: 10 + r, ignoreEos: true, logprobs: true }
+    const { tokens, logprobs } = await model.generate(prompts[r]!, sampling).result
+    return { tokens, logprobs }
+  }
+  let expected: Awaited<ReturnType<typeof ask>>[]
+  let bytes = 0
+  beforeAll(async () => {
+    await using model = await load(demo, { ...options, placement: 'resident' })
+    expected = await Promise.all(prompts.map((_, r) => ask(model, r)))
+    bytes = model.plan.units.reduce((sum, unit) => sum + unit.bytes, 0)
+  })
+
+  describe('random schedules', () => {
+    let models: Model[]
+    beforeAll(async () => {
+      const arena = Math.round(1.3 * bytes)
+      const shared = { ...options, placement: 'shared' as const, arena, turnMs: 3, poison: true }
+      models = [
+        await load(demo, { ...options, placement: 'streamed', ring: 2, poison: true }),
+        await load(demo, shared),
+        await load(demo, shared),
+      ]
+    })
+    afterAll(() => Promise.all((models ?? []).map((model) => model.close())))
+
+    test(`${schedules} of them have the bits of the resident model`, { timeout: 600_000 }, async () => {
+      for (let schedule = 0; schedule < schedules; schedule++) {
+        const random = randomOf(schedule + 1)
+        const asked = Array.from({ length: 1 + random(6) }, () => ({ model: random(3), r: random(REQUESTS) }))
+        const answers = Promise.all(asked.map(({ model, r }) => ask(models[model]!, r)))
+        const aborted = models[random(3)]!.generate(prompts[random(REQUESTS)]!, { ignoreEos: true, maxTokens: 40 })
+        for (let move = random(4); move > 0; move--) {
+          const [moved, shared] = [models[0]!, models[1]!]
+          const { kvBytes, workspaceBytes } = moved.plan
+          const budget = kvBytes + workspaceBytes + 4 * 2 ** 20 + random(40 * 2 ** 20)
+          if (random(2) === 0) await moved.setBudget(budget).catch((error) => expect(error.code).toBe('OUT_OF_MEMORY'))
+          else await shared.setBudget(Math.max(1, random(2 * bytes)))
+        }
+        aborted.cancel()
+        await aborted.result
+        for (const [index, answer] of (await answers).entries()) {
+          expect(answer, `schedule ${schedule}, request ${index}`).toEqual(expected[asked[index]!.r])
+        }
+      }
+      for (const model of models) expect(model.stats.kv.blocksUsed).toBe(0)
+    })
+  })
+
+  test('a CPU beside the GPU: alone as in a crowd, near the GPU alone', async () => {
+    await using model = await load(demo, { ...options, placement: 'cpu', poison: true })
+    const crowd = await Promise.all(prompts.map((_, r) => ask(model, r)))
+    for (const r of [0, 5, 11]) expect(await ask(model, r)).toEqual(crowd[r])
+    expect(model.stats.hops).toBeGreaterThan(100)
+    let compared = 0
+    for (const [r, { tokens, logprobs }] of crowd.entries()) {
+      const reference = expected[r]!
+      // Samples may part where two tokens are all but equally likely: compared is what comes before.
+      for (let i = 0; i < tokens.length && tokens[i] === reference.tokens[i]; i++, compared++) {
+        expect(Math.abs(logprobs![i]! - reference.logprobs![i]!)).toBeLessThan(0.03)
+      }
+    }
+    expect(compared).toBeGreaterThan(80)
+  })
+
+  test('memory that a budget takes away goes back to the GPU', async () => {
+    await using model = await load(demo, { ...options, placement: 'resident' })
+    const free = async () => (await probe()).gpus[0]!.memoryFreeBytes
+    const before = await free()
+    const { kvBytes, workspaceBytes, residentBytes } = model.plan
+    const small = await model.setBudget(kvBytes + workspaceBytes + 10 * 2 ** 20)
+    expect(small.residentBytes).toBeLessThan(residentBytes)
+    expect(await free()).toBeGreaterThan(before)
+    expect(await ask(model, 3)).toEqual(expected[3])
+    await model.setBudget('50%')
+    expect(await ask(model, 3)).toEqual(expected[3])
+    expect(model.memory.ringBytes).toBe(0)
+  })
+
+  test('homes of every kind in one model', async () => {
+    const layers = 8
+    const homes: PlacementHome[] = [
+      'resident',
+      'streamed',
+      'cpu',
+      'resident',
+      'streamed',
+      'cpu',
+      'streamed',
+      'resident',
+    ]
+    expect(homes).toHaveLength(layers)
+    await using model = await load(demo, { ...options, placement: homes, poison: true })
+    expect(await ask(model, 2)).toEqual(await ask(model, 2))
+    expect(model.stats.streaming.units).toBeGreaterThan(0)
+  })
+})
