@@ -35,15 +35,17 @@ void for_rows(ThreadPool& pool, int rows, Body&& body) {
 }
 
 // Polls: what comes next is microseconds away. After a while in turns with others, for a machine of few cores.
-void await_ticket(const HopState& hop, uint64_t ticket) {
+// False if the pass was given up.
+bool await_ticket(const HopState& hop, uint64_t ticket) {
   for (int spin = 0; hop.sent.load(std::memory_order_acquire) < ticket; spin++) {
-    if (hop.given_up.load(std::memory_order_relaxed) != 0) return;
+    if (hop.given_up.load(std::memory_order_relaxed) != 0) return false;
     if (spin < 100000) {
       cpu_relax();
     } else {
       std::this_thread::yield();
     }
   }
+  return true;
 }
 
 }  // namespace
@@ -164,8 +166,10 @@ void CpuExecutor::send(Stream& stream, const Hop& hop, int rows, uint64_t ticket
 
 void CpuExecutor::receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) {
   static_cast<CpuStream&>(stream).enqueue([this, hop, rows, ticket] {
-    await_ticket(*hop.state, ticket);
-    std::memcpy(residual_, hop.rows, static_cast<size_t>(rows) * config_.spec.hidden * sizeof(float));
+    // Of a pass that was given up somebody may still be writing rows.
+    if (await_ticket(*hop.state, ticket)) {
+      std::memcpy(residual_, hop.rows, static_cast<size_t>(rows) * config_.spec.hidden * sizeof(float));
+    }
     if (output_ == nullptr) step_.rows = step_.decode_rows = rows;  // outside of begin() and end()
   });
 }
