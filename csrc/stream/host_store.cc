@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/thread_pool.h"
+#include "stream/packed_file.h"
 
 namespace millrace {
 
@@ -85,15 +86,21 @@ void throw_if_cancelled(const RepackOptions& options) {
   throw Error(code::kAborted, "loading was cancelled", "call load again if that was not meant");
 }
 
-std::shared_ptr<HostModel> read_model(const std::vector<std::string>& paths, const ModelSource& source, int threads,
-                                      const RepackOptions& options, const Pinner& pinner) {
+std::shared_ptr<HostModel> read_model(const std::string& identity, const std::vector<std::string>& paths,
+                                      const ModelSource& source, int threads, const RepackOptions& options,
+                                      const Pinner& pinner, const std::string& packed, PackedOutcome& outcome) {
   const Checkpoint checkpoint(paths);
   const SlabPlan plan = plan_slabs(checkpoint, source);
   auto model = std::make_shared<HostModel>(plan);
   if (pinner) model->pin(pinner);
+  ThreadPool pool(threads);
+  if (!packed.empty()) {
+    model->set_stamp({identity, hash_checkpoint(paths)});
+    outcome = read_packed(packed, *model, pool, options);
+    if (outcome.state == PackedState::read) return model;
+  }
   std::vector<std::byte*> slabs;
   for (size_t unit = 0; unit < plan.units.size(); unit++) slabs.push_back(model->mutable_slab(static_cast<int>(unit)));
-  ThreadPool pool(threads);
   model->set_report(repack(checkpoint, plan, slabs, model->mutable_embedding(), pool, options));
   return model;
 }
@@ -107,7 +114,10 @@ HostStore& HostStore::instance() {
 
 std::shared_ptr<const HostModel> HostStore::load(const std::string& identity, const std::vector<std::string>& paths,
                                                  const ModelSource& source, int threads, const RepackOptions& options,
-                                                 const Pinner& pinner) {
+                                                 const Pinner& pinner, const std::string& packed,
+                                                 PackedOutcome* outcome) {
+  PackedOutcome unheard;
+  if (outcome == nullptr) outcome = &unheard;
   std::shared_ptr<Entry> entry;
   {
     std::unique_lock lock(mutex_);
@@ -128,7 +138,7 @@ std::shared_ptr<const HostModel> HostStore::load(const std::string& identity, co
   }
   std::shared_ptr<HostModel> model;
   try {
-    model = read_model(paths, source, threads, options, pinner);
+    model = read_model(identity, paths, source, threads, options, pinner, packed, *outcome);
   } catch (...) {
     end_turn(*entry, nullptr);
     throw;

@@ -18,6 +18,14 @@
 
 namespace millrace {
 
+struct PackedOutcome;
+
+// What a model's bytes were made from, for a file that keeps them (packed_file.h).
+struct CheckpointStamp {
+  std::string identity;  // of the files and of how they were read; empty: not known
+  uint64_t content = 0;  // hash_checkpoint()
+};
+
 class HostModel : public SlabSource {
  public:
   // Reserves the memory that the plan asks for; repack fills it.
@@ -43,6 +51,9 @@ class HostModel : public SlabSource {
   WeightType embedding_type() const { return embedding_type_; }
   const RepackReport& report() const { return report_; }
   void set_report(const RepackReport& report) { report_ = report; }
+  size_t embedding_bytes() const { return embedding_.size(); }
+  const CheckpointStamp& stamp() const { return stamp_; }
+  void set_stamp(CheckpointStamp stamp) { stamp_ = std::move(stamp); }  // before others see the model
   size_t bytes() const { return slabs_.size() + embedding_.size(); }
   // Of all models that there are in this process. Any thread.
   static size_t all_bytes();
@@ -55,6 +66,7 @@ class HostModel : public SlabSource {
   HostMemory embedding_;
   WeightType embedding_type_;
   RepackReport report_;
+  CheckpointStamp stamp_;
   mutable std::mutex pinning_mutex_;
   mutable std::unique_ptr<Pinning> pinning_;                   // under the mutex
   mutable std::atomic<const Pinning*> pinning_seen_{nullptr};  // the same, once it is there
@@ -67,10 +79,12 @@ class HostStore {
 
   // The model of this identity, repacked from its files unless some environment holds it already. Loads of one
   // identity take turns; a load that fails or is cancelled, be it while it waits, leaves nothing behind. With a
-  // `pinner`, slabs are pinned in the background meanwhile.
+  // `pinner`, slabs are pinned in the background meanwhile. A `packed` file (packed_file.h; empty: none) is read
+  // instead of the checkpoint's weights if it holds them; `outcome` says what became of it.
   std::shared_ptr<const HostModel> load(const std::string& identity, const std::vector<std::string>& paths,
                                         const ModelSource& source, int threads, const RepackOptions& options,
-                                        const Pinner& pinner = {});
+                                        const Pinner& pinner = {}, const std::string& packed = {},
+                                        PackedOutcome* outcome = nullptr);
   // A load of this identity would find the model, or wait for one that makes it. Any thread.
   bool holds(const std::string& identity);
 
