@@ -12,13 +12,13 @@ namespace millrace {
 namespace cuda {
 namespace {
 
+// Mapped too, so that an executor finds the table of rows registered already.
 class HostPin final : public Pin {
  public:
-  explicit HostPin(std::byte* data) : data_(data) {}
-  ~HostPin() override { cudaHostUnregister(data_); }
+  HostPin(const std::byte* data, size_t bytes) : registration_(data, bytes, "pinned memory") {}
 
  private:
-  std::byte* data_;
+  const HostRegistration registration_;
 };
 
 class CudaBackend final : public Backend {
@@ -40,10 +40,11 @@ class CudaBackend final : public Backend {
   Pinner pinner() override {
     return [device = device_](std::byte* data, size_t bytes) -> std::unique_ptr<Pin> {
       check(cudaSetDevice(device), "choosing the GPU");
-      const cudaError_t status = cudaHostRegister(data, bytes, cudaHostRegisterPortable);
-      if (status == cudaSuccess) return std::make_unique<HostPin>(data);
-      cudaGetLastError();  // a limit of the system is no fault of the GPU
-      return nullptr;
+      try {
+        return std::make_unique<HostPin>(data, bytes);
+      } catch (const Error&) {
+        return nullptr;  // a limit of the system is no fault of the GPU
+      }
     };
   }
   std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {

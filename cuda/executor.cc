@@ -138,32 +138,48 @@ CudaMemory::~CudaMemory() {
 
 namespace {
 
+struct Registration {
+  std::mutex mutex;  // held while the system pins, which takes long: others' memory is not to wait for it
+  int users = 0;
+};
+
 std::mutex registrations_mutex;
-std::map<const std::byte*, int>& registrations() {  // users of each; never destroyed, like the engine
-  static auto* map = new std::map<const std::byte*, int>;
+std::map<const std::byte*, std::shared_ptr<Registration>>& registrations() {  // never destroyed, like the engine
+  static auto* map = new std::map<const std::byte*, std::shared_ptr<Registration>>;
   return *map;
 }
 
 }  // namespace
 
 HostRegistration::HostRegistration(const std::byte* data, size_t bytes, const char* what) : data_(data) {
-  std::lock_guard lock(registrations_mutex);
+  std::shared_ptr<Registration> registration;
+  {
+    std::lock_guard lock(registrations_mutex);
+    std::shared_ptr<Registration>& slot = registrations()[data];
+    if (!slot) slot = std::make_shared<Registration>();
+    registration = slot;
+  }
+  std::lock_guard lock(registration->mutex);
   auto* host = const_cast<std::byte*>(data);
-  int& users = registrations()[data];
-  if (users == 0) check(cudaHostRegister(host, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped), what);
+  if (registration->users == 0) {
+    check(cudaHostRegister(host, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped), what);
+  }
   void* mapped = nullptr;
   const cudaError_t status = cudaHostGetDevicePointer(&mapped, host, 0);
-  if (status != cudaSuccess && users == 0) cudaHostUnregister(host);
+  if (status != cudaSuccess && registration->users == 0) cudaHostUnregister(host);
   check(status, what);
-  users++;
+  registration->users++;
   device_address_ = static_cast<const std::byte*>(mapped);
 }
 
 HostRegistration::~HostRegistration() {
   std::lock_guard lock(registrations_mutex);
-  if (--registrations()[data_] > 0) return;
-  registrations().erase(data_);
+  const auto at = registrations().find(data_);
+  const std::shared_ptr<Registration> registration = at->second;
+  std::lock_guard own(registration->mutex);
+  if (--registration->users > 0) return;
   cudaHostUnregister(const_cast<std::byte*>(data_));
+  if (registration.use_count() == 2) registrations().erase(at);  // nobody is about to use it
 }
 
 // ---- Executor

@@ -131,6 +131,8 @@ export type NativeWeightsSource =
       source: ModelSource
       /** Identifies the checkpoint's content (paths, sizes, times): environments that load the same share its slabs. */
       identity: string
+      /** A file of slabs to read instead of the weights, if it holds just these; '' for none. */
+      packed: string
     }
   /** Random weights in a real shape: for benches. */
   | { synthetic: { spec: ModelSpec; options: SyntheticOptions } }
@@ -299,10 +301,24 @@ export interface NativeMemory {
   workspaceBytes: number
 }
 
+/**
+ * What became of the file of slabs: 'read'; 'absent'; 'stale' (made from other files) or 'damaged' (removed), with a
+ * reason; 'unused' if none was named, or if the model was in memory already.
+ */
+export interface NativePacked {
+  state: 'unused' | 'absent' | 'stale' | 'damaged' | 'read'
+  reason: string
+}
+
 export interface NativeModel {
   readonly id: number
   /** Of a head that was made 4 bits: root mean squares relative to those of what it was made of. */
   readonly headError: { weights: number; logits: number } | undefined
+  readonly packed: NativePacked
+  /** From the native load's beginning until the device had started, the weights were in RAM, all was in its place. */
+  readonly timings: { deviceMs: number; weightsMs: number; totalMs: number }
+  /** Writes the file of slabs in the background; why nothing was written, or ''. Of a model whose load named it. */
+  writePacked(path: string): Promise<string>
   /** Returns the request's id, unique in the process. Throws CONTEXT_OVERFLOW, QUEUE_FULL (with retryAfterMs). */
   submit(request: NativeRequest): number
   /** The request ends with finish 'abort' unless it has ended already. */
@@ -475,6 +491,8 @@ export interface NativeAddon {
   probeGpus(): { gpus: NativeGpu[]; reason: string; lost?: boolean }
   /** Once per environment: all events of its loads and requests come here, in batches. */
   attach(onEvents: (events: NativeEvent[]) => void): void
+  /** What probeGpus() says; then the GPU starts, ahead of a load. What fails is for the load to tell. */
+  startDevice(device: string): Promise<{ gpus: NativeGpu[]; reason: string; lost?: boolean }>
   load(request: NativeLoadRequest): Promise<NativeModel>
   cancelLoad(loadId: number): void
   /** A pending request keeps the process alive: counts up and down. */

@@ -9,6 +9,7 @@ export type {
 } from './checkpoint/quantisation.ts'
 export { type ErrorCode, MillraceError } from './errors.ts'
 export type { Logger } from './log.ts'
+export { type CacheEntry, clearCache, listCache, type ModelCache } from './model/cache.ts'
 export type {
   FinishReason,
   Generation,

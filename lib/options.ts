@@ -12,7 +12,7 @@ import type { Truncation } from './text/truncate.ts'
 export type PlacementHome = 'resident' | 'streamed' | 'cpu' | 'shared'
 
 export interface LoadProgress {
-  /** 'tokenizer' and 'checkpoint' count files; 'weights' counts bytes of checkpoint data repacked. */
+  /** 'tokenizer' and 'checkpoint' count files; 'weights' counts bytes of weights repacked, or read from the cache. */
   stage: 'checkpoint' | 'tokenizer' | 'weights'
   done: number
   total: number
@@ -79,6 +79,11 @@ export interface LoadOptions extends PlanOptions {
   deterministic?: boolean | undefined
   /** Requests that may wait; the next is refused with QUEUE_FULL. Default: no limit. */
   maxQueue?: number | undefined
+  /**
+   * Keep the repacked weights on disk, so that the next load only reads them: true, false, or the folder to keep them
+   * in. Default: MILLRACE_CACHE of the environment, or true. Models of less than 64 MiB are not kept.
+   */
+  cache?: boolean | string | undefined
   /** Told of loads, requests and failures, e.g. pino. Default: nobody is. */
   logger?: Logger | undefined
   /**
@@ -261,6 +266,7 @@ export const loadOptions = z.strictObject({
   prefixReuse: boolean().optional(),
   deterministic: boolean().optional(),
   maxQueue: integer(1, 2 ** 31 - 1).optional(),
+  cache: z.union([z.boolean(), z.string().min(1)], { error: 'true, false or the path of a folder' }).optional(),
   logger: z.custom<Logger>(isLogger, { error: 'an object with the functions debug, info, warn and error' }).optional(),
   poison: boolean().optional(),
   kernels: z

@@ -1,16 +1,21 @@
 #include "addon/model.h"
 
 #include <algorithm>
+#include <array>
+#include <chrono>
 #include <cstdlib>
+#include <future>
 #include <optional>
 
 #include "addon/convert.h"
 #include "addon/environment.h"
 #include "addon/lab.h"
+#include "addon/probe.h"
 #include "backend/cpu/cpu_backend.h"
 #include "cuda/cuda_backend.h"
 #include "engine/engine.h"
 #include "stream/host_store.h"
+#include "stream/packed_file.h"
 
 namespace millrace {
 
@@ -21,10 +26,26 @@ using SharedModel = std::shared_ptr<Model>;
 struct Loaded {
   SharedModel model;
   QuantisationError head_error;
+  std::weak_ptr<const HostModel> host;  // the model's own, which goes with it
+  PackedOutcome packed;
+  // When, from the load's beginning, the device had started, the weights were in memory, the model was in its place.
+  double device_ms = 0, weights_ms = 0, total_ms = 0;
 };
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
 
 Napi::Number number(Napi::Env env, uint64_t value) {
   return Napi::Number::New(env, static_cast<double>(value));
+}
+
+std::string text(const Napi::Value& value, const char* name) {
+  if (value.IsString()) return value.As<Napi::String>().Utf8Value();
+  throw Error(code::kInvalidArgument, format("native call: expected a text for %s", name),
+              "call through the package's own API");
 }
 
 // One environment's handle on a model. The model's memory is freed by the engine when it closes, not by this handle.
@@ -34,11 +55,12 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     return DefineClass(
         env, "NativeModel",
         {InstanceAccessor<&ModelHandle::id>("id"), InstanceAccessor<&ModelHandle::head_error>("headError"),
-         InstanceMethod<&ModelHandle::submit>("submit"), InstanceMethod<&ModelHandle::cancel>("cancel"),
-         InstanceMethod<&ModelHandle::stats>("stats"), InstanceMethod<&ModelHandle::observe_steps>("observeSteps"),
-         InstanceMethod<&ModelHandle::memory>("memory"), InstanceMethod<&ModelHandle::set_homes>("setHomes"),
-         InstanceMethod<&ModelHandle::set_arena>("setArena"), InstanceMethod<&ModelHandle::trace>("trace"),
-         InstanceMethod<&ModelHandle::close>("close")});
+         InstanceAccessor<&ModelHandle::packed>("packed"), InstanceAccessor<&ModelHandle::timings>("timings"),
+         InstanceMethod<&ModelHandle::write_packed>("writePacked"), InstanceMethod<&ModelHandle::submit>("submit"),
+         InstanceMethod<&ModelHandle::cancel>("cancel"), InstanceMethod<&ModelHandle::stats>("stats"),
+         InstanceMethod<&ModelHandle::observe_steps>("observeSteps"), InstanceMethod<&ModelHandle::memory>("memory"),
+         InstanceMethod<&ModelHandle::set_homes>("setHomes"), InstanceMethod<&ModelHandle::set_arena>("setArena"),
+         InstanceMethod<&ModelHandle::trace>("trace"), InstanceMethod<&ModelHandle::close>("close")});
   }
 
   // Constructed by load() alone, which passes an External of what it has loaded and the vocabulary's size.
@@ -47,6 +69,9 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     const Loaded& loaded = *info[0].As<Napi::External<Loaded>>().Data();
     model_ = loaded.model;
     head_error_ = loaded.head_error;
+    host_ = loaded.host;
+    packed_ = loaded.packed;
+    timings_ = {loaded.device_ms, loaded.weights_ms, loaded.total_ms};
     vocab_ = info[1].As<Napi::Number>().Int32Value();
   }
 
@@ -207,8 +232,39 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     return deferred->Promise();
   }
 
+  Napi::Value packed(const Napi::CallbackInfo& info) {
+    Napi::Object out = Napi::Object::New(info.Env());
+    out["state"] = Napi::String::New(info.Env(), name_of(packed_.state));
+    out["reason"] = Napi::String::New(info.Env(), packed_.reason);
+    return out;
+  }
+
+  Napi::Value timings(const Napi::CallbackInfo& info) {
+    Napi::Object out = Napi::Object::New(info.Env());
+    out["deviceMs"] = Napi::Number::New(info.Env(), timings_[0]);
+    out["weightsMs"] = Napi::Number::New(info.Env(), timings_[1]);
+    out["totalMs"] = Napi::Number::New(info.Env(), timings_[2]);
+    return out;
+  }
+
+  // Keeps the slabs in memory until they are written, should the model be closed meanwhile.
+  Napi::Value write_packed(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      std::function<std::string()> work = [path = text(info[0], "path"), host = host_.lock()] {
+        return host ? millrace::write_packed(path, *host) : std::string("the model was closed");
+      };
+      std::function<Napi::Value(Napi::Env, std::string&)> settle = [](Napi::Env at, std::string& why) {
+        return Napi::String::New(at, why);
+      };
+      return run_async<std::string>(info.Env(), std::move(work), std::move(settle));
+    });
+  }
+
   SharedModel model_;
   QuantisationError head_error_;
+  std::weak_ptr<const HostModel> host_;
+  PackedOutcome packed_;
+  std::array<double, 3> timings_{};
   int vocab_ = 0;
 };
 
@@ -219,10 +275,88 @@ std::unique_ptr<Backend> create_backend(const std::string& device, int threads) 
               "call through the package's own API");
 }
 
+// A GPU takes a third of a second to start, in which weights can be read. Not to be had, it ends the reading.
+class StartingBackend {
+ public:
+  StartingBackend(const std::string& device, int threads, std::atomic<bool>& cancelled, Clock::time_point began)
+      : gpu_(device != "cpu") {
+    if (!gpu_) {
+      backend_ = create_backend(device, threads);
+      return;
+    }
+    started_ = std::async(std::launch::async, [this, device, threads, &cancelled, began] {
+      try {
+        backend_ = create_backend(device, threads);
+        started_ms_ = milliseconds_since(began);
+        pinner_.set_value(backend_->pinner());
+      } catch (...) {
+        failure_ = std::current_exception();
+        pinner_.set_exception(failure_);
+        cancelled.store(true, std::memory_order_relaxed);
+      }
+    });
+  }
+
+  // Those of a GPU wait until it has started.
+  HostPinners pinners(bool slabs) {
+    if (!gpu_) return {};
+    const Pinner pinner = [started = started_pinner_](std::byte* data, size_t bytes) {
+      return started.get()(data, bytes);
+    };
+    return {slabs ? pinner : Pinner{}, pinner};
+  }
+
+  double started_ms() const { return started_ms_; }  // after take()
+
+  // Throws what kept the device from starting, if anything did.
+  void rethrow() {
+    if (started_.valid()) started_.get();
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+  std::unique_ptr<Backend> take() {
+    rethrow();
+    return std::move(backend_);
+  }
+
+ private:
+  const bool gpu_;
+  std::unique_ptr<Backend> backend_;  // of the thread until it has ended
+  std::exception_ptr failure_;        // the same
+  double started_ms_ = 0;             // the same
+  std::promise<Pinner> pinner_;
+  const std::shared_future<Pinner> started_pinner_{pinner_.get_future()};
+  std::future<void> started_;  // last: its end waits for the thread
+};
+
+// What probeGpus() says; then the GPU starts, ahead of a load and after its free memory was read. What fails, the load
+// tells.
+Napi::Value start_device(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    std::function<GpuProbe()> work = [device = text(info[0], "device")] {
+      GpuProbe probe = probe_gpus();
+      if (probe.gpus.empty()) return probe;
+      std::thread([device] {
+        try {
+          create_backend(device, 1);
+        } catch (const std::exception&) {
+        }
+      }).detach();
+      return probe;
+    };
+    std::function<Napi::Value(Napi::Env, GpuProbe&)> settle = [](Napi::Env at, GpuProbe& probe) {
+      return gpus_to_js(at, probe);
+    };
+    return run_async<GpuProbe>(info.Env(), std::move(work), std::move(settle));
+  });
+}
+
 // Where a model's weights come from: a checkpoint's files, or a generator.
 struct WeightsSource {
   int vocab = 0;
-  std::function<std::shared_ptr<const HostModel>(int threads, const RepackOptions& options, const Pinner& pinner)> load;
+  std::function<std::shared_ptr<const HostModel>(int threads, const RepackOptions& options, const HostPinners& pinners,
+                                                 PackedOutcome& packed)>
+      load;
 };
 
 WeightsSource weights_source(const Napi::Object& request) {
@@ -230,16 +364,18 @@ WeightsSource weights_source(const Napi::Object& request) {
     const Napi::Object synthetic = object_field(request, "synthetic");
     const ModelSpec spec = model_spec(object_field(synthetic, "spec"));
     const SyntheticOptions options = synthetic_options(object_field(synthetic, "options"));
-    return {spec.vocab, [=](int threads, const RepackOptions&, const Pinner& pinner) {
+    return {spec.vocab, [=](int threads, const RepackOptions&, const HostPinners& pinners, PackedOutcome&) {
               ThreadPool pool(threads);
-              return synthetic_model(spec, options, pool, pinner);
+              return synthetic_model(spec, options, pool, pinners);
             }};
   }
   const std::vector<std::string> paths = string_array(field(request, "paths"), "paths");
   const auto source = std::make_shared<ModelSource>(model_source(object_field(request, "source")));
   const std::string identity = string_field(request, "identity");
-  return {source->spec.vocab, [=](int threads, const RepackOptions& options, const Pinner& pinner) {
-            return HostStore::instance().load(identity, paths, *source, threads, options, pinner);
+  const std::string file = string_field(request, "packed");
+  return {source->spec.vocab,
+          [=](int threads, const RepackOptions& options, const HostPinners& pinners, PackedOutcome& packed) {
+            return HostStore::instance().load(identity, paths, *source, threads, options, pinners, file, &packed);
           }};
 }
 
@@ -291,23 +427,37 @@ Napi::Value load(const Napi::CallbackInfo& info) {
           raw->listener().Call({batch});
         });
       };
-      std::unique_ptr<Backend> backend = create_backend(device, threads);  // before any weight is read
       const auto at_home = [&](Home home) {
         return std::find(config.homes.begin(), config.homes.end(), home) != config.homes.end();
       };
+      const bool streams = at_home(Home::streamed) || at_home(Home::cpu) || at_home(Home::shared);
+      const Clock::time_point began = Clock::now();
+      StartingBackend starting(device, threads, *cancelled, began);
+      Loaded loaded;
+      std::shared_ptr<const HostModel> host;
+      try {
+        host = weights.load(threads, options, starting.pinners(streams), loaded.packed);
+      } catch (...) {
+        starting.rethrow();
+        throw;
+      }
+      loaded.weights_ms = milliseconds_since(began);
+      std::unique_ptr<Backend> backend = starting.take();
+      loaded.device_ms = starting.started_ms();
       const bool gpu = !backend->reads_host_memory();
-      const bool streams = gpu && (at_home(Home::streamed) || at_home(Home::cpu) || at_home(Home::shared));
-      std::shared_ptr<const HostModel> host = weights.load(threads, options, streams ? backend->pinner() : Pinner{});
-      if (streams) host->pin(backend->pinner());  // a model that others had loaded to be resident
-      const QuantisationError head_error = host->report().head;
+      // A model that others had loaded, and not for such a device.
+      if (gpu) host->pin({streams ? backend->pinner() : Pinner{}, backend->pinner()});
+      loaded.host = host;
+      loaded.head_error = host->report().head;
       std::unique_ptr<Backend> cpu;
       if (gpu && at_home(Home::cpu)) cpu = create_cpu_backend(threads, {}, kSharedPassSpin);
-      auto model =
+      loaded.model =
           std::make_shared<Model>(Engine::next_id(), std::move(backend), std::move(host), config, std::move(cpu));
       if (cancelled->load(std::memory_order_relaxed)) {
         throw Error(code::kAborted, "the load was cancelled", "call load() again if that was not meant");
       }
-      return {std::move(model), head_error};
+      loaded.total_ms = milliseconds_since(began);
+      return loaded;
     };
     const int vocab = weights.vocab;
     // The engine learns of the model here: one whose environment ended meanwhile is freed by its loader.
@@ -326,6 +476,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
 void register_model(Napi::Env env, Napi::Object exports) {
   Environment::of(env).model_class = Napi::Persistent(ModelHandle::define(env));
   exports["load"] = Napi::Function::New(env, load, "load");
+  exports["startDevice"] = Napi::Function::New(env, start_device, "startDevice");
   exports["cancelLoad"] = Napi::Function::New(
       env,
       [](const Napi::CallbackInfo& info) {

@@ -4,16 +4,39 @@
 #include "backend/cpu/linear.h"
 #include "core/cpu_info.h"
 #include "cuda/cuda_backend.h"
-#include "cuda/probe.h"
 #include "stream/host_store.h"
 #include "stream/link.h"
 
 namespace millrace {
+
 namespace {
 
 Napi::Value number(Napi::Env env, uint64_t value) {
   return Napi::Number::New(env, static_cast<double>(value));
 }
+
+}  // namespace
+
+Napi::Object gpus_to_js(Napi::Env env, const GpuProbe& probe) {
+  Napi::Array gpus = Napi::Array::New(env);
+  for (const GpuInfo& gpu : probe.gpus) {
+    Napi::Object item = Napi::Object::New(env);
+    item.Set("index", gpu.index);
+    item.Set("name", gpu.name);
+    item.Set("computeCapability", std::to_string(gpu.compute_major) + "." + std::to_string(gpu.compute_minor));
+    item.Set("memoryBytes", number(env, gpu.memory_bytes));
+    item.Set("memoryFreeBytes", number(env, gpu.memory_free_bytes));
+    item.Set("link", gpu.link);
+    gpus.Set(gpus.Length(), item);
+  }
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("gpus", gpus);
+  result.Set("reason", probe.reason);
+  result.Set("lost", probe.lost);
+  return result;
+}
+
+namespace {
 
 Napi::Value probe_cpu(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
@@ -34,24 +57,7 @@ Napi::Value probe_cpu(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value probe_gpus_js(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
-  const GpuProbe probe = probe_gpus();
-  Napi::Array gpus = Napi::Array::New(env);
-  for (const GpuInfo& gpu : probe.gpus) {
-    Napi::Object item = Napi::Object::New(env);
-    item.Set("index", gpu.index);
-    item.Set("name", gpu.name);
-    item.Set("computeCapability", std::to_string(gpu.compute_major) + "." + std::to_string(gpu.compute_minor));
-    item.Set("memoryBytes", number(env, gpu.memory_bytes));
-    item.Set("memoryFreeBytes", number(env, gpu.memory_free_bytes));
-    item.Set("link", gpu.link);
-    gpus.Set(gpus.Length(), item);
-  }
-  Napi::Object result = Napi::Object::New(env);
-  result.Set("gpus", gpus);
-  result.Set("reason", probe.reason);
-  result.Set("lost", probe.lost);
-  return result;
+  return gpus_to_js(info.Env(), probe_gpus());
 }
 
 Napi::Value measure_dram_bandwidth_js(const Napi::CallbackInfo& info) {

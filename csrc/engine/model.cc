@@ -137,7 +137,7 @@ void Model::abandon_pass() {
 std::vector<Home> Model::set_homes(std::vector<Home> homes, size_t ring_bytes) {
   compute_->synchronize();
   const bool streams = std::find(homes.begin(), homes.end(), Home::streamed) != homes.end();
-  if (streams && !backend_->reads_host_memory()) host_->pin(backend_->pinner());  // it may have been all resident
+  if (streams && !backend_->reads_host_memory()) host_->pin({backend_->pinner(), {}});  // it may have been all resident
   feeder_->set_homes(std::move(homes), ring_bytes);
   feeder_->prefetch();
   publish_counters();

@@ -38,6 +38,7 @@ HostModel::HostModel(const SlabPlan& plan)
 
 HostModel::~HostModel() {
   pinning_.reset();
+  embedding_pinning_.reset();
   bytes_of_all.fetch_sub(bytes(), std::memory_order_relaxed);
 }
 
@@ -46,14 +47,18 @@ bool HostModel::pinned(int unit) const {
   return pinning != nullptr && pinning->pinned(unit);
 }
 
-void HostModel::pin(Pinner pinner) const {
+void HostModel::pin(const HostPinners& pinners) const {
   std::lock_guard lock(pinning_mutex_);
-  if (pinning_) return;
+  if (pinners.embedding && !embedding_pinning_ && embedding_.size() > 0) {
+    embedding_pinning_ =
+        std::make_unique<Pinning>(pinners.embedding, std::vector{std::span(embedding_.data(), embedding_.size())});
+  }
+  if (!pinners.slabs || pinning_) return;
   std::vector<std::span<std::byte>> parts;
   for (size_t unit = 0; unit < units_.size(); unit++) {
     parts.emplace_back(slabs_.data() + offsets_[unit], round_up(units_[unit].bytes, kUnitAlignment));
   }
-  pinning_ = std::make_unique<Pinning>(std::move(pinner), std::move(parts));
+  pinning_ = std::make_unique<Pinning>(pinners.slabs, std::move(parts));
   pinning_seen_.store(pinning_.get(), std::memory_order_release);
 }
 
@@ -88,11 +93,11 @@ void throw_if_cancelled(const RepackOptions& options) {
 
 std::shared_ptr<HostModel> read_model(const std::string& identity, const std::vector<std::string>& paths,
                                       const ModelSource& source, int threads, const RepackOptions& options,
-                                      const Pinner& pinner, const std::string& packed, PackedOutcome& outcome) {
+                                      const HostPinners& pinners, const std::string& packed, PackedOutcome& outcome) {
   const Checkpoint checkpoint(paths);
   const SlabPlan plan = plan_slabs(checkpoint, source);
   auto model = std::make_shared<HostModel>(plan);
-  if (pinner) model->pin(pinner);
+  model->pin(pinners);
   ThreadPool pool(threads);
   if (!packed.empty()) {
     model->set_stamp({identity, hash_checkpoint(paths)});
@@ -114,7 +119,7 @@ HostStore& HostStore::instance() {
 
 std::shared_ptr<const HostModel> HostStore::load(const std::string& identity, const std::vector<std::string>& paths,
                                                  const ModelSource& source, int threads, const RepackOptions& options,
-                                                 const Pinner& pinner, const std::string& packed,
+                                                 const HostPinners& pinners, const std::string& packed,
                                                  PackedOutcome* outcome) {
   PackedOutcome unheard;
   if (outcome == nullptr) outcome = &unheard;
@@ -138,7 +143,7 @@ std::shared_ptr<const HostModel> HostStore::load(const std::string& identity, co
   }
   std::shared_ptr<HostModel> model;
   try {
-    model = read_model(identity, paths, source, threads, options, pinner, packed, *outcome);
+    model = read_model(identity, paths, source, threads, options, pinners, packed, *outcome);
   } catch (...) {
     end_turn(*entry, nullptr);
     throw;

@@ -26,6 +26,12 @@ struct CheckpointStamp {
   uint64_t content = 0;  // hash_checkpoint()
 };
 
+// Who pins what in the background while it is filled; either may be empty.
+struct HostPinners {
+  Pinner slabs;      // of models that a device streams
+  Pinner embedding;  // of all models that a device gathers the table's rows of
+};
+
 class HostModel : public SlabSource {
  public:
   // Reserves the memory that the plan asks for; repack fills it.
@@ -38,12 +44,13 @@ class HostModel : public SlabSource {
   const std::vector<UnitLayout>& units() const { return units_; }
   const std::byte* slab(int unit) const override { return slabs_.data() + offsets_[unit]; }
   bool pinned(int unit) const override;
-  // Begins to pin the slabs in the background, unless that has begun already. Any thread.
-  void pin(Pinner pinner) const;
+  // Begins to pin in the background what there is a pinner for, unless that has begun already. Any thread.
+  void pin(const HostPinners& pinners) const;
+  // Of the slabs, as all that follows.
   size_t pinned_bytes() const;
   // The system allowed no more locked memory than pinned_bytes().
   bool pinning_refused() const;
-  // Until all is pinned that will be, if pin() was called.
+  // Until all are pinned that will be, if pin() was called.
   void wait_until_pinned() const;
   std::byte* mutable_slab(int unit) { return slabs_.data() + offsets_[unit]; }
   std::byte* mutable_embedding() { return embedding_.data(); }
@@ -68,6 +75,7 @@ class HostModel : public SlabSource {
   RepackReport report_;
   CheckpointStamp stamp_;
   mutable std::mutex pinning_mutex_;
+  mutable std::unique_ptr<Pinning> embedding_pinning_;         // under the mutex
   mutable std::unique_ptr<Pinning> pinning_;                   // under the mutex
   mutable std::atomic<const Pinning*> pinning_seen_{nullptr};  // the same, once it is there
 };
@@ -78,12 +86,12 @@ class HostStore {
   static HostStore& instance();
 
   // The model of this identity, repacked from its files unless some environment holds it already. Loads of one
-  // identity take turns; a load that fails or is cancelled, be it while it waits, leaves nothing behind. With a
-  // `pinner`, slabs are pinned in the background meanwhile. A `packed` file (packed_file.h; empty: none) is read
-  // instead of the checkpoint's weights if it holds them; `outcome` says what became of it.
+  // identity take turns; a load that fails or is cancelled, be it while it waits, leaves nothing behind. A `packed`
+  // file (packed_file.h; empty: none) is read instead of the checkpoint's weights if it holds them; `outcome` says what
+  // became of it.
   std::shared_ptr<const HostModel> load(const std::string& identity, const std::vector<std::string>& paths,
                                         const ModelSource& source, int threads, const RepackOptions& options,
-                                        const Pinner& pinner = {}, const std::string& packed = {},
+                                        const HostPinners& pinners = {}, const std::string& packed = {},
                                         PackedOutcome* outcome = nullptr);
   // A load of this identity would find the model, or wait for one that makes it. Any thread.
   bool holds(const std::string& identity);

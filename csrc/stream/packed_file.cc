@@ -47,6 +47,10 @@ struct FileHead {
   uint64_t content;
   uint64_t layout;
   uint64_t parts;
+  // RepackReport.
+  uint64_t head_made;
+  double head_weights;
+  double head_results;
 };
 
 struct PartEntry {
@@ -125,6 +129,10 @@ FileLayout lay_out(const HostModel& model) {
   out.head.identity = hash_bytes(model.stamp().identity.data(), model.stamp().identity.size());
   out.head.content = model.stamp().content;
   out.head.layout = hash_layout(model);
+  const QuantisationError& made = model.report().head;
+  out.head.head_made = made.made;
+  out.head.head_weights = made.weights;
+  out.head.head_results = made.results;
   return out;
 }
 
@@ -230,7 +238,7 @@ std::string read_failure() {
 }
 
 // The header, if the file at hand is what the layout describes.
-PackedOutcome read_header(const File& file, const FileLayout& layout, std::vector<uint64_t>& hashes) {
+PackedOutcome read_header(const File& file, FileLayout& layout, std::vector<uint64_t>& hashes) {
   FileHead head;
   if (!file.read(&head, sizeof(head), 0)) return {PackedState::damaged, read_failure()};
   if (std::memcmp(head.magic, kMagic, sizeof(kMagic)) != 0) return {PackedState::damaged, "it is no packed file"};
@@ -242,6 +250,9 @@ PackedOutcome read_header(const File& file, const FileLayout& layout, std::vecto
       head.layout != layout.head.layout) {
     return {PackedState::stale, "the checkpoint's files have changed since"};
   }
+  layout.head.head_made = head.head_made;
+  layout.head.head_weights = head.head_weights;
+  layout.head.head_results = head.head_results;
   std::vector<std::byte> found(layout.head.header_bytes);
   if (!file.read(found.data(), found.size(), 0)) return {PackedState::damaged, read_failure()};
   hashes.resize(layout.pieces);
@@ -489,11 +500,14 @@ PackedOutcome read_packed(const std::string& path, HostModel& model, ThreadPool&
     if (errno == ENOENT) return {PackedState::absent, {}};
     return {PackedState::stale, what_failed("it cannot be opened")};
   }
-  const FileLayout layout = lay_out(model);
+  FileLayout layout = lay_out(model);
   std::vector<uint64_t> hashes;
   PackedOutcome outcome = read_header(file, layout, hashes);
   if (outcome.state == PackedState::read) outcome = read_parts(file, layout, hashes, model, pool, options);
   if (outcome.state == PackedState::damaged) ::unlink(path.c_str());
+  if (outcome.state == PackedState::read) {
+    model.set_report({{layout.head.head_made != 0, layout.head.head_weights, layout.head.head_results}});
+  }
   // Which files go first when room is needed is decided by when they were used last.
   if (outcome.state == PackedState::read) ::futimens(file.fd(), nullptr);
   return outcome;

@@ -107,10 +107,10 @@ SlabPlan plan_synthetic(const ModelSpec& spec, const SyntheticOptions& options) 
 }
 
 std::shared_ptr<const HostModel> synthetic_model(const ModelSpec& spec, const SyntheticOptions& options,
-                                                 ThreadPool& pool, const Pinner& pinner) {
+                                                 ThreadPool& pool, const HostPinners& pinners) {
   const SlabPlan planned = plan_synthetic(spec, options);
   auto model = std::make_shared<HostModel>(planned);
-  if (pinner) model->pin(pinner);
+  model->pin(pinners);
   uint64_t stream = options.seed << 40;
   for (size_t unit = 0; unit < planned.units.size(); unit++) {
     const UnitLayout& layout = planned.units[unit];

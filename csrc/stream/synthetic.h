@@ -25,6 +25,6 @@ SlabPlan plan_synthetic(const ModelSpec& spec, const SyntheticOptions& options);
 
 // Weights of variance about 1 / k, so that activations stay of order one; the same for any number of threads.
 std::shared_ptr<const HostModel> synthetic_model(const ModelSpec& spec, const SyntheticOptions& options,
-                                                 ThreadPool& pool, const Pinner& pinner = {});
+                                                 ThreadPool& pool, const HostPinners& pinners = {});
 
 }  // namespace millrace

@@ -49,7 +49,13 @@ function describe(inspection: Inspection): string {
     ['embedding', `${formatBytes(inspection.embeddingBytes)} (${inspection.embeddingType}), stays in system RAM`],
     ['KV cache', `${formatCount(inspection.kvBytesPerToken)} bytes a token`],
     ['files', inspection.files.map((file) => `${file.name} (${formatBytes(file.bytes)})`).join(', ')],
+    ['cache', describeCache(inspection.cache)],
   ])
+}
+
+function describeCache(cache: Inspection['cache']): string {
+  if (!cache) return 'not kept'
+  return `${cache.path} (${formatBytes(cache.bytes)}${cache.present ? '' : ', not there yet'})`
 }
 
 function describeQuantisation(quantisation: Quantisation): string {

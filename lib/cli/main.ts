@@ -6,6 +6,7 @@ import { Command, CommanderError } from 'commander'
 import { packageRoot } from '../binding.ts'
 import { ERRORS, MillraceError } from '../errors.ts'
 import { benchCommand } from './bench.ts'
+import { cacheCommand } from './cache.ts'
 import { chatCommand } from './chat.ts'
 import { generateCommand } from './generate.ts'
 import { inspectCommand } from './inspect.ts'
@@ -26,7 +27,7 @@ async function main(): Promise<void> {
       'after',
       '\nExit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted (Ctrl-C), 143 terminated.',
     )
-  for (const command of [generateCommand, chatCommand, inspectCommand, scoreCommand, benchCommand]) {
+  for (const command of [generateCommand, chatCommand, inspectCommand, scoreCommand, benchCommand, cacheCommand]) {
     program.addCommand(command(terminal).exitOverride())
   }
   process.exitCode = (await run(program, terminal)) || process.exitCode

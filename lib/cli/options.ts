@@ -13,6 +13,7 @@ import {
   planOptions as planSchema,
   validate,
 } from '../options.ts'
+import { formatBytes } from './format.ts'
 import type { Terminal } from './terminal.ts'
 
 export interface LoadFlags {
@@ -25,6 +26,7 @@ export interface LoadFlags {
   ramBudget?: string
   arena?: string
   trace?: string
+  cache?: boolean | string
   quiet?: boolean
 }
 
@@ -92,6 +94,8 @@ export function addLoadFlags(command: Command, context = 'longest prompt and ans
     .addOption(new Option('--ram-budget <size>', 'system RAM for the model: a size, or a share'))
     .addOption(new Option('--arena <size>', 'GPU memory for the shared units of all models: a size such as 4GiB'))
     .addOption(new Option('--trace <file>', 'write what copies, kernels and waits take, for ui.perfetto.dev'))
+    .addOption(new Option('--cache <folder>', 'keep repacked weights for the next load there'))
+    .addOption(new Option('--no-cache', 'keep and use no repacked weights'))
     .addOption(new Option('--quiet', 'no progress on stderr'))
 }
 
@@ -177,11 +181,15 @@ export async function loadModel(
   const progress = terminal.progress(basename(path))
   const model = await load(path, {
     ...planOptions(flags),
+    cache: flags.cache,
     signal: terminal.signal,
     onProgress: progress.report,
     ...more,
   })
   progress.done()
   if (flags.trace !== undefined) await model.trace(flags.trace)
+  const { cache } = model
+  if (cache?.state === 'writing')
+    terminal.note(`writing ${formatBytes(cache.bytes)} to ${cache.path} for the next load`)
   return model
 }

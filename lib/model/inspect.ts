@@ -5,6 +5,7 @@ import { addon, type ModelSpec, type NativeUnit } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import type { Quantisation } from '../checkpoint/quantisation.ts'
 import { type HeadType, inspectOptions, validate } from '../options.ts'
+import { cacheFolder, packedFile } from './cache.ts'
 
 export interface Inspection {
   path: string
@@ -22,6 +23,8 @@ export interface Inspection {
   /** Weights of the model, whatever their bits; a tied head counts once. */
   parameters: number
   files: { name: string; bytes: number }[]
+  /** Where loads keep the repacked weights by default, and whether they are there; undefined where none are kept. */
+  cache: { path: string; bytes: number; present: boolean } | undefined
 }
 
 export interface InspectOptions {
@@ -36,6 +39,7 @@ export async function inspect(directory: string, options: InspectOptions = {}): 
   const { folder, config, quantisation, slabs } = checkpoint
   const files = []
   for (const path of folder.weightFiles) files.push({ name: basename(path), bytes: (await stat(path)).size })
+  const packed = packedFile(cacheFolder(undefined), folder, slabs)
   return {
     path: folder.path,
     architecture: config.architecture,
@@ -49,6 +53,13 @@ export async function inspect(directory: string, options: InspectOptions = {}): 
     kvBytesPerToken: slabs.kvBytesPerToken,
     parameters: countParameters(config.spec, config.tiedEmbeddings),
     files,
+    cache: packed && {
+      ...packed,
+      present: await stat(packed.path).then(
+        () => true,
+        () => false,
+      ),
+    },
   }
 }
 

@@ -1,4 +1,5 @@
 /** load(): from a checkpoint's folder to a model that answers. */
+import type { NativeAddon, NativeModel } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import { MillraceError } from '../errors.ts'
 import { readKernel } from '../lab/kernel.ts'
@@ -9,9 +10,10 @@ import { makePlan, predictionOf } from '../plan/plan.ts'
 import { ChatTemplate, readChatTemplate } from '../text/chat.ts'
 import { TokenizerThread } from '../text/thread.ts'
 import { readTokenizerFiles, Tokenizer } from '../text/tokenizer.ts'
+import { cacheFolder, keepPacked, type ModelCache, packedFile } from './cache.ts'
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
-import { runtime } from './runtime.ts'
+import { awaitNative, runtime } from './runtime.ts'
 import { abortedError } from './signals.ts'
 import { loadWeights } from './weights.ts'
 
@@ -32,34 +34,52 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
   try {
     checkAborted()
     const { native } = runtime()
+    const probing = probeGpus(native, checked.device ?? 'auto')
+    probing.catch(() => {}) // told below
     const checkpoint = await openCheckpoint(directory, native, checked.head)
-    report('checkpoint', checkpoint.folder.weightFiles.length, checkpoint.folder.weightFiles.length)
+    const { folder } = checkpoint
+    report('checkpoint', folder.weightFiles.length, folder.weightFiles.length)
     checkAborted()
-    const plan = makePlan(checkpoint.config.spec, checkpoint.slabs, checked, readMachine(native))
+    const plan = makePlan(checkpoint.config.spec, checkpoint.slabs, checked, readMachine(native, await probing))
     // A budget is the user's word, also where the system says less.
     if (checked.ramBudget === undefined) {
       checkMemory(plan, readMemory(native), native.holdsWeights(checkpoint.identity))
     }
-    const tokenizer = new Tokenizer(await readTokenizerFiles(checkpoint.folder.path))
-    const template = await readChatTemplate(checkpoint.folder.path, tokenizer.config)
-    const chatTemplate = template === undefined ? undefined : new ChatTemplate(template)
-    report('tokenizer', 1, 1)
-    checkAborted()
     const kernels = await Promise.all(Object.entries(checked.kernels ?? {}).map((entry) => readKernel(...entry)))
+    const keptIn = cacheFolder(checked.cache)
+    const packed = packedFile(keptIn, folder, checkpoint.slabs)
     const source = {
-      paths: checkpoint.folder.weightFiles,
+      paths: folder.weightFiles,
       source: checkpoint.source,
       identity: checkpoint.identity,
+      packed: packed?.path ?? '',
     }
-    const model = await loadWeights(source, plan, {
+    // The tokenizer is read while the weights are: both take their time, on different threads.
+    const failed = new AbortController()
+    const weights = loadWeights(source, plan, {
       prefixReuse: checked.prefixReuse ?? true,
       deterministic: checked.deterministic ?? false,
       maxQueue: checked.maxQueue ?? 0,
       poison: checked.poison ?? false,
       kernels,
-      signal,
+      signal: signal ? AbortSignal.any([signal, failed.signal]) : failed.signal,
       onProgress: (done, total) => report('weights', done, total),
     })
+    weights.catch(() => {}) // told below
+    let text: TextParts
+    try {
+      text = await readText(folder.path)
+      report('tokenizer', 1, 1)
+    } catch (error) {
+      failed.abort()
+      await weights.then(discard, () => {})
+      throw error
+    }
+    const model = await weights
+    const { tokenizer, chatTemplate } = text
+    const cache = packed && keptIn !== undefined ? { ...packed, state: 'writing' as ModelCache['state'] } : undefined
+    // A process that has nothing else to do waits until the file is written.
+    if (cache) keepPacked(model, cache, keptIn!, log).finally(runtime().hold())
     const { device, contextLength, kvTokens, hostBytes, streamedBytesPerPass } = plan
     const { id } = model
     const ms = Math.round(performance.now() - began)
@@ -72,11 +92,12 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
       streamedBytesPerPass,
       ...(headError && { headError }),
     }
-    log.info({ model: id, path: checkpoint.folder.path, ...figures, ms }, 'model loaded')
+    const times = { ms, native: model.timings }
+    log.info({ model: id, path: folder.path, ...figures, cache: cache?.state, ...times }, 'model loaded')
     const end = tokenizer.idOf(tokenizer.eosToken)
     return new Model({
       native: model,
-      path: checkpoint.folder.path,
+      path: folder.path,
       architecture: checkpoint.config.architecture,
       spec: checkpoint.config.spec,
       plan,
@@ -84,8 +105,9 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
       gpuMemory: (now) => gpuMemoryFor(native, now),
       predict: (moved) => predictionOf(checkpoint.config.spec, moved, readMachine(native)),
       tokenizer,
-      tokenizerThread: new TokenizerThread(tokenizer, checkpoint.folder.path),
+      tokenizerThread: new TokenizerThread(tokenizer, folder.path),
       chatTemplate,
+      cache,
       log,
       // Instruction-tuned checkpoints sometimes name the token that ends a turn in tokenizer_config.json alone.
       endTokens: [...new Set([...checkpoint.endTokens, ...(end === undefined ? [] : [end])])].filter(
@@ -99,4 +121,26 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
   } finally {
     release()
   }
+}
+
+interface TextParts {
+  tokenizer: Tokenizer
+  chatTemplate: ChatTemplate | undefined
+}
+
+async function readText(folder: string): Promise<TextParts> {
+  const tokenizer = new Tokenizer(await readTokenizerFiles(folder))
+  const template = await readChatTemplate(folder, tokenizer.config)
+  return { tokenizer, chatTemplate: template === undefined ? undefined : new ChatTemplate(template) }
+}
+
+async function discard(model: NativeModel): Promise<void> {
+  runtime().removeModel(model.id)
+  await awaitNative(() => model.close(false, 0))
+}
+
+/** A GPU takes a third of a second to start: it may do so while the checkpoint's headers are read. */
+async function probeGpus(native: NativeAddon, device: string): Promise<ReturnType<NativeAddon['probeGpus']>> {
+  if (device === 'cpu') return native.probeGpus()
+  return native.startDevice(device === 'auto' || device === 'cuda' ? 'cuda:0' : device)
 }

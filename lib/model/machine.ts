@@ -4,9 +4,8 @@ import type { SystemMemory } from '../plan/memory.ts'
 import type { Machine, ModelPlan } from '../plan/plan.ts'
 
 /** What plans need to know of this machine: what it has, and what was measured on it before. */
-export function readMachine(native: NativeAddon): Machine {
+export function readMachine(native: NativeAddon, { gpus, reason, lost = false } = native.probeGpus()): Machine {
   const cpu = native.probeCpu()
-  const { gpus, reason, lost = false } = native.probeGpus()
   const calibrationOf = (gpu: string, link: string) =>
     readCalibration(calibrationKey(native.version, gpu, cpu)) ?? defaultCalibration({ link, cores: cpu.cores })
   return {

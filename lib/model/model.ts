@@ -25,6 +25,7 @@ import { budgetBytes } from '../plan/vram.ts'
 import { type ChatTemplate, ROLES } from '../text/chat.ts'
 import type { TokenizerThread } from '../text/thread.ts'
 import type { TextCodec } from '../text/tokenizer.ts'
+import type { ModelCache } from './cache.ts'
 import { Generation } from './generation.ts'
 import { awaitNative, callNative, runtime } from './runtime.ts'
 import { type ScoreResult, score } from './score.ts'
@@ -101,6 +102,7 @@ export interface ModelParts {
   tokenizer: TextCodec
   tokenizerThread: TokenizerThread
   chatTemplate: ChatTemplate | undefined
+  cache: ModelCache | undefined
   log: Logger
   /** Tokens that end an answer. */
   endTokens: readonly number[]
@@ -112,6 +114,8 @@ export class Model implements AsyncDisposable {
   /** As config.json spells it: 'LlamaForCausalLM'. */
   readonly architecture: string
   readonly spec: Readonly<ModelSpec>
+  /** The file that keeps the repacked weights for the next load; undefined where none is kept. */
+  readonly cache: Readonly<ModelCache> | undefined
   /** encode() and decode() as generate() uses them. */
   readonly tokenizer: Pick<TextCodec, 'encode' | 'decode' | 'idOf'>
 
@@ -136,6 +140,7 @@ export class Model implements AsyncDisposable {
     this.architecture = parts.architecture
     this.spec = parts.spec
     this.#plan = parts.plan
+    this.cache = parts.cache
     this.tokenizer = parts.tokenizer
   }
 

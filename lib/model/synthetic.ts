@@ -65,6 +65,7 @@ export async function loadSynthetic(
       tokenizer: noTokenizer,
       tokenizerThread: new TokenizerThread(noTokenizer, ''),
       chatTemplate: undefined,
+      cache: undefined,
       log: makeLog(undefined),
       endTokens: [],
     })

@@ -6,6 +6,7 @@ import type {
   NativeGpu,
   NativeLoadRequest,
   NativeModel,
+  NativePacked,
   NativeRequest,
   NativeTensor,
   NativeTokensEvent,
@@ -106,6 +107,12 @@ export class FakeAddon implements NativeAddon {
     this.#onEvents = onEvents
   }
 
+  startedDevices: string[] = []
+  async startDevice(device: string) {
+    this.startedDevices.push(device)
+    return this.probeGpus()
+  }
+
   async load(request: NativeLoadRequest): Promise<NativeModel> {
     this.loads.push(request)
     if (this.onLoad) return this.onLoad(request)
@@ -133,6 +140,16 @@ export class FakeModel implements NativeModel {
   readonly headError = undefined
   readonly id: number
   readonly #addon: FakeAddon
+  packed: NativePacked = { state: 'unused', reason: '' }
+  readonly timings = { deviceMs: 1, weightsMs: 2, totalMs: 3 }
+  written: string[] = []
+  /** What writing answers. */
+  onWrite: () => Promise<string> = async () => ''
+  writePacked(path: string): Promise<string> {
+    this.written.push(path)
+    return this.onWrite()
+  }
+
   submitted: { id: number; request: NativeRequest }[] = []
   cancelled: number[] = []
   closes: { drain: boolean; timeoutMs: number }[] = []

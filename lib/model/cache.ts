@@ -1,0 +1,160 @@
+/** The packed files that loads leave on disk for the next load: where they are, and how much of the disk they take. */
+import { createHash } from 'node:crypto'
+import { mkdir, readdir, rm, stat, statfs } from 'node:fs/promises'
+import { homedir } from 'node:os'
+import { basename, isAbsolute, join, resolve, sep } from 'node:path'
+import type { NativeModel, NativeSlabPlan } from '../binding.ts'
+import type { CheckpointFolder } from '../checkpoint/folder.ts'
+import { MillraceError } from '../errors.ts'
+import type { Logger } from '../log.ts'
+import { parseBytes } from '../options.ts'
+
+export interface CacheEntry {
+  path: string
+  bytes: number
+  /** When it was last read or written. */
+  usedAt: Date
+}
+
+/** A model's packed file. */
+export interface PackedFile {
+  path: string
+  bytes: number
+}
+
+/** What a loaded model has of the cache. */
+export interface ModelCache extends PackedFile {
+  /**
+   * 'read': the weights came from it; 'shared': they were in memory already; 'writing', then 'written', or 'failed' for
+   * a `reason`.
+   */
+  state: 'read' | 'shared' | 'writing' | 'written' | 'failed'
+  reason?: string
+}
+
+const SUFFIX = '.packed'
+/** What a write has not ended. */
+const UNFINISHED = '.packed.part'
+const ABANDONED_MS = 24 * 60 * 60 * 1000
+/** Smaller models are repacked as fast as they are read. */
+const LEAST_BYTES = 64 * 2 ** 20
+/** Of the disk's free space, what is kept in the cache counted as free. */
+const SHARE_OF_DISK = 0.2
+const OFF = ['0', 'false', 'off', 'no']
+const ON = ['', '1', 'true', 'on', 'yes']
+
+/** The folder that an option means, undefined if nothing is to be kept. The environment's word is the default. */
+export function cacheFolder(option: boolean | string | undefined): string | undefined {
+  const word = process.env.MILLRACE_CACHE ?? ''
+  if (typeof option === 'string') return resolve(option)
+  if (option === false || (option === undefined && OFF.includes(word.toLowerCase()))) return undefined
+  if (!ON.includes(word.toLowerCase()) && !OFF.includes(word.toLowerCase())) return resolve(word)
+  const base = process.env.XDG_CACHE_HOME ?? ''
+  try {
+    return join(isAbsolute(base) ? base : join(homedir(), '.cache'), 'millrace', 'packed')
+  } catch {
+    return undefined // a user without a home
+  }
+}
+
+/** Where a checkpoint's packed file is: named after its files, so that a changed checkpoint replaces its own. */
+export function packedFile(
+  folder: string | undefined,
+  checkpoint: CheckpointFolder,
+  slabs: NativeSlabPlan,
+): PackedFile | undefined {
+  const bytes = slabs.units.reduce((sum, unit) => sum + unit.bytes, slabs.embeddingBytes)
+  if (folder === undefined || bytes < LEAST_BYTES) return undefined
+  const units = slabs.units.map(({ bytes, types }) => [bytes, types])
+  const hash = createHash('sha256').update(JSON.stringify([checkpoint.weightFiles, units, slabs.embeddingType]))
+  // The Hugging Face cache keeps models in folders such as models--owner--name/snapshots/<commit>.
+  const published = checkpoint.path.split(sep).find((part) => part.startsWith('models--'))
+  const name = (published?.slice('models--'.length) ?? basename(checkpoint.path)).replace(/[^\w.-]+/g, '_').slice(0, 80)
+  return { path: join(folder, `${name}-${hash.digest('hex').slice(0, 16)}${SUFFIX}`), bytes }
+}
+
+/** What is in the cache, the longest unused first. */
+export async function listCache(folder = cacheFolder(true)): Promise<CacheEntry[]> {
+  const entries = await entriesOf(folder, SUFFIX)
+  return entries.sort((a, b) => a.usedAt.getTime() - b.usedAt.getTime())
+}
+
+/** Removes what is in the cache; models that are loaded do not need it. Returns what was removed. */
+export async function clearCache(folder = cacheFolder(true)): Promise<CacheEntry[]> {
+  const entries = [...(await listCache(folder)), ...(await entriesOf(folder, UNFINISHED))]
+  for (const { path } of entries) await rm(path, { force: true })
+  return entries
+}
+
+async function entriesOf(folder: string | undefined, suffix: string): Promise<CacheEntry[]> {
+  if (folder === undefined) return []
+  const entries: CacheEntry[] = []
+  for (const name of await readdir(folder).catch(() => [])) {
+    const path = join(folder, name)
+    const info = name.endsWith(suffix) ? await stat(path).catch(() => undefined) : undefined
+    if (info?.isFile()) entries.push({ path, bytes: info.size, usedAt: info.mtime })
+  }
+  return entries
+}
+
+/**
+ * Says what became of the packed file and, if there is none that can be used, has it written in the background. The
+ * promise, which never rejects, waits for that; `cache` is kept up to date meanwhile.
+ */
+export async function keepPacked(
+  model: Pick<NativeModel, 'packed' | 'writePacked'>,
+  cache: ModelCache,
+  folder: string,
+  log: Logger,
+): Promise<void> {
+  const { path, bytes } = cache
+  const { state, reason } = model.packed
+  if (state === 'read' || state === 'unused') {
+    cache.state = state === 'read' ? 'read' : 'shared'
+    return
+  }
+  if (state === 'damaged') log.warn({ path, reason }, `the packed file was damaged: ${reason}; it is made anew`)
+  if (state === 'stale') log.info({ path, reason }, `the packed file could not be used: ${reason}; it is made anew`)
+  const began = performance.now()
+  let why: string
+  try {
+    await mkdir(folder, { recursive: true, mode: 0o700 })
+    why = (await makeRoom(folder, cache, log)) ?? (await model.writePacked(path))
+  } catch (error) {
+    why = MillraceError.fromNative(error).message
+  }
+  cache.state = why === '' ? 'written' : 'failed'
+  if (why === '') {
+    log.info({ path, bytes, ms: Math.round(performance.now() - began) }, 'packed file written')
+  } else {
+    cache.reason = why
+    log.warn({ path, bytes, reason: why }, `the packed file was not written: ${why}`)
+  }
+}
+
+/** Removes what was unused longest until the file has room. Returns why it can have none. */
+async function makeRoom(folder: string, { path, bytes }: PackedFile, log: Logger): Promise<string | undefined> {
+  for (const part of await entriesOf(folder, UNFINISHED)) {
+    if (Date.now() - part.usedAt.getTime() > ABANDONED_MS) await rm(part.path, { force: true })
+  }
+  const others = (await listCache(folder)).filter((entry) => entry.path !== path)
+  let used = others.reduce((sum, entry) => sum + entry.bytes, 0)
+  const { bavail, bsize } = await statfs(folder)
+  const limit = cacheLimit(log) ?? SHARE_OF_DISK * (bavail * bsize + used)
+  if (bytes > limit) return `it has ${bytes} bytes, the cache may take ${Math.floor(limit)} (see MILLRACE_CACHE_LIMIT)`
+  for (const entry of others) {
+    if (used + bytes <= limit) break
+    await rm(entry.path, { force: true })
+    log.info({ ...entry }, 'packed file removed for want of room')
+    used -= entry.bytes
+  }
+  return undefined
+}
+
+function cacheLimit(log: Logger): number | undefined {
+  const word = process.env.MILLRACE_CACHE_LIMIT
+  if (word === undefined || word === '') return undefined
+  const bytes = parseBytes(word)
+  if (bytes === undefined) log.warn({ word }, "MILLRACE_CACHE_LIMIT is no size such as '50GiB': it is ignored")
+  return bytes
+}
