@@ -228,11 +228,10 @@ __global__ void __launch_bounds__(kThreads, 2) prefill_mma(const __grid_constant
 #pragma unroll
   for (int j = 0; j < 4; j++) {
     const int feature = (first_block + warp % kRowBlocks) * kTileN + 16 * j + lane / 4;
-    float factor[2], bias[2];
+    float factor[2];
 #pragma unroll
     for (int h = 0; h < 2; h++) {
       factor[h] = KIND == Kind::q4 ? unit[j][h] : KIND == Kind::f16 ? 1.0f : 1 / kFloatStep;
-      bias[h] = task.bias != nullptr && feature + 8 * h < task.n ? task.bias[feature + 8 * h] : 0.0f;
     }
 #pragma unroll
     for (int c = 0; c < kColumns; c++) {
@@ -240,7 +239,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefill_mma(const __grid_constant
       for (int i = 0; i < 2; i++) {
         const int row = block_row + warp_row + c * 8 + lane % 4 * 2 + i;
         if (row >= task.rows) continue;
-        const float v[2] = {sums[j][c][i] * factor[0] + bias[0], sums[j][c][2 + i] * factor[1] + bias[1]};
+        const float v[2] = {sums[j][c][i] * factor[0], sums[j][c][2 + i] * factor[1]};
         if (task.epilogue == LinearEpilogue::silu_mul) {
           const int out = feature / 16 * 8 + lane / 4;
           if (feature + 8 < task.n && out < task.intermediate) {
@@ -342,7 +341,6 @@ cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream
   task.x_stride = arguments.x_stride;
   task.rows = arguments.rows;
   task.epilogue = arguments.epilogue;
-  task.bias = arguments.bias;
   task.y = arguments.y;
   task.y_stride = arguments.y_stride;
   task.act = arguments.act;

@@ -30,7 +30,6 @@ struct PrefillTask {
   const __half* x;  // [rows, x_stride], columns from k on are taken as zero
   int k, x_stride, rows;
   LinearEpilogue epilogue;
-  const float* bias;
   float* y;
   int y_stride;
   __half* act;

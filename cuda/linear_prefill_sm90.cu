@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (thread == 0) {
     for (int s = 0; s < kStages; s++) {
       barrier_init(full(s), 1);
-      barrier_init(empty(s), 8);
+      barrier_init(empty(s), 256);  // every thread for its own reads
     }
     barrier_init_fence();
   }
@@ -244,28 +244,20 @@ __global__ void __launch_bounds__(kThreads, 1)
         wgmma_wait<kBuffers - 1>();
         pin_registers(a[(k + 1) % kBuffers][0]);
         pin_registers(a[(k + 1) % kBuffers][1]);
-        if (k == kBuffers - 2 && previous >= 0 && lane == 0) barrier_arrive(empty(previous));
+        if (k == kBuffers - 2 && previous >= 0) barrier_arrive(empty(previous));
       }
       previous = ring.stage;
     }
     wgmma_wait<0>();
 #pragma unroll
     for (int f = 0; f < 2; f++) pin_registers(sums[f]);
-    if (lane == 0) barrier_arrive(empty(previous));
+    barrier_arrive(empty(previous));
     if (tile + static_cast<int>(gridDim.x) >= tiles) allow_successor();
 
     // Outputs: fragments turn around through shared memory, a warp for itself, so that rows are written contiguously.
     const int first_row = tile % row_tiles * ROWS;
     const int first_feature = (tile / row_tiles * kBlocks + own_block) * kTileN + warp % 2 * 32;
-    float bias[2][2] = {};
-    if (task.bias != nullptr) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const int feature = first_feature + 8 * i + lane / 4;
-        if (feature < task.n) bias[i / 2][i % 2] = task.bias[feature];
-      }
-    }
-    const auto value = [&](int f, int c, int h, int i) { return sums[f][4 * c + 2 * h + i] * unit[f][h] + bias[f][h]; };
+    const auto value = [&](int f, int c, int h, int i) { return sums[f][4 * c + 2 * h + i] * unit[f][h]; };
     const bool silu = task.epilogue == LinearEpilogue::silu_mul;
     const bool aligned = silu ? reinterpret_cast<uintptr_t>(task.act) % 16 == 0 && task.act_stride % 8 == 0
                               : reinterpret_cast<uintptr_t>(task.y) % 16 == 0 && task.y_stride % 4 == 0;
