@@ -509,7 +509,7 @@ void CudaExecutor::run(const Held& held, cudaStream_t stream) {
 }
 
 void CudaExecutor::apply(int unit, const LinearLayout& layout, const __half* x, int x_stride, LinearEpilogue epilogue,
-                         float* y, int y_stride, __half* act, cudaStream_t stream) {
+                         float* y, int y_stride, __half* act, cudaStream_t stream, const float* norm_x) {
   for (const LinearLayout::Segment& segment : layout.segments) {
     LinearArguments arguments;
     arguments.weights = weights(unit);
@@ -520,6 +520,11 @@ void CudaExecutor::apply(int unit, const LinearLayout& layout, const __half* x, 
     arguments.act_stride = padded_width(config_.spec.intermediate);
     arguments.intermediate = config_.spec.intermediate;
     arguments.gathered = gathered_;
+    if (norm_x != nullptr) {
+      arguments.norm_x = norm_x;
+      arguments.norm_offset = config_.units[unit].norm_offset;
+      arguments.norm_epsilon = static_cast<float>(config_.spec.rms_epsilon);
+    }
     const auto from_row = [&](int row, int count) {
       arguments.rows = count;
       arguments.x = x + static_cast<size_t>(row) * x_stride;
@@ -544,14 +549,27 @@ void CudaExecutor::apply(int unit, const LinearLayout& layout, const __half* x, 
   }
 }
 
+void CudaExecutor::apply_normed(int unit, const float* residual, LinearEpilogue epilogue, float* y, int y_stride,
+                                __half* act, cudaStream_t stream) {
+  const ModelSpec& spec = config_.spec;
+  const UnitLayout& layout = config_.units[unit];
+  bool fused = shape_.prefill_rows == 0;
+  for (const LinearLayout::Segment& segment : layout.first.segments) {
+    fused = fused && linear_decode_norms(segment.matrix, shape_.decode_rows);
+  }
+  if (!fused) {
+    check(rms_norm(residual, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon),
+                   rows(), spec.hidden, normed_, padded_width(spec.hidden), stream, true),
+          "a norm");
+  }
+  apply(unit, layout.first, normed_, padded_width(spec.hidden), epilogue, y, y_stride, act, stream,
+        fused ? residual : nullptr);
+}
+
 void CudaExecutor::run_attention(int unit, cudaStream_t stream) {
   const ModelSpec& spec = config_.spec;
   const UnitLayout& layout = config_.units[unit];
-  const int hidden = padded_width(spec.hidden);
-  check(rms_norm(residual_, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon),
-                 rows(), spec.hidden, normed_, hidden, stream, true),
-        "a norm");
-  apply(unit, layout.first, normed_, hidden, LinearEpilogue::store, wide_, spec.qkv_width(), nullptr, stream);
+  apply_normed(unit, residual_, LinearEpilogue::store, wide_, spec.qkv_width(), nullptr, stream);
   if (spec.qk_norm) {
     check(norm_heads(wide_, spec.qkv_width(), rows(), spec.heads, spec.kv_heads, spec.head_dim, weights(unit),
                      layout.query_norm_offset, layout.key_norm_offset, static_cast<float>(spec.rms_epsilon), stream,
@@ -597,20 +615,16 @@ void CudaExecutor::run_attention(int unit, cudaStream_t stream) {
 void CudaExecutor::run_feed_forward(int unit, RowKind kind, cudaStream_t stream) {
   const ModelSpec& spec = config_.spec;
   const UnitLayout& layout = config_.units[unit];
-  const int hidden = padded_width(spec.hidden);
   // Rows of one kind alone: decode rows come first.
   const Shape shape = shape_;
   const int first = kind == RowKind::prefill ? shape.decode_rows : 0;
   if (kind == RowKind::prefill) shape_.decode_rows = 0;
   if (kind == RowKind::decode) shape_.prefill_rows = 0;
   float* residual = residual_ + static_cast<size_t>(first) * spec.hidden;
-  check(rms_norm(residual, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon), rows(),
-                 spec.hidden, normed_, hidden, stream, true),
-        "a norm");
   if (layout.interleaved && !layout.first.has_bias) {
-    apply(unit, layout.first, normed_, hidden, LinearEpilogue::silu_mul, nullptr, 0, activated_, stream);
+    apply_normed(unit, residual, LinearEpilogue::silu_mul, nullptr, 0, activated_, stream);
   } else {
-    apply(unit, layout.first, normed_, hidden, LinearEpilogue::store, wide_, layout.first.n, nullptr, stream);
+    apply_normed(unit, residual, LinearEpilogue::store, wide_, layout.first.n, nullptr, stream);
     check(silu_mul(wide_, layout.first.n, layout.interleaved, rows(), spec.intermediate, activated_,
                    padded_width(spec.intermediate), stream, true),
           "an activation");

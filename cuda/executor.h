@@ -148,9 +148,13 @@ class CudaExecutor final : public Executor {
   void run_hop(const Held& held, cudaStream_t stream);
   void run_head(int unit, cudaStream_t stream);
   void run_sample(cudaStream_t stream);
-  // y += or = x W^T of a linear of `unit`, decode rows and prefill rows in launches of their own kind.
+  // y += or = x W^T of a linear of `unit`, decode rows and prefill rows in launches of their own kind. norm_x: rows of
+  // the residual stream that the linear norms by itself, in the place of x.
   void apply(int unit, const LinearLayout& layout, const __half* x, int x_stride, LinearEpilogue epilogue, float* y,
-             int y_stride, __half* act, cudaStream_t stream);
+             int y_stride, __half* act, cudaStream_t stream, const float* norm_x = nullptr);
+  // The first linear of `unit`, of normed rows of the residual stream.
+  void apply_normed(int unit, const float* residual, LinearEpilogue epilogue, float* y, int y_stride, __half* act,
+                    cudaStream_t stream);
   cudaGraphExec_t graph_of(const Shape& shape, CudaStream& stream);
   std::byte* allocate(size_t bytes, const char* what);
   int rows() const { return shape_.decode_rows + shape_.prefill_rows; }

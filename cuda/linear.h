@@ -31,11 +31,15 @@ enum class LinearEpilogue : uint8_t {
 
 struct LinearArguments {
   Weights weights;
-  MatrixLayout matrix;          // host copy; offsets from the slab's start
-  const float* bias = nullptr;  // never set today; room for it: offset of float32 [n] in the slab
-  const __half* x = nullptr;    // [rows, x_stride], x_stride a multiple of 8; input features in the model's order
+  MatrixLayout matrix;        // host copy; offsets from the slab's start
+  const __half* x = nullptr;  // [rows, x_stride], x_stride a multiple of 8; input features in the model's order
   int x_stride = 0;
   int rows = 0;
+  // Instead of x, where linear_decode_norms: rows of float32 [rows, m.k] that the linear itself norms as rms_norm
+  // would, to the bit; the norm's weights are at norm_offset of the slab.
+  const float* norm_x = nullptr;
+  size_t norm_offset = 0;
+  float norm_epsilon = 0;
   LinearEpilogue epilogue = LinearEpilogue::store;
   float* y = nullptr;  // store, add: [rows, y_stride] + out_begin
   int y_stride = 0;
@@ -50,6 +54,9 @@ size_t linear_gathered_bytes(const MatrixLayout& matrix, int rows);
 
 // 4-bit and float (f16, bf16, f32) weights. Enqueues; returns the launch's status.
 cudaError_t linear_decode(const LinearArguments& arguments, cudaStream_t stream, bool programmatic);
+// Whether linear_decode takes norm_x for so many rows of this matrix: a launch less, where each thread block can afford
+// to norm the rows for itself.
+bool linear_decode_norms(const MatrixLayout& matrix, int rows);
 // Loads linear_decode's kernels on the current device and sets their shared memory: once a device, before any launch.
 cudaError_t linear_decode_prepare();
 cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream, bool programmatic);

@@ -1,5 +1,6 @@
 // linear_decode: from arguments to a task and its plan. The kernel is in linear_decode.cuh.
 #include "cuda/linear_decode.cuh"
+#include "cuda/linear_decode_wide.cuh"
 
 namespace millrace::cuda {
 namespace {
@@ -37,14 +38,51 @@ int chunks_of(const MatrixLayout& m) {
 // With few row blocks a cluster of two thread blocks takes each, as long as each warp has two chunks. (Four: measured,
 // and slower; the barrier of a cluster costs a microsecond.)
 int splits_of(int n_blocks, int chunks) {
-  return n_blocks * 2 <= kDecodeSms && chunks >= kDecodeWarps * 4 ? 2 : 1;
+  return n_blocks <= kDecodeSms && chunks >= kDecodeWarps * 4 ? 2 : 1;
+}
+
+// Into how many parts, each a thread block of a cluster, the wide kernel cuts k: as many as fill an H100, two an SM.
+int wide_parts_of(int n_blocks, int splits) {
+  const int groups = (n_blocks + kWideBlocks - 1) / kWideBlocks;
+  int parts = splits;
+  while (parts < kWideParts && groups * parts * 2 <= 2 * kDecodeSms) parts *= 2;
+  return parts;
 }
 
 }  // namespace
 
+#if defined(MILLRACE_CUDA_SM90A)
+bool linear_decode_wide_supported() {
+  int device = 0, major = 0, minor = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  return major == 9 && minor == 0;
+}
+#else
+bool linear_decode_wide_supported() {
+  return false;
+}
+cudaError_t launch_decode_wide(const DecodeTask&, bool, int, cudaStream_t, bool) {
+  return cudaErrorNotSupported;
+}
+cudaError_t prepare_decode_wide() {
+  return cudaSuccess;
+}
+#endif
+
 cudaError_t linear_decode_prepare() {
   if (const cudaError_t status = prepare_decode_q4(); status != cudaSuccess) return status;
+  if (linear_decode_wide_supported()) {
+    if (const cudaError_t status = prepare_decode_wide(); status != cudaSuccess) return status;
+  }
   return prepare_decode_float();
+}
+
+bool linear_decode_norms(const MatrixLayout& matrix, int rows) {
+  // Two rows: thread blocks read the residual stream from the L2 at no cost that shows.
+  return rows <= 2 && matrix.code.type == WeightType::q4 && !matrix.code.permuted && NormRows::takes(matrix.k) &&
+         rows * norm_pitch(matrix.slices()) <= 20 << 10;
 }
 
 cudaError_t decode_device(DecodeDevice* found) {
@@ -72,7 +110,9 @@ cudaError_t linear_decode_planned(const LinearArguments& a, const DecodePlan& pl
                                   bool programmatic) {
   const MatrixLayout& m = a.matrix;
   const bool q4 = m.code.type == WeightType::q4;
-  if (a.rows < 1 || a.rows > kDecodeRows || a.x_stride % 8 != 0 || a.bias != nullptr) return cudaErrorInvalidValue;
+  if (a.rows < 1 || a.rows > kDecodeRows || a.x_stride % 8 != 0) return cudaErrorInvalidValue;
+
+  if (a.norm_x != nullptr && !linear_decode_norms(m, a.rows)) return cudaErrorInvalidValue;
 
   DecodeTask task{};
   task.units = a.weights.units;
@@ -96,10 +136,15 @@ cudaError_t linear_decode_planned(const LinearArguments& a, const DecodePlan& pl
   if (const cudaError_t status = decode_device(&device); status != cudaSuccess) return status;
   task.splits = !device.clusters ? 1 : plan.splits > 0 ? plan.splits : splits_of(task.n_blocks, task.chunks);
   task.step = kDecodeWarps * task.splits;
+  const int parts = wide_parts_of(task.n_blocks, task.splits);
+  task.sum_warps = task.step / parts;
   task.rounds = (task.chunks + task.step - 1) / task.step;
   task.x = a.x;
   task.x_stride = a.x_stride;
   task.k = m.k;
+  task.norm_x = a.norm_x;
+  task.norm_offset = a.norm_offset;
+  task.norm_epsilon = a.norm_epsilon;
   task.epilogue = a.epilogue;
   task.rows = a.rows;
   task.y = a.y;
@@ -107,6 +152,12 @@ cudaError_t linear_decode_planned(const LinearArguments& a, const DecodePlan& pl
   task.act = a.act;
   task.act_stride = a.act_stride;
   task.intermediate = a.intermediate;
+  const bool wide = plan.wide_from > 0 ? task.rows >= plan.wide_from
+                                       : task.rows >= kWideFrom && task.n_blocks >= kWideLeastBlocks &&
+                                             task.chunks >= kWideLeastChunks;
+  if (wide && q4 && !task.permuted && plan.tile_rows == 0 && linear_decode_wide_supported()) {
+    return launch_decode_wide(task, m.code.zeros, parts, stream, programmatic);
+  }
   return q4 ? launch_decode_q4(task, m.code.zeros, plan, stream, programmatic)
             : launch_decode_float(task, m.code.type, plan, stream, programmatic);
 }

@@ -23,6 +23,7 @@
 
 #include "cuda/common.cuh"
 #include "cuda/linear.h"
+#include "cuda/norm.cuh"
 
 namespace millrace::cuda {
 
@@ -50,11 +51,15 @@ struct DecodeTask {
   int step;              // from a warp's chunk to its next
   int stripes;           // clusters that share the row blocks
   int splits;            // thread blocks of a cluster; more than 1: each cluster has one row block
+  int sum_warps;         // warps of a block whose sums are added first: 1, 2, 4, 8
   int tiles;             // of activation rows: blockIdx.x = (stripe * tiles + tile) * splits + rank
   int stages, x_stages;  // of a warp's rings
   int x_rows;            // of a stage of x
   const __half* x;
   int x_stride, k, rows;
+  const float* norm_x;  // x is to be made of these rows
+  size_t norm_offset;
+  float norm_epsilon;
   LinearEpilogue epilogue;
   float* y;
   int y_stride;
@@ -335,15 +340,21 @@ __device__ __forceinline__ void put_act(const DecodeTask& task, int row, int fea
 
 // ---- The kernel
 
+// Bytes of a row of normed x: whole chunks, and 16 against bank conflicts.
+__host__ __device__ constexpr int norm_pitch(int slices) {
+  return (slices + 8) * kTileK * 2 + 16;
+}
+
 // A row of a chunk of x is padded by 16 bytes, against bank conflicts.
 template <class Code>
 constexpr int kXPitch = Code::kSlices * 32 + 16;
 
 template <class Code, int TILES>
-size_t decode_shared_bytes(int stages, int x_stages, int x_rows, int splits) {
+size_t decode_shared_bytes(int stages, int x_stages, int x_rows, int splits, int norm_slices) {
   return kDecodeWarps * (stages * (static_cast<size_t>(Code::kStageBytes) + 8) +
                          x_stages * (static_cast<size_t>(x_rows) * kXPitch<Code> + 8)) +
-         (splits - 1) * TILES * 2048 + 8;
+         (splits - 1) * TILES * 2048 + 8 +
+         (norm_slices > 0 ? static_cast<size_t>(x_rows) * norm_pitch(norm_slices) + NormRows::kSumBytes : 0);
 }
 
 // Thread blocks that fit an SM by their registers. (Three of 80 registers with few rows were measured: a third slower.)
@@ -423,7 +434,23 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
     __syncwarp();
     cluster_arrive_relaxed();
   }
-  if (task.early) wait_for_predecessor();
+  // x of all chunks at once, where this launch norms it.
+  constexpr bool kNorms = TILES == 1;
+  const uint32_t normed = (others_barrier + 8 + 15) / 16 * 16, normed_pitch = norm_pitch(task.slices);
+  const bool norms = kNorms && task.norm_x != nullptr;
+  if (kNorms && norms) {
+    const uint32_t normed_sums = normed + task.x_rows * normed_pitch;
+    NormRows norm(reinterpret_cast<const float*>(slab + task.norm_offset), task.k);
+    if (task.early) wait_for_predecessor();
+#pragma unroll 1
+    for (int row = 0; row < rows; row++) {
+      norm.row(task.norm_x + static_cast<size_t>(row_begin + row) * task.k, task.norm_epsilon, normed_sums,
+               normed + row * normed_pitch, task.slices * kTileK);
+    }
+    __syncthreads();
+  } else if (task.early) {
+    wait_for_predecessor();
+  }
 
   // The next round of x into stage `slot`.
   int x_blocks = end_block - first_block, x_chunk = first_chunk;
@@ -475,14 +502,15 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
   // Where the ring holds all rounds of a row block, it is filled once: all row blocks have the same x.
   const bool x_stays = x_stages >= task.rounds;
 #pragma unroll 1
-  for (int i = 0; i < (x_stays ? task.rounds : x_stages - 1); i++) fetch_x(i);
+  for (int i = 0; i < (norms ? 0 : x_stays ? task.rounds : x_stages - 1); i++) fetch_x(i);
 
   // Where this lane's addresses of B fragments begin; columns beyond the rows repeat the last row and are never stored.
   uint32_t x_first[TILES];
 #pragma unroll
   for (int i = 0; i < TILES; i++) {
-    x_first[i] =
-        x_ring + min(8 * i + lane % 8, rows - 1) * kPitch + (Code::kSlices == 1 ? lane / 8 % 2 : lane / 8) * 16;
+    const int row = min(8 * i + lane % 8, rows - 1);
+    x_first[i] = (norms ? normed + row * normed_pitch : x_ring + row * kPitch) +
+                 (Code::kSlices == 1 ? lane / 8 % 2 : lane / 8) * 16;
   }
 
   // What a thread stores at a row block's end: of tile i features 16 j + g and 16 j + 8 + g, rows 2 t and 2 t + 1.
@@ -515,13 +543,15 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
     uint32_t stage = ring + slot * kStage;
 #pragma unroll 1
     for (int chunk = first_chunk, left = task.rounds; left > 0; left--, chunk += task.step) {
-      if (!x_stays) fetch_x(x_slot == 0 ? x_stages - 1 : x_slot - 1);
+      if (!x_stays && !norms) fetch_x(x_slot == 0 ? x_stages - 1 : x_slot - 1);
       stage = ring + slot * kStage;
       if (chunk < task.chunks) {
         uint32_t x_lane[TILES];
 #pragma unroll
-        for (int i = 0; i < TILES; i++) x_lane[i] = x_first[i] + x_slot * x_stage_bytes;
-        warp_copy_wait(x_barriers + 8 * x_slot, x_parity);
+        for (int i = 0; i < TILES; i++) {
+          x_lane[i] = x_first[i] + (norms ? Code::first_slice(task, chunk) * kTileK * 2 : x_slot * x_stage_bytes);
+        }
+        if (!norms) warp_copy_wait(x_barriers + 8 * x_slot, x_parity);
         warp_copy_wait(barriers + 8 * slot, parity);
         __syncwarp();
         Code::template multiply<TILES>(task, stage, x_lane, chunk, lane, sums);
@@ -557,16 +587,23 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
         }
         if (pass > 0 && adds) load_addends(pass);
         __syncthreads();
-        float v[4] = {};
+        float v[4] = {}, some[4] = {};
         if (out_tile < kPass) {
           const uint32_t from = base + last_slot * kStage + thread * 16;
 #pragma unroll
           for (int w = 0; w < kDecodeWarps; w++) {
             const uint4 part = load_shared_16(from + w * stages * kStage);
-            v[0] += __uint_as_float(part.x);
-            v[1] += __uint_as_float(part.y);
-            v[2] += __uint_as_float(part.z);
-            v[3] += __uint_as_float(part.w);
+            some[0] += __uint_as_float(part.x);
+            some[1] += __uint_as_float(part.y);
+            some[2] += __uint_as_float(part.z);
+            some[3] += __uint_as_float(part.w);
+            if (((w + 1) & (task.sum_warps - 1)) == 0) {
+#pragma unroll
+              for (int c = 0; c < 4; c++) {
+                v[c] += some[c];
+                some[c] = 0;
+              }
+            }
           }
         }
         if (task.splits > 1) {
@@ -625,6 +662,7 @@ struct DecodePlan {
   int tile_rows = 0;  // activation rows a thread block: 8, 16 or 32
   int stages = 0;     // at most, of the ring of weights
   int residents = 0;  // thread blocks that shared memory lets onto an SM
+  int wide_from = 0;  // rows from which the wide kernel takes over
 };
 // linear_decode by a plan of one's own: for benchmarks that look for a better one.
 cudaError_t linear_decode_planned(const LinearArguments& arguments, const DecodePlan& plan, cudaStream_t stream,
@@ -673,7 +711,9 @@ cudaError_t launch_decode_kernel(DecodeTask task, const DecodePlan& plan, cudaSt
   }
   task.x_rows = task.rows < 8 * TILES ? task.rows : 8 * TILES;
   const auto bytes = [&](int stages, int x_stages) {
-    return static_cast<int>(decode_shared_bytes<Code, TILES>(stages, x_stages, task.x_rows, task.splits));
+    return static_cast<int>(decode_shared_bytes<Code, TILES>(stages, x_stages, task.x_rows, task.splits,
+                                                             task.norm_x != nullptr ? task.slices : 0)) +
+           16;
   };
   // As many thread blocks an SM as leave two stages, so that the next launch's first weights come beside this one's
   // last.
@@ -681,9 +721,11 @@ cudaError_t launch_decode_kernel(DecodeTask task, const DecodePlan& plan, cudaSt
   while (residents > 1 && bytes(2, 2) > device.sm_bytes / residents - 1024) residents--;
   int limit = device.sm_bytes / residents - 1024;
   if (limit > device.block_bytes) limit = device.block_bytes;
-  int stages = 1, x_stages = 2;
+  int stages = 1, x_stages = task.norm_x != nullptr ? 1 : 2;
   while (stages < (plan.stages > 0 ? plan.stages : 3) && bytes(stages + 1, x_stages) <= limit) stages++;
-  while (x_stages < (task.rounds > 4 ? task.rounds : 4) && bytes(stages, x_stages + 1) <= limit) x_stages++;
+  while (task.norm_x == nullptr && x_stages < (task.rounds > 4 ? task.rounds : 4) &&
+         bytes(stages, x_stages + 1) <= limit)
+    x_stages++;
   if (x_stages < task.rounds && x_stages > 4) x_stages = 4;
   if (bytes(stages, x_stages) > device.block_bytes) return cudaErrorInvalidConfiguration;
   task.stages = stages;

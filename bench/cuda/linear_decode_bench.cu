@@ -1,5 +1,5 @@
 // linear_decode: checks against float64, then times beside what a kernel that only reads takes.
-//   linear_decode_bench [check] [chain] [matrix] [plans] [--seed N]     (all but plans when none is named)
+//   linear_decode_bench [check] [tiny] [chain] [matrix] [plans] [--seed N]   (check, chain, matrix when none is named)
 // Exits with 1 if a check fails.
 #include <algorithm>
 #include <cmath>
@@ -13,6 +13,7 @@
 
 #include "core/half.h"
 #include "cuda/linear_decode.cuh"
+#include "cuda/norm.h"
 
 using namespace millrace;
 using namespace millrace::cuda;
@@ -165,7 +166,7 @@ void check_matrix(const MatrixCode& code, int n, int k) {
     const bool act_wanted = epilogue == LinearEpilogue::silu_mul, add = epilogue == LinearEpilogue::add;
     const std::string where = what + (act_wanted ? " silu_mul" : add ? " add" : " store");
     // Output of `rows` rows from row `from` on, as bits.
-    const auto run = [&](int from, int rows, bool early) {
+    const auto run = [&](int from, int rows, bool early, int wide_from = kDecodeRows + 1) {
       Device<float> y(start.size());
       Device<uint16_t> act(static_cast<size_t>(kRows) * act_stride);
       if (add) {
@@ -190,7 +191,9 @@ void check_matrix(const MatrixCode& code, int n, int k) {
       a.act = act_wanted ? reinterpret_cast<__half*>(act.data) : nullptr;
       a.act_stride = act_stride;
       a.intermediate = intermediate;
-      OK(linear_decode(a, nullptr, early));
+      DecodePlan plan;
+      plan.wide_from = wide_from;
+      OK(linear_decode_planned(a, plan, nullptr, early));
       OK(cudaDeviceSynchronize());
       std::vector<uint32_t> bits;
       if (act_wanted) {
@@ -237,10 +240,13 @@ void check_matrix(const MatrixCode& code, int n, int k) {
     }
     expect(worst < (act_wanted ? 1e-3 : 1e-5), where, "relative error", worst);
     expect(guards, where, "wrote beyond its outputs");
-    for (const int rows : {1, 3, 8, 9, 33, 200}) {
+    for (const int rows : {1, 3, 8, 9, 17, 33, 65, 200}) {
       const std::vector<uint32_t> some = run(0, rows, rows != 3);
       expect(std::equal(some.begin(), some.begin() + static_cast<size_t>(rows) * stride, all.begin()), where,
              "bits depend on the number of rows:", rows);
+      const std::vector<uint32_t> wide = run(0, rows, rows != 3, 1);
+      expect(std::equal(wide.begin(), wide.begin() + static_cast<size_t>(rows) * stride, all.begin()), where,
+             "the wide kernel has other bits, rows", rows);
     }
     for (const int row : {5, 77}) {
       const std::vector<uint32_t> one = run(row, 1, true);
@@ -250,7 +256,85 @@ void check_matrix(const MatrixCode& code, int n, int k) {
   }
 }
 
+// A linear that norms its rows itself, against rms_norm and the linear, bit for bit.
+void check_norms(const MatrixCode& code, int n, int k) {
+  SlabBuilder builder;
+  const size_t norm_offset = builder.floats(k);
+  const MatrixLayout m = builder.matrix(code, n, k, (k + kTileK - 1) / kTileK * kTileK);
+  MatrixLayout alone;
+  const std::vector<std::byte> matrix = random_slab(alone, code, n, k);
+  std::vector<std::byte> slab(builder.bytes());
+  std::memcpy(slab.data() + m.offset, matrix.data() + alone.offset, m.bytes);
+  std::vector<float> weights(k), rows(static_cast<size_t>(3) * k);
+  for (float& v : weights) v = 1 + 0.1f * normal();
+  for (float& v : rows) v = 10 * normal();
+  std::memcpy(slab.data() + norm_offset, weights.data(), weights.size() * 4);
+  const Device<std::byte> slab_device(slab);
+  const Device<const std::byte*> units(std::vector<const std::byte*>{slab_device.data});
+  const Device<float> x(rows);
+  const int x_stride = (k + 63) / 64 * 64;
+  Device<uint16_t> normed(static_cast<size_t>(3) * x_stride);
+  OK(cudaMemset(normed.data, 0, normed.count * 2));
+  Device<float> y(static_cast<size_t>(3) * n), want(static_cast<size_t>(3) * n);
+  for (const bool early : {true, false}) {
+    for (const int count : {1, 2}) {
+      LinearArguments a;
+      a.weights = {units.data, 0, early};
+      a.matrix = m;
+      a.rows = count;
+      a.x = reinterpret_cast<const __half*>(normed.data);
+      a.x_stride = x_stride;
+      a.y = want.data;
+      a.y_stride = n;
+      want.poison();
+      y.poison();
+      OK(rms_norm(x.data, k, a.weights, norm_offset, 1e-5f, count, k, reinterpret_cast<__half*>(normed.data), x_stride,
+                  nullptr, early));
+      OK(linear_decode(a, nullptr, early));
+      if (!linear_decode_norms(m, count)) continue;
+      a.x = nullptr;
+      a.norm_x = x.data;
+      a.norm_offset = norm_offset;
+      a.norm_epsilon = 1e-5f;
+      a.y = y.data;
+      OK(linear_decode(a, nullptr, early));
+      OK(cudaDeviceSynchronize());
+      const std::vector<float> got = y.download(), expected = want.download();
+      expect(std::memcmp(got.data(), expected.data(), static_cast<size_t>(count) * n * 4) == 0 && got[0] == got[0],
+             "a linear that norms", "rows differ from rms_norm's", k);
+    }
+  }
+}
+
+// One matrix a kind, for compute-sanitizer.
+void check_tiny() {
+  MatrixCode code;
+  code.type = WeightType::q4;
+  for (const int group : {128, 48}) {
+    code.group = group;
+    code.zeros = group == 48;
+    check_matrix(code, 192, 576);
+    check_norms(code, 192, 576);
+  }
+  code.permuted = true;
+  check_matrix(code, 192, 172);
+  code = {};
+  code.type = WeightType::bf16;
+  check_matrix(code, 192, 172);
+  std::printf("checks: %d, failures: %d\n", checks, failures);
+}
+
 void check_all() {
+  for (const int k : {64, 172, 576, 2048, 4096}) {
+    for (const int group : {32, 48, 128}) {
+      MatrixCode code;
+      code.type = WeightType::q4;
+      code.group = group;
+      code.zeros = group == 32;
+      check_norms(code, 192, k);
+      check_norms(code, 12288, k);
+    }
+  }
   const int ns[] = {192, 576, 1000};
   int turn = 0;
   for (const int n : ns) {
@@ -531,7 +615,9 @@ int main(int argc, char** argv) {
   OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   OK(linear_decode_prepare());
   if (wanted("check")) check_all();
+  if (wanted("tiny", false)) check_tiny();
   if (failures > 0) return 1;
+  if (sections.size() == 1 && wanted("tiny", false)) return 0;
 
   Bench bench;
   {
@@ -575,6 +661,14 @@ int main(int argc, char** argv) {
     }
     bench.chain(kModels[0], 128, false, {16, 32, 64}, {DecodePlan{0, 0, 8, 0, 0}}, " tiles of 8");
     bench.chain(kModels[0], 128, false, {32, 64, 128}, {DecodePlan{0, 0, 16, 0, 0}}, " tiles of 16");
+  }
+  if (wanted("wide", false)) {  // from which row on it pays
+    for (const int from : {9, kDecodeRows + 1}) {
+      DecodePlan plan;
+      plan.wide_from = from;
+      bench.chain(kModels[0], 128, false, {9, 16, 17, 32, 64}, {plan}, from == 9 ? " wide" : " narrow");
+      bench.chain(kModels[2], 128, false, {9, 16, 17, 32, 64}, {plan}, from == 9 ? " wide" : " narrow");
+    }
   }
   if (wanted("profile", false)) {  // for a profiler: each matrix once
     for (const int rows : {1, 32}) {

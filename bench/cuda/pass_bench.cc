@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -92,6 +93,7 @@ int main(int argc, char** argv) {
     tokens[r] = 1000 + r;
     sequences[r] = r;
     logits[r].row = r;
+    logits[r].want_logprob = true;
   }
   for (int b = 0; b < blocks; b++) tables[b] = b;
   Step step;
@@ -133,6 +135,7 @@ int main(int argc, char** argv) {
     compute->synchronize();
     back_to_back.push_back(milliseconds(Clock::now() - begin) / passes);
   }
+  uint64_t digest = 0;  // of the first row's tokens and log-probabilities: the same for any number of rows
   for (int i = 0; i < passes; i++) {
     const auto begin = Clock::now();
     pass();
@@ -141,12 +144,14 @@ int main(int argc, char** argv) {
     executor->collect();
     steps.push_back(milliseconds(Clock::now() - begin));
     tokens[0] = output.tokens[0] >= 0 ? output.tokens[0] : 1;
+    digest = (digest * 31 + static_cast<uint32_t>(tokens[0])) * 31 + std::bit_cast<uint32_t>(output.logprobs[0]);
   }
   std::sort(back_to_back.begin(), back_to_back.end());
   std::sort(steps.begin(), steps.end());
   const double gpu = back_to_back[2], whole = steps[steps.size() / 2];
-  std::printf("%-4s head %-4s rows %3d context %6d | pass %.3f ms, step %.3f ms, %.1f tok/s | %.2f TB/s of weights\n",
-              name.c_str(), head.c_str(), rows, context, gpu, whole, rows / whole * 1e3,
-              static_cast<double>(bytes) / gpu / 1e9);
+  std::printf(
+      "%-4s head %-4s rows %3d context %6d | pass %.3f ms, step %.3f ms, %.1f tok/s | %.2f TB/s of weights | %08x\n",
+      name.c_str(), head.c_str(), rows, context, gpu, whole, rows / whole * 1e3, static_cast<double>(bytes) / gpu / 1e9,
+      static_cast<unsigned>(digest ^ digest >> 32));
   return 0;
 }
