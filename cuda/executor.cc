@@ -555,7 +555,8 @@ void CudaExecutor::apply_normed(int unit, const float* residual, LinearEpilogue 
   const UnitLayout& layout = config_.units[unit];
   bool fused = shape_.prefill_rows == 0;
   for (const LinearLayout::Segment& segment : layout.first.segments) {
-    fused = fused && linear_decode_norms(segment.matrix, shape_.decode_rows);
+    fused = fused && linear_decode_norms(segment.matrix, shape_.decode_rows) &&
+            kernels_->find(lab::Kind::gemv, segment.matrix.code.type) == nullptr;  // theirs take normed rows
   }
   if (!fused) {
     check(rms_norm(residual, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon),

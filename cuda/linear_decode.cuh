@@ -4,8 +4,8 @@
 //
 // The order of sums. A row block (64 output features) is a list of chunks (up to Code::kSlices slices of 16 input
 // features, one contiguous run of bytes, scales included). The 8 * `splits` warps of a cluster of `splits` thread
-// blocks take chunks in turn; each adds its own in order, and the warps' sums are added in order, those of a block
-// first:
+// blocks take chunks in turn; each adds its own in order, and the warps' sums are added in order: runs of `sum_warps`,
+// then the runs of a block, then the blocks (linear_decode_wide_sm90.cu has a thread block for each such run):
 //
 //      chunks of a row block ->  0   1   2  ...  7 | 8   9  ...  15 | 16 ...       splits = 1: rounds of 8 chunks
 //                        warp    0   1   2  ...  7 | 0   1  ...   7 | 0  ...

@@ -172,7 +172,7 @@ UserKernel::~UserKernel() {
 
 cudaError_t UserKernel::launch(const LinearArguments& a, cudaStream_t stream) const {
   const MatrixLayout& m = a.matrix;
-  if (a.rows < 1 || a.bias != nullptr || m.code.type != operation_->weights) return cudaErrorInvalidValue;
+  if (a.rows < 1 || a.norm_x != nullptr || m.code.type != operation_->weights) return cudaErrorInvalidValue;
   millrace_linear argument{};
   argument.units = reinterpret_cast<const unsigned char* const*>(a.weights.units);
   argument.matrix_offset = m.offset;
