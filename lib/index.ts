@@ -10,6 +10,7 @@ export type {
 export { type ErrorCode, MillraceError } from './errors.ts'
 export type { Logger } from './log.ts'
 export { type CacheEntry, clearCache, listCache, type ModelCache } from './model/cache.ts'
+export { type CalibrateOptions, type CalibrationReport, calibrate } from './model/calibrate.ts'
 export type {
   FinishReason,
   Generation,
@@ -21,6 +22,7 @@ export type {
 export { type Inspection, inspect } from './model/inspect.ts'
 export { load } from './model/load.ts'
 export type { Model, ModelMemory, ModelStats, Prompt } from './model/model.ts'
+export { type PlanModelOptions, plan } from './model/plan.ts'
 export type { ScoreResult } from './model/score.ts'
 export type {
   ChatMessage,
@@ -33,6 +35,7 @@ export type {
   ScheduleOptions,
   ScoreOptions,
 } from './options.ts'
+export type { Calibration } from './plan/calibration.ts'
 export type { ModelPlan, PlannedUnit } from './plan/plan.ts'
 export type { DecodePrediction, Prediction, PrefillPrediction } from './plan/predict.ts'
 export * from './probe.ts'

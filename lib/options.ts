@@ -54,6 +54,8 @@ export interface PlanOptions {
   ramBudget?: number | string | undefined
   /** Sequences expected to decode at once: what homes are chosen for. Default 1. */
   batch?: number | undefined
+  /** 'auto' may leave feed-forwards to the CPU beside a GPU. Default true. */
+  coExecute?: boolean | undefined
   /** Threads that compute on the CPU. Default: the cores that this process may use. */
   threads?: number | undefined
 }
@@ -242,6 +244,7 @@ const plan = {
   vramBudget: budget.optional(),
   ramBudget: budget.optional(),
   batch: integer(1, 65536).optional(),
+  coExecute: boolean().optional(),
   threads: integer(1, 1024).optional(),
 }
 

@@ -10,6 +10,8 @@ import { cacheCommand } from './cache.ts'
 import { chatCommand } from './chat.ts'
 import { generateCommand } from './generate.ts'
 import { inspectCommand } from './inspect.ts'
+import { planCommand } from './plan.ts'
+import { probeCommand } from './probe.ts'
 import { scoreCommand } from './score.ts'
 import { Interrupted, Terminal } from './terminal.ts'
 
@@ -27,7 +29,16 @@ async function main(): Promise<void> {
       'after',
       '\nExit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted (Ctrl-C), 143 terminated.',
     )
-  for (const command of [generateCommand, chatCommand, inspectCommand, scoreCommand, benchCommand, cacheCommand]) {
+  for (const command of [
+    generateCommand,
+    chatCommand,
+    inspectCommand,
+    planCommand,
+    probeCommand,
+    scoreCommand,
+    benchCommand,
+    cacheCommand,
+  ]) {
     program.addCommand(command(terminal).exitOverride())
   }
   process.exitCode = (await run(program, terminal)) || process.exitCode

@@ -23,6 +23,7 @@ export interface LoadFlags {
   context?: number
   threads?: number
   vramBudget?: string
+  coExecute?: boolean
   ramBudget?: string
   arena?: string
   trace?: string
@@ -91,6 +92,7 @@ export function addLoadFlags(command: Command, context = 'longest prompt and ans
     .addOption(
       new Option('--vram-budget <size>', 'GPU memory for the model: a size such as 6GiB, or 80% of what is free'),
     )
+    .addOption(new Option('--no-co-execute', 'beside a GPU the CPU computes nothing unless --placement names it'))
     .addOption(new Option('--ram-budget <size>', 'system RAM for the model: a size, or a share'))
     .addOption(new Option('--arena <size>', 'GPU memory for the shared units of all models: a size such as 4GiB'))
     .addOption(new Option('--trace <file>', 'write what copies, kernels and waits take, for ui.perfetto.dev'))
@@ -165,8 +167,9 @@ export function samplingOptions(flags: SamplingFlags): GenerateOptions {
 
 /** A plan as the flags have it. */
 export function planOptions(flags: LoadFlags): PlanOptions {
-  const { device, placement, ring, context, threads, vramBudget, ramBudget, arena } = flags
-  const options = { device, placement, ring, contextLength: context, threads, vramBudget, ramBudget, arena }
+  const { device, placement, ring, context, threads, vramBudget, ramBudget, arena, coExecute } = flags
+  const sizes = { ring, contextLength: context, vramBudget, ramBudget, arena }
+  const options = { device, placement, threads, coExecute, ...sizes }
   return validate(planSchema, options, 'options')
 }
 

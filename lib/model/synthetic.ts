@@ -12,7 +12,7 @@ import { Model } from './model.ts'
 import { callNative, runtime } from './runtime.ts'
 import { loadWeights } from './weights.ts'
 
-const DEFAULTS: SyntheticOptions = { group: 128, zeros: false, head: 'f16', embedding: 'f16', seed: 1 }
+export const SYNTHETIC_DEFAULTS: SyntheticOptions = { group: 128, zeros: false, head: 'f16', embedding: 'f16', seed: 1 }
 
 const noTokenizer: TextCodec = {
   pieces: { bytes: [], strippedSpaces: 0 },
@@ -45,7 +45,7 @@ export async function loadSynthetic(
   const release = runtime().hold()
   try {
     const { native } = runtime()
-    const all = { ...DEFAULTS, ...weights }
+    const all = { ...SYNTHETIC_DEFAULTS, ...weights }
     const slabs = callNative(() => native.planSynthetic(spec, all))
     const plan = makePlan(spec, slabs, options, readMachine(native))
     if (options.ramBudget === undefined) checkMemory(plan, readMemory(native), false)

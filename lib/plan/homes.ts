@@ -127,7 +127,7 @@ export function homesOf(
 
 /**
  * The fastest homes on a GPU whose ring and resident units take at most `room` bytes; undefined if none do. The head
- * rarely gains by being streamed, since the ring must be able to hold it.
+ * rarely gains by being streamed, since the ring must be able to hold it. At most `mostOnCpu` units go to the CPU.
  */
 export function fastestHomes(
   units: readonly NativeUnit[],
@@ -135,6 +135,7 @@ export function fastestHomes(
   room: number,
   decode: DecodeRows,
   calibration: Calibration,
+  mostOnCpu = Number.POSITIVE_INFINITY,
 ): Placed | undefined {
   const all = place(
     units,
@@ -146,7 +147,7 @@ export function fastestHomes(
   let alone: Rated | undefined
   let besideCpu: Rated | undefined
   for (const head of ['resident', 'streamed'] as const) {
-    for (const rated of candidates(units, head, ring, room, decode, calibration)) {
+    for (const rated of candidates(units, head, ring, room, decode, calibration, mostOnCpu)) {
       if (rated.cpu > 0) besideCpu = faster(besideCpu, rated)
       else alone = faster(alone, rated)
     }
@@ -187,6 +188,7 @@ function* candidates(
   room: number,
   decode: DecodeRows,
   calibration: Calibration,
+  mostOnCpu: number,
 ): Generator<Rated> {
   const layers = (units.length - 1) / 2
   // There are thousands: what depends on one count alone is summed up once.
@@ -198,7 +200,7 @@ function* candidates(
   const attention = Array.from({ length: layers + 1 }, (_, count) =>
     summary(attentionUnits, spread({ resident: count, cpu: 0, streamed: layers - count }), decode, calibration),
   )
-  for (let cpu = 0; cpu <= layers; cpu++) {
+  for (let cpu = 0; cpu <= Math.min(layers, mostOnCpu); cpu++) {
     for (let resident = 0; resident <= layers - cpu; resident++) {
       const homes = spread({ resident, cpu, streamed: layers - cpu - resident })
       const feedForward = summary(feedForwards, homes, decode, calibration)

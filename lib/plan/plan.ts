@@ -186,6 +186,7 @@ function planGpu(fixed: Fixed, gpu: MachineGpu): OnDevice {
   const wanted = budgetBytes('vramBudget', options.vramBudget ?? DEFAULT_VRAM_BUDGET, gpu.memoryFreeBytes)
   const budget = Math.min(wanted, gpu.memoryFreeBytes)
   const decode = decodeRows({ contextLength, kvBytesPerToken: slabs.kvBytesPerToken, threads: fixed.threads }, batch)
+  const mostOnCpu = (options.coExecute ?? true) ? undefined : 0
   const asWanted =
     placement === 'auto' ? undefined : place(slabs.units, homesOf(slabs.units, 'cuda', placement), ring, true)
   // A ring that is too small is told before memory is.
@@ -203,7 +204,7 @@ function planGpu(fixed: Fixed, gpu: MachineGpu): OnDevice {
     const tryRows = (rows: number): OnDevice | undefined => {
       const maxRows = MAX_LOGIT_ROWS + rows
       const room = budget - kvTokens * slabs.kvBytesPerToken - workspaceOf(fixed, maxRows)
-      const placed = asWanted ?? fastestHomes(slabs.units, ring, room, decode, calibration)
+      const placed = asWanted ?? fastestHomes(slabs.units, ring, room, decode, calibration, mostOnCpu)
       least = { ...(placed ?? leastHomes(slabs.units, ring)), kvTokens, maxRows, budget }
       if (!placed || placed.residentBytes + placed.ringBytes > room) return undefined
       // What is resident needs no more rows: their room serves residency.

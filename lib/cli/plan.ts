@@ -1,0 +1,99 @@
+import { Command, Option } from 'commander'
+import { plan } from '../model/plan.ts'
+import { SHAPES } from '../model/shapes.ts'
+import type { ModelPlan } from '../plan/plan.ts'
+import type { DecodePrediction } from '../plan/predict.ts'
+import { formatBytes, formatCount, formatTable } from './format.ts'
+import { addLoadFlags, type LoadFlags, parseNumber, planOptions } from './options.ts'
+import type { Terminal } from './terminal.ts'
+
+interface Flags extends LoadFlags {
+  batch?: number
+  sequences?: number
+  head?: 'stored' | 'q4'
+  json?: boolean
+}
+
+export function planCommand(terminal: Terminal): Command {
+  const command = new Command('plan')
+    .description('what a model would take and how fast it would be, without loading it')
+    .argument('<model>', `folder of a checkpoint, or a published shape: ${Object.keys(SHAPES).join(', ')}`)
+    .addOption(new Option('--batch <count>', 'sequences that decode at once').argParser(parseNumber))
+    .addOption(new Option('--sequences <count>', 'full contexts that the KV cache holds').argParser(parseNumber))
+    .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4']))
+    .option('--json', 'print as JSON')
+  addLoadFlags(command)
+  return command.action(async (name: string, flags: Flags) => {
+    const { batch, sequences, head } = flags
+    const made = await plan(name, { ...planOptions(flags), batch, maxSequences: sequences, head })
+    await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made))
+  })
+}
+
+/** '32 streamed, 0 ...' of one kind, in the order of homes. */
+export function describeHomes(plan: ModelPlan): string {
+  const parts = (['attention', 'feedForward', 'head'] as const).map((kind) => {
+    const counts = new Map<string, number>()
+    for (const unit of plan.units) if (unit.kind === kind) counts.set(unit.home, (counts.get(unit.home) ?? 0) + 1)
+    const homes = [...counts].map(([home, count]) => (kind === 'head' ? home : `${count} ${home}`))
+    return `${kind === 'feedForward' ? 'feed-forward' : kind} ${homes.join(', ')}`
+  })
+  return parts.join('; ')
+}
+
+function describe(made: ModelPlan): string {
+  const { prediction, device } = made
+  const gpu = device !== 'cpu'
+  const rows: [string, string][] = [
+    ['device', device],
+    ['homes', describeHomes(made)],
+    [
+      'KV cache',
+      `${formatBytes(made.kvBytes)}: ${formatCount(made.kvTokens)} tokens, contexts of ${made.contextLength}`,
+    ],
+    ['RAM', `${formatBytes(made.hostBytes)} of weights${gpu ? `, ${formatBytes(made.pinnedBytes)} pinned` : ''}`],
+  ]
+  if (gpu) {
+    const { residentBytes, ringBytes, kvBytes, workspaceBytes } = made
+    const parts = Object.entries({ resident: residentBytes, ring: ringBytes, KV: kvBytes, workspace: workspaceBytes })
+    const list = parts.map(([name, bytes]) => `${name} ${formatBytes(bytes)}`).join(', ')
+    rows.push(
+      ['VRAM', `${formatBytes(made.vramBytes)} of ${formatBytes(made.vramBudgetBytes)}: ${list}`],
+      ['over the link', `${formatBytes(made.streamedBytesPerPass)} a pass`],
+    )
+  }
+  rows.push(['batch 1', describeDecode(prediction.single)])
+  if (made.batch > 1) rows.push([`batch ${made.batch}`, describeDecode(prediction.batch)])
+  const { tokens, tokensPerSecond, boundBy } = prediction.prefill
+  rows.push(
+    ['prefill', `${significant(tokensPerSecond)} tok/s for a prompt of ${tokens}, bound by the ${boundName(boundBy)}`],
+    [
+      'calibrated',
+      prediction.calibrated
+        ? 'yes'
+        : `no: these are guesses${gpu ? '; millrace probe --calibrate measures this machine' : ''}`,
+    ],
+  )
+  return formatTable(rows)
+}
+
+function describeDecode({
+  tokensPerSecond,
+  passSeconds,
+  linkSeconds,
+  gpuSeconds,
+  cpuSeconds,
+  ...rest
+}: DecodePrediction) {
+  const ms = (seconds: number) => (seconds * 1000).toFixed(2)
+  const parts = { link: linkSeconds, GPU: gpuSeconds, CPU: cpuSeconds, hops: rest.hopSeconds }
+  const list = Object.entries(parts).flatMap(([name, seconds]) => (seconds > 0 ? [`${name} ${ms(seconds)}`] : []))
+  return `${significant(tokensPerSecond)} tok/s; a pass ${ms(passSeconds)} ms (${list.join(', ')}), bound by the ${boundName(rest.boundBy)}`
+}
+
+const boundName = (name: 'link' | 'gpu' | 'cpu') => (name === 'link' ? 'link' : name.toUpperCase())
+
+/** Three digits. */
+export function significant(value: number): string {
+  return value >= 100 ? formatCount(Math.round(value)) : value.toPrecision(3)
+}

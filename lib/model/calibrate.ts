@@ -1,0 +1,237 @@
+/** calibrate(): measures this machine with small models of random weights, and keeps the figures for plans. */
+import { channel } from 'node:diagnostics_channel'
+import type { Home, ModelSpec, NativeStepEvent, SyntheticOptions } from '../binding.ts'
+import { MillraceError } from '../errors.ts'
+import { type Calibration, calibrationPath, ROWS, writeCalibration } from '../plan/calibration.ts'
+import { fitCalibration, type LayerBytes, type Observations, type PerShape } from '../plan/fit.ts'
+import { calibrationKey } from './machine.ts'
+import type { Model } from './model.ts'
+import { runtime } from './runtime.ts'
+import { SHAPES } from './shapes.ts'
+import { loadSynthetic } from './synthetic.ts'
+
+export interface CalibrateOptions {
+  /** 'cuda' or 'cuda:1'. Default: the first GPU. */
+  device?: string | undefined
+  threads?: number | undefined
+  signal?: AbortSignal | undefined
+  /** Told what is measured next. */
+  onProgress?: ((done: number, total: number) => void) | undefined
+}
+
+export interface CalibrationReport {
+  calibration: Calibration
+  /** Where it is kept; undefined if the file could not be written, and why. */
+  path: string | undefined
+  writeError?: string
+  seconds: number
+}
+
+/** Widths of a 1B and of an 8B model. The vocabulary is small: heads are measured by themselves. */
+const BASE: PerShape<ModelSpec> = { small: SHAPES['tinyllama-1.1b']!, large: SHAPES['llama-3-8b']! }
+const LAYERS = { small: { few: 4, many: 12 }, large: { few: 2, many: 6 } }
+const VOCAB = 512
+const LARGE_VOCAB = 65536
+const PROMPT = 16
+const SHORT = 1920
+const LONG = 3 * SHORT
+const FAR = { rows: 8, context: 2048 }
+const MODELS = 14
+
+type Shape = 'small' | 'large'
+type HomeOf = (kind: 'attention' | 'feedForward' | 'head', layer: number) => Home
+
+/**
+ * Takes a GPU, about 2 GB of its memory and 20 seconds. Rejects with DEVICE_UNAVAILABLE or OUT_OF_MEMORY. That the
+ * file cannot be written is told, not thrown.
+ */
+export async function calibrate(options: CalibrateOptions = {}): Promise<CalibrationReport> {
+  const began = performance.now()
+  const { native } = runtime()
+  const { gpus, reason } = native.probeGpus()
+  const device = options.device ?? 'cuda'
+  const gpu = gpus[Number(/^cuda:(\d+)$/.exec(device)?.[1] ?? 0)]
+  if (!gpu) throw new MillraceError('DEVICE_UNAVAILABLE', { message: `there is no GPU to calibrate: ${reason}` })
+  const cpu = native.probeCpu()
+  const threads = options.threads ?? cpu.cores
+  const calibration = fitCalibration(await observe({ ...options, device, threads }))
+  const report = { calibration, seconds: (performance.now() - began) / 1000 }
+  const path = calibrationPath()
+  try {
+    writeCalibration(calibrationKey(native.version, gpu.name, cpu), calibration, path)
+    return { ...report, path }
+  } catch (error) {
+    return { ...report, path: undefined, writeError: (error as Error).message }
+  }
+}
+
+/** The passes themselves, before anything is made of them. */
+export function observe(options: CalibrateOptions & { device: string; threads: number }): Promise<Observations> {
+  return new Observer(options).observe()
+}
+
+class Observer {
+  readonly #options: CalibrateOptions & { device: string; threads: number }
+  #loaded = 0
+  /** No prompt begins as another one did: the prefix cache finds nothing. */
+  #salt = 1
+
+  constructor(options: CalibrateOptions & { device: string; threads: number }) {
+    this.#options = options
+  }
+
+  async observe(): Promise<Observations> {
+    const resident: HomeOf = () => 'resident'
+    const launched: HomeOf = (kind) => (kind === 'head' ? 'streamed' : 'resident')
+    const onCpu: HomeOf = (kind) => (kind === 'feedForward' ? 'cpu' : 'resident')
+    const curves = async (shape: Shape, homes: HomeOf) => ({
+      few: await this.#curve(shape, LAYERS[shape].few, homes),
+      many: await this.#curve(shape, LAYERS[shape].many, homes),
+    })
+    const bytes: Partial<PerShape<LayerBytes & { head: number }>> = {}
+    const large = await this.#with('large', LAYERS.large.many, resident, {}, async (model) => {
+      bytes.large = bytesOf(model)
+      return { many: await this.#rows(model), ...(await this.#prompts(model)) }
+    })
+    const small = await this.#with('small', LAYERS.small.many, resident, {}, async (model) => {
+      bytes.small = bytesOf(model)
+      return this.#rows(model)
+    })
+    const { many } = LAYERS.large
+    const oneRow = (homes: HomeOf) => this.#with('large', many, homes, {}, (model) => this.#passSeconds(model, 1))
+    return {
+      threads: this.#options.threads,
+      layers: LAYERS,
+      bytes: bytes as PerShape<LayerBytes & { head: number }>,
+      replayed: {
+        small: { few: await this.#curve('small', LAYERS.small.few, resident), many: small },
+        large: { few: await this.#curve('large', LAYERS.large.few, resident), many: large.many },
+      },
+      launched: { small: await curves('small', launched), large: await curves('large', launched) },
+      heads: { float: await this.#head('f16'), q4: await this.#head('q4') },
+      cpu: {
+        small: await this.#curve('small', LAYERS.small.many, onCpu),
+        large: await this.#curve('large', many, onCpu),
+      },
+      streamed: await oneRow((kind) => (kind === 'head' ? 'resident' : 'streamed')),
+      linkBound: await oneRow((kind, layer) =>
+        kind !== 'feedForward' ? 'resident' : layer % 2 === 0 ? 'streamed' : 'cpu',
+      ),
+      cpuBound: await oneRow((kind, layer) =>
+        kind === 'head' ? 'resident' : kind === 'attention' || layer === many >> 1 ? 'streamed' : 'cpu',
+      ),
+      kv: large.kv,
+      prompts: large.prompts,
+    }
+  }
+
+  async #with<T>(
+    shape: Shape,
+    layers: number,
+    homeOf: HomeOf,
+    more: { vocab?: number; head?: SyntheticOptions['head'] },
+    measure: (model: Model) => Promise<T>,
+  ): Promise<T> {
+    const { device, threads, signal, onProgress } = this.#options
+    signal?.throwIfAborted()
+    onProgress?.(this.#loaded++, MODELS)
+    const spec = { ...BASE[shape], layers, vocab: more.vocab ?? VOCAB, maxPosition: 2 * LONG }
+    const placement: Home[] = []
+    for (let layer = 0; layer < layers; layer++) {
+      placement.push(homeOf('attention', layer), homeOf('feedForward', layer))
+    }
+    placement.push(homeOf('head', -1))
+    await using model = await loadSynthetic(
+      'calibration',
+      spec,
+      { device, threads, placement, contextLength: LONG + 64, kvTokens: 64 * 256, signal },
+      { head: more.head ?? 'f16' },
+    )
+    return await measure(model)
+  }
+
+  #curve(shape: Shape, layers: number, homeOf: HomeOf): Promise<number[]> {
+    return this.#with(shape, layers, homeOf, {}, (model) => this.#rows(model))
+  }
+
+  async #rows(model: Model): Promise<number[]> {
+    const seconds: number[] = []
+    for (const rows of ROWS) seconds.push(await this.#passSeconds(model, rows))
+    return seconds
+  }
+
+  #head(head: 'f16' | 'q4') {
+    const more = { vocab: LARGE_VOCAB, head }
+    return this.#with(
+      'large',
+      LAYERS.large.few,
+      () => 'resident',
+      more,
+      async (model) => ({
+        bytes: model.plan.units.at(-1)!.bytes,
+        seconds: await this.#rows(model),
+      }),
+    )
+  }
+
+  async #prompts(model: Model): Promise<Pick<Observations, 'kv' | 'prompts'>> {
+    const { hidden, heads, kvHeads, headDim, intermediate, layers } = model.spec
+    const weights = layers * (hidden * headDim * 2 * (heads + kvHeads) + 3 * hidden * intermediate)
+    const prompt = async (tokens: number) => ({
+      seconds: await this.#firstTokenSeconds(model, tokens),
+      flops: 2 * tokens * weights,
+      attentionFlops: 4 * layers * heads * headDim * ((tokens * tokens) / 2),
+    })
+    const near = await this.#passSeconds(model, FAR.rows)
+    const far = await this.#passSeconds(model, FAR.rows, FAR.context)
+    const kvBytes = FAR.rows * (FAR.context - PROMPT) * model.plan.kvBytesPerToken
+    return { kv: { bytes: kvBytes, near, far }, prompts: { short: await prompt(SHORT), long: await prompt(LONG) } }
+  }
+
+  async #firstTokenSeconds(model: Model, tokens: number): Promise<number> {
+    let best = Number.POSITIVE_INFINITY
+    for (let run = 0; run < 3; run++) {
+      const { timings } = await model.generate(this.#prompt(tokens), { maxTokens: 1, ignoreEos: true }).result
+      best = Math.min(best, timings.firstTokenMs! / 1000)
+    }
+    return best
+  }
+
+  /** The median pass in which so many sequences decode together. */
+  async #passSeconds(model: Model, rows: number, context = PROMPT): Promise<number> {
+    this.#options.signal?.throwIfAborted()
+    const seconds: number[] = []
+    let skipped = 0
+    const listen = (message: unknown) => {
+      const step = message as NativeStepEvent
+      // The first passes bring the units that the prompt's pass has pushed out of the ring.
+      if (step.rows === rows && step.decodeRows === rows && step.sequences === rows && skipped++ >= 3) {
+        seconds.push(step.ms / 1000)
+      }
+    }
+    const steps = channel('millrace:step')
+    steps.subscribe(listen)
+    try {
+      // Requests do not arrive at one moment: some decode a little longer than others.
+      const options = { maxTokens: rows > 8 ? 20 : 24, ignoreEos: true }
+      const all = Array.from({ length: rows }, () => model.generate(this.#prompt(context), options).result)
+      await Promise.all(all)
+    } finally {
+      steps.unsubscribe(listen)
+    }
+    if (seconds.length === 0) {
+      throw new MillraceError('INTERNAL', { message: `no pass of ${rows} rows was seen while calibrating` })
+    }
+    return seconds.sort((a, b) => a - b)[seconds.length >> 1]!
+  }
+
+  #prompt(tokens: number): Int32Array {
+    const salt = this.#salt++
+    return Int32Array.from({ length: tokens }, (_, index) => (salt * 7919 + index * (salt % 89) + index * 31) % VOCAB)
+  }
+}
+
+function bytesOf({ plan }: Model): LayerBytes & { head: number } {
+  const of = (kind: string) => plan.units.find((unit) => unit.kind === kind)!.bytes
+  return { attention: of('attention'), feedForward: of('feedForward'), head: of('head') }
+}

@@ -1,0 +1,44 @@
+/** plan(): what a model would take and how fast it would be, without loading it. */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { openCheckpoint } from '../checkpoint/checkpoint.ts'
+import { invalidArgument, loadOptions, type PlanOptions, planOptions, validate } from '../options.ts'
+import { type ModelPlan, makePlan } from '../plan/plan.ts'
+import { readMachine } from './machine.ts'
+import { callNative, runtime } from './runtime.ts'
+import { SHAPES } from './shapes.ts'
+import { SYNTHETIC_DEFAULTS } from './synthetic.ts'
+
+export interface PlanModelOptions extends PlanOptions {
+  /** Of a checkpoint: as load() takes it. Of a shape: 'q4', or float16 by default. */
+  head?: 'stored' | 'q4' | undefined
+}
+
+const schema = z.strictObject({ ...planOptions.shape, head: loadOptions.shape.head })
+
+/**
+ * `model` is a Hugging Face folder, of which headers are read, or the name of a published shape ('llama-3-8b'), as
+ * with weights of 4 bits in groups of 128. Rejects as load() does.
+ */
+export async function plan(model: string, options: PlanModelOptions = {}): Promise<ModelPlan> {
+  const { head, ...checked } = validate(schema, options, 'options')
+  const { native } = runtime()
+  const machine = readMachine(native)
+  const spec = shapeOf(model)
+  if (spec) {
+    const weights = { ...SYNTHETIC_DEFAULTS, ...(head === 'q4' ? { head } : {}) }
+    const slabs = callNative(() => native.planSynthetic(spec, weights))
+    return makePlan(spec, slabs, checked, machine)
+  }
+  if (!existsSync(model) && !/[./\\]/.test(model)) {
+    throw invalidArgument(`a folder or one of ${Object.keys(SHAPES).join(', ')}`, 'model', model)
+  }
+  const checkpoint = await openCheckpoint(model, native, head)
+  return makePlan(checkpoint.config.spec, checkpoint.slabs, checked, machine)
+}
+
+/** The shape of that name, unless a model's folder has it. */
+export function shapeOf(name: string) {
+  return Object.hasOwn(SHAPES, name) && !existsSync(join(name, 'config.json')) ? SHAPES[name] : undefined
+}
