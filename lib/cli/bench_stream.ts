@@ -164,7 +164,9 @@ async function defaultBudgets(name: string, flags: Flags, batch: number): Promis
 async function open(name: string, head: Flags['head'], options: PlanOptions, signal: AbortSignal): Promise<Model> {
   const spec = shapeOf(name)
   if (!spec) return load(name, { ...options, head, signal })
-  return loadSynthetic(name, spec, { ...options, signal }, head === 'q4' ? { head } : {})
+  // Random weights mean nothing at any position.
+  const maxPosition = Math.max(spec.maxPosition, options.contextLength ?? 0)
+  return loadSynthetic(name, { ...spec, maxPosition }, { ...options, signal }, head === 'q4' ? { head } : {})
 }
 
 async function measure(

@@ -25,6 +25,7 @@ async function main(): Promise<void> {
     .version(version)
     .exitOverride()
     .configureHelp({ showGlobalOptions: true })
+    .enablePositionalOptions()
     .addHelpText(
       'after',
       '\nExit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted (Ctrl-C), 143 terminated.',

@@ -21,6 +21,8 @@ export interface CalibrateOptions {
 
 export interface CalibrationReport {
   calibration: Calibration
+  /** The passes that it was made from. */
+  observations: Observations
   /** Where it is kept; undefined if the file could not be written, and why. */
   path: string | undefined
   writeError?: string
@@ -36,7 +38,7 @@ const PROMPT = 16
 const SHORT = 1920
 const LONG = 3 * SHORT
 const FAR = { rows: 8, context: 2048 }
-const MODELS = 14
+const MODELS = 15
 
 type Shape = 'small' | 'large'
 type HomeOf = (kind: 'attention' | 'feedForward' | 'head', layer: number) => Home
@@ -54,8 +56,9 @@ export async function calibrate(options: CalibrateOptions = {}): Promise<Calibra
   if (!gpu) throw new MillraceError('DEVICE_UNAVAILABLE', { message: `there is no GPU to calibrate: ${reason}` })
   const cpu = native.probeCpu()
   const threads = options.threads ?? cpu.cores
-  const calibration = fitCalibration(await observe({ ...options, device, threads }))
-  const report = { calibration, seconds: (performance.now() - began) / 1000 }
+  const observations = await new Observer({ ...options, device, threads }).observe()
+  const calibration = fitCalibration(observations)
+  const report = { calibration, observations, seconds: (performance.now() - began) / 1000 }
   const path = calibrationPath()
   try {
     writeCalibration(calibrationKey(native.version, gpu.name, cpu), calibration, path)
@@ -63,11 +66,6 @@ export async function calibrate(options: CalibrateOptions = {}): Promise<Calibra
   } catch (error) {
     return { ...report, path: undefined, writeError: (error as Error).message }
   }
-}
-
-/** The passes themselves, before anything is made of them. */
-export function observe(options: CalibrateOptions & { device: string; threads: number }): Promise<Observations> {
-  return new Observer(options).observe()
 }
 
 class Observer {

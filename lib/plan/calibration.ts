@@ -112,7 +112,7 @@ export function defaultCalibration({ link, cores }: { link: string; cores: numbe
     cpu: {
       ...MEASURED.cpu,
       threads: cores,
-      bytesPerSecond: MEASURED.cpu.bytesPerSecond.map((rate) => rate * Math.min(1, cores / MEASURED.cpu.threads)),
+      bytesPerSecond: MEASURED.cpu.bytesPerSecond.map((rate) => rate * (cores / MEASURED.cpu.threads) ** 0.65),
     },
   }
 }
