@@ -3,6 +3,7 @@ import { writeFile } from 'node:fs/promises'
 import { Command, Option } from 'commander'
 import { addon } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
+import { settle } from '../model/calibrate.ts'
 import { load } from '../model/load.ts'
 import { readMachine } from '../model/machine.ts'
 import type { Model } from '../model/model.ts'
@@ -204,7 +205,7 @@ async function measure(
     await Promise.all(running)
     return { seconds: (performance.now() - start) / 1000, bytes: model.stats.streaming.copiedBytes - before }
   }
-  await generate(4) // kernels, caches, and what was still being pinned
+  await settle(model, () => generate(4))
   const first = await generate(1)
   const whole = await generate(tokens)
   const decodeSeconds = Math.max(whole.seconds - first.seconds, 1e-9)

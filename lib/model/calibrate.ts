@@ -1,9 +1,11 @@
 /** calibrate(): measures this machine with small models of random weights, and keeps the figures for plans. */
 import { channel } from 'node:diagnostics_channel'
+import { setTimeout } from 'node:timers/promises'
 import type { Home, ModelSpec, NativeStepEvent, SyntheticOptions } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import { type Calibration, calibrationPath, ROWS, writeCalibration } from '../plan/calibration.ts'
 import { fitCalibration, type LayerBytes, type Observations, type PerShape } from '../plan/fit.ts'
+import { spread } from '../plan/homes.ts'
 import { calibrationKey } from './machine.ts'
 import type { Model } from './model.ts'
 import { runtime } from './runtime.ts'
@@ -38,7 +40,18 @@ const PROMPT = 16
 const SHORT = 1920
 const LONG = 3 * SHORT
 const FAR = { rows: 8, context: 2048 }
-const MODELS = 15
+/** As large as a model of 7B: what copies cost depends on how much memory they come from. */
+const LINK_LAYERS = 28
+/** Of this many layers, feed-forwards on the CPU and resident ones: bound by the CPU, balanced, bound by the link. */
+const MIXED_LAYERS = 12
+const MIXTURES: [cpu: number, resident: number][] = [
+  [12, 0],
+  [9, 0],
+  [5, 6],
+  [4, 6],
+  [6, 0],
+]
+const MODELS = 18
 
 type Shape = 'small' | 'large'
 type HomeOf = (kind: 'attention' | 'feedForward' | 'head', layer: number) => Home
@@ -95,8 +108,8 @@ class Observer {
       bytes.small = bytesOf(model)
       return this.#rows(model)
     })
-    const { many } = LAYERS.large
-    const oneRow = (homes: HomeOf) => this.#with('large', many, homes, {}, (model) => this.#passSeconds(model, 1))
+    const mixed: Observations['mixed'] = []
+    for (const [cpu, resident] of MIXTURES) mixed.push(await this.#mixture(cpu, resident))
     return {
       threads: this.#options.threads,
       layers: LAYERS,
@@ -109,15 +122,10 @@ class Observer {
       heads: { float: await this.#head('f16'), q4: await this.#head('q4') },
       cpu: {
         small: await this.#curve('small', LAYERS.small.many, onCpu),
-        large: await this.#curve('large', many, onCpu),
+        large: await this.#curve('large', LAYERS.large.many, onCpu),
       },
-      streamed: await oneRow((kind) => (kind === 'head' ? 'resident' : 'streamed')),
-      linkBound: await oneRow((kind, layer) =>
-        kind !== 'feedForward' ? 'resident' : layer % 2 === 0 ? 'streamed' : 'cpu',
-      ),
-      cpuBound: await oneRow((kind, layer) =>
-        kind === 'head' ? 'resident' : kind === 'attention' || layer === many >> 1 ? 'streamed' : 'cpu',
-      ),
+      streamed: await this.#streamed(),
+      mixed,
       kv: large.kv,
       prompts: large.prompts,
     }
@@ -142,10 +150,31 @@ class Observer {
     await using model = await loadSynthetic(
       'calibration',
       spec,
-      { device, threads, placement, contextLength: LONG + 64, kvTokens: 64 * 256, signal },
+      { device, threads, placement, contextLength: LONG + 64, kvTokens: 96 * 256, signal },
       { head: more.head ?? 'f16' },
     )
+    await settle(model, () => model.generate(this.#prompt(1), { maxTokens: 1, ignoreEos: true }).result)
     return await measure(model)
+  }
+
+  #streamed() {
+    const homeOf: HomeOf = (kind) => (kind === 'head' ? 'resident' : 'streamed')
+    return this.#with('large', LINK_LAYERS, homeOf, {}, async (model) => ({
+      bytes: model.plan.streamedBytesPerPass,
+      seconds: await this.#passSeconds(model, 1),
+    }))
+  }
+
+  /** So many of MIXED_LAYERS feed-forwards on the CPU and on the GPU for good; all else is streamed. */
+  #mixture(cpu: number, resident: number) {
+    const feedForwards = spread({ cpu, resident, streamed: MIXED_LAYERS - cpu - resident })
+    const homeOf: HomeOf = (kind, layer) =>
+      kind === 'head' ? 'resident' : kind === 'attention' ? 'streamed' : feedForwards[layer]!
+    return this.#with('large', MIXED_LAYERS, homeOf, {}, async (model) => ({
+      units: model.plan.units,
+      ringBytes: model.plan.ringBytes,
+      seconds: await this.#passSeconds(model, 1),
+    }))
   }
 
   #curve(shape: Shape, layers: number, homeOf: HomeOf): Promise<number[]> {
@@ -228,6 +257,24 @@ class Observer {
     return Int32Array.from({ length: tokens }, (_, index) => (salt * 7919 + index * (salt % 89) + index * 31) % VOCAB)
   }
 }
+
+/**
+ * Waits until what passes will copy is pinned, which goes on behind the load: until then copies take a detour. `step`
+ * makes one pass, after which the model's figures are new.
+ */
+export async function settle(model: Model, step: () => Promise<unknown>): Promise<void> {
+  let pinned = -1
+  for (;;) {
+    await step()
+    const { pinnedBytes } = model.memory
+    // Where the system allows no more, no more comes.
+    if (pinnedBytes >= model.plan.pinnedBytes || pinnedBytes === pinned) return
+    pinned = pinnedBytes
+    await setTimeout(PINNING_WAIT_MS)
+  }
+}
+
+const PINNING_WAIT_MS = 250
 
 function bytesOf({ plan }: Model): LayerBytes & { head: number } {
   const of = (kind: string) => plan.units.find((unit) => unit.kind === kind)!.bytes

@@ -129,22 +129,22 @@ const PCIE_LANE = 0.203e9
 /** One H100 80GB HBM3 beside 16 cores of a Xeon. */
 const MEASURED: Calibration = {
   calibrated: true,
-  link: { bytesPerSecond: 52e9, besideCpu: 0.9 },
-  hopSeconds: 50e-6,
-  stepSeconds: [60e-6, 60e-6, 65e-6, 70e-6, 80e-6, 100e-6, 150e-6],
-  cpu: { threads: 16, bytesPerSecond: [95e9, 90e9, 75e9, 52e9, 40e9, 25e9, 14e9], besideLink: 0.82 },
+  link: { bytesPerSecond: 52e9, besideCpu: 0.94 },
+  hopSeconds: 30e-6,
+  stepSeconds: [35e-6, 37e-6, 41e-6, 46e-6, 52e-6, 63e-6, 96e-6],
+  cpu: { threads: 16, bytesPerSecond: [95e9, 95e9, 79e9, 50e9, 30e9, 18e9, 8.9e9], besideLink: 0.75 },
   launched: {
-    unitSeconds: [9e-6, 9e-6, 9e-6, 9e-6, 10e-6, 11e-6, 15e-6],
-    secondsPerByte: [3.9e-13, 4e-13, 4.1e-13, 4.5e-13, 6.3e-13, 8.4e-13, 1.6e-12],
+    unitSeconds: [11.6e-6, 11.6e-6, 11.6e-6, 11.6e-6, 14e-6, 17.7e-6, 17.7e-6],
+    secondsPerByte: [3.5e-13, 3.7e-13, 3.7e-13, 4e-13, 4.9e-13, 6.4e-13, 1.4e-12],
   },
   replayed: {
-    unitSeconds: [6e-6, 6e-6, 6e-6, 6e-6, 7e-6, 8e-6, 12e-6],
-    secondsPerByte: [3.9e-13, 4e-13, 4.1e-13, 4.5e-13, 6.3e-13, 8.4e-13, 1.6e-12],
+    unitSeconds: [9e-6, 9e-6, 9e-6, 9e-6, 11.9e-6, 15e-6, 15e-6],
+    secondsPerByte: [3.5e-13, 3.6e-13, 3.6e-13, 4e-13, 4.9e-13, 6.4e-13, 1.4e-12],
   },
   head: {
-    float: [3.3e-13, 3.3e-13, 3.3e-13, 3.4e-13, 3.6e-13, 4.2e-13, 6e-13],
-    q4: [4.2e-13, 4.3e-13, 4.4e-13, 4.8e-13, 6.5e-13, 9e-13, 1.7e-12],
+    float: [3.3e-13, 3.3e-13, 3.4e-13, 3.4e-13, 3.4e-13, 3.6e-13, 6.4e-13],
+    q4: [3.4e-13, 3.4e-13, 3.4e-13, 3.7e-13, 4.8e-13, 6.7e-13, 1.4e-12],
   },
   kvBytesPerSecond: 2.2e12,
-  prefill: { flopsPerSecond: 580e12, attentionFlopsPerSecond: 300e12 },
+  prefill: { flopsPerSecond: 610e12, attentionFlopsPerSecond: 250e12 },
 }

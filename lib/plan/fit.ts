@@ -1,5 +1,6 @@
 /** From measured passes to a calibration: differences that leave one unknown each. */
 import { type Calibration, type Curve, ROWS, type UnitCurves } from './calibration.ts'
+import { type CostedUnit, simulatePass } from './predict.ts'
 
 /** Bytes of one layer's units. */
 export interface LayerBytes {
@@ -30,11 +31,10 @@ export interface Observations {
   heads: { float: { bytes: number; seconds: Curve }; q4: { bytes: number; seconds: Curve } }
   /** `many` layers, feed-forwards on the CPU, all else resident. */
   cpu: PerShape<Curve>
-  /** `many` large layers, one row. All streamed; then every second feed-forward on the CPU and the others streamed. */
-  streamed: number
-  linkBound: number
-  /** One feed-forward and all attention streamed, the other feed-forwards on the CPU. */
-  cpuBound: number
+  /** All layers streamed, one row: more bytes than caches of addresses on the way hold. */
+  streamed: { bytes: number; seconds: number }
+  /** Passes of one row in which link and CPU take DRAM from each other, in several mixtures. */
+  mixed: { units: readonly CostedUnit[]; ringBytes: number; seconds: number }[]
   /** `many` large layers, resident: keys and values that the second pass reads beyond the first, both of equal rows. */
   kv: { bytes: number; near: number; far: number }
   /** `many` large layers, resident, from submission to the first token. Multiply-adds count two. */
@@ -53,8 +53,6 @@ export function fitCalibration(seen: Observations): Calibration {
   const { layers, bytes } = seen
   const replayed = fitUnits(seen, seen.replayed)
   const launched = fitUnits(seen, seen.launched)
-  const large = bytes.large.attention + bytes.large.feedForward
-  const linkRate = (layers.large.many * large) / seen.streamed
 
   const layerOf = (curves: UnitCurves, { attention, feedForward }: LayerBytes, index: number) =>
     2 * curves.unitSeconds[index]! + (attention + feedForward) * curves.secondsPerByte[index]!
@@ -88,27 +86,6 @@ export function fitCalibration(seen: Observations): Calibration {
     (_, index) => bytes.large.feedForward / Math.max(cpuLayer('large', index) - hopSeconds, LEAST_SECONDS),
   )
 
-  // linkBound = copies + CPU time beside them x what they lose by it.
-  const unitsOf = (feedForwards: number) =>
-    layers.large.many * (launched.unitSeconds[0]! + bytes.large.attention * launched.secondsPerByte[0]!) +
-    feedForwards * (launched.unitSeconds[0]! + bytes.large.feedForward * launched.secondsPerByte[0]!) +
-    stepSeconds[0]! +
-    bytes.large.head * float[0]!
-  const onCpu = (count: number) => (count * bytes.large.feedForward) / bytesPerSecond[0]!
-  const half = Math.floor(layers.large.many / 2)
-  const most = layers.large.many - 1
-  const copied = (most + 1) * bytes.large.attention + bytes.large.feedForward
-  let [besideCpu, besideLink] = [1, 1]
-  // Each share's equation holds the other one: a few turns settle both.
-  for (let turn = 0; turn < 20; turn++) {
-    const copies = ((layers.large.many - half) * bytes.large.feedForward) / linkRate
-    besideCpu = clamp(1 - (seen.linkBound - copies) / (onCpu(half) / besideLink), 0.3, 1)
-    const busySeconds = copied / linkRate + (onCpu(most) / besideLink) * (1 - besideCpu)
-    const busy = Math.min(1, busySeconds / seen.cpuBound)
-    const beyond = seen.cpuBound - unitsOf(1) - most * hopSeconds - onCpu(most)
-    besideLink = clamp(1 / (1 + beyond / (onCpu(most) * busy)), 0.3, 1)
-  }
-
   const { short, long } = seen.prompts
   const times = long.flops / short.flops
   const attentionFlops = long.attentionFlops - times * short.attentionFlops
@@ -116,12 +93,12 @@ export function fitCalibration(seen: Observations): Calibration {
   const attentionFlopsPerSecond = attentionFlops / attentionSeconds
   const linears = short.seconds - stepSeconds[0]! - short.attentionFlops / attentionFlopsPerSecond
 
-  return {
+  const alone: Calibration = {
     calibrated: true,
-    link: { bytesPerSecond: linkRate, besideCpu },
+    link: { bytesPerSecond: seen.streamed.bytes / seen.streamed.seconds, besideCpu: 1 },
     hopSeconds,
     stepSeconds,
-    cpu: { threads: seen.threads, bytesPerSecond, besideLink },
+    cpu: { threads: seen.threads, bytesPerSecond, besideLink: 1 },
     launched,
     replayed,
     head: { float, q4 },
@@ -131,6 +108,28 @@ export function fitCalibration(seen: Observations): Calibration {
       attentionFlopsPerSecond,
     },
   }
+  return fitSharing(alone, seen)
+}
+
+/** The shares that CPU and link leave each other: those with which the mixed passes come out best. */
+function fitSharing(alone: Calibration, { mixed, threads }: Observations): Calibration {
+  const decode = { rows: 1, context: 0, kvBytesPerToken: 0, threads }
+  let best = alone
+  let bestError = Number.POSITIVE_INFINITY
+  for (let besideLink = 1; besideLink > 0.295; besideLink -= 0.02) {
+    for (let besideCpu = 1; besideCpu > 0.795; besideCpu -= 0.02) {
+      const tried: Calibration = {
+        ...alone,
+        link: { ...alone.link, besideCpu },
+        cpu: { ...alone.cpu, besideLink },
+      }
+      const error = mixed.reduce((sum, { units, ringBytes, seconds }) => {
+        return sum + Math.log(simulatePass(units, ringBytes, decode, tried) / Math.max(seconds, LEAST_SECONDS)) ** 2
+      }, 0)
+      if (error < bestError) [best, bestError] = [tried, error]
+    }
+  }
+  return best
 }
 
 /** Two widths tell what a unit takes for itself from what its bytes take. */
@@ -140,7 +139,8 @@ function fitUnits({ layers, bytes }: Observations, seconds: PerShape<FewAndMany>
   for (const [index] of ROWS.entries()) {
     const layer = (shape: 'small' | 'large') => {
       const { few, many } = seconds[shape]
-      return Math.max((many[index]! - few[index]!) / (layers[shape].many - layers[shape].few), LEAST_SECONDS)
+      const difference = rising(many)[index]! - rising(few)[index]!
+      return Math.max(difference / (layers[shape].many - layers[shape].few), LEAST_SECONDS)
     }
     const size = (shape: 'small' | 'large') => bytes[shape].attention + bytes[shape].feedForward
     const slope = (layer('large') - layer('small')) / (size('large') - size('small'))
@@ -150,6 +150,11 @@ function fitUnits({ layers, bytes }: Observations, seconds: PerShape<FewAndMany>
     secondsPerByte.push(fixed > 0 && slope > 0 ? slope : layer('large') / size('large'))
   }
   return { unitSeconds, secondsPerByte }
+}
+
+/** Fewer rows never take longer: where they seem to, something else took the time. */
+function rising(curve: Curve): Curve {
+  return curve.map((_, index) => Math.min(...curve.slice(index)))
 }
 
 function clamp(value: number, least: number, most: number): number {

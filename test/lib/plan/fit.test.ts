@@ -2,6 +2,7 @@ import { expect, test } from 'vitest'
 import type { Home } from '../../../lib/binding.ts'
 import { type Calibration, ROWS } from '../../../lib/plan/calibration.ts'
 import { fitCalibration, type Observations } from '../../../lib/plan/fit.ts'
+import { spread } from '../../../lib/plan/homes.ts'
 import { type CostedUnit, simulatePass } from '../../../lib/plan/predict.ts'
 
 /** A machine whose passes take exactly what the model of cost says. */
@@ -81,17 +82,17 @@ function observe(): Observations {
       q4: { bytes: 140e6, seconds: curve(unitsOf('large', 2, resident, 140e6, 'q4')) },
     },
     cpu: { small: curve(unitsOf('small', 12, onCpu)), large: curve(unitsOf('large', 6, onCpu)) },
-    streamed: pass(unitsOf('large', 6, (kind) => (kind === 'head' ? 'resident' : 'streamed'))),
-    linkBound: pass(
-      unitsOf('large', 6, (kind, layer) =>
-        kind !== 'feedForward' ? 'resident' : layer % 2 === 0 ? 'streamed' : 'cpu',
-      ),
-    ),
-    cpuBound: pass(
-      unitsOf('large', 6, (kind, layer) =>
-        kind === 'head' ? 'resident' : kind === 'attention' || layer === 3 ? 'streamed' : 'cpu',
-      ),
-    ),
+    streamed: {
+      bytes: 28 * (bytes.large.attention + bytes.large.feedForward),
+      seconds: pass(unitsOf('large', 28, (kind) => (kind === 'head' ? 'resident' : 'streamed'))),
+    },
+    mixed: [12, 9, 6, 3].map((cpu) => {
+      const order = spread({ cpu, streamed: 12 - cpu })
+      const units = unitsOf('large', 12, (kind, layer) =>
+        kind === 'head' ? 'resident' : kind === 'attention' ? 'streamed' : order[layer]!,
+      )
+      return { units, ringBytes: 8 * 90.8e6, seconds: pass(units) }
+    }),
     kv: { bytes: 4e8, near: 1e-3, far: 1e-3 + 4e8 / truth.kvBytesPerSecond },
     prompts: { short: prompt(1), long: prompt(3) },
   }
@@ -127,8 +128,7 @@ test('noise that turns a difference round gives figures all the same', () => {
       large: { few: seen.launched.large.many, many: seen.launched.large.few },
     },
     kv: { ...seen.kv, far: 0 },
-    cpuBound: 0,
-    linkBound: 0,
+    mixed: seen.mixed.map((pass) => ({ ...pass, seconds: 0 })),
   }
   const check = (value: unknown): void => {
     if (typeof value === 'number') expect(value).toBeGreaterThanOrEqual(0)
