@@ -32,7 +32,7 @@ export interface CalibrationReport {
 }
 
 /** Widths of a 1B and of an 8B model. The vocabulary is small: heads are measured by themselves. */
-const BASE: PerShape<ModelSpec> = { small: SHAPES['tinyllama-1.1b']!, large: SHAPES['llama-3-8b']! }
+const BASE: PerShape<ModelSpec> = { small: SHAPES['tinyllama-1.1b']!, large: SHAPES['llama3-8b']! }
 const LAYERS = { small: { few: 4, many: 12 }, large: { few: 2, many: 6 } }
 const VOCAB = 512
 const LARGE_VOCAB = 65536

@@ -7,7 +7,7 @@ import { invalidArgument, loadOptions, type PlanOptions, planOptions, validate }
 import { type ModelPlan, makePlan } from '../plan/plan.ts'
 import { readMachine } from './machine.ts'
 import { callNative, runtime } from './runtime.ts'
-import { SHAPES } from './shapes.ts'
+import { findShape, SHAPES } from './shapes.ts'
 import { SYNTHETIC_DEFAULTS } from './synthetic.ts'
 
 export interface PlanModelOptions extends PlanOptions {
@@ -18,7 +18,7 @@ export interface PlanModelOptions extends PlanOptions {
 const schema = z.strictObject({ ...planOptions.shape, head: loadOptions.shape.head })
 
 /**
- * `model` is a Hugging Face folder, of which headers are read, or the name of a published shape ('llama-3-8b'), as
+ * `model` is a Hugging Face folder, of which headers are read, or the name of a published shape ('llama3-8b'), as
  * with weights of 4 bits in groups of 128. Rejects as load() does.
  */
 export async function plan(model: string, options: PlanModelOptions = {}): Promise<ModelPlan> {
@@ -40,5 +40,5 @@ export async function plan(model: string, options: PlanModelOptions = {}): Promi
 
 /** The shape of that name, unless a model's folder has it. */
 export function shapeOf(name: string) {
-  return Object.hasOwn(SHAPES, name) && !existsSync(join(name, 'config.json')) ? SHAPES[name] : undefined
+  return existsSync(join(name, 'config.json')) ? undefined : findShape(name)
 }

@@ -317,3 +317,29 @@ describe('failures', () => {
     expect(version).toMatchObject({ code: 0, stdout: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) })
   })
 })
+
+describe('plan, probe, bench stream', () => {
+  test('plan: a table, or JSON; a shape or a folder', async () => {
+    const [text, json, wrong] = await Promise.all([
+      run(['plan', 'llama3-8b', '--device', 'cpu', '--batch', '8', '--ram-budget', '64GB']),
+      run(['plan', demo, '--device', 'cpu', '--json']),
+      run(['plan', 'llama9']),
+    ])
+    expect(text.stdout).toMatch(/^homes +attention 32 resident; feed-forward 32 resident; head resident$/m)
+    expect(text.stdout).toMatch(/^batch 8 +[\d.]+ tok\/s; a pass/m)
+    expect(JSON.parse(json.stdout)).toMatchObject({ device: 'cpu', prediction: { single: { batch: 1 } } })
+    expect(wrong).toMatchObject({ code: 2, stdout: '' })
+  })
+
+  test('probe says what the machine has', async () => {
+    const { code, stdout } = await run(['probe'])
+    expect(code).toBe(0)
+    expect(stdout).toMatch(/^CPU +.*: \d+ cores of \d+, kernels \w+$/m)
+  })
+
+  test('bench stream: wrong counts are wrong usage', async () => {
+    const { code, stderr } = await run(['bench', 'stream', demo, '--tokens', '1'])
+    expect(code).toBe(2)
+    expect(stderr).toMatch(/integers from 2 to 65536 for tokens/)
+  })
+})
