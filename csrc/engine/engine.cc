@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <new>
 
 #include "core/error.h"
 
@@ -11,6 +12,18 @@ namespace {
 
 bool any(const Sequence&, bool) {
   return true;
+}
+
+// What goes wrong in a command is its caller's, never the engine's.
+template <typename Body>
+void settle(Body&& body, const std::function<void(const Error&)>& failed) {
+  try {
+    body();
+  } catch (const Error& error) {
+    failed(error);
+  } catch (const std::bad_alloc&) {
+    failed(Error(code::kOutOfMemory, "system memory did not suffice", "free memory and try again"));
+  }
 }
 
 }  // namespace
@@ -137,13 +150,12 @@ void Engine::close(std::shared_ptr<Model> model, bool drain, std::chrono::millis
 void Engine::set_homes(const std::shared_ptr<Model>& model, std::vector<Home> homes, size_t ring_bytes,
                        std::function<void(std::vector<Home>)> done, std::function<void(const Error&)> failed) {
   post([this, model, homes = std::move(homes), ring_bytes, done = std::move(done), failed = std::move(failed)] {
-    Served* served = find(model.get());
-    try {
-      if (served == nullptr) throw Error(code::kModelClosed, "the model is closed", "load the model again");
-      done(model->set_homes(homes, ring_bytes));
-    } catch (const Error& error) {
-      failed(error);
-    }
+    settle(
+        [&] {
+          require_open(*model);
+          done(model->set_homes(homes, ring_bytes));
+        },
+        failed);
   });
 }
 
@@ -157,13 +169,13 @@ void Engine::set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, 
 void Engine::trace(const std::shared_ptr<Model>& model, std::string path, std::function<void()> done,
                    std::function<void(const Error&)> failed) {
   post([this, model, path = std::move(path), done = std::move(done), failed = std::move(failed)] {
-    try {
-      if (find(model.get()) == nullptr) throw Error(code::kModelClosed, "the model is closed", "load the model again");
-      model->trace(path);
-      done();
-    } catch (const Error& error) {
-      failed(error);
-    }
+    settle(
+        [&] {
+          require_open(*model);
+          model->trace(path);
+          done();
+        },
+        failed);
   });
 }
 
@@ -177,6 +189,10 @@ void Engine::detach(std::shared_ptr<EventSink> sink) {
     }
     std::erase_if(sinks_, [&](const auto& known) { return known.lock() == sink; });
   });
+}
+
+void Engine::require_open(const Model& model) {
+  if (find(&model) == nullptr) throw Error(code::kModelClosed, "the model is closed", "load the model again");
 }
 
 Engine::Served* Engine::find(const Model* model) {
@@ -211,6 +227,7 @@ void Engine::finish_closing() {
     const std::vector<std::function<void()>> callbacks = std::move(served.on_closed);
     flush_sinks();  // the last tokens come before the news that the model is closed
     served.model->release();
+    std::erase_if(turns_, [&](const auto& turn) { return turn.second == served.model.get(); });
     it = models_.erase(it);
     for (const auto& done : callbacks) done();
   }

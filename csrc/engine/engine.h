@@ -68,6 +68,7 @@ class Engine {
   void give_turns();
   bool may_step(Served& served) const;
   Served* find(const Model* model);
+  void require_open(const Model& model);
   void flush_sinks();
   void finish_closing();
 

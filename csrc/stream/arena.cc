@@ -1,7 +1,6 @@
 #include "stream/arena.h"
 
 #include <map>
-#include <mutex>
 #include <string_view>
 
 #include "core/error.h"
@@ -14,6 +13,19 @@ Arena& Arena::of(const std::string& device) {
   static auto* arenas = new std::map<std::string, Arena>;
   std::lock_guard lock(*mutex);
   return (*arenas)[device];
+}
+
+void Arena::join() {
+  std::lock_guard lock(mutex_);
+  tenants_++;
+}
+
+void Arena::leave() {
+  std::lock_guard lock(mutex_);
+  if (--tenants_ > 0) return;
+  blocks_.clear();
+  bytes_ = 0;
+  limit_ = 0;
 }
 
 void Arena::drop(std::list<Block>::iterator block) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <list>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "backend/backend.h"
@@ -34,6 +35,11 @@ class Arena {
   // The arena of a device, by Backend::name(); one a process.
   static Arena& of(const std::string& device);
 
+  // A model whose units may rest here, from before its first take() to its end, on any thread. When the last one has
+  // left, all memory goes back to the device and the limit is 0 again.
+  void join();
+  void leave();
+
   // Bytes that it may take. Shrinking evicts at once and gives the memory back to the device.
   void set_limit(size_t bytes);
   size_t limit() const { return limit_; }
@@ -53,6 +59,8 @@ class Arena {
   void drop(std::list<Block>::iterator block);
   void evict(Block& block);
 
+  std::mutex mutex_;  // of joining and leaving: the others are called by those that have joined alone
+  int tenants_ = 0;
   size_t limit_ = 0;
   size_t bytes_ = 0;
   uint64_t evictions_ = 0;

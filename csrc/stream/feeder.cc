@@ -34,13 +34,16 @@ Feeder::Feeder(Backend& backend, const SlabSource& source, FeederConfig config)
   copy_->synchronize();
   make_ring(config_.ring_bytes);
   next_pass_ = ring_order(Route::decode);
+  if (config_.arena != nullptr) config_.arena->join();
 }
 
 Feeder::~Feeder() {
   drain();
+  if (config_.arena == nullptr) return;
   for (Place& place : places_) {
     if (place.block != nullptr) config_.arena->give_back(*place.block);
   }
+  config_.arena->leave();
 }
 
 void Feeder::check(const std::vector<Home>& homes, size_t ring_bytes) const {

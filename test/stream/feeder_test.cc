@@ -361,6 +361,9 @@ TEST(models_share_an_arena_and_move_their_units_without_a_byte_wrong) {
         CHECK(tenant.exact);
         CHECK(arena.bytes() <= arena.limit());
       }
+      tenants.clear();
+      CHECK_EQ(arena.bytes(), 0u);  // when the last model has left
+      CHECK_EQ(device.left(), kDevice);
     }
     CHECK_EQ(device.left(), kDevice);  // all of it was given back
   }
