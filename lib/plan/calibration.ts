@@ -132,7 +132,7 @@ const MEASURED: Calibration = {
   link: { bytesPerSecond: 52e9, besideCpu: 0.94 },
   hopSeconds: 30e-6,
   stepSeconds: [35e-6, 37e-6, 41e-6, 46e-6, 52e-6, 63e-6, 96e-6],
-  cpu: { threads: 16, bytesPerSecond: [95e9, 95e9, 79e9, 50e9, 30e9, 18e9, 8.9e9], besideLink: 0.75 },
+  cpu: { threads: 16, bytesPerSecond: [95e9, 95e9, 79e9, 50e9, 30e9, 18e9, 8.9e9], besideLink: 0.65 },
   launched: {
     unitSeconds: [11.6e-6, 11.6e-6, 11.6e-6, 11.6e-6, 14e-6, 17.7e-6, 17.7e-6],
     secondsPerByte: [3.5e-13, 3.7e-13, 3.7e-13, 4e-13, 4.9e-13, 6.4e-13, 1.4e-12],
