@@ -81,8 +81,10 @@ export function readCalibration(key: CalibrationKey, path = calibrationPath()): 
   return found.success ? found.data : undefined
 }
 
-/** Keeps what the file says of other machines. Throws what the file system does. */
+/** Keeps what the file says of other machines. Throws what the file system does, and for figures that are none. */
 export function writeCalibration(key: CalibrationKey, calibration: Calibration, path = calibrationPath()): void {
+  const { success } = schema.safeParse(calibration)
+  if (!success) throw new Error('the measured passes give no figures that plans could use')
   const entries = { ...readEntries(path), [nameOf(key)]: calibration }
   mkdirSync(dirname(path), { recursive: true })
   // Whoever reads meanwhile finds the old file or the new one.

@@ -54,6 +54,12 @@ describe('the file', async () => {
     expect(readCalibration(key, path)).toEqual(measured)
   })
 
+  test('figures that are none are not kept', async () => {
+    const path = await fresh()
+    expect(() => writeCalibration(key, { ...measured, hopSeconds: Number.NaN }, path)).toThrow(/no figures/)
+    expect(readCalibration(key, path)).toBeUndefined()
+  })
+
   test('a folder in its place is no reason to fail', async () => {
     const path = await fresh()
     mkdirSync(path, { recursive: true })
