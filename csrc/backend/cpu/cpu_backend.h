@@ -18,9 +18,9 @@ struct CpuStreamHooks {
   size_t copy_chunk = size_t{1} << 20;   // bytes a copy moves between two calls of before_copy
 };
 
-// How long idle threads poll for work in a pass that they share with a GPU: its part between two of theirs, and the way
-// of the rows there and back, takes 100 to 200 us.
-inline constexpr std::chrono::microseconds kSharedPassSpin{1000};
+// How long idle threads poll for work in a pass that they share with a GPU. Between two of their units may lie several
+// that are streamed, at 2 ms a layer of an 8B model; waking 16 sleepers would cost a tenth of their unit's time.
+inline constexpr std::chrono::microseconds kSharedPassSpin{10000};
 
 // A backend that computes with `threads` threads (at least 1), which its executors share: operations of several
 // streams take turns. Streams, events, memory and executors may outlive the backend.
