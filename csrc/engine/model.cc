@@ -189,6 +189,10 @@ void Model::trace(const std::string& path) {
   compute_->synchronize();
   if (cpu_) cpu_->stream->synchronize();
   std::unique_ptr<Trace> next = path.empty() ? nullptr : std::make_unique<Trace>(path);
+  if (next) {
+    next->attach(Trace::compute, *backend_, *compute_);
+    if (cpu_) next->attach(Trace::cpu, *cpu_->backend, *cpu_->stream);
+  }
   std::vector<std::string> names;
   for (size_t unit = 0; unit < host_->units().size(); unit++) names.push_back(unit_name(static_cast<int>(unit)));
   feeder_->set_trace(next.get(), std::move(names));
@@ -198,7 +202,7 @@ void Model::trace(const std::string& path) {
 void Model::run_pass(Step step) {
   Stream& compute = *compute_;
   const auto begin_span = [&](const char* prefix, int unit) {
-    if (trace_) trace_->begin(*backend_, compute, Trace::compute, prefix + unit_name(unit));
+    if (trace_) trace_->begin(Trace::compute, prefix + unit_name(unit));
   };
   const auto end_span = [&] {
     if (trace_) trace_->end(Trace::compute);
@@ -220,7 +224,7 @@ void Model::run_pass(Step step) {
       const uint64_t ticket = ++cpu_->hops;
       executor_->send(compute, cpu_->there, step.decode_rows, ticket);
       cpu_->executor->receive(*cpu_->stream, cpu_->there, step.decode_rows, ticket);
-      if (trace_) trace_->begin(*cpu_->backend, *cpu_->stream, Trace::cpu, unit_name(unit));
+      if (trace_) trace_->begin(Trace::cpu, unit_name(unit));
       cpu_->executor->feed_forward(*cpu_->stream, unit, RowKind::all);
       if (trace_) trace_->end(Trace::cpu);
       cpu_->executor->send(*cpu_->stream, cpu_->back, step.decode_rows, ticket);
@@ -251,7 +255,7 @@ void Model::run_pass(Step step) {
       end_span();
     }
   }
-  if (trace_ && !step.logits.empty()) trace_->begin(*backend_, compute, Trace::compute, "sample");
+  if (trace_ && !step.logits.empty()) trace_->begin(Trace::compute, "sample");
   if (!step.logits.empty()) executor_->sample(compute);
   executor_->end(compute);
   if (!step.logits.empty()) end_span();

@@ -93,7 +93,7 @@ void Feeder::make_ring(size_t bytes) {
 
 void Feeder::enqueue_copy(std::byte* destination, int unit) {
   const size_t bytes = config_.unit_bytes[unit];
-  if (trace_ != nullptr) trace_->begin(backend_, *copy_, Trace::copies, names_[unit]);
+  if (trace_ != nullptr) trace_->begin(Trace::copies, names_[unit]);
   if (source_.pinned(unit)) {
     copy_->copy(destination, source_.slab(unit), bytes);
   } else {
@@ -326,6 +326,15 @@ void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
   config_.ring_bytes = ring_bytes;
   make_ring(ring_bytes);
   next_pass_ = ring_order(Route::decode);
+}
+
+void Feeder::set_trace(Trace* trace, std::vector<std::string> names) {
+  if (trace != nullptr) {
+    copy_->synchronize();
+    trace->attach(Trace::copies, backend_, *copy_);
+  }
+  trace_ = trace;
+  names_ = std::move(names);
 }
 
 size_t Feeder::resident_bytes() const {

@@ -98,10 +98,7 @@ class Feeder final : private Arena::Tenant {
   void set_homes(std::vector<Home> homes, size_t ring_bytes);
 
   // Copies appear in it from here on; null: nowhere. `names` of the units.
-  void set_trace(Trace* trace, std::vector<std::string> names) {
-    trace_ = trace;
-    names_ = std::move(names);
-  }
+  void set_trace(Trace* trace, std::vector<std::string> names);
 
   const std::vector<Home>& homes() const { return config_.homes; }
   const FeederCounters& counters() const { return counters_; }

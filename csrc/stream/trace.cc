@@ -60,16 +60,17 @@ std::unique_ptr<Event> Trace::mark(Line& line) {
   return event;
 }
 
-void Trace::begin(Backend& backend, Stream& stream, Track track, std::string name) {
+void Trace::attach(Track track, Backend& backend, Stream& stream) {
   Line& line = lines_[track];
-  if (line.stream == nullptr) {
-    line.backend = &backend;
-    line.stream = &stream;
-    line.origin = mark(line);
-    line.origin->synchronize();
-    line.origin_us = microseconds(Clock::now() - started_);
-  }
-  open_.push_back({track, std::move(name), mark(line), nullptr});
+  line.backend = &backend;
+  line.stream = &stream;
+  line.origin = mark(line);
+  line.origin->synchronize();
+  line.origin_us = microseconds(Clock::now() - started_);
+}
+
+void Trace::begin(Track track, std::string name) {
+  open_.push_back({track, std::move(name), mark(lines_[track]), nullptr});
 }
 
 void Trace::end(Track track) {

@@ -23,8 +23,10 @@ class Trace {
   Trace(const Trace&) = delete;
   Trace& operator=(const Trace&) = delete;
 
-  // What lies between begin() and the next end() of the track. Each track is one stream of one backend.
-  void begin(Backend& backend, Stream& stream, Track track, std::string name);
+  // The track's stream; must be at rest, so that its clock can be set to the host's.
+  void attach(Track track, Backend& backend, Stream& stream);
+  // What lies between begin() and the next end() of the track. Never waits.
+  void begin(Track track, std::string name);
   void end(Track track);
   void host_span(std::string name, Clock::time_point begin, Clock::time_point end);
   // Writes what has come to pass.

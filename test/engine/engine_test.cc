@@ -2,7 +2,12 @@
 // any chunking), the life of requests, and the whole machinery under ThreadSanitizer.
 #include "engine/engine.h"
 
+#include <unistd.h>
+
 #include <condition_variable>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <thread>
 
@@ -816,6 +821,41 @@ TEST(a_failed_pass_ends_its_requests_and_no_others) {
     CHECK_EQ(model->counters().waiting.load(), 0u);
     close_and_wait(engine, model);
   }
+}
+
+// A trace shows the CPU's part too, and ends with the model; nothing waits for it.
+TEST(a_trace_has_every_unit_of_every_side) {
+  const auto host = tiny_model(23);
+  Engine engine;
+  Placement placement;
+  placement.layers = Home::streamed;
+  placement.cpu_feed_forwards = true;
+  const auto model = make_model(host, placement);
+  engine.add(model);
+  const std::string path = "trace_" + std::to_string(::getpid()) + ".json";
+  std::atomic<bool> ready{false};
+  engine.trace(
+      model, path, [&] { ready = true; }, [](const Error& error) { throw error; });
+  const auto sink = std::make_shared<Collector>();
+  RequestOptions options;
+  options.tokens = {5, 6, 7};
+  options.max_tokens = 9;
+  CHECK(sink->wait(engine.submit(model, options, sink)).finish == Finish::length);
+  CHECK(ready.load());
+  close_and_wait(engine, model);
+  std::ifstream file(path);
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  std::remove(path.c_str());
+  const auto count = [&](const std::string& what) {
+    int found = 0;
+    for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) found++;
+    return found;
+  };
+  CHECK_EQ(count("\"the CPU has feed-forward 0\""), 8);  // the prompt's pass streams it
+  CHECK_EQ(count("\"tid\":4,\"name\":\"feed-forward 2\""), 8);
+  CHECK_EQ(count("\"tid\":2,\"name\":\"feed-forward 1\""), 9);
+  CHECK_EQ(count("\"sample\""), 9);
+  CHECK_EQ(text.substr(text.size() - 2), std::string("]\n"));
 }
 
 // Models that share an arena too small for them, whose limit moves, and one whose units move between resident and
