@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "cuda/check.h"
 #include "cuda/executor.h"
+#include "cuda/hop.h"
 #include "cuda/probe.h"
 
 namespace millrace {
@@ -26,6 +27,10 @@ class CudaBackend final : public Backend {
   explicit CudaBackend(int device) : device_(device), name_("cuda:" + std::to_string(device)) {}
   const char* name() const override { return name_.c_str(); }
   bool reads_host_memory() const override { return false; }
+  bool reaches(const Backend& other) override {
+    const auto* gpu = dynamic_cast<const CudaBackend*>(&other);
+    return gpu != nullptr && open_peer(device_, gpu->device_);
+  }
   std::unique_ptr<Memory> allocate(size_t bytes, const char* what) override {
     return std::make_unique<CudaMemory>(device_, CudaMemory::Place::device, bytes, what);
   }

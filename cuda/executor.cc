@@ -70,7 +70,15 @@ CudaStream::~CudaStream() {
   cudaStreamDestroy(stream_);
 }
 
+// A thread that has more than one device's streams in hand: what follows is of this one.
+void CudaStream::use_device() const {
+  int now = -1;
+  if (cudaGetDevice(&now) == cudaSuccess && now == device_) return;
+  check(cudaSetDevice(device_), "choosing the GPU");
+}
+
 void CudaStream::release_held() {
+  use_device();
   if (held_ != nullptr) held_->flush(*this);
 }
 
@@ -310,6 +318,7 @@ Weights CudaExecutor::weights(int unit) const {
 void CudaExecutor::set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) {
   if (unit_table_[unit] == slab && early_[unit] == permanent) return;
   auto& cuda = static_cast<CudaStream&>(stream);
+  cuda.use_device();
   flush(cuda);
   unit_table_[unit] = slab;
   early_[unit] = permanent;
@@ -384,6 +393,7 @@ void CudaExecutor::receive(Stream& stream, const Hop& hop, int, uint64_t ticket)
 
 void CudaExecutor::end(Stream& stream) {
   auto& cuda = static_cast<CudaStream&>(stream);
+  cuda.use_device();
   flush(cuda);
   cuda.hold(nullptr);
   if (shape_.logit_rows > 0) {
@@ -404,6 +414,7 @@ void CudaExecutor::abandon(Stream& stream) {
 void CudaExecutor::collect() {
   const size_t count = step_.logits.size();
   const size_t vocab = config_.spec.vocab;
+  check(cudaSetDevice(device_), "choosing the GPU");
   const auto* tokens = reinterpret_cast<const int32_t*>(host_outputs_->data());
   const auto* logprobs =
       reinterpret_cast<const float*>(tokens + (reinterpret_cast<int32_t*>(device_logprobs_) - device_tokens_));
@@ -480,7 +491,8 @@ cudaGraphExec_t CudaExecutor::graph_of(const Shape& shape, CudaStream& stream) {
 }
 
 void CudaExecutor::run(const Held& held, cudaStream_t stream) {
-  static constexpr const char* kNames[] = {"embed", "attention", "feed-forward", "head", "sample"};
+  static constexpr const char* kNames[] = {"embed",   "attention", "feed-forward", "head",  "send",
+                                           "receive", "hand over", "take over",    "sample"};
   const Range range(kNames[held.operation], held.unit);
   const ModelSpec& spec = config_.spec;
   switch (held.operation) {
@@ -501,6 +513,10 @@ void CudaExecutor::run(const Held& held, cudaStream_t stream) {
     case Operation::send:
     case Operation::receive:
       run_hop(held, stream);
+      break;
+    case Operation::hand_over:
+    case Operation::take_over:
+      run_move(held, stream);
       break;
     case Operation::sample:
       run_sample(stream);
@@ -586,8 +602,9 @@ void CudaExecutor::run_attention(int unit, cudaStream_t stream) {
   arguments.block_tables = device_inputs_.block_tables;
   arguments.block_table_stride = block_table_stride_;
   arguments.kv_block_elements = static_cast<int64_t>(kv_block_bytes(spec) / sizeof(__half));
+  const int place = config_.kv_layers.empty() ? layout.layer : config_.kv_layers[layout.layer];
   arguments.kv = reinterpret_cast<__half*>(config_.kv) +
-                 static_cast<int64_t>(layout.layer) * config_.kv_blocks * arguments.kv_block_elements;
+                 static_cast<int64_t>(place) * config_.kv_blocks * arguments.kv_block_elements;
   arguments.out_stride = padded_width(spec.query_width());
   arguments.window = spec.sliding_window;
   arguments.max_context = shape_.context;
@@ -651,6 +668,17 @@ void CudaExecutor::run_hop(const Held& held, cudaStream_t stream) {
                        static_cast<const HopState*>(state), device_inputs_.hops_before, offset, stream),
           "receiving rows from the CPU");
   }
+}
+
+void CudaExecutor::run_move(const Held& held, cudaStream_t stream) {
+  auto* there = reinterpret_cast<float*>(held.hop.rows);  // one address on every device, where it is host memory too
+  const bool over = held.operation == Operation::hand_over;
+  check(move_rows(over ? residual_ : there, rows(), config_.spec.hidden, over ? there : residual_, stream),
+        "moving rows between GPUs");
+}
+
+size_t CudaExecutor::residual_bytes() const {
+  return static_cast<size_t>(max_padded_rows_) * config_.spec.hidden * sizeof(float);
 }
 
 void CudaExecutor::run_head(int unit, cudaStream_t stream) {

@@ -42,6 +42,7 @@ class CudaStream final : public Stream {
   void synchronize() override;
 
   cudaStream_t get() const { return stream_; }
+  void use_device() const;
   // The executor whose operations are held back on this stream, if any.
   void hold(CudaExecutor* executor) { held_ = executor; }
 
@@ -97,6 +98,13 @@ class CudaExecutor final : public Executor {
     hold(stream, {Operation::feed_forward, unit, rows});
   }
   void head(Stream& stream, int unit) override { hold(stream, {Operation::head, unit}); }
+  void hand_over(Stream& stream, std::byte* rows) override {
+    hold(stream, {Operation::hand_over, 0, RowKind::all, {rows, nullptr}});
+  }
+  void take_over(Stream& stream, const std::byte* rows) override {
+    hold(stream, {Operation::take_over, 0, RowKind::all, {const_cast<std::byte*>(rows), nullptr}});
+  }
+  size_t residual_bytes() const override;
   void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
   void receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
   void sample(Stream& stream) override { hold(stream, {Operation::sample, 0}); }
@@ -111,7 +119,8 @@ class CudaExecutor final : public Executor {
 
  private:
   struct Held {
-    enum Operation : uint8_t { embed, attention, feed_forward, head, send, receive, sample } operation;
+    enum Operation : uint8_t { embed, attention, feed_forward, head, send, receive, hand_over, take_over, sample };
+    Operation operation;
     int unit;  // send, receive: the ticket, counted from Step::hops_before
     RowKind rows = RowKind::all;
     Hop hop{};
@@ -146,6 +155,7 @@ class CudaExecutor final : public Executor {
   void run_attention(int unit, cudaStream_t stream);
   void run_feed_forward(int unit, RowKind kind, cudaStream_t stream);
   void run_hop(const Held& held, cudaStream_t stream);
+  void run_move(const Held& held, cudaStream_t stream);
   void run_head(int unit, cudaStream_t stream);
   void run_sample(cudaStream_t stream);
   // y += or = x W^T of a linear of `unit`, decode rows and prefill rows in launches of their own kind. norm_x: rows of

@@ -2,6 +2,7 @@
 #include "cuda/hop.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "cuda/common.cuh"
 
@@ -57,9 +58,28 @@ __global__ void receive_kernel(float* x, int64_t elements, const float* rows, co
   if (tail < elements) x[tail] = __ldcv(rows + tail);
 }
 
-int blocks_for(int64_t elements) {
-  return static_cast<int>(std::clamp<int64_t>((elements + 4 * kThreads - 1) / (4 * kThreads), 1, kBlocks));
+__global__ void move_kernel(const float* from, int64_t elements, float* to) {
+  wait_for_predecessor();
+  const int64_t stride = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < elements / 4; i += stride) {
+    reinterpret_cast<float4*>(to)[i] = __ldcv(reinterpret_cast<const float4*>(from) + i);
+  }
+  const int64_t tail = elements / 4 * 4 + int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (tail < elements) to[tail] = __ldcv(from + tail);
 }
+
+int blocks_for(int64_t elements, int most = kBlocks) {
+  return static_cast<int>(std::clamp<int64_t>((elements + 4 * kThreads - 1) / (4 * kThreads), 1, most));
+}
+
+// What one call needs and another one frees, whatever happens in between.
+struct Scratch {
+  float* data = nullptr;
+  explicit Scratch(int device, size_t bytes) {
+    if (cudaSetDevice(device) != cudaSuccess || cudaMalloc(&data, bytes) != cudaSuccess) data = nullptr;
+  }
+  ~Scratch() { cudaFree(data); }
+};
 
 }  // namespace
 
@@ -79,6 +99,43 @@ cudaError_t receive_rows(float* x, int count, int width, const float* rows, cons
   const int64_t elements = int64_t{count} * width;
   return launch(receive_kernel, blocks_for(elements), kThreads, 0, stream, true, x, elements, rows, state, base,
                 offset);
+}
+
+cudaError_t move_rows(const float* from, int count, int width, float* to, cudaStream_t stream) {
+  constexpr int kMoveBlocks = 128;  // nobody polls: as many as a link between GPUs needs
+  const int64_t elements = int64_t{count} * width;
+  return launch(move_kernel, blocks_for(elements, kMoveBlocks), kThreads, 0, stream, true, from, elements, to);
+}
+
+bool open_peer(int from, int to) {
+  if (from == to) return true;
+  int reachable = 0;
+  bool open = cudaDeviceCanAccessPeer(&reachable, from, to) == cudaSuccess && reachable != 0;
+  if (open && cudaSetDevice(from) == cudaSuccess) {
+    const cudaError_t status = cudaDeviceEnablePeerAccess(to, 0);
+    open = status == cudaSuccess || status == cudaErrorPeerAccessAlreadyEnabled;
+  }
+  cudaGetLastError();
+  if (!open) return false;
+  // Some virtual machines promise a way on which writes get lost: what comes of one?
+  constexpr int kFloats = 4096;
+  const size_t bytes = kFloats * sizeof(float);
+  std::vector<float> sent(kFloats), received(kFloats, 0.0f);
+  for (int i = 0; i < kFloats; i++) sent[i] = static_cast<float>(i + 1);
+  const Scratch there(to, bytes);
+  open = there.data != nullptr && cudaMemset(there.data, 0, bytes) == cudaSuccess;
+  open = open && cudaDeviceSynchronize() == cudaSuccess;
+  const Scratch here(from, bytes);
+  open = open && here.data != nullptr && cudaMemcpy(here.data, sent.data(), bytes, cudaMemcpyHostToDevice) == cudaSuccess;
+  cudaStream_t stream = nullptr;
+  open = open && cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess;
+  open = open && move_rows(here.data, 1, kFloats, there.data, stream) == cudaSuccess;
+  open = open && cudaStreamSynchronize(stream) == cudaSuccess;
+  if (stream != nullptr) cudaStreamDestroy(stream);
+  open = open && cudaSetDevice(to) == cudaSuccess;
+  open = open && cudaMemcpy(received.data(), there.data, bytes, cudaMemcpyDeviceToHost) == cudaSuccess;
+  cudaGetLastError();
+  return open && received == sent;
 }
 
 }  // namespace millrace::cuda

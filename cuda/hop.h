@@ -1,6 +1,7 @@
 #pragma once
 // Hidden rows between the GPU and the CPU in the middle of a pass, by kernels on mapped pinned memory: a copy would
-// queue behind the slabs (MEASURED: 16 KB take 23 us beside them, and the host would have to wait for it).
+// queue behind the slabs (MEASURED: 16 KB take 23 us beside them, and the host would have to wait for it). Between GPUs
+// the same way, or straight into the other's memory; there events keep the order.
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -22,5 +23,12 @@ cudaError_t send_rows(const float* x, int count, int width, float* rows, HopStat
 // Waits until state->sent >= *base + offset, or the pass was given up; then x[r, :] = rows[r, :].
 cudaError_t receive_rows(float* x, int count, int width, const float* rows, const HopState* state, const uint64_t* base,
                          uint64_t offset, cudaStream_t stream);
+
+// to[r, :] = from[r, :] for `count` rows of float32. One of them may be mapped host memory, or another GPU's.
+cudaError_t move_rows(const float* from, int count, int width, float* to, cudaStream_t stream);
+
+// Kernels of GPU `from` reach memory of GPU `to`, from here on and for good. False where the two have no way, or none that
+// brings what is written.
+bool open_peer(int from, int to);
 
 }  // namespace millrace::cuda

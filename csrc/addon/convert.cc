@@ -98,10 +98,28 @@ int int_field(const Napi::Object& object, const char* name) {
   return static_cast<int>(value);
 }
 
-size_t size_field(const Napi::Object& object, const char* name) {
-  const double value = number_field(object, name);
+namespace {
+
+size_t size_of(double value, const char* name) {
   if (!(value >= 0 && value < 0x1p53) || value != std::floor(value)) throw wrong_type(name, "a size");
   return static_cast<size_t>(value);
+}
+
+}  // namespace
+
+size_t size_field(const Napi::Object& object, const char* name) {
+  return size_of(number_field(object, name), name);
+}
+
+std::vector<size_t> sizes_field(const Napi::Object& object, const char* name) {
+  const Napi::Array array = array_field(object, name);
+  std::vector<size_t> sizes;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const Napi::Value item = array[i];
+    if (!item.IsNumber()) throw wrong_type(name, "an array of sizes");
+    sizes.push_back(size_of(item.As<Napi::Number>().DoubleValue(), name));
+  }
+  return sizes;
 }
 
 bool bool_field(const Napi::Object& object, const char* name) {

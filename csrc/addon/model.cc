@@ -150,6 +150,21 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     out["ringBytes"] = number(info.Env(), c.ring_bytes.load(std::memory_order_relaxed));
     out["kvBytes"] = number(info.Env(), m.kv_bytes);
     out["workspaceBytes"] = number(info.Env(), m.workspace_bytes);
+    const std::vector<DeviceCounters>& devices = model_->devices();
+    Napi::Array list = Napi::Array::New(info.Env(), devices.size());
+    for (uint32_t i = 0; i < devices.size(); i++) {
+      const DeviceCounters& device = devices[i];
+      Napi::Object one = Napi::Object::New(info.Env());
+      one["device"] = Napi::String::New(info.Env(), device.name);
+      one["residentBytes"] = number(info.Env(), device.resident_bytes.load(std::memory_order_relaxed));
+      one["ringBytes"] = number(info.Env(), device.ring_bytes.load(std::memory_order_relaxed));
+      one["kvBytes"] = number(info.Env(), device.kv_bytes);
+      one["workspaceBytes"] = number(info.Env(), device.workspace_bytes);
+      one["copiedBytes"] = number(info.Env(), device.copied_bytes.load(std::memory_order_relaxed));
+      one["directHops"] = Napi::Boolean::New(info.Env(), device.direct_hops);
+      list[i] = one;
+    }
+    out["devices"] = list;
     return out;
   }
 
@@ -181,7 +196,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     return guarded(info.Env(), [&]() -> Napi::Value {
       const auto request = info[0].As<Napi::Object>();
       std::vector<Home> homes = homes_field(request, "homes");
-      const size_t ring_bytes = size_field(request, "ringBytes");
+      std::vector<size_t> ring_bytes = sizes_field(request, "ringBytes");
       const Pending made = pending(info.Env());
       const auto done = [made](const std::vector<Home>& homes) {
         made.resolve([homes](Napi::Env at) {
@@ -190,7 +205,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
           return out;
         });
       };
-      Engine::process().set_homes(model_, std::move(homes), ring_bytes, done,
+      Engine::process().set_homes(model_, std::move(homes), std::move(ring_bytes), done,
                                   [made](const Error& error) { made.reject(error); });
       return made.deferred->Promise();
     });
@@ -275,20 +290,33 @@ std::unique_ptr<Backend> create_backend(const std::string& device, int threads) 
               "call through the package's own API");
 }
 
+std::vector<std::unique_ptr<Backend>> create_backends(const std::vector<std::string>& devices, int threads) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (const std::string& device : devices) backends.push_back(create_backend(device, threads));
+  const auto reads_host = [](const auto& backend) { return backend->reads_host_memory(); };
+  if (backends.empty() || (std::any_of(backends.begin(), backends.end(), reads_host) &&
+                           !std::all_of(backends.begin(), backends.end(), reads_host))) {
+    throw Error(code::kInvalidArgument, "native call: expected devices of one kind",
+                "call through the package's own API");
+  }
+  return backends;
+}
+
 // A GPU takes a third of a second to start, in which weights can be read. Not to be had, it ends the reading.
-class StartingBackend {
+class StartingBackends {
  public:
-  StartingBackend(const std::string& device, int threads, std::atomic<bool>& cancelled, Clock::time_point began)
-      : gpu_(device != "cpu") {
+  StartingBackends(const std::vector<std::string>& devices, int threads, std::atomic<bool>& cancelled,
+                   Clock::time_point began)
+      : gpu_(std::find(devices.begin(), devices.end(), "cpu") == devices.end()) {
     if (!gpu_) {
-      backend_ = create_backend(device, threads);
+      backends_ = create_backends(devices, threads);
       return;
     }
-    started_ = std::async(std::launch::async, [this, device, threads, &cancelled, began] {
+    started_ = std::async(std::launch::async, [this, devices, threads, &cancelled, began] {
       try {
-        backend_ = create_backend(device, threads);
+        backends_ = create_backends(devices, threads);
         started_ms_ = milliseconds_since(began);
-        pinner_.set_value(backend_->pinner());
+        pinner_.set_value(backends_.front()->pinner());  // for every GPU
       } catch (...) {
         failure_ = std::current_exception();
         pinner_.set_exception(failure_);
@@ -297,7 +325,7 @@ class StartingBackend {
     });
   }
 
-  // Those of a GPU wait until it has started.
+  // Those of GPUs wait until these have started.
   HostPinners pinners(bool slabs) {
     if (!gpu_) return {};
     const Pinner pinner = [started = started_pinner_](std::byte* data, size_t bytes) {
@@ -314,16 +342,16 @@ class StartingBackend {
     if (failure_) std::rethrow_exception(failure_);
   }
 
-  std::unique_ptr<Backend> take() {
+  std::vector<std::unique_ptr<Backend>> take() {
     rethrow();
-    return std::move(backend_);
+    return std::move(backends_);
   }
 
  private:
   const bool gpu_;
-  std::unique_ptr<Backend> backend_;  // of the thread until it has ended
-  std::exception_ptr failure_;        // the same
-  double started_ms_ = 0;             // the same
+  std::vector<std::unique_ptr<Backend>> backends_;  // of the thread until it has ended
+  std::exception_ptr failure_;                      // the same
+  double started_ms_ = 0;                           // the same
   std::promise<Pinner> pinner_;
   const std::shared_future<Pinner> started_pinner_{pinner_.get_future()};
   std::future<void> started_;  // last: its end waits for the thread
@@ -384,10 +412,12 @@ Napi::Value load(const Napi::CallbackInfo& info) {
   return guarded(env, [&]() -> Napi::Value {
     const auto request = info[0].As<Napi::Object>();
     const WeightsSource weights = weights_source(request);
-    const std::string device = string_field(request, "device");
+    const std::vector<std::string> devices = string_array(field(request, "devices"), "devices");
     ModelConfig config;
     config.homes = homes_field(request, "homes");
-    config.ring_bytes = size_field(request, "ringBytes");
+    config.ring_bytes = sizes_field(request, "ringBytes");
+    for (const size_t device : sizes_field(request, "unitDevices")) config.devices.push_back(static_cast<int>(device));
+    config.direct_hops = bool_field(request, "directHops");
     config.arena_bytes = size_field(request, "arenaBytes");
     config.turn_ms = int_field(request, "turnMs");
     config.context_length = int_field(request, "contextLength");
@@ -432,7 +462,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
       };
       const bool streams = at_home(Home::streamed) || at_home(Home::cpu) || at_home(Home::shared);
       const Clock::time_point began = Clock::now();
-      StartingBackend starting(device, threads, *cancelled, began);
+      StartingBackends starting(devices, threads, *cancelled, began);
       Loaded loaded;
       std::shared_ptr<const HostModel> host;
       try {
@@ -442,17 +472,17 @@ Napi::Value load(const Napi::CallbackInfo& info) {
         throw;
       }
       loaded.weights_ms = milliseconds_since(began);
-      std::unique_ptr<Backend> backend = starting.take();
+      std::vector<std::unique_ptr<Backend>> backends = starting.take();
       loaded.device_ms = starting.started_ms();
-      const bool gpu = !backend->reads_host_memory();
+      const bool gpu = !backends.front()->reads_host_memory();
       // A model that others had loaded, and not for such a device.
-      if (gpu) host->pin({streams ? backend->pinner() : Pinner{}, backend->pinner()});
+      if (gpu) host->pin({streams ? backends.front()->pinner() : Pinner{}, backends.front()->pinner()});
       loaded.host = host;
       loaded.head_error = host->report().head;
       std::unique_ptr<Backend> cpu;
       if (gpu && at_home(Home::cpu)) cpu = create_cpu_backend(threads, {}, kSharedPassSpin);
       loaded.model =
-          std::make_shared<Model>(Engine::next_id(), std::move(backend), std::move(host), config, std::move(cpu));
+          std::make_shared<Model>(Engine::next_id(), std::move(backends), std::move(host), config, std::move(cpu));
       if (cancelled->load(std::memory_order_relaxed)) {
         throw Error(code::kAborted, "the load was cancelled", "call load() again if that was not meant");
       }

@@ -62,6 +62,7 @@ using Pinner = std::function<std::unique_ptr<Pin>(std::byte* data, size_t bytes)
 // ---- KV cache. Blocks of kKvBlockTokens positions, one id for all layers. Of layer l, block b:
 //   K  float16 [kv_heads, kKvBlockTokens, head_dim], then V the same, at
 //   kv + (l * blocks + b) * kv_block_bytes(spec)
+// Where a model is spread over devices, each has the layers that are computed there: ExecutorConfig::kv_layers.
 // Nothing is read of a block wholly behind the sliding window of all its sequence's rows: any id stands for it.
 inline constexpr int kKvBlockTokens = 16;
 inline size_t kv_block_bytes(const ModelSpec& spec) {
@@ -150,6 +151,7 @@ struct ExecutorConfig {
   std::vector<UnitLayout> units;  // unit_count(spec)
   EmbeddingTable embedding;
   std::byte* kv = nullptr;
+  std::vector<int> kv_layers;  // [layers]: the place of each in kv, -1: it has none; empty: kv holds them all, in order
   int kv_blocks = 0;
   int max_rows = 0;
   int max_logit_rows = 0;
@@ -180,6 +182,12 @@ class Executor {
   // receives, computes feed-forwards and sends needs no begin().
   virtual void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) = 0;
   virtual void receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) = 0;
+  // The residual stream of all rows of the step to memory that this device writes, and from there into that of another
+  // executor which has begun the same step. The caller sees to the order of the two, with an event.
+  virtual void hand_over(Stream& stream, std::byte* rows) = 0;
+  virtual void take_over(Stream& stream, const std::byte* rows) = 0;
+  // That hand_over() writes at most.
+  virtual size_t residual_bytes() const = 0;
   virtual void sample(Stream& stream) = 0;
   virtual void end(Stream& stream) = 0;
   // Once the pass has run: brings what it sampled into its StepOutput, if the device has not done so itself.
@@ -196,6 +204,8 @@ class Backend {
   virtual const char* name() const = 0;  // "cpu", "cuda:0"
   // True on the twin: host memory is device memory, and a resident unit is read where it lies.
   virtual bool reads_host_memory() const = 0;
+  // Operations of this device write to memory that `other` has allocated as its own.
+  virtual bool reaches(const Backend& other) = 0;
   virtual std::unique_ptr<Memory> allocate(size_t bytes, const char* what) = 0;
   virtual std::unique_ptr<Memory> allocate_host(size_t bytes, const char* what) = 0;
   virtual Pinner pinner() = 0;

@@ -147,9 +147,10 @@ void Engine::close(std::shared_ptr<Model> model, bool drain, std::chrono::millis
   });
 }
 
-void Engine::set_homes(const std::shared_ptr<Model>& model, std::vector<Home> homes, size_t ring_bytes,
+void Engine::set_homes(const std::shared_ptr<Model>& model, std::vector<Home> homes, std::vector<size_t> ring_bytes,
                        std::function<void(std::vector<Home>)> done, std::function<void(const Error&)> failed) {
-  post([this, model, homes = std::move(homes), ring_bytes, done = std::move(done), failed = std::move(failed)] {
+  post([this, model, homes = std::move(homes), ring_bytes = std::move(ring_bytes), done = std::move(done),
+        failed = std::move(failed)] {
     settle(
         [&] {
           require_open(*model);

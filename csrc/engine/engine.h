@@ -41,7 +41,7 @@ class Engine {
   void close(std::shared_ptr<Model> model, bool drain, std::chrono::milliseconds timeout, std::function<void()> done);
   // Moves units between steps, as Model::set_homes has it; `done` hears on the engine's thread what homes it came to,
   // or why nothing has changed.
-  void set_homes(const std::shared_ptr<Model>& model, std::vector<Home> homes, size_t ring_bytes,
+  void set_homes(const std::shared_ptr<Model>& model, std::vector<Home> homes, std::vector<size_t> ring_bytes,
                  std::function<void(std::vector<Home>)> done, std::function<void(const Error&)> failed);
   // Bytes of device memory that the shared units of all models of this one's device may take.
   void set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, std::function<void()> done);

@@ -7,21 +7,32 @@
 
 namespace millrace {
 
-KvPool::KvPool(Backend& backend, Stream& compute, const ModelSpec& spec, int blocks)
-    : backend_(backend),
-      compute_(compute),
-      layers_(spec.layers),
+KvPool::KvPool(std::vector<Device> devices, const ModelSpec& spec, int blocks)
+    : devices_(std::move(devices)),
+      places_(spec.layers),
       block_bytes_(kv_block_bytes(spec)),
       total_(blocks),
       window_(spec.sliding_window),
-      memory_(backend.allocate(static_cast<size_t>(blocks) * layers_ * block_bytes_, "the KV cache")),
       blocks_(blocks) {
+  for (size_t device = 0; device < devices_.size(); device++) {
+    const std::vector<int>& layers = devices_[device].layers;
+    for (size_t i = 0; i < layers.size(); i++) places_[layers[i]] = {static_cast<int>(device), static_cast<int>(i)};
+    const size_t bytes = static_cast<size_t>(blocks) * layers.size() * block_bytes_;
+    memory_.push_back(devices_[device].backend->allocate(bytes, "the KV cache"));
+  }
   free_.reserve(blocks);
   for (int32_t id = blocks - 1; id >= 0; id--) free_.push_back(id);
 }
 
 std::byte* KvPool::address(int layer, int32_t block) const {
-  return memory_->data() + (static_cast<size_t>(layer) * total_ + block) * block_bytes_;
+  const Place& place = places_[layer];
+  return memory_[place.device]->data() + (static_cast<size_t>(place.index) * total_ + block) * block_bytes_;
+}
+
+std::vector<int> KvPool::places(int device) const {
+  std::vector<int> places;
+  for (const Place& place : places_) places.push_back(place.device == device ? place.index : -1);
+  return places;
 }
 
 void KvPool::take(int32_t id) {
@@ -149,13 +160,14 @@ SavedKv KvPool::save(std::vector<int32_t>& blocks) {
   SavedKv saved;
   saved.dropped = static_cast<int>(std::count(blocks.begin(), blocks.end(), kNoBlock));
   saved.blocks = static_cast<int>(blocks.size()) - saved.dropped;
-  saved.memory =
-      backend_.allocate_host(static_cast<size_t>(saved.blocks) * layers_ * block_bytes_, "a preempted sequence's KV");
+  saved.memory = devices_[0].backend->allocate_host(static_cast<size_t>(saved.blocks) * places_.size() * block_bytes_,
+                                                    "a preempted sequence's KV");
   std::byte* to = saved.memory->data();
   for (const int32_t block : blocks) {
     if (block == kNoBlock) continue;
-    for (int layer = 0; layer < layers_; layer++, to += block_bytes_)
-      compute_.copy(to, address(layer, block), block_bytes_);
+    for (size_t layer = 0; layer < places_.size(); layer++, to += block_bytes_) {
+      stream_of(layer).copy(to, address(static_cast<int>(layer), block), block_bytes_);
+    }
   }
   saved_bytes_ += saved.memory->size();
   release(blocks);
@@ -168,8 +180,8 @@ void KvPool::restore(SavedKv& saved, std::vector<int32_t>& blocks) {
   allocate(saved.blocks, blocks);
   const std::byte* from = saved.memory->data();
   for (const int32_t block : std::span(blocks).subspan(saved.dropped)) {
-    for (int layer = 0; layer < layers_; layer++, from += block_bytes_) {
-      compute_.copy(address(layer, block), from, block_bytes_);
+    for (size_t layer = 0; layer < places_.size(); layer++, from += block_bytes_) {
+      stream_of(layer).copy(address(static_cast<int>(layer), block), from, block_bytes_);
     }
   }
   discard(saved);
@@ -177,10 +189,12 @@ void KvPool::restore(SavedKv& saved, std::vector<int32_t>& blocks) {
 
 void KvPool::discard(SavedKv& saved) {
   if (!saved.memory) return;
-  try {
-    compute_.synchronize();  // copies to or from it may be under way; this is rare
-  } catch (const Error&) {
-    // A device that is lost copies no more; its next pass says so.
+  for (const Device& device : devices_) {
+    try {
+      device.compute->synchronize();  // copies to or from it may be under way; this is rare
+    } catch (const Error&) {
+      // A device that is lost copies no more; its next pass says so.
+    }
   }
   saved_bytes_ -= saved.memory->size();
   saved = {};

@@ -1,5 +1,5 @@
 #pragma once
-// The paged KV cache of one model: block ids, one id for all layers, counted by their users. Full blocks are remembered
+// The paged KV cache of one model: block ids, one id for all layers on whatever device they are, counted by their users. Full blocks are remembered
 // by the tokens that led to them, so that a request whose text begins like an earlier one finds its keys and values
 // computed (block-level prefix reuse); a remembered block that nobody uses is taken back, oldest first, when blocks run
 // out. A preempted sequence's blocks rest in system RAM and come back as they were.
@@ -26,8 +26,14 @@ struct SavedKv {
 
 class KvPool {
  public:
-  // Copies between the tiers are enqueued on `compute`, in order with the passes.
-  KvPool(Backend& backend, Stream& compute, const ModelSpec& spec, int blocks);
+  // Where the keys and values of some layers are.
+  struct Device {
+    Backend* backend;
+    Stream* compute;          // copies between the tiers are enqueued here, in order with the passes
+    std::vector<int> layers;  // computed there
+  };
+  // Every layer is on one of the devices.
+  KvPool(std::vector<Device> devices, const ModelSpec& spec, int blocks);
 
   // Appends `count` blocks, each used once, or none and returns false.
   bool allocate(int count, std::vector<int32_t>& out);
@@ -53,8 +59,10 @@ class KvPool {
   int window() const { return window_; }  // positions that a row sees, its own counted; 0: all
   int used() const { return used_; }
   int available() const { return total_ - used_; }
-  size_t bytes() const { return memory_->size(); }
-  std::byte* data() const { return memory_->data(); }
+  size_t bytes(int device) const { return memory_[device]->size(); }
+  std::byte* data(int device) const { return memory_[device]->data(); }
+  // [layers], for ExecutorConfig.
+  std::vector<int> places(int device) const;
   size_t saved_bytes() const { return saved_bytes_; }
 
   static int blocks_for(int tokens) { return (tokens + kKvBlockTokens - 1) / kKvBlockTokens; }
@@ -79,15 +87,20 @@ class KvPool {
   int32_t find(int32_t parent, const int32_t* tokens) const;
   uint64_t key_of(int32_t parent, const int32_t* tokens) const;
   std::byte* address(int layer, int32_t block) const;
+  Stream& stream_of(size_t layer) const { return *devices_[places_[layer].device].compute; }
 
-  Backend& backend_;
-  Stream& compute_;
-  int layers_;
+  struct Place {
+    int device = -1;
+    int index = 0;  // of the device's layers
+  };
+
+  std::vector<Device> devices_;
+  std::vector<Place> places_;  // [layers]
   size_t block_bytes_;  // of one layer
   int total_;
   int window_;
   int used_ = 0;
-  std::unique_ptr<Memory> memory_;
+  std::vector<std::unique_ptr<Memory>> memory_;  // [devices]
   std::vector<Block> blocks_;
   std::vector<int32_t> free_;  // taken from the back: recently used blocks are warm
   std::list<int32_t> idle_;    // remembered and unused, least recently used first

@@ -15,58 +15,143 @@ double milliseconds(Clock::duration d) {
   return std::chrono::duration<double, std::milli>(d).count();
 }
 
+std::vector<std::unique_ptr<Backend>> only(std::unique_ptr<Backend> backend) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  backends.push_back(std::move(backend));
+  return backends;
+}
+
 }  // namespace
 
 Model::Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<const HostModel> host, ModelConfig config,
              std::unique_ptr<Backend> cpu)
-    : id_(id),
-      backend_(std::move(backend)),
-      host_(std::move(host)),
-      config_(std::move(config)),
-      compute_(backend_->create_stream()),
-      pass_done_(
-          backend_->create_event(cpu ? EventUse::sleeps : EventUse::order)) {  // the CPU's threads need every processor
-  if (config_.homes.size() != host_->units().size() || config_.context_length < 1 || config_.max_rows < 1 ||
-      config_.max_logit_rows < 1 || config_.kv_blocks < KvPool::blocks_for(config_.context_length)) {
-    throw Error(code::kInvalidArgument, "a model needs one home a unit, rows, and KV blocks for one full context",
+    : Model(id, only(std::move(backend)), std::move(host), std::move(config), std::move(cpu)) {}
+
+Model::Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::shared_ptr<const HostModel> host,
+             ModelConfig config, std::unique_ptr<Backend> cpu)
+    : id_(id), host_(std::move(host)), config_(std::move(config)), devices_(backends.size()) {
+  if (!cpu) std::replace(config_.homes.begin(), config_.homes.end(), Home::cpu, Home::resident);
+  check_config();
+  create_sides(std::move(backends), cpu != nullptr);
+  create_inboxes();
+  if (cpu) create_cpu_side(std::move(cpu));
+  for (const Side& side : sides_) side.feeder->prefetch();
+
+  memory_.host_bytes = host_->bytes();
+  for (const DeviceCounters& device : devices_) {
+    memory_.kv_bytes += device.kv_bytes;
+    memory_.workspace_bytes += device.workspace_bytes;
+  }
+  publish_counters();
+}
+
+void Model::check_config() const {
+  const size_t units = host_->units().size();
+  if (config_.homes.size() != units || config_.ring_bytes.size() != devices_.size() || config_.context_length < 1 ||
+      config_.max_rows < 1 || config_.max_logit_rows < 1 ||
+      config_.kv_blocks < KvPool::blocks_for(config_.context_length)) {
+    throw Error(code::kInvalidArgument,
+                "a model needs one home a unit, one ring a device, rows, and KV blocks for one full context",
                 "pass the plan unchanged, or one that keeps these bounds");
   }
-  kv_ = std::make_unique<KvPool>(*backend_, *compute_, host_->spec(), config_.kv_blocks);
+  if (config_.devices.empty() && devices_.size() == 1) return;
+  std::vector<bool> used(devices_.size(), false);
+  bool known = config_.devices.size() == units;
+  for (const int device : config_.devices) {
+    known = known && device >= 0 && device < static_cast<int>(devices_.size());
+    if (known) used[device] = true;
+  }
+  if (!known || std::find(used.begin(), used.end(), false) != used.end()) {
+    throw Error(code::kInvalidArgument, "a model on several devices needs one of them a unit, and a unit for each",
+                "name no more devices than the model has layers");
+  }
+  if (std::find(config_.homes.begin(), config_.homes.end(), Home::shared) != config_.homes.end() &&
+      devices_.size() > 1) {
+    throw Error(code::kInvalidArgument, "units that models share cannot be spread over several devices",
+                "name one device, or give the units another home");
+  }
+}
+
+std::vector<Home> Model::homes_of(const std::vector<Home>& homes, size_t device) const {
+  std::vector<Home> own = homes;
+  for (size_t unit = 0; unit < own.size(); unit++) {
+    if (device_of(static_cast<int>(unit)) != static_cast<int>(device)) own[unit] = Home::elsewhere;
+  }
+  return own;
+}
+
+void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sleeps) {
+  const std::vector<UnitLayout>& units = host_->units();
+  std::vector<KvPool::Device> kv;
+  for (std::unique_ptr<Backend>& backend : backends) {
+    Side side;
+    side.backend = std::move(backend);
+    side.compute = side.backend->create_stream();
+    // The CPU's threads need every processor.
+    side.done = side.backend->create_event(sleeps ? EventUse::sleeps : EventUse::order);
+    kv.push_back({side.backend.get(), side.compute.get(), {}});
+    sides_.push_back(std::move(side));
+  }
+  for (size_t unit = 0; unit < units.size(); unit++) {
+    if (units[unit].kind != UnitKind::attention) continue;
+    kv[device_of(static_cast<int>(unit))].layers.push_back(units[unit].layer);
+  }
+  kv_ = std::make_unique<KvPool>(std::move(kv), host_->spec(), config_.kv_blocks);
   scheduler_ =
       std::make_unique<Scheduler>(SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse,
                                                   config_.deterministic, &counters_.queued},
                                   *kv_);
 
-  ExecutorConfig executor;
-  executor.spec = host_->spec();
-  executor.units = host_->units();
-  executor.embedding = {host_->embedding(), host_->embedding_type()};
-  executor.kv = kv_->data();
-  executor.kv_blocks = config_.kv_blocks;
-  executor.max_rows = config_.max_rows;
-  executor.max_logit_rows = config_.max_logit_rows;
-  executor.max_context = config_.context_length;
-  executor.kernels = config_.kernels;
-  executor_ = backend_->create_executor(executor);
+  const int head = device_of(static_cast<int>(units.size()) - 1);
+  for (size_t i = 0; i < sides_.size(); i++) {
+    Side& side = sides_[i];
+    const int device = static_cast<int>(i);
+    ExecutorConfig executor;
+    executor.spec = host_->spec();
+    executor.units = units;
+    executor.embedding = {host_->embedding(), host_->embedding_type()};
+    executor.kv = kv_->data(device);
+    executor.kv_layers = kv_->places(device);
+    executor.kv_blocks = config_.kv_blocks;
+    executor.max_rows = config_.max_rows;
+    executor.max_logit_rows = device == head ? config_.max_logit_rows : 1;
+    executor.max_context = config_.context_length;
+    executor.kernels = config_.kernels;
+    side.executor = side.backend->create_executor(executor);
 
-  if (!cpu) std::replace(config_.homes.begin(), config_.homes.end(), Home::cpu, Home::resident);
-  FeederConfig feeder;
-  for (const UnitLayout& unit : host_->units()) feeder.unit_bytes.push_back(unit.bytes);
-  feeder.homes = config_.homes;
-  feeder.stage_threads = config_.stage_threads;
-  if (std::find(config_.homes.begin(), config_.homes.end(), Home::shared) != config_.homes.end()) {
-    arena_ = &Arena::of(backend_->name());
+    FeederConfig feeder;
+    for (const UnitLayout& unit : units) feeder.unit_bytes.push_back(unit.bytes);
+    feeder.homes = homes_of(config_.homes, i);
+    feeder.stage_threads = config_.stage_threads;
+    if (std::find(feeder.homes.begin(), feeder.homes.end(), Home::shared) != feeder.homes.end()) {
+      arena_ = &Arena::of(side.backend->name());
+    }
+    feeder.arena = arena_;
+    feeder.ring_bytes = config_.ring_bytes[i];
+    feeder.poison = config_.poison;
+    feeder.hooks = config_.hooks;
+    side.feeder = std::make_unique<Feeder>(*side.backend, *host_, std::move(feeder));
+    devices_[i].name = side.backend->name();
+    devices_[i].kv_bytes = kv_->bytes(device);
+    devices_[i].workspace_bytes = side.executor->workspace_bytes();
   }
-  feeder.arena = arena_;
-  feeder.ring_bytes = config_.ring_bytes;
-  feeder.poison = config_.poison;
-  feeder.hooks = config_.hooks;
-  feeder_ = std::make_unique<Feeder>(*backend_, *host_, std::move(feeder));
-  if (cpu) create_cpu_side(std::move(cpu));
-  feeder_->prefetch();
+}
 
-  memory_ = {host_->bytes(), kv_->bytes(), executor_->workspace_bytes()};
-  publish_counters();
+// Of every side that rows come to: in its own memory, if all the others reach that.
+void Model::create_inboxes() {
+  if (sides_.size() == 1) return;
+  for (size_t i = 0; i < sides_.size(); i++) {
+    Side& side = sides_[i];
+    side.sent = side.backend->create_event();
+    const bool direct = config_.direct_hops && std::all_of(sides_.begin(), sides_.end(), [&](const Side& other) {
+      return &other == &side || other.backend->reaches(*side.backend);
+    });
+    const size_t bytes = side.executor->residual_bytes();
+    const char* what = "rows on their way between devices";
+    side.inbox = direct ? side.backend->allocate(bytes, what) : side.backend->allocate_host(bytes, what);
+    devices_[i].direct_hops = direct;
+    if (direct) devices_[i].workspace_bytes += bytes;
+  }
 }
 
 void Model::create_cpu_side(std::unique_ptr<Backend> backend) {
@@ -94,7 +179,8 @@ void Model::create_cpu_side(std::unique_ptr<Backend> backend) {
   const size_t row_bytes =
       std::bit_ceil(static_cast<size_t>(rows)) * static_cast<size_t>(host_->spec().hidden) * sizeof(float);
   constexpr size_t kApart = 256;  // the two states: each is polled by another device
-  side->memory = backend_->allocate_host(2 * (kApart + row_bytes), "rows on their way to the CPU and back");
+  side->memory =
+      sides_.front().backend->allocate_host(2 * (kApart + row_bytes), "rows on their way to the CPU and back");
   std::byte* at = side->memory->data();
   std::memset(at, 0, side->memory->size());
   side->there = {at + 2 * kApart, new (at) HopState};
@@ -102,20 +188,26 @@ void Model::create_cpu_side(std::unique_ptr<Backend> backend) {
   cpu_ = std::move(side);
 }
 
-// Whoever waits for rows of the pass waits no longer; then both sides start level.
+// Whoever waits for rows of the pass waits no longer; then the CPU and the devices start level.
 void Model::give_up_hops() {
   if (!cpu_) return;
   for (const Hop* hop : {&cpu_->there, &cpu_->back}) hop->state->given_up.store(1, std::memory_order_release);
-  try {
-    compute_->synchronize();
-  } catch (const Error&) {
-    // A device that is lost runs nothing any more.
-  }
-  cpu_->stream->synchronize();
+  come_to_rest();
   for (const Hop* hop : {&cpu_->there, &cpu_->back}) {
     hop->state->sent.store(cpu_->hops, std::memory_order_relaxed);
     hop->state->given_up.store(0, std::memory_order_release);
   }
+}
+
+void Model::come_to_rest() {
+  for (const Side& side : sides_) {
+    try {
+      side.compute->synchronize();
+    } catch (const Error&) {
+      // A device that is lost runs nothing any more.
+    }
+  }
+  if (cpu_) cpu_->stream->synchronize();
 }
 
 Model::~Model() {
@@ -123,29 +215,38 @@ Model::~Model() {
 }
 
 void Model::abandon_pass() {
-  executor_->abandon(*compute_);
+  for (const Side& side : sides_) side.executor->abandon(*side.compute);
   give_up_hops();
-  try {
-    compute_->synchronize();
-  } catch (const Error&) {
-    // A device that is lost runs nothing any more.
-  }
-  feeder_->restart();
+  come_to_rest();
+  for (const Side& side : sides_) side.feeder->restart();
   publish_counters();
 }
 
-std::vector<Home> Model::set_homes(std::vector<Home> homes, size_t ring_bytes) {
-  compute_->synchronize();
+std::vector<Home> Model::set_homes(const std::vector<Home>& homes, const std::vector<size_t>& ring_bytes) {
+  if (homes.size() != config_.homes.size() || ring_bytes.size() != sides_.size()) {
+    throw Error(code::kInvalidArgument, "a model needs one home a unit and one ring a device",
+                "pass the plan unchanged, or one that keeps these bounds");
+  }
+  for (const Side& side : sides_) side.compute->synchronize();
+  for (size_t i = 0; i < sides_.size(); i++) sides_[i].feeder->check_homes(homes_of(homes, i), ring_bytes[i]);
   const bool streams = std::find(homes.begin(), homes.end(), Home::streamed) != homes.end();
-  if (streams && !backend_->reads_host_memory()) host_->pin({backend_->pinner(), {}});  // it may have been all resident
-  feeder_->set_homes(std::move(homes), ring_bytes);
-  feeder_->prefetch();
+  Backend& first = *sides_.front().backend;
+  if (streams && !first.reads_host_memory()) host_->pin({first.pinner(), {}});  // it may have been all resident
+  std::vector<Home> found = homes;
+  for (size_t i = 0; i < sides_.size(); i++) {
+    Feeder& feeder = *sides_[i].feeder;
+    feeder.set_homes(homes_of(homes, i), ring_bytes[i]);
+    feeder.prefetch();
+    for (size_t unit = 0; unit < found.size(); unit++) {
+      if (feeder.homes()[unit] != Home::elsewhere) found[unit] = feeder.homes()[unit];
+    }
+  }
   publish_counters();
-  return feeder_->homes();
+  return found;
 }
 
 void Model::set_arena_limit(size_t bytes) {
-  compute_->synchronize();
+  for (const Side& side : sides_) side.compute->synchronize();
   arena_->set_limit(bytes);
   publish_counters();
 }
@@ -159,23 +260,18 @@ size_t Model::shared_unit_bytes() const {
 }
 
 void Model::release() {
-  if (!backend_) return;
-  executor_->abandon(*compute_);
+  if (!host_) return;
+  for (const Side& side : sides_) side.executor->abandon(*side.compute);
   give_up_hops();
-  try {
-    compute_->synchronize();
-  } catch (const Error&) {
-    // A device that is lost runs nothing any more: its memory can go.
-  }
+  come_to_rest();
   trace_.reset();
-  feeder_.reset();
+  for (Side& side : sides_) side.feeder.reset();
   cpu_.reset();
-  executor_.reset();
+  for (Side& side : sides_) side.executor.reset();
   scheduler_.reset();
   kv_.reset();
-  pass_done_.reset();
-  compute_.reset();
-  backend_.reset();
+  for (Side& side : sides_) side.compute.reset();
+  sides_.clear();
   host_.reset();
 }
 
@@ -186,80 +282,118 @@ std::string Model::unit_name(int unit) const {
 }
 
 void Model::trace(const std::string& path) {
-  compute_->synchronize();
+  for (const Side& side : sides_) side.compute->synchronize();
   if (cpu_) cpu_->stream->synchronize();
-  std::unique_ptr<Trace> next = path.empty() ? nullptr : std::make_unique<Trace>(path);
+  const int devices = static_cast<int>(sides_.size());
+  std::unique_ptr<Trace> next = path.empty() ? nullptr : std::make_unique<Trace>(path, devices);
   if (next) {
-    next->attach(Trace::compute, *backend_, *compute_);
+    for (int i = 0; i < devices; i++) {
+      next->attach(Trace::of(Trace::compute, i), *sides_[i].backend, *sides_[i].compute);
+    }
     if (cpu_) next->attach(Trace::cpu, *cpu_->backend, *cpu_->stream);
   }
   std::vector<std::string> names;
   for (size_t unit = 0; unit < host_->units().size(); unit++) names.push_back(unit_name(static_cast<int>(unit)));
-  feeder_->set_trace(next.get(), std::move(names));
+  for (int i = 0; i < devices; i++) sides_[i].feeder->set_trace(next.get(), Trace::of(Trace::copies, i), names);
   trace_ = std::move(next);
 }
 
+void Model::cross(const Side& from, const Side& to) {
+  from.executor->hand_over(*from.compute, to.inbox->data());
+  from.compute->record(*from.sent);
+  if (hop_waits_++ != config_.skip_hop_wait) to.compute->wait(*from.sent);
+  to.executor->take_over(*to.compute, to.inbox->data());
+}
+
 void Model::run_pass(Step step) {
-  Stream& compute = *compute_;
+  const std::vector<UnitLayout>& units = host_->units();
+  const int head = device_of(static_cast<int>(units.size()) - 1);
+  int at = device_of(0);  // where the rows are
   const auto begin_span = [&](const char* prefix, int unit) {
-    if (trace_) trace_->begin(Trace::compute, prefix + unit_name(unit));
+    if (trace_) trace_->begin(Trace::of(Trace::compute, at), prefix + unit_name(unit));
   };
   const auto end_span = [&] {
-    if (trace_) trace_->end(Trace::compute);
+    if (trace_) trace_->end(Trace::of(Trace::compute, at));
   };
   if (cpu_) step.hops_before = cpu_->hops;
-  const uint64_t brought = feeder_->counters().shared_bytes;
-  feeder_->begin(step.rows > step.decode_rows ? Route::prefill : Route::decode);
-  if (feeder_->counters().shared_bytes > brought) counters_.switches.fetch_add(1, std::memory_order_relaxed);
-  executor_->begin(compute, step, output_);
-  executor_->embed(compute);
-  const std::vector<UnitLayout>& units = host_->units();
+  for (int i = 0; i < static_cast<int>(sides_.size()); i++) {
+    Side& side = sides_[i];
+    const uint64_t brought = side.feeder->counters().shared_bytes;
+    side.feeder->begin(step.rows > step.decode_rows ? Route::prefill : Route::decode);
+    if (side.feeder->counters().shared_bytes > brought) counters_.switches.fetch_add(1, std::memory_order_relaxed);
+    Step own = step;
+    if (i != head) own.logits = {}, own.adjustments = {};
+    side.executor->begin(*side.compute, own, output_);
+  }
+  sides_[at].executor->embed(*sides_[at].compute);
   for (int unit = 0; unit < static_cast<int>(units.size()); unit++) {
     const UnitKind kind = units[unit].kind;
-    const Home home = feeder_->homes()[unit];
-    if (kind == UnitKind::head && step.logits.empty() && !feeder_->streams(unit)) continue;
+    const int device = device_of(unit);
+    Side& side = sides_[device];
+    Stream& compute = *side.compute;
+    const Home home = side.feeder->homes()[unit];
+    if (kind == UnitKind::head && step.logits.empty()) {
+      if (side.feeder->streams(unit)) {  // its copy is under way: it goes unused
+        side.feeder->acquire(compute, unit);
+        side.feeder->release(compute, unit);
+      }
+      continue;
+    }
+    if (device != at) {
+      const Side& before = sides_[at];
+      at = device;
+      begin_span("rows for ", unit);
+      cross(before, side);
+      end_span();
+    }
     const bool hops = home == Home::cpu && step.decode_rows > 0;
     if (hops) {
       // The CPU's part is enqueued first: whatever then holds up the host, it will come.
       const uint64_t ticket = ++cpu_->hops;
-      executor_->send(compute, cpu_->there, step.decode_rows, ticket);
+      side.executor->send(compute, cpu_->there, step.decode_rows, ticket);
       cpu_->executor->receive(*cpu_->stream, cpu_->there, step.decode_rows, ticket);
       if (trace_) trace_->begin(Trace::cpu, unit_name(unit));
       cpu_->executor->feed_forward(*cpu_->stream, unit, RowKind::all);
       if (trace_) trace_->end(Trace::cpu);
       cpu_->executor->send(*cpu_->stream, cpu_->back, step.decode_rows, ticket);
     }
-    if (home != Home::cpu || feeder_->streams(unit)) {
-      if (feeder_->streams(unit)) begin_span("wait for ", unit);
-      const std::byte* slab = feeder_->acquire(compute, unit);
-      if (feeder_->streams(unit)) end_span();
+    if (home != Home::cpu || side.feeder->streams(unit)) {
+      const bool streams = side.feeder->streams(unit);
+      if (streams) begin_span("wait for ", unit);
+      const std::byte* slab = side.feeder->acquire(compute, unit);
+      if (streams) end_span();
       begin_span("", unit);
-      executor_->set_unit(compute, unit, slab, feeder_->permanent(unit));
+      side.executor->set_unit(compute, unit, slab, side.feeder->permanent(unit));
       switch (kind) {
         case UnitKind::attention:
-          executor_->attention(compute, unit);
+          side.executor->attention(compute, unit);
           break;
         case UnitKind::feed_forward:
-          executor_->feed_forward(compute, unit, home == Home::cpu ? RowKind::prefill : RowKind::all);
+          side.executor->feed_forward(compute, unit, home == Home::cpu ? RowKind::prefill : RowKind::all);
           break;
         case UnitKind::head:
-          if (!step.logits.empty()) executor_->head(compute, unit);
+          side.executor->head(compute, unit);
           break;
       }
       end_span();
-      feeder_->release(compute, unit);
+      side.feeder->release(compute, unit);
     }
     if (hops) {
       begin_span("the CPU has ", unit);
-      executor_->receive(compute, cpu_->back, step.decode_rows, cpu_->hops);
+      side.executor->receive(compute, cpu_->back, step.decode_rows, cpu_->hops);
       end_span();
     }
   }
-  if (trace_ && !step.logits.empty()) trace_->begin(Trace::compute, "sample");
-  if (!step.logits.empty()) executor_->sample(compute);
-  executor_->end(compute);
-  if (!step.logits.empty()) end_span();
-  compute.record(*pass_done_);
+  if (!step.logits.empty()) {
+    Stream& compute = *sides_[head].compute;
+    if (trace_) trace_->begin(Trace::of(Trace::compute, head), "sample");
+    sides_[head].executor->sample(compute);
+  }
+  for (const Side& side : sides_) {
+    side.executor->end(*side.compute);
+  }
+  if (!step.logits.empty() && trace_) trace_->end(Trace::of(Trace::compute, head));
+  for (const Side& side : sides_) side.compute->record(*side.done);
 }
 
 bool Model::step() {
@@ -268,8 +402,8 @@ bool Model::step() {
   if (!scheduler_->build(batch_)) return false;
   const uint64_t switches = counters_.switches.load(std::memory_order_relaxed);
   run_pass(batch_.step);
-  pass_done_->synchronize();
-  executor_->collect();
+  for (const Side& side : sides_) side.done->synchronize();
+  sides_[device_of(static_cast<int>(host_->units().size()) - 1)].executor->collect();
   const Clock::time_point ended = Clock::now();
   const auto add = [](std::atomic<double>& counter, double value) {
     counter.store(counter.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
@@ -299,20 +433,32 @@ void Model::publish_counters() {
   const auto store = [](std::atomic<uint64_t>& counter, uint64_t value) {
     counter.store(value, std::memory_order_relaxed);
   };
-  const FeederCounters& feeder = feeder_->counters();
-  store(counters_.copied_bytes, feeder.copied_bytes);
-  store(counters_.prefetched_bytes, feeder.prefetched_bytes);
-  store(counters_.dropped_bytes, feeder.dropped_bytes);
-  store(counters_.staged_bytes, feeder.staged_bytes);
-  store(counters_.streamed_units, feeder.acquired_units);
+  FeederCounters all;
+  size_t ring = 0, resident = 0, shared = 0;
+  uint64_t read = cpu_ ? cpu_->executor->counters().weight_bytes_read : 0;
+  for (size_t i = 0; i < sides_.size(); i++) {
+    const Feeder& feeder = *sides_[i].feeder;
+    all += feeder.counters();
+    ring += feeder.ring_bytes();
+    resident += feeder.resident_bytes();
+    shared += feeder.shared_bytes();
+    read += sides_[i].executor->counters().weight_bytes_read;
+    store(devices_[i].copied_bytes, feeder.counters().copied_bytes);
+    store(devices_[i].ring_bytes, feeder.ring_bytes());
+    store(devices_[i].resident_bytes, feeder.resident_bytes());
+  }
+  store(counters_.copied_bytes, all.copied_bytes);
+  store(counters_.prefetched_bytes, all.prefetched_bytes);
+  store(counters_.dropped_bytes, all.dropped_bytes);
+  store(counters_.staged_bytes, all.staged_bytes);
+  store(counters_.streamed_units, all.acquired_units);
   store(counters_.pinned_bytes, host_->pinned_bytes());
-  store(counters_.ring_bytes, feeder_->ring_bytes());
-  store(counters_.resident_bytes, feeder_->resident_bytes());
-  store(counters_.shared_bytes, feeder_->shared_bytes());
-  store(counters_.arena_copied_bytes, feeder.shared_bytes);
+  store(counters_.ring_bytes, ring);
+  store(counters_.resident_bytes, resident);
+  store(counters_.shared_bytes, shared);
+  store(counters_.arena_copied_bytes, all.shared_bytes);
   store(counters_.hops, cpu_ ? cpu_->hops : 0);
-  store(counters_.weight_bytes_read,
-        executor_->counters().weight_bytes_read + (cpu_ ? cpu_->executor->counters().weight_bytes_read : 0));
+  store(counters_.weight_bytes_read, read);
   store(counters_.running, scheduler_->running());
   store(counters_.waiting, scheduler_->waiting());
   store(counters_.kv_blocks_used, kv_->used());

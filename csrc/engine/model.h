@@ -3,6 +3,7 @@
 // belongs to the engine's thread.
 #include <atomic>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "backend/backend.h"
@@ -14,8 +15,10 @@
 namespace millrace {
 
 struct ModelConfig {
-  std::vector<Home> homes;  // one a unit
-  size_t ring_bytes = 0;
+  std::vector<Home> homes;         // one a unit
+  std::vector<int> devices;        // one a unit: the device that has it, by its place; empty: the first has all
+  std::vector<size_t> ring_bytes;  // one a device
+  bool direct_hops = true;         // rows cross straight into another device's memory, where there is a way
   size_t arena_bytes = 0;  // of the device, for the shared units of all its models; 0: as it is
   int context_length = 0;
   int kv_blocks = 0;  // at least one context
@@ -28,6 +31,7 @@ struct ModelConfig {
   bool poison = false;
   std::vector<KernelImage> kernels;  // in the place of the backend's own
   FeederHooks hooks;
+  int64_t skip_hop_wait = -1;  // for tests: which wait for another device's rows is left out
   int stage_threads = 1;  // that copy slabs which are not pinned
 };
 
@@ -54,10 +58,22 @@ struct ModelMemory {
   size_t workspace_bytes = 0;
 };
 
+// Of one device: its part of the model's.
+struct DeviceCounters {
+  std::string name;
+  size_t kv_bytes = 0;
+  size_t workspace_bytes = 0;  // rows from other devices counted, where they come straight here
+  bool direct_hops = false;
+  std::atomic<uint64_t> resident_bytes{0}, ring_bytes{0}, copied_bytes{0};
+};
+
 class Model {
  public:
-  // With a second backend, `cpu` units (feed-forwards only) compute there, from host memory; without one they are
-  // resident. Throws OUT_OF_MEMORY or INVALID_ARGUMENT; anything allocated is given back.
+  // On one device or spread over several. With a backend `cpu` beside them, `cpu` units (feed-forwards only) compute
+  // there, from host memory; without one they are resident. Throws OUT_OF_MEMORY or INVALID_ARGUMENT; anything
+  // allocated is given back.
+  Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::shared_ptr<const HostModel> host,
+        ModelConfig config, std::unique_ptr<Backend> cpu = nullptr);
   Model(uint64_t id, std::unique_ptr<Backend> backend, std::shared_ptr<const HostModel> host, ModelConfig config,
         std::unique_ptr<Backend> cpu = nullptr);
   ~Model();
@@ -66,6 +82,7 @@ class Model {
   const ModelConfig& config() const { return config_; }
   const ModelCounters& counters() const { return counters_; }
   const ModelMemory& memory() const { return memory_; }
+  const std::vector<DeviceCounters>& devices() const { return devices_; }
 
   // ---- Engine thread only.
   Scheduler& scheduler() { return *scheduler_; }
@@ -79,15 +96,15 @@ class Model {
   // Ends a request with its last event; nothing happens if it has ended.
   void end(uint64_t request, Finish finish, TokenEvent last = {});
   void publish_counters();
-  // Other homes and another ring from the next pass on, as Feeder::set_homes has it; returns the homes that it came to.
-  std::vector<Home> set_homes(std::vector<Home> homes, size_t ring_bytes);
+  // Other homes and other rings from the next pass on, as Feeder::set_homes has it; returns the homes that it came to.
+  std::vector<Home> set_homes(const std::vector<Home>& homes, const std::vector<size_t>& ring_bytes);
   // Takes turns with other models of its device: its units are in memory that they share.
   bool shares() const { return arena_ != nullptr; }
   const Arena* arena() const { return arena_; }
   void set_arena_limit(size_t bytes);
   size_t shared_unit_bytes() const;
   // It would have to bring weights to the device before its next pass.
-  bool away() { return feeder_->missing_bytes() > 0; }
+  bool away() { return sides_.front().feeder->missing_bytes() > 0; }
   // Tells `sink` of every step; null: nobody.
   void observe(std::weak_ptr<EventSink> sink) { observer_ = std::move(sink); }
   // After step() has thrown: nothing of the pass is under way any more, and the next one starts clean.
@@ -108,23 +125,43 @@ class Model {
     Hop there, back;
     uint64_t hops = 0;  // so far
   };
+  // A device with its part of the model: whole layers as a rule. The rows of a pass go through the sides in the order
+  // of the units, each side's link fills its ring meanwhile.
+  struct Side {
+    std::unique_ptr<Backend> backend;
+    std::unique_ptr<Stream> compute;
+    std::unique_ptr<Event> done;  // with the last pass
+    std::unique_ptr<Executor> executor;
+    std::unique_ptr<Feeder> feeder;
+    // Rows that come from another side, and the event that they were handed over. There is one set of rows, which comes
+    // back to whoever has handed it over before he does so again: by then this was read.
+    std::unique_ptr<Memory> inbox;
+    std::unique_ptr<Event> sent;
+  };
+  // Rows go from one side to another.
+  void cross(const Side& from, const Side& to);
+  void check_config() const;
+  void create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sleeps);
+  void create_inboxes();
   void create_cpu_side(std::unique_ptr<Backend> backend);
   void give_up_hops();
+  // What has been launched anywhere has run.
+  void come_to_rest();
+  int device_of(int unit) const { return config_.devices.empty() ? 0 : config_.devices[unit]; }
+  // The others' units are elsewhere.
+  std::vector<Home> homes_of(const std::vector<Home>& homes, size_t device) const;
 
   void run_pass(Step step);
   std::string unit_name(int unit) const;
   void take_results(const StepBatch& batch);
 
   uint64_t id_;
-  std::unique_ptr<Backend> backend_;
   std::shared_ptr<const HostModel> host_;
   ModelConfig config_;
-  std::unique_ptr<Stream> compute_;
-  std::unique_ptr<Event> pass_done_;
+  std::vector<Side> sides_;
+  int64_t hop_waits_ = 0;
   std::unique_ptr<KvPool> kv_;
-  std::unique_ptr<Executor> executor_;
   Arena* arena_ = nullptr;  // of shared units
-  std::unique_ptr<Feeder> feeder_;
   std::unique_ptr<CpuSide> cpu_;
   std::unique_ptr<Trace> trace_;
   std::unique_ptr<Scheduler> scheduler_;
@@ -133,6 +170,7 @@ class Model {
   std::weak_ptr<EventSink> observer_;
   ModelCounters counters_;
   ModelMemory memory_;
+  std::vector<DeviceCounters> devices_;
 };
 
 }  // namespace millrace

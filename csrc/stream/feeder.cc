@@ -7,6 +7,15 @@
 
 namespace millrace {
 
+namespace {
+
+// It passes through the ring of this feeder now and then.
+bool may_pass(Home home) {
+  return home != Home::resident && home != Home::elsewhere;
+}
+
+}  // namespace
+
 Feeder::Feeder(Backend& backend, const SlabSource& source, FeederConfig config)
     : backend_(backend),
       source_(source),
@@ -49,7 +58,7 @@ Feeder::~Feeder() {
 void Feeder::check(const std::vector<Home>& homes, size_t ring_bytes) const {
   size_t largest = 0;
   for (size_t unit = 0; unit < homes.size(); unit++) {
-    if (homes[unit] != Home::resident) largest = std::max(largest, config_.unit_bytes[unit]);
+    if (may_pass(homes[unit])) largest = std::max(largest, config_.unit_bytes[unit]);
     if (homes[unit] == Home::shared && config_.arena == nullptr) {
       throw Error(code::kInvalidArgument, "shared units need an arena", "give them another home");
     }
@@ -62,10 +71,22 @@ void Feeder::check(const std::vector<Home>& homes, size_t ring_bytes) const {
   }
 }
 
+FeederCounters& FeederCounters::operator+=(const FeederCounters& other) {
+  copied_bytes += other.copied_bytes;
+  prefetched_bytes += other.prefetched_bytes;
+  acquired_units += other.acquired_units;
+  ready_waits += other.ready_waits;
+  free_waits += other.free_waits;
+  staged_bytes += other.staged_bytes;
+  dropped_bytes += other.dropped_bytes;
+  shared_bytes += other.shared_bytes;
+  return *this;
+}
+
 void Feeder::make_ring(size_t bytes) {
   size_t smallest = SIZE_MAX;
   for (size_t unit = 0; unit < config_.homes.size(); unit++) {
-    if (config_.homes[unit] != Home::resident) smallest = std::min(smallest, config_.unit_bytes[unit]);
+    if (may_pass(config_.homes[unit])) smallest = std::min(smallest, config_.unit_bytes[unit]);
   }
   if (smallest == SIZE_MAX) bytes = 0;  // nothing will pass through it
   if (ring_bytes() != bytes) {
@@ -93,7 +114,7 @@ void Feeder::make_ring(size_t bytes) {
 
 void Feeder::enqueue_copy(std::byte* destination, int unit) {
   const size_t bytes = config_.unit_bytes[unit];
-  if (trace_ != nullptr) trace_->begin(Trace::copies, names_[unit]);
+  if (trace_ != nullptr) trace_->begin(track_, names_[unit]);
   if (source_.pinned(unit)) {
     copy_->copy(destination, source_.slab(unit), bytes);
   } else {
@@ -101,7 +122,7 @@ void Feeder::enqueue_copy(std::byte* destination, int unit) {
     stager_->copy(*copy_, destination, source_.slab(unit), bytes);
     counters_.staged_bytes += bytes;
   }
-  if (trace_ != nullptr) trace_->end(Trace::copies);
+  if (trace_ != nullptr) trace_->end(track_);
 }
 
 void Feeder::bring(int unit, std::byte* memory) {
@@ -288,9 +309,9 @@ void Feeder::release(Stream& compute, int unit) {
   pump();
 }
 
-void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
+void Feeder::check_homes(const std::vector<Home>& homes, size_t ring_bytes) const {
   for (size_t unit = 0; unit < homes.size() || unit < config_.homes.size(); unit++) {
-    const auto fixed = [](Home home) { return home == Home::cpu || home == Home::shared; };
+    const auto fixed = [](Home home) { return home != Home::resident && home != Home::streamed; };
     if (homes.size() == config_.homes.size() &&
         (homes[unit] == config_.homes[unit] || (!fixed(homes[unit]) && !fixed(config_.homes[unit])))) {
       continue;
@@ -299,6 +320,10 @@ void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
                 "load it again with the other placement");
   }
   check(homes, ring_bytes);
+}
+
+void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
+  check_homes(homes, ring_bytes);
   restart();
   for (size_t unit = 0; unit < homes.size(); unit++) {
     if (homes[unit] == Home::streamed && config_.homes[unit] == Home::resident) places_[unit] = Place{};
@@ -328,12 +353,13 @@ void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
   next_pass_ = ring_order(Route::decode);
 }
 
-void Feeder::set_trace(Trace* trace, std::vector<std::string> names) {
+void Feeder::set_trace(Trace* trace, Trace::Track track, std::vector<std::string> names) {
   if (trace != nullptr) {
     copy_->synchronize();
-    trace->attach(Trace::copies, backend_, *copy_);
+    trace->attach(track, backend_, *copy_);
   }
   trace_ = trace;
+  track_ = track;
   names_ = std::move(names);
 }
 

@@ -30,6 +30,7 @@ enum class Home : uint8_t {
   streamed,  // in system RAM, copied for every pass
   cpu,       // in system RAM, computed there
   shared,    // in the device's arena, as long as no other model needs the room
+  elsewhere,  // on another device, which has a feeder of its own
 };
 
 // For the tests that prove each wait necessary: the nth wait of a kind is left out.
@@ -57,6 +58,8 @@ struct FeederCounters {
   uint64_t staged_bytes = 0;   // of the copied bytes, those that were not pinned
   uint64_t dropped_bytes = 0;  // copied for a pass that then needed other units
   uint64_t shared_bytes = 0;   // of the copied bytes, those that went into the arena
+
+  FeederCounters& operator+=(const FeederCounters& other);
 };
 
 // Which units a pass streams.
@@ -93,12 +96,14 @@ class Feeder final : private Arena::Tenant {
   void restart();
 
   // Between passes, with the compute stream at rest: other homes and another ring. Units that become resident are
-  // uploaded behind what compute does; where the device has no room for one it stays streamed. Throws INVALID_ARGUMENT
-  // if a unit would move to the CPU or from there, or the ring is too small; nothing has changed then.
+  // uploaded behind what compute does; where the device has no room for one it stays streamed. Throws what
+  // check_homes() does; nothing has changed then.
   void set_homes(std::vector<Home> homes, size_t ring_bytes);
+  // Throws INVALID_ARGUMENT if a unit would move to the CPU or from there, or the ring is too small.
+  void check_homes(const std::vector<Home>& homes, size_t ring_bytes) const;
 
   // Copies appear in it from here on; null: nowhere. `names` of the units.
-  void set_trace(Trace* trace, std::vector<std::string> names);
+  void set_trace(Trace* trace, Trace::Track track, std::vector<std::string> names);
 
   const std::vector<Home>& homes() const { return config_.homes; }
   const FeederCounters& counters() const { return counters_; }
@@ -155,6 +160,7 @@ class Feeder final : private Arena::Tenant {
   std::deque<Slot> slots_;  // copied or being copied, oldest first
   FeederCounters counters_;
   Trace* trace_ = nullptr;
+  Trace::Track track_ = Trace::copies;
   std::vector<std::string> names_;
 };
 

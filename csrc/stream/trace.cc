@@ -15,19 +15,26 @@ double microseconds(Trace::Clock::duration d) {
 
 }  // namespace
 
-Trace::Trace(const std::string& path) : file_(std::fopen(path.c_str(), "w")) {
+Trace::Trace(const std::string& path, int devices)
+    : file_(std::fopen(path.c_str(), "w")), lines_(4 * devices + 1), free_(4 * devices + 1) {
   if (file_ == nullptr) {
     throw Error(code::kInvalidArgument,
                 format("the trace '%s' cannot be written: %s", path.c_str(), std::strerror(errno)),
                 "give a path in a folder that exists and may be written to");
   }
   std::fputs("[", file_);
-  const char* names[] = {"", "steps", "compute stream", "copy stream", "CPU units"};
-  for (const Track track : {host, compute, copies, cpu}) {
+  const auto name_track = [&](Track track, const std::string& name) {
     std::fprintf(file_, "%s\n{\"ph\":\"M\",\"pid\":1,\"tid\":%d,\"name\":\"thread_name\",\"args\":{\"name\":\"%s\"}}",
-                 first_ ? "" : ",", track, names[track]);
+                 first_ ? "" : ",", track, name.c_str());
     first_ = false;
+  };
+  name_track(host, "steps");
+  for (int device = 0; device < devices; device++) {
+    const std::string which = devices == 1 ? "" : " " + std::to_string(device);
+    name_track(of(compute, device), "compute stream" + which);
+    name_track(of(copies, device), "copy stream" + which);
   }
+  name_track(cpu, "CPU units");
 }
 
 Trace::~Trace() {
@@ -48,7 +55,7 @@ Trace::~Trace() {
 }
 
 std::unique_ptr<Event> Trace::mark(Line& line) {
-  auto& free = free_[&line - lines_];
+  auto& free = free_[&line - lines_.data()];
   std::unique_ptr<Event> event;
   if (free.empty()) {
     event = line.backend->create_event(EventUse::timed);

@@ -15,10 +15,12 @@ namespace millrace {
 class Trace {
  public:
   using Clock = std::chrono::steady_clock;
+  // Of the first device; of(track, device) of the others.
   enum Track : int { host = 1, compute = 2, copies = 3, cpu = 4 };
+  static Track of(Track track, int device) { return static_cast<Track>(track + 4 * device); }
 
   // Throws INVALID_ARGUMENT if the file cannot be written.
-  explicit Trace(const std::string& path);
+  explicit Trace(const std::string& path, int devices = 1);
   ~Trace();  // ends the file; the streams must have run what they were handed
   Trace(const Trace&) = delete;
   Trace& operator=(const Trace&) = delete;
@@ -49,9 +51,9 @@ class Trace {
 
   std::FILE* file_;
   Clock::time_point started_ = Clock::now();
-  Line lines_[5];
+  std::vector<Line> lines_;  // by track
   std::deque<Span> open_;  // begun, or ended and not yet reached
-  std::vector<std::unique_ptr<Event>> free_[5];
+  std::vector<std::vector<std::unique_ptr<Event>>> free_;  // by track
   bool first_ = true;
 };
 

@@ -29,6 +29,7 @@ class CpuBackend final : public Backend {
 
   const char* name() const override { return "cpu"; }
   bool reads_host_memory() const override { return true; }
+  bool reaches(const Backend& other) override { return other.reads_host_memory(); }
   std::unique_ptr<Memory> allocate(size_t bytes, const char* what) override {
     return std::make_unique<CpuMemory>(bytes, what);
   }

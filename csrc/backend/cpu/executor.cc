@@ -174,6 +174,23 @@ void CpuExecutor::receive(Stream& stream, const Hop& hop, int rows, uint64_t tic
   });
 }
 
+void CpuExecutor::hand_over(Stream& stream, std::byte* rows) {
+  static_cast<CpuStream&>(stream).enqueue([this, rows] {
+    std::memcpy(rows, residual_, static_cast<size_t>(step_.rows) * config_.spec.hidden * sizeof(float));
+  });
+}
+
+void CpuExecutor::take_over(Stream& stream, const std::byte* rows) {
+  enqueue(stream, [this, rows] {
+    std::memcpy(residual_, rows, static_cast<size_t>(step_.rows) * config_.spec.hidden * sizeof(float));
+    grow_rope();
+  });
+}
+
+size_t CpuExecutor::residual_bytes() const {
+  return static_cast<size_t>(config_.max_rows) * config_.spec.hidden * sizeof(float);
+}
+
 void CpuExecutor::head(Stream& stream, int unit) {
   enqueue(stream, [this, unit] { run_head(unit); });
 }
@@ -228,7 +245,8 @@ void CpuExecutor::apply(const LinearLayout& layout, const std::byte* slab, const
   linear(call, compute_->pool, linear_scratch_, weight_bytes_);
 }
 
-void CpuExecutor::grow_rope(int positions) {
+void CpuExecutor::grow_rope() {
+  const int positions = *std::max_element(step_.positions.begin(), step_.positions.begin() + step_.rows) + 1;
   if (positions <= rope_positions_) return;
   // By the hundred, so that decoding pays for it rarely; many at a time are spread over the pool.
   constexpr int kTogether = 128;
@@ -259,7 +277,7 @@ void CpuExecutor::run_embed() {
       ops.from_bfloat16(reinterpret_cast<const uint16_t*>(source), hidden, destination);
     }
   });
-  grow_rope(*std::max_element(step_.positions.begin(), step_.positions.begin() + step_.rows) + 1);
+  grow_rope();
 }
 
 void CpuExecutor::run_attention(int unit) {
@@ -272,7 +290,8 @@ void CpuExecutor::run_attention(int unit) {
 
   const size_t qkv = spec.qkv_width();
   const size_t block_bytes = kv_block_bytes(spec);
-  std::byte* kv = config_.kv + static_cast<size_t>(layout.layer) * config_.kv_blocks * block_bytes;
+  const int place = config_.kv_layers.empty() ? layout.layer : config_.kv_layers[layout.layer];
+  std::byte* kv = config_.kv + static_cast<size_t>(place) * config_.kv_blocks * block_bytes;
   const auto* rope = reinterpret_cast<const float*>(rope_.data());
   for_rows(compute_->pool, step_.rows, [&](int r) {
     float* q = wide_ + r * qkv;

@@ -39,6 +39,9 @@ class CpuExecutor final : public Executor {
   void feed_forward(Stream& stream, int unit, RowKind rows) override;
   void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
   void receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
+  void hand_over(Stream& stream, std::byte* rows) override;
+  void take_over(Stream& stream, const std::byte* rows) override;
+  size_t residual_bytes() const override;
   void head(Stream& stream, int unit) override;
   void sample(Stream& stream) override;
   void end(Stream& stream) override;
@@ -52,7 +55,8 @@ class CpuExecutor final : public Executor {
   void normalise(const float* x, int rows, const UnitLayout& layout, const std::byte* slab);
   void apply(const LinearLayout& layout, const std::byte* slab, const float* x, int rows, float* y, Epilogue epilogue,
              const UnitLayout& unit);
-  void grow_rope(int positions);
+  // To the positions of the step.
+  void grow_rope();
 
   void run_embed();
   void run_attention(int unit);
