@@ -126,7 +126,8 @@ bool open_peer(int from, int to) {
   open = there.data != nullptr && cudaMemset(there.data, 0, bytes) == cudaSuccess;
   open = open && cudaDeviceSynchronize() == cudaSuccess;
   const Scratch here(from, bytes);
-  open = open && here.data != nullptr && cudaMemcpy(here.data, sent.data(), bytes, cudaMemcpyHostToDevice) == cudaSuccess;
+  open =
+      open && here.data != nullptr && cudaMemcpy(here.data, sent.data(), bytes, cudaMemcpyHostToDevice) == cudaSuccess;
   cudaStream_t stream = nullptr;
   open = open && cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess;
   open = open && move_rows(here.data, 1, kFloats, there.data, stream) == cudaSuccess;

@@ -27,8 +27,8 @@ cudaError_t receive_rows(float* x, int count, int width, const float* rows, cons
 // to[r, :] = from[r, :] for `count` rows of float32. One of them may be mapped host memory, or another GPU's.
 cudaError_t move_rows(const float* from, int count, int width, float* to, cudaStream_t stream);
 
-// Kernels of GPU `from` reach memory of GPU `to`, from here on and for good. False where the two have no way, or none that
-// brings what is written.
+// Kernels of GPU `from` reach memory of GPU `to`, from here on and for good. False where the two have no way, or none
+// that brings what is written.
 bool open_peer(int from, int to);
 
 }  // namespace millrace::cuda

@@ -140,11 +140,16 @@ export type NativeWeightsSource =
 export type NativeLoadRequest = NativeWeightsSource & NativeLoadSettings
 
 export interface NativeLoadSettings {
-  /** 'cpu', 'cuda:0', ... */
-  device: string
+  /** 'cpu', 'cuda:0', ...; of one kind. */
+  devices: string[]
   /** One home a unit, in the order of NativeSlabPlan.units. */
   homes: Home[]
-  ringBytes: number
+  /** One a unit: which of the devices has it. Empty: the first has all. */
+  unitDevices: number[]
+  /** One a device. */
+  ringBytes: number[]
+  /** Rows cross straight into another device's memory, where there is a way. */
+  directHops: boolean
   /** Device memory for the shared units of all models of this device; 0: as it is. */
   arenaBytes: number
   /** How long it keeps the arena from others that wait, while it has work. */
@@ -299,6 +304,19 @@ export interface NativeMemory {
   ringBytes: number
   kvBytes: number
   workspaceBytes: number
+  /** The same by device, and what it has copied over its link. */
+  devices: NativeDeviceMemory[]
+}
+
+export interface NativeDeviceMemory {
+  device: string
+  residentBytes: number
+  ringBytes: number
+  kvBytes: number
+  workspaceBytes: number
+  copiedBytes: number
+  /** Rows come from other devices straight into its memory. */
+  directHops: boolean
 }
 
 /**
@@ -331,7 +349,7 @@ export interface NativeModel {
    * Other homes from the next pass on; units move between 'resident' and 'streamed' only. Resolves to the homes that it
    * came to: where the device has no room, a unit stays streamed.
    */
-  setHomes(request: { homes: Home[]; ringBytes: number }): Promise<Home[]>
+  setHomes(request: { homes: Home[]; ringBytes: number[] }): Promise<Home[]>
   /** Writes what copies, kernels and waits take to a file of trace events; '': no more. */
   trace(path: string): Promise<void>
   /** Bytes of device memory for the shared units of all models of its device. */

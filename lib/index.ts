@@ -36,6 +36,6 @@ export type {
   ScoreOptions,
 } from './options.ts'
 export type { Calibration } from './plan/calibration.ts'
-export type { ModelPlan, PlannedUnit } from './plan/plan.ts'
+export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'
 export type { DecodePrediction, Prediction, PrefillPrediction } from './plan/predict.ts'
 export * from './probe.ts'

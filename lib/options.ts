@@ -20,8 +20,11 @@ export interface LoadProgress {
 
 /** What a decision about memory and threads may depend on, apart from the model. */
 export interface PlanOptions {
-  /** Default 'auto'. */
-  device?: string | undefined
+  /**
+   * 'auto', 'cpu', 'cuda', 'cuda:1'; or several GPUs, ['cuda:0', 'cuda:1']: the layers alternate between them, so that
+   * each brings its streamed layers over its own link while the others compute. Default 'auto'.
+   */
+  device?: string | readonly string[] | undefined
   /**
    * One word for all layers, one home a layer, or one a unit. Default 'auto': the fastest that fits, by prediction, for
    * `batch` sequences.
@@ -47,7 +50,7 @@ export interface PlanOptions {
   kvTokens?: number | undefined
   /**
    * GPU memory for all of the model: resident weights, ring, KV cache, workspace. Bytes, '6GiB', or a share of what is
-   * free, '80%'. Default '90%'. What CUDA itself takes, about half a gigabyte, comes on top.
+   * free, '80%'. Default '90%'. What CUDA itself takes, about half a gigabyte, comes on top. Of each, on several GPUs.
    */
   vramBudget?: number | string | undefined
   /** System RAM for the model: bytes, '64GiB', or a share of what this process may use. Default: all of that. */
@@ -203,7 +206,8 @@ const homes = ['resident', 'streamed', 'cpu', 'shared'] as const
 const placement = z.union([z.enum(['auto', ...homes]), z.array(z.enum(homes)).readonly()], {
   error: `'auto', 'resident', 'streamed', 'cpu', 'shared' or an array of one of the last four a layer`,
 })
-const deviceError = `'auto', 'cpu', 'cuda' or 'cuda:<index>'`
+const deviceError = `'auto', 'cpu', 'cuda', 'cuda:<index>' or an array of GPUs`
+const deviceInListError = `'cuda:<index>'`
 const ringError = `a number of units from 1 to 4096 or a size such as '256MiB'`
 const budgetError = `bytes, a size such as '6GiB' or a share such as '80%'`
 const budget = z.union(
@@ -225,10 +229,24 @@ const bytes = () => {
   )
 }
 
+const deviceList = z
+  .array(z.string({ error: deviceInListError }).regex(/^(cpu|cuda:\d{1,3})$/, { error: deviceInListError }))
+  .min(1, { error: deviceInListError })
+  .max(64, { error: '64 devices at most' })
+  .readonly()
+
 const plan = {
   device: z
-    .string({ error: deviceError })
-    .regex(/^(auto|cpu|cuda(:\d{1,3})?)$/, { error: deviceError })
+    .custom<string | readonly string[]>(
+      (value) => Array.isArray(value) || (typeof value === 'string' && /^(auto|cpu|cuda(:\d{1,3})?)$/.test(value)),
+      { error: deviceError },
+    )
+    .superRefine((value, context) => {
+      if (typeof value === 'string') return
+      for (const { path, message } of deviceList.safeParse(value).error?.issues ?? []) {
+        context.addIssue({ code: 'custom', path, message })
+      }
+    })
     .optional(),
   placement: placement.optional(),
   ring: z

@@ -1,8 +1,8 @@
 #pragma once
-// The paged KV cache of one model: block ids, one id for all layers on whatever device they are, counted by their users. Full blocks are remembered
-// by the tokens that led to them, so that a request whose text begins like an earlier one finds its keys and values
-// computed (block-level prefix reuse); a remembered block that nobody uses is taken back, oldest first, when blocks run
-// out. A preempted sequence's blocks rest in system RAM and come back as they were.
+// The paged KV cache of one model: block ids, one id for all layers on whatever device they are, counted by their
+// users. Full blocks are remembered by the tokens that led to them, so that a request whose text begins like an earlier
+// one finds its keys and values computed (block-level prefix reuse); a remembered block that nobody uses is taken back,
+// oldest first, when blocks run out. A preempted sequence's blocks rest in system RAM and come back as they were.
 #include <cstdint>
 #include <list>
 #include <memory>
@@ -96,7 +96,7 @@ class KvPool {
 
   std::vector<Device> devices_;
   std::vector<Place> places_;  // [layers]
-  size_t block_bytes_;  // of one layer
+  size_t block_bytes_;         // of one layer
   int total_;
   int window_;
   int used_ = 0;

@@ -144,8 +144,8 @@ void Model::create_inboxes() {
     Side& side = sides_[i];
     side.sent = side.backend->create_event();
     const bool direct = config_.direct_hops && std::all_of(sides_.begin(), sides_.end(), [&](const Side& other) {
-      return &other == &side || other.backend->reaches(*side.backend);
-    });
+                          return &other == &side || other.backend->reaches(*side.backend);
+                        });
     const size_t bytes = side.executor->residual_bytes();
     const char* what = "rows on their way between devices";
     side.inbox = direct ? side.backend->allocate(bytes, what) : side.backend->allocate_host(bytes, what);

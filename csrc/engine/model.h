@@ -19,7 +19,7 @@ struct ModelConfig {
   std::vector<int> devices;        // one a unit: the device that has it, by its place; empty: the first has all
   std::vector<size_t> ring_bytes;  // one a device
   bool direct_hops = true;         // rows cross straight into another device's memory, where there is a way
-  size_t arena_bytes = 0;  // of the device, for the shared units of all its models; 0: as it is
+  size_t arena_bytes = 0;          // of the device, for the shared units of all its models; 0: as it is
   int context_length = 0;
   int kv_blocks = 0;  // at least one context
   int max_rows = 0;
@@ -32,7 +32,7 @@ struct ModelConfig {
   std::vector<KernelImage> kernels;  // in the place of the backend's own
   FeederHooks hooks;
   int64_t skip_hop_wait = -1;  // for tests: which wait for another device's rows is left out
-  int stage_threads = 1;  // that copy slabs which are not pinned
+  int stage_threads = 1;       // that copy slabs which are not pinned
 };
 
 // Written by the engine's thread, read by any.

@@ -26,10 +26,10 @@
 namespace millrace {
 
 enum class Home : uint8_t {
-  resident,  // in device memory for good
-  streamed,  // in system RAM, copied for every pass
-  cpu,       // in system RAM, computed there
-  shared,    // in the device's arena, as long as no other model needs the room
+  resident,   // in device memory for good
+  streamed,   // in system RAM, copied for every pass
+  cpu,        // in system RAM, computed there
+  shared,     // in the device's arena, as long as no other model needs the room
   elsewhere,  // on another device, which has a feeder of its own
 };
 

@@ -51,8 +51,8 @@ class Trace {
 
   std::FILE* file_;
   Clock::time_point started_ = Clock::now();
-  std::vector<Line> lines_;  // by track
-  std::deque<Span> open_;  // begun, or ended and not yet reached
+  std::vector<Line> lines_;                                // by track
+  std::deque<Span> open_;                                  // begun, or ended and not yet reached
   std::vector<std::vector<std::unique_ptr<Event>>> free_;  // by track
   bool first_ = true;
 };

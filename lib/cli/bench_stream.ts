@@ -227,7 +227,7 @@ async function measure(
     wallTokensPerSecond: (batch * tokens) / whole.seconds,
     predictedPrefillTokensPerSecond: prefillOf(made),
     prefillTokensPerSecond: (batch * prompt) / first.seconds,
-    linkShare: (made.streamedBytesPerPass * (tokens - 1)) / decodeSeconds / link,
+    linkShare: (made.streamedBytesPerPass * (tokens - 1)) / decodeSeconds / (link * made.devices.length),
     boundBy: predicted.boundBy,
     loadSeconds,
   }

@@ -17,7 +17,7 @@ import { formatBytes } from './format.ts'
 import type { Terminal } from './terminal.ts'
 
 export interface LoadFlags {
-  device?: string
+  device?: string | string[]
   placement?: 'auto' | PlacementHome | PlacementHome[]
   ring?: number | string
   context?: number
@@ -75,7 +75,11 @@ function parsePlacement(text: string): LoadFlags['placement'] {
 
 export function addLoadFlags(command: Command, context = 'longest prompt and answer together'): Command {
   return command
-    .addOption(new Option('--device <device>', 'auto, cpu, cuda or cuda:<index>'))
+    .addOption(
+      new Option('--device <device>', 'auto, cpu, cuda, cuda:<index>, or several GPUs with commas').argParser((text) =>
+        text.includes(',') ? text.split(',') : text,
+      ),
+    )
     .addOption(
       new Option(
         '--placement <homes>',

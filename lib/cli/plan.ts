@@ -1,7 +1,7 @@
 import { Command, Option } from 'commander'
 import { plan } from '../model/plan.ts'
 import { SHAPES } from '../model/shapes.ts'
-import type { ModelPlan } from '../plan/plan.ts'
+import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
 import { addLoadFlags, type LoadFlags, parseNumber, planOptions } from './options.ts'
@@ -42,10 +42,10 @@ export function describeHomes(plan: ModelPlan): string {
 }
 
 function describe(made: ModelPlan): string {
-  const { prediction, device } = made
+  const { prediction, device, devices } = made
   const gpu = device !== 'cpu'
   const rows: [string, string][] = [
-    ['device', device],
+    ['device', devices.map((one) => one.device).join(', ')],
     ['homes', describeHomes(made)],
     [
       'KV cache',
@@ -60,6 +60,7 @@ function describe(made: ModelPlan): string {
     rows.push(
       ['VRAM', `${formatBytes(made.vramBytes)} of ${formatBytes(made.vramBudgetBytes)}: ${list}`],
       ['over the link', `${formatBytes(made.streamedBytesPerPass)} a pass`],
+      ...(devices.length === 1 ? [] : devices.map((one): [string, string] => [one.device, describeDevice(one)])),
     )
   }
   rows.push(['batch 1', describeDecode(prediction.single)])
@@ -75,6 +76,10 @@ function describe(made: ModelPlan): string {
     ],
   )
   return formatTable(rows)
+}
+
+function describeDevice({ vramBytes, vramBudgetBytes, streamedBytesPerPass }: PlannedDevice): string {
+  return `VRAM ${formatBytes(vramBytes)} of ${formatBytes(vramBudgetBytes)}, ${formatBytes(streamedBytesPerPass)} a pass`
 }
 
 function describeDecode({

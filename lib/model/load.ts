@@ -140,7 +140,11 @@ async function discard(model: NativeModel): Promise<void> {
 }
 
 /** A GPU takes a third of a second to start: it may do so while the checkpoint's headers are read. */
-async function probeGpus(native: NativeAddon, device: string): Promise<ReturnType<NativeAddon['probeGpus']>> {
-  if (device === 'cpu') return native.probeGpus()
-  return native.startDevice(device === 'auto' || device === 'cuda' ? 'cuda:0' : device)
+async function probeGpus(
+  native: NativeAddon,
+  device: string | readonly string[],
+): Promise<ReturnType<NativeAddon['probeGpus']>> {
+  const gpus = [device].flat().filter((one) => one !== 'cpu')
+  const started = gpus.map((one) => native.startDevice(one === 'auto' || one === 'cuda' ? 'cuda:0' : one))
+  return (await Promise.all(started))[0] ?? native.probeGpus()
 }

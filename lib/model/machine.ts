@@ -1,7 +1,7 @@
 import type { NativeAddon, NativeCpu } from '../binding.ts'
 import { type CalibrationKey, defaultCalibration, readCalibration } from '../plan/calibration.ts'
 import type { SystemMemory } from '../plan/memory.ts'
-import type { Machine, ModelPlan } from '../plan/plan.ts'
+import type { Machine, PlannedDevice } from '../plan/plan.ts'
 
 /** What plans need to know of this machine: what it has, and what was measured on it before. */
 export function readMachine(native: NativeAddon, { gpus, reason, lost = false } = native.probeGpus()): Machine {
@@ -20,10 +20,10 @@ export function readMachine(native: NativeAddon, { gpus, reason, lost = false } 
   }
 }
 
-/** Bytes of a plan's GPU that budgets are shares of: those that are free, and its own. */
+/** Bytes of a GPU that budgets are shares of: those that are free, and the plan's own. */
 export function gpuMemoryFor(
   native: NativeAddon,
-  { device, vramBytes }: Pick<ModelPlan, 'device' | 'vramBytes'>,
+  { device, vramBytes }: Pick<PlannedDevice, 'device' | 'vramBytes'>,
 ): number {
   const gpu = native.probeGpus().gpus[Number(device.slice('cuda:'.length))]
   return (gpu?.memoryFreeBytes ?? 0) + vramBytes

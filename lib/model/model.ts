@@ -18,8 +18,8 @@ import {
   scoreOptions,
   validate,
 } from '../options.ts'
-import { withinBudget } from '../plan/budget.ts'
-import { KV_BLOCK_TOKENS, type ModelPlan } from '../plan/plan.ts'
+import { withinBudgets } from '../plan/budget.ts'
+import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withPlaced } from '../plan/plan.ts'
 import type { Prediction } from '../plan/predict.ts'
 import { budgetBytes } from '../plan/vram.ts'
 import { type ChatTemplate, ROLES } from '../text/chat.ts'
@@ -52,6 +52,8 @@ export interface ModelStats {
     droppedBytes: number
     stagedBytes: number
     units: number
+    /** Of the copied bytes, those over each device's link. */
+    devices: { device: string; copiedBytes: number }[]
   }
   /** Bytes copied into the arena that models share, the passes that had to, and milliseconds that these took. */
   arena: { copiedBytes: number; switches: number; switchMs: number }
@@ -84,6 +86,16 @@ export interface ModelMemory {
   workspaceBytes: number
   /** Of all that, what is on the GPU; 0 on the CPU. */
   vramBytes: number
+  /** Each device's part of what is on devices. */
+  devices: {
+    device: string
+    residentBytes: number
+    ringBytes: number
+    kvBytes: number
+    workspaceBytes: number
+    /** Rows come straight from other GPUs' kernels, not by way of system RAM. */
+    directHops: boolean
+  }[]
 }
 
 /** What load() has put together. */
@@ -95,8 +107,8 @@ export interface ModelParts {
   plan: ModelPlan
   /** As the caller had it. */
   ring: PlanOptions['ring']
-  /** Bytes of the GPU that shares are of. */
-  gpuMemory: (plan: ModelPlan) => number
+  /** Bytes of a GPU that shares are of. */
+  gpuMemory: (device: PlannedDevice) => number
   /** How fast it is with other homes. */
   predict: (plan: Omit<ModelPlan, 'prediction'>) => Prediction
   tokenizer: TextCodec
@@ -164,8 +176,11 @@ export class Model implements AsyncDisposable {
 
   get stats(): ModelStats {
     this.#requireOpen()
-    const stats = callNative(() => this.#parts.native.stats())
-    return groupStats(stats)
+    const { native } = this.#parts
+    return groupStats(
+      callNative(() => native.stats()),
+      callNative(() => native.memory()),
+    )
   }
 
   /** Bytes taken, by purpose. */
@@ -243,7 +258,7 @@ export class Model implements AsyncDisposable {
   /**
    * Another budget of GPU memory, as vramBudget has it, while the model serves: layers move between resident and streamed
    * before the next pass, and memory goes back to the GPU or is taken from it; no request fails and no bit changes. Of
-   * a model with shared units it is the size of the arena. Resolves to the plan as it is then. Rejects with
+   * a model with shared units it is the size of the arena; of a model on several GPUs, of each. Resolves to the plan as it is then. Rejects with
    * OUT_OF_MEMORY where KV cache, workspace and ring alone take more; nothing has changed then.
    */
   setBudget(budget: number | string): Promise<Readonly<ModelPlan>> {
@@ -263,27 +278,17 @@ export class Model implements AsyncDisposable {
         remedy: "load it with device: 'cuda'",
       })
     }
-    const bytes = budgetBytes('budget', checked, gpuMemory(plan))
+    const budgets = plan.devices.map((device) => budgetBytes('budget', checked, gpuMemory(device)))
     if (plan.units.some((unit) => unit.home === 'shared')) {
-      await awaitNative(() => native.setArena(bytes))
-      this.#plan = { ...plan, arenaBytes: bytes }
+      const arenaBytes = budgets[0]!
+      await awaitNative(() => native.setArena(arenaBytes))
+      this.#plan = { ...plan, arenaBytes }
       return this.#plan
     }
-    const { homes, ringBytes } = withinBudget(plan, ring, bytes)
-    const found = await awaitNative(() => native.setHomes({ homes, ringBytes }))
+    const { homes, rings } = withinBudgets(plan, ring, budgets)
+    const found = await awaitNative(() => native.setHomes({ homes, ringBytes: rings }))
     // Where the GPU had no room after all, a unit stays streamed.
-    const units = plan.units.map((unit, index) => ({ ...unit, home: found[index]! }))
-    const of = (home: string) => units.filter((unit) => unit.home === home).reduce((sum, unit) => sum + unit.bytes, 0)
-    const residentBytes = of('resident')
-    const moved = {
-      ...plan,
-      units,
-      ringBytes,
-      residentBytes,
-      streamedBytesPerPass: of('streamed'),
-      vramBytes: plan.kvBytes + plan.workspaceBytes + residentBytes + ringBytes,
-      vramBudgetBytes: bytes,
-    }
+    const moved = withPlaced(plan, found, rings, budgets)
     this.#plan = { ...moved, prediction: this.#parts.predict(moved) }
     return this.#plan
   }
@@ -462,6 +467,7 @@ function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan):
     savedKvBytes: stats.savedKvBytes,
     workspaceBytes,
     vramBytes: gpu ? residentBytes + sharedBytes + ringBytes + kvBytes + workspaceBytes : 0,
+    devices: memory.devices.map(({ copiedBytes: _, ...device }) => device),
   }
 }
 
@@ -476,7 +482,7 @@ const MAX_TIMEOUT_MS = 2 ** 31 - 1
 /** What node's randomInt can draw from at once. */
 const MAX_RANDOM_SEED = 2 ** 48 - 1
 
-function groupStats(stats: NativeStats): ModelStats {
+function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
   return {
     steps: stats.steps,
     stepMs: stats.stepMs,
@@ -488,6 +494,7 @@ function groupStats(stats: NativeStats): ModelStats {
       droppedBytes: stats.droppedBytes,
       stagedBytes: stats.stagedBytes,
       units: stats.streamedUnits,
+      devices: memory.devices.map(({ device, copiedBytes }) => ({ device, copiedBytes })),
     },
     arena: { copiedBytes: stats.arenaCopiedBytes, switches: stats.switches, switchMs: stats.switchMs },
     hops: stats.hops,

@@ -1,5 +1,6 @@
 import type { NativeKernelImage, NativeModel, NativeWeightsSource } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
+import { deviceIndices } from '../plan/devices.ts'
 import { KV_BLOCK_TOKENS, MAX_LOGIT_ROWS, type ModelPlan } from '../plan/plan.ts'
 import { awaitNative, runtime } from './runtime.ts'
 import { abortedError, onAbort } from './signals.ts'
@@ -38,9 +39,11 @@ export async function loadWeights(
     const model = await awaitNative(() =>
       native.load({
         ...source,
-        device: plan.device,
+        devices: plan.devices.map(({ device }) => device),
         homes: plan.units.map((unit) => unit.home),
-        ringBytes: plan.ringBytes,
+        unitDevices: plan.devices.length === 1 ? [] : deviceIndices(plan),
+        ringBytes: plan.devices.map(({ ringBytes }) => ringBytes),
+        directHops: true,
         arenaBytes: plan.arenaBytes,
         turnMs: plan.turnMs,
         contextLength: plan.contextLength,

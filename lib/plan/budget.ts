@@ -1,16 +1,42 @@
 /** Residency that moves while a model serves: setBudget(). */
-import type { Home } from '../binding.ts'
+import type { Home, NativeUnit } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { PlanOptions } from '../options.ts'
+import { homesOfShare, joinHomes, sharesOf } from './devices.ts'
 import { type Placed, place, spread } from './homes.ts'
 import type { ModelPlan } from './plan.ts'
 
 /**
- * Homes within another budget of device memory: units move between resident and streamed, as many resident as then fit,
- * evenly over the pass; those of the CPU and of the arena stay. KV cache and workspace keep their size. Throws
- * OUT_OF_MEMORY where these and the ring alone take more.
+ * Homes within other budgets of device memory, one a device: units move between resident and streamed, as many resident
+ * as then fit, evenly over the pass; those of the CPU and of the arena stay. KV cache and workspace keep their size.
+ * Throws OUT_OF_MEMORY where these and the ring alone take more.
  */
-export function withinBudget(plan: ModelPlan, ring: PlanOptions['ring'], budget: number): Placed {
+export function withinBudgets(
+  plan: ModelPlan,
+  ring: PlanOptions['ring'],
+  budgets: readonly number[],
+): { homes: Home[]; rings: number[] } {
+  const devices = plan.devices.map(({ device }) => device)
+  const shares = sharesOf(plan.units, devices)
+  const homes = plan.units.map(({ home }) => home)
+  const placed = shares.map((share, at) => {
+    const own = homesOfShare(share, homes)
+    const units = share.units.map((unit, index) => ({ ...unit, home: own[index]! }))
+    return withinBudget({ ...plan.devices[at]!, units }, ring, budgets[at]!)
+  })
+  return {
+    homes: joinHomes(
+      shares,
+      placed.map((one) => one.homes),
+    ),
+    rings: placed.map(({ ringBytes }) => ringBytes),
+  }
+}
+
+type Budgeted = Pick<ModelPlan, 'kvBytes' | 'workspaceBytes'> & { units: readonly (NativeUnit & { home: Home })[] }
+
+/** Of one device. */
+export function withinBudget(plan: Budgeted, ring: PlanOptions['ring'], budget: number): Placed {
   const room = budget - plan.kvBytes - plan.workspaceBytes
   const movable = plan.units.flatMap(({ home, kind }, index) =>
     kind !== 'head' && (home === 'resident' || home === 'streamed') ? [index] : [],

@@ -6,6 +6,17 @@ import type { Home, ModelSpec, NativeSlabPlan, NativeUnit, WeightType } from '..
 import { MillraceError } from '../errors.ts'
 import { invalidArgument, type PlanOptions, parseBytes } from '../options.ts'
 import { type Calibration, ROWS } from './calibration.ts'
+import {
+  chooseDevice,
+  chooseDevices,
+  homesOfShare,
+  joinHomes,
+  kvBytesOf,
+  type Share,
+  sharesOf,
+  unitDevices,
+  workspaceBytesOf,
+} from './devices.ts'
 import { fastestHomes, homesOf, type Placed, place } from './homes.ts'
 import {
   breakEvenRows,
@@ -15,24 +26,44 @@ import {
   predictDecode,
   predictPrefill,
 } from './predict.ts'
-import { budgetBytes, KV_BLOCK_TOKENS, workspaceBytes } from './vram.ts'
+import { budgetBytes, KV_BLOCK_TOKENS } from './vram.ts'
 
-export { KV_BLOCK_TOKENS }
+export { chooseDevice, KV_BLOCK_TOKENS }
 
 export interface PlannedUnit {
   kind: 'attention' | 'feedForward' | 'head'
   /** -1 of the head. */
   layer: number
+  /** That has it, or computes it where its home is the CPU: layers alternate between several. */
+  device: string
   home: Home
   bytes: number
   /** Of its matrices. */
   types: readonly WeightType[]
 }
 
-/** What a model takes and where: decided before any weight is read. Bytes throughout. */
-export interface ModelPlan {
+/** A device's part of a plan. Bytes throughout. */
+export interface PlannedDevice {
   /** 'cpu', 'cuda:0', ... */
   device: string
+  ringBytes: number
+  residentBytes: number
+  kvBytes: number
+  /** On a GPU: of its executor, and of rows that come from other GPUs. */
+  workspaceBytes: number
+  /** All of that, and the most it may be; 0 on the CPU. */
+  vramBytes: number
+  vramBudgetBytes: number
+  /** Over its own link. */
+  streamedBytesPerPass: number
+}
+
+/** What a model takes and where: decided before any weight is read. Bytes throughout; sums over its devices. */
+export interface ModelPlan {
+  /** 'cpu', 'cuda:0', ...; of several the first. */
+  device: string
+  /** One after the other, as a pass goes through them; one as a rule. */
+  devices: PlannedDevice[]
   units: PlannedUnit[]
   /** Memory that streamed units pass through; 0 if none is streamed. */
   ringBytes: number
@@ -109,37 +140,32 @@ const PREDICTED_PROMPT = 2048
 
 /** Throws INVALID_ARGUMENT, DEVICE_UNAVAILABLE, or OUT_OF_MEMORY where the machine can never hold the model. */
 export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOptions, machine: Machine): ModelPlan {
-  const device = chooseDevice(options.device ?? 'auto', machine)
-  const gpu = device === 'cpu' ? undefined : machine.gpus[Number(device.slice('cuda:'.length))]!
-  const calibration = gpu?.calibration ?? machine.calibration
+  const names = chooseDevices(options.device, machine)
+  const shares = sharesOf(slabs.units, names)
+  const gpus = names.flatMap((name) => gpuOf(name, machine) ?? [])
+  const gpu = gpus.length > 0
+  const calibration = gpus[0]?.calibration ?? machine.calibration
   const contextLength = chooseContext(spec, options.contextLength)
   const batch = Math.min(options.batch ?? 1, MAX_LOGIT_ROWS)
   const threads = options.threads ?? machine.cores
-  const fixed = { spec, slabs, options, calibration, contextLength, batch, threads }
-  const onDevice = gpu ? planGpu(fixed, gpu) : planCpu(fixed)
-  const { homes, ringBytes, residentBytes, kvTokens, maxRows } = onDevice
-  const units = slabs.units.map((unit, index): PlannedUnit => ({ ...unit, home: homes[index]! }))
-  const kvBytes = kvTokens * slabs.kvBytesPerToken
-  const workspace = gpu ? workspaceOf(fixed, maxRows) : 0
-  const streams = gpu !== undefined && homes.some((home) => home !== 'resident')
+  const fixed = { spec, slabs, shares, options, calibration, contextLength, batch, threads }
+  const { homes, devices, kvTokens, maxRows } = gpu ? planGpus(fixed, gpus) : planCpu(fixed)
+  const streams = gpu && homes.some((home) => home !== 'resident')
+  const deviceOf = unitDevices(shares)
   const plan: Omit<ModelPlan, 'prediction'> = {
-    device,
-    units,
-    ringBytes,
-    arenaBytes: sizeArena(homes, options.arena),
+    device: names[0]!,
+    units: slabs.units.map((unit, index): PlannedUnit => {
+      return { ...unit, device: names[deviceOf[index]!]!, home: homes[index]! }
+    }),
+    ...sums(devices),
+    arenaBytes: sizeArena(homes, options),
     turnMs: options.turnMs ?? DEFAULT_TURN_MS,
     contextLength,
     kvBytesPerToken: slabs.kvBytesPerToken,
     kvTokens,
-    kvBytes,
     hostBytes: total(slabs.units) + slabs.embeddingBytes,
     pinnedBytes: gpu ? slabs.embeddingBytes + (streams ? total(slabs.units) : 0) : 0,
     embeddingBytes: slabs.embeddingBytes,
-    streamedBytesPerPass: total(units.filter((unit) => unit.home === 'streamed')),
-    residentBytes,
-    workspaceBytes: workspace,
-    vramBytes: gpu ? residentBytes + ringBytes + kvBytes + workspace : 0,
-    vramBudgetBytes: gpu ? onDevice.budget : 0,
     batch,
     maxRows,
     threads,
@@ -148,9 +174,51 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
   return { ...plan, prediction: predictionOf(spec, plan, machine) }
 }
 
+const gpuOf = (device: string, machine: Machine) =>
+  device === 'cpu' ? undefined : machine.gpus[Number(device.slice('cuda:'.length))]
+
+/** What a plan says of all devices together. */
+function sums(devices: PlannedDevice[]) {
+  const sum = (name: Exclude<keyof PlannedDevice, 'device'>) => devices.reduce((all, device) => all + device[name], 0)
+  return {
+    devices,
+    ringBytes: sum('ringBytes'),
+    residentBytes: sum('residentBytes'),
+    kvBytes: sum('kvBytes'),
+    workspaceBytes: sum('workspaceBytes'),
+    vramBytes: sum('vramBytes'),
+    vramBudgetBytes: sum('vramBudgetBytes'),
+    streamedBytesPerPass: sum('streamedBytesPerPass'),
+  }
+}
+
+/** The same plan with other homes: `placed` and `budgets` by device. */
+export function withPlaced<Plan extends Omit<ModelPlan, 'prediction'>>(
+  plan: Plan,
+  homes: readonly Home[],
+  rings: readonly number[],
+  budgets: readonly number[],
+): Plan {
+  const units = plan.units.map((unit, index) => ({ ...unit, home: homes[index]! }))
+  const devices = plan.devices.map((device, at): PlannedDevice => {
+    const of = (home: Home) => total(units.filter((unit) => unit.home === home && unit.device === device.device))
+    const residentBytes = of('resident')
+    return {
+      ...device,
+      ringBytes: rings[at]!,
+      residentBytes,
+      streamedBytesPerPass: of('streamed'),
+      vramBytes: device.kvBytes + device.workspaceBytes + residentBytes + rings[at]!,
+      vramBudgetBytes: budgets[at]!,
+    }
+  })
+  return { ...plan, units, ...sums(devices) }
+}
+
 interface Fixed {
   spec: ModelSpec
   slabs: NativeSlabPlan
+  shares: Share[]
   options: PlanOptions
   calibration: Calibration
   contextLength: number
@@ -158,80 +226,126 @@ interface Fixed {
   threads: number
 }
 
-interface OnDevice extends Placed {
+interface Decided {
+  homes: Home[]
+  devices: PlannedDevice[]
   kvTokens: number
   maxRows: number
-  budget: number
+}
+
+function streamedBytes(units: readonly NativeUnit[], homes: readonly Home[]): number {
+  return total(units.filter((_, index) => homes[index] === 'streamed'))
 }
 
 /** On the twin host memory is device memory, so all fits where the model fits at all, and resident is fastest. */
-function planCpu({ slabs, options, contextLength, batch }: Fixed): OnDevice {
+function planCpu({ spec, slabs, shares, options, contextLength, batch }: Fixed): Decided {
   const { placement = 'auto', ring } = options
   const homes = homesOf(slabs.units, 'cpu', placement === 'auto' ? 'resident' : placement)
-  return {
-    ...place(slabs.units, homes, ring, false),
-    kvTokens: kvChoices(contextLength, options, batch)[0]!,
-    maxRows: MAX_LOGIT_ROWS + CPU_PREFILL_ROWS,
-    budget: 0,
-  }
+  const kvTokens = kvChoices(contextLength, options, batch)[0]!
+  const devices = shares.map((share): PlannedDevice => {
+    const placed = place(share.units, homesOfShare(share, homes), ring, false)
+    return {
+      device: share.device,
+      ringBytes: placed.ringBytes,
+      residentBytes: 0,
+      kvBytes: kvBytesOf(share, spec, slabs, kvTokens),
+      workspaceBytes: 0,
+      vramBytes: 0,
+      vramBudgetBytes: 0,
+      streamedBytesPerPass: streamedBytes(share.units, placed.homes),
+    }
+  })
+  return { homes, devices, kvTokens, maxRows: MAX_LOGIT_ROWS + CPU_PREFILL_ROWS }
 }
 
 /**
- * Within the budget of device memory: residency goes first, then rows of a step, then what the KV cache holds beyond
- * one context where nobody has asked for it.
+ * Within the budget of each device's memory: residency goes first, then rows of a step, then what the KV cache holds
+ * beyond one context where nobody has asked for it.
  */
-function planGpu(fixed: Fixed, gpu: MachineGpu): OnDevice {
-  const { spec, slabs, options, calibration, contextLength, batch } = fixed
+function planGpus(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
+  const { spec, slabs, shares, options, calibration, contextLength, batch, threads } = fixed
   const { placement = 'auto', ring } = options
-  const wanted = budgetBytes('vramBudget', options.vramBudget ?? DEFAULT_VRAM_BUDGET, gpu.memoryFreeBytes)
-  const budget = Math.min(wanted, gpu.memoryFreeBytes)
-  const decode = decodeRows({ contextLength, kvBytesPerToken: slabs.kvBytesPerToken, threads: fixed.threads }, batch)
-  const mostOnCpu = (options.coExecute ?? true) ? undefined : 0
-  const asWanted =
-    placement === 'auto' ? undefined : place(slabs.units, homesOf(slabs.units, 'cuda', placement), ring, true)
-  // A ring that is too small is told before memory is.
-  if (!asWanted)
-    place(
-      slabs.units,
-      slabs.units.map((unit) => (unit.kind === 'head' ? 'resident' : 'streamed')),
-      ring,
-      true,
-    )
-  const rowsFor = (homes: readonly Home[]) => prefillRows(spec, withHomes(slabs.units, homes), calibration)
-  const mostRows = rowsFor(asWanted?.homes ?? slabs.units.map(() => 'streamed' as const))
-  let least: OnDevice | undefined
+  const decode = decodeRows({ contextLength, kvBytesPerToken: slabs.kvBytesPerToken, threads }, batch)
+  // 'auto' leaves the CPU to one GPU: the search knows nothing of several that share it.
+  const mostOnCpu = (options.coExecute ?? true) && shares.length === 1 ? undefined : 0
+  const wanted = placement === 'auto' ? undefined : homesOf(slabs.units, 'cuda', placement)
+  const parts = shares.map((share, at) => {
+    const gpu = gpus[at]!
+    const asked = budgetBytes('vramBudget', options.vramBudget ?? DEFAULT_VRAM_BUDGET, gpu.memoryFreeBytes)
+    const asWanted = wanted && place(share.units, homesOfShare(share, wanted), ring, true)
+    // A ring that is too small is told before memory is.
+    if (!asWanted)
+      place(
+        share.units,
+        share.units.map((unit) => (unit.kind === 'head' ? 'resident' : 'streamed')),
+        ring,
+        true,
+      )
+    return { share, gpu, asked, budget: Math.min(asked, gpu.memoryFreeBytes), asWanted }
+  })
+  const rowsFor = (homes: readonly Home[]) =>
+    prefillRows(spec, withHomes(slabs.units, homes, unitDevices(shares)), calibration)
+  const mostRows = rowsFor(wanted ?? slabs.units.map(() => 'streamed' as const))
+  let lacking: { part: (typeof parts)[number]; device: PlannedDevice } | undefined
   for (const kvTokens of kvChoices(contextLength, options, batch)) {
-    const tryRows = (rows: number): OnDevice | undefined => {
+    const tryRows = (rows: number): Decided | undefined => {
       const maxRows = MAX_LOGIT_ROWS + rows
-      const room = budget - kvTokens * slabs.kvBytesPerToken - workspaceOf(fixed, maxRows)
-      const placed = asWanted ?? fastestHomes(slabs.units, ring, room, decode, calibration, mostOnCpu)
-      least = { ...(placed ?? leastHomes(slabs.units, ring)), kvTokens, maxRows, budget }
-      if (!placed || placed.residentBytes + placed.ringBytes > room) return undefined
+      const found: { homes: Home[]; device: PlannedDevice }[] = []
+      for (const part of parts) {
+        const { share, budget, asWanted } = part
+        const kvBytes = kvBytesOf(share, spec, slabs, kvTokens)
+        const shape = { maxRows, maxLogitRows: MAX_LOGIT_ROWS, contextLength }
+        const workspace = workspaceBytesOf(share, spec, slabs.units, shape)
+        const room = budget - kvBytes - workspace
+        const fits = asWanted ?? fastestHomes(share.units, ring, room, decode, calibration, mostOnCpu)
+        const { homes, ringBytes, residentBytes } = fits ?? leastHomes(share.units, ring)
+        const device: PlannedDevice = {
+          device: share.device,
+          ringBytes,
+          residentBytes,
+          kvBytes,
+          workspaceBytes: workspace,
+          vramBytes: residentBytes + ringBytes + kvBytes + workspace,
+          vramBudgetBytes: budget,
+          streamedBytesPerPass: streamedBytes(share.units, homes),
+        }
+        if (!fits || residentBytes + ringBytes > room) {
+          lacking = { part, device }
+          return undefined
+        }
+        found.push({ homes, device })
+      }
+      const homes = joinHomes(
+        shares,
+        found.map((one) => one.homes),
+      )
       // What is resident needs no more rows: their room serves residency.
-      const enough = rowsFor(placed.homes)
-      return enough < rows ? tryRows(enough) : least
+      const enough = rowsFor(homes)
+      if (enough < rows) return tryRows(enough)
+      return { homes, devices: found.map((one) => one.device), kvTokens, maxRows }
     }
     for (const rows of [mostRows, GPU_PREFILL_ROWS, ...SHORT_OF_MEMORY_ROWS]) {
-      const found = tryRows(rows)
-      if (found) return found
+      const decided = tryRows(rows)
+      if (decided) return decided
     }
   }
-  const { residentBytes, ringBytes, kvTokens, maxRows } = least!
-  const parts = {
-    'resident weights': residentBytes,
-    ring: ringBytes,
-    'KV cache': kvTokens * slabs.kvBytesPerToken,
-    workspace: workspaceOf(fixed, maxRows),
+  const { part, device } = lacking!
+  const { gpu, asked, budget } = part
+  const named = {
+    'resident weights': device.residentBytes,
+    ring: device.ringBytes,
+    'KV cache': device.kvBytes,
+    workspace: device.workspaceBytes,
   }
-  const needed = Object.values(parts).reduce((sum, bytes) => sum + bytes, 0)
-  const list = Object.entries(parts).map(([name, bytes]) => `${name} ${megabytes(bytes)}`)
+  const list = Object.entries(named).map(([name, bytes]) => `${name} ${megabytes(bytes)}`)
   const limit =
-    wanted > gpu.memoryFreeBytes
+    asked > gpu.memoryFreeBytes
       ? `${megabytes(gpu.memoryFreeBytes)} are free on it`
       : `the budget is ${megabytes(budget)} of ${megabytes(gpu.memoryFreeBytes)} free`
+  const where = shares.length > 1 ? `${device.device}, ${gpu.name}` : gpu.name
   throw new MillraceError('OUT_OF_MEMORY', {
-    message: `the model needs at least ${megabytes(needed)} of memory on ${gpu.name} (${list.join(', ')}), ${limit}`,
-    remedy: `lower contextLength, maxSequences or kvTokens${asWanted ? ", use placement: 'auto'" : ''}, or raise vramBudget`,
+    message: `the model needs at least ${megabytes(device.vramBytes)} of memory on ${where} (${list.join(', ')}), ${limit}`,
+    remedy: `lower contextLength, maxSequences or kvTokens${wanted ? ", use placement: 'auto'" : ''}, or raise vramBudget`,
   })
 }
 
@@ -249,18 +363,14 @@ function leastHomes(units: readonly NativeUnit[], ring: number | string | undefi
   return size(first!) <= size(second!) ? first! : second!
 }
 
-function withHomes(units: readonly NativeUnit[], homes: readonly Home[]): CostedUnit[] {
-  return units.map((unit, index) => ({ ...unit, home: homes[index]! }))
+function withHomes(units: readonly NativeUnit[], homes: readonly Home[], devices: readonly number[]): CostedUnit[] {
+  return units.map((unit, index) => ({ ...unit, home: homes[index]!, device: String(devices[index]) }))
 }
 
 /** In multiples of 64, the rows of a tile. */
 function prefillRows(spec: ModelSpec, units: readonly CostedUnit[], calibration: Calibration): number {
   const even = Math.ceil(breakEvenRows(spec, units, calibration) / 64) * 64
   return Math.min(MOST_PREFILL_ROWS, Math.max(GPU_PREFILL_ROWS, even))
-}
-
-function workspaceOf({ spec, slabs, contextLength }: Fixed, maxRows: number): number {
-  return workspaceBytes(spec, slabs.units, { maxRows, maxLogitRows: MAX_LOGIT_ROWS, contextLength })
 }
 
 function decodeRows(of: Pick<ModelPlan, 'contextLength' | 'kvBytesPerToken' | 'threads'>, rows: number) {
@@ -271,7 +381,7 @@ function decodeRows(of: Pick<ModelPlan, 'contextLength' | 'kvBytesPerToken' | 't
 /** How fast a plan is on this machine. */
 export function predictionOf(spec: ModelSpec, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): Prediction {
   const { device, units, ringBytes, batch, maxRows } = plan
-  const gpu = device === 'cpu' ? undefined : machine.gpus[Number(device.slice('cuda:'.length))]
+  const gpu = gpuOf(device, machine)
   const calibration = gpu?.calibration ?? machine.calibration
   const prompt = Math.min(PREDICTED_PROMPT, plan.contextLength)
   const decode = (rows: number) =>
@@ -299,20 +409,11 @@ function checkRam(plan: Omit<ModelPlan, 'prediction'>, options: PlanOptions, mac
   })
 }
 
-/** 'cpu' or 'cuda:<index>'. Throws DEVICE_UNAVAILABLE. */
-export function chooseDevice(device: string, machine: Machine): string {
-  const count = machine.gpus.length
-  if (device === 'cpu' || (device === 'auto' && count === 0)) return 'cpu'
-  if (machine.gpuLost) throw new MillraceError('GPU_LOST', { message: machine.gpuReason })
-  const index = device === 'auto' || device === 'cuda' ? 0 : Number(device.slice('cuda:'.length))
-  if (index < count) return `cuda:${index}`
-  throw new MillraceError('DEVICE_UNAVAILABLE', {
-    message: `device '${device}' cannot be used: ${count > 0 ? `there are ${count} GPUs, counted from 0` : machine.gpuReason}`,
-  })
-}
-
-function sizeArena(homes: readonly Home[], arena: PlanOptions['arena']): number {
+function sizeArena(homes: readonly Home[], { arena, device, placement }: PlanOptions): number {
   if (!homes.includes('shared')) return 0
+  if (Array.isArray(device) && device.length > 1) {
+    throw invalidArgument("'auto', 'resident', 'streamed' or 'cpu' on several devices", 'placement', placement)
+  }
   return typeof arena === 'string' ? parseBytes(arena)! : (arena ?? 0)
 }
 

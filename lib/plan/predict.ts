@@ -8,6 +8,8 @@ import { type Calibration, type Curve, ROWS } from './calibration.ts'
 
 export interface CostedUnit {
   kind: 'attention' | 'feedForward' | 'head'
+  /** That has it. Units that name none are on one. */
+  device?: string
   home: Home
   bytes: number
   types: readonly WeightType[]
@@ -59,6 +61,26 @@ interface Task {
   onCpu: boolean
   /** Copied into the ring before. */
   streamedBytes: number
+  device: string
+}
+
+/** From one GPU to another, where a hop is to the CPU and back. */
+const CROSSING = 0.5
+
+const deviceOf = (unit: Pick<CostedUnit, 'device'>) => unit.device ?? ''
+
+/** How often rows go from one device to another in a pass. */
+function crossings(units: readonly CostedUnit[]): number {
+  return units.filter((unit, index) => index > 0 && deviceOf(unit) !== deviceOf(units[index - 1]!)).length
+}
+
+/** Bytes over the link that has most of them. */
+function linkBytes(units: readonly CostedUnit[], copied: (home: Home) => boolean): number {
+  const links = new Map<string, number>()
+  for (const unit of units) {
+    if (copied(unit.home)) links.set(deviceOf(unit), (links.get(deviceOf(unit)) ?? 0) + unit.bytes)
+  }
+  return Math.max(0, ...links.values())
 }
 
 /** The value at any number of rows. */
@@ -156,7 +178,10 @@ export function boundSeconds(parts: PassParts, { link, cpu, hopSeconds }: Calibr
   return serial + cpuAt(low)
 }
 
-/** Seconds of a pass in the steady state of one pass after the other, with the ring's size and the units' order. */
+/**
+ * Seconds of a pass in the steady state of one pass after the other, with the rings' size and the units' order. Several
+ * devices have equal parts of `ringBytes`.
+ */
 export function simulatePass(
   units: readonly CostedUnit[],
   ringBytes: number,
@@ -164,60 +189,105 @@ export function simulatePass(
   calibration: Calibration,
 ): number {
   const replayed = units.every(({ home }) => restsOnDevice(home))
-  const tasks = units.flatMap((unit): Task[] => {
+  const tasks = units.flatMap((unit, index): Task[] => {
+    const device = deviceOf(unit)
     const seconds = unitSeconds(unit, unit.home, decode, calibration, replayed)
+    const other = { onCpu: false, streamedBytes: 0, device }
+    const crosses = index > 0 && device !== deviceOf(units[index - 1]!)
+    const crossing = crosses ? [{ ...other, seconds: CROSSING * calibration.hopSeconds }] : []
     if (unit.home !== 'cpu') {
-      return [{ seconds, onCpu: false, streamedBytes: unit.home === 'streamed' ? unit.bytes : 0 }]
+      return [...crossing, { ...other, seconds, streamedBytes: unit.home === 'streamed' ? unit.bytes : 0 }]
     }
-    return [
-      { seconds: calibration.hopSeconds, onCpu: false, streamedBytes: 0 },
-      { seconds, onCpu: true, streamedBytes: 0 },
-    ]
+    return [...crossing, { ...other, seconds: calibration.hopSeconds }, { ...other, seconds, onCpu: true }]
   })
-  tasks.push({ seconds: outsideUnits(decode, calibration), onCpu: false, streamedBytes: 0 })
+  const device = deviceOf(units.at(-1)!)
+  tasks.push({ seconds: outsideUnits(decode, calibration), onCpu: false, streamedBytes: 0, device })
   return play(tasks, ringBytes, calibration)
 }
 
 const SIMULATED_PASSES = 6
 const WARM_PASSES = 3
 
-/** Two workers, one that copies in the order of use and one that computes; each slows the other while the CPU computes. */
+/** A device's copies in the order of use, and how far they have come. */
+class Link {
+  readonly copies: readonly number[]
+  readonly #room: number
+  /** Counted over all passes. */
+  #started = 0
+  ready = 0
+  used = 0
+  /** Bytes of the ring, and those left of the copy under way. */
+  #held = 0
+  #copying = 0
+
+  constructor(copies: readonly number[], ringBytes: number) {
+    this.copies = copies
+    this.#room = Math.max(ringBytes, ...copies)
+  }
+
+  get busy(): boolean {
+    return this.#started > this.ready
+  }
+
+  get left(): number {
+    return this.busy ? this.#copying : Number.POSITIVE_INFINITY
+  }
+
+  /** Begins the next copy if the link is idle and the ring has room. */
+  start(): void {
+    const next = this.copies[this.#started % this.copies.length]
+    if (this.busy || next === undefined || this.#held + next > this.#room) return
+    this.#started++
+    this.#copying = next
+    this.#held += next
+  }
+
+  copy(bytes: number): void {
+    if (!this.busy) return
+    this.#copying -= bytes
+    if (this.#copying < 1) this.ready++
+  }
+
+  release(bytes: number): void {
+    this.#held -= bytes
+    this.used++
+  }
+}
+
+/** One worker that computes, and for each device one that copies; they slow each other while the CPU computes. */
 function play(tasks: readonly Task[], ringBytes: number, { link, cpu }: Calibration): number {
-  const copies = tasks.flatMap(({ streamedBytes }) => (streamedBytes > 0 ? [streamedBytes] : []))
-  const room = Math.max(ringBytes, ...copies)
+  const devices = [...new Set(tasks.map(({ device }) => device))]
+  const links = new Map(
+    devices.map((device) => {
+      const own = tasks.filter((task) => task.device === device && task.streamedBytes > 0)
+      const copies = own.map(({ streamedBytes }) => streamedBytes)
+      return [device, new Link(copies, ringBytes / devices.length)]
+    }),
+  )
+  const all = [...links.values()]
   let time = 0
   let warmUntil = 0
-  let [started, ready, used] = [0, 0, 0] // copies, counted over all passes
-  let held = 0 // bytes of the ring
-  let copying = 0 // bytes left
   for (let pass = 0; pass < SIMULATED_PASSES; pass++) {
     if (pass === WARM_PASSES) warmUntil = time
     for (const task of tasks) {
-      const needed = task.streamedBytes > 0 ? used + 1 : 0
+      const own = links.get(task.device)!
+      const needed = task.streamedBytes > 0 ? own.used + 1 : 0
       let left = task.seconds
-      while (left > 0 || ready < needed) {
-        if (copies.length > 0 && started === ready && held + copies[started % copies.length]! <= room) {
-          copying = copies[started++ % copies.length]!
-          held += copying
-        }
-        const isCopying = started > ready
-        const isComputing = ready >= needed
+      while (left > 0 || own.ready < needed) {
+        for (const one of all) one.start()
+        const isComputing = own.ready >= needed
         const copySpeed = link.bytesPerSecond * (isComputing && task.onCpu ? link.besideCpu : 1)
-        const speed = task.onCpu && isCopying ? cpu.besideLink : 1
+        const speed = task.onCpu && all.some((one) => one.busy) ? cpu.besideLink : 1
         const step = Math.min(
-          isCopying ? copying / copySpeed : Number.POSITIVE_INFINITY,
+          ...all.map((one) => one.left / copySpeed),
           isComputing ? left / speed : Number.POSITIVE_INFINITY,
         )
         time += step
         if (isComputing) left = Math.max(0, left - step * speed)
         if (left < 1e-12) left = 0
-        if (isCopying) copying -= step * copySpeed
-        if (isCopying && copying < 1) ready++
+        for (const one of all) one.copy(step * copySpeed)
       }
-      if (needed > 0) {
-        held -= task.streamedBytes
-        used++
-      }
+      if (needed > 0) own.release(task.streamedBytes)
     }
   }
   return (time - warmUntil) / (SIMULATED_PASSES - WARM_PASSES)
@@ -231,8 +301,8 @@ export function predictDecode(
 ): DecodePrediction {
   const parts = passParts(units, decode, calibration)
   const passSeconds = simulatePass(units, ringBytes, decode, calibration)
-  const linkSeconds = parts.streamedBytes / calibration.link.bytesPerSecond
-  const hopSeconds = parts.hops * calibration.hopSeconds
+  const linkSeconds = linkBytes(units, (home) => home === 'streamed') / calibration.link.bytesPerSecond
+  const hopSeconds = (parts.hops + CROSSING * crossings(units)) * calibration.hopSeconds
   const waits = passSeconds - parts.gpuSeconds - hopSeconds - parts.cpuSeconds / calibration.cpu.besideLink
   return {
     batch: decode.rows,
@@ -256,9 +326,9 @@ function promptSeconds(spec: ModelSpec, rows: number, position: number, { prefil
   return layers * (linears + attention)
 }
 
-/** Bytes that pass through the ring where prompts are computed: those of the CPU too. */
+/** Bytes that pass through a ring where prompts are computed: those of the CPU too. */
 function promptBytes(units: readonly CostedUnit[]): number {
-  return units.reduce((sum, { home, bytes }) => sum + (restsOnDevice(home) ? 0 : bytes), 0)
+  return linkBytes(units, (home) => !restsOnDevice(home))
 }
 
 /** Rows of a prompt that take as long to compute as the link takes to bring the weights; 0 where all are resident. */
@@ -284,7 +354,10 @@ export function predictPrefill(
     const least =
       at(calibration.stepSeconds, few) +
       units.reduce((sum, { bytes }) => sum + bytes, 0) * calibration.launched.secondsPerByte[0]!
-    const seconds = Math.max(least, promptSeconds(spec, rows, position, calibration) + calibration.stepSeconds[0]!)
+    // Rows cross as through RAM; GPUs that reach each other do better.
+    const crossing = (crossings(units) * rows * spec.hidden * 4) / calibration.link.bytesPerSecond
+    const seconds =
+      crossing + Math.max(least, promptSeconds(spec, rows, position, calibration) + calibration.stepSeconds[0]!)
     computing += seconds
     total += Math.max(seconds, link)
   }

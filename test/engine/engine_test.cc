@@ -677,8 +677,8 @@ TEST(same_bits_while_homes_and_arena_move) {
   CHECK(models[0]->counters().switches > 1u);
   std::string refused;
   engine.set_homes(
-      models[0], std::vector<Home>(host->units().size(), Home::resident), {2 * largest}, [](const std::vector<Home>&) {},
-      [&](const Error& error) { refused = error.code(); });
+      models[0], std::vector<Home>(host->units().size(), Home::resident), {2 * largest},
+      [](const std::vector<Home>&) {}, [&](const Error& error) { refused = error.code(); });
   for (const auto& model : models) close_and_wait(engine, model);
   CHECK_EQ(refused, std::string(code::kInvalidArgument));
 }

@@ -90,8 +90,14 @@ describe('options', () => {
     [
       loadOptions,
       { device: 'gpu' },
-      "expected 'auto', 'cpu', 'cuda' or 'cuda:<index>' for device but received 'gpu' of type string",
+      "expected 'auto', 'cpu', 'cuda', 'cuda:<index>' or an array of GPUs for device but received 'gpu' of type string",
     ],
+    [
+      loadOptions,
+      { device: ['cuda:0', 'cuda'] },
+      "expected 'cuda:<index>' for device[1] but received 'cuda' of type string",
+    ],
+    [loadOptions, { device: [] }, "expected 'cuda:<index>' for device but received an empty array"],
     [loadOptions, { placement: 'disk' }, "for placement but received 'disk' of type string"],
     [loadOptions, { placement: ['auto'] }, 'for placement but received an array of 1'],
     [loadOptions, { ring: 0 }, 'expected an integer from 1 to 4096 for ring but received 0 of type number'],

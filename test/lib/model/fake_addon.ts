@@ -207,11 +207,13 @@ export class FakeModel implements NativeModel {
   }
 
   memory() {
-    return { hostBytes: 1, residentBytes: 0, sharedBytes: 0, ringBytes: 2, kvBytes: 3, workspaceBytes: 4 }
+    const own = { residentBytes: 0, ringBytes: 2, kvBytes: 3, workspaceBytes: 4 }
+    const devices = [{ device: 'cpu', ...own, copiedBytes: 4, directHops: false }]
+    return { hostBytes: 1, sharedBytes: 0, ...own, devices }
   }
 
-  moved: { homes: Home[]; ringBytes: number }[] = []
-  async setHomes(request: { homes: Home[]; ringBytes: number }): Promise<Home[]> {
+  moved: { homes: Home[]; ringBytes: number[] }[] = []
+  async setHomes(request: { homes: Home[]; ringBytes: number[] }): Promise<Home[]> {
     this.moved.push(request)
     return request.homes
   }

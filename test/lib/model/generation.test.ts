@@ -578,7 +578,14 @@ test('stats and memory', () => {
     stepMs: 19,
     rows: { decode: 2, prefill: 3 },
     weightBytesRead: 7,
-    streaming: { copiedBytes: 4, prefetchedBytes: 5, droppedBytes: 14, stagedBytes: 15, units: 6 },
+    streaming: {
+      copiedBytes: 4,
+      prefetchedBytes: 5,
+      droppedBytes: 14,
+      stagedBytes: 15,
+      units: 6,
+      devices: [{ device: 'cpu', copiedBytes: 4 }],
+    },
     arena: { copiedBytes: 17, switches: 18, switchMs: 20 },
     hops: 16,
     sequences: { running: 8, waiting: 9, preemptions: 12 },
@@ -595,5 +602,6 @@ test('stats and memory', () => {
     savedKvBytes: 13,
     workspaceBytes: 4,
     vramBytes: 0,
+    devices: [{ device: 'cpu', residentBytes: 0, ringBytes: 2, kvBytes: 3, workspaceBytes: 4, directHops: false }],
   })
 })

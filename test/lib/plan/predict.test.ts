@@ -33,6 +33,21 @@ const units = unitsOf(8, 100, 100, 100)
 const withHomes = (homes: readonly Home[]) => units.map((unit, index) => ({ ...unit, home: homes[index]! }))
 const all = (layers: Home) => withHomes(units.map(({ kind }) => (kind === 'head' ? 'resident' : layers)))
 
+test('two devices copy side by side: as fast as the links together, as long as the GPUs wait for them', () => {
+  const one = all('streamed')
+  const two = one.map((unit) => ({ ...unit, device: `cuda:${(unit.kind === 'head' ? 7 : Number(unit.layer)) % 2}` }))
+  const alone = predictDecode(one, 400, decode, calibration)
+  const both = predictDecode(two, 400, decode, calibration)
+  expect(alone).toMatchObject({ linkSeconds: 16, boundBy: 'link' })
+  expect(both).toMatchObject({ linkSeconds: 8, boundBy: 'link' })
+  expect(both.hopSeconds).toBeCloseTo(7 * 0.025)
+  expect(alone.passSeconds / both.passSeconds).toBeGreaterThan(1.95)
+  // Bunched, either link waits for the other half of the pass.
+  const bunched = one.map((unit, index) => ({ ...unit, device: index < 8 ? 'cuda:0' : 'cuda:1' }))
+  expect(predictDecode(bunched, 400, decode, calibration).passSeconds).toBeGreaterThan(1.3 * both.passSeconds)
+  expect(breakEvenRows(spec, two, calibration)).toBe(Math.ceil(breakEvenRows(spec, one, calibration) / 2))
+})
+
 test('curves are straight between the rows that are known, and level beyond', () => {
   const curve = ROWS.map((rows) => 10 * rows)
   expect([1, 2, 3, 6, 24, 64, 100].map((rows) => at(curve, rows))).toEqual([10, 20, 30, 60, 240, 640, 640])

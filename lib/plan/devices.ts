@@ -1,0 +1,122 @@
+/** Which device has which unit: whole layers, the devices in turn, so that each fills its ring while others compute. */
+import type { Home, ModelSpec, NativeSlabPlan, NativeUnit } from '../binding.ts'
+import { MillraceError } from '../errors.ts'
+import { invalidArgument, type PlanOptions } from '../options.ts'
+import type { Machine, ModelPlan } from './plan.ts'
+import { type WorkspaceShape, workspaceBytes } from './vram.ts'
+
+/** The units of one device. */
+export interface Share {
+  device: string
+  /** Among the model's. */
+  indices: number[]
+  /** As a model of their own: layers counted from 0, and an empty head where that is on another device. */
+  units: NativeUnit[]
+  layers: number
+  hasHead: boolean
+  /** The only one. */
+  alone: boolean
+}
+
+const NO_HEAD: NativeUnit = { kind: 'head', layer: -1, bytes: 0, types: [] }
+
+/** The head is with the last layer: its rows need not cross once more. */
+export function sharesOf(units: readonly NativeUnit[], devices: readonly string[]): Share[] {
+  const layers = (units.length - 1) / 2
+  if (devices.length > layers) {
+    throw invalidArgument(`no more devices than the model has layers (${layers})`, 'device', devices)
+  }
+  const turn = (layer: number) => layer % devices.length
+  return devices.map((device, own) => {
+    const indices = units.flatMap(({ kind, layer }, index) =>
+      turn(kind === 'head' ? layers - 1 : layer) === own ? [index] : [],
+    )
+    const hasHead = indices.at(-1) === units.length - 1
+    const renumbered = indices.map((index) => {
+      const unit = units[index]!
+      return unit.kind === 'head' ? unit : { ...unit, layer: Math.floor(unit.layer / devices.length) }
+    })
+    return {
+      device,
+      indices,
+      units: hasHead ? renumbered : [...renumbered, NO_HEAD],
+      layers: Math.floor(indices.length / 2),
+      hasHead,
+      alone: devices.length === 1,
+    }
+  })
+}
+
+/** The part of a model's homes, or of whatever else it has one a unit. */
+export function homesOfShare({ indices, hasHead }: Share, homes: readonly Home[]): Home[] {
+  return [...indices.map((index) => homes[index]!), ...(hasHead ? [] : (['resident'] as const))]
+}
+
+/** What homesOfShare() took apart. */
+export function joinHomes(shares: readonly Share[], homes: readonly (readonly Home[])[]): Home[] {
+  const joined: Home[] = []
+  for (const [at, { indices }] of shares.entries()) {
+    for (const [place, index] of indices.entries()) joined[index] = homes[at]![place]!
+  }
+  return joined
+}
+
+/** By unit, which device of the list has it. */
+export function unitDevices(shares: readonly Share[]): number[] {
+  const devices: number[] = []
+  for (const [at, { indices }] of shares.entries()) for (const index of indices) devices[index] = at
+  return devices
+}
+
+/** By unit, which of the plan's devices has it. */
+export function deviceIndices({ units, devices }: Pick<ModelPlan, 'units' | 'devices'>): number[] {
+  return unitDevices(
+    sharesOf(
+      units,
+      devices.map(({ device }) => device),
+    ),
+  )
+}
+
+/** KV cache of the device's layers. */
+export function kvBytesOf(
+  share: Share,
+  spec: ModelSpec,
+  slabs: Pick<NativeSlabPlan, 'kvBytesPerToken'>,
+  tokens: number,
+) {
+  return (tokens * slabs.kvBytesPerToken * share.layers) / spec.layers
+}
+
+/** Of the device's executor, and the rows that come to it from other devices. */
+export function workspaceBytesOf(
+  share: Share,
+  spec: ModelSpec,
+  units: readonly NativeUnit[],
+  shape: WorkspaceShape,
+): number {
+  const own = workspaceBytes(spec, units, { ...shape, maxLogitRows: share.hasHead ? shape.maxLogitRows : 1 })
+  return own + (share.alone ? 0 : shape.maxRows * spec.hidden * 4)
+}
+
+/** 'cpu', or GPUs as 'cuda:<index>'. Throws DEVICE_UNAVAILABLE, GPU_LOST or INVALID_ARGUMENT. */
+export function chooseDevices(device: PlanOptions['device'], machine: Machine): string[] {
+  if (device === undefined || typeof device === 'string') return [chooseDevice(device ?? 'auto', machine)]
+  const chosen = device.map((one) => chooseDevice(one, machine))
+  const twins = chosen.every((one) => one === 'cpu')
+  if (!twins && (chosen.includes('cpu') || new Set(chosen).size < chosen.length)) {
+    throw invalidArgument('GPUs, each of them once,', 'device', device, "such as device: ['cuda:0', 'cuda:1']")
+  }
+  return chosen
+}
+
+export function chooseDevice(device: string, machine: Machine): string {
+  const count = machine.gpus.length
+  if (device === 'cpu' || (device === 'auto' && count === 0)) return 'cpu'
+  if (machine.gpuLost) throw new MillraceError('GPU_LOST', { message: machine.gpuReason })
+  const index = device === 'auto' || device === 'cuda' ? 0 : Number(device.slice('cuda:'.length))
+  if (index < count) return `cuda:${index}`
+  throw new MillraceError('DEVICE_UNAVAILABLE', {
+    message: `device '${device}' cannot be used: ${count > 0 ? `there are ${count} GPUs, counted from 0` : machine.gpuReason}`,
+  })
+}
