@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "harness.h"
+#include "stream/small_device.h"
 
 using namespace millrace;
 
@@ -269,6 +270,52 @@ TEST(same_bits_while_homes_move_on_several_devices) {
   close_and_wait(engine, model);
   CHECK_EQ(moved.load(), 40);
   CHECK_EQ(refused.load(), 40);
+}
+
+// Devices whose memory nobody else reads, of ever more memory: either all fits and the answers are right, or what did
+// not fit is said and all is given back.
+TEST(devices_with_memory_of_their_own_or_too_little_of_it) {
+  auto random = check::random(47);
+  const auto host = tiny_model(47);
+  Engine engine;
+  const std::vector<RequestOptions> requests = some_requests(random, 6);
+  const std::vector<Result> alone = answers(engine, host, requests);
+  Placement placement;
+  placement.devices = 2;
+  placement.layers = Home::streamed;
+  placement.mixed = true;
+  placement.kv_blocks = 12;
+  placement.poison = true;
+  const ModelConfig config = make_model(host, placement)->config();
+  int refused = 0, served = 0;
+  for (size_t bytes = 16384; served < 2; bytes += bytes / 4) {
+    std::vector<std::unique_ptr<Backend>> backends;
+    std::vector<std::shared_ptr<const std::atomic<size_t>>> left;
+    for (int i = 0; i < 2; i++) {
+      auto backend = std::make_unique<SmallDevice>(uneven(bytes + i), i == 0 ? bytes : 2 * bytes);
+      left.push_back(backend->counter());
+      backends.push_back(std::move(backend));
+    }
+    try {
+      const auto model = std::make_shared<Model>(Engine::next_id(), std::move(backends), host, config);
+      engine.add(model);
+      const auto sink = std::make_shared<Collector>();
+      const std::vector<uint64_t> ids = submit_all(engine, model, requests, sink);
+      for (size_t i = 0; i < ids.size(); i++) check_same(sink->wait(ids[i]), alone[i]);
+      const ModelCounters& counters = model->counters();
+      CHECK(counters.resident_bytes > 0u);
+      CHECK_EQ(counters.staged_bytes.load(), counters.copied_bytes + counters.resident_bytes);  // nothing was pinned
+      for (const DeviceCounters& device : model->devices()) CHECK(!device.direct_hops);
+      close_and_wait(engine, model);
+      served++;
+    } catch (const Error& error) {
+      CHECK_EQ(std::string(error.code()), std::string(code::kOutOfMemory));
+      refused++;
+    }
+    CHECK_EQ(left[0]->load(), bytes);
+    CHECK_EQ(left[1]->load(), 2 * bytes);
+  }
+  CHECK(refused > 3);
 }
 
 TEST(what_cannot_be_spread_is_refused) {

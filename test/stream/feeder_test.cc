@@ -11,6 +11,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "check.h"
 #include "core/error.h"
+#include "small_device.h"
 #include "stream/arena.h"
 #include "stream/pinning.h"
 #include "stream/stager.h"
@@ -259,49 +260,6 @@ struct Tenant {
   Feeder feeder;
   std::deque<Seen> seen;
   bool exact = true;
-};
-
-// Device memory that is not host memory, and of which there may be too little.
-class SmallDevice final : public Backend {
- public:
-  SmallDevice(CpuStreamHooks hooks, size_t bytes) : inner_(create_cpu_backend(1, std::move(hooks))), left_(bytes) {}
-  const char* name() const override { return "small"; }
-  bool reads_host_memory() const override { return false; }
-  std::unique_ptr<Memory> allocate(size_t bytes, const char* what) override {
-    if (bytes > left_) throw Error(code::kOutOfMemory, what, "none");
-    left_ -= bytes;
-    return std::make_unique<Counted>(inner_->allocate(bytes, what), bytes, left_);
-  }
-  std::unique_ptr<Memory> allocate_host(size_t bytes, const char* what) override {
-    return inner_->allocate_host(bytes, what);
-  }
-  Pinner pinner() override { return inner_->pinner(); }
-  std::unique_ptr<Stream> create_stream() override { return inner_->create_stream(); }
-  std::unique_ptr<Event> create_event(EventUse use) override { return inner_->create_event(use); }
-  std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {
-    return inner_->create_executor(config);
-  }
-  size_t left() const { return left_; }
-
- private:
-  class Counted final : public Memory {
-   public:
-    Counted(std::unique_ptr<Memory> inner, size_t bytes, size_t& left)
-        : inner_(std::move(inner)), bytes_(bytes), left_(left) {}
-    ~Counted() override {
-      std::memset(inner_->data(), 0xff, bytes_);  // whoever still reads it shall notice
-      left_ += bytes_;
-    }
-    std::byte* data() const override { return inner_->data(); }
-    size_t size() const override { return bytes_; }
-
-   private:
-    std::unique_ptr<Memory> inner_;
-    size_t bytes_;
-    size_t& left_;
-  };
-  std::unique_ptr<Backend> inner_;
-  size_t left_;
 };
 
 }  // namespace
