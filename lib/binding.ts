@@ -154,6 +154,8 @@ export interface NativeLoadSettings {
   arenaBytes: number
   /** How long it keeps the arena from others that wait, while it has work. */
   turnMs: number
+  /** With more sequences that decode than this, units at home on the CPU are streamed for them all. */
+  cpuRows: number
   contextLength: number
   kvBlocks: number
   /** Rows of a step: decode rows first, then prefill. */

@@ -59,6 +59,12 @@ export interface PlanOptions {
   batch?: number | undefined
   /** 'auto' may leave feed-forwards to the CPU beside a GPU. Default true. */
   coExecute?: boolean | undefined
+  /**
+   * Beside a GPU, who computes the CPU's feed-forwards moves with the load: with more sequences than the CPU serves as
+   * fast as the link they are streamed for all. Then the bits of an answer may depend on how many others there were.
+   * Default false.
+   */
+  adaptive?: boolean | undefined
   /** Threads that compute on the CPU. Default: the cores that this process may use. */
   threads?: number | undefined
 }
@@ -263,6 +269,7 @@ const plan = {
   ramBudget: budget.optional(),
   batch: integer(1, 65536).optional(),
   coExecute: boolean().optional(),
+  adaptive: boolean().optional(),
   threads: integer(1, 1024).optional(),
 }
 

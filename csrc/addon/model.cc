@@ -420,6 +420,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
     config.direct_hops = bool_field(request, "directHops");
     config.arena_bytes = size_field(request, "arenaBytes");
     config.turn_ms = int_field(request, "turnMs");
+    config.cpu_rows = int_field(request, "cpuRows");
     config.context_length = int_field(request, "contextLength");
     config.kv_blocks = int_field(request, "kvBlocks");
     config.max_rows = int_field(request, "maxRows");

@@ -316,10 +316,14 @@ void Model::run_pass(Step step) {
     if (trace_) trace_->end(Trace::of(Trace::compute, at));
   };
   if (cpu_) step.hops_before = cpu_->hops;
+  // With as many sequences again, the next pass will take the same way.
+  const bool crowd = cpu_ && step.decode_rows > config_.cpu_rows;
+  const Route next = crowd ? Route::prefill : Route::decode;
+  const Route route = step.rows > step.decode_rows ? Route::prefill : next;
   for (int i = 0; i < static_cast<int>(sides_.size()); i++) {
     Side& side = sides_[i];
     const uint64_t brought = side.feeder->counters().shared_bytes;
-    side.feeder->begin(step.rows > step.decode_rows ? Route::prefill : Route::decode);
+    side.feeder->begin(route, next);
     if (side.feeder->counters().shared_bytes > brought) counters_.switches.fetch_add(1, std::memory_order_relaxed);
     Step own = step;
     if (i != head) own.logits = {}, own.adjustments = {};
@@ -346,7 +350,7 @@ void Model::run_pass(Step step) {
       cross(before, side);
       end_span();
     }
-    const bool hops = home == Home::cpu && step.decode_rows > 0;
+    const bool hops = home == Home::cpu && step.decode_rows > 0 && !crowd;
     if (hops) {
       // The CPU's part is enqueued first: whatever then holds up the host, it will come.
       const uint64_t ticket = ++cpu_->hops;
@@ -369,7 +373,7 @@ void Model::run_pass(Step step) {
           side.executor->attention(compute, unit);
           break;
         case UnitKind::feed_forward:
-          side.executor->feed_forward(compute, unit, home == Home::cpu ? RowKind::prefill : RowKind::all);
+          side.executor->feed_forward(compute, unit, hops ? RowKind::prefill : RowKind::all);
           break;
         case UnitKind::head:
           side.executor->head(compute, unit);

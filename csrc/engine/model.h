@@ -26,6 +26,7 @@ struct ModelConfig {
   int max_logit_rows = 0;
   bool prefix_reuse = true;
   bool deterministic = false;  // no reuse of keys and values that decoding computed
+  int cpu_rows = INT32_MAX;    // with more decode rows than this, `cpu` units are streamed for them all
   int turn_ms = 250;           // how long it keeps the arena from others that wait for it, while it has work
   int max_queue = 0;           // requests that may wait; 0: any number
   bool poison = false;

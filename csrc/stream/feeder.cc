@@ -211,7 +211,7 @@ size_t Feeder::missing_bytes() {
   return bytes;
 }
 
-void Feeder::begin(Route route) {
+void Feeder::begin(Route route, Route next) {
   choose_wanted();
   for (size_t i = 0; i < config_.homes.size(); i++) {
     const int unit = static_cast<int>(i);
@@ -228,8 +228,8 @@ void Feeder::begin(Route route) {
   const std::vector<int> order = ring_order(route);
   std::fill(ringed_.begin(), ringed_.end(), false);
   for (const int unit : order) ringed_[unit] = true;
-  next_pass_ = ring_order(Route::decode);
-  // What is in the ring was meant for passes of the decode route: this one may need others.
+  next_pass_ = ring_order(next);
+  // What is in the ring was meant for the pass that was expected: this one may need others.
   const auto expected = [&](size_t i) {
     if (i < order.size()) return order[i];
     return next_pass_.empty() ? -1 : next_pass_[(i - order.size()) % next_pass_.size()];

@@ -65,7 +65,7 @@ struct FeederCounters {
 // Which units a pass streams.
 enum class Route : uint8_t {
   decode,   // those whose home is `streamed`
-  prefill,  // those at home on the CPU too
+  prefill,  // those at home on the CPU too: with prompts, and with more sequences than the CPU is meant to serve
 };
 
 class Feeder final : private Arena::Tenant {
@@ -79,8 +79,9 @@ class Feeder final : private Arena::Tenant {
   // units in ascending order, each once.
   void prefetch();
   // A pass begins. What was copied ahead for the other route and is of no use to this one is dropped; shared units that
-  // are not in the arena are on their way there.
-  void begin(Route route);
+  // are not in the arena are on their way there. `next`: of the pass that is expected after it, for which copies run
+  // ahead.
+  void begin(Route route, Route next = Route::decode);
   // The unit passes through the ring in this pass.
   bool streams(int unit) const { return ringed_[unit]; }
   // The unit is on the device, complete since before this pass, and stays there until the pass has ended.

@@ -24,6 +24,7 @@ export interface LoadFlags {
   threads?: number
   vramBudget?: string
   coExecute?: boolean
+  adaptive?: boolean
   ramBudget?: string
   arena?: string
   trace?: string
@@ -95,6 +96,9 @@ export function addLoadFlags(command: Command, context = 'longest prompt and ans
     .addOption(new Option('--threads <count>', 'threads that compute on the CPU').argParser(parseNumber))
     .addOption(
       new Option('--vram-budget <size>', 'GPU memory for the model: a size such as 6GiB, or 80% of what is free'),
+    )
+    .addOption(
+      new Option('--adaptive', 'beside a GPU, what the CPU computes is streamed for crowds that it would hold up'),
     )
     .addOption(new Option('--no-co-execute', 'beside a GPU the CPU computes nothing unless --placement names it'))
     .addOption(new Option('--ram-budget <size>', 'system RAM for the model: a size, or a share'))
@@ -171,9 +175,9 @@ export function samplingOptions(flags: SamplingFlags): GenerateOptions {
 
 /** A plan as the flags have it. */
 export function planOptions(flags: LoadFlags): PlanOptions {
-  const { device, placement, ring, context, threads, vramBudget, ramBudget, arena, coExecute } = flags
+  const { device, placement, ring, context, threads, vramBudget, ramBudget, arena, coExecute, adaptive } = flags
   const sizes = { ring, contextLength: context, vramBudget, ramBudget, arena }
-  const options = { device, placement, threads, coExecute, ...sizes }
+  const options = { device, placement, threads, coExecute, adaptive, ...sizes }
   return validate(planSchema, options, 'options')
 }
 

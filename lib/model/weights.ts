@@ -46,6 +46,7 @@ export async function loadWeights(
         directHops: true,
         arenaBytes: plan.arenaBytes,
         turnMs: plan.turnMs,
+        cpuRows: plan.cpuRows,
         contextLength: plan.contextLength,
         kvBlocks: plan.kvTokens / KV_BLOCK_TOKENS,
         maxRows: plan.maxRows,

@@ -71,6 +71,8 @@ export interface ModelPlan {
   arenaBytes: number
   /** Milliseconds that the model keeps the arena while others wait for it. */
   turnMs: number
+  /** With more sequences that decode at once, units at home on the CPU are streamed for them all; more than can be: never. */
+  cpuRows: number
   /** Tokens of one request, prompt and answer. */
   contextLength: number
   kvBytesPerToken: number
@@ -133,6 +135,7 @@ const SHORT_OF_MEMORY_ROWS = [960, 448, 192]
 const DEFAULT_CONTEXT = 4096
 const DEFAULT_SEQUENCES = 4
 const DEFAULT_TURN_MS = 250
+const ANY_ROWS = 2 ** 31 - 1
 const DEFAULT_VRAM_BUDGET = '90%'
 /** Predictions are of sequences that have so many tokens, and of prompts of so many; less in shorter contexts. */
 const PREDICTED_CONTEXT = 512
@@ -152,7 +155,7 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
   const { homes, devices, kvTokens, maxRows } = gpu ? planGpus(fixed, gpus) : planCpu(fixed)
   const streams = gpu && homes.some((home) => home !== 'resident')
   const deviceOf = unitDevices(shares)
-  const plan: Omit<ModelPlan, 'prediction'> = {
+  const fixedRoute: Omit<ModelPlan, 'prediction'> = {
     device: names[0]!,
     units: slabs.units.map((unit, index): PlannedUnit => {
       return { ...unit, device: names[deviceOf[index]!]!, home: homes[index]! }
@@ -160,6 +163,7 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
     ...sums(devices),
     arenaBytes: sizeArena(homes, options),
     turnMs: options.turnMs ?? DEFAULT_TURN_MS,
+    cpuRows: ANY_ROWS,
     contextLength,
     kvBytesPerToken: slabs.kvBytesPerToken,
     kvTokens,
@@ -170,6 +174,7 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
     maxRows,
     threads,
   }
+  const plan = options.adaptive ? { ...fixedRoute, cpuRows: mostCpuRows(spec, fixedRoute, machine) } : fixedRoute
   checkRam(plan, options, machine)
   return { ...plan, prediction: predictionOf(spec, plan, machine) }
 }
@@ -378,15 +383,27 @@ function decodeRows(of: Pick<ModelPlan, 'contextLength' | 'kvBytesPerToken' | 't
   return { rows, context: Math.min(PREDICTED_CONTEXT, contextLength), kvBytesPerToken, threads }
 }
 
+/** The most sequences that the CPU serves no slower than the link would: beyond, its units are streamed. */
+function mostCpuRows(spec: ModelSpec, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): number {
+  if (plan.device === 'cpu' || !plan.units.some((unit) => unit.home === 'cpu')) return ANY_ROWS
+  const seconds = (rows: number, cpuRows: number) =>
+    predictionOf(spec, { ...plan, batch: rows, cpuRows }, machine).batch.passSeconds
+  for (let rows = 1; rows <= MAX_LOGIT_ROWS; rows++) {
+    if (seconds(rows, 0) < seconds(rows, ANY_ROWS)) return rows - 1
+  }
+  return ANY_ROWS
+}
+
 /** How fast a plan is on this machine. */
 export function predictionOf(spec: ModelSpec, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): Prediction {
   const { device, units, ringBytes, batch, maxRows } = plan
   const gpu = gpuOf(device, machine)
   const calibration = gpu?.calibration ?? machine.calibration
   const prompt = Math.min(PREDICTED_PROMPT, plan.contextLength)
+  const streamed = units.map((unit) => (unit.home === 'cpu' ? { ...unit, home: 'streamed' as const } : unit))
   const decode = (rows: number) =>
     gpu
-      ? predictDecode(units, ringBytes, decodeRows(plan, rows), calibration)
+      ? predictDecode(rows > plan.cpuRows ? streamed : units, ringBytes, decodeRows(plan, rows), calibration)
       : predictCpu(units, decodeRows(plan, rows), calibration)
   // The twin's rows are bound by arithmetic, in a prompt as in a large batch.
   const prefill = gpu

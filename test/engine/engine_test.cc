@@ -622,6 +622,41 @@ TEST(a_trace_has_every_unit_of_every_side) {
   CHECK_EQ(text.substr(text.size() - 2), std::string("]\n"));
 }
 
+// More sequences than the CPU is meant to serve: its units are streamed for them all, and the bits are the same on
+// twins.
+TEST(a_crowd_streams_what_the_cpu_computes_for_few) {
+  auto random = check::random(24);
+  const auto host = tiny_model(24);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  std::vector<RequestOptions> requests;
+  for (int i = 0; i < 12; i++) requests.push_back(request(random));
+  std::vector<Result> alone;
+  const auto resident = make_model(host, {});
+  engine.add(resident);
+  for (const RequestOptions& options : requests) alone.push_back(sink->wait(engine.submit(resident, options, sink)));
+  close_and_wait(engine, resident);
+
+  Placement placement;
+  placement.cpu_feed_forwards = true;
+  placement.poison = true;
+  ModelConfig config = make_model(host, placement)->config();
+  config.cpu_rows = 3;
+  const auto model =
+      std::make_shared<Model>(Engine::next_id(), create_cpu_backend(2), host, config, create_cpu_backend(2));
+  engine.add(model);
+  std::vector<uint64_t> ids;
+  for (const RequestOptions& options : requests) ids.push_back(engine.submit(model, options, sink));
+  for (size_t i = 0; i < ids.size(); i++) check_same(sink->wait(ids[i]), alone[i]);
+  const uint64_t hops = model->counters().hops, steps = model->counters().steps;
+  CHECK(hops < 2 * steps);  // two units of the CPU a pass of few
+  RequestOptions one = requests[0];
+  one.max_tokens = 20;
+  sink->wait(engine.submit(model, one, sink));
+  CHECK_EQ(model->counters().hops - hops, 2u * 19u);
+  close_and_wait(engine, model);
+}
+
 // Models that share an arena too small for them, whose limit moves, and one whose units move between resident and
 // streamed while it serves: every text equals the one of an undisturbed model.
 TEST(same_bits_while_homes_and_arena_move) {

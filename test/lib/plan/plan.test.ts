@@ -5,7 +5,7 @@ import type { PlanOptions } from '../../../lib/options.ts'
 import { KV_BLOCK_TOKENS, type Machine, makePlan } from '../../../lib/plan/plan.ts'
 import * as fixture from './fixture.ts'
 
-const { spec, slabs, machine, gpu } = fixture
+const { spec, slabs, machine, gpu, unitsOf } = fixture
 const plan = (options: PlanOptions = {}, on: Partial<Machine> = {}) =>
   makePlan(spec, slabs, options, { ...machine, ...on })
 
@@ -201,4 +201,19 @@ test('whatever the options, the plan is consistent', () => {
       expect(made.threads).toBe(options.threads)
     }),
   )
+})
+
+test('adaptive: the CPU serves as many as it serves no slower than the link', () => {
+  const large = { ...slabs, units: unitsOf(spec.layers, 20e6, 90e6, 100e6) }
+  const options = { device: 'cuda', placement: 'cpu' as const, contextLength: 64, maxSequences: 1 }
+  const made = (more: PlanOptions) => makePlan(spec, large, { ...options, ...more }, { ...machine, gpus: [gpu] })
+  const fixed = made({})
+  expect(fixed.cpuRows).toBe(2 ** 31 - 1)
+  const { cpuRows } = made({ adaptive: true })
+  expect(cpuRows).toBeGreaterThan(0)
+  expect(cpuRows).toBeLessThan(64)
+  const seconds = (batch: number, adaptive: boolean) => made({ batch, adaptive }).prediction.batch.passSeconds
+  expect(seconds(cpuRows, true)).toBe(seconds(cpuRows, false))
+  expect(seconds(cpuRows + 1, true)).toBeLessThan(seconds(cpuRows + 1, false))
+  expect(made({ adaptive: true, placement: 'streamed' }).cpuRows).toBe(2 ** 31 - 1)
 })
