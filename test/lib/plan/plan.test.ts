@@ -205,7 +205,7 @@ test('whatever the options, the plan is consistent', () => {
 
 test('adaptive: the CPU serves as many as it serves no slower than the link', () => {
   const large = { ...slabs, units: unitsOf(spec.layers, 20e6, 90e6, 100e6) }
-  const options = { device: 'cuda', placement: 'cpu' as const, contextLength: 64, maxSequences: 1 }
+  const options = { device: 'cuda', placement: 'cpu' as const, contextLength: 64, maxSequences: 1, threads: 16 }
   const made = (more: PlanOptions) => makePlan(spec, large, { ...options, ...more }, { ...machine, gpus: [gpu] })
   const fixed = made({})
   expect(fixed.cpuRows).toBe(2 ** 31 - 1)
