@@ -25,6 +25,7 @@ export function gpuMemoryFor(
   native: NativeAddon,
   { device, vramBytes }: Pick<PlannedDevice, 'device' | 'vramBytes'>,
 ): number {
+  if (device === 'cpu') return native.probeCpu().memoryAvailableBytes
   const gpu = native.probeGpus().gpus[Number(device.slice('cuda:'.length))]
   return (gpu?.memoryFreeBytes ?? 0) + vramBytes
 }

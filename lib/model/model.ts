@@ -272,18 +272,18 @@ export class Model implements AsyncDisposable {
     this.#requireUsable()
     const { native, ring, gpuMemory } = this.#parts
     const plan = this.#plan
-    if (plan.device === 'cpu') {
-      throw new MillraceError('INVALID_ARGUMENT', {
-        message: 'the model is on the CPU, where no GPU memory can be budgeted',
-        remedy: "load it with device: 'cuda'",
-      })
-    }
     const budgets = plan.devices.map((device) => budgetBytes('budget', checked, gpuMemory(device)))
     if (plan.units.some((unit) => unit.home === 'shared')) {
       const arenaBytes = budgets[0]!
       await awaitNative(() => native.setArena(arenaBytes))
       this.#plan = { ...plan, arenaBytes }
       return this.#plan
+    }
+    if (plan.device === 'cpu') {
+      throw new MillraceError('INVALID_ARGUMENT', {
+        message: 'the model is on the CPU, where weights are read where they lie: there is no GPU memory to budget',
+        remedy: "load it with device: 'cuda', or with placement: 'shared' to give its arena another size",
+      })
     }
     const { homes, rings } = withinBudgets(plan, ring, budgets)
     const found = await awaitNative(() => native.setHomes({ homes, ringBytes: rings }))

@@ -24,6 +24,10 @@ test('models that share an arena too small for them answer as one that is alone'
   found.forEach((answer, index) => {
     expect(answer).toEqual(expected[Math.floor(index / 2)])
   })
+  const half = await first.setBudget(Math.round(bytes / 2))
+  expect(half.arenaBytes).toBe(Math.round(bytes / 2))
+  expect(await tell(first, 2)).toEqual(expected[1])
+  expect(first.memory.sharedBytes + second.memory.sharedBytes).toBeLessThanOrEqual(bytes / 2)
   expect(first.stats.arena.switches).toBeGreaterThan(0)
   expect(first.memory.sharedBytes + second.memory.sharedBytes).toBeLessThanOrEqual(1.2 * bytes)
 })
