@@ -316,12 +316,16 @@ Weights CudaExecutor::weights(int unit) const {
 }
 
 void CudaExecutor::set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) {
-  if (unit_table_[unit] == slab && early_[unit] == permanent) return;
+  // A kernel that may begin before its predecessor has ended reads the table, too: its entry must be an old one.
+  const bool moved = unit_table_[unit] != slab;
+  const bool early = permanent && !moved;
+  if (!moved && early_[unit] == early) return;
   auto& cuda = static_cast<CudaStream&>(stream);
   cuda.use_device();
   flush(cuda);
+  early_[unit] = early;
+  if (!moved) return;
   unit_table_[unit] = slab;
-  early_[unit] = permanent;
   // By a kernel: a copy would queue behind the slabs.
   check(cuda::set_unit(device_unit_table_, unit, slab, cuda.get()), "setting a unit's address");
 }

@@ -215,8 +215,9 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
   Napi::Value set_arena(const Napi::CallbackInfo& info) {
     const auto bytes = static_cast<size_t>(info[0].As<Napi::Number>().DoubleValue());
     const Pending made = pending(info.Env());
-    Engine::process().set_arena_limit(model_, bytes,
-                                      [made] { made.resolve([](Napi::Env at) { return at.Undefined(); }); });
+    Engine::process().set_arena_limit(
+        model_, bytes, [made] { made.resolve([](Napi::Env at) { return at.Undefined(); }); },
+        [made](const Error& error) { made.reject(error); });
     return made.deferred->Promise();
   }
 

@@ -23,6 +23,8 @@ void settle(Body&& body, const std::function<void(const Error&)>& failed) {
     failed(error);
   } catch (const std::bad_alloc&) {
     failed(Error(code::kOutOfMemory, "system memory did not suffice", "free memory and try again"));
+  } catch (const std::exception& error) {
+    failed(Error(code::kInternal, error.what(), "report this with what led to it"));
   }
 }
 
@@ -64,7 +66,13 @@ void Engine::add(std::shared_ptr<Model> model) {
     if (served.model->shares()) {
       const size_t wanted = served.model->config().arena_bytes;
       const bool first = served.model->arena()->limit() == 0;
-      if (wanted > 0 || first) served.model->set_arena_limit(wanted > 0 ? wanted : served.model->shared_unit_bytes());
+      // A device that is lost tells so at the first request.
+      settle(
+          [&] {
+            if (wanted > 0) served.model->set_arena_limit(wanted);
+            if (wanted == 0 && first) served.model->set_arena_limit(served.model->shared_unit_bytes());
+          },
+          [](const Error&) {});
     }
     models_.push_back(std::move(served));
   });
@@ -160,10 +168,16 @@ void Engine::set_homes(const std::shared_ptr<Model>& model, std::vector<Home> ho
   });
 }
 
-void Engine::set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, std::function<void()> done) {
-  post([this, model, bytes, done = std::move(done)] {
-    if (find(model.get()) != nullptr && model->shares()) model->set_arena_limit(bytes);
-    done();
+void Engine::set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, std::function<void()> done,
+                             std::function<void(const Error&)> failed) {
+  post([this, model, bytes, done = std::move(done), failed = std::move(failed)] {
+    settle(
+        [&] {
+          require_open(*model);
+          if (model->shares()) model->set_arena_limit(bytes);
+          done();
+        },
+        failed);
   });
 }
 

@@ -44,7 +44,8 @@ class Engine {
   void set_homes(const std::shared_ptr<Model>& model, std::vector<Home> homes, std::vector<size_t> ring_bytes,
                  std::function<void(std::vector<Home>)> done, std::function<void(const Error&)> failed);
   // Bytes of device memory that the shared units of all models of this one's device may take.
-  void set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, std::function<void()> done);
+  void set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, std::function<void()> done,
+                       std::function<void(const Error&)> failed);
   // Writes a trace of the model's passes to a file, or no more if `path` is empty.
   void trace(const std::shared_ptr<Model>& model, std::string path, std::function<void()> done,
              std::function<void(const Error&)> failed);

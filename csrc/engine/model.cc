@@ -35,7 +35,10 @@ Model::Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::s
   create_sides(std::move(backends), cpu != nullptr);
   create_inboxes();
   if (cpu) create_cpu_side(std::move(cpu));
-  for (const Side& side : sides_) side.feeder->prefetch();
+  // Shared units pass through the ring only where the arena has no room: the first pass will tell.
+  for (const Side& side : sides_) {
+    if (arena_ == nullptr) side.feeder->prefetch();
+  }
 
   memory_.host_bytes = host_->bytes();
   for (const DeviceCounters& device : devices_) {
@@ -216,6 +219,7 @@ Model::~Model() {
 
 void Model::abandon_pass() {
   for (const Side& side : sides_) side.executor->abandon(*side.compute);
+  if (trace_) trace_->abandon();
   give_up_hops();
   come_to_rest();
   for (const Side& side : sides_) side.feeder->restart();

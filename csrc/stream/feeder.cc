@@ -83,29 +83,32 @@ FeederCounters& FeederCounters::operator+=(const FeederCounters& other) {
   return *this;
 }
 
-void Feeder::make_ring(size_t bytes) {
-  size_t smallest = SIZE_MAX;
+void Feeder::make_ring(size_t wish) {
+  size_t smallest = SIZE_MAX, largest = 0;
   for (size_t unit = 0; unit < config_.homes.size(); unit++) {
-    if (may_pass(config_.homes[unit])) smallest = std::min(smallest, config_.unit_bytes[unit]);
+    if (!may_pass(config_.homes[unit])) continue;
+    smallest = std::min(smallest, config_.unit_bytes[unit]);
+    largest = std::max(largest, config_.unit_bytes[unit]);
   }
-  if (smallest == SIZE_MAX) bytes = 0;  // nothing will pass through it
-  if (ring_bytes() != bytes) {
-    const size_t before = ring_bytes();
-    ring_memory_.reset();
-    try {
-      if (bytes > 0) ring_memory_ = backend_.allocate(bytes, "the ring");
-    } catch (const Error&) {
-      if (before == 0) throw;
-      ring_memory_ = backend_.allocate(before, "the ring");
-      bytes = before;
-    }
-  }
+  const size_t bytes = largest == 0 ? 0 : std::max(wish, largest);
   slots_.clear();
   to_fill_.clear();
-  ring_ = Ring(bytes);
-  if (bytes == 0) return;
+  if (ring_bytes() != bytes) {
+    ring_ = Ring(0);
+    ring_memory_.reset();
+    for (size_t size = bytes; size > 0 && !ring_memory_; size = std::max(largest, size / 2)) {
+      try {
+        ring_memory_ = backend_.allocate(size, "the ring");
+      } catch (const Error& error) {
+        // A device whose memory others have taken: a smaller ring is slower, but a ring.
+        if (size == largest || std::string_view(error.code()) != code::kOutOfMemory) throw;
+      }
+    }
+  }
+  ring_ = Ring(ring_bytes());
+  if (!ring_memory_) return;
   // Slots live at once plus the stale ones of one full circle, each at least the smallest unit.
-  const size_t events = 2 * (bytes / smallest + 2);
+  const size_t events = 2 * (ring_bytes() / smallest + 2);
   while (ready_.size() < events) {
     ready_.push_back(backend_.create_event());
     free_.push_back(backend_.create_event());
@@ -136,8 +139,17 @@ void Feeder::bring(int unit, std::byte* memory) {
 }
 
 void Feeder::evicted(int unit) {
-  places_[unit].block = nullptr;
-  places_[unit].state = Place::absent;
+  Place& place = places_[unit];
+  // A pass that used it not has not waited for its copy either: whoever has the block next must not find it written.
+  if (place.state == Place::coming && !place.waited) {
+    try {
+      place.ready->synchronize();
+    } catch (const Error&) {
+      // A device that is lost copies no more.
+    }
+  }
+  place.block = nullptr;
+  place.state = Place::absent;
 }
 
 void Feeder::drain() {
@@ -195,9 +207,9 @@ void Feeder::choose_wanted() {
     wanted_[unit] = share == 1.0 || static_cast<double>(chosen + config_.unit_bytes[unit]) <= due;
     if (wanted_[unit]) {
       chosen += config_.unit_bytes[unit];
-    } else if (places_[unit].block != nullptr) {
-      config_.arena->give_back(*places_[unit].block);
+    } else if (Arena::Block* block = places_[unit].block) {
       evicted(static_cast<int>(unit));
+      config_.arena->give_back(*block);
     }
   }
 }
@@ -212,6 +224,7 @@ size_t Feeder::missing_bytes() {
 }
 
 void Feeder::begin(Route route, Route next) {
+  if (!ring_memory_) make_ring(config_.ring_bytes);  // if there was no room for it: there may be now
   choose_wanted();
   for (size_t i = 0; i < config_.homes.size(); i++) {
     const int unit = static_cast<int>(i);
@@ -220,7 +233,14 @@ void Feeder::begin(Route route, Route next) {
     if (!wanted_[unit] || place.state != Place::absent) continue;
     place.block = config_.arena->take(backend_, config_.unit_bytes[unit], *this, unit);
     if (place.block == nullptr) continue;
-    bring(unit, place.block->memory->data());
+    try {
+      bring(unit, place.block->memory->data());
+    } catch (...) {
+      drain();  // part of it may be on its way
+      config_.arena->give_back(*place.block);
+      place.block = nullptr;
+      throw;
+    }
     counters_.copied_bytes += config_.unit_bytes[unit];
     counters_.shared_bytes += config_.unit_bytes[unit];
   }
@@ -325,9 +345,14 @@ void Feeder::check_homes(const std::vector<Home>& homes, size_t ring_bytes) cons
 void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
   check_homes(homes, ring_bytes);
   restart();
+  // Homes and places change together: whatever fails in between, each unit is where its home says.
   for (size_t unit = 0; unit < homes.size(); unit++) {
-    if (homes[unit] == Home::streamed && config_.homes[unit] == Home::resident) places_[unit] = Place{};
+    if (homes[unit] != Home::streamed || config_.homes[unit] != Home::resident) continue;
+    config_.homes[unit] = Home::streamed;
+    places_[unit] = Place{};
   }
+  config_.ring_bytes = ring_bytes;
+  make_ring(ring_bytes);  // before the uploads, which may need what a larger one had
   for (size_t i = 0; i < homes.size(); i++) {
     const int unit = static_cast<int>(i);
     if (homes[unit] != Home::resident || config_.homes[unit] == Home::resident) continue;
@@ -335,20 +360,19 @@ void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
     if (backend_.reads_host_memory()) {
       place.address = source_.slab(unit);
       place.state = Place::there;
-      continue;
+    } else {
+      try {
+        place.memory = backend_.allocate(config_.unit_bytes[unit], "a resident unit");
+        bring(unit, place.memory->data());
+      } catch (const Error& error) {
+        drain();  // what part of it is on its way
+        place = Place{};
+        if (std::string_view(error.code()) != code::kOutOfMemory) throw;
+        continue;  // it stays streamed
+      }
     }
-    try {
-      place.memory = backend_.allocate(config_.unit_bytes[unit], "a resident unit");
-    } catch (const Error& error) {
-      if (std::string_view(error.code()) != code::kOutOfMemory) throw;
-      homes[unit] = Home::streamed;
-      ring_bytes = std::max(ring_bytes, config_.unit_bytes[unit]);
-      continue;
-    }
-    bring(unit, place.memory->data());
+    config_.homes[unit] = Home::resident;
   }
-  config_.homes = std::move(homes);
-  config_.ring_bytes = ring_bytes;
   make_ring(ring_bytes);
   next_pass_ = ring_order(Route::decode);
 }

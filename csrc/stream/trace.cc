@@ -97,6 +97,10 @@ void Trace::write(Track track, const std::string& name, double begin_us, double 
                name.c_str(), begin_us, us);
 }
 
+void Trace::abandon() {
+  std::erase_if(open_, [](const Span& span) { return !span.end; });
+}
+
 void Trace::collect() {
   while (!open_.empty() && open_.front().end && open_.front().end->done()) {
     Span& span = open_.front();

@@ -31,6 +31,8 @@ class Trace {
   void begin(Track track, std::string name);
   void end(Track track);
   void host_span(std::string name, Clock::time_point begin, Clock::time_point end);
+  // Forgets what was begun and not ended, of a pass that was given up.
+  void abandon();
   // Writes what has come to pass.
   void collect();
 

@@ -695,18 +695,20 @@ TEST(same_bits_while_homes_and_arena_move) {
     for (const auto& model : models) ids.push_back(engine.submit(model, options, sink));
   }
   std::atomic<int> moved{0};
+  const auto fails = [](const Error& error) { throw error; };
   for (int i = 0; i < 60; i++) {
     std::vector<Home> homes;
     for (size_t unit = 0; unit < host->units().size(); unit++) {
       homes.push_back(random() % 2 == 0 ? Home::resident : Home::streamed);
     }
     engine.set_homes(
-        models[2], homes, {largest + random() % largest}, [&](const std::vector<Home>&) { moved++; },
-        [](const Error& error) { throw error; });
-    engine.set_arena_limit(models[0], random() % (2 * slabs), [] {});
+        models[2], homes, {largest + random() % largest}, [&](const std::vector<Home>&) { moved++; }, fails);
+    engine.set_arena_limit(
+        models[0], random() % (2 * slabs), [] {}, fails);
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  engine.set_arena_limit(models[0], slabs, [] {});
+  engine.set_arena_limit(
+      models[0], slabs, [] {}, fails);
   for (size_t i = 0; i < ids.size(); i++) check_same(sink->wait(ids[i]), alone[i / models.size()]);
   CHECK_EQ(moved.load(), 60);
   CHECK(models[0]->counters().switches > 1u);

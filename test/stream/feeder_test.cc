@@ -342,7 +342,7 @@ TEST(a_device_that_is_full_leaves_units_streamed) {
   tenant.feeder.set_homes(std::vector<Home>(6, Home::resident), 0);
   int resident = 0;
   for (const Home home : tenant.feeder.homes()) resident += home == Home::resident;
-  CHECK_EQ(resident, 3);
+  CHECK_EQ(resident, 4);  // and a ring of one unit for the two others
   tenant.pass(*compute, Route::decode);
   compute->synchronize();
   tenant.compare();
@@ -352,6 +352,108 @@ TEST(a_device_that_is_full_leaves_units_streamed) {
   CHECK_THROWS_CODE(tenant.feeder.set_homes(other, 2000), code::kInvalidArgument);
   tenant.feeder.set_homes(std::vector<Home>(6, Home::streamed), 1500);
   CHECK_EQ(device.left(), 4000u);
+}
+
+// A unit that a pass does not use (the head, where nobody wants logits) may still be on its way when it gives way: its
+// block's next owner must not find it written, and its memory not be freed under the copy.
+TEST(a_unit_gives_way_only_when_its_copy_has_come) {
+  auto random = check::random(9);
+  const Slabs mine(3, 2000, 2000, random), theirs(3, 2000, 2000, random);
+  CpuStreamHooks hooks;
+  hooks.copy_chunk = 200;
+  hooks.before_copy = [] { std::this_thread::sleep_for(std::chrono::milliseconds(1)); };
+  SmallDevice slow(hooks, 100000), fast({}, 100000);
+  Arena arena;
+  arena.set_limit(6000);
+  FeederConfig config;
+  config.homes.assign(3, Home::shared);
+  config.unit_bytes.assign(3, 2000);
+  config.ring_bytes = 2000;
+  config.arena = &arena;
+  const auto compute = fast.create_stream();
+  Tenant first(slow, mine, config), second(fast, theirs, config);
+  first.feeder.begin(Route::decode);
+  for (int unit = 0; unit < 2; unit++) {
+    first.feeder.acquire(*compute, unit);
+    first.feeder.release(*compute, unit);
+  }
+  compute->synchronize();
+  second.pass(*compute, Route::decode);
+  compute->synchronize();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // as long as a copy that nobody waited for would take
+  second.pass(*compute, Route::decode);
+  compute->synchronize();
+  second.compare();
+  CHECK(second.exact);
+  first.feeder.begin(Route::decode);
+  arena.set_limit(0);  // frees blocks under copies, if they are not waited for
+  CHECK_EQ(arena.bytes(), 0u);
+}
+
+// Staging memory that is refused in the middle of bringing a unit: nothing is lost, and the next try may succeed.
+TEST(a_unit_that_cannot_be_brought_leaves_nothing_behind) {
+  auto random = check::random(10);
+  Slabs slabs(3, 2000, 2000, random);
+  slabs.pin(0);  // none is: all copies need the window
+  SmallDevice device({}, 100000);
+  Arena arena;
+  arena.set_limit(6000);
+  FeederConfig config;
+  config.homes = {Home::shared, Home::streamed, Home::shared};
+  config.unit_bytes.assign(3, 2000);
+  config.ring_bytes = 2000;
+  config.arena = &arena;
+  const auto compute = device.create_stream();
+  {
+    Tenant tenant(device, slabs, config);
+    device.refuse_host_memory(true);
+    for (int i = 0; i < 2; i++) {
+      CHECK_THROWS_CODE(tenant.pass(*compute, Route::decode), code::kOutOfMemory);
+      tenant.feeder.restart();
+    }
+    CHECK_EQ(tenant.feeder.shared_bytes(), 0u);
+    device.refuse_host_memory(false);
+    for (int i = 0; i < 2; i++) {
+      tenant.pass(*compute, Route::decode);
+      compute->synchronize();
+    }
+    tenant.compare();
+    CHECK(tenant.exact);
+    CHECK_EQ(tenant.feeder.shared_bytes(), 4000u);
+    std::vector<Home> homes = config.homes;
+    homes[1] = Home::resident;
+    tenant.feeder.set_homes(homes, 2000);
+    CHECK_EQ(tenant.feeder.resident_bytes(), 2000u);
+  }
+  CHECK_EQ(arena.bytes(), 0u);
+  CHECK_EQ(device.left(), 100000u);
+}
+
+// Somebody else takes the memory that a smaller ring gave back: a request fails with OUT_OF_MEMORY, and when the
+// memory is there again the model serves.
+TEST(a_ring_without_room_comes_back) {
+  auto random = check::random(11);
+  const Slabs slabs(2, 4096, 4096, random);
+  SmallDevice device({}, 4608 + 4096);
+  FeederConfig config;
+  config.homes = {Home::resident, Home::streamed};
+  config.unit_bytes.assign(2, 4096);
+  config.ring_bytes = 4096;
+  const auto compute = device.create_stream();
+  Tenant tenant(device, slabs, config);
+  tenant.feeder.set_homes({Home::streamed, Home::streamed}, 100000);  // as much of it as there is
+  CHECK(tenant.feeder.ring_bytes() >= 4096u);
+  tenant.pass(*compute, Route::decode);
+  compute->synchronize();
+  device.refuse(true);
+  CHECK_THROWS_CODE(tenant.feeder.set_homes({Home::streamed, Home::streamed}, 8000), code::kOutOfMemory);
+  CHECK_THROWS_CODE(tenant.feeder.begin(Route::decode), code::kOutOfMemory);
+  device.refuse(false);
+  tenant.feeder.restart();
+  tenant.pass(*compute, Route::decode);
+  compute->synchronize();
+  tenant.compare();
+  CHECK(tenant.exact);
 }
 
 TEST(a_ring_smaller_than_a_unit_is_refused) {

@@ -17,11 +17,12 @@ class SmallDevice final : public Backend {
   bool reads_host_memory() const override { return false; }
   bool reaches(const Backend&) override { return false; }
   std::unique_ptr<Memory> allocate(size_t bytes, const char* what) override {
-    if (bytes > left_->load()) throw Error(code::kOutOfMemory, what, "none");
+    if (refuses_ || bytes > left_->load()) throw Error(code::kOutOfMemory, what, "none");
     *left_ -= bytes;
     return std::make_unique<Counted>(inner_->allocate(bytes, what), bytes, left_);
   }
   std::unique_ptr<Memory> allocate_host(size_t bytes, const char* what) override {
+    if (refuses_host_) throw Error(code::kOutOfMemory, what, "none");
     return inner_->allocate_host(bytes, what);
   }
   Pinner pinner() override { return inner_->pinner(); }
@@ -31,6 +32,9 @@ class SmallDevice final : public Backend {
     return inner_->create_executor(config);
   }
   size_t left() const { return *left_; }
+  // From here on others have all memory that is free or becomes so; or all that can be pinned.
+  void refuse(bool refuses) { refuses_ = refuses; }
+  void refuse_host_memory(bool refuses) { refuses_host_ = refuses; }
   // The same, also once the device is gone.
   std::shared_ptr<const std::atomic<size_t>> counter() const { return left_; }
 
@@ -53,6 +57,7 @@ class SmallDevice final : public Backend {
   };
   std::unique_ptr<Backend> inner_;
   std::shared_ptr<std::atomic<size_t>> left_;
+  bool refuses_ = false, refuses_host_ = false;
 };
 
 }  // namespace millrace
