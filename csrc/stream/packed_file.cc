@@ -228,6 +228,21 @@ int open_retrying(const std::string& path, int flags, mode_t mode = 0) {
   return fd;
 }
 
+// A file of this user's that nobody else may write: what others could have put into a shared folder is neither read nor
+// written to. The hashes tell damage, not malice.
+bool is_own(int fd) {
+  struct stat info;
+  return ::fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_uid == ::geteuid() &&
+         (info.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+}
+
+// The open file is the one that has the name.
+bool has_name(int fd, const std::string& path) {
+  struct stat mine, there;
+  return ::fstat(fd, &mine) == 0 && ::lstat(path.c_str(), &there) == 0 && mine.st_ino == there.st_ino &&
+         mine.st_dev == there.st_dev;
+}
+
 std::string what_failed(const char* what) {
   const int why = errno;
   return why == 0 ? std::string(what) : format("%s: %s", what, std::strerror(why));
@@ -321,9 +336,14 @@ PackedOutcome read_parts(const File& file, const FileLayout& layout, const std::
 // overwritten by the next. Empty if another process is at it.
 int lock_beside(const std::string& beside, std::string& why) {
   for (int attempt = 0; attempt < 4; attempt++) {
-    const int fd = open_retrying(beside, O_RDWR | O_CREAT, 0600);
+    const int fd = open_retrying(beside, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
     if (fd < 0) {
       why = what_failed("it cannot be created");
+      return -1;
+    }
+    if (!is_own(fd)) {
+      ::close(fd);
+      why = "a file of that name is another user's, or others may write to it";
       return -1;
     }
     if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
@@ -332,11 +352,7 @@ int lock_beside(const std::string& beside, std::string& why) {
       return -1;
     }
     // Whoever had the lock may have renamed or removed the file meanwhile.
-    struct stat mine, there;
-    if (::fstat(fd, &mine) == 0 && ::stat(beside.c_str(), &there) == 0 && mine.st_ino == there.st_ino &&
-        mine.st_dev == there.st_dev) {
-      return fd;
-    }
+    if (has_name(fd, beside)) return fd;
     ::close(fd);
   }
   why = "another load is writing it";
@@ -495,11 +511,12 @@ const char* name_of(PackedState state) {
 }
 
 PackedOutcome read_packed(const std::string& path, HostModel& model, ThreadPool& pool, const RepackOptions& options) {
-  const File file(open_retrying(path, O_RDONLY));
+  const File file(open_retrying(path, O_RDONLY | O_NOFOLLOW));
   if (!file.is_open()) {
     if (errno == ENOENT) return {PackedState::absent, {}};
     return {PackedState::stale, what_failed("it cannot be opened")};
   }
+  if (!is_own(file.fd())) return {PackedState::stale, "it is another user's, or others may write to it"};
   FileLayout layout = lay_out(model);
   std::vector<uint64_t> hashes;
   PackedOutcome outcome = read_header(file, layout, hashes);
@@ -521,9 +538,12 @@ std::string write_packed(const std::string& path, const HostModel& model, const 
   const File file(lock_beside(beside, why));
   if (!file.is_open()) return why;
   why = write_parts(file, lay_out(model), model, cancelled);
+  // Somebody who cleared the cache meanwhile, and another load after him, may have put their own file there.
+  const bool mine = has_name(file.fd(), beside);
+  if (why.empty() && !mine) why = "it was removed while it was written";
   if (why.empty() && ::rename(beside.c_str(), path.c_str()) != 0) why = what_failed("it cannot be renamed");
   if (!why.empty()) {
-    ::unlink(beside.c_str());
+    if (mine) ::unlink(beside.c_str());
     return why;
   }
   const File folder(open_retrying(std::filesystem::path(path).parent_path().string(), O_RDONLY | O_DIRECTORY));

@@ -233,6 +233,25 @@ TEST(what_cannot_be_written_is_told_and_leaves_nothing) {
   CHECK(write_packed(files.packed, *bare) != "");
 }
 
+// In a folder that others write to, too: a file that is not this user's alone is not believed, and a link leads nowhere.
+TEST(what_others_may_have_written_is_neither_read_nor_followed) {
+  Files files;
+  CHECK_EQ(files.write(files.packed), std::string());
+  ::chmod(files.packed.c_str(), 0666);
+  files.load(PackedState::stale);
+  ::chmod(files.packed.c_str(), 0600);
+  files.load(PackedState::read);
+  const std::string precious = files.folder / "precious";
+  std::ofstream(precious) << "of somebody else";
+  ::symlink(precious.c_str(), (files.packed + ".part").c_str());
+  CHECK(!files.write(files.packed).empty());
+  CHECK_EQ(read_file(precious), std::string("of somebody else"));
+  const std::string elsewhere = files.folder / "elsewhere.packed";
+  std::filesystem::rename(files.packed, elsewhere);
+  ::symlink(elsewhere.c_str(), files.packed.c_str());
+  files.load(PackedState::stale);
+}
+
 TEST(what_an_ended_process_left_is_overwritten) {
   Files files;
   write_file(files.packed + ".part", std::string(files.packed_bytes + 5000, 'x'));
