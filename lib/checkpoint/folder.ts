@@ -1,7 +1,7 @@
 /** Which files make up a checkpoint: a folder as Hugging Face lays it out. Reads no weights. */
 import { createHash } from 'node:crypto'
-import { readdir, realpath, stat } from 'node:fs/promises'
-import { isAbsolute, join, relative, resolve } from 'node:path'
+import { readdir, readlink, realpath, stat } from 'node:fs/promises'
+import { dirname, isAbsolute, join, relative, resolve } from 'node:path'
 import { z } from 'zod'
 import type { NativeTensor } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
@@ -104,6 +104,8 @@ async function findShards(path: string) {
       })
     }
     if (!(await stat(file).catch(() => undefined))?.isFile()) {
+      const target = await linkTarget(file)
+      if (target !== undefined) throw danglingLink(file, target)
       throw new MillraceError('CHECKPOINT_INVALID', {
         message: `${INDEX}: expected the shard ${name} in ${path}, found nothing`,
         remedy: 'fetch the missing shard',
@@ -132,8 +134,40 @@ export function checkIndex(folder: CheckpointFolder, tensors: readonly NativeTen
 async function identify(files: readonly string[]): Promise<string> {
   const parts = []
   for (const file of files) {
-    const { size, mtimeNs } = await stat(file, { bigint: true })
-    parts.push([await realpath(file), `${size}`, `${mtimeNs}`])
+    const [path, { size, mtimeNs }] = await locate(file)
+    parts.push([path, `${size}`, `${mtimeNs}`])
   }
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex')
+}
+
+/** Where a weight file really is, and what the system says of it. */
+async function locate(file: string) {
+  try {
+    const info = await stat(file, { bigint: true })
+    if (info.isFile()) return [await realpath(file), info] as const
+  } catch (cause) {
+    const target = await linkTarget(file)
+    throw target === undefined
+      ? new MillraceError('CHECKPOINT_NOT_FOUND', {
+          message: `${file}: expected a file that can be read: ${(cause as Error).message}`,
+          remedy: 'check the file and its permissions',
+          cause,
+        })
+      : danglingLink(file, target)
+  }
+  throw new MillraceError('CHECKPOINT_NOT_FOUND', { message: `${file}: expected a file, found something else` })
+}
+
+/** What a link points to; undefined of anything else. */
+async function linkTarget(file: string): Promise<string | undefined> {
+  const target = await readlink(file).catch(() => undefined)
+  return target === undefined ? undefined : resolve(dirname(file), target)
+}
+
+/** As the Hugging Face cache has them after a download that was cut off. */
+function danglingLink(file: string, target: string): MillraceError {
+  return new MillraceError('CHECKPOINT_NOT_FOUND', {
+    message: `${file}: expected a file, found a link to ${target}, where there is none`,
+    remedy: 'fetch the model again: its download has not ended, or the file was removed from the cache',
+  })
 }

@@ -1,5 +1,5 @@
 import { mkdir, symlink, utimes } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import type { NativeTensor } from '../../../lib/binding.ts'
 import { checkIndex, openFolder } from '../../../lib/checkpoint/folder.ts'
@@ -49,6 +49,27 @@ describe('a folder', () => {
 })
 
 describe('refusals', () => {
+  test.each(['model.safetensors', 'only.safetensors', 'shard'])(
+    'a link to nothing, as a download that was cut off leaves it: %s',
+    async (kind) => {
+      const [files, name] =
+        kind === 'shard' ? [index({ a: 'one.safetensors' }), 'one.safetensors'] : [{ 'config.json': config }, kind]
+      const path = await temporaryFolder(files)
+      await symlink('../blobs/0123', join(path, name))
+      await expect(openFolder(path)).rejects.toMatchObject({
+        code: 'CHECKPOINT_NOT_FOUND',
+        message: `${join(path, name)}: expected a file, found a link to ${resolve(path, '../blobs/0123')}, where there is none`,
+        remedy: expect.stringContaining('fetch the model again'),
+      })
+    },
+  )
+
+  test('a folder in the place of the weights', async () => {
+    const path = await temporaryFolder({ 'config.json': config })
+    await mkdir(join(path, 'model.safetensors'))
+    await expect(openFolder(path)).rejects.toMatchObject({ code: 'CHECKPOINT_NOT_FOUND' })
+  })
+
   test('what is not there, or no folder', async () => {
     await expect(openFolder('/nowhere/at/all')).rejects.toMatchObject({
       code: 'CHECKPOINT_NOT_FOUND',
