@@ -194,7 +194,7 @@ export class LabBuffer extends Thing {
 export class LabEvent extends Thing {
   /** Milliseconds from this event to a later one; waits until both are reached. */
   async until(later: LabEvent): Promise<number> {
-    return awaitNative(() => this.native.elapsed(this.id, later.id))
+    return awaitNative(() => this.native.elapsed(this.id, eventOf(later, 'later').id))
   }
 }
 
@@ -230,12 +230,12 @@ export class LabStream extends Thing {
   }
 
   record(event: LabEvent): Promise<void> {
-    return awaitNative(() => this.native.record(this.id, event.id))
+    return awaitNative(() => this.native.record(this.id, eventOf(event).id))
   }
 
   /** Holds the stream until the event is reached. */
   wait(event: LabEvent): Promise<void> {
-    return awaitNative(() => this.native.wait(this.id, event.id))
+    return awaitNative(() => this.native.wait(this.id, eventOf(event).id))
   }
 
   launch(work: Work): Promise<void> {
@@ -254,9 +254,21 @@ function partOf(part: BufferPart, name: string): { buffer: LabBuffer; offset: nu
   throw invalidArgument('a buffer of this lab', name, part)
 }
 
+function eventOf(event: LabEvent, name = 'event'): LabEvent {
+  if (event instanceof LabEvent) return event
+  throw invalidArgument('an event of this lab', name, event)
+}
+
 function toNative(work: Work): NativeLaunch {
+  if (typeof work !== 'object' || work === null) throw invalidArgument('a work, as prepare() makes it', 'work', work)
   const { operation, dimensions, buffers, kernel } = work
   checkOperation(operation)
+  for (const [name, value] of Object.entries({ dimensions, buffers })) {
+    if (typeof value !== 'object' || value === null) throw invalidArgument('an object', `${name} of the work`, value)
+  }
+  if (kernel !== undefined && !(kernel instanceof LabKernel)) {
+    throw invalidArgument('a kernel of this lab', 'kernel of the work', kernel)
+  }
   const names = operations()
     .find(({ name }) => name === operation)!
     .arguments.map(({ name }) => name)

@@ -7,7 +7,7 @@ import type { NativeModel, NativeSlabPlan } from '../binding.ts'
 import type { CheckpointFolder } from '../checkpoint/folder.ts'
 import { MillraceError } from '../errors.ts'
 import type { Logger } from '../log.ts'
-import { parseBytes } from '../options.ts'
+import { invalidArgument, parseBytes } from '../options.ts'
 
 export interface CacheEntry {
   path: string
@@ -73,14 +73,20 @@ export function packedFile(
   return { path: join(folder, `${name}-${hash.digest('hex').slice(0, 16)}${SUFFIX}`), bytes }
 }
 
-/** What is in the cache, the longest unused first. */
-export async function listCache(folder = cacheFolder(true)): Promise<CacheEntry[]> {
+/**
+ * What is in the cache, the longest unused first; nothing where there is no such folder. Rejects with INVALID_ARGUMENT
+ * where the path is that of something else, or cannot be read.
+ */
+export async function listCache(folder: string | undefined = cacheFolder(true)): Promise<CacheEntry[]> {
   const entries = await entriesOf(folder, SUFFIX)
   return entries.sort((a, b) => a.usedAt.getTime() - b.usedAt.getTime())
 }
 
-/** Removes what is in the cache; models that are loaded do not need it. Returns what was removed. */
-export async function clearCache(folder = cacheFolder(true)): Promise<CacheEntry[]> {
+/**
+ * Removes what is in the cache, and nothing else that may be in the folder; models that are loaded do not need it.
+ * Returns what was removed. Rejects as listCache() does.
+ */
+export async function clearCache(folder: string | undefined = cacheFolder(true)): Promise<CacheEntry[]> {
   const entries = [...(await listCache(folder)), ...(await entriesOf(folder, UNFINISHED))]
   for (const { path } of entries) await rm(path, { force: true })
   return entries
@@ -88,13 +94,27 @@ export async function clearCache(folder = cacheFolder(true)): Promise<CacheEntry
 
 async function entriesOf(folder: string | undefined, suffix: string): Promise<CacheEntry[]> {
   if (folder === undefined) return []
+  if (typeof folder !== 'string' || folder === '') throw invalidArgument('the path of a folder', 'folder', folder)
   const entries: CacheEntry[] = []
-  for (const name of await readdir(folder).catch(() => [])) {
+  for (const name of await namesIn(folder)) {
     const path = join(folder, name)
     const info = name.endsWith(suffix) ? await stat(path).catch(() => undefined) : undefined
     if (info?.isFile()) entries.push({ path, bytes: info.size, usedAt: info.mtime })
   }
   return entries
+}
+
+async function namesIn(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder)
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return []
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: `expected the path of a folder that can be read for the cache but received '${folder}': ${(cause as Error).message}`,
+      remedy: 'pass the folder that loads keep repacked weights in, or nothing for the default',
+      cause,
+    })
+  }
 }
 
 /**
@@ -155,6 +175,7 @@ function cacheLimit(log: Logger): number | undefined {
   const word = process.env.MILLRACE_CACHE_LIMIT
   if (word === undefined || word === '') return undefined
   const bytes = parseBytes(word)
-  if (bytes === undefined) log.warn({ word }, "MILLRACE_CACHE_LIMIT is no size such as '50GiB': it is ignored")
+  if (bytes === undefined)
+    log.warn({ word }, "MILLRACE_CACHE_LIMIT is no size such as '50GiB' (units up to TB and TiB): it is ignored")
   return bytes
 }

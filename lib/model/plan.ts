@@ -3,7 +3,8 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
-import { invalidArgument, loadOptions, type PlanOptions, planOptions, validate } from '../options.ts'
+import type { MillraceError } from '../errors.ts'
+import { invalidArgument, loadOptions, nearest, type PlanOptions, planOptions, validate } from '../options.ts'
 import { type ModelPlan, makePlan } from '../plan/plan.ts'
 import { readMachine } from './machine.ts'
 import { callNative, runtime } from './runtime.ts'
@@ -23,6 +24,7 @@ const schema = z.strictObject({ ...planOptions.shape, head: loadOptions.shape.he
  */
 export async function plan(model: string, options: PlanModelOptions = {}): Promise<ModelPlan> {
   const { head, ...checked } = validate(schema, options, 'options')
+  if (typeof model !== 'string' || model === '') throw noModel(model)
   const { native } = runtime()
   const machine = readMachine(native)
   const spec = shapeOf(model)
@@ -32,10 +34,16 @@ export async function plan(model: string, options: PlanModelOptions = {}): Promi
     return makePlan(spec, slabs, checked, machine)
   }
   if (!existsSync(model) && !/[./\\]/.test(model)) {
-    throw invalidArgument(`a folder or one of ${Object.keys(SHAPES).join(', ')}`, 'model', model)
+    throw noModel(model)
   }
   const checkpoint = await openCheckpoint(model, native, head)
   return makePlan(checkpoint.config.spec, checkpoint.slabs, checked, machine)
+}
+
+function noModel(received: unknown): MillraceError {
+  const likely = typeof received === 'string' ? nearest(received, Object.keys(SHAPES)) : undefined
+  const remedy = likely === undefined ? undefined : `did you mean '${likely}'?`
+  return invalidArgument(`a folder or one of ${Object.keys(SHAPES).join(', ')}`, 'model', received, remedy)
 }
 
 /** The shape of that name, unless a model's folder has it. */

@@ -288,6 +288,12 @@ describe('memory, streams and events', () => {
     await expect(bad({ z: small })).rejects.toThrow(/one of bias, y for an argument of add_bias/)
     await expect(bad({ y: { buffer: small, offset: 4 } })).rejects.toThrow(/a multiple of 256/)
     await expect(small.write(new Uint8Array(9))).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+    for (const none of [undefined, null, 5, {}, { operation: 'add_bias' }, { ...work, kernel: 5 }]) {
+      await expect(stream.launch(none as never)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+    }
+    for (const call of [() => stream.record(undefined as never), () => stream.wait({} as never)]) {
+      await expect(call()).rejects.toThrow(/expected an event of this lab for event/)
+    }
     await stream.launch(work)
     await stream.synchronize()
   })

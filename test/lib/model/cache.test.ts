@@ -196,3 +196,19 @@ describe('after a load', () => {
     expect(silent.warn).toHaveBeenCalledOnce()
   })
 })
+
+describe('listCache and clearCache', () => {
+  test('of no folder there is nothing', async () => {
+    expect(await listCache(join(folder, 'none'))).toEqual([])
+    expect(await clearCache(join(folder, 'none'))).toEqual([])
+  })
+
+  test('what is no folder is refused, and left as it is', async () => {
+    entry('a.packed', 1, 0)
+    for (const wrong of [5, null, {}, '', join(folder, 'a.packed')]) {
+      await expect(listCache(wrong as string)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+      await expect(clearCache(wrong as string)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+    }
+    expect(readdirSync(folder)).toEqual(['a.packed'])
+  })
+})
