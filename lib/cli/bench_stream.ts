@@ -30,6 +30,8 @@ interface Flags extends Omit<LoadFlags, 'coExecute'> {
   html?: string
 }
 
+const OF_THE_CPU = 'millrace bench decode and bench prefill measure models on the CPU'
+
 /** One load and one batch of requests. */
 export interface StreamRun {
   /** As asked for: a size, or 'streamed', 'resident'. */
@@ -94,8 +96,15 @@ export function benchStreamCommand(terminal: Terminal): Command {
     const native = addon()
     const machine = readMachine(native)
     const gpu = machine.gpus[0]
-    if (!gpu)
-      throw new MillraceError('DEVICE_UNAVAILABLE', { message: `bench stream needs a GPU: ${machine.gpuReason}` })
+    if (flags.device !== undefined && [flags.device].flat().includes('cpu')) {
+      throw invalidArgument('a GPU, of which it measures the link,', 'device', flags.device, OF_THE_CPU)
+    }
+    if (!gpu) {
+      throw new MillraceError('DEVICE_UNAVAILABLE', {
+        message: `bench stream needs a GPU: ${machine.gpuReason}`,
+        remedy: OF_THE_CPU,
+      })
+    }
     const linkBytesPerSecond = await native.measureLinkBandwidth(0)
     const report: StreamReport = {
       model: name,

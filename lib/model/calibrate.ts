@@ -1,8 +1,10 @@
 /** calibrate(): measures this machine with small models of random weights, and keeps the figures for plans. */
 import { channel } from 'node:diagnostics_channel'
 import { setTimeout } from 'node:timers/promises'
+import { z } from 'zod'
 import type { Home, ModelSpec, NativeStepEvent, SyntheticOptions } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
+import { loadOptions, planOptions, validate } from '../options.ts'
 import { type Calibration, calibrationPath, ROWS, writeCalibration } from '../plan/calibration.ts'
 import { fitCalibration, type LayerBytes, type Observations, type PerShape } from '../plan/fit.ts'
 import { spread } from '../plan/homes.ts'
@@ -11,6 +13,8 @@ import type { Model } from './model.ts'
 import { runtime } from './runtime.ts'
 import { SHAPES } from './shapes.ts'
 import { loadSynthetic } from './synthetic.ts'
+
+const DEVICE_ERROR = "'cuda' or 'cuda:<index>': a GPU is what is calibrated"
 
 export interface CalibrateOptions {
   /** 'cuda' or 'cuda:1'. Default: the first GPU. */
@@ -30,6 +34,20 @@ export interface CalibrationReport {
   writeError?: string
   seconds: number
 }
+
+const calibrateOptions = z.strictObject({
+  device: z
+    .string({ error: DEVICE_ERROR })
+    .regex(/^cuda(:\d{1,3})?$/, { error: DEVICE_ERROR })
+    .optional(),
+  threads: planOptions.shape.threads,
+  signal: loadOptions.shape.signal,
+  onProgress: z
+    .custom<NonNullable<CalibrateOptions['onProgress']>>((value) => typeof value === 'function', {
+      error: 'a function',
+    })
+    .optional(),
+})
 
 /** Widths of a 1B and of an 8B model. The vocabulary is small: heads are measured by themselves. */
 const BASE: PerShape<ModelSpec> = { small: SHAPES['tinyllama-1.1b']!, large: SHAPES['llama3-8b']! }
@@ -57,19 +75,31 @@ type Shape = 'small' | 'large'
 type HomeOf = (kind: 'attention' | 'feedForward' | 'head', layer: number) => Home
 
 /**
- * Takes a GPU, about 2 GB of its memory and 20 seconds. Rejects with DEVICE_UNAVAILABLE or OUT_OF_MEMORY. That the
- * file cannot be written is told, not thrown.
+ * Takes a GPU, about 2 GB of its memory and 20 seconds. Rejects with INVALID_ARGUMENT, DEVICE_UNAVAILABLE or
+ * OUT_OF_MEMORY. That the file cannot be written is told, not thrown.
  */
 export async function calibrate(options: CalibrateOptions = {}): Promise<CalibrationReport> {
   const began = performance.now()
+  const checked = validate(calibrateOptions, options, 'options')
   const { native } = runtime()
   const { gpus, reason } = native.probeGpus()
-  const device = options.device ?? 'cuda'
+  const device = checked.device ?? 'cuda'
   const gpu = gpus[Number(/^cuda:(\d+)$/.exec(device)?.[1] ?? 0)]
-  if (!gpu) throw new MillraceError('DEVICE_UNAVAILABLE', { message: `there is no GPU to calibrate: ${reason}` })
+  if (!gpu) {
+    throw new MillraceError('DEVICE_UNAVAILABLE', {
+      message:
+        gpus.length === 0
+          ? `there is no GPU to calibrate: ${reason}`
+          : `device '${device}' cannot be calibrated: there are ${gpus.length} GPUs, counted from 0`,
+      remedy:
+        gpus.length === 0
+          ? 'without a GPU there is nothing to calibrate: plans for the CPU need none of it; probe() says what was found'
+          : 'name one of the GPUs that probe() lists',
+    })
+  }
   const cpu = native.probeCpu()
-  const threads = options.threads ?? cpu.cores
-  const observations = await new Observer({ ...options, device, threads }).observe()
+  const threads = checked.threads ?? cpu.cores
+  const observations = await new Observer({ ...checked, device, threads }).observe()
   const calibration = fitCalibration(observations)
   const report = { calibration, observations, seconds: (performance.now() - began) / 1000 }
   const path = calibrationPath()

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { load, plan } from '../../lib/index.ts'
+import { calibrate, load, plan, probe } from '../../lib/index.ts'
 import { MODELS } from '../models.ts'
 
 test('of a folder: what load() then does', async () => {
@@ -25,6 +25,25 @@ test('refuses as load() does, and names the shapes', async () => {
     code: 'INVALID_ARGUMENT',
     message: expect.stringContaining('llama3-8b'),
   })
+  await expect(plan('lama3-8b')).rejects.toMatchObject({ remedy: "did you mean 'llama3-8b'?" })
+  for (const model of [undefined, 5, null, '']) {
+    await expect(plan(model as string)).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringMatching(/^expected a folder or one of .* for model but received/),
+    })
+  }
   await expect(plan('./nowhere')).rejects.toMatchObject({ code: 'CHECKPOINT_NOT_FOUND' })
   await expect(plan('llama3-8b', { vramBugdet: '6GiB' } as object)).rejects.toThrow(/did you mean 'vramBudget'/)
+})
+
+test('calibrate() takes no other options, and is of GPUs', async () => {
+  await expect(calibrate({ x: 1 } as object)).rejects.toThrow(/unknown option 'x' in options/)
+  for (const wrong of [{ device: 'cpu' }, { device: 5 }, { threads: 0 }, { onProgress: 1 }, { signal: {} }, null]) {
+    await expect(calibrate(wrong as object)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+  }
+  const { gpus } = await probe()
+  if (gpus.length > 0) return
+  const refused = await calibrate().catch((error) => error)
+  expect(refused).toMatchObject({ code: 'DEVICE_UNAVAILABLE', message: expect.stringMatching(/no GPU to calibrate/) })
+  expect(refused.remedy).not.toContain("use device: 'cpu'")
 })
