@@ -1,5 +1,5 @@
 /** millrace: language models whose weights stream from system memory. */
-export type { ModelSpec, RopeSpec } from './binding.ts'
+export type { Home, ModelSpec, NativeUnit as ModelUnit, RopeSpec, WeightType } from './binding.ts'
 export type {
   AwqQuantisation,
   CompressedTensorsQuantisation,
@@ -19,7 +19,7 @@ export type {
   RequestTimings,
   TokenLogprob,
 } from './model/generation.ts'
-export { type Inspection, inspect } from './model/inspect.ts'
+export { type Inspection, type InspectOptions, inspect } from './model/inspect.ts'
 export { load } from './model/load.ts'
 export type { Model, ModelMemory, ModelStats, Prompt } from './model/model.ts'
 export { type PlanModelOptions, plan } from './model/plan.ts'
@@ -28,6 +28,7 @@ export type {
   ChatMessage,
   CloseOptions,
   GenerateOptions,
+  HeadType,
   LoadOptions,
   LoadProgress,
   PlacementHome,
@@ -35,7 +36,10 @@ export type {
   ScheduleOptions,
   ScoreOptions,
 } from './options.ts'
-export type { Calibration } from './plan/calibration.ts'
+export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'
+export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.ts'
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'
-export type { DecodePrediction, Prediction, PrefillPrediction } from './plan/predict.ts'
+export type { CostedUnit, DecodePrediction, Prediction, PrefillPrediction } from './plan/predict.ts'
 export * from './probe.ts'
+export type { TextCodec } from './text/tokenizer.ts'
+export type { Truncation } from './text/truncate.ts'
