@@ -210,12 +210,14 @@ const MAX_TOKENS = 2 ** 27
 
 const homes = ['resident', 'streamed', 'cpu', 'shared'] as const
 const placement = z.union([z.enum(['auto', ...homes]), z.array(z.enum(homes)).readonly()], {
-  error: `'auto', 'resident', 'streamed', 'cpu', 'shared' or an array of one of the last four a layer`,
+  error: `'auto', 'resident', 'streamed', 'cpu', 'shared' or an array of one of the last four a layer or a unit`,
 })
 const deviceError = `'auto', 'cpu', 'cuda', 'cuda:<index>' or an array of GPUs`
 const deviceInListError = `'cuda:<index>'`
-const ringError = `a number of units from 1 to 4096 or a size such as '256MiB'`
-const budgetError = `bytes, a size such as '6GiB' or a share such as '80%'`
+/** '512M' may mean either of two sizes: it is refused, and the message says what is not. */
+const UNITS = 'units are B, KB, MB, GB, TB and KiB, MiB, GiB, TiB'
+const ringError = `a number of units from 1 to 4096 or a size such as '256MiB' (${UNITS})`
+const budgetError = `bytes, a size such as '6GiB' (${UNITS}) or a share such as '80%'`
 const budget = z.union(
   [
     integer(1, Number.MAX_SAFE_INTEGER),
@@ -228,7 +230,7 @@ const budget = z.union(
 
 /** A size in bytes, or as a text. */
 const bytes = () => {
-  const error = "a size in bytes or as '256MiB'"
+  const error = `a size in bytes or as '256MiB' (${UNITS})`
   return z.union(
     [integer(1, Number.MAX_SAFE_INTEGER), z.string().refine((text) => parseBytes(text) !== undefined, { error })],
     { error },
@@ -420,13 +422,13 @@ export function invalidArgument(expected: string, name: string, received: unknow
   })
 }
 
-/** '256MiB' -> 268435456; undefined if the text is no size. Units are B, KB, MB, GB and KiB, MiB, GiB. */
+/** '256MiB' -> 268435456; undefined if the text is no size. Units are B, KB to TB and KiB to TiB. */
 export function parseBytes(text: string): number | undefined {
-  const match = /^\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|KiB|MiB|GiB)\s*$/i.exec(text)
+  const match = /^\s*(\d+(?:\.\d+)?)\s*(B|[KMGT]i?B)\s*$/i.exec(text)
   if (!match) return undefined
   const unit = match[2]!.toLowerCase()
   const base = unit.includes('i') ? 1024 : 1000
-  const bytes = Math.floor(Number(match[1]) * base ** ['b', 'k', 'm', 'g'].indexOf(unit[0]!))
+  const bytes = Math.floor(Number(match[1]) * base ** ['b', 'k', 'm', 'g', 't'].indexOf(unit[0]!))
   return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : undefined
 }
 

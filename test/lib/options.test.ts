@@ -8,6 +8,7 @@ import {
   loadOptions,
   nearest,
   parseBytes,
+  planOptions,
   scoreOptions,
   validate,
 } from '../../lib/options.ts'
@@ -104,17 +105,17 @@ describe('options', () => {
     [
       loadOptions,
       { ring: 'lots' },
-      "expected a number of units from 1 to 4096 or a size such as '256MiB' for ring but received 'lots' of type string",
+      "expected a number of units from 1 to 4096 or a size such as '256MiB' (units are B, KB, MB, GB, TB and KiB, MiB, GiB, TiB) for ring but received 'lots' of type string",
     ],
     [
       loadOptions,
       { vramBudget: '120%' },
-      "expected bytes, a size such as '6GiB' or a share such as '80%' for vramBudget but received '120%' of type string",
+      "expected bytes, a size such as '6GiB' (units are B, KB, MB, GB, TB and KiB, MiB, GiB, TiB) or a share such as '80%' for vramBudget but received '120%' of type string",
     ],
     [loadOptions, { vramBudget: 0 }, 'expected an integer of at least 1 for vramBudget but received 0 of type number'],
     [loadOptions, { ramBudget: '0%' }, "for ramBudget but received '0%' of type string"],
     [loadOptions, { batch: 0 }, 'expected an integer from 1 to 65536 for batch but received 0 of type number'],
-    [loadOptions, { ring: true }, "a size such as '256MiB' for ring but received true of type boolean"],
+    [loadOptions, { ring: true }, 'TiB) for ring but received true of type boolean'],
     [loadOptions, { onProgress: true }, 'expected a function for onProgress but received true of type boolean'],
     [scoreOptions, { logits: 1 }, 'expected true or false for logits but received 1 of type number'],
     [closeOptions, null, 'expected an object for options but received null'],
@@ -175,9 +176,29 @@ describe('parseBytes', () => {
     expect(parseBytes('1.5 GB')).toBe(1_500_000_000)
     expect(parseBytes('7b')).toBe(7)
     expect(parseBytes('2kib')).toBe(2048)
+    expect(parseBytes('1 TiB')).toBe(2 ** 40)
+    expect(parseBytes('0.5TB')).toBe(5e11)
+  })
+  test('the refusal names the units: a bare letter may mean either', () => {
+    for (const option of ['ring', 'vramBudget', 'ramBudget', 'arena']) {
+      const error = refusal(() => validate(planOptions, { [option]: '2G' }, 'options'))
+      expect(error.message).toMatch(/units are B, KB, MB, GB, TB and KiB, MiB, GiB, TiB.* but received '2G'/)
+    }
   })
   test('refuses everything else', () => {
-    for (const text of ['', '256', 'MiB', '-1MiB', '1e3MiB', '0B', '1 TiB', '99999999999999999999GiB']) {
+    for (const text of [
+      '',
+      '256',
+      'MiB',
+      '-1MiB',
+      '1e3MiB',
+      '0B',
+      '512M',
+      '2G',
+      '2Gi',
+      '1PB',
+      '99999999999999999999GiB',
+    ]) {
       expect(parseBytes(text), text).toBeUndefined()
     }
   })

@@ -279,7 +279,7 @@ describe('failures', () => {
     [
       ['bench', demo, '--ring', 'lots'],
       2,
-      /expected a number of units from 1 to 4096 or a size such as '256MiB' for ring but received 'lots'.*\n {2}see millrace bench --help\n/,
+      /expected a number of units from 1 to 4096 or a size such as '256MiB' .* for ring but received 'lots'.*\n {2}see millrace bench --help\n/,
     ],
     [['generate', demo, 'x', '--temperature', 'hot'], 2, /Expected a number/],
     [['generate', demo, 'x', '--logit-bias', '5:1'], 2, /Expected <token id>=<number>/],
