@@ -1,7 +1,8 @@
 /** bench kernel: one operation, or a kernel of one's own in its place, at the sizes that a model's shape gives it. */
 import { Command, Option } from 'commander'
+import { MillraceError } from '../errors.ts'
 import { type Lab, type LabKernel, openLab, type Work } from '../lab/lab.ts'
-import { describe } from '../lab/operations.ts'
+import { checkOperation, describe } from '../lab/operations.ts'
 import { type ShapedOperation, shapedOperations } from '../lab/shapes.ts'
 import { type Verification, verify } from '../lab/verify.ts'
 import { requireShape, SHAPES } from '../model/shapes.ts'
@@ -39,7 +40,7 @@ type Result = ShapedOperation &
 
 /** Weights that are read in turn are together at least so large: no cache holds them. */
 const COLD_BYTES = 512 * 2 ** 20
-const MOST_COPIES = 64
+const MOST_COPIES = 4096
 
 export function benchKernelCommand(terminal: Terminal): Command {
   return new Command('kernel')
@@ -91,7 +92,7 @@ export function benchKernelCommand(terminal: Terminal): Command {
           result.part,
           result.us.toFixed(2),
           (result.bytesPerSecond / 1e9).toFixed(1),
-          `${(result.share * 100).toFixed(0)} %`,
+          result.cold ? `${(result.share * 100).toFixed(0)} %` : 'cached',
           (result.flops / 1e9).toFixed(0),
           ...(result.verified ? verdict(result.verified) : []),
         ])
@@ -110,9 +111,21 @@ function problemsOf(flags: Flags): ShapedOperation[] {
     ...(flags.zeros && op.endsWith('q4') ? { zeros: 1 } : {}),
     ...(flags.permuted && linear ? { permuted: 1 } : {}),
   }
+  checkOperation(op, 'see millrace bench kernel --help')
   if (n !== undefined || k !== undefined) {
-    if (!linear || n === undefined || k === undefined) {
-      throw invalidArgument('both --n and --k, of a linear', n === undefined ? 'n' : 'k', undefined)
+    const given = n === undefined ? '--k' : '--n'
+    const missing = n === undefined ? '--n' : '--k'
+    if (!linear) {
+      throw new MillraceError('INVALID_ARGUMENT', {
+        message: `${given} is a size of linears (gemv_..., gemm_...), and ${op} is none`,
+        remedy: 'choose its sizes by --shape, --rows and --context',
+      })
+    }
+    if (n === undefined || k === undefined) {
+      throw new MillraceError('INVALID_ARGUMENT', {
+        message: `expected ${missing} with ${given} but received none`,
+        remedy: 'give output features by --n and input features by --k, or a model by --shape',
+      })
     }
     const dimensions = { rows, n, k, ...(op.endsWith('q4') ? { group } : {}), ...extra }
     describe(op, dimensions)
@@ -157,6 +170,8 @@ async function measure(lab: Lab, problem: ShapedOperation, flags: Flags, kernel:
     bytesPerSecond: bytes / (us / 1e6),
     flops: operations / (us / 1e6),
     copies,
+    /** No cache holds what it reads: `share` is one of memory's speed. */
+    cold: copies * weightBytes >= COLD_BYTES,
   }
 }
 
