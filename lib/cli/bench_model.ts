@@ -5,16 +5,18 @@ import { Command, InvalidArgumentError, Option } from 'commander'
 import { readKernel } from '../lab/kernel.ts'
 import { openLab } from '../lab/lab.ts'
 import type { Model } from '../model/model.ts'
-import { findShape, SHAPES } from '../model/shapes.ts'
+import { findShape, requireShape, SHAPES } from '../model/shapes.ts'
 import { loadSynthetic } from '../model/synthetic.ts'
-import { invalidArgument } from '../options.ts'
+import { invalidArgument, nearest } from '../options.ts'
 import { formatTable } from './format.ts'
-import { addLoadFlags, type LoadFlags, loadModel, parseNumber, planOptions } from './options.ts'
+import { addLoadFlags, loadModel, parseNumber, planOptions, type RunFlags } from './options.ts'
 import type { Terminal } from './terminal.ts'
 
 type What = 'decode' | 'prefill'
 
-interface Flags extends LoadFlags {
+export const BENCHES = ['decode', 'prefill', 'stream', 'kernel']
+
+interface Flags extends RunFlags {
   batch: number
   prompt?: number
   promptTokens?: number
@@ -91,6 +93,7 @@ export function benchModelCommand(terminal: Terminal, what: What): Command {
   return command.action(async (name: string, flags: Flags) => {
     const shape = { batch: flags.batch, prompt: promptOf(flags, prompt), tokens: flags.tokens }
     checkCounts({ ...shape, runs: flags.runs }, what)
+    checkName(name)
     await using model = await open(name, { ...flags, context: shape.prompt + shape.tokens }, terminal)
     const runs: Figures[] = []
     // The first one pages in, warms caches, captures graphs.
@@ -162,8 +165,19 @@ function checkCounts(counts: { batch: number; prompt: number; tokens: number; ru
   for (const [name, min] of Object.entries(least)) {
     const value = counts[name as keyof typeof least]
     if (Number.isInteger(value) && value >= min) continue
-    throw invalidArgument(`an integer of at least ${min}`, name, value, 'see millrace bench --help')
+    throw invalidArgument(`an integer of at least ${min}`, name, value)
   }
+}
+
+/** A shape that is misspelt is none of a folder that is missing. */
+function checkName(name: string): void {
+  if (existsSync(name) || /[./\\]/.test(name) || findShape(name)) return
+  // Where no subcommand is named, decode has what was meant as one.
+  const likely = nearest(name, BENCHES)
+  if (likely !== undefined) {
+    throw invalidArgument('decode, prefill, stream, kernel or a model', 'bench', name, `did you mean '${likely}'?`)
+  }
+  requireShape(name, 'a folder or one')
 }
 
 async function open(name: string, flags: Flags, terminal: Terminal): Promise<Model> {

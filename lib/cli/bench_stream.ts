@@ -14,12 +14,12 @@ import { invalidArgument, type PlanOptions } from '../options.ts'
 import type { Calibration } from '../plan/calibration.ts'
 import type { ModelPlan } from '../plan/plan.ts'
 import { predictDecode } from '../plan/predict.ts'
-import { addLoadFlags, type LoadFlags, parseNumber, planOptions } from './options.ts'
+import { addPlanFlags, parseNumber, planOptions, type RunFlags } from './options.ts'
 import { describeHomes, significant } from './plan.ts'
 import { streamPage } from './stream_page.ts'
 import type { Terminal } from './terminal.ts'
 
-interface Flags extends Omit<LoadFlags, 'coExecute'> {
+interface Flags extends Omit<RunFlags, 'coExecute'> {
   budgets?: string[]
   batches: number[]
   cpu: 'on' | 'off'
@@ -89,7 +89,7 @@ export function benchStreamCommand(terminal: Terminal): Command {
     .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4']).default('stored'))
     .addOption(new Option('--json <file>', 'write the runs as JSON'))
     .addOption(new Option('--html <file>', 'write a page with the plots'))
-  addLoadFlags(command)
+  addPlanFlags(command).option('--quiet', 'no remarks on stderr')
   return command.action(async (name: string, flags: Flags) => {
     checkCounts(flags)
     terminal.quiet = flags.quiet ?? false
@@ -139,7 +139,7 @@ function checkCounts(flags: Flags): void {
     const least = name === 'tokens' ? 2 : 1
     const wrong = values.find((value) => !Number.isInteger(value) || value < least || value > 65536)
     if (wrong === undefined) continue
-    throw invalidArgument(`integers from ${least} to 65536`, name, wrong, 'see millrace bench stream --help')
+    throw invalidArgument(`integers from ${least} to 65536`, name, wrong)
   }
 }
 
@@ -150,9 +150,8 @@ interface Point {
 
 function optionsOf(flags: Flags, { budget, batch }: Point): PlanOptions {
   const word = budget === 'streamed' || budget === 'resident'
-  const { quiet: _, ...plain } = flags
   return {
-    ...planOptions({ ...plain, ...(word ? { placement: budget } : { vramBudget: budget }) }),
+    ...planOptions({ ...flags, ...(word ? { placement: budget } : { vramBudget: budget }) }),
     device: flags.device ?? 'cuda',
     contextLength: flags.context ?? flags.prompt + flags.tokens,
     coExecute: flags.cpu === 'on',

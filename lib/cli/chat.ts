@@ -8,15 +8,17 @@ import {
   addHeadFlag,
   addLoadFlags,
   addSamplingFlags,
+  addServeFlags,
+  checkTokens,
   type HeadFlag,
-  type LoadFlags,
   loadModel,
+  type RunFlags,
   type SamplingFlags,
   samplingOptions,
 } from './options.ts'
 import { Interrupted, type Terminal } from './terminal.ts'
 
-interface Flags extends LoadFlags, HeadFlag, SamplingFlags {
+interface Flags extends RunFlags, HeadFlag, SamplingFlags {
   system?: string
 }
 
@@ -25,9 +27,10 @@ export function chatCommand(terminal: Terminal): Command {
     .description('talk with a model; from a pipe, every line is a message')
     .argument('<model>', 'folder of the checkpoint')
     .option('--system <text>', 'the system message')
-  addSamplingFlags(addHeadFlag(addLoadFlags(command)))
+  addSamplingFlags(addHeadFlag(addServeFlags(addLoadFlags(command))))
   return command.action(async (path: string, flags: Flags) => {
     const sampling = samplingOptions(flags)
+    await checkTokens(path, flags)
     await using model = await loadModel(path, flags, terminal, { head: flags.head })
     if (!model.hasChatTemplate) {
       throw new MillraceError('CHAT_TEMPLATE_MISSING', { message: `${path} has no chat template` })

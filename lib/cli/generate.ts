@@ -7,16 +7,18 @@ import {
   addHeadFlag,
   addLoadFlags,
   addSamplingFlags,
+  addServeFlags,
+  checkTokens,
   type HeadFlag,
-  type LoadFlags,
   loadModel,
   parseNumber,
+  type RunFlags,
   type SamplingFlags,
   samplingOptions,
 } from './options.ts'
 import type { Terminal } from './terminal.ts'
 
-interface Flags extends LoadFlags, HeadFlag, SamplingFlags {
+interface Flags extends RunFlags, HeadFlag, SamplingFlags {
   prompt?: string
   chat?: string
   system?: string
@@ -42,12 +44,13 @@ export function generateCommand(terminal: Terminal): Command {
       ),
     )
     .option('--stats', 'print figures of the run to stderr, or into the JSON')
-  addSamplingFlags(addHeadFlag(addLoadFlags(command)))
+  addSamplingFlags(addHeadFlag(addServeFlags(addLoadFlags(command))))
   return command.action(async (path: string, positional: string | undefined, flags: Flags) => {
     checkFlags(positional, flags)
     const { logprobs, topLogprobs } = flags
     const options = { ...samplingOptions(flags), logprobs, topLogprobs }
     const text = flags.chat ?? flags.prompt ?? positional ?? (await terminal.readStdin()).replace(/\r?\n$/, '')
+    await checkTokens(path, flags)
     await using model = await loadModel(path, flags, terminal, { head: flags.head })
     const generation =
       flags.chat === undefined

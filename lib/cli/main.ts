@@ -69,7 +69,13 @@ async function run(program: Command, terminal: Terminal): Promise<number> {
 /** The library's own words of an argument point to its documentation; here the command's help is nearer. */
 function remedyOf(error: MillraceError, program: Command): string {
   if (error.code !== 'INVALID_ARGUMENT' || error.remedy !== ERRORS.INVALID_ARGUMENT) return error.remedy
-  return `see millrace ${program.args[0] ?? ''} --help`
+  return `see ${['millrace', ...commandOf(program)].join(' ')} --help`
+}
+
+/** The words of the command that was meant, `bench decode` for instance. */
+function commandOf(command: Command): string[] {
+  const called = command.commands.find((one) => one.name() === command.args[0])
+  return called ? [called.name(), ...commandOf(called)] : []
 }
 
 void main()

@@ -1,12 +1,16 @@
 /** Options that several commands share, and how their words become the library's values. */
-import { basename } from 'node:path'
+import { access, constants, stat } from 'node:fs/promises'
+import { basename, dirname } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { MillraceError } from '../errors.ts'
+import { inspect } from '../model/inspect.ts'
 import { load } from '../model/load.ts'
 import type { Model } from '../model/model.ts'
 import {
   type GenerateOptions,
   generateOptions as generateSchema,
   type HeadType,
+  invalidArgument,
   type LoadOptions,
   type PlacementHome,
   type PlanOptions,
@@ -22,11 +26,18 @@ export interface LoadFlags {
   ring?: number | string
   context?: number
   threads?: number
-  vramBudget?: string
+  vramBudget?: number | string
   coExecute?: boolean
   adaptive?: boolean
-  ramBudget?: string
-  arena?: string
+  ramBudget?: number | string
+  arena?: number | string
+  maxSequences?: number
+  kvTokens?: number
+  batch?: number
+}
+
+/** Of commands that load the model. */
+export interface RunFlags extends LoadFlags {
   trace?: string
   cache?: boolean | string
   quiet?: boolean
@@ -49,6 +60,8 @@ export interface SamplingFlags {
   logitBias?: Map<number, number>
   seed?: number
   stop?: string[]
+  stopToken?: number[]
+  ignoreEos?: boolean
   truncate?: GenerateOptions['truncate']
   priority?: number
   queueTimeout?: number
@@ -74,7 +87,11 @@ function parsePlacement(text: string): LoadFlags['placement'] {
   return text.includes(',') ? (text.split(',') as PlacementHome[]) : (text as PlacementHome)
 }
 
-export function addLoadFlags(command: Command, context = 'longest prompt and answer together'): Command {
+/** Bytes where it is a number alone. */
+const parseSize = (text: string) => (/^\d+$/.test(text) ? Number(text) : text)
+
+/** What a plan depends on. */
+export function addPlanFlags(command: Command, context = 'longest prompt and answer together'): Command {
   return command
     .addOption(
       new Option('--device <device>', 'auto, cpu, cuda, cuda:<index>, or several GPUs with commas').argParser((text) =>
@@ -89,20 +106,44 @@ export function addLoadFlags(command: Command, context = 'longest prompt and ans
     )
     .addOption(
       new Option('--ring <size>', 'memory for streamed units: a number of units, or a size such as 256MiB').argParser(
-        (text) => (/^\d+$/.test(text) ? Number(text) : text),
+        parseSize,
       ),
     )
     .addOption(new Option('--context <tokens>', context).argParser(parseNumber))
     .addOption(new Option('--threads <count>', 'threads that compute on the CPU').argParser(parseNumber))
     .addOption(
-      new Option('--vram-budget <size>', 'GPU memory for the model: a size such as 6GiB, or 80% of what is free'),
+      new Option(
+        '--vram-budget <size>',
+        'GPU memory for the model: a size such as 6GiB, or 80% of what is free',
+      ).argParser(parseSize),
     )
     .addOption(
       new Option('--adaptive', 'beside a GPU, what the CPU computes is streamed for crowds that it would hold up'),
     )
     .addOption(new Option('--no-co-execute', 'beside a GPU the CPU computes nothing unless --placement names it'))
-    .addOption(new Option('--ram-budget <size>', 'system RAM for the model: a size, or a share'))
-    .addOption(new Option('--arena <size>', 'GPU memory for the shared units of all models: a size such as 4GiB'))
+    .addOption(new Option('--ram-budget <size>', 'system RAM for the model: a size, or a share').argParser(parseSize))
+    .addOption(
+      new Option('--arena <size>', 'GPU memory for the shared units of all models: a size such as 4GiB').argParser(
+        parseSize,
+      ),
+    )
+}
+
+/** Of commands that choose for themselves what the KV cache holds, these are no flags. */
+export function addServeFlags(command: Command): Command {
+  return command
+    .addOption(new Option('--max-sequences <count>', 'full contexts that the KV cache holds').argParser(parseNumber))
+    .addOption(new Option('--kv-tokens <count>', 'or its size in tokens, one context at least').argParser(parseNumber))
+    .addOption(
+      new Option('--batch <count>', 'sequences expected at once, what --placement auto chooses for').argParser(
+        parseNumber,
+      ),
+    )
+}
+
+/** Of commands that load. */
+export function addLoadFlags(command: Command, context?: string): Command {
+  return addPlanFlags(command, context)
     .addOption(new Option('--trace <file>', 'write what copies, kernels and waits take, for ui.perfetto.dev'))
     .addOption(new Option('--cache <folder>', 'keep repacked weights for the next load there'))
     .addOption(new Option('--no-cache', 'keep and use no repacked weights'))
@@ -150,6 +191,12 @@ export function addSamplingFlags(command: Command): Command {
     .addOption(new Option('--seed <number>', 'the same seed gives the same text').argParser(parseNumber))
     .addOption(new Option('--stop <text>', 'end the answer before this text; may be given again').argParser(collect))
     .addOption(
+      new Option('--stop-token <id>', 'end the answer at this token, too; may be given again').argParser(
+        (text, ids: number[] | undefined) => [...(ids ?? []), parseNumber(text)],
+      ),
+    )
+    .option('--ignore-eos', "go on past the model's own end tokens")
+    .addOption(
       new Option('--truncate <where>', 'what goes of a prompt too long for the context').choices([
         'none',
         'start',
@@ -167,8 +214,9 @@ export function samplingOptions(flags: SamplingFlags): GenerateOptions {
   const { repetitionPenalty, presencePenalty, frequencyPenalty, logitBias, queueTimeout, deadline } = flags
   const filters = { temperature, topK, topP, minP, typicalP, seed }
   const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty, logitBias }
-  const limits = { maxTokens, stop, truncate, priority, queueTimeoutMs: queueTimeout, deadlineMs: deadline }
-  const options = { ...filters, ...penalties, ...limits }
+  const ends = { maxTokens, stop, stopTokens: flags.stopToken, ignoreEos: flags.ignoreEos }
+  const limits = { truncate, priority, queueTimeoutMs: queueTimeout, deadlineMs: deadline }
+  const options = { ...filters, ...penalties, ...ends, ...limits }
   validate(generateSchema, options, 'options')
   return options
 }
@@ -176,22 +224,54 @@ export function samplingOptions(flags: SamplingFlags): GenerateOptions {
 /** A plan as the flags have it. */
 export function planOptions(flags: LoadFlags): PlanOptions {
   const { device, placement, ring, context, threads, vramBudget, ramBudget, arena, coExecute, adaptive } = flags
-  const sizes = { ring, contextLength: context, vramBudget, ramBudget, arena }
+  const { maxSequences, kvTokens, batch } = flags
+  const sizes = { ring, contextLength: context, vramBudget, ramBudget, arena, maxSequences, kvTokens, batch }
   const options = { device, placement, threads, coExecute, adaptive, ...sizes }
   return validate(planSchema, options, 'options')
+}
+
+/** Told before weights are read: token ids that the model has not. */
+export async function checkTokens(path: string, flags: SamplingFlags): Promise<void> {
+  const ids = { '--stop-token': flags.stopToken ?? [], '--logit-bias': [...(flags.logitBias?.keys() ?? [])] }
+  if (Object.values(ids).every((list) => list.length === 0)) return
+  const { vocab } = (await inspect(path)).spec
+  for (const [name, list] of Object.entries(ids)) {
+    const wrong = list.find((id) => id >= vocab)
+    if (wrong !== undefined) throw invalidArgument(`a token id from 0 to ${vocab - 1}`, name, wrong)
+  }
+}
+
+/** A trace that cannot be written is told before a model is loaded for it; what the file has is left to the trace. */
+async function checkTrace(path: string | undefined): Promise<void> {
+  if (path === undefined) return
+  try {
+    const there = await stat(path).then(
+      () => true,
+      () => false,
+    )
+    await access(there ? path : dirname(path), constants.W_OK)
+  } catch (cause) {
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: `--trace: the file cannot be written: ${(cause as Error).message}`,
+      remedy: 'pass the path of a file in a folder that exists',
+      cause,
+    })
+  }
 }
 
 /** Loads with progress on stderr; Ctrl-C ends it. */
 export async function loadModel(
   path: string,
-  flags: LoadFlags,
+  flags: RunFlags,
   terminal: Terminal,
   more: LoadOptions = {},
 ): Promise<Model> {
   terminal.quiet = flags.quiet ?? false
+  const plan = planOptions(flags)
+  await checkTrace(flags.trace)
   const progress = terminal.progress(basename(path))
   const model = await load(path, {
-    ...planOptions(flags),
+    ...plan,
     cache: flags.cache,
     signal: terminal.signal,
     onProgress: progress.report,

@@ -4,11 +4,11 @@ import { SHAPES } from '../model/shapes.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
-import { addLoadFlags, type LoadFlags, parseNumber, planOptions } from './options.ts'
+import { addPlanFlags, addServeFlags, type LoadFlags, parseNumber, planOptions } from './options.ts'
 import type { Terminal } from './terminal.ts'
 
 interface Flags extends LoadFlags {
-  batch?: number
+  /** What --max-sequences was called before. */
   sequences?: number
   head?: 'stored' | 'q4'
   json?: boolean
@@ -18,14 +18,14 @@ export function planCommand(terminal: Terminal): Command {
   const command = new Command('plan')
     .description('what a model would take and how fast it would be, without loading it')
     .argument('<model>', `folder of a checkpoint, or a published shape: ${Object.keys(SHAPES).join(', ')}`)
-    .addOption(new Option('--batch <count>', 'sequences that decode at once').argParser(parseNumber))
-    .addOption(new Option('--sequences <count>', 'full contexts that the KV cache holds').argParser(parseNumber))
+    .addOption(new Option('--sequences <count>').argParser(parseNumber).hideHelp())
     .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4']))
     .option('--json', 'print as JSON')
-  addLoadFlags(command)
+  addServeFlags(addPlanFlags(command))
   return command.action(async (name: string, flags: Flags) => {
-    const { batch, sequences, head } = flags
-    const made = await plan(name, { ...planOptions(flags), batch, maxSequences: sequences, head })
+    const { sequences, head } = flags
+    const options = planOptions(flags)
+    const made = await plan(name, { ...options, maxSequences: options.maxSequences ?? sequences, head })
     await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made))
   })
 }

@@ -3,10 +3,10 @@ import { Command, Option } from 'commander'
 import { MillraceError } from '../errors.ts'
 import type { Model } from '../model/model.ts'
 import { formatCount } from './format.ts'
-import { addHeadFlag, addLoadFlags, type HeadFlag, type LoadFlags, loadModel, parseNumber } from './options.ts'
+import { addHeadFlag, addLoadFlags, type HeadFlag, loadModel, parseNumber, type RunFlags } from './options.ts'
 import type { Terminal } from './terminal.ts'
 
-interface Flags extends LoadFlags, HeadFlag {
+interface Flags extends RunFlags, HeadFlag {
   file?: string
   window?: number
   bos: boolean

@@ -78,7 +78,7 @@ export function describe(operation: string, dimensions: Readonly<Record<string, 
   }
 }
 
-export function checkOperation(operation: unknown): string {
+export function checkOperation(operation: unknown, remedy = 'operations() lists them'): string {
   const names = operations().map(({ name }) => name)
   if (typeof operation === 'string' && names.includes(operation)) return operation
   const likely = typeof operation === 'string' ? nearest(operation, names) : undefined
@@ -86,6 +86,6 @@ export function checkOperation(operation: unknown): string {
     `one of ${names.join(', ')}`,
     'operation',
     operation,
-    likely === undefined ? 'operations() lists them' : `did you mean '${likely}'?`,
+    likely === undefined ? remedy : `did you mean '${likely}'?`,
   )
 }

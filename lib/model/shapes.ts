@@ -56,12 +56,12 @@ export function findShape(name: string): ModelSpec | undefined {
 }
 
 /** A shape by its name. Throws INVALID_ARGUMENT. */
-export function requireShape(name: string): ModelSpec {
+export function requireShape(name: string, what = 'one'): ModelSpec {
   const found = findShape(name)
   if (found) return found
   const likely = nearest(name, Object.keys(SHAPES))
   throw invalidArgument(
-    `one of ${Object.keys(SHAPES).join(', ')}`,
+    `${what} of ${Object.keys(SHAPES).join(', ')}`,
     'shape',
     name,
     likely === undefined ? undefined : `did you mean '${likely}'?`,

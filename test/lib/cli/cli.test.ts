@@ -136,6 +136,19 @@ describe('generate', () => {
     expect(refused.stderr).toContain('cannot be written')
   })
 
+  test('--stop-token, --ignore-eos and what the KV cache holds', async () => {
+    await using model = await load(demo)
+    const options = { maxTokens: 9 }
+    const { tokens } = await model.generate('Once upon a time', options).result
+    const flags = ['generate', demo, 'Once upon a time', '--max-tokens', '9', '--json', '--stats', '--ignore-eos']
+    const serve = ['--context', '64', '--kv-tokens', '160', '--batch', '2', '--stop-token', String(tokens[4])]
+    const { code, stdout } = await run([...flags, ...serve])
+    expect(code).toBe(0)
+    expect(JSON.parse(stdout)).toMatchObject({ finishReason: 'stop', plan: { kvTokens: 160, batch: 2 } })
+    const one = await run(['plan', demo, '--device', 'cpu', '--context', '64', '--max-sequences', '3', '--json'])
+    expect(JSON.parse(one.stdout)).toMatchObject({ kvTokens: 192 })
+  })
+
   test('--deadline ends an answer that takes longer', async () => {
     const long = ['--max-tokens', '2000', '--temperature', '2', '--seed', '1', '--placement', 'streamed']
     const { code, stderr } = await run(['generate', demo, 'Once', ...long, '--logit-bias', '2=-100', '--deadline', '1'])
@@ -296,6 +309,34 @@ describe('failures', () => {
     [['score', demo, ''], 2, /at least two tokens/],
     [['bench', demo, '--tokens', '1'], 2, /an integer of at least 2 for tokens/],
     [['bench', 'decode', demo, '--prompt', '8', '--context', '9'], 2, /expected one of --prompt and --context/],
+    [['bench'], 2, /missing required argument 'model'[\s\S]*Usage: millrace bench .*[\s\S]*prefill[\s\S]*kernel/],
+    [['bench', 'decod'], 2, /but received 'decod'.*\n {2}did you mean 'decode'\?/],
+    [['bench', 'prefil', 'llama3-8b'], 2, /too many arguments[\s\S]*\(Did you mean bench prefill\?\)/],
+    [
+      ['bench', 'decode', 'nope'],
+      2,
+      /a folder or one of smollm2-135m, .*but received 'nope'[\s\S]*bench decode --help/,
+    ],
+    [['bench', 'stream', demo, '--tokens', '1'], 2, /see millrace bench stream --help/],
+    [['bench', 'stream', demo, '--device', 'cpu'], 2, /a GPU, of which it measures the link[\s\S]*bench decode/],
+    [
+      ['bench', 'kernel', '--op', 'nope'],
+      2,
+      /expected one of gemv_q4, .*sample.*\n {2}see millrace bench kernel --help/,
+    ],
+    [['bench', 'kernel', '--n', '512'], 2, /expected --k with --n but received none/],
+    [['bench', 'kernel', '--op', 'rms_norm', '--k', '512'], 2, /--k is a size of linears .*rms_norm is none/],
+    [
+      ['generate', demo, 'x', '--logit-bias', '99999=1'],
+      2,
+      /a token id from 0 to \d+ for --logit-bias but received 99999/,
+    ],
+    [['generate', demo, 'x', '--stop-token', '99999'], 2, /a token id from 0 to \d+ for --stop-token/],
+    [['generate', demo, 'x', '--trace', '/nowhere/trace.json'], 2, /--trace: the file cannot be written: ENOENT/],
+    [['generate', demo, 'x', '--kv-tokens', '64', '--max-sequences', '2'], 2, /one of kvTokens and maxSequences/],
+    [['generate', demo, 'x', '--vram-budget', '2G'], 2, /units are B, KB, MB, GB, TB and KiB, MiB, GiB, TiB/],
+    [['plan', demo, '--trace', 'x.json'], 2, /unknown option '--trace'/],
+    [['probe', '--calibrate', '--device', 'cpu'], 2, /a GPU is what is calibrated/],
     [['bench', 'kernel', '--op', 'gemv_q5'], 2, /expected one of gemv_q4, .*\n {2}did you mean 'gemv_q4'\?/],
     [['bench', 'kernel', '--shape', 'llama4'], 2, /expected one of smollm2-135m, .* for shape but received 'llama4'/],
     [['bench', 'kernel', '--part', 'knee'], 2, /expected one of qkv, o, gate_up, down, head for part/],
