@@ -46,7 +46,7 @@ export interface PlanOptions {
   contextLength?: number | undefined
   /** Requests with a full context that the KV cache holds at once. Default 4. Not together with kvTokens. */
   maxSequences?: number | undefined
-  /** Tokens that the KV cache holds in all. */
+  /** Tokens that the KV cache holds in all; raised to one context where it is less. */
   kvTokens?: number | undefined
   /**
    * GPU memory for all of the model: resident weights, ring, KV cache, workspace. Bytes, '6GiB', or a share of what is
@@ -55,7 +55,7 @@ export interface PlanOptions {
   vramBudget?: number | string | undefined
   /** System RAM for the model: bytes, '64GiB', or a share of what this process may use. Default: all of that. */
   ramBudget?: number | string | undefined
-  /** Sequences expected to decode at once: what homes are chosen for. Default 1. */
+  /** Sequences expected to decode at once: what homes, and the KV cache by default, are chosen for. Default 1. */
   batch?: number | undefined
   /** 'auto' may leave feed-forwards to the CPU beside a GPU. Default true. */
   coExecute?: boolean | undefined
@@ -88,7 +88,10 @@ export interface LoadOptions extends PlanOptions {
    * before. Default false.
    */
   deterministic?: boolean | undefined
-  /** Requests that may wait; the next is refused with QUEUE_FULL. Default: no limit. */
+  /**
+   * Requests that may wait, those included that were handed in a moment ago and have not started; the next is refused
+   * with QUEUE_FULL. Default: no limit.
+   */
   maxQueue?: number | undefined
   /**
    * Keep the repacked weights on disk, so that the next load only reads them: true, false, or the folder to keep them

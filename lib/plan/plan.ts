@@ -67,7 +67,10 @@ export interface ModelPlan {
   units: PlannedUnit[]
   /** Memory that streamed units pass through; 0 if none is streamed. */
   ringBytes: number
-  /** Device memory for the shared units of all models of the GPU; 0: as it is. */
+  /**
+   * Device memory for the shared units of all models of the GPU; 0 where none was named: then it is as it was, or as
+   * large as the first model's shared units.
+   */
   arenaBytes: number
   /** Milliseconds that the model keeps the arena while others wait for it. */
   turnMs: number
