@@ -1,5 +1,5 @@
 /**
- * The lab on a GPU: every operation against the CPU twin, kernels of one's own by themselves and in whole models, and
+ * The lab on a GPU (test/lab has it on the CPU): every operation against the CPU twin, kernels of one's own by themselves and in whole models, and
  * memory that does not suffice. Needs a device; elsewhere it says why it does not run.
  */
 import { existsSync } from 'node:fs'
@@ -7,8 +7,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { load, probe } from '../../lib/index.ts'
-import { type Lab, openLab, operations, SHAPES, shapedOperations, verify } from '../../lib/lab/index.ts'
+import { type Lab, openLab, operations, SHAPES, verify } from '../../lib/lab/index.ts'
 import { loadSynthetic } from '../../lib/model/synthetic.ts'
+import { AWKWARD, sizesOf } from '../lab/sizes.ts'
 import { IDLE } from './kernels.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -16,23 +17,6 @@ const { gpus, gpuReason } = await probe()
 if (gpus.length === 0) console.warn(`test/gpu is skipped: ${gpuReason}`)
 /** examples/kernels/gemv_q4.cu, as the build with CUDA makes it. */
 const example = join(root, 'build/Release/kernels/gemv_q4.fatbin')
-
-const AWKWARD: Record<string, Record<string, number>[]> = {
-  linear: [
-    { rows: 3, n: 192, k: 576 },
-    { rows: 65, n: 576, k: 192, permuted: 1, epilogue: 1 },
-    { rows: 9, n: 592, k: 1000, epilogue: 2 },
-  ],
-  q4: [
-    { rows: 5, n: 200, k: 192, group: 32, zeros: 1, scaleType: 1 },
-    { rows: 17, n: 576, k: 576, group: 0, zeros: 1, permuted: 1 },
-    { rows: 1, n: 6144, k: 4096, group: 64 },
-  ],
-  attention: [
-    { rows: 3, context: 300, heads: 6, kvHeads: 2, headDim: 64, window: 100 },
-    { rows: 33, context: 77, heads: 8, kvHeads: 8, headDim: 128 },
-  ],
-}
 
 describe.skipIf(gpus.length === 0)('the lab on a GPU', () => {
   let lab: Lab
@@ -42,10 +26,7 @@ describe.skipIf(gpus.length === 0)('the lab on a GPU', () => {
   afterAll(() => lab?.close())
 
   test.each(operations().map(({ name }) => name))('%s agrees with the CPU twin', async (operation) => {
-    const own = /^gem/.test(operation) ? [...AWKWARD.linear!, ...(operation.endsWith('q4') ? AWKWARD.q4! : [])] : []
-    const attention = operation.startsWith('attention') ? AWKWARD.attention! : []
-    const shaped = shapedOperations(operation, SHAPES['smollm2-135m']!, { rows: 4, group: 64 })
-    for (const dimensions of [...own, ...attention, ...shaped.map((problem) => problem.dimensions)]) {
+    for (const dimensions of sizesOf(operation)) {
       const { ok, outputs } = await verify(lab, operation, dimensions)
       expect(ok, `${JSON.stringify(dimensions)}: ${JSON.stringify(outputs)}`).toBe(true)
     }

@@ -5,12 +5,14 @@ import {
   type Lab,
   type LabBuffer,
   openLab,
+  operations,
   SLAB_LAYOUT,
   toNumbers,
   verify,
   type Work,
 } from '../../lib/lab/index.ts'
 import { floatValue } from '../reference/float.ts'
+import { sizesOf } from './sizes.ts'
 
 let lab: Lab
 beforeAll(async () => {
@@ -315,6 +317,15 @@ describe('memory, streams and events', () => {
     await expect(buffer.read()).rejects.toMatchObject({ code: 'MODEL_CLOSED' })
     await expect(openLab({ device: 'gpu' })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
   })
+})
+
+test.each(operations().map(({ name }) => name))('%s is the same on another number of threads', async (operation) => {
+  await using other = await openLab({ device: 'cpu', threads: 3 })
+  for (const dimensions of sizesOf(operation)) {
+    const { ok, outputs } = await verify(other, operation, dimensions)
+    expect(ok, `${JSON.stringify(dimensions)}: ${JSON.stringify(outputs)}`).toBe(true)
+    for (const { relativeError } of outputs) expect(relativeError).toBe(0)
+  }
 })
 
 test('verify compares with the twin, bit for bit where it is the twin itself', async () => {

@@ -1,0 +1,27 @@
+/** At what sizes every operation is tried, on each device. */
+import { SHAPES, shapedOperations } from '../../lib/lab/index.ts'
+
+export const AWKWARD: Record<string, Record<string, number>[]> = {
+  linear: [
+    { rows: 3, n: 192, k: 576 },
+    { rows: 65, n: 576, k: 192, permuted: 1, epilogue: 1 },
+    { rows: 9, n: 592, k: 1000, epilogue: 2 },
+  ],
+  q4: [
+    { rows: 5, n: 200, k: 192, group: 32, zeros: 1, scaleType: 1 },
+    { rows: 17, n: 576, k: 576, group: 0, zeros: 1, permuted: 1 },
+    { rows: 1, n: 6144, k: 4096, group: 64 },
+  ],
+  attention: [
+    { rows: 3, context: 300, heads: 6, kvHeads: 2, headDim: 64, window: 100 },
+    { rows: 33, context: 77, heads: 8, kvHeads: 8, headDim: 128 },
+  ],
+}
+
+/** Awkward ones, and those of a model. */
+export function sizesOf(operation: string): Record<string, number>[] {
+  const own = /^gem/.test(operation) ? [...AWKWARD.linear!, ...(operation.endsWith('q4') ? AWKWARD.q4! : [])] : []
+  const attention = operation.startsWith('attention') ? AWKWARD.attention! : []
+  const shaped = shapedOperations(operation, SHAPES['smollm2-135m']!, { rows: 4, group: 64 })
+  return [...own, ...attention, ...shaped.map(({ dimensions }) => dimensions)]
+}
