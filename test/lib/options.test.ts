@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { MillraceError } from '../../lib/errors.ts'
@@ -5,6 +6,7 @@ import {
   chatMessages,
   closeOptions,
   generateOptions,
+  inspectOptions,
   loadOptions,
   nearest,
   parseBytes,
@@ -215,4 +217,12 @@ test('nearest finds a word with one letter wrong, missing or doubled, and nothin
     }),
   )
   expect(nearest('gpuLayers', names)).toBeUndefined()
+})
+
+test('docs/API.md has every option', () => {
+  const text = readFileSync(new URL('../../docs/API.md', import.meta.url), 'utf8')
+  const schemas = [loadOptions, planOptions, generateOptions, scoreOptions, closeOptions, inspectOptions]
+  for (const name of schemas.flatMap(({ shape }) => Object.keys(shape))) {
+    expect(text, name).toMatch(new RegExp(`[`{ ]${name}[`,: ]`))
+  }
 })
