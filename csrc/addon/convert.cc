@@ -229,9 +229,11 @@ const char* name_of(Home home) {
     case Home::cpu:
       return "cpu";
     case Home::shared:
+      return "shared";
+    case Home::elsewhere:
       break;
   }
-  return "shared";
+  return "elsewhere";
 }
 
 std::vector<Home> homes_field(const Napi::Object& object, const char* name) {

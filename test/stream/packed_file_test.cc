@@ -233,7 +233,8 @@ TEST(what_cannot_be_written_is_told_and_leaves_nothing) {
   CHECK(write_packed(files.packed, *bare) != "");
 }
 
-// In a folder that others write to, too: a file that is not this user's alone is not believed, and a link leads nowhere.
+// In a folder that others write to, too: a file that is not this user's alone is not believed, and a link leads
+// nowhere.
 TEST(what_others_may_have_written_is_neither_read_nor_followed) {
   Files files;
   CHECK_EQ(files.write(files.packed), std::string());
