@@ -19,7 +19,8 @@ struct CpuStreamHooks {
 };
 
 // How long idle threads poll for work in a pass that they share with a GPU. Between two of their units may lie several
-// that are streamed, at 2 ms a layer of an 8B model; waking 16 sleepers would cost a tenth of their unit's time.
+// that are streamed, at 2 ms a layer of an 8B model: sleepers would have to be woken for each. Its gain has not been
+// measured.
 inline constexpr std::chrono::microseconds kSharedPassSpin{10000};
 
 // A backend that computes with `threads` threads (at least 1), which its executors share: operations of several
