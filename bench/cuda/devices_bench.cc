@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/cuda/shapes.h"
 #include "cuda/cuda_backend.h"
 #include "engine/engine.h"
 #include "stream/link.h"
@@ -48,18 +49,6 @@ std::vector<int> numbers(const char* text) {
 
 double seconds_since(SteadyClock::time_point begin) {
   return std::chrono::duration<double>(SteadyClock::now() - begin).count();
-}
-
-ModelSpec shape(const std::string& name) {
-  ModelSpec spec;
-  if (name == "1b") {  // TinyLlama-1.1B
-    spec.vocab = 32000, spec.hidden = 2048, spec.layers = 22, spec.heads = 32, spec.kv_heads = 4, spec.head_dim = 64;
-    spec.intermediate = 5632, spec.max_position = 8192;
-  } else {  // Llama-3-8B
-    spec.vocab = 128256, spec.hidden = 4096, spec.layers = 32, spec.heads = 32, spec.kv_heads = 8, spec.head_dim = 128;
-    spec.intermediate = 14336, spec.max_position = 65536, spec.rope.theta = 500000;
-  }
-  return spec;
 }
 
 class Collector final : public EventSink {

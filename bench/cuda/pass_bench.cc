@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/cuda/shapes.h"
 #include "cuda/cuda_backend.h"
 #include "stream/feeder.h"
 #include "stream/synthetic.h"
@@ -25,18 +26,6 @@ namespace {
 
 double milliseconds(Clock::duration d) {
   return std::chrono::duration<double, std::milli>(d).count();
-}
-
-ModelSpec shape(const std::string& name) {
-  ModelSpec spec;
-  if (name == "1b") {  // TinyLlama-1.1B
-    spec.vocab = 32000, spec.hidden = 2048, spec.layers = 22, spec.heads = 32, spec.kv_heads = 4, spec.head_dim = 64;
-    spec.intermediate = 5632, spec.max_position = 8192;
-  } else {  // Llama-3-8B
-    spec.vocab = 128256, spec.hidden = 4096, spec.layers = 32, spec.heads = 32, spec.kv_heads = 8, spec.head_dim = 128;
-    spec.intermediate = 14336, spec.max_position = 65536, spec.rope.theta = 500000;
-  }
-  return spec;
 }
 
 }  // namespace
