@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { MillraceError } from './errors.ts'
 
 export type LinearFormat = 'plain' | 'gptq' | 'awq' | 'compressed-tensors'
-export type WeightType = 'q4' | 'f16' | 'bf16' | 'f32'
+export type WeightType = 'q4' | 'q8' | 'f16' | 'bf16' | 'f32'
 export type Home = 'resident' | 'streamed' | 'cpu' | 'shared'
 
 /** A tensor of a safetensors file, as its header describes it. */
@@ -94,8 +94,8 @@ export interface ModelSource {
   embedding: string
   finalNorm: string
   head: LinearSource
-  /** Make 4 bits of a plain head while it is repacked. */
-  quantiseHead: boolean
+  /** Make 4 or 8 bits of a plain head while it is repacked; 0: leave it. */
+  headBits: 0 | 4 | 8
 }
 
 export interface NativeUnit {
@@ -121,7 +121,7 @@ export interface SyntheticOptions {
   /** Integer zeros about 8 instead of exactly 8. */
   zeros: boolean
   head: WeightType
-  embedding: Exclude<WeightType, 'q4'>
+  embedding: Exclude<WeightType, 'q4' | 'q8'>
   seed: number
 }
 

@@ -69,13 +69,13 @@ export interface PlanOptions {
   threads?: number | undefined
 }
 
-/** The checkpoint's own head, or one of 4 bits. */
-export type HeadType = 'stored' | 'q4'
+/** The checkpoint's own head, or one of 4 or 8 bits. */
+export type HeadType = 'stored' | 'q4' | 'q8'
 
 export interface LoadOptions extends PlanOptions {
   /**
-   * 'q4' makes 4 bits of a head that the checkpoint has in 16 or 32: a quarter of its memory and of the time to read it,
-   * at a loss that model.headError tells. Default 'stored': as the checkpoint has it.
+   * 'q4' and 'q8' make 4 or 8 bits of a head that the checkpoint has in 16 or 32: a quarter or a half of its memory and
+   * of the time to read it, at a loss that model.headError tells. Default 'stored': as the checkpoint has it.
    */
   head?: HeadType | undefined
   onProgress?: ((progress: LoadProgress) => void) | undefined
@@ -285,7 +285,7 @@ const isImage = (value: unknown) => typeof value === 'string' || value instanceo
 
 export const planOptions = z.strictObject(plan)
 
-const head = z.enum(['stored', 'q4'], { error: `'stored' or 'q4'` })
+const head = z.enum(['stored', 'q4', 'q8'], { error: `'stored', 'q4' or 'q8'` })
 
 export const inspectOptions = z.strictObject({ head: head.optional() })
 

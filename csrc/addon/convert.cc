@@ -1,6 +1,7 @@
 #include "addon/convert.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "core/error.h"
 
@@ -182,14 +183,18 @@ ModelSpec model_spec(const Napi::Object& object) {
 }
 
 SyntheticOptions synthetic_options(const Napi::Object& object) {
+  SyntheticOptions options;
   const auto type = [&](const char* name) {
-    const std::string value = string_field(object, name);
+    std::string value = string_field(object, name);
+    if (value == "q8" && std::strcmp(name, "head") == 0) {
+      options.head_nibbles = 2;
+      value = "q4";
+    }
     for (const WeightType known : {WeightType::q4, WeightType::f16, WeightType::bf16, WeightType::f32}) {
       if (value == name_of(known)) return known;
     }
     throw wrong_type(name, "'q4', 'f16', 'bf16' or 'f32'");
   };
-  SyntheticOptions options;
   options.group = int_field(object, "group");
   options.zeros = bool_field(object, "zeros");
   options.head = type("head");
@@ -216,7 +221,7 @@ ModelSource model_source(const Napi::Object& object) {
   source.embedding = string_field(object, "embedding");
   source.final_norm = string_field(object, "finalNorm");
   source.head = linear_source(object_field(object, "head"));
-  source.quantise_head = bool_field(object, "quantiseHead");
+  source.head_bits = int_field(object, "headBits");
   return source;
 }
 

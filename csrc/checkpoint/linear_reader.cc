@@ -51,8 +51,8 @@ std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const Li
 
 std::unique_ptr<LinearReader> open_head(const Checkpoint& checkpoint, const ModelSource& source) {
   const int n = source.spec.vocab, k = source.spec.hidden;
-  if (source.quantise_head && source.head.format == LinearFormat::plain) {
-    return std::make_unique<QuantisingReader>(checkpoint, source.head, source.final_norm, n, k);
+  if (source.head_bits != 0 && source.head.format == LinearFormat::plain) {
+    return std::make_unique<QuantisingReader>(checkpoint, source.head, source.final_norm, n, k, source.head_bits);
   }
   return open_linear(checkpoint, source.head, n, k);
 }

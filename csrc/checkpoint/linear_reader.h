@@ -31,8 +31,10 @@ class LinearReader {
   const std::vector<const Tensor*>& tensors() const { return tensors_; }
 
   // q4, k a multiple of 8: quantised values of output features [column, column + count) in the model's own order of
-  // input features: nibble i of out[(r - begin) * kTileN + c] is q[8 r + i, column + c], for r in [begin, end).
+  // input features, or as stored where in_stored_order(): nibble i of out[(r - begin) * kTileN + c] is q[8 r + i,
+  // column + c], for r in [begin, end).
   virtual void read_words(int begin, int end, int column, int count, uint32_t* out) const;
+  virtual bool in_stored_order() const { return false; }
   // q4: scales (bits of code().scale) and integer zeros (8 where symmetric) of one stored group. Throws
   // CHECKPOINT_INVALID for a scale that is not finite.
   virtual void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const;
@@ -42,7 +44,7 @@ class LinearReader {
   virtual void refuse_not_finite(int begin, int end) const;
   // Output features are rows of the file, whose pages may be dropped once they are read.
   virtual bool by_rows() const { return code_.type != WeightType::q4; }
-  // Of a reader that makes 4 bits of float weights: of what was read so far.
+  // Of a reader that makes 4 or 8 bits of float weights: of what was read so far.
   virtual QuantisationError error() const { return {}; }
 
  protected:
@@ -58,7 +60,7 @@ class LinearReader {
 // Checks a linear of n output and k input features against the checkpoint. Throws CHECKPOINT_INVALID or
 // CHECKPOINT_UNSUPPORTED naming file, tensor, expected and found.
 std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k);
-// The head, made 4 bits where the model's source asks for it.
+// The head, made 4 or 8 bits where the model's source asks for it.
 std::unique_ptr<LinearReader> open_head(const Checkpoint& checkpoint, const ModelSource& source);
 
 // ---- Checks shared by the formats.

@@ -31,9 +31,15 @@ inline Lanes all(float value) {
   return Lanes{value, value, value, value};
 }
 
-// The nearest integers in [-8, 7], ties to even: adding 1.5 * 2^23 rounds.
-inline Lanes level(Lanes x) {
-  const Lanes magic = all(12582912.0f), least = all(-8.0f), most = all(7.0f);
+// Codes less their zero: [-8, 7] or [-136, 119].
+struct Levels {
+  float least, most;
+};
+constexpr Levels kLevels4{-8.0f, 7.0f}, kLevels8{-136.0f, 119.0f};
+
+// The nearest of them, ties to even: adding 1.5 * 2^23 rounds.
+inline Lanes level(Lanes x, Levels levels) {
+  const Lanes magic = all(12582912.0f), least = all(levels.least), most = all(levels.most);
   x = x < least ? least : x;
   x = x > most ? most : x;
   return (x + magic) - magic;
@@ -63,7 +69,7 @@ uint16_t fit_q4_scale(const float* weights, const float* importance, int count) 
     for (int i = 0; i < kGroup; i += 2 * kLanes) {
       for (int j = 0; j < 2; j++) {
         const Lanes x = load_lanes(w + i + j * kLanes);
-        const Lanes q = level(x * all(inverse)), vq = load_lanes(v + i + j * kLanes) * q;
+        const Lanes q = level(x * all(inverse), kLevels4), vq = load_lanes(v + i + j * kLanes) * q;
         wq[j] += vq * x;
         qq[j] += vq * q;
       }
@@ -79,12 +85,31 @@ uint16_t fit_q4_scale(const float* weights, const float* importance, int count) 
   return float_to_half(std::clamp(scale, -kLargestHalf, kLargestHalf));
 }
 
+uint16_t fit_q8_scale(const float* weights, int count) {
+  float most = 0.0f, least = 0.0f;
+  for (int i = 0; i < count; i++) {
+    most = std::max(most, weights[i]);
+    least = std::min(least, weights[i]);
+  }
+  const float up = std::max(most / kLevels8.most, least / kLevels8.least);
+  const float down = std::max(-least / kLevels8.most, most / -kLevels8.least);  // the negative scale's size
+  const float scale = up <= down ? up : -down;
+  return float_to_half(std::clamp(scale, -kLargestHalf / 16, kLargestHalf / 16));  // 16 times it is stored too
+}
+
 QuantisingReader::QuantisingReader(const Checkpoint& checkpoint, const LinearSource& source, const std::string& norm,
-                                   int n, int k)
-    : LinearReader(n, k), plain_(checkpoint, source, n, k), importance_(static_cast<size_t>(k)), features_(n) {
+                                   int n, int k, int bits)
+    : LinearReader(n, k),
+      plain_(checkpoint, source, n, k),
+      bits_(bits),
+      importance_(static_cast<size_t>(k)),
+      features_(n) {
+  if (bits != 4 && bits != 8) {
+    throw Error(code::kInvalidArgument, format("a head of %d bits", bits), "make it 4 or 8 bits, or leave it as it is");
+  }
   if (k % 8 != 0) {
-    throw Error(code::kInvalidArgument, format("a head of %d input features cannot be made 4 bits", k),
-                "load it as it is: 4 bits need a hidden size that is a multiple of 8");
+    throw Error(code::kInvalidArgument, format("a head of %d input features cannot be made %d bits", k, bits),
+                format("load it as it is: %d bits need a hidden size that is a multiple of 8", bits));
   }
   read_floats(checkpoint, require_floats(checkpoint, norm, k), importance_.data());
   for (float& value : importance_) value *= value;
@@ -94,6 +119,11 @@ QuantisingReader::QuantisingReader(const Checkpoint& checkpoint, const LinearSou
   code_.group = kGroup;
   while (k_stored_ % code_.group != 0) code_.group /= 2;
   tensors_ = plain_.tensors();
+  if (bits == 4) return;
+  code_.permuted = true;
+  code_.nibbles = 2;
+  k_stored_ *= 2;
+  permutation_ = nibble_permutation(k, k_stored_, code_.group);
 }
 
 void QuantisingReader::load(int row, int begin, int count, float* out) const {
@@ -111,7 +141,7 @@ void QuantisingReader::load(int row, int begin, int count, float* out) const {
 }
 
 void QuantisingReader::read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const {
-  const int begin = group * code_.group, width = std::min(code_.group, k_ - begin);
+  const int nibbles = code_.nibbles, begin = group / nibbles * code_.group, width = std::min(code_.group, k_ - begin);
   float weights[kGroup];
   for (int c = 0; c < count; c++) {
     load(column + c, begin, width, weights);
@@ -122,16 +152,21 @@ void QuantisingReader::read_group(int group, int column, int count, uint16_t* sc
       finite &= std::fabs(weights[i]) <= FLT_MAX;
     }
     if (!finite) plain_.refuse_not_finite(column + c, column + c + 1);
-    scales[c] = fit_q4_scale(weights, importance_.data() + begin, width);
     zeros[c] = 8;
     Feature& feature = features_[static_cast<size_t>(column + c)];
     feature.group = group;
+    scales[c] = bits_ == 4 ? fit_q4_scale(weights, importance_.data() + begin, width) : fit_q8_scale(weights, width);
     feature.scale = half_to_float(scales[c]);
+    if (bits_ == 8 && group % 2 == 0) scales[c] = float_to_half(16 * feature.scale);
   }
 }
 
 void QuantisingReader::read_words(int begin, int end, int column, int count, uint32_t* out) const {
+  // Of eight bits, stored input features [8 begin, 8 end) are a nibble of features [first, first + width).
   const int group = 8 * begin / code_.group, width = 8 * (end - begin);
+  const bool high = bits_ == 8 && group % 2 == 0;
+  const int first = 8 * begin - (bits_ == 4 ? 0 : (group + 1) / 2 * code_.group);
+  const int present = std::clamp(k_ - first, 0, width);  // the rest is padding, whose weights are zero
   if ((8 * end - 1) / code_.group != group || features_[static_cast<size_t>(column)].group != group) {
     throw Error(code::kInternal, "words of a group whose scales were not read", "report this as a bug");
   }
@@ -139,20 +174,25 @@ void QuantisingReader::read_words(int begin, int end, int column, int count, uin
     Feature& feature = features_[static_cast<size_t>(column + c)];
     float weights[kGroup] = {}, importance[kGroup] = {};  // zeros fill whole lanes and change no sum
     int32_t levels[kGroup];
-    load(column + c, 8 * begin, width, weights);
-    std::copy_n(importance_.data() + 8 * begin, width, importance);
+    load(column + c, first, present, weights);
+    std::copy_n(importance_.data() + first, present, importance);
     const float scale = feature.scale, inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
     Lanes sums[4] = {};
     for (int i = 0; i < kGroup; i += kLanes) {
       const Lanes w = load_lanes(weights + i), v = load_lanes(importance + i);
-      const Lanes q = level(w * all(inverse)), e = w - all(scale) * q;
-      for (int lane = 0; lane < kLanes; lane++) levels[i + lane] = static_cast<int32_t>(q[lane]) + 8;
+      const Lanes q = level(w * all(inverse), bits_ == 4 ? kLevels4 : kLevels8), e = w - all(scale) * q;
+      for (int lane = 0; lane < kLanes; lane++) {
+        const int32_t code = static_cast<int32_t>(q[lane]) + (bits_ == 4 ? 8 : 136);
+        levels[i + lane] = high ? code >> 4 : code & 15;
+      }
       sums[0] += e * e;
       sums[1] += w * w;
       sums[2] += v * e * e;
       sums[3] += v * w * w;
     }
-    for (size_t i = 0; i < feature.sums.size(); i++) feature.sums[i] += total(sums[i]);
+    if (!high) {
+      for (size_t i = 0; i < feature.sums.size(); i++) feature.sums[i] += total(sums[i]);
+    }
     for (int r = begin; r < end; r++) {
       uint32_t word = 0;
       for (int i = 0; i < 8; i++) word |= static_cast<uint32_t>(levels[8 * (r - begin) + i]) << (4 * i);

@@ -1,8 +1,10 @@
 #pragma once
-// Four bits made of a float linear while it is repacked: for heads, which checkpoints mostly leave as they were trained
-// and which are then the largest matrix of the model.
+// Four or eight bits made of a float linear while it is repacked: for heads, which checkpoints mostly leave as they
+// were trained and which are then the largest matrix of the model. Both with a scale a group.
 //
-// Symmetric (zero 8) with a scale a group. Of nine ways to map the group's largest weight near -8, the one is taken
+// Eight bits: codes - 136 in [-136, 119]; the smallest scale that reaches the group's largest weight of either sign.
+//
+// Four bits: symmetric (zero 8). Of nine ways to map the group's largest weight near -8, the one is taken
 // whose least-squares scale leaves the smallest error, each input feature weighed by the square of the norm's weight
 // that it carries: what that minimises is the expected square of the logits' error over normed rows whose features are
 // alike.
@@ -16,12 +18,15 @@ namespace millrace {
 
 class QuantisingReader : public LinearReader {
  public:
-  // `norm`: the float vector [k] of the RMSNorm that the linear's input comes from.
-  QuantisingReader(const Checkpoint& checkpoint, const LinearSource& source, const std::string& norm, int n, int k);
+  // `norm`: the float vector [k] of the RMSNorm that the linear's input comes from. `bits`: 4 or 8, whose nibbles are
+  // input features of their own (slab_layout.h).
+  QuantisingReader(const Checkpoint& checkpoint, const LinearSource& source, const std::string& norm, int n, int k,
+                   int bits);
   // Of each output feature, groups one after the other and each before its words; different output features may be
   // read by different threads at once.
   void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const override;
   void read_words(int begin, int end, int column, int count, uint32_t* out) const override;
+  bool in_stored_order() const override { return bits_ == 8; }
   bool by_rows() const override { return true; }
   QuantisationError error() const override;
 
@@ -34,6 +39,7 @@ class QuantisingReader : public LinearReader {
   void load(int row, int begin, int count, float* out) const;
 
   PlainReader plain_;
+  int bits_;
   std::vector<float> importance_;  // [k]
   mutable std::vector<Feature> features_;
 };
@@ -41,5 +47,7 @@ class QuantisingReader : public LinearReader {
 // The scale, as float16, that q4 codes of `count` weights are multiplied with (code - 8, codes 0..15). Exposed for
 // tests.
 uint16_t fit_q4_scale(const float* weights, const float* importance, int count);
+// The same of eight bits (code - 136, codes 0..255).
+uint16_t fit_q8_scale(const float* weights, int count);
 
 }  // namespace millrace

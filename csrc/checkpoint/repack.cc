@@ -452,7 +452,7 @@ class Repacker {
     const MatrixTask& task = *job.task;
     if (!task.q4()) {
       write_float_blocks(task, job.begin, job.end);
-    } else if (task.layout->code.permuted) {
+    } else if (task.layout->code.permuted && !task.parts[0]->in_stored_order()) {
       write_permuted_blocks(task, job.begin, job.end, panels_[thread]);
     } else {
       write_q4_blocks(task, job.begin, job.end);
@@ -512,7 +512,7 @@ class Repacker {
     for (int i = 0; i < kTileN; i++) out[sizeof(ordered) + i] = static_cast<std::byte>(zeros[tile_feature(i)]);
   }
 
-  // Words [begin, end) of each of the row block's 64 output features in the model's order; padding is q = 8.
+  // Words [begin, end) of each of the row block's 64 output features in the readers' order; padding is q = 8.
   static void read_words(const MatrixTask& task, int block, int begin, int end, uint32_t* words) {
     int covered = 0;
     task.for_runs(block, [&](const LinearReader&, int, int n, int) { covered += n; });
@@ -525,7 +525,7 @@ class Repacker {
   void write_q4_blocks(const MatrixTask& task, int begin, int end) const {
     const MatrixLayout& m = *task.layout;
     const int per_group = m.code.group / kTileK;
-    const int word_rows = m.k / 8;
+    const int word_rows = (task.parts[0]->in_stored_order() ? m.k_stored : m.k) / 8;
     std::vector<uint8_t> zeros(static_cast<size_t>(end - begin) * kTileN);
     uint32_t words[2 * kChunkSlices * kTileN];
     for (int group = 0; group < m.groups(); group++) {

@@ -45,10 +45,10 @@ struct ModelSource {
   std::string embedding;            // [vocab, hidden]
   std::string final_norm;           // [hidden]
   LinearSource head;                // plain with the embedding's name when tied
-  bool quantise_head = false;       // a plain head is made 4 bits while it is repacked
+  int head_bits = 0;                // a plain head is made 4 or 8 bits while it is repacked; 0: it stays
 };
 
-// What 4 bits made while repacking cost: root mean squares, relative to those of the values as they were.
+// What 4 or 8 bits made while repacking cost: root mean squares, relative to those of the values as they were.
 struct QuantisationError {
   bool made = false;  // otherwise nothing was
   double weights = 0;

@@ -35,6 +35,10 @@ const char* name_of(WeightType type) {
   return "?";
 }
 
+const char* name_of(const MatrixCode& code) {
+  return code.type == WeightType::q4 && code.nibbles == 2 ? "q8" : name_of(code.type);
+}
+
 size_t MatrixLayout::row_block_bytes() const {
   if (code.type == WeightType::q4) {
     return groups() * group_header_bytes() + static_cast<size_t>(slices()) * kQ4TileBytes;
@@ -117,6 +121,15 @@ size_t float_tile_offset(const MatrixLayout& m, int row_block, int slice) {
   return row_block * m.row_block_bytes() + static_cast<size_t>(slice) * kTileN * kTileK * element_bytes(m.code.type);
 }
 
+std::vector<int32_t> nibble_permutation(int k, int k_stored, int group) {
+  std::vector<int32_t> features(static_cast<size_t>(k_stored));
+  for (int i = 0; i < k_stored; i++) {
+    const int feature = i / (2 * group) * group + i % group;
+    features[static_cast<size_t>(i)] = feature < k ? feature : kPadding;
+  }
+  return features;
+}
+
 std::vector<float> decode_matrix(const MatrixLayout& m, const std::byte* slab) {
   std::vector<float> out(static_cast<size_t>(m.n) * m.k, 0.0f);
   const std::byte* base = slab + m.offset;
@@ -165,7 +178,7 @@ std::vector<float> decode_matrix(const MatrixLayout& m, const std::byte* slab) {
       for (int n = 0; n < kTileN && rb * kTileN + n < m.n; n++) {
         for (int k = 0; k < kTileK; k++) {
           const int32_t feature = permutation[s * kTileK + k];
-          if (feature != kPadding) out[static_cast<size_t>(rb * kTileN + n) * m.k + feature] = tile[n * kTileK + k];
+          if (feature != kPadding) out[static_cast<size_t>(rb * kTileN + n) * m.k + feature] += tile[n * kTileK + k];
         }
       }
     }

@@ -23,6 +23,10 @@
 // Stored input features are the checkpoint's own order, or, with a permutation (GPTQ act-order; groups whose size is
 // no multiple of 16), sorted by group with each group padded to whole tiles. Padding has weight zero: q = zero point,
 // float 0; its permutation entry is kPadding.
+//
+// Eight bits are two nibbles (`nibbles` = 2), each a stored input feature of its own, so that every kernel of 4 bits
+// computes them: groups come in pairs over the same input features, first the high nibbles with 16 times the scale,
+// then the low ones. Eight-bit code c stands for scale * (c - 136): 136 = 16 * 8 + 8 is the zero of both.
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -53,8 +57,10 @@ struct MatrixCode {
   bool zeros = false;                // q4: an integer zero (0..16) per group and output feature; otherwise 8
   bool permuted = false;             // stored input features are gathered through a permutation
   int group = 0;                     // q4: stored input features that share a scale, a multiple of 16
+  int nibbles = 1;                   // q4: of a weight; two need `permuted`
   bool operator==(const MatrixCode&) const = default;
 };
+const char* name_of(const MatrixCode& code);  // of its type, but "q8" for two nibbles
 
 // Where one matrix lies in its slab. Offsets are bytes from the slab's start.
 struct MatrixLayout {
@@ -135,6 +141,9 @@ class SlabBuilder {
   size_t reserve(size_t bytes);
   size_t bytes_ = 0;
 };
+
+// The permutation of a matrix of two nibbles: k_stored = 2 * (k padded to tiles), a multiple of 2 * group.
+std::vector<int32_t> nibble_permutation(int k, int k_stored, int group);
 
 // Fills in offset-free fields (k_stored padded to tiles when no permutation is used) and bytes.
 MatrixLayout measure_matrix(MatrixCode code, int n, int k, int k_stored);

@@ -16,7 +16,7 @@ LinearLayout lay_out(SlabBuilder& builder, MatrixCode code, int n, int k) {
   LinearLayout linear;
   linear.n = n;
   linear.k = k;
-  linear.segments.push_back({builder.matrix(code, n, k, k), 0});
+  linear.segments.push_back({builder.matrix(code, n, k, code.nibbles * k), 0});
   return linear;
 }
 
@@ -43,8 +43,9 @@ void fill_row_block(const MatrixLayout& m, std::byte* out, uint64_t seed) {
   }
   // Nibbles are uniform on 0..15: q - 8 has deviation 4.6.
   for (int group = 0; group < m.groups(); group++) {
+    const float nibble = group % m.code.nibbles == 0 ? 1.0f : 1.0f / 16;
     for (int i = 0; i < kTileN; i++) {
-      const uint16_t scale = float_to_half(deviation / 4.6f * (1.0f + 0.3f * random.uniform()));
+      const uint16_t scale = float_to_half(nibble * deviation / 4.6f * (1.0f + 0.3f * random.uniform()));
       std::memcpy(out + 2 * i, &scale, 2);
       if (m.code.zeros) out[128 + i] = static_cast<std::byte>(7 + random.bits() % 3);
     }
@@ -75,6 +76,9 @@ SlabPlan plan_synthetic(const ModelSpec& spec, const SyntheticOptions& options) 
   MatrixCode head;
   if (options.head == WeightType::q4) {
     head = q4;
+    head.nibbles = options.head_nibbles;
+    head.permuted = head.nibbles == 2;
+    while (head.permuted && spec.hidden % head.group != 0) head.group /= 2;
   } else {
     head.type = options.head;
   }
@@ -122,6 +126,10 @@ std::shared_ptr<const HostModel> synthetic_model(const ModelSpec& spec, const Sy
       for (const LinearLayout::Segment& segment : linear->segments) {
         const MatrixLayout& m = segment.matrix;
         const uint64_t base = (stream++) << 20;
+        if (m.code.nibbles == 2) {
+          const std::vector<int32_t> features = nibble_permutation(m.k, m.k_stored, m.code.group);
+          std::memcpy(slab + m.permutation_offset, features.data(), features.size() * sizeof(int32_t));
+        }
         pool.parallel_for(m.n_blocks(), [&](int64_t block, int) {
           fill_row_block(m, slab + m.offset + block * m.row_block_bytes(), base + static_cast<uint64_t>(block));
         });

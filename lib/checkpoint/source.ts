@@ -119,7 +119,7 @@ export function makeSource(
     embedding,
     finalNorm: require('model.norm.weight'),
     head: headSource,
-    quantiseHead: head === 'q4' && headSource.format === 'plain',
+    headBits: headSource.format !== 'plain' || head === 'stored' ? 0 : head === 'q8' ? 8 : 4,
   }
 }
 

@@ -22,7 +22,7 @@ interface Flags extends RunFlags {
   promptTokens?: number
   tokens: number
   runs: number
-  head: 'q4' | 'f16'
+  head: 'q4' | 'q8' | 'f16'
   group: number
   kernel?: Record<string, string>
   json?: boolean
@@ -72,7 +72,7 @@ export function benchModelCommand(terminal: Terminal, what: What): Command {
     .addOption(new Option('--runs <count>', 'take the median of this many runs').argParser(parseNumber).default(3))
     .addOption(
       new Option('--head <type>', 'weights of the head; a checkpoint keeps its own with f16')
-        .choices(['q4', 'f16'])
+        .choices(['q4', 'q8', 'f16'])
         .default('f16'),
     )
     .addOption(
@@ -186,7 +186,7 @@ async function open(name: string, flags: Flags, terminal: Terminal): Promise<Mod
   const options = { maxSequences: flags.batch, batch: flags.batch, prefixReuse: false }
   // A folder of that name is meant rather than the shape.
   if (spec === undefined || existsSync(join(name, 'config.json'))) {
-    const head = flags.head === 'q4' ? 'q4' : 'stored'
+    const head = flags.head === 'f16' ? 'stored' : flags.head
     return loadModel(name, flags, terminal, { ...options, head, kernels: flags.kernel })
   }
   terminal.quiet = flags.quiet ?? false

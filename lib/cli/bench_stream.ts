@@ -10,7 +10,7 @@ import type { Model } from '../model/model.ts'
 import { plan, shapeOf } from '../model/plan.ts'
 import { SHAPES } from '../model/shapes.ts'
 import { loadSynthetic } from '../model/synthetic.ts'
-import { invalidArgument, type PlanOptions } from '../options.ts'
+import { type HeadType, invalidArgument, type PlanOptions } from '../options.ts'
 import type { Calibration } from '../plan/calibration.ts'
 import type { ModelPlan } from '../plan/plan.ts'
 import { predictDecode } from '../plan/predict.ts'
@@ -25,7 +25,7 @@ interface Flags extends Omit<RunFlags, 'coExecute'> {
   cpu: 'on' | 'off'
   prompt: number
   tokens: number
-  head: 'stored' | 'q4'
+  head: HeadType
   json?: string
   html?: string
 }
@@ -86,7 +86,7 @@ export function benchStreamCommand(terminal: Terminal): Command {
     .addOption(new Option('--cpu <on|off>', 'the CPU computes, too').choices(['on', 'off']).default('on'))
     .addOption(new Option('--prompt <count>', 'tokens of each prompt').argParser(parseNumber).default(64))
     .addOption(new Option('--tokens <count>', 'tokens of each answer').argParser(parseNumber).default(64))
-    .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4']).default('stored'))
+    .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4', 'q8']).default('stored'))
     .addOption(new Option('--json <file>', 'write the runs as JSON'))
     .addOption(new Option('--html <file>', 'write a page with the plots'))
   addPlanFlags(command).option('--quiet', 'no remarks on stderr')
@@ -175,7 +175,7 @@ async function open(name: string, head: Flags['head'], options: PlanOptions, sig
   if (!spec) return load(name, { ...options, head, signal })
   // Random weights mean nothing at any position.
   const maxPosition = Math.max(spec.maxPosition, options.contextLength ?? 0)
-  return loadSynthetic(name, { ...spec, maxPosition }, { ...options, signal }, head === 'q4' ? { head } : {})
+  return loadSynthetic(name, { ...spec, maxPosition }, { ...options, signal }, head === 'stored' ? {} : { head })
 }
 
 async function measure(

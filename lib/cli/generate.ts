@@ -124,7 +124,7 @@ export function describeRun(model: Model, result: GenerationResult): string[] {
     `memory: weights ${formatBytes(memory.hostBytes)}, ring ${formatBytes(memory.ringBytes)}, KV ${formatBytes(memory.kvBytes)}, workspace ${formatBytes(memory.workspaceBytes)}`,
     ...(model.headError
       ? [
-          `head made 4 bits: logits are off by ${percent(model.headError.logits)} (weights ${percent(model.headError.weights)})`,
+          `head quantised: logits are off by ${percent(model.headError.logits)} (weights ${percent(model.headError.weights)})`,
         ]
       : []),
   ]

@@ -153,7 +153,7 @@ export function addLoadFlags(command: Command, context?: string): Command {
 /** Of commands that load checkpoints alone: bench's own --head is about shapes too. */
 export function addHeadFlag(command: Command): Command {
   return command.addOption(
-    new Option('--head <type>', 'stored, or q4: made 4 bits as it is loaded').choices(['stored', 'q4']),
+    new Option('--head <type>', 'stored, or made 4 or 8 bits as it is loaded').choices(['stored', 'q4', 'q8']),
   )
 }
 

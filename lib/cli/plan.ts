@@ -1,6 +1,7 @@
 import { Command, Option } from 'commander'
 import { plan } from '../model/plan.ts'
 import { SHAPES } from '../model/shapes.ts'
+import type { HeadType } from '../options.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
@@ -10,7 +11,7 @@ import type { Terminal } from './terminal.ts'
 interface Flags extends LoadFlags {
   /** What --max-sequences was called before. */
   sequences?: number
-  head?: 'stored' | 'q4'
+  head?: HeadType
   json?: boolean
 }
 
@@ -19,7 +20,7 @@ export function planCommand(terminal: Terminal): Command {
     .description('what a model would take and how fast it would be, without loading it')
     .argument('<model>', `folder of a checkpoint, or a published shape: ${Object.keys(SHAPES).join(', ')}`)
     .addOption(new Option('--sequences <count>').argParser(parseNumber).hideHelp())
-    .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4']))
+    .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4', 'q8']))
     .option('--json', 'print as JSON')
   addServeFlags(addPlanFlags(command))
   return command.action(async (name: string, flags: Flags) => {

@@ -167,7 +167,7 @@ export class Model implements AsyncDisposable {
   }
 
   /**
-   * What `head: 'q4'` cost, undefined where no head was made: the root mean square of the error relative to that of the
+   * What `head: 'q4'` or `'q8'` cost, undefined where no head was made: the root mean square of the error relative to that of the
    * values, of the head's weights and of the logits that it makes of random normed rows.
    */
   get headError(): { weights: number; logits: number } | undefined {

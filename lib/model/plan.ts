@@ -4,7 +4,15 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import type { MillraceError } from '../errors.ts'
-import { invalidArgument, loadOptions, nearest, type PlanOptions, planOptions, validate } from '../options.ts'
+import {
+  type HeadType,
+  invalidArgument,
+  loadOptions,
+  nearest,
+  type PlanOptions,
+  planOptions,
+  validate,
+} from '../options.ts'
 import { type ModelPlan, makePlan } from '../plan/plan.ts'
 import { readMachine } from './machine.ts'
 import { callNative, runtime } from './runtime.ts'
@@ -12,8 +20,8 @@ import { findShape, SHAPES } from './shapes.ts'
 import { SYNTHETIC_DEFAULTS } from './synthetic.ts'
 
 export interface PlanModelOptions extends PlanOptions {
-  /** Of a checkpoint: as load() takes it. Of a shape: 'q4', or float16 by default. */
-  head?: 'stored' | 'q4' | undefined
+  /** Of a checkpoint: as load() takes it. Of a shape: 'q4' or 'q8', or float16 by default. */
+  head?: HeadType | undefined
 }
 
 const schema = z.strictObject({ ...planOptions.shape, head: loadOptions.shape.head })
@@ -29,7 +37,7 @@ export async function plan(model: string, options: PlanModelOptions = {}): Promi
   const machine = readMachine(native)
   const spec = shapeOf(model)
   if (spec) {
-    const weights = { ...SYNTHETIC_DEFAULTS, ...(head === 'q4' ? { head } : {}) }
+    const weights = { ...SYNTHETIC_DEFAULTS, ...(head === 'q4' || head === 'q8' ? { head } : {}) }
     const slabs = callNative(() => native.planSynthetic(spec, weights))
     return makePlan(spec, slabs, checked, machine)
   }

@@ -116,7 +116,10 @@ function unitSeconds(
   if (home === 'cpu') return unit.bytes / cpuRate(calibration, rows, threads)
   const { unitSeconds, secondsPerByte } = replayed ? calibration.replayed : calibration.launched
   if (unit.kind === 'head') {
-    return unit.bytes * at(unit.types[0] === 'q4' ? calibration.head.q4 : calibration.head.float, rows)
+    return (
+      unit.bytes *
+      at(unit.types[0] === 'q4' || unit.types[0] === 'q8' ? calibration.head.q4 : calibration.head.float, rows)
+    )
   }
   return at(unitSeconds, rows) + unit.bytes * at(secondsPerByte, rows)
 }
