@@ -12,8 +12,8 @@
 //                    block, meet in shared memory
 //
 // A warpgroup dequantises a batch of slices, issues all its products, loads the next batch's words beside them, waits,
-// scales; meanwhile the other one multiplies. Few long batches: four of two slices a chunk took as long with 64 rows as
-// with 128.
+// scales; meanwhile the other one multiplies. Batches are as long as registers allow: with two slices a batch gate_up
+// took 74 us for 128 rows, with these 59.
 #include "cuda/common_sm90.cuh"
 #include "cuda/linear_decode_wide.cuh"
 
