@@ -374,12 +374,19 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
     host_.requests[i].row = real ? i : -1;
   }
   *host_.hops_before = step.hops_before;
-  // One copy of what is in use: the block tables come last.
-  const size_t bytes =
-      reinterpret_cast<std::byte*>(host_.block_tables + static_cast<size_t>(sequences) * block_table_stride_) -
-      host_.base;
-  check(cudaMemcpyAsync(device_inputs_.base, host_.base, bytes, cudaMemcpyHostToDevice, cuda.get()),
-        "copying a step's inputs");
+  const auto piece = [&](const auto* first, size_t count) {
+    const auto* begin = reinterpret_cast<const std::byte*>(first);
+    return HostPieces::Piece{static_cast<uint32_t>(begin - host_.base), static_cast<uint32_t>(count * sizeof(*first))};
+  };
+  // What is in use of them.
+  const HostPieces used{{piece(host_.tokens, rows()), piece(host_.positions, rows()), piece(host_.sequences, rows()),
+                         piece(host_.logit_rows, shape_.logit_rows), piece(host_.requests, shape_.logit_rows),
+                         piece(host_.hops_before, 1),
+                         piece(host_.block_tables, static_cast<size_t>(sequences) * block_table_stride_)}};
+  void* mapped = nullptr;
+  check(cudaHostGetDevicePointer(&mapped, host_.base, 0), "mapping a step's inputs");
+  check(bring(static_cast<const std::byte*>(mapped), device_inputs_.base, used, cuda.get()),
+        "bringing a step's inputs");
   cuda.hold(this);
 }
 

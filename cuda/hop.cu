@@ -16,6 +16,15 @@ __global__ void set_unit_kernel(const std::byte** units, int unit, const std::by
   units[unit] = slab;
 }
 
+__global__ void bring_kernel(const std::byte* from, std::byte* to, HostPieces all) {
+  wait_for_predecessor();
+  const HostPieces::Piece piece = all.pieces[blockIdx.y];
+  for (uint32_t at = (blockIdx.x * kThreads + threadIdx.x) * 16; at < piece.bytes; at += gridDim.x * kThreads * 16) {
+    *reinterpret_cast<uint4*>(to + piece.offset + at) =
+        __ldcv(reinterpret_cast<const uint4*>(from + piece.offset + at));
+  }
+}
+
 __global__ void send_kernel(const float* x, int64_t elements, float* rows, HopState* state, const uint64_t* base,
                             uint64_t offset, unsigned* arrived) {
   wait_for_predecessor();
@@ -85,6 +94,13 @@ struct Scratch {
 
 cudaError_t set_unit(const std::byte** units, int unit, const std::byte* slab, cudaStream_t stream) {
   return launch(set_unit_kernel, 1, 1, 0, stream, false, units, unit, slab);
+}
+
+cudaError_t bring(const std::byte* from, std::byte* to, const HostPieces& pieces, cudaStream_t stream) {
+  uint32_t most = 0;
+  for (const HostPieces::Piece& piece : pieces.pieces) most = std::max(most, piece.bytes);
+  const dim3 grid(blocks_for(most / sizeof(float)), HostPieces::kMost);
+  return launch(bring_kernel, grid, dim3(kThreads), 0, stream, false, from, to, pieces);
 }
 
 cudaError_t send_rows(const float* x, int count, int width, float* rows, HopState* state, const uint64_t* base,
