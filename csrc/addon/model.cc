@@ -482,7 +482,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
       loaded.host = host;
       loaded.head_error = host->report().head;
       std::unique_ptr<Backend> cpu;
-      if (gpu && at_home(Home::cpu)) cpu = create_cpu_backend(threads, {}, kSharedPassSpin);
+      if (gpu && at_home(Home::cpu)) cpu = create_cpu_backend(threads);
       loaded.model =
           std::make_shared<Model>(Engine::next_id(), std::move(backends), std::move(host), config, std::move(cpu));
       if (cancelled->load(std::memory_order_relaxed)) {

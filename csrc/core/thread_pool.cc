@@ -80,10 +80,7 @@ struct ThreadPool::State {
   alignas(64) std::atomic<uint32_t> left{0};  // counts last workers that left a closed loop while the caller slept
   std::atomic<bool> caller_sleeps{false};
 
-  std::chrono::microseconds spin;
   std::vector<std::thread> workers;
-
-  explicit State(std::chrono::microseconds time) : spin(time) {}
 
   void work(int thread) {
     for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < count;
@@ -105,7 +102,7 @@ struct ThreadPool::State {
         now = word.load(std::memory_order_acquire);
         return enterable(now, seen) || stop.load(std::memory_order_relaxed);
       };
-      if (!spin_until(spin, ready)) {
+      if (!spin_until(kThreadPoolSpin, ready)) {
         sleepers.fetch_add(1, std::memory_order_seq_cst);
         now = word.load(std::memory_order_seq_cst);
         if (!enterable(now, seen) && !stop.load(std::memory_order_relaxed)) sleep_on(word, now);
@@ -140,7 +137,7 @@ struct ThreadPool::State {
       now = word.load(std::memory_order_acquire);
       return (now & kActive) == 0;
     };
-    if ((now & kActive) == 0 || spin_until(spin, empty)) return;
+    if ((now & kActive) == 0 || spin_until(kThreadPoolSpin, empty)) return;
     // A worker was descheduled inside a body, or its index is a long one: leave it the processor.
     for (;;) {
       const uint32_t departures = left.load(std::memory_order_acquire);
@@ -152,8 +149,8 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int threads, std::chrono::microseconds spin)
-    : threads_(std::clamp(threads, 1, static_cast<int>(State::kActive))), state_(std::make_unique<State>(spin)) {
+ThreadPool::ThreadPool(int threads)
+    : threads_(std::clamp(threads, 1, static_cast<int>(State::kActive))), state_(std::make_unique<State>()) {
   try {
     for (int t = 1; t < threads_; t++) state_->workers.emplace_back([this, t] { state_->worker(t); });
   } catch (const std::system_error&) {

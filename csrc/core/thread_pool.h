@@ -10,15 +10,16 @@
 
 namespace millrace {
 
-// The loops of a pass follow each other within a few microseconds, a prepare or a norm between them takes some ten;
-// waking a sleeper costs about as much as this, and more at the next loop, which starts without it.
+// How long a worker polls for the next loop before it sleeps. The loops of a pass follow each other within a few
+// microseconds, a prepare or a norm between them takes some ten; waking a sleeper costs about as much as this, and more
+// at the next loop, which starts without it. Beside a GPU milliseconds lie between two loops: polling through them was
+// slower (docs/PERFORMANCE.md), since pollers hold every processor when another thread has work.
 inline constexpr std::chrono::microseconds kThreadPoolSpin{50};
 
 class ThreadPool {
  public:
-  // `threads` counts the caller: 1 means no workers at all. `spin`: how long a worker polls for the next loop before it
-  // sleeps. Throws OUT_OF_MEMORY if the system starts no more threads.
-  explicit ThreadPool(int threads, std::chrono::microseconds spin = kThreadPoolSpin);
+  // `threads` counts the caller: 1 means no workers at all. Throws OUT_OF_MEMORY if the system starts no more threads.
+  explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

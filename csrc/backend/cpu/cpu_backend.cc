@@ -23,8 +23,8 @@ class CpuMemory final : public Memory {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(int threads, CpuStreamHooks hooks, std::chrono::microseconds spin)
-      : compute_(std::make_shared<ComputePool>(threads, spin)),
+  CpuBackend(int threads, CpuStreamHooks hooks)
+      : compute_(std::make_shared<ComputePool>(threads)),
         hooks_(std::make_shared<const CpuStreamHooks>(std::move(hooks))) {}
 
   const char* name() const override { return "cpu"; }
@@ -53,12 +53,12 @@ class CpuBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> create_cpu_backend(int threads, CpuStreamHooks hooks, std::chrono::microseconds spin) {
+std::unique_ptr<Backend> create_cpu_backend(int threads, CpuStreamHooks hooks) {
   if (threads < 1 || hooks.copy_chunk == 0) {
     throw Error(code::kInvalidArgument, format("cpu backend: threads must be at least 1, found %d", threads),
                 "pass the number of cores to compute with");
   }
-  return std::make_unique<CpuBackend>(threads, std::move(hooks), spin);
+  return std::make_unique<CpuBackend>(threads, std::move(hooks));
 }
 
 }  // namespace millrace

@@ -6,7 +6,6 @@
 #include <memory>
 
 #include "backend/backend.h"
-#include "core/thread_pool.h"
 
 namespace millrace {
 
@@ -18,14 +17,8 @@ struct CpuStreamHooks {
   size_t copy_chunk = size_t{1} << 20;   // bytes a copy moves between two calls of before_copy
 };
 
-// How long idle threads poll for work in a pass that they share with a GPU. Between two of their units may lie several
-// that are streamed, at 2 ms a layer of an 8B model: sleepers would have to be woken for each. Its gain has not been
-// measured.
-inline constexpr std::chrono::microseconds kSharedPassSpin{10000};
-
 // A backend that computes with `threads` threads (at least 1), which its executors share: operations of several
 // streams take turns. Streams, events, memory and executors may outlive the backend.
-std::unique_ptr<Backend> create_cpu_backend(int threads, CpuStreamHooks hooks = {},
-                                            std::chrono::microseconds spin = kThreadPoolSpin);
+std::unique_ptr<Backend> create_cpu_backend(int threads, CpuStreamHooks hooks = {});
 
 }  // namespace millrace

@@ -20,7 +20,7 @@ namespace millrace {
 
 // A pool takes one loop at a time: an operation holds the mutex while it runs.
 struct ComputePool {
-  ComputePool(int threads, std::chrono::microseconds spin) : pool(threads, spin) {}
+  explicit ComputePool(int threads) : pool(threads) {}
   std::mutex mutex;
   ThreadPool pool;
 };
