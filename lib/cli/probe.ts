@@ -50,7 +50,7 @@ function describe({ version, platform, cpu, gpus, gpuReason }: ProbeReport): str
 }
 
 function describeCalibration({ calibration, path, writeError, seconds }: CalibrationReport): string {
-  const { link, cpu, hopSeconds, launched, replayed, head, prefill } = calibration
+  const { link, cpu, hop, launched, replayed, head, prefill } = calibration
   const gb = (rate: number) => `${(rate / 1e9).toPrecision(3)} GB/s`
   const rate = (secondsPerByte: number) => gb(1 / secondsPerByte)
   const at = (rows: (typeof ROWS)[number]) => ROWS.indexOf(rows)
@@ -59,9 +59,12 @@ function describeCalibration({ calibration, path, writeError, seconds }: Calibra
     ['link', `${gb(link.bytesPerSecond)}, ${(link.besideCpu * 100).toFixed(0)} % of it beside the CPU`],
     [
       'CPU',
-      `${both((index) => gb(cpu.bytesPerSecond[index]!))} with ${cpu.threads} threads, ${(cpu.besideLink * 100).toFixed(0)} % of it beside the link`,
+      `${both((index) => gb(cpu.bytesPerSecond[index]!))} with ${cpu.threads} threads, ${(cpu.besideLink * 100).toFixed(0)} % of it beside the link (${(cpu.besideLinkOfMany * 100).toFixed(0)} % with many rows)`,
     ],
-    ['a hop', `${(hopSeconds * 1e6).toFixed(0)} us`],
+    [
+      'a hop',
+      `${(hop.seconds * 1e6).toFixed(0)} us, ${((hop.seconds / hop.besideLink) * 1e6).toFixed(0)} beside the link`,
+    ],
     [
       'GPU',
       `${both((index) => rate(launched.secondsPerByte[index]!))}; as a graph ${rate(replayed.secondsPerByte[0]!)}`,

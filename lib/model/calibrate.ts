@@ -60,16 +60,22 @@ const LONG = 3 * SHORT
 const FAR = { rows: 8, context: 2048 }
 /** As large as a model of 7B: what copies cost depends on how much memory they come from. */
 const LINK_LAYERS = 28
-/** Of this many layers, feed-forwards on the CPU and resident ones: bound by the CPU, balanced, bound by the link. */
-const MIXED_LAYERS = 12
-const MIXTURES: [cpu: number, resident: number][] = [
-  [12, 0],
-  [9, 0],
-  [5, 6],
-  [4, 6],
-  [6, 0],
+/** More bytes than caches hold (MEASURED: 0.5 GB on the CPU were read at 133 GB/s beside a cache of 300 MB, 2 GB at 105). */
+const CPU_LAYERS = { small: 48, large: 16 }
+/** Of so many layers, feed-forwards on the CPU and resident ones: bound by the CPU, balanced, bound by the link. */
+const MIXTURES: [shape: Shape, layers: number, cpu: number, resident: number][] = [
+  ['large', 16, 16, 0],
+  ['large', 16, 12, 0],
+  ['large', 16, 7, 8],
+  ['large', 16, 5, 8],
+  ['large', 16, 8, 0],
+  ['small', 48, 48, 0],
+  ['small', 48, 24, 24],
 ]
-const MODELS = 18
+/** Rows whose products take the CPU longer than reading their weights. */
+const MANY_ROWS = 8
+const MIXED_TOKENS = 18
+const MODELS = 20
 
 type Shape = 'small' | 'large'
 type HomeOf = (kind: 'attention' | 'feedForward' | 'head', layer: number) => Home
@@ -124,7 +130,6 @@ class Observer {
   async observe(): Promise<Observations> {
     const resident: HomeOf = () => 'resident'
     const launched: HomeOf = (kind) => (kind === 'head' ? 'streamed' : 'resident')
-    const onCpu: HomeOf = (kind) => (kind === 'feedForward' ? 'cpu' : 'resident')
     const curves = async (shape: Shape, homes: HomeOf) => ({
       few: await this.#curve(shape, LAYERS[shape].few, homes),
       many: await this.#curve(shape, LAYERS[shape].many, homes),
@@ -139,7 +144,7 @@ class Observer {
       return this.#rows(model)
     })
     const mixed: Observations['mixed'] = []
-    for (const [cpu, resident] of MIXTURES) mixed.push(await this.#mixture(cpu, resident))
+    for (const mixture of MIXTURES) mixed.push(...(await this.#mixture(...mixture)))
     return {
       threads: this.#options.threads,
       layers: LAYERS,
@@ -151,8 +156,8 @@ class Observer {
       launched: { small: await curves('small', launched), large: await curves('large', launched) },
       heads: { float: await this.#head('f16'), q4: await this.#head('q4') },
       cpu: {
-        small: await this.#curve('small', LAYERS.small.many, onCpu),
-        large: await this.#curve('large', LAYERS.large.many, onCpu),
+        small: await this.#onCpu('small'),
+        large: await this.#onCpu('large'),
       },
       streamed: await this.#streamed(),
       mixed,
@@ -195,26 +200,36 @@ class Observer {
     }))
   }
 
-  /** So many of MIXED_LAYERS feed-forwards on the CPU and on the GPU for good; all else is streamed. */
-  #mixture(cpu: number, resident: number) {
-    const feedForwards = spread({ cpu, resident, streamed: MIXED_LAYERS - cpu - resident })
+  /** So many feed-forwards on the CPU and on the GPU for good; all else is streamed. */
+  #mixture(shape: Shape, layers: number, cpu: number, resident: number) {
+    const feedForwards = spread({ cpu, resident, streamed: layers - cpu - resident })
     const homeOf: HomeOf = (kind, layer) =>
       kind === 'head' ? 'resident' : kind === 'attention' ? 'streamed' : feedForwards[layer]!
-    return this.#with('large', MIXED_LAYERS, homeOf, {}, async (model) => ({
-      units: model.plan.units,
-      ringBytes: model.plan.ringBytes,
-      seconds: await this.#passSeconds(model, 1),
-    }))
+    return this.#with(shape, layers, homeOf, {}, async (model) => {
+      const passes: Observations['mixed'] = []
+      for (const rows of shape === 'large' ? [1, MANY_ROWS] : [1]) {
+        const { units, ringBytes } = model.plan
+        passes.push({ units, ringBytes, rows, seconds: await this.#passSeconds(model, rows, PROMPT, MIXED_TOKENS) })
+      }
+      return passes
+    })
   }
 
   #curve(shape: Shape, layers: number, homeOf: HomeOf): Promise<number[]> {
     return this.#with(shape, layers, homeOf, {}, (model) => this.#rows(model))
   }
 
-  async #rows(model: Model): Promise<number[]> {
+  async #rows(model: Model, tokens?: number): Promise<number[]> {
     const seconds: number[] = []
-    for (const rows of ROWS) seconds.push(await this.#passSeconds(model, rows))
+    for (const rows of ROWS) seconds.push(await this.#passSeconds(model, rows, PROMPT, tokens))
     return seconds
+  }
+
+  /** All feed-forwards on the CPU. Slow passes: a few are enough. */
+  #onCpu(shape: Shape) {
+    const layers = CPU_LAYERS[shape]
+    const homeOf: HomeOf = (kind) => (kind === 'feedForward' ? 'cpu' : 'resident')
+    return this.#with(shape, layers, homeOf, {}, async (model) => ({ layers, seconds: await this.#rows(model, 14) }))
   }
 
   #head(head: 'f16' | 'q4') {
@@ -255,7 +270,7 @@ class Observer {
   }
 
   /** The median pass in which so many sequences decode together. */
-  async #passSeconds(model: Model, rows: number, context = PROMPT): Promise<number> {
+  async #passSeconds(model: Model, rows: number, context = PROMPT, tokens = rows > 8 ? 20 : 24): Promise<number> {
     this.#options.signal?.throwIfAborted()
     const seconds: number[] = []
     let skipped = 0
@@ -270,7 +285,7 @@ class Observer {
     steps.subscribe(listen)
     try {
       // Requests do not arrive at one moment: some decode a little longer than others.
-      const options = { maxTokens: rows > 8 ? 20 : 24, ignoreEos: true }
+      const options = { maxTokens: tokens, ignoreEos: true }
       const all = Array.from({ length: rows }, () => model.generate(this.#prompt(context), options).result)
       await Promise.all(all)
     } finally {

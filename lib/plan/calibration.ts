@@ -24,12 +24,15 @@ export interface Calibration {
   calibrated: boolean
   /** Copies into the ring, bytes a second; `besideCpu`: the share that is left while the CPU reads weights too. */
   link: { bytesPerSecond: number; besideCpu: number }
-  /** Rows of a pass go to the CPU and back. */
-  hopSeconds: number
+  /** Rows of a pass go to the CPU and back; `besideLink`: the share of its speed that is left while the link copies. */
+  hop: { seconds: number; besideLink: number }
   /** Of a step, beside its units. */
   stepSeconds: Curve
-  /** Feed-forwards on the CPU, bytes of weights a second; `besideLink`: the share that is left while the link copies. */
-  cpu: { threads: number; bytesPerSecond: Curve; besideLink: number }
+  /**
+   * Feed-forwards on the CPU, bytes of weights a second; `besideLink`: the share that is left while the link copies, and
+   * that of passes of more than 4 rows, which the CPU's arithmetic bounds.
+   */
+  cpu: { threads: number; bytesPerSecond: Curve; besideLink: number; besideLinkOfMany: number }
   /** Units of a pass that is launched kernel by kernel, and of one that is replayed as a graph. */
   launched: UnitCurves
   replayed: UnitCurves
@@ -49,9 +52,9 @@ const share = positive.max(1)
 const schema: z.ZodType<Calibration> = z.object({
   calibrated: z.literal(true),
   link: z.object({ bytesPerSecond: positive, besideCpu: share }),
-  hopSeconds: z.number().nonnegative().finite(),
+  hop: z.object({ seconds: z.number().nonnegative().finite(), besideLink: share }),
   stepSeconds: curve,
-  cpu: z.object({ threads: positive, bytesPerSecond: rates, besideLink: share }),
+  cpu: z.object({ threads: positive, bytesPerSecond: rates, besideLink: share, besideLinkOfMany: share }),
   launched: units,
   replayed: units,
   head: z.object({ float: rates, q4: rates }),
@@ -125,27 +128,32 @@ function linkBytesPerSecond(link: string): number {
   return PCIE_LANE * 2 ** (Number(generation) - 1) * Number(lanes)
 }
 
-/** Copied over one lane of the first generation; each generation doubles it. An H100's sixteen of the fifth: 52 GB/s. */
-const PCIE_LANE = 0.203e9
+/** Copied over one lane of the first generation; each generation doubles it. An H100's sixteen of the fifth: 53.5 GB/s. */
+const PCIE_LANE = 0.209e9
 
 /** One H100 80GB HBM3 beside 16 cores of a Xeon. */
 const MEASURED: Calibration = {
   calibrated: true,
-  link: { bytesPerSecond: 52e9, besideCpu: 0.94 },
-  hopSeconds: 30e-6,
-  stepSeconds: [35e-6, 37e-6, 41e-6, 46e-6, 52e-6, 63e-6, 96e-6],
-  cpu: { threads: 16, bytesPerSecond: [95e9, 95e9, 79e9, 50e9, 30e9, 18e9, 8.9e9], besideLink: 0.65 },
+  link: { bytesPerSecond: 53.5e9, besideCpu: 0.86 },
+  hop: { seconds: 35e-6, besideLink: 0.5 },
+  stepSeconds: [32e-6, 37e-6, 39e-6, 43e-6, 52e-6, 65e-6, 93e-6],
+  cpu: {
+    threads: 16,
+    bytesPerSecond: [100e9, 100e9, 84e9, 51e9, 31e9, 17e9, 9.2e9],
+    besideLink: 0.85,
+    besideLinkOfMany: 0.68,
+  },
   launched: {
-    unitSeconds: [11.6e-6, 11.6e-6, 11.6e-6, 11.6e-6, 14e-6, 17.7e-6, 17.7e-6],
-    secondsPerByte: [3.5e-13, 3.7e-13, 3.7e-13, 4e-13, 4.9e-13, 6.4e-13, 1.4e-12],
+    unitSeconds: [10e-6, 10.3e-6, 11.4e-6, 11.4e-6, 13.3e-6, 16.3e-6, 16.6e-6],
+    secondsPerByte: [3.1e-13, 3.5e-13, 3.5e-13, 4e-13, 5.4e-13, 7.4e-13, 1.06e-12],
   },
   replayed: {
-    unitSeconds: [9e-6, 9e-6, 9e-6, 9e-6, 11.9e-6, 15e-6, 15e-6],
-    secondsPerByte: [3.5e-13, 3.6e-13, 3.6e-13, 4e-13, 4.9e-13, 6.4e-13, 1.4e-12],
+    unitSeconds: [8.7e-6, 9.6e-6, 10e-6, 10e-6, 11.5e-6, 14.5e-6, 14.5e-6],
+    secondsPerByte: [2.95e-13, 3.2e-13, 3.2e-13, 3.4e-13, 5.2e-13, 7.2e-13, 1.06e-12],
   },
   head: {
-    float: [3.3e-13, 3.3e-13, 3.4e-13, 3.4e-13, 3.4e-13, 3.6e-13, 6.4e-13],
-    q4: [3.4e-13, 3.4e-13, 3.4e-13, 3.7e-13, 4.8e-13, 6.7e-13, 1.4e-12],
+    float: [3.14e-13, 3.15e-13, 3.2e-13, 3.23e-13, 3.33e-13, 3.56e-13, 4.9e-13],
+    q4: [2.8e-13, 2.8e-13, 3e-13, 3.2e-13, 4.8e-13, 6.4e-13, 7.5e-13],
   },
   kvBytesPerSecond: 2.2e12,
   prefill: { flopsPerSecond: 610e12, attentionFlopsPerSecond: 250e12 },

@@ -29,12 +29,12 @@ export interface Observations {
   launched: PerShape<FewAndMany>
   /** As `replayed.large.few` with a large head. */
   heads: { float: { bytes: number; seconds: Curve }; q4: { bytes: number; seconds: Curve } }
-  /** `many` layers, feed-forwards on the CPU, all else resident. */
-  cpu: PerShape<Curve>
+  /** Feed-forwards on the CPU, all else resident: of so many layers that no cache holds them. */
+  cpu: PerShape<{ layers: number; seconds: Curve }>
   /** All layers streamed, one row: more bytes than caches of addresses on the way hold. */
   streamed: { bytes: number; seconds: number }
-  /** Passes of one row in which link and CPU take DRAM from each other, in several mixtures. */
-  mixed: { units: readonly CostedUnit[]; ringBytes: number; seconds: number }[]
+  /** Passes in which link and CPU take DRAM from each other, in several mixtures. */
+  mixed: { units: readonly CostedUnit[]; ringBytes: number; rows: number; seconds: number }[]
   /** `many` large layers, resident: keys and values that the second pass reads beyond the first, both of equal rows. */
   kv: { bytes: number; near: number; far: number }
   /** `many` large layers, resident, from submission to the first token. Multiply-adds count two. */
@@ -77,13 +77,14 @@ export function fitCalibration(seen: Observations): Calibration {
   const cpuLayer = (shape: 'small' | 'large', index: number) => {
     const unit = launched.unitSeconds[index]! + bytes[shape].attention * launched.secondsPerByte[index]!
     const rest = stepSeconds[index]! + bytes[shape].head * float[index]!
-    return (seen.cpu[shape][index]! - rest) / layers[shape].many - unit
+    const { layers, seconds } = seen.cpu[shape]
+    return (seconds[index]! - rest) / layers - unit
   }
   const [narrow, wide] = [cpuLayer('small', 0), cpuLayer('large', 0)]
   const slope = (wide - narrow) / (bytes.large.feedForward - bytes.small.feedForward)
-  const hopSeconds = clamp(narrow - slope * bytes.small.feedForward, 10e-6, 200e-6)
+  const hop = clamp(narrow - slope * bytes.small.feedForward, 10e-6, 200e-6)
   const bytesPerSecond = ROWS.map(
-    (_, index) => bytes.large.feedForward / Math.max(cpuLayer('large', index) - hopSeconds, LEAST_SECONDS),
+    (_, index) => bytes.large.feedForward / Math.max(cpuLayer('large', index) - hop, LEAST_SECONDS),
   )
 
   const { short, long } = seen.prompts
@@ -96,9 +97,9 @@ export function fitCalibration(seen: Observations): Calibration {
   const alone: Calibration = {
     calibrated: true,
     link: { bytesPerSecond: seen.streamed.bytes / seen.streamed.seconds, besideCpu: 1 },
-    hopSeconds,
+    hop: { seconds: hop, besideLink: 1 },
     stepSeconds,
-    cpu: { threads: seen.threads, bytesPerSecond, besideLink: 1 },
+    cpu: { threads: seen.threads, bytesPerSecond, besideLink: 1, besideLinkOfMany: 1 },
     launched,
     replayed,
     head: { float, q4 },
@@ -111,26 +112,41 @@ export function fitCalibration(seen: Observations): Calibration {
   return fitSharing(alone, seen)
 }
 
-/** The shares that CPU and link leave each other: those with which the mixed passes come out best. */
+/** What link, CPU and hops leave each other: the shares with which the mixed passes come out best, one after the other. */
 function fitSharing(alone: Calibration, { mixed, threads }: Observations): Calibration {
-  const decode = { rows: 1, context: 0, kvBytesPerToken: 0, threads }
-  let best = alone
-  let bestError = Number.POSITIVE_INFINITY
-  for (let besideLink = 1; besideLink > 0.295; besideLink -= 0.02) {
-    for (let besideCpu = 1; besideCpu > 0.795; besideCpu -= 0.02) {
-      const tried: Calibration = {
-        ...alone,
-        link: { ...alone.link, besideCpu },
-        cpu: { ...alone.cpu, besideLink },
+  const tried = ([cpu, many, link, hop]: Shares): Calibration => ({
+    ...alone,
+    link: { ...alone.link, besideCpu: link },
+    cpu: { ...alone.cpu, besideLink: cpu, besideLinkOfMany: many },
+    hop: { ...alone.hop, besideLink: hop },
+  })
+  const errorOf = (shares: Shares) =>
+    mixed.reduce((sum, { units, ringBytes, rows, seconds }) => {
+      const decode = { rows, context: 0, kvBytesPerToken: 0, threads }
+      const predicted = simulatePass(units, ringBytes, decode, tried(shares))
+      return sum + Math.log(predicted / Math.max(seconds, LEAST_SECONDS)) ** 2
+    }, 0)
+  let best: Shares = [0.8, 0.8, 0.9, 0.5]
+  let bestError = errorOf(best)
+  for (const step of [0.1, 0.05, 0.02, 0.01]) {
+    for (let moved = true; moved; ) {
+      moved = false
+      for (const [at, least] of LEAST_SHARES.entries()) {
+        for (const by of [-step, step]) {
+          const next: Shares = [...best]
+          next[at] = clamp(best[at]! + by, least, 1)
+          const error = errorOf(next)
+          if (error < bestError) [best, bestError, moved] = [next, error, true]
+        }
       }
-      const error = mixed.reduce((sum, { units, ringBytes, seconds }) => {
-        return sum + Math.log(simulatePass(units, ringBytes, decode, tried) / Math.max(seconds, LEAST_SECONDS)) ** 2
-      }, 0)
-      if (error < bestError) [best, bestError] = [tried, error]
     }
   }
-  return best
+  return tried(best)
 }
+
+/** Left to the CPU, to the CPU with many rows, to the link, and to hops. */
+type Shares = [number, number, number, number]
+const LEAST_SHARES: Shares = [0.3, 0.3, 0.6, 0.2]
 
 /** Two widths tell what a unit takes for itself from what its bytes take. */
 function fitUnits({ layers, bytes }: Observations, seconds: PerShape<FewAndMany>): UnitCurves {

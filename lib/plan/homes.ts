@@ -2,7 +2,7 @@
 import type { Home, NativeUnit } from '../binding.ts'
 import { invalidArgument, type PlanOptions, parseBytes } from '../options.ts'
 import type { Calibration } from './calibration.ts'
-import { addUnit, boundSeconds, type DecodeRows, type PassParts, passParts } from './predict.ts'
+import { addUnit, boundSeconds, type DecodeRows, type PassParts, passParts, simulatePass } from './predict.ts'
 
 export interface Placed {
   homes: Home[]
@@ -14,11 +14,12 @@ export interface Placed {
 
 /** Ring of the default, in the largest units of the layers: beside the CPU's units the link runs ahead further. */
 const RING_UNITS = { alone: 2, besideCpu: 4 }
-/**
- * The CPU's cores are not taken for less than this: with them predictions are less sure (4 of 32 feed-forwards on the CPU
- * were slower than none, 106 against 124 tok/s of an 8B model on an H100).
- */
-const LEAST_GAIN_OF_CPU = 1.15
+/** Those that 'auto' tries beside the CPU: what a smaller ring leaves serves residency. */
+const RINGS_BESIDE_CPU = [2, 3, 4]
+/** The best by their bound, of each ring, are played through. */
+const PLAYED = 6
+/** The CPU's cores are not taken for less than this. */
+const LEAST_GAIN_OF_CPU = 1.05
 /** Device memory comes in pieces of so many bytes. */
 const ALLOCATION = 2 ** 21
 
@@ -66,11 +67,15 @@ function inRing(units: readonly NativeUnit[], homes: readonly Home[], gpu: boole
 }
 
 /** Bytes of the ring; 0 if nothing passes through it. Throws INVALID_ARGUMENT. */
-function sizeRing({ layerUnits, largestOfLayers, headBytes, besideCpu }: InRing, ring: PlanOptions['ring']): number {
+function sizeRing(
+  { layerUnits, largestOfLayers, headBytes, besideCpu }: InRing,
+  ring: PlanOptions['ring'],
+  units = besideCpu ? RING_UNITS.besideCpu : RING_UNITS.alone,
+): number {
   const largest = Math.max(largestOfLayers, headBytes)
   if (largest === 0) return 0
   if (ring === undefined) {
-    const count = Math.min(layerUnits, besideCpu ? RING_UNITS.besideCpu : RING_UNITS.alone)
+    const count = Math.min(layerUnits, units)
     // A streamed head is as large as several units of the layers: room for it and for one of them is enough.
     return Math.max(count * largestOfLayers, headBytes > 0 ? largest + largestOfLayers : 0)
   }
@@ -90,11 +95,18 @@ function sizeRing({ layerUnits, largestOfLayers, headBytes, besideCpu }: InRing,
 
 const allocated = (bytes: number) => Math.ceil(bytes / ALLOCATION) * ALLOCATION
 
-export function place(units: readonly NativeUnit[], homes: Home[], ring: PlanOptions['ring'], gpu: boolean): Placed {
+/** `ringUnits`: where `ring` leaves the choice. */
+export function place(
+  units: readonly NativeUnit[],
+  homes: Home[],
+  ring: PlanOptions['ring'],
+  gpu: boolean,
+  ringUnits?: number,
+): Placed {
   const resident = units.filter((_, index) => homes[index] === 'resident')
   return {
     homes,
-    ringBytes: sizeRing(inRing(units, homes, gpu), ring),
+    ringBytes: sizeRing(inRing(units, homes, gpu), ring, ringUnits),
     residentBytes: gpu ? resident.reduce((sum, { bytes }) => sum + allocated(bytes), 0) : 0,
   }
 }
@@ -147,17 +159,30 @@ export function fastestHomes(
     true,
   )
   if (all.residentBytes <= room) return all
-  let alone: Rated | undefined
-  let besideCpu: Rated | undefined
+  const rated: Rated[] = []
   for (const head of ['resident', 'streamed'] as const) {
-    for (const rated of candidates(units, head, ring, room, decode, calibration, mostOnCpu)) {
-      if (rated.cpu > 0) besideCpu = faster(besideCpu, rated)
-      else alone = faster(alone, rated)
-    }
+    rated.push(...candidates(units, head, ring, room, decode, calibration, mostOnCpu))
   }
+  rated.sort((a, b) => a.seconds - b.seconds)
+  const best = (some: readonly Rated[]) => {
+    const played = some.map((counts) => {
+      const placed = place(units, homesFor(units, counts), ring, true, counts.ringUnits)
+      const costed = units.map((unit, index) => ({ ...unit, home: placed.homes[index]! }))
+      return { placed, seconds: simulatePass(costed, placed.ringBytes, decode, calibration) }
+    })
+    return played.reduce<(typeof played)[number] | undefined>(
+      (best, next) => (best && best.seconds <= next.seconds ? best : next),
+      undefined,
+    )
+  }
+  const alone = best(rated.filter(({ cpu }) => cpu === 0).slice(0, 1))
+  const besideCpu = best(
+    RINGS_BESIDE_CPU.flatMap((count) =>
+      rated.filter(({ cpu, ringUnits }) => cpu > 0 && ringUnits === count).slice(0, PLAYED),
+    ),
+  )
   const cpuPays = besideCpu && (!alone || besideCpu.seconds * LEAST_GAIN_OF_CPU < alone.seconds)
-  const best = cpuPays ? besideCpu : alone
-  return best && place(units, homesFor(units, best), ring, true)
+  return (cpuPays ? besideCpu : alone)?.placed
 }
 
 /** Numbers of layers: of resident attention, and of resident and CPU feed-forwards. The others are streamed. */
@@ -169,10 +194,10 @@ interface Counts {
 }
 
 interface Rated extends Counts {
+  ringUnits: number
+  /** At least. */
   seconds: number
 }
-
-const faster = (best: Rated | undefined, next: Rated) => (best && best.seconds <= next.seconds ? best : next)
 
 function homesFor(units: readonly NativeUnit[], { head, attention, resident, cpu }: Counts): Home[] {
   const layers = (units.length - 1) / 2
@@ -207,29 +232,43 @@ function* candidates(
     for (let resident = 0; resident <= layers - cpu; resident++) {
       const homes = spread({ resident, cpu, streamed: layers - cpu - resident })
       const feedForward = summary(feedForwards, homes, decode, calibration)
-      const taken = (count: number) => {
-        const inRing: InRing = {
-          layerUnits: attention[count]!.ringed + feedForward.ringed,
-          largestOfLayers: Math.max(attention[count]!.largest, feedForward.largest),
-          headBytes: headParts.largest,
-          besideCpu: cpu > 0,
+      for (const ringUnits of cpu === 0
+        ? [RING_UNITS.alone]
+        : ring === undefined
+          ? RINGS_BESIDE_CPU
+          : [RING_UNITS.besideCpu]) {
+        const taken = (count: number) => {
+          const inRing: InRing = {
+            layerUnits: attention[count]!.ringed + feedForward.ringed,
+            largestOfLayers: Math.max(attention[count]!.largest, feedForward.largest),
+            headBytes: headParts.largest,
+            besideCpu: cpu > 0,
+          }
+          const ringBytes = sizeRing(inRing, ring, ringUnits)
+          return attention[count]!.resident + feedForward.resident + headParts.resident + ringBytes
         }
-        return attention[count]!.resident + feedForward.resident + headParts.resident + sizeRing(inRing, ring)
+        if (taken(0) > room) break // so would be larger rings
+        let [count, beyond] = [0, layers + 1]
+        while (beyond - count > 1) {
+          const middle = (count + beyond) >> 1
+          if (taken(middle) <= room) count = middle
+          else beyond = middle
+        }
+        const parts = [none, headParts.parts, attention[count]!.parts, feedForward.parts].reduce((a, b) => ({
+          streamedBytes: a.streamedBytes + b.streamedBytes,
+          gpuSeconds: a.gpuSeconds + b.gpuSeconds,
+          cpuSeconds: a.cpuSeconds + b.cpuSeconds,
+          hops: a.hops + b.hops,
+        }))
+        yield {
+          head,
+          attention: count,
+          resident,
+          cpu,
+          ringUnits,
+          seconds: boundSeconds(parts, decode.rows, calibration),
+        }
       }
-      if (taken(0) > room) break // so would be more feed-forwards
-      let [count, beyond] = [0, layers + 1]
-      while (beyond - count > 1) {
-        const middle = (count + beyond) >> 1
-        if (taken(middle) <= room) count = middle
-        else beyond = middle
-      }
-      const parts = [none, headParts.parts, attention[count]!.parts, feedForward.parts].reduce((a, b) => ({
-        streamedBytes: a.streamedBytes + b.streamedBytes,
-        gpuSeconds: a.gpuSeconds + b.gpuSeconds,
-        cpuSeconds: a.cpuSeconds + b.cpuSeconds,
-        hops: a.hops + b.hops,
-      }))
-      yield { head, attention: count, resident, cpu, seconds: boundSeconds(parts, calibration) }
     }
   }
 }

@@ -332,8 +332,10 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
       if (enough < rows) return tryRows(enough)
       return { homes, devices: found.map((one) => one.device), kvTokens, maxRows }
     }
+    // A step has no more rows than the cache has room for.
+    const cached = Math.ceil(kvTokens / 64) * 64
     for (const rows of [mostRows, GPU_PREFILL_ROWS, ...SHORT_OF_MEMORY_ROWS]) {
-      const decided = tryRows(rows)
+      const decided = tryRows(Math.min(rows, cached))
       if (decided) return decided
     }
   }

@@ -57,8 +57,9 @@ export interface Prediction {
 
 /** A part of a pass. */
 interface Task {
+  /** With the links idle. */
   seconds: number
-  onCpu: boolean
+  on: 'gpu' | 'cpu' | 'hop'
   /** Copied into the ring before. */
   streamedBytes: number
   device: string
@@ -103,6 +104,11 @@ function cpuRate({ cpu }: Calibration, rows: number, threads: number): number {
   // DRAM is shared: half the threads get more than half of it (MEASURED: 37 % with a quarter, 65 % with half of 16).
   const share = Math.min(1, (threads / cpu.threads) ** 0.65)
   return at(cpu.bytesPerSecond, rows) * share
+}
+
+/** Share of that while the link copies. */
+function cpuBesideLink({ cpu }: Calibration, rows: number): number {
+  return rows > 4 ? cpu.besideLinkOfMany : cpu.besideLink
 }
 
 /** Of one unit at a home. `replayed`: the whole pass is a graph. */
@@ -164,21 +170,24 @@ function outsideUnits({ rows, context, kvBytesPerToken }: DecodeRows, calibratio
 }
 
 /** Seconds of a pass whose units are so evenly spread that the ring never runs full or empty for it. */
-export function boundSeconds(parts: PassParts, { link, cpu, hopSeconds }: Calibration): number {
+export function boundSeconds(parts: PassParts, rows: number, calibration: Calibration): number {
+  const { link, hop } = calibration
   const copies = parts.streamedBytes / link.bytesPerSecond
-  const serial = parts.gpuSeconds + parts.hops * hopSeconds
-  // `busy` is the share of the pass in which the link copies: then CPU and link take DRAM from each other.
-  const cpuAt = (busy: number) => parts.cpuSeconds * (1 + busy * (1 / cpu.besideLink - 1))
+  const hops = parts.hops * hop.seconds
+  const cpuBeside = cpuBesideLink(calibration, rows)
+  // `busy` is the share of the pass in which the link copies: then it slows hops, and CPU and link take DRAM from each other.
+  const cpuAt = (busy: number) => parts.cpuSeconds * (1 + busy * (1 / cpuBeside - 1))
+  const serialAt = (busy: number) => parts.gpuSeconds + cpuAt(busy) + hops * (1 + busy * (1 / hop.besideLink - 1))
   const linkAt = (busy: number) => copies + busy * cpuAt(busy) * (1 - link.besideCpu)
-  if (linkAt(1) >= serial + cpuAt(1)) return linkAt(1)
+  if (linkAt(1) >= serialAt(1)) return linkAt(1)
   // Both sides of linkAt(busy) = busy x serialAt(busy) are smooth, and the left one is the larger at 0: bisect.
   let [low, high] = [0, 1]
-  for (let step = 0; step < 30; step++) {
+  for (let step = 0; step < 20; step++) {
     const busy = (low + high) / 2
-    if (linkAt(busy) > busy * (serial + cpuAt(busy))) low = busy
+    if (linkAt(busy) > busy * serialAt(busy)) low = busy
     else high = busy
   }
-  return serial + cpuAt(low)
+  return serialAt(low)
 }
 
 /**
@@ -195,70 +204,98 @@ export function simulatePass(
   const tasks = units.flatMap((unit, index): Task[] => {
     const device = deviceOf(unit)
     const seconds = unitSeconds(unit, unit.home, decode, calibration, replayed)
-    const other = { onCpu: false, streamedBytes: 0, device }
+    const hop = { on: 'hop', seconds: calibration.hop.seconds, streamedBytes: 0, device } as const
     const crosses = index > 0 && device !== deviceOf(units[index - 1]!)
-    const crossing = crosses ? [{ ...other, seconds: CROSSING * calibration.hopSeconds }] : []
-    if (unit.home !== 'cpu') {
-      return [...crossing, { ...other, seconds, streamedBytes: unit.home === 'streamed' ? unit.bytes : 0 }]
-    }
-    return [...crossing, { ...other, seconds: calibration.hopSeconds }, { ...other, seconds, onCpu: true }]
+    const crossing = crosses ? [{ ...hop, seconds: CROSSING * hop.seconds }] : []
+    const streamedBytes = unit.home === 'streamed' ? unit.bytes : 0
+    if (unit.home !== 'cpu') return [...crossing, { on: 'gpu', seconds, streamedBytes, device }]
+    return [...crossing, hop, { on: 'cpu', seconds, streamedBytes, device }]
   })
   const device = deviceOf(units.at(-1)!)
-  tasks.push({ seconds: outsideUnits(decode, calibration), onCpu: false, streamedBytes: 0, device })
-  return play(tasks, ringBytes, calibration)
+  tasks.push({ on: 'gpu', seconds: outsideUnits(decode, calibration), streamedBytes: 0, device })
+  return play(tasks, ringBytes, decode.rows, calibration)
 }
 
 const SIMULATED_PASSES = 6
 const WARM_PASSES = 3
 
+/** The ring's room, as csrc/stream/ring.cc hands it out: slots are contiguous and end in the order of their beginning. */
+class Ring {
+  readonly #bytes: number
+  #head = 0
+  readonly #live: { begin: number; end: number }[] = []
+
+  constructor(bytes: number) {
+    this.#bytes = bytes
+  }
+
+  #free(begin: number, end: number): boolean {
+    return this.#live.every((slot) => end <= slot.begin || begin >= slot.end)
+  }
+
+  reserve(bytes: number): boolean {
+    let begin = this.#head
+    if (begin + bytes > this.#bytes) {
+      if (!this.#free(begin, this.#bytes)) return false
+      begin = 0
+    }
+    if (!this.#free(begin, begin + bytes)) return false
+    this.#head = begin + bytes
+    this.#live.push({ begin, end: begin + bytes })
+    return true
+  }
+
+  release(): void {
+    this.#live.shift()
+  }
+}
+
 /** A device's copies in the order of use, and how far they have come. */
 class Link {
-  readonly copies: readonly number[]
-  readonly #room: number
+  readonly #copies: readonly number[]
+  readonly #ring: Ring
   /** Counted over all passes. */
   #started = 0
   ready = 0
   used = 0
-  /** Bytes of the ring, and those left of the copy under way. */
-  #held = 0
-  #copying = 0
+  /** Bytes left of the copy under way. */
+  left = Number.POSITIVE_INFINITY
 
   constructor(copies: readonly number[], ringBytes: number) {
-    this.copies = copies
-    this.#room = Math.max(ringBytes, ...copies)
+    this.#copies = copies
+    this.#ring = new Ring(Math.max(ringBytes, ...copies))
   }
 
   get busy(): boolean {
     return this.#started > this.ready
   }
 
-  get left(): number {
-    return this.busy ? this.#copying : Number.POSITIVE_INFINITY
-  }
-
   /** Begins the next copy if the link is idle and the ring has room. */
   start(): void {
-    const next = this.copies[this.#started % this.copies.length]
-    if (this.busy || next === undefined || this.#held + next > this.#room) return
+    if (this.busy || this.#copies.length === 0) return
+    const next = this.#copies[this.#started % this.#copies.length]!
+    if (!this.#ring.reserve(next)) return
     this.#started++
-    this.#copying = next
-    this.#held += next
+    this.left = next
   }
 
   copy(bytes: number): void {
     if (!this.busy) return
-    this.#copying -= bytes
-    if (this.#copying < 1) this.ready++
+    this.left -= bytes
+    if (this.left >= 1) return
+    this.ready++
+    this.left = Number.POSITIVE_INFINITY
   }
 
-  release(bytes: number): void {
-    this.#held -= bytes
+  release(): void {
+    this.#ring.release()
     this.used++
   }
 }
 
-/** One worker that computes, and for each device one that copies; they slow each other while the CPU computes. */
-function play(tasks: readonly Task[], ringBytes: number, { link, cpu }: Calibration): number {
+/** One worker that computes, and for each device one that copies; copies slow the CPU and hops, and the CPU slows copies. */
+function play(tasks: readonly Task[], ringBytes: number, rows: number, calibration: Calibration): number {
+  const { link, hop } = calibration
   const devices = [...new Set(tasks.map(({ device }) => device))]
   const links = new Map(
     devices.map((device) => {
@@ -268,29 +305,33 @@ function play(tasks: readonly Task[], ringBytes: number, { link, cpu }: Calibrat
     }),
   )
   const all = [...links.values()]
+  const besideLink = { gpu: 1, cpu: cpuBesideLink(calibration, rows), hop: hop.besideLink }
   let time = 0
   let warmUntil = 0
   for (let pass = 0; pass < SIMULATED_PASSES; pass++) {
     if (pass === WARM_PASSES) warmUntil = time
-    for (const task of tasks) {
-      const own = links.get(task.device)!
-      const needed = task.streamedBytes > 0 ? own.used + 1 : 0
-      let left = task.seconds
+    for (const { on, seconds, streamedBytes, device } of tasks) {
+      const own = links.get(device)!
+      const needed = streamedBytes > 0 ? own.used + 1 : 0
+      let left = seconds
       while (left > 0 || own.ready < needed) {
-        for (const one of all) one.start()
+        let busy = false
+        let next = Number.POSITIVE_INFINITY
+        for (const one of all) {
+          one.start()
+          busy ||= one.busy
+          next = Math.min(next, one.left)
+        }
         const isComputing = own.ready >= needed
-        const copySpeed = link.bytesPerSecond * (isComputing && task.onCpu ? link.besideCpu : 1)
-        const speed = task.onCpu && all.some((one) => one.busy) ? cpu.besideLink : 1
-        const step = Math.min(
-          ...all.map((one) => one.left / copySpeed),
-          isComputing ? left / speed : Number.POSITIVE_INFINITY,
-        )
+        const copySpeed = link.bytesPerSecond * (isComputing && on === 'cpu' ? link.besideCpu : 1)
+        const speed = busy ? besideLink[on] : 1
+        const step = Math.min(next / copySpeed, isComputing ? left / speed : Number.POSITIVE_INFINITY)
         time += step
         if (isComputing) left = Math.max(0, left - step * speed)
         if (left < 1e-12) left = 0
         for (const one of all) one.copy(step * copySpeed)
       }
-      if (needed > 0) own.release(task.streamedBytes)
+      if (needed > 0) own.release()
     }
   }
   return (time - warmUntil) / (SIMULATED_PASSES - WARM_PASSES)
@@ -305,8 +346,8 @@ export function predictDecode(
   const parts = passParts(units, decode, calibration)
   const passSeconds = simulatePass(units, ringBytes, decode, calibration)
   const linkSeconds = linkBytes(units, (home) => home === 'streamed') / calibration.link.bytesPerSecond
-  const hopSeconds = (parts.hops + CROSSING * crossings(units)) * calibration.hopSeconds
-  const waits = passSeconds - parts.gpuSeconds - hopSeconds - parts.cpuSeconds / calibration.cpu.besideLink
+  const hopSeconds = (parts.hops + CROSSING * crossings(units)) * calibration.hop.seconds
+  const waits = passSeconds - parts.gpuSeconds - hopSeconds - parts.cpuSeconds / cpuBesideLink(calibration, decode.rows)
   return {
     batch: decode.rows,
     tokensPerSecond: decode.rows / passSeconds,

@@ -27,8 +27,8 @@ describe('the file', async () => {
   test('keeps other machines', async () => {
     const path = await fresh()
     writeCalibration(key, measured, path)
-    writeCalibration({ ...key, gpu: 'another' }, { ...measured, hopSeconds: 1 }, path)
-    expect(readCalibration(key, path)!.hopSeconds).toBe(measured.hopSeconds)
+    writeCalibration({ ...key, gpu: 'another' }, { ...measured, kvBytesPerSecond: 1 }, path)
+    expect(readCalibration(key, path)!.kvBytesPerSecond).toBe(measured.kvBytesPerSecond)
   })
 
   test('missing, damaged or of another form: as if there were none, and the next one mends it', async () => {
@@ -41,7 +41,7 @@ describe('the file', async () => {
       '[]',
       'null',
       '7',
-      whole.replace('"hopSeconds"', '"hops"'),
+      whole.replace('"kvBytesPerSecond"', '"kv"'),
       whole.replace('"calibrated": true', '"calibrated": false'),
       whole.replace(/"besideLink": [\d.]+/, '"besideLink": -1'),
       whole.replace(/"unitSeconds": \[/, '"unitSeconds": [1,'),
@@ -56,7 +56,7 @@ describe('the file', async () => {
 
   test('figures that are none are not kept', async () => {
     const path = await fresh()
-    expect(() => writeCalibration(key, { ...measured, hopSeconds: Number.NaN }, path)).toThrow(/no figures/)
+    expect(() => writeCalibration(key, { ...measured, kvBytesPerSecond: Number.NaN }, path)).toThrow(/no figures/)
     expect(readCalibration(key, path)).toBeUndefined()
   })
 

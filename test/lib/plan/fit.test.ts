@@ -9,9 +9,9 @@ import { type CostedUnit, simulatePass } from '../../../lib/plan/predict.ts'
 const truth: Calibration = {
   calibrated: true,
   link: { bytesPerSecond: 50e9, besideCpu: 0.9 },
-  hopSeconds: 60e-6,
+  hop: { seconds: 25e-6, besideLink: 0.4 },
   stepSeconds: ROWS.map((rows) => 60e-6 + rows * 1e-6),
-  cpu: { threads: 16, bytesPerSecond: ROWS.map((rows) => 90e9 / rows ** 0.4), besideLink: 0.8 },
+  cpu: { threads: 16, bytesPerSecond: ROWS.map((rows) => 90e9 / rows ** 0.4), besideLink: 0.8, besideLinkOfMany: 0.7 },
   launched: {
     unitSeconds: ROWS.map((rows) => 9e-6 + rows * 1e-7),
     secondsPerByte: ROWS.map((rows) => 4e-13 + rows * 1e-14),
@@ -51,6 +51,15 @@ function unitsOf(
   ]
 }
 
+const mixtures: ['small' | 'large', number, number][] = [
+  ['large', 16, 0],
+  ['large', 12, 0],
+  ['large', 7, 8],
+  ['large', 8, 0],
+  ['small', 16, 0],
+  ['small', 8, 8],
+]
+
 function observe(): Observations {
   const pass = (units: CostedUnit[], rows = 1) =>
     simulatePass(units, 8 * 90.8e6, { rows, context: 0, kvBytesPerToken: 0, threads: 16 }, truth)
@@ -81,17 +90,20 @@ function observe(): Observations {
       float: { bytes: 500e6, seconds: curve(unitsOf('large', 2, resident, 500e6)) },
       q4: { bytes: 140e6, seconds: curve(unitsOf('large', 2, resident, 140e6, 'q4')) },
     },
-    cpu: { small: curve(unitsOf('small', 12, onCpu)), large: curve(unitsOf('large', 6, onCpu)) },
+    cpu: {
+      small: { layers: 40, seconds: curve(unitsOf('small', 40, onCpu)) },
+      large: { layers: 16, seconds: curve(unitsOf('large', 16, onCpu)) },
+    },
     streamed: {
       bytes: 28 * (bytes.large.attention + bytes.large.feedForward),
       seconds: pass(unitsOf('large', 28, (kind) => (kind === 'head' ? 'resident' : 'streamed'))),
     },
-    mixed: [12, 9, 6, 3].map((cpu) => {
-      const order = spread({ cpu, streamed: 12 - cpu })
-      const units = unitsOf('large', 12, (kind, layer) =>
+    mixed: mixtures.flatMap(([shape, cpu, resident]) => {
+      const order = spread({ cpu, resident, streamed: 16 - cpu - resident })
+      const units = unitsOf(shape, 16, (kind, layer) =>
         kind === 'head' ? 'resident' : kind === 'attention' ? 'streamed' : order[layer]!,
       )
-      return { units, ringBytes: 8 * 90.8e6, seconds: pass(units) }
+      return [1, 8].map((rows) => ({ units, ringBytes: 8 * 90.8e6, rows, seconds: pass(units, rows) }))
     }),
     kv: { bytes: 4e8, near: 1e-3, far: 1e-3 + 4e8 / truth.kvBytesPerSecond },
     prompts: { short: prompt(1), long: prompt(3) },
@@ -105,7 +117,9 @@ test('what passes take tells what they are made of', () => {
   close(fit.link.bytesPerSecond, 50e9, 0.01)
   close(fit.link.besideCpu, 0.9, 0.05)
   close(fit.cpu.besideLink, 0.8, 0.1)
-  close(fit.hopSeconds, 60e-6, 0.1)
+  close(fit.cpu.besideLinkOfMany, 0.7, 0.1)
+  close(fit.hop.seconds, 25e-6, 0.1)
+  close(fit.hop.besideLink, 0.4, 0.3)
   close(fit.kvBytesPerSecond, 2e12, 0.01)
   close(fit.prefill.flopsPerSecond, 500e12, 0.02)
   close(fit.prefill.attentionFlopsPerSecond, 300e12, 0.1)

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { fastestHomes, type Placed, place, spread } from '../../../lib/plan/homes.ts'
-import { boundSeconds, passParts } from '../../../lib/plan/predict.ts'
+import { boundSeconds, passParts, simulatePass } from '../../../lib/plan/predict.ts'
 import { calibration, unitsOf } from './fixture.ts'
 
 test('spread: every prefix has its share of each, within one', () => {
@@ -36,6 +36,7 @@ describe('auto', () => {
         { ...decode, rows },
         calibration,
       ),
+      rows,
       calibration,
     )
 
@@ -69,6 +70,21 @@ describe('auto', () => {
     expect(secondsOf(found, 1)).toBeLessThan(0.5 * secondsOf(streamed, 1))
     for (const [index, { kind }] of units.entries()) {
       if (kind !== 'feedForward') expect(found.homes[index]).not.toBe('cpu')
+    }
+  })
+
+  test('what a smaller ring leaves serves residency, if that is faster', () => {
+    const ringOf = (room: number, ring?: number) => fastestHomes(units, ring, room, decode, calibration)!
+    const seconds = ({ homes, ringBytes }: Placed) =>
+      simulatePass(
+        units.map((unit, index) => ({ ...unit, home: homes[index]! })),
+        ringBytes,
+        decode,
+        calibration,
+      )
+    for (const room of [1.8e9, 2.5e9, 3.2e9, 3.9e9]) {
+      const found = ringOf(room)
+      for (const ring of [2, 3, 4]) expect(seconds(found)).toBeLessThanOrEqual(seconds(ringOf(room, ring)) * 1.051)
     }
   })
 

@@ -84,6 +84,16 @@ describe('context and KV cache', () => {
     expect(plan({ contextLength: 1000, kvTokens: 16 }).kvTokens).toBe(1008)
     expect(() => plan({ kvTokens: 16, maxSequences: 1 })).toThrow(/one of kvTokens and maxSequences/)
   })
+  test('a step has no more rows than the cache has room for', () => {
+    const on = { gpus: [gpu] }
+    const [short, long] = [88, 4096].map((contextLength) =>
+      plan({ device: 'cuda', placement: 'streamed', maxSequences: 1, contextLength }, on),
+    )
+    expect(short!.maxRows).toBe(64 + 128)
+    expect(long!.maxRows).toBeGreaterThan(1984)
+    expect(short!.workspaceBytes).toBeLessThan(long!.workspaceBytes)
+  })
+
   test('the context is at most what the model was made for', () => {
     expect(plan({ contextLength: 8192 }).contextLength).toBe(8192)
     expect(() => plan({ contextLength: 8193 })).toThrow(/at most the 8192 positions/)
