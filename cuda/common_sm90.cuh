@@ -35,6 +35,11 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
       "r"(parity)
       : "memory");
 }
+// A barrier of the first so many threads of a block, by a number other than 0.
+template <int kNumber, int kThreads>
+__device__ __forceinline__ void barrier_of_threads() {
+  asm volatile("bar.sync %0, %1;" ::"n"(kNumber), "n"(kThreads) : "memory");
+}
 
 // ---- Bulk copies from global to shared memory; their bytes count towards the barrier's phase. Addresses and sizes are
 // multiples of 16 (the tensor's destination of 1024).
@@ -99,54 +104,46 @@ __device__ __forceinline__ uint64_t swizzled_matrix(uint32_t shared) {
   return (shared & 0x3ffff) >> 4 | uint64_t{1} << 16 | (kEightRows >> 4) << 32 | uint64_t{1} << 62;
 }
 
+// The tensor map of x [rows, k] of float16, `stride` elements from row to row, in boxes of 64 columns: zeros beyond.
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+EncodeTiled encode_tiled();  // null where the driver has none
+inline cudaError_t encode_rows(CUtensorMap* map, const __half* x, int rows, int k, int stride, int box_rows) {
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride) * sizeof(__half)};
+  const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(box_rows)};
+  const cuuint32_t steps[2] = {1, 1};
+  const CUresult status = encode_tiled()(map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, const_cast<__half*>(x), sizes,
+                                         strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                         CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return status == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
 // D += A B of a warpgroup: A 64 x 16, each warp's 16 rows as in mma.m16n8k16; B 16 x N in shared memory, k along its
-// rows; D's columns 8 i .. 8 i + 7 in d[4 i .. 4 i + 3], as in mma.m16n8k16. Asynchronous.
+// rows; D's columns 8 i .. 8 i + 7 in d[4 i .. 4 i + 3], as in mma.m16n8k16. Without ADD, D = A B. Asynchronous.
 #define MILLRACE_REGS_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 template <int N>
 struct Wgmma;
 template <>
-struct Wgmma<16> {
-  static __device__ __forceinline__ void run(float (&d)[8], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7}, "
-        "{%8, %9, %10, %11}, %12, p, 1, 1, 0;\n}\n"
-        : MILLRACE_REGS_4(d, 0), MILLRACE_REGS_4(d, 4)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-  }
-};
-template <>
-struct Wgmma<32> {
-  static __device__ __forceinline__ void run(float (&d)[16], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-        "{%16, %17, %18, %19}, %20, p, 1, 1, 0;\n}\n"
-        : MILLRACE_REGS_4(d, 0), MILLRACE_REGS_4(d, 4), MILLRACE_REGS_4(d, 8), MILLRACE_REGS_4(d, 12)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-  }
-};
-template <>
 struct Wgmma<64> {
+  template <bool ADD = true>
   static __device__ __forceinline__ void run(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
         "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
         "{%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}\n"
         : MILLRACE_REGS_4(d, 0), MILLRACE_REGS_4(d, 4), MILLRACE_REGS_4(d, 8), MILLRACE_REGS_4(d, 12),
           MILLRACE_REGS_4(d, 16), MILLRACE_REGS_4(d, 20), MILLRACE_REGS_4(d, 24), MILLRACE_REGS_4(d, 28)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
   }
 };
 template <>
 struct Wgmma<120> {
+  template <bool ADD = true>
   static __device__ __forceinline__ void run(float (&d)[60], const uint32_t (&a)[4], uint64_t b) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %65, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n120k16.f32.f16.f16 {"
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
         "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
@@ -157,14 +154,15 @@ struct Wgmma<120> {
           MILLRACE_REGS_4(d, 16), MILLRACE_REGS_4(d, 20), MILLRACE_REGS_4(d, 24), MILLRACE_REGS_4(d, 28),
           MILLRACE_REGS_4(d, 32), MILLRACE_REGS_4(d, 36), MILLRACE_REGS_4(d, 40), MILLRACE_REGS_4(d, 44),
           MILLRACE_REGS_4(d, 48), MILLRACE_REGS_4(d, 52), MILLRACE_REGS_4(d, 56)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
   }
 };
 template <>
 struct Wgmma<128> {
+  template <bool ADD = true>
   static __device__ __forceinline__ void run(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, 1, 0;\n"
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
         "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
@@ -175,7 +173,7 @@ struct Wgmma<128> {
           MILLRACE_REGS_4(d, 16), MILLRACE_REGS_4(d, 20), MILLRACE_REGS_4(d, 24), MILLRACE_REGS_4(d, 28),
           MILLRACE_REGS_4(d, 32), MILLRACE_REGS_4(d, 36), MILLRACE_REGS_4(d, 40), MILLRACE_REGS_4(d, 44),
           MILLRACE_REGS_4(d, 48), MILLRACE_REGS_4(d, 52), MILLRACE_REGS_4(d, 56), MILLRACE_REGS_4(d, 60)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
   }
 };
 #undef MILLRACE_REGS_4

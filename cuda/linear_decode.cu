@@ -51,15 +51,7 @@ int wide_parts_of(int n_blocks, int splits) {
 
 }  // namespace
 
-#if defined(MILLRACE_CUDA_SM90A)
-bool linear_decode_wide_supported() {
-  int device = 0, major = 0, minor = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  return major == 9 && minor == 0;
-}
-#else
+#if !defined(MILLRACE_CUDA_SM90A)
 bool linear_decode_wide_supported() {
   return false;
 }
@@ -155,7 +147,7 @@ cudaError_t linear_decode_planned(const LinearArguments& a, const DecodePlan& pl
   const bool wide = plan.wide_from > 0 ? task.rows >= plan.wide_from
                                        : task.rows >= kWideFrom && task.n_blocks >= kWideLeastBlocks &&
                                              task.chunks >= kWideLeastChunks;
-  if (wide && q4 && !task.permuted && plan.tile_rows == 0 && linear_decode_wide_supported()) {
+  if (wide && q4 && !task.permuted && parts <= kWideParts && plan.tile_rows == 0 && linear_decode_wide_supported()) {
     return launch_decode_wide(task, m.code.zeros, parts, stream, programmatic);
   }
   return q4 ? launch_decode_q4(task, m.code.zeros, plan, stream, programmatic)

@@ -345,36 +345,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-// libcuda is not linked: the runtime knows where it is.
-EncodeTiled encode_tiled() {
-  static const EncodeTiled function = [] {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result{};
-#if CUDART_VERSION >= 12050
-    const cudaError_t status =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
-#else
-    const cudaError_t status = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault, &result);
-#endif
-    return status == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(found)
-                                                                          : nullptr;
-  }();
-  return function;
-}
-
 template <int ROWS, bool FINE>
 cudaError_t start(const PrefillTask& task, int multiprocessors, cudaStream_t stream, bool programmatic) {
   CUtensorMap x_map;
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(task.k), static_cast<cuuint64_t>(task.rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(task.x_stride) * sizeof(__half)};
-  const cuuint32_t box[2] = {kStageSlices * kTileK, ROWS};
-  const cuuint32_t steps[2] = {1, 1};
-  if (encode_tiled()(&x_map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, const_cast<__half*>(task.x), sizes, strides, box,
-                     steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
-    return cudaErrorInvalidValue;
+  static_assert(kStageSlices * kTileK == 64);
+  if (const cudaError_t status = encode_rows(&x_map, task.x, task.rows, task.k, task.x_stride, ROWS);
+      status != cudaSuccess) {
+    return status;
   }
   const auto kernel = prefill_wgmma<ROWS, FINE>;
   constexpr int kBytes = Shared<ROWS>::kBytes;
@@ -393,6 +370,23 @@ cudaError_t start_rows(const PrefillTask& task, int multiprocessors, cudaStream_
 }
 
 }  // namespace
+
+// libcuda is not linked: the runtime knows where it is.
+EncodeTiled encode_tiled() {
+  static const EncodeTiled function = [] {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+#if CUDART_VERSION >= 12050
+    const cudaError_t status =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
+#else
+    const cudaError_t status = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault, &result);
+#endif
+    return status == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTiled>(found)
+                                                                          : nullptr;
+  }();
+  return function;
+}
 
 bool linear_prefill_sm90_supported() {
   int device = 0, major = 0, minor = 0;

@@ -1,5 +1,6 @@
 // linear_decode: checks against float64, then times beside what a kernel that only reads takes.
-//   linear_decode_bench [check] [tiny] [chain] [matrix] [plans] [--seed N]   (check, chain, matrix when none is named)
+//   linear_decode_bench [check] [check_wide] [tiny] [tiny_whole] [chain] [matrix] [many] [plans] [--seed N]
+// (check, chain, matrix when none is named; check_wide is a part of check).
 // Exits with 1 if a check fails.
 #include <algorithm>
 #include <cmath>
@@ -324,6 +325,30 @@ void check_tiny() {
   std::printf("checks: %d, failures: %d\n", checks, failures);
 }
 
+// Matrices of many and of few row blocks, odd numbers of them, each way to group: for the wide kernel.
+void check_wide() {
+  for (const int group : {128, 32, 48, 64}) {
+    MatrixCode code;
+    code.type = WeightType::q4;
+    code.group = group;
+    code.zeros = group == 32 || group == 48;
+    code.scale = group == 64 ? ScaleType::bf16 : ScaleType::f16;
+    check_matrix(code, 17408, 576);
+    if (group == 128) check_matrix(code, 17344, 1088);
+    check_matrix(code, 1000, 4096);
+  }
+  std::printf("checks: %d, failures: %d\n", checks, failures);
+}
+
+// For compute-sanitizer too: so many row blocks that thread blocks take several items, whole.
+void check_tiny_whole() {
+  MatrixCode code;
+  code.type = WeightType::q4;
+  code.group = 128;
+  check_matrix(code, 16960, 320);
+  std::printf("checks: %d, failures: %d\n", checks, failures);
+}
+
 void check_all() {
   for (const int k : {64, 172, 576, 2048, 4096}) {
     for (const int group : {32, 48, 128}) {
@@ -615,9 +640,13 @@ int main(int argc, char** argv) {
   OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   OK(linear_decode_prepare());
   if (wanted("check")) check_all();
+  if (wanted("check") || wanted("check_wide", false)) check_wide();
   if (wanted("tiny", false)) check_tiny();
+  if (wanted("tiny_whole", false)) check_tiny_whole();
   if (failures > 0) return 1;
-  if (sections.size() == 1 && wanted("tiny", false)) return 0;
+  if (sections.size() == 1 && (wanted("tiny", false) || wanted("tiny_whole", false) || wanted("check_wide", false))) {
+    return 0;
+  }
 
   Bench bench;
   {
@@ -669,6 +698,14 @@ int main(int argc, char** argv) {
       bench.chain(kModels[0], 128, false, {9, 16, 17, 32, 64}, {plan}, from == 9 ? " wide" : " narrow");
       bench.chain(kModels[2], 128, false, {9, 16, 17, 32, 64}, {plan}, from == 9 ? " wide" : " narrow");
     }
+  }
+  if (wanted("many", false)) {  // rows
+    bench.chain(kModels[0], 128, false, {33, 64, 96, 128, 192, 256}, {}, "");
+    MatrixCode code;
+    code.type = WeightType::q4;
+    code.group = 128;
+    for (const Shape& s : kModels[0].shapes) bench.matrix(s, code, {48, 64, 96, 128, 256}, {});
+    bench.matrix(Shape{"head", 4096, 128256, LinearEpilogue::store}, code, {64, 128}, {});
   }
   if (wanted("profile", false)) {  // for a profiler: each matrix once
     for (const int rows : {1, 32}) {

@@ -3,7 +3,7 @@
 # where the benches are, such as .cmake/gpu/bench. Fails where a tool finds something.
 set -e
 for tool in memcheck racecheck initcheck; do
-  for program in "cuda_linear_decode_bench tiny" "cuda_linear_prefill_bench --tiny"; do
+  for program in "cuda_linear_decode_bench tiny" "cuda_linear_prefill_bench --tiny" "cuda_linear_decode_bench tiny_whole"; do
     echo "$tool $program"
     # shellcheck disable=SC2086 # a program and its options
     compute-sanitizer --tool "$tool" --error-exitcode 2 --print-limit 4 "${1:-.}"/$program
