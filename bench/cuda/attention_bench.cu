@@ -225,6 +225,7 @@ struct World {
 // A World on the device.
 struct Fixture {
   World& world;
+  int width, stride;  // of a row of output
   Device<int32_t> positions, sequences, tables;
   Device<float> qkv, rope;
   Device<uint16_t> cache, out;
@@ -232,13 +233,15 @@ struct Fixture {
 
   explicit Fixture(World& w)
       : world(w),
+        width(w.shape.heads * w.shape.head_dim),
+        stride((width + 7) / 8 * 8),
         positions(w.positions),
         sequences(w.sequences),
         tables(w.tables),
         qkv(w.qkv),
         rope(w.rope),
         cache(w.cache),
-        out(w.rows.size() * w.shape.heads * w.shape.head_dim) {
+        out(w.rows.size() * stride) {
     arguments.rows = static_cast<int>(w.rows.size());
     arguments.heads = w.shape.heads;
     arguments.kv_heads = w.shape.kv_heads;
@@ -253,8 +256,15 @@ struct Fixture {
     arguments.kv = reinterpret_cast<__half*>(cache.data);
     arguments.kv_block_elements = static_cast<int64_t>(w.block_elements);
     arguments.out = reinterpret_cast<__half*>(out.data);
+    arguments.out_stride = stride;
     arguments.max_context = w.max_context;
     poison();
+  }
+  std::vector<uint16_t> output() const {  // [rows, width]
+    const std::vector<uint16_t> padded = out.download();
+    std::vector<uint16_t> rows(world.rows.size() * width);
+    for (size_t r = 0; r < world.rows.size(); r++) std::copy_n(&padded[r * stride], width, &rows[r * width]);
+    return rows;
   }
   void poison() { out.upload(std::vector<uint16_t>(out.size, kPoison)); }
   void reset_cache() { cache.upload(world.cache); }
@@ -264,7 +274,7 @@ struct Fixture {
     a.qkv += static_cast<size_t>(row) * world.row_floats;
     a.positions += row;
     a.sequences += row;
-    a.out += static_cast<size_t>(row) * world.shape.heads * world.shape.head_dim;
+    a.out += static_cast<size_t>(row) * stride;
     return a;
   }
 };
@@ -336,7 +346,7 @@ void check_decode(const Shape& shape, const std::vector<Row>& rows, int max_cont
   DecodeScratch scratch(a);
   must(attention_decode(a, bench_stream, false), "attention_decode");
   must(cudaDeviceSynchronize(), what.c_str());
-  const std::vector<uint16_t> out = fixture.out.download();
+  const std::vector<uint16_t> out = fixture.output();
   const double worst = compare(world, world.reference(), out, what);
   const size_t cache_differs = differing(fixture.cache.download(), world.expected_cache);
   check(cache_differs == 0, what + ": cache differs in " + std::to_string(cache_differs) + " elements");
@@ -354,7 +364,7 @@ void check_decode(const Shape& shape, const std::vector<Row>& rows, int max_cont
     must(cudaDeviceSynchronize(), "reset");
     must(attention_decode(b, bench_stream, true), "attention_decode");
     must(cudaDeviceSynchronize(), what.c_str());
-    differs += differing(fixture.out.download(), out);
+    differs += differing(fixture.output(), out);
     check(larger.zero(), what + ": counters of the larger bucket");
   }
   check(differs == 0, what + ": bits differ in a larger bucket or with early reads");
@@ -368,7 +378,7 @@ void check_decode(const Shape& shape, const std::vector<Row>& rows, int max_cont
       must(attention_decode(b, bench_stream, r % 2 == 0), "attention_decode");
     }
     must(cudaDeviceSynchronize(), what.c_str());
-    differs = differing(fixture.out.download(), out);
+    differs = differing(fixture.output(), out);
     check(differs == 0, what + ": " + std::to_string(differs) + " elements differ when rows run alone");
   }
   std::printf("%-44s error %.1e  cache exact: %s  bits: %s\n", what.c_str(), worst, cache_differs == 0 ? "yes" : "NO",
@@ -392,7 +402,7 @@ void check_prefill(const Shape& shape, const std::vector<Chunk>& chunks, int max
       "prefill " + shape.name() + ", " + std::to_string(rows.size()) + " rows of " + std::to_string(chunks.size());
   must(attention_prefill(fixture.arguments, bench_stream, false), "attention_prefill");
   must(cudaDeviceSynchronize(), what.c_str());
-  const std::vector<uint16_t> out = fixture.out.download();
+  const std::vector<uint16_t> out = fixture.output();
   const double worst = compare(world, world.reference(), out, what);
   const size_t cache_differs = differing(fixture.cache.download(), world.expected_cache);
   check(cache_differs == 0, what + ": cache differs in " + std::to_string(cache_differs) + " elements");
@@ -405,7 +415,7 @@ void check_prefill(const Shape& shape, const std::vector<Chunk>& chunks, int max
       must(attention_prefill(fixture.from_row(row, count), bench_stream, piece != 3), "attention_prefill");
     }
     must(cudaDeviceSynchronize(), what.c_str());
-    const size_t differs = differing(fixture.out.download(), out);
+    const size_t differs = differing(fixture.output(), out);
     check(differs == 0,
           what + ": " + std::to_string(differs) + " elements differ in pieces of " + std::to_string(piece));
     check(differing(fixture.cache.download(), world.expected_cache) == 0, what + ": cache of pieces");
@@ -667,6 +677,7 @@ void time_decode(uint16_t* pool, size_t pool_halves, int rows, int context, int 
   a.block_table_stride = per_row;
   a.kv_block_elements = block;
   a.out = reinterpret_cast<__half*>(bench.out.data);
+  a.out_stride = 32 * 128;
   a.max_context = bucket;
   DecodeScratch scratch(a);
   Device<float> norm_x(std::vector<float>(4096, 0.5f));
@@ -713,6 +724,7 @@ void time_prefill(uint16_t* pool, size_t pool_halves, int rows) {
   a.block_table_stride = blocks;
   a.kv_block_elements = block;
   a.out = reinterpret_cast<__half*>(bench.out.data);
+  a.out_stride = 32 * 128;
   a.max_context = rows;
   const auto timed = [&](auto call) {
     return time_graph(
