@@ -1,7 +1,7 @@
-// Two kernels a step. The first, many blocks a row, finds the highest logit and whether the row is a distribution at
-// all; greedy rows are done then. The second, one block a row, does the rest: log-probabilities, and for sampled rows a
-// radix descent over the total order for top-k and top-p (integer sums in shared memory: exact, and free of order),
-// then the Gumbel-max choice. Must be compiled without fused multiply-adds (-fmad=false).
+// Two kernels a step. The first, many blocks a row, finds the highest logit, whether the row is a distribution at all
+// and, where a log-probability is wanted, the sum of the weights. The second, one block a row, does the rest: for
+// sampled rows a radix descent over the total order for top-k and top-p (integer sums in shared memory: exact, and free
+// of order), then the Gumbel-max choice. Must be compiled without fused multiply-adds (-fmad=false).
 #include "backend/sample_arithmetic.h"
 #include "cuda/common.cuh"
 #include "cuda/sample.h"
@@ -11,7 +11,16 @@ namespace millrace::cuda {
 namespace {
 
 constexpr int kThreads = 1024;
-constexpr int kTokensABlock = 8192;  // of the first kernel
+// Of the first kernel: a token's load is on its way with the thread's others.
+constexpr int kPartThreads = 512;
+constexpr int kPartTokens = 8;  // of a thread
+constexpr int kTokensABlock = kPartThreads * kPartTokens;
+
+// What a block of the first kernel finds of its tokens.
+struct Part {
+  unsigned long long first;  // the highest key; above all keys of numbers if there is a NaN
+  double sum;                // of e^(logit - highest)
+};
 
 // Logits in ascending order of their bits; both zeros are one.
 __device__ uint32_t ordered(float logit) {
@@ -47,27 +56,55 @@ __device__ T block_max(T value, T* shared) {
   return warp_max(value);
 }
 
-__global__ void __launch_bounds__(kThreads) maximum_kernel(SampleArguments a, unsigned long long* block_first) {
+// Threads' sums to thread 0, in an order that the number of threads alone fixes.
+__device__ double block_sum(double sum, double* shared) {
+  for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = sum;
+  __syncthreads();
+  double total = 0.0;
+  if (threadIdx.x == 0) {
+    for (unsigned i = 0; i < blockDim.x / 32; i++) total += shared[i];
+  }
+  return total;
+}
+
+__global__ void __launch_bounds__(kPartThreads) part_kernel(SampleArguments a, Part* parts) {
   __shared__ uint64_t shared[32];
+  __shared__ double sums[kPartThreads / 32];
   wait_for_predecessor();
   allow_successor();
   const LogitRequest request = a.requests[blockIdx.y];
   if (request.row < 0) return;
   const float* logits = a.logits + static_cast<size_t>(request.row) * a.vocab;
-  const int begin = blockIdx.x * kTokensABlock;
-  const int end = min(a.vocab, begin + kTokensABlock);
+  const int begin = blockIdx.x * kTokensABlock + threadIdx.x;
+  float logit[kPartTokens];
+#pragma unroll
+  for (int i = 0; i < kPartTokens; i++) {
+    const int token = begin + i * kPartThreads;
+    logit[i] = token < a.vocab ? logits[token] : -INFINITY;
+  }
   uint64_t first = 0;
   bool invalid = false;
-  for (int i = begin + threadIdx.x; i < end; i += kThreads) {
-    const float logit = logits[i];
-    invalid |= isnan(logit);
-    const uint64_t key = key_of(logit, i);
+#pragma unroll
+  for (int i = 0; i < kPartTokens; i++) {
+    const int token = begin + i * kPartThreads;
+    invalid |= isnan(logit[i]);
+    const uint64_t key = token < a.vocab ? key_of(logit[i], token) : 0;
     first = key > first ? key : first;
   }
   // A NaN is above all keys of numbers.
   if (invalid) first = ~0ull;
   first = block_max<uint64_t>(first, shared);
-  if (threadIdx.x == 0) block_first[blockIdx.y * gridDim.x + blockIdx.x] = first;
+  double sum = 0.0;
+  const float highest = logit_of(static_cast<uint32_t>(first >> 32));
+  if (request.want_logprob && first != ~0ull && !isinf(highest)) {
+#pragma unroll
+    for (int i = 0; i < kPartTokens; i++) {
+      if (begin + i * kPartThreads < a.vocab) sum += sample_exp(logit[i] - highest);
+    }
+    sum = block_sum(sum, sums);
+  }
+  if (threadIdx.x == 0) parts[blockIdx.y * gridDim.x + blockIdx.x] = {first, sum};
 }
 
 // The key T such that the tokens with key >= T are the shortest prefix of the order, within keys >= floor, whose
@@ -108,8 +145,7 @@ __device__ uint64_t descend(const float* logits, int vocab, uint64_t floor, unsi
   return prefix;
 }
 
-__global__ void __launch_bounds__(kThreads)
-    choose_kernel(SampleArguments a, const unsigned long long* block_first, int blocks) {
+__global__ void __launch_bounds__(kThreads) choose_kernel(SampleArguments a, const Part* parts, int blocks) {
   __shared__ uint64_t shared[32];
   __shared__ unsigned long long histogram[256];
   __shared__ double sums[kThreads / 32];
@@ -119,7 +155,7 @@ __global__ void __launch_bounds__(kThreads)
   if (request.row < 0) return;
   uint64_t first = 0;
   for (int i = threadIdx.x; i < blocks; i += kThreads) {
-    const uint64_t key = block_first[blockIdx.x * blocks + i];
+    const uint64_t key = parts[blockIdx.x * blocks + i].first;
     first = key > first ? key : first;
   }
   first = block_max<uint64_t>(first, shared);
@@ -183,15 +219,13 @@ __global__ void __launch_bounds__(kThreads)
   float logprob = NAN;
   if (request.want_logprob && token >= 0 && valid) {
     double sum = 0.0;
-    for (int i = threadIdx.x; i < a.vocab; i += kThreads) sum += sample_exp(logits[i] - highest);
-    for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
-    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      double total = 0.0;
-      for (const double s : sums) total += s;
-      logprob = static_cast<float>(static_cast<double>(logits[token]) - highest - log(total));
+    for (int i = threadIdx.x; i < blocks; i += kThreads) {
+      const Part part = parts[blockIdx.x * blocks + i];
+      const float its_highest = logit_of(static_cast<uint32_t>(part.first >> 32));
+      if (part.sum > 0.0) sum += part.sum * exp(static_cast<double>(its_highest) - highest);
     }
+    sum = block_sum(sum, sums);
+    if (threadIdx.x == 0) logprob = static_cast<float>(static_cast<double>(logits[token]) - highest - log(sum));
   }
   if (threadIdx.x == 0) {
     a.tokens[blockIdx.x] = token;
@@ -206,16 +240,16 @@ int blocks_of(int vocab) {
 }  // namespace
 
 size_t sample_scratch_bytes(int count, int vocab) {
-  return static_cast<size_t>(count) * blocks_of(vocab) * sizeof(unsigned long long);
+  return static_cast<size_t>(count) * blocks_of(vocab) * sizeof(Part);
 }
 
 cudaError_t sample(const SampleArguments& arguments, cudaStream_t stream, bool programmatic) {
   const int blocks = blocks_of(arguments.vocab);
-  auto* first = reinterpret_cast<unsigned long long*>(arguments.scratch);
+  auto* parts = reinterpret_cast<Part*>(arguments.scratch);
   const cudaError_t status =
-      launch(maximum_kernel, dim3(blocks, arguments.count), dim3(kThreads), 0, stream, programmatic, arguments, first);
+      launch(part_kernel, dim3(blocks, arguments.count), dim3(kPartThreads), 0, stream, programmatic, arguments, parts);
   if (status != cudaSuccess) return status;
-  return launch(choose_kernel, dim3(arguments.count), dim3(kThreads), 0, stream, programmatic, arguments, first,
+  return launch(choose_kernel, dim3(arguments.count), dim3(kThreads), 0, stream, programmatic, arguments, parts,
                 blocks);
 }
 
