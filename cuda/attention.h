@@ -8,9 +8,6 @@
 
 namespace millrace::cuda {
 
-// Positions that one split of a decode row covers: fixed, so that the order of sums is a function of the row's length.
-inline constexpr int kSplitPositions = 256;
-
 struct AttentionArguments {
   int rows = 0;  // of this kind
   int heads = 0, kv_heads = 0, head_dim = 0;

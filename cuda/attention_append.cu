@@ -1,5 +1,5 @@
 // Rope of the keys and append of keys and values to the paged cache, one CTA a row: before prefill attention, whose
-// tiles read other tiles' keys, and before decode attention of many rows.
+// tiles read other tiles' keys.
 #include "cuda/attention_common.cuh"
 
 namespace millrace::cuda {

@@ -1,7 +1,9 @@
 // Attention of decode rows over the paged cache, with rope and the append of the row's own key and value inside.
 //
-// One CTA takes one row, up to eight query heads of one key head, and a split of 256 positions, which are 16 blocks of
-// the cache: warp w takes blocks w, w + warps, ... Nothing but the queries goes through shared memory on the way in:
+// One CTA takes one row, up to eight query heads of one key head, and a part of the positions that the row sees; of its
+// blocks, warp w takes w, w + warps, ... Each warp has a ring of keys and values in shared memory, filled by
+// asynchronous copies of its own, the first of them before the predecessor has ended (`early`), so registers and shared
+// memory let a CTA run beside one of the linear before it.
 //
 //   S = Q K^T, m16n8k16: rows 0..7 of A are the queries rounded to float16, rows 8..15 what the rounding lost, so that
 //       scores keep float32 queries at no cost. B is 8 positions. The order of the head's elements within the
@@ -10,86 +12,110 @@
 //       (g, t) loads 8 consecutive elements of positions 2t, 2t + 1, 2t + 8, 2t + 9 and pairs them up by byte
 //       permutation; which elements share an mma is free again.
 //
-// Sums: positions of a block within the mma, blocks of a warp in ascending order, warps in order, and splits in order,
-// 32 at a time, by the last CTA to arrive. All of it is a function of the row's position alone.
+// Sums: positions of a block within the mma, blocks of a warp in ascending order (the highest score so far is the
+// reference), warps in order, parts in order. How a row is cut into parts is a function of its position and of the
+// model's shape alone, and so is all of this. The parts' sums meet in the shared memory of a cluster, each CTA merging
+// its share of the outputs, or, where there are too many or no clusters, in global memory, by the last to arrive.
 //
 // Keys that this launch itself brings (the row's own, and those of earlier draft rows of its sequence) come from qkv,
 // roped and rounded to the very bits that go to the cache, so no CTA waits for another's append.
+#include <utility>
+
 #include "cuda/attention_common.cuh"
 
 namespace millrace::cuda {
 namespace {
 
-constexpr int kSplitBlocks = kSplitPositions / kBlockPositions;
-constexpr int kQueries = 8;        // query heads of a CTA
-constexpr int kMergeSplits = 32;   // partials merged by one CTA; above that, their sums are merged once more
-constexpr int kMergeChunk = 16;    // of them in flight
-constexpr int kFusedRows = 64;     // rows of a launch that ropes and appends by itself
-constexpr int kSeparateRows = 16;  // up to which fresh keys have shared memory of their own
+constexpr int kQueries = 8;      // query heads of a CTA
+constexpr int kMergeChunk = 16;  // partials in flight when they are merged
+// Of a part that is not the row's last. (8: a pass of one row at 1,024 positions 0.5 % faster, attention of 64 rows 15
+// % slower.)
+constexpr int kLeastBlocks = 16;
+constexpr int kManyCtas = 128;  // of a long row, for an H100
+constexpr int kMostCluster = 8;
+constexpr int kAloneBytes = 128 << 10;  // of shared memory: a CTA that has its SM for itself, but for small ones
+
+template <int D>
+constexpr int decode_warps() {
+  return D <= 128 ? 8 : 4;
+}
 
 int query_tiles(const AttentionArguments& a) {
   return (a.heads / a.kv_heads + kQueries - 1) / kQueries;
 }
-int splits_of(const AttentionArguments& a) {
-  return (a.max_context + kSplitPositions - 1) / kSplitPositions;
+// log2 of the parts of a long row: 8 to 32, so many that they occupy an H100's SMs.
+int most_parts_shift(const AttentionArguments& a) {
+  int shift = 3;
+  while (shift < 5 && (a.kv_heads * query_tiles(a)) << shift < kManyCtas) shift++;
+  return shift;
 }
-__host__ __device__ constexpr int merges_of(int splits) {
-  return (splits + kMergeSplits - 1) / kMergeSplits;
+// Blocks of a part of a row that sees `visible` of them: the warps' turns are whole.
+__host__ __device__ constexpr int part_blocks_of(int visible, int most_shift, int warps) {
+  const int turns = ((visible + warps - 1) / warps + (1 << most_shift) - 1) >> most_shift;
+  return turns * warps > kLeastBlocks ? turns * warps : kLeastBlocks;
+}
+int visible_blocks(const AttentionArguments& a) {  // of the bucket's longest row
+  return (a.max_context + kBlockPositions - 1) / kBlockPositions;
+}
+// No row of the bucket has more parts.
+int parts_of(const AttentionArguments& a) {
+  return min((visible_blocks(a) + kLeastBlocks - 1) / kLeastBlocks, 1 << most_parts_shift(a));
 }
 
 struct DecodeShape {
   int group;        // query heads a key head
   int query_tiles;  // CTAs a key head
-  int splits;       // of the bucket
+  int parts;        // of the bucket
+  int most_parts_shift;
   float query_scale;
-  bool appended;        // keys and values of this launch's rows are in the cache already
-  int fresh_capacity;   // positions of this launch that shared memory has room for
-  bool fresh_separate;  // they do not share it with the warps' sums
+  int stages;      // of a warp's ring, each the keys or the values of a block
+  int warp_bytes;  // of a warp's ring, or of its sums
+  bool cluster;    // the parts of a row are one
 };
 
-// Where splits leave their sums: float32 [rows, heads, slots, head_dim] not yet divided, then (maximum, sum)
-// [rows, heads, slots]; slots are the splits, then their merged sums.
+// Where parts leave their sums, unless they meet in a cluster: float32 [rows, heads, parts, head_dim] not yet divided,
+// then (maximum, sum) [rows, heads, parts].
 struct Partials {
   float* values;
   float2* statistics;
-  int slots;
 
-  __device__ Partials(const AttentionArguments& a, int splits) : values(a.partials), slots(splits + merges_of(splits)) {
-    const int64_t count = static_cast<int64_t>(a.rows) * a.heads * slots;
-    statistics = reinterpret_cast<float2*>(values + count * a.head_dim);
+  __device__ Partials(const AttentionArguments& a, int parts) : values(a.partials) {
+    statistics = reinterpret_cast<float2*>(values + static_cast<int64_t>(a.rows) * a.heads * parts * a.head_dim);
   }
 };
 
-struct Sums {
+struct Total {
   float2 values;
   float maximum;
   float sum;
 };
 
-// Merges `count` partials from `first`, for two of a head's elements, in ascending order.
-__device__ __forceinline__ Sums merge(const float* values, const float2* statistics, int count, int head_dim) {
-  Sums total{{0.0f, 0.0f}, -INFINITY, 0.0f};
-  for (int begin = 0; begin < count; begin += kMergeChunk) {
-    float2 statistic[kMergeChunk], value[kMergeChunk];
+// Merges `count` sums, for two of a head's elements, in ascending order, CHUNK of them in flight. What lies beyond
+// `count` adds zeros: where one chunk holds all, its size is not seen in the bits (zeros' sign aside: see write_out).
+template <int CHUNK, class Statistic, class Value>
+__device__ __forceinline__ Total merge(int count, const Statistic& statistic_of, const Value& value_of) {
+  Total total{{0.0f, 0.0f}, -INFINITY, 0.0f};
+  for (int begin = 0; begin < count; begin += CHUNK) {
+    float2 statistic[CHUNK], value[CHUNK];
 #pragma unroll
-    for (int i = 0; i < kMergeChunk; i++) {
+    for (int i = 0; i < CHUNK; i++) {
       statistic[i] = make_float2(-INFINITY, 0.0f);
       value[i] = make_float2(0.0f, 0.0f);
       if (begin + i < count) {
-        statistic[i] = __ldcg(statistics + begin + i);
-        value[i] = __ldcg(reinterpret_cast<const float2*>(values + static_cast<int64_t>(begin + i) * head_dim));
+        statistic[i] = statistic_of(begin + i);
+        value[i] = value_of(begin + i);
       }
     }
     float maximum = total.maximum;
 #pragma unroll
-    for (int i = 0; i < kMergeChunk; i++) maximum = fmaxf(maximum, statistic[i].x);
+    for (int i = 0; i < CHUNK; i++) maximum = fmaxf(maximum, statistic[i].x);
     const float keep = exp2_approximate(total.maximum - maximum);
     total.maximum = maximum;
     total.sum *= keep;
     total.values.x *= keep;
     total.values.y *= keep;
 #pragma unroll
-    for (int i = 0; i < kMergeChunk; i++) {
+    for (int i = 0; i < CHUNK; i++) {
       const float weight = exp2_approximate(statistic[i].x - maximum);
       total.sum = fmaf(weight, statistic[i].y, total.sum);
       total.values.x = fmaf(weight, value[i].x, total.values.x);
@@ -99,23 +125,31 @@ __device__ __forceinline__ Sums merge(const float* values, const float2* statist
   return total;
 }
 
-// Eight elements of a head from element d on; zeros where not `valid` and beyond head_dim.
-template <bool kExact>
-__device__ __forceinline__ uint4 load_eight(const __half* head, int d, int head_dim, bool valid) {
-  if (kExact) return load_once_if(head + d, valid);
-  if (head_dim % 8 == 0) return load_once_if(head + d, valid && d < head_dim);
+// Where a head's 16 bytes lie in a row of shared memory: their index there is their own, exclusive or this. Rows 2q and
+// 2q + 1 differ in 4, and rows 2t for t = 0..3 in 2 and 4, so that scores and values are read without bank conflicts.
+__device__ __forceinline__ int swizzle(int row) {
+  return (row >> 1 & 3) << 1 ^ (row & 1) << 2;
+}
+// Eight elements of a head that lies as it is in the cache, from element d on; zeros beyond head_dim.
+__device__ __forceinline__ uint4 load_any_eight(uint32_t head, int d, int head_dim) {
+  if (head_dim % 8 == 0) return d < head_dim ? load_shared_16(head + d * 2) : uint4{};
   uint32_t word[4] = {};
-  const auto* bits = reinterpret_cast<const uint16_t*>(head);
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    if (valid && d + i < head_dim) word[i / 2] |= static_cast<uint32_t>(bits[d + i]) << (16 * (i % 2));
+    if (d + i < head_dim) word[i / 2] |= static_cast<uint32_t>(load_shared_2(head + (d + i) * 2)) << (16 * (i % 2));
   }
   return make_uint4(word[0], word[1], word[2], word[3]);
 }
-
-template <int D>
-constexpr int decode_warps() {
-  return D <= 128 ? 8 : 4;
+__device__ __forceinline__ void wait_for_copies_of(int stages) {  // all but the newest `stages` - 1 groups
+  if (stages == 6) {
+    wait_for_copies<5>();
+  } else if (stages == 3) {
+    wait_for_copies<2>();
+  } else if (stages == 2) {
+    wait_for_copies<1>();
+  } else {
+    wait_for_copies<0>();
+  }
 }
 
 // True for the last of `expected` CTAs that come with their writes done; leaves the counter at zero.
@@ -132,38 +166,38 @@ __device__ __forceinline__ bool last_to_arrive(unsigned* counter, int expected) 
   return last;
 }
 
-// D: head_dim, or with kExact false a multiple of 64 that head_dim is padded to on the way in.
-// kAhead: blocks of a warp whose values are on their way before anything else: all of them where each CTA has an SM for
-// itself, so that latency counts; one where CTAs share SMs, so that registers do (L2 prefetches in their place were
-// slower than waiting).
-template <int D, bool kExact, int kAhead>
+// D: head_dim, or with kExact false a multiple of 64 that head_dim is padded to in registers.
+template <int D, bool kExact>
 __global__ __launch_bounds__(32 * decode_warps<D>(),
-                             D == 64 || (D == 128 && kAhead == 1) ? 2 : 1) void decode_kernel(AttentionArguments a,
-                                                                                              DecodeShape shape) {
+                             D <= 128 ? 2 : 1) void decode_kernel(const __grid_constant__ AttentionArguments a,
+                                                                  const __grid_constant__ DecodeShape shape) {
   constexpr int kWarps = decode_warps<D>();
   constexpr int kThreads = 32 * kWarps;
-  constexpr int kWarpBlocks = kSplitBlocks / kWarps;
   constexpr int kKeyChunks = D / 32, kValueChunks = D / 64;
-  constexpr int kPairs = D / 2;
-  constexpr int kKeySlots = 2;                          // blocks whose keys are in registers at once, from the start
-  constexpr int kValueSlots = kWarpBlocks < 2 ? 1 : 2;  // in registers, when the scores are done
-  static_assert(kThreads % kPairs == 0, "a thread meets one rope angle");
+  constexpr int kLanePairs = D / 64;  // rope pairs of a lane: lane, lane + 32, ...
 
-  // Fresh keys and values [positions, 2, D]; the warps' sums [kWarps, queries, D] after or over them.
-  extern __shared__ __align__(16) unsigned char dynamic_shared[];
+  extern __shared__ __align__(128) unsigned char rings[];  // [kWarps, warp_bytes]
   __shared__ __align__(16) __half query_fragments[2 * kKeyChunks * 32 * 8];
-  __shared__ float warp_maximum[kWarps][kQueries], warp_sum[kWarps][kQueries];
-  __half* fresh = reinterpret_cast<__half*>(dynamic_shared);
+  __shared__ float2 warp_statistics[kWarps][kQueries];                        // maximum, sum
+  __shared__ __align__(16) float2 received[kQueries * D / 2 + kMostCluster];  // of all parts, this CTA's share
+  __shared__ __align__(16) float2 received_statistics[kMostCluster * kQueries];
+  __shared__ __align__(8) uint64_t barrier;
 
-  const int tile = blockIdx.x, row = blockIdx.y, split = blockIdx.z;
+  const int part = blockIdx.x, tile = blockIdx.y, row = blockIdx.z;
   const int kv_head = tile / shape.query_tiles;
   const int first_query = tile % shape.query_tiles * kQueries;
   const int queries = min(kQueries, shape.group - first_query);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int head_dim = kExact ? D : a.head_dim;
   const int half = head_dim / 2;
+  const uint32_t ring = shared_address(rings) + warp * shape.warp_bytes;
+  const uint32_t parts_barrier = shared_address(&barrier);
 
   allow_successor();
+  if (threadIdx.x == 0) {
+    warp_copy_init(parts_barrier);
+    warp_copy_init_fence();
+  }
   if (!a.early) wait_for_predecessor();
 
   // Lane i looks at the row i before this one: those of the same sequence just before it hold its newest positions.
@@ -172,122 +206,104 @@ __global__ __launch_bounds__(32 * decode_warps<D>(),
   const int other_sequence = other >= 0 ? a.sequences[other] : -1;
   const int position = __shfl_sync(~0u, other_position, 0);
   const int sequence = __shfl_sync(~0u, other_sequence, 0);
-  const int begin = split * kSplitPositions;
-  const int low = first_visible(a, position);
-  if (position < begin || begin + kSplitPositions <= low) {
+  const int low = first_visible(a, max(position, 0));
+  const int first_block = low / kBlockPositions, visible = position / kBlockPositions + 1 - first_block;
+  const int part_blocks = part_blocks_of(visible, shape.most_parts_shift, kWarps);
+  const int begin_block = first_block + part * part_blocks;
+  const int blocks = min(part_blocks, visible - part * part_blocks);  // of this part
+  if (position < 0 || blocks <= 0) {
     // A launch must not end before its predecessor: of every row one CTA stays for it.
-    if (a.early && split == 0) wait_for_predecessor();
+    if (a.early && part == 0) wait_for_predecessor();
     return;
   }
-  int fresh_rows = 0;
-  if (!shape.appended) {
-    const bool before =
-        other >= 0 && other_sequence == sequence && other_position >= 0 && other_position == position - lane;
-    const unsigned run = __ballot_sync(~0u, before);
-    fresh_rows = run == ~0u ? 32 : __ffs(~run) - 1;
-    for (int i = row - 32; fresh_rows >= 32 && i >= 0; i--) {  // long drafts are rare
-      if (a.sequences[i] != sequence || a.positions[i] < 0 || a.positions[i] != position - (row - i)) break;
-      fresh_rows++;
-    }
-  }
-  const int end = min(position + 1, begin + kSplitPositions);
-  const int blocks = (end - begin + kBlockPositions - 1) / kBlockPositions;
-  const int cached_end = min(end, position + 1 - fresh_rows);
-  const int fresh_begin = max(begin, position + 1 - fresh_rows);  // of this split
-  const int32_t* table = a.block_tables + static_cast<int64_t>(sequence) * a.block_table_stride + split * kSplitBlocks;
+  const int parts = (visible + part_blocks - 1) / part_blocks;
+
+  // ---- The warp's ring: keys, then values, of block after block.
+  const int32_t* table = a.block_tables + static_cast<int64_t>(sequence) * a.block_table_stride + begin_block + warp;
+  const int own_blocks = max(0, (blocks - warp + kWarps - 1) / kWarps);
+  const __half* cache = a.kv + static_cast<int64_t>(kv_head) * kBlockPositions * head_dim;
   const int64_t to_values = values_after_keys(a);
-
-  // ---- Loads of the warp's first blocks.
-  const __half* block_keys[kWarpBlocks];
-  bool used[kWarpBlocks];
+  const uint32_t unit_bytes = kBlockPositions * 2 * head_dim;
+  int ids = lane < own_blocks ? table[lane * kWarps] : 0;  // of blocks ahead / 32 * 32 and on
+  int ahead = 0, ahead_slot = 0;                           // the next unit to fetch
+  const auto fetch = [&] {
+    const int block = ahead / 2;
+    if (block < own_blocks) {
+      const int id = __shfl_sync(~0u, ids, block % 32);
+      const __half* from = cache + id * a.kv_block_elements + (ahead % 2 != 0 ? to_values : 0) + lane * 8;
+      const uint32_t unit = ring + ahead_slot * unit_bytes;
+      if constexpr (kExact) {
+        constexpr int kPieces = D / 8, kRows = 32 / kPieces, kSteps = kBlockPositions / kRows;  // of 16 bytes
+        static_assert(kPieces <= 32);
+        const int lane_row = lane / kPieces;
 #pragma unroll
-  for (int i = 0; i < kWarpBlocks; i++) {
-    const int block = warp + i * kWarps;
-    used[i] = block < blocks && begin + (block + 1) * kBlockPositions > low;
-    block_keys[i] = used[i] ? keys_of(a, table[block], kv_head) : nullptr;
-  }
-  uint4 k[kKeySlots][2][kKeyChunks], v[kValueSlots][4][kValueChunks];
-  const auto load_keys = [&](int i) {
-    const int at = begin + (warp + i * kWarps) * kBlockPositions;
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-      const __half* head = block_keys[i] + (8 * j + g) * head_dim;
-#pragma unroll
-      for (int c = 0; c < kKeyChunks; c++) {
-        k[i % kKeySlots][j][c] =
-            load_eight<kExact>(head, 32 * c + 8 * t, head_dim, at + 8 * j + g < cached_end && at + 8 * j + g >= low);
-      }
-    }
-  };
-  const auto load_values = [&](int i) {
-    const int at = begin + (warp + i * kWarps) * kBlockPositions;
-#pragma unroll
-    for (int p = 0; p < 4; p++) {
-      const int offset = 2 * t + p % 2 + 8 * (p / 2);
-      const __half* head = block_keys[i] + to_values + offset * head_dim;
-#pragma unroll
-      for (int c = 0; c < kValueChunks; c++) {
-        v[i % kValueSlots][p][c] =
-            load_eight<kExact>(head, 64 * c + 8 * g, head_dim, at + offset < cached_end && at + offset >= low);
-      }
-    }
-  };
-#pragma unroll
-  for (int i = 0; i < kKeySlots; i++) {
-    if (used[i]) load_keys(i);
-  }
-#pragma unroll
-  for (int i = 0; i < kAhead; i++) {
-    if (used[i]) load_values(i);
-  }
-
-  // ---- Rope of the queries and of the fresh keys. A thread's element d is the same in every head.
-  const int d = threadIdx.x % kPairs;
-  const bool pair = d < half;
-  const int64_t row_floats = static_cast<int64_t>(a.heads + 2 * a.kv_heads) * head_dim;
-  const float* rope = a.rope + static_cast<int64_t>(position) * head_dim + d;
-  const float cosine = pair ? rope[0] : 0.0f;
-  const float sine = pair ? rope[half] : 0.0f;
-  if (a.early) wait_for_predecessor();
-  {
-    constexpr int kSteps = kQueries * kPairs / kThreads;
-    const float* source =
-        a.qkv + row * row_floats + static_cast<int64_t>(kv_head * shape.group + first_query) * head_dim + d;
-    float first[kSteps], second[kSteps];
-#pragma unroll
-    for (int i = 0; i < kSteps; i++) {
-      const int query = threadIdx.x / kPairs + i * (kThreads / kPairs);
-      const bool valid = pair && query < queries;
-      first[i] = valid ? source[query * head_dim] : 0.0f;
-      second[i] = valid ? source[query * head_dim + half] : 0.0f;
-    }
-    const int fresh_count = end - fresh_begin;
-    for (int i = threadIdx.x / kPairs; i < 2 * fresh_count; i += kThreads / kPairs) {
-      const int at = fresh_begin + i / 2;
-      const bool is_value = i % 2 != 0;
-      const float* from = a.qkv + (row - (position - at)) * row_floats +
-                          static_cast<int64_t>(a.heads + (is_value ? a.kv_heads : 0) + kv_head) * head_dim + d;
-      float2 both = pair ? make_float2(from[0], from[half]) : make_float2(0.0f, 0.0f);
-      if (!is_value && pair) {
-        const float* angle = a.rope + static_cast<int64_t>(at) * head_dim + d;
-        both = at == position ? rotate(both.x, both.y, cosine, sine) : rotate(both.x, both.y, angle[0], angle[half]);
-      }
-      const __half low = __float2half_rn(saturate_half(both.x)), high = __float2half_rn(saturate_half(both.y));
-      __half* to = fresh + i * D;
-      if (pair) {
-        to[d] = low;
-        to[d + half] = high;
-        if (at == position && first_query == 0) {
-          __half* cache = keys_of(a, table[(at - begin) / kBlockPositions], kv_head) +
-                          (at % kBlockPositions) * head_dim + (is_value ? to_values : 0) + d;
-          cache[0] = low;
-          cache[half] = high;
+        for (int i = 0; i < kSteps; i++) {
+          const int at = (i * kRows + lane_row) * kPieces + (lane % kPieces ^ swizzle(i * kRows) ^ swizzle(lane_row));
+          copy_async_at(unit + at * 16, from + i * 256);
         }
-      }
-      if (!kExact) {
-        for (int e = head_dim + d; e < D; e += kPairs) to[e] = __half{};
+      } else {
+        for (uint32_t at = lane * 16; at < unit_bytes; at += 512, from += 256) copy_async_at(unit + at, from);
       }
     }
+    commit_copies();
+    if (++ahead_slot == shape.stages) ahead_slot = 0;
+    if (++ahead % 64 == 0 && ahead / 2 < own_blocks) {
+      ids = ahead / 2 + lane < own_blocks ? table[(ahead / 2 + lane) * kWarps] : 0;
+    }
+  };
+#pragma unroll 1
+  for (int i = 0; i < shape.stages; i++) fetch();
+  if (shape.cluster) cluster_arrive_relaxed();  // this CTA runs: its shared memory may be written
+
+  // Rows before this one whose keys this launch brings, this one included.
+  const bool before =
+      other >= 0 && other_sequence == sequence && other_position >= 0 && other_position == position - lane;
+  const unsigned run = __ballot_sync(~0u, before);
+  int fresh_rows = run == ~0u ? 32 : __ffs(~run) - 1;
+  for (int i = row - 32; fresh_rows >= 32 && i >= 0; i--) {  // long drafts are rare
+    if (a.sequences[i] != sequence || a.positions[i] < 0 || a.positions[i] != position - (row - i)) break;
+    fresh_rows++;
+  }
+  const int fresh_begin = position + 1 - fresh_rows;
+
+  // ---- Rope. A lane's pairs are the same in every head.
+  float cosine[kLanePairs], sine[kLanePairs];
+  const auto load_angles = [&](int at, float(&c)[kLanePairs], float(&s)[kLanePairs]) {
+#pragma unroll
+    for (int e = 0; e < kLanePairs; e++) {
+      const int d = lane + 32 * e;
+      const float* rope = a.rope + static_cast<int64_t>(at) * head_dim + d;
+      c[e] = d < half ? rope[0] : 0.0f;
+      s[e] = d < half ? rope[half] : 0.0f;
+    }
+  };
+  load_angles(position, cosine, sine);
+  const int64_t row_floats = static_cast<int64_t>(a.heads + 2 * a.kv_heads) * head_dim;
+  const float* qkv = a.qkv + row * row_floats;
+  struct Pairs {
+    float2 v[kLanePairs];
+  };
+  const auto load_pairs = [&](const float* from) {
+    Pairs p;
+#pragma unroll
+    for (int e = 0; e < kLanePairs; e++) {
+      const int d = lane + 32 * e;
+      p.v[e] = d < half ? make_float2(from[d], from[d + half]) : make_float2(0.0f, 0.0f);
+    }
+    return p;
+  };
+  if (a.early) wait_for_predecessor();
+
+  // The row's own key and value, for the warp whose block they belong to.
+  const int own_key_block = visible - 1 - part * part_blocks;  // of the part, if below `blocks`
+  const bool owner = own_key_block < blocks && own_key_block % kWarps == warp;
+  const float* qkv_key = qkv + static_cast<int64_t>(a.heads + kv_head) * head_dim;
+  Pairs own_key, own_value;
+  if (owner) {
+    own_key = load_pairs(qkv_key);
+    own_value = load_pairs(qkv_key + static_cast<int64_t>(a.kv_heads) * head_dim);
+  }
+  {
     // A fragments: of chunk c and half e of its 8 elements, lane (g, t) holds {rounded, lost} of elements 0, 1, then
     // {rounded, lost} of elements 2, 3.
     const auto store = [&](int query, int element, float x) {
@@ -298,102 +314,162 @@ __global__ __launch_bounds__(32 * decode_warps<D>(),
       query_fragments[to] = rounded;
       query_fragments[to + 2] = __float2half_rn(x - __half2float(rounded));
     };
+    Pairs q[kQueries / kWarps];
 #pragma unroll
-    for (int i = 0; i < kSteps; i++) {
-      const int query = threadIdx.x / kPairs + i * (kThreads / kPairs);
-      const float2 q = rotate(first[i], second[i], cosine, sine);
-      if (pair) {
-        store(query, d, q.x);
-        store(query, d + half, q.y);
+    for (int i = 0; i < kQueries / kWarps; i++) {
+      const int query = warp + i * kWarps;
+      if (query < queries) {
+        q[i] = load_pairs(qkv + static_cast<int64_t>(kv_head * shape.group + first_query + query) * head_dim);
+      } else {
+        q[i] = Pairs{};
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kQueries / kWarps; i++) {
+      const int query = warp + i * kWarps;
+#pragma unroll
+      for (int e = 0; e < kLanePairs; e++) {
+        const int d = lane + 32 * e;
+        const float2 roped = rotate(q[i].v[e].x, q[i].v[e].y, cosine[e], sine[e]);
+        if (d < half) {
+          store(query, d, roped.x);
+          store(query, d + half, roped.y);
+        }
       }
       if (!kExact) {
-        for (int e = head_dim + d; e < D; e += kPairs) store(query, e, 0.0f);
+        for (int e = head_dim + lane; e < D; e += 32) store(query, e, 0.0f);
       }
     }
   }
   __syncthreads();
 
-  // ---- Scores of the warp's blocks: lane (g, t) has query g, positions 2t, 2t + 1, 2t + 8, 2t + 9.
-  const auto fresh_eight = [&](int at, int is_value, int element) {
-    return *reinterpret_cast<const uint4*>(fresh + ((at - fresh_begin) * 2 + is_value) * D + element);
+  // Puts the positions of the block at `at` that this launch brings into the unit, keys or values, at `to`.
+  const auto element_address = [&](uint32_t to, int position_in_block, int d) {
+    if (!kExact) return to + (position_in_block * head_dim + d) * 2;
+    return to + position_in_block * D * 2 + ((d / 8 ^ swizzle(position_in_block)) * 8 + d % 8) * 2;
   };
-  float score[kWarpBlocks][4];
-  float maximum = -INFINITY;
+  const auto put = [&](int at, uint32_t to, const Pairs& pairs, bool is_value, const float(&c)[kLanePairs],
+                       const float(&s)[kLanePairs], bool append) {
+    const int within = at % kBlockPositions;
+    const int id = __shfl_sync(~0u, ids, (own_blocks - 1) % 32);  // of the last block, if `append`
+    __half* in_cache =
+        const_cast<__half*>(cache) + id * a.kv_block_elements + (is_value ? to_values : 0) + within * head_dim;
 #pragma unroll
-  for (int i = 0; i < kWarpBlocks; i++) {
-    const int at = begin + (warp + i * kWarps) * kBlockPositions;
-    if (!used[i]) continue;
-    if (i >= kKeySlots) load_keys(i);
-    if (at + kBlockPositions > fresh_begin) {
-#pragma unroll
-      for (int j = 0; j < 2; j++) {
-        const int p = at + 8 * j + g;
-        if (p >= fresh_begin && p < end) {
-#pragma unroll
-          for (int c = 0; c < kKeyChunks; c++) k[i % kKeySlots][j][c] = fresh_eight(p, 0, 32 * c + 8 * t);
-        }
+    for (int e = 0; e < kLanePairs; e++) {
+      const int d = lane + 32 * e;
+      const float2 both = is_value ? pairs.v[e] : rotate(pairs.v[e].x, pairs.v[e].y, c[e], s[e]);
+      const __half x = __float2half_rn(saturate_half(both.x)), y = __float2half_rn(saturate_half(both.y));
+      if (d >= half) continue;
+      store_shared_2(element_address(to, within, d), __half_as_ushort(x));
+      store_shared_2(element_address(to, within, d + half), __half_as_ushort(y));
+      if (append) {
+        in_cache[d] = x;
+        in_cache[d + half] = y;
       }
     }
-    float s[2][4] = {};
+  };
+  const auto put_fresh = [&](int at, uint32_t to, bool is_value) {
+    const int end = min(position, at + kBlockPositions - 1);
+#pragma unroll 1
+    for (int p = max(at, fresh_begin); p < end || (p == end && end < position); p++) {
+      const float* from = qkv_key - (position - p) * row_floats + (is_value ? a.kv_heads * head_dim : 0);
+      float c[kLanePairs], s[kLanePairs];
+      if (!is_value) load_angles(p, c, s);
+      put(p, to, load_pairs(from), is_value, c, s, false);
+    }
+    if (end == position) put(position, to, is_value ? own_value : own_key, is_value, cosine, sine, first_query == 0);
+    __syncwarp();
+  };
+
+  float maximum = -INFINITY, sum = 0.0f;
+  float o[kValueChunks][4][4] = {};
+  int slot = 0;
+  const auto next_slot = [&] {
+    if (++slot == shape.stages) slot = 0;
+  };
+  // Where this lane's eight elements of chunk 0 begin in a unit: of key g; of values 2t and 2t + 1.
+  const int key_at = g * D * 2 + (t ^ swizzle(g)) * 16, value_at = 2 * t * D * 2 + (g ^ swizzle(2 * t)) * 16;
+#pragma unroll 1
+  for (int i = 0; i < own_blocks; i++) {
+    const int at = (begin_block + warp + i * kWarps) * kBlockPositions;
+    const bool whole = at >= low && at + kBlockPositions <= position + 1;
+    const bool fresh = at + kBlockPositions > fresh_begin;
+
+    // ---- Scores: lane (g, t) has query g, positions 2t, 2t + 1, 2t + 8, 2t + 9.
+    uint32_t unit = ring + slot * unit_bytes;
+    wait_for_copies_of(shape.stages);
+    __syncwarp();
+    if (fresh) put_fresh(at, unit, false);
+    float s[2][2][4] = {};
 #pragma unroll
     for (int c = 0; c < kKeyChunks; c++) {
+      uint4 key[2];
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        key[j] = kExact ? load_shared_16(unit + 8 * j * D * 2 + ((key_at ^ c % 2 * 64) + c / 2 * 128))
+                        : load_any_eight(unit + (8 * j + g) * head_dim * 2, 32 * c + 8 * t, head_dim);
+      }
 #pragma unroll
       for (int e = 0; e < 2; e++) {
         const uint4 q = *reinterpret_cast<const uint4*>(query_fragments + ((2 * c + e) * 32 + lane) * 8);
 #pragma unroll
         for (int j = 0; j < 2; j++) {
-          const uint4 key = k[i % kKeySlots][j][c];
-          mma_m16n8k16(s[j], q.x, q.y, q.z, q.w, e == 0 ? key.x : key.z, e == 0 ? key.y : key.w);
+          mma_m16n8k16(s[j][e], q.x, q.y, q.z, q.w, e == 0 ? key[j].x : key[j].z, e == 0 ? key[j].y : key[j].w);
         }
       }
     }
+    __syncwarp();
+    fetch();
+    next_slot();
+    float score[4], highest = maximum;
 #pragma unroll
     for (int n = 0; n < 4; n++) {
-      const int j = n / 2, x = n % 2;
-      const int p = at + 8 * j + 2 * t + x;
-      score[i][n] = p < end && p >= low ? s[j][x] + s[j][x + 2] : -INFINITY;
-      maximum = fmaxf(maximum, score[i][n]);
+      const int j = n / 2, x = n % 2, p = at + 8 * j + 2 * t + x;
+      score[n] = whole || (p <= position && p >= low) ? (s[j][0][x] + s[j][0][x + 2]) + (s[j][1][x] + s[j][1][x + 2])
+                                                      : -INFINITY;
+      highest = fmaxf(highest, score[n]);
     }
-  }
-  maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 1));
-  maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, 2));
-
-  // ---- Weighted values: lane (g, t) has of queries 2t, 2t + 1 elements 64 c + 8 g + 0..7.
-#pragma unroll
-  for (int i = kAhead; i < kValueSlots; i++) {
-    if (used[i]) load_values(i);
-  }
-  float sum = 0.0f;
-  float o[kValueChunks][4][4] = {};
-#pragma unroll
-  for (int i = 0; i < kWarpBlocks; i++) {
-    const int at = begin + (warp + i * kWarps) * kBlockPositions;
-    if (!used[i]) continue;
-    if (at + kBlockPositions > fresh_begin) {
-#pragma unroll
-      for (int p = 0; p < 4; p++) {
-        const int value_at = at + 2 * t + p % 2 + 8 * (p / 2);
-        if (value_at >= fresh_begin && value_at < end) {
-#pragma unroll
-          for (int c = 0; c < kValueChunks; c++) v[i % kValueSlots][p][c] = fresh_eight(value_at, 1, 64 * c + 8 * g);
-        }
-      }
-    }
+    highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
+    highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 2));
+    const float keep = exp2_approximate(maximum - highest);
+    maximum = highest;
     // The sum is of the weights as rounded for the mma, so that they add up to one.
     uint32_t weight[2];
+    sum *= keep;
 #pragma unroll
     for (int j = 0; j < 2; j++) {
-      weight[j] =
-          pack_halves(exp2_approximate(score[i][2 * j] - maximum), exp2_approximate(score[i][2 * j + 1] - maximum));
+      weight[j] = pack_halves(exp2_approximate(score[2 * j] - maximum), exp2_approximate(score[2 * j + 1] - maximum));
       const float2 rounded = __half22float2(*reinterpret_cast<const __half2*>(&weight[j]));
       sum += rounded.x + rounded.y;
     }
+    if (i > 0) {
+      const float keep_x = __shfl_sync(~0u, keep, 8 * t), keep_y = __shfl_sync(~0u, keep, 8 * t + 4);
+#pragma unroll
+      for (int c = 0; c < kValueChunks; c++) {
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+          o[c][w][0] *= keep_x;
+          o[c][w][1] *= keep_y;
+          o[c][w][2] *= keep_x;
+          o[c][w][3] *= keep_y;
+        }
+      }
+    }
+
+    // ---- Weighted values: lane (g, t) has of queries 2t, 2t + 1 elements 64 c + 8 g + 0..7.
+    unit = ring + slot * unit_bytes;
+    wait_for_copies_of(shape.stages);
+    __syncwarp();
+    if (fresh) put_fresh(at, unit, true);
 #pragma unroll
     for (int c = 0; c < kValueChunks; c++) {
       uint32_t words[4][4];
 #pragma unroll
       for (int p = 0; p < 4; p++) {
-        const uint4 value = v[i % kValueSlots][p][c];
+        const int offset = 2 * t + p % 2 + 8 * (p / 2);
+        uint4 value = kExact ? load_shared_16(unit + (p / 2 * 8 + p % 2) * D * 2 + ((value_at ^ p % 2 * 64) + c * 128))
+                             : load_any_eight(unit + offset * head_dim * 2, 64 * c + 8 * g, head_dim);
+        if (!whole && (at + offset > position || at + offset < low)) value = uint4{};  // not even a NaN
         words[p][0] = value.x, words[p][1] = value.y, words[p][2] = value.z, words[p][3] = value.w;
       }
 #pragma unroll
@@ -403,148 +479,187 @@ __global__ __launch_bounds__(32 * decode_warps<D>(),
                      __byte_perm(words[2][w], words[3][w], 0x7632), weight[0], weight[1]);
       }
     }
-    if (i + kValueSlots < kWarpBlocks && used[(i + kValueSlots) % kWarpBlocks]) load_values(i + kValueSlots);
+    __syncwarp();
+    fetch();
+    next_slot();
   }
   sum += __shfl_xor_sync(~0u, sum, 1);
   sum += __shfl_xor_sync(~0u, sum, 2);
 
-  // ---- The warps' sums, in order of the warps.
-  float* warp_values = reinterpret_cast<float*>(dynamic_shared);
-  if (shape.fresh_separate) {
-    warp_values += shape.fresh_capacity * D;  // 2 D halves a position
-  } else {
-    __syncthreads();
-  }
+  // ---- The warps' sums, in order of the warps: each in its ring, which is empty now.
   if (warp < blocks) {
-    if (t == 0) {
-      warp_maximum[warp][g] = maximum;
-      warp_sum[warp][g] = sum;
-    }
+    if (t == 0) warp_statistics[warp][g] = make_float2(maximum, sum);
 #pragma unroll
     for (int x = 0; x < 2; x++) {
       if (2 * t + x < queries) {
-        float* to = warp_values + (warp * queries + 2 * t + x) * D + 8 * g;
+        const uint32_t to = ring + ((2 * t + x) * D + 8 * g) * 4;
 #pragma unroll
         for (int c = 0; c < kValueChunks; c++) {
-          *reinterpret_cast<float4*>(to + 64 * c) = make_float4(o[c][0][x], o[c][0][x + 2], o[c][1][x], o[c][1][x + 2]);
-          *reinterpret_cast<float4*>(to + 64 * c + 4) =
-              make_float4(o[c][2][x], o[c][2][x + 2], o[c][3][x], o[c][3][x + 2]);
+          store_shared_16(to + 256 * c, {__float_as_uint(o[c][0][x]), __float_as_uint(o[c][0][x + 2]),
+                                         __float_as_uint(o[c][1][x]), __float_as_uint(o[c][1][x + 2])});
+          store_shared_16(to + 256 * c + 16, {__float_as_uint(o[c][2][x]), __float_as_uint(o[c][2][x + 2]),
+                                              __float_as_uint(o[c][3][x]), __float_as_uint(o[c][3][x + 2])});
         }
       }
     }
   }
+  const int pairs = queries * half, share = (pairs + parts - 1) / parts;  // of the outputs; of a part's
+  if (shape.cluster && parts > 1) {
+    const int own = min(share, pairs - part * share);
+    if (warp == 0) warp_copy_begin(parts_barrier, static_cast<uint32_t>(parts * (max(own, 0) + queries) * 8), lane);
+    cluster_wait();
+  }
   __syncthreads();
-  const int active = min(kWarps, blocks);  // of them, a warp that the window left nothing has weight zero
-  const int first_split = low / kSplitPositions;
-  const int row_splits = position / kSplitPositions + 1 - first_split;
+  const int active = min(kWarps, blocks);
   const int first_head = kv_head * shape.group + first_query;
-  const auto write_out = [&](int head, int element, const Sums& total) {
+  const auto write_out = [&](int head, int element, const Total& total) {
     const float inverse = 1.0f / total.sum;
     *reinterpret_cast<__half2*>(a.out + static_cast<int64_t>(row) * a.out_stride + head * head_dim + element) =
-        __floats2half2_rn(total.values.x * inverse, total.values.y * inverse);
+        __floats2half2_rn(fmaf(total.values.x, inverse, 0.0f), fmaf(total.values.y, inverse, 0.0f));  // no -0 of sums
   };
-  const Partials partials(a, shape.splits);
-  const auto write_partial = [&](int head, int slot, int element, const Sums& total) {
-    const int64_t index = (static_cast<int64_t>(row) * a.heads + head) * partials.slots + slot;
-    *reinterpret_cast<float2*>(partials.values + index * head_dim + element) = total.values;
-    if (element == 0) partials.statistics[index] = make_float2(total.maximum, total.sum);
-  };
-  for (int i = threadIdx.x; i < queries * half; i += kThreads) {
+  const Partials partials(a, shape.parts);
+  const auto slot_of = [&](int head) { return (static_cast<int64_t>(row) * a.heads + head) * shape.parts; };
+  for (int i = threadIdx.x; i < pairs; i += kThreads) {
     const int query = i / half, element = 2 * (i % half);
-    Sums total{{0.0f, 0.0f}, -INFINITY, 0.0f};
-    for (int w = 0; w < active; w++) total.maximum = fmaxf(total.maximum, warp_maximum[w][query]);
-    for (int w = 0; w < active; w++) {
-      const float weight = exp2_approximate(warp_maximum[w][query] - total.maximum);
-      const float2 values = *reinterpret_cast<const float2*>(warp_values + (w * queries + query) * D + element);
-      total.sum = fmaf(weight, warp_sum[w][query], total.sum);
-      total.values.x = fmaf(weight, values.x, total.values.x);
-      total.values.y = fmaf(weight, values.y, total.values.y);
-    }
-    if (row_splits == 1) {
+    const Total total = merge<kWarps>(
+        active, [&](int w) { return warp_statistics[w][query]; },
+        [&](int w) {
+          return *reinterpret_cast<const float2*>(rings + w * shape.warp_bytes + (query * D + element) * 4);
+        });
+    if (parts == 1) {
       write_out(first_head + query, element, total);
+    } else if (shape.cluster) {
+      const int to = i / share;
+      store_cluster_counted_8(to, shared_address(received + part * share + i - to * share), parts_barrier,
+                              total.values);
+      if (element == 0) {
+        for (int p = 0; p < parts; p++) {
+          store_cluster_counted_8(p, shared_address(received_statistics + part * kQueries + query), parts_barrier,
+                                  make_float2(total.maximum, total.sum));
+        }
+      }
     } else {
-      write_partial(first_head + query, split - first_split, element, total);
+      const int64_t at = slot_of(first_head + query) + part;
+      *reinterpret_cast<float2*>(partials.values + at * head_dim + element) = total.values;
+      if (element == 0) partials.statistics[at] = make_float2(total.maximum, total.sum);
     }
   }
-  if (row_splits == 1) return;
+  if (parts == 1) return;
 
-  // ---- Splits, 32 at a time, then those sums.
-  const int merges = merges_of(row_splits), bucket_merges = merges_of(shape.splits);
-  unsigned* counters = a.counters + static_cast<int64_t>(row * gridDim.x + tile) * (1 + bucket_merges);
-  const auto merge_all = [&](int first_slot, int count, int to_slot) {
-    for (int i = threadIdx.x; i < queries * half; i += kThreads) {
-      const int head = first_head + i / half, element = 2 * (i % half);
-      const int64_t index = (static_cast<int64_t>(row) * a.heads + head) * partials.slots + first_slot;
-      const Sums total =
-          merge(partials.values + index * head_dim + element, partials.statistics + index, count, head_dim);
-      if (to_slot < 0) {
-        write_out(head, element, total);
-      } else {
-        write_partial(head, to_slot, element, total);
-      }
+  // ---- The parts' sums, in order.
+  if (shape.cluster) {
+    warp_copy_wait(parts_barrier, 0);
+    for (int i = threadIdx.x; i < share && part * share + i < pairs; i += kThreads) {
+      const int query = (part * share + i) / half, element = 2 * ((part * share + i) % half);
+      write_out(first_head + query, element,
+                merge<kMostCluster>(
+                    parts, [&](int p) { return received_statistics[p * kQueries + query]; },
+                    [&](int p) { return received[p * share + i]; }));
     }
-  };
-  const int my_merge = (split - first_split) / kMergeSplits;
-  const int members = min(kMergeSplits, row_splits - my_merge * kMergeSplits);
-  if (!last_to_arrive(counters + 1 + my_merge, members)) return;
-  merge_all(my_merge * kMergeSplits, members, merges == 1 ? -1 : shape.splits + my_merge);
-  if (merges == 1 || !last_to_arrive(counters, merges)) return;
-  merge_all(shape.splits, merges, -1);
+  } else {
+    if (!last_to_arrive(a.counters + static_cast<int64_t>(row) * gridDim.y + tile, parts)) return;
+    for (int i = threadIdx.x; i < pairs; i += kThreads) {
+      const int query = i / half, element = 2 * (i % half);
+      const int64_t first = slot_of(first_head + query);
+      write_out(
+          first_head + query, element,
+          merge<kMergeChunk>(
+              parts, [&](int p) { return __ldcg(partials.statistics + first + p); },
+              [&](int p) {
+                return __ldcg(reinterpret_cast<const float2*>(partials.values + (first + p) * head_dim + element));
+              }));
+    }
+  }
 }
 
-template <int D, bool kExact, int kAhead>
-cudaError_t start_with(const AttentionArguments& a, cudaStream_t stream, bool programmatic) {
-  DecodeShape shape{};
-  shape.group = a.heads / a.kv_heads;
-  shape.query_tiles = query_tiles(a);
-  shape.splits = splits_of(a);
-  shape.query_scale = query_scale_of(a.head_dim);
-  shape.appended = a.rows > kFusedRows;
-  shape.fresh_separate = a.rows <= kSeparateRows;
-  shape.fresh_capacity = shape.appended ? 0 : (a.rows + 3) / 4 * 4;
-  if (shape.appended) {
-    if (const cudaError_t status = append_kv(a, stream, programmatic); status != cudaSuccess) return status;
-  }
-  AttentionArguments attend = a;
-  if (shape.appended) attend.early = false;  // what older launches wrote is behind the append
-  const size_t fresh_bytes = static_cast<size_t>(shape.fresh_capacity) * 2 * D * sizeof(__half);
-  const size_t sum_bytes = size_t{decode_warps<D>()} * min(kQueries, shape.group) * D * sizeof(float);
-  const size_t bytes = shape.fresh_separate ? fresh_bytes + sum_bytes : max(fresh_bytes, sum_bytes);
-  if (bytes > (size_t{36} << 10)) {  // with the static part, above the 48 KiB that need no opt-in
-    const cudaError_t status = cudaFuncSetAttribute(
-        decode_kernel<D, kExact, kAhead>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+struct DecodeDevice {
+  int processors = 0;
+  int sm_bytes = 0;       // of shared memory
+  int dynamic_bytes = 0;  // a CTA's, at most
+  int static_bytes = 0;   // the kernel's own
+  bool clusters = false;
+};
+
+// The current device, and what it lets this kernel have. The first call on a device opts in to all of its shared memory
+// and to the carve-out that all kernels of a pass have.
+template <int D, bool kExact>
+cudaError_t prepare(DecodeDevice* found) {
+  constexpr int kDevices = 64;
+  static DecodeDevice devices[kDevices];  // the same whoever writes it
+  int device = 0;
+  if (const cudaError_t status = cudaGetDevice(&device); status != cudaSuccess) return status;
+  DecodeDevice d = device < kDevices ? devices[device] : DecodeDevice{};
+  if (d.processors == 0) {
+    auto* kernel = decode_kernel<D, kExact>;
+    cudaFuncAttributes attributes{};
+    int major = 0, block_bytes = 0;
+    for (const auto& [value, attribute] : {std::pair{&d.sm_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor},
+                                           {&block_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin},
+                                           {&major, cudaDevAttrComputeCapabilityMajor},
+                                           {&d.processors, cudaDevAttrMultiProcessorCount}}) {
+      if (const cudaError_t status = cudaDeviceGetAttribute(value, attribute, device); status != cudaSuccess) {
+        return status;
+      }
+    }
+    cudaError_t status = cudaFuncGetAttributes(&attributes, kernel);
     if (status != cudaSuccess) return status;
+    d.static_bytes = static_cast<int>(attributes.sharedSizeBytes);
+    d.dynamic_bytes = block_bytes - d.static_bytes;
+    d.clusters = major >= 9;
+    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, d.dynamic_bytes);
+    if (status != cudaSuccess) return status;
+    status =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    if (status != cudaSuccess) return status;
+    if (device < kDevices) devices[device] = d;
   }
-  const dim3 grid(a.kv_heads * shape.query_tiles, a.rows, shape.splits);
-  return launch(decode_kernel<D, kExact, kAhead>, grid, dim3(32 * decode_warps<D>()), bytes, stream, programmatic,
-                attend, shape);
+  *found = d;
+  return cudaSuccess;
 }
 
 template <int D, bool kExact>
 cudaError_t start(const AttentionArguments& a, cudaStream_t stream, bool programmatic) {
-  if constexpr (kExact) {
-    int device = 0, processors = 0;
-    if (const cudaError_t status = cudaGetDevice(&device); status != cudaSuccess) return status;
-    const cudaError_t status = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-    if (status != cudaSuccess) return status;
-    const int64_t ctas = int64_t{a.kv_heads} * query_tiles(a) * a.rows * splits_of(a);
-    if (D == 64 || ctas <= processors) {
-      return start_with<D, kExact, kSplitBlocks / decode_warps<D>()>(a, stream, programmatic);
-    }
+  constexpr int kWarps = decode_warps<D>();
+  DecodeDevice device;
+  if (const cudaError_t status = prepare<D, kExact>(&device); status != cudaSuccess) return status;
+  DecodeShape shape{};
+  shape.group = a.heads / a.kv_heads;
+  shape.query_tiles = query_tiles(a);
+  shape.parts = parts_of(a);
+  shape.most_parts_shift = most_parts_shift(a);
+  shape.query_scale = query_scale_of(a.head_dim);
+  shape.cluster = device.clusters && shape.parts > 1 && shape.parts <= kMostCluster;
+  // As many stages as leave room for another CTA, or two; more than a warp has units are of no use.
+  const int unit_bytes = kBlockPositions * 2 * a.head_dim;
+  const int units = part_blocks_of(visible_blocks(a), shape.most_parts_shift, kWarps) / kWarps * 2;
+  const int half_bytes = min(device.dynamic_bytes, device.sm_bytes / 2 - 1024 - device.static_bytes);
+  shape.stages = 1;
+  for (const int stages : {2, 3, 6}) {
+    const int bytes = kWarps * stages * unit_bytes;
+    if (stages <= units && bytes <= (stages == 2 ? device.dynamic_bytes : half_bytes)) shape.stages = stages;
   }
-  return start_with<D, kExact, 1>(a, stream, programmatic);
+  const int sum_bytes = min(kQueries, shape.group) * D * static_cast<int>(sizeof(float));
+  shape.warp_bytes = (max(shape.stages * unit_bytes, sum_bytes) + 127) / 128 * 128;
+  int bytes = kWarps * shape.warp_bytes;
+  const dim3 grid(shape.parts, a.kv_heads * shape.query_tiles, a.rows);
+  // A long row's CTAs each read much: two of them on an SM while others have none would take twice the time.
+  if (shape.parts > kMostCluster && int64_t{shape.parts} * grid.y * grid.z <= device.processors) {
+    bytes = max(bytes, min(kAloneBytes, device.dynamic_bytes));
+  }
+  return launch_clusters(shape.cluster ? shape.parts : 1, decode_kernel<D, kExact>, grid, dim3(32 * kWarps), bytes,
+                         stream, programmatic, a, shape);
 }
 
 }  // namespace
 
 size_t attention_partials_bytes(const AttentionArguments& a) {
-  const int splits = splits_of(a);
-  if (splits <= 1) return 0;
-  return static_cast<size_t>(a.rows) * a.heads * (splits + merges_of(splits)) * (a.head_dim + 2) * sizeof(float);
+  const int parts = parts_of(a);
+  if (parts <= 1) return 0;
+  return static_cast<size_t>(a.rows) * a.heads * parts * (a.head_dim + 2) * sizeof(float);
 }
 
 size_t attention_counters(const AttentionArguments& a) {
-  return static_cast<size_t>(a.rows) * a.kv_heads * query_tiles(a) * (1 + merges_of(splits_of(a)));
+  return static_cast<size_t>(a.rows) * a.kv_heads * query_tiles(a);
 }
 
 cudaError_t attention_decode(const AttentionArguments& a, cudaStream_t stream, bool programmatic) {

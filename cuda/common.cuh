@@ -179,6 +179,14 @@ __device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
   asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(v) : "r"(a), "r"(b), "r"(c));
   return v;
 }
+// 16 bytes to an address in shared memory behind the threads' back. sm_75 copies at once.
+__device__ __forceinline__ void copy_async_at(uint32_t shared, const void* address) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(address) : "memory");
+#else
+  store_shared_16(shared, *static_cast<const uint4*>(address));
+#endif
+}
 // copy_part_async to an address.
 __device__ __forceinline__ void copy_part_async_at(uint32_t shared, const void* address, int bytes) {
 #if __CUDA_ARCH__ >= 800
@@ -345,6 +353,20 @@ __device__ __forceinline__ void store_cluster_counted_16(uint32_t rank, uint32_t
       " st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [remote], {%3,%4,%5,%6}, [counter];\n"
       "}\n" ::"r"(address),
       "r"(barrier), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+      : "memory");
+#endif
+}
+// The same of 8 bytes.
+__device__ __forceinline__ void store_cluster_counted_8(uint32_t rank, uint32_t address, uint32_t barrier, float2 v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n"
+      " .reg .b32 remote, counter;\n"
+      " mapa.shared::cluster.u32 remote, %0, %2;\n"
+      " mapa.shared::cluster.u32 counter, %1, %2;\n"
+      " st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [remote], {%3,%4}, [counter];\n"
+      "}\n" ::"r"(address),
+      "r"(barrier), "r"(rank), "f"(v.x), "f"(v.y)
       : "memory");
 #endif
 }

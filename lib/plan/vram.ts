@@ -6,8 +6,9 @@ import { invalidArgument, parseBytes, parsePercent } from '../options.ts'
 export const KV_BLOCK_TOKENS = 16
 /** Rows of a launch of the decode kernels: kDecodeRows in cuda/linear.h. */
 const DECODE_ROWS = 256
-/** Positions that a part of split attention covers at least: kSplitPositions in cuda/attention_decode.cu. */
-const SPLIT_POSITIONS = 256
+/** Of cuda/attention_decode.cu: positions that a part of a row covers at least, parts at most, CTAs that suffice. */
+const PART_POSITIONS = 256
+const MOST_PARTS = { least: 8, most: 32, ctas: 128, queriesOfOne: 8 }
 /** For what is counted below in whole arrays: alignment, counters, tables. */
 const MARGIN = { share: 1.02, bytes: 4 * 2 ** 20 }
 
@@ -34,8 +35,11 @@ export function workspaceBytes(
   const aRow = 4 * hidden + 2 * hidden + 4 * wide + 2 * query + 2 * intermediate
   const permuted = 2 * Math.max(hidden, query, intermediate)
   const inputs = maxRows * (16 + 4 * Math.ceil(contextLength / KV_BLOCK_TOKENS) + LOGIT_REQUEST_BYTES)
-  const splits = Math.ceil(contextLength / SPLIT_POSITIONS)
-  const partials = splits > 1 ? decodeRows * heads * (splits + Math.ceil(splits / 32)) * (headDim + 2) * 4 : 0
+  const tiles = kvHeads * Math.ceil(heads / kvHeads / MOST_PARTS.queriesOfOne)
+  let mostParts = MOST_PARTS.least
+  while (mostParts < MOST_PARTS.most && tiles * mostParts < MOST_PARTS.ctas) mostParts *= 2
+  const parts = Math.min(Math.ceil(contextLength / PART_POSITIONS), mostParts)
+  const partials = parts > 1 ? decodeRows * heads * parts * (headDim + 2) * 4 : 0
   const logits = maxLogitRows * vocab * 4
   const rope = contextLength * headDim * 4
   const all = maxRows * (aRow + permuted) + inputs + partials + logits + rope + units.length * 8
