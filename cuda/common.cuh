@@ -225,14 +225,6 @@ __device__ __forceinline__ void warp_copy_fence() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
-// Whether `lane` has part in copies: begin, copies and end may be left to those that do.
-__device__ __forceinline__ bool warp_copier(int lane) {
-#if __CUDA_ARCH__ >= 900
-  return lane == 0;
-#else
-  return true;
-#endif
-}
 __device__ __forceinline__ void warp_copy_begin(uint32_t barrier, uint32_t bytes, int lane) {
 #if __CUDA_ARCH__ >= 900
   if (lane == 0) {
@@ -261,6 +253,27 @@ __device__ __forceinline__ void warp_copy_end(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
 #else
   __syncwarp();
+#endif
+}
+// Begin, one copy (of no bytes: counted all the same) and end, by all lanes of a converged warp and without a branch.
+__device__ __forceinline__ void warp_copy_all(uint32_t shared, const void* address, uint32_t bytes, uint32_t barrier,
+                                              int lane) {
+#if __CUDA_ARCH__ >= 900
+  static_cast<void>(lane);
+  asm volatile(
+      "{\n"
+      " .reg .pred one, some;\n"
+      " elect.sync _|one, 0xffffffff;\n"
+      " setp.ne.and.u32 some, %2, 0, one;\n"
+      " @one mbarrier.arrive.expect_tx.shared::cta.b64 _, [%3], %2;\n"
+      " @some cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n"
+      "}\n" ::"r"(shared),
+      "l"(address), "r"(bytes), "r"(barrier)
+      : "memory");
+#else
+  warp_copy_begin(barrier, bytes, lane);
+  warp_copy(shared, address, bytes, barrier, lane);
+  warp_copy_end(barrier);
 #endif
 }
 __device__ __forceinline__ void warp_copy_wait(uint32_t barrier, uint32_t parity) {

@@ -35,10 +35,13 @@ int chunks_of(const MatrixLayout& m) {
   return (m.slices() + per_chunk - 1) / per_chunk;
 }
 
-// With few row blocks a cluster of two thread blocks takes each, as long as each warp has two chunks. (Four: measured,
-// and slower; the barrier of a cluster costs a microsecond.)
+// With few row blocks a cluster of two thread blocks takes each, as long as each warp has two chunks, and only where
+// they then fill the SMs evenly, once or twice. (96 row blocks in two: 60 SMs had two thread blocks and 72 one, and
+// none was free for attention before they ended. Clusters of four: measured, and slower; the barrier of a cluster costs
+// a microsecond.)
 int splits_of(int n_blocks, int chunks) {
-  return n_blocks <= kDecodeSms && chunks >= kDecodeWarps * 4 ? 2 : 1;
+  const bool even = 2 * n_blocks <= kDecodeSms || (10 * n_blocks >= 9 * kDecodeSms && n_blocks <= kDecodeSms);
+  return even && chunks >= kDecodeWarps * 4 ? 2 : 1;
 }
 
 // Into how many parts, each a thread block of a cluster, the wide kernel cuts k: as many as fill an H100, two an SM.
@@ -92,6 +95,8 @@ cudaError_t decode_device(DecodeDevice* found) {
     status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     if (status != cudaSuccess) return status;
     d.clusters = major >= 9;
+    status = cudaDeviceGetAttribute(&d.sms, cudaDevAttrMultiProcessorCount, device);
+    if (status != cudaSuccess) return status;
     if (device < kDevices) devices[device] = d;
   }
   *found = d;

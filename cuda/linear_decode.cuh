@@ -31,6 +31,8 @@ inline constexpr int kDecodeWarps = 8;
 inline constexpr int kDecodeThreads = 32 * kDecodeWarps;
 inline constexpr int kDecodeSms = 132;        // of an H100; work is cut for it, whatever the GPU
 inline constexpr int kWarpStageBytes = 4096;  // at least: a stage also carries a warp's sums of 2 x 8 rows
+inline constexpr int kAloneRounds = 4;        // from which a thread block waits for an SM without another of its launch
+inline constexpr int kAloneBytes = 256;
 
 // What a launch needs to know, as the device sees it.
 struct DecodeTask {
@@ -96,6 +98,9 @@ struct Q4Code {
   static constexpr int kGroupBytes = kHeaderBytes + kGroup * static_cast<int>(kQ4TileBytes);
   static constexpr int kStageBytes = kSlices / kGroup * kGroupBytes;
 
+  // Whether chunk c lies at c * kStageBytes and all but the last of a row block are whole.
+  static constexpr bool kRegular = GROUP_SLICES > 0;
+
   __device__ static int first_slice(const DecodeTask& task, int chunk) {
     if constexpr (GROUP_SLICES > 0) return chunk * kSlices;
     const int group = chunk / task.chunks_per_group;
@@ -107,12 +112,16 @@ struct Q4Code {
     const int within = (chunk - group * task.chunks_per_group) * kSlices;
     return min(kSlices, min(task.group_slices, task.slices - first) - within);
   }
+  // Where kRegular.
+  __device__ static int chunk_bytes(const DecodeTask& task, int chunk) {
+    const int n = count(task, chunk);
+    return n == kSlices ? kStageBytes : (n + kGroup - 1) / kGroup * kHeaderBytes + n * static_cast<int>(kQ4TileBytes);
+  }
   __device__ static void fetch(const DecodeTask& task, const std::byte* block, int chunk, uint32_t stage,
                                uint32_t barrier, int lane) {
     const int n = count(task, chunk);
     if constexpr (GROUP_SLICES > 0) {
-      const int bytes =
-          n == kSlices ? kStageBytes : (n + kGroup - 1) / kGroup * kHeaderBytes + n * static_cast<int>(kQ4TileBytes);
+      const int bytes = chunk_bytes(task, chunk);
       warp_copy_begin(barrier, bytes, lane);
       warp_copy(stage, block + static_cast<unsigned>(chunk) * kStageBytes, bytes, barrier, lane);
     } else {
@@ -223,10 +232,16 @@ struct Q4Code {
   }
 
   template <int TILES>
+  __device__ static void multiply_whole(const DecodeTask& task, uint32_t stage, const uint32_t (&x_lane)[TILES],
+                                        int lane, Sums<TILES>& sums) {
+    multiply_slices<TILES, true>(task, stage, x_lane, kSlices, lane, sums);
+  }
+  // Where kRegular, of a chunk that is not whole.
+  template <int TILES>
   __device__ static void multiply(const DecodeTask& task, uint32_t stage, const uint32_t (&x_lane)[TILES], int chunk,
                                   int lane, Sums<TILES>& sums) {
     const int n = count(task, chunk);
-    if (n == kSlices) {
+    if (!kRegular && n == kSlices) {
       multiply_slices<TILES, true>(task, stage, x_lane, n, lane, sums);
     } else {
       multiply_slices<TILES, false>(task, stage, x_lane, n, lane, sums);
@@ -259,6 +274,7 @@ struct FloatCode {
   static constexpr int kSlices = TYPE == WeightType::f32 ? 1 : 2;
   static constexpr int kTileBytes = kTileN * kTileK * (TYPE == WeightType::f32 ? 4 : 2);
   static constexpr int kStageBytes = kSlices * kTileBytes;
+  static constexpr bool kRegular = false;
 
   __device__ static int first_slice(const DecodeTask&, int chunk) { return chunk * kSlices; }
   __device__ static void fetch(const DecodeTask& task, const std::byte* block, int chunk, uint32_t stage,
@@ -372,7 +388,8 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
   static_assert(kStage >= kWarpStageBytes);
   extern __shared__ __align__(128) std::byte shared[];
 
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  const int warp = __shfl_sync(~0u, thread / 32, 0);  // the same for all lanes, as the compiler can see
   const int rank = task.splits > 1 ? static_cast<int>(cluster_rank()) : 0;
   const int cluster = static_cast<int>(blockIdx.x) / task.splits;
   const int stripe = cluster / task.tiles, tile = cluster % task.tiles;
@@ -384,11 +401,11 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
   // Shared memory: rings of weights, of x, other blocks' sums, barriers.
   const int stages = task.stages, x_stages = task.x_stages;
   const int x_stage_bytes = task.x_rows * kPitch;
-  const uint32_t base = kept(shared_address(shared));
-  const uint32_t ring = kept(base + warp * stages * kStage);
-  const uint32_t x_ring = kept(base + kDecodeWarps * stages * kStage + warp * x_stages * x_stage_bytes);
+  const uint32_t base = shared_address(shared);
+  const uint32_t ring = base + warp * stages * kStage;
+  const uint32_t x_ring = base + kDecodeWarps * stages * kStage + warp * x_stages * x_stage_bytes;
   const uint32_t others = base + kDecodeWarps * (stages * kStage + x_stages * x_stage_bytes);
-  const uint32_t barriers = kept(others + (task.splits - 1) * TILES * 2048 + warp * (stages + x_stages) * 8);
+  const uint32_t barriers = others + (task.splits - 1) * TILES * 2048 + warp * (stages + x_stages) * 8;
   const uint32_t x_barriers = barriers + stages * 8;
   const uint32_t others_barrier = others + (task.splits - 1) * TILES * 2048 + kDecodeWarps * (stages + x_stages) * 8;
 
@@ -405,23 +422,42 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
 
   const std::byte* slab = task.units[task.unit];
 
-  // The next round of weights into stage `slot`. Only lanes that copy keep count.
-  int ahead_blocks = end_block - first_block, ahead_chunk = first_chunk;
+  // The next round of weights into stage `slot`. Every branch between two chunks' products is latency that the few
+  // warps of an SM can't hide: where a row of chunks is regular, only a warp's last chunk of a row block may be less
+  // than whole, or not there (`ragged`), and counts run down to zero.
+  const int last_chunk = first_chunk + (task.rounds - 1) * task.step;
+  const int ragged = last_chunk < task.slices / Code::kSlices ? 0 : 1;
+  uint32_t ragged_bytes = 0;
+  if constexpr (Code::kRegular) {
+    if (last_chunk < task.chunks) ragged_bytes = Code::chunk_bytes(task, last_chunk);
+  }
+  int to_fetch = (end_block - first_block) * task.rounds, ahead_left = task.rounds, ahead_chunk = first_chunk;
   const std::byte* ahead =
       slab + task.matrix_offset + static_cast<uint64_t>(static_cast<unsigned>(first_block)) * task.row_block_bytes;
+  if (Code::kRegular) ahead += static_cast<unsigned>(first_chunk * kStage);
+  const uint32_t ahead_step = task.step * kStage;
+  const int64_t ahead_turn = static_cast<int64_t>(task.row_block_bytes) -
+                             (Code::kRegular ? static_cast<int64_t>(task.rounds) * ahead_step : 0);
   const auto fetch = [&](int slot) {
-    if (!warp_copier(lane) || ahead_blocks == 0) return;
-    if (ahead_chunk < task.chunks) {
-      Code::fetch(task, ahead, ahead_chunk, ring + slot * kStage, barriers + 8 * slot, lane);
-    } else {  // the count of rounds goes on
-      warp_copy_begin(barriers + 8 * slot, 0, lane);
-      warp_copy_end(barriers + 8 * slot);
+    if (to_fetch == 0) return;
+    to_fetch--;
+    const uint32_t barrier = barriers + 8 * slot, stage = ring + slot * kStage;
+    if constexpr (Code::kRegular) {
+      warp_copy_all(stage, ahead, ahead_left > ragged ? uint32_t{kStage} : ragged_bytes, barrier, lane);
+      ahead += ahead_step;
+    } else {
+      if (ahead_chunk < task.chunks) {
+        Code::fetch(task, ahead, ahead_chunk, stage, barrier, lane);
+      } else {  // the count of rounds goes on
+        warp_copy_begin(barrier, 0, lane);
+        warp_copy_end(barrier);
+      }
+      ahead_chunk += task.step;
     }
-    ahead_chunk += task.step;
-    if (ahead_chunk >= first_chunk + task.rounds * task.step) {
+    if (--ahead_left == 0) {
+      ahead_left = task.rounds;
+      ahead += ahead_turn;
       ahead_chunk = first_chunk;
-      ahead += task.row_block_bytes;
-      ahead_blocks--;
     }
   };
 #pragma unroll 1
@@ -519,6 +555,9 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
   const auto out_row = [&](int pass, int c) { return (pass + out_tile) * 8 + 2 * t + c % 2; };
 
   Sums<TILES> sums = {};
+  const bool x_moves = !x_stays && !norms;
+  bool x_waits = !norms;
+  const uint32_t x_step = norms ? task.step * kChunkK * 2 : x_stage_bytes;
   int slot = 0, x_slot = 0;
   uint32_t parity = 0, x_parity = 0;
 #pragma unroll 1
@@ -541,32 +580,39 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
     if (adds) load_addends(0);  // on its way during the sums
 
     uint32_t stage = ring + slot * kStage;
+    uint32_t x_at = norms ? Code::first_slice(task, first_chunk) * kTileK * 2 : x_slot * x_stage_bytes;
 #pragma unroll 1
     for (int chunk = first_chunk, left = task.rounds; left > 0; left--, chunk += task.step) {
-      if (!x_stays && !norms) fetch_x(x_slot == 0 ? x_stages - 1 : x_slot - 1);
+      if (x_moves) fetch_x(x_slot == 0 ? x_stages - 1 : x_slot - 1);
+      if (x_waits) warp_copy_wait(x_barriers + 8 * x_slot, x_parity);
       stage = ring + slot * kStage;
-      if (chunk < task.chunks) {
-        uint32_t x_lane[TILES];
+      warp_copy_wait(barriers + 8 * slot, parity);
+      __syncwarp();
+      uint32_t x_lane[TILES];
+      if (!Code::kRegular && norms) x_at = Code::first_slice(task, chunk) * kTileK * 2;
 #pragma unroll
-        for (int i = 0; i < TILES; i++) {
-          x_lane[i] = x_first[i] + (norms ? Code::first_slice(task, chunk) * kTileK * 2 : x_slot * x_stage_bytes);
-        }
-        if (!norms) warp_copy_wait(x_barriers + 8 * x_slot, x_parity);
-        warp_copy_wait(barriers + 8 * slot, parity);
-        __syncwarp();
-        Code::template multiply<TILES>(task, stage, x_lane, chunk, lane, sums);
+      for (int i = 0; i < TILES; i++) x_lane[i] = x_first[i] + x_at;
+      const bool whole = Code::kRegular && left > ragged;
+      if constexpr (Code::kRegular) {
+        if (whole) Code::template multiply_whole<TILES>(task, stage, x_lane, lane, sums);
       }
+      if (!whole && chunk < task.chunks) Code::template multiply<TILES>(task, stage, x_lane, chunk, lane, sums);
       __syncwarp();  // the lanes are done with the round: its stages are free
       if (left > 1) fetch(slot);
       if (++slot == stages) {
         slot = 0;
         parity ^= 1;
       }
-      if (++x_slot == x_stages) {
+      x_at += x_step;
+      if (++x_slot == x_stages && x_moves) {
         x_slot = 0;
+        x_at = 0;
         x_parity ^= 1;
       }
-      if (x_stays && left == 1) x_slot = 0, x_parity = 0;
+    }
+    if (!x_moves) {
+      x_slot = 0;
+      x_waits = false;
     }
     const int last_slot = slot == 0 ? stages - 1 : slot - 1;
 
@@ -637,6 +683,7 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
             }
           }
         }
+        if (pass + kPass == TILES && block + 1 == end_block) return;  // nobody fetches any more
         warp_copy_fence();
         __syncthreads();
       }
@@ -675,8 +722,9 @@ cudaError_t launch_decode_float(const DecodeTask& task, WeightType type, const D
 cudaError_t prepare_decode_q4();
 cudaError_t prepare_decode_float();
 
-// Shared memory of the current device: of an SM and at most of a block.
+// The current device: its SMs, and the shared memory of an SM and at most of a block.
 struct DecodeDevice {
+  int sms = 0;
   int sm_bytes = 0;
   int block_bytes = 0;
   bool clusters = false;
@@ -718,10 +766,11 @@ cudaError_t launch_decode_kernel(DecodeTask task, const DecodePlan& plan, cudaSt
   // As many thread blocks an SM as leave two stages, so that the next launch's first weights come beside this one's
   // last.
   int residents = plan.residents > 0 ? plan.residents : decode_residents(TILES);
-  while (residents > 1 && bytes(2, 2) > device.sm_bytes / residents - 1024) residents--;
+  while (residents > 1 && bytes(2, task.norm_x != nullptr ? 0 : 2) > device.sm_bytes / residents - 1024) residents--;
   int limit = device.sm_bytes / residents - 1024;
   if (limit > device.block_bytes) limit = device.block_bytes;
-  int stages = 1, x_stages = task.norm_x != nullptr ? 1 : 2;
+  if (residents == 2) limit -= kAloneBytes;
+  int stages = 1, x_stages = task.norm_x != nullptr ? 0 : 2;
   while (stages < (plan.stages > 0 ? plan.stages : 3) && bytes(stages + 1, x_stages) <= limit) stages++;
   while (task.norm_x == nullptr && x_stages < (task.rounds > 4 ? task.rounds : 4) &&
          bytes(stages, x_stages + 1) <= limit)
@@ -730,9 +779,14 @@ cudaError_t launch_decode_kernel(DecodeTask task, const DecodePlan& plan, cudaSt
   if (bytes(stages, x_stages) > device.block_bytes) return cudaErrorInvalidConfiguration;
   task.stages = stages;
   task.x_stages = x_stages;
-  return launch_clusters(task.splits, linear_decode_kernel<Code, TILES>,
-                         dim3(static_cast<unsigned>(task.stripes * task.tiles * task.splits)), dim3(kDecodeThreads),
-                         static_cast<size_t>(bytes(stages, x_stages)), stream, programmatic, task);
+  // Where each thread block could have an SM: launched one by one, as others end, they would share those that are free
+  // first. So they ask for a little more than half of the memory, and all others for as little less. (Measured for few
+  // rows. Thread blocks of little work had better share than wait for an SM that attention holds.)
+  const int blocks = task.stripes * task.tiles * task.splits;
+  const bool alone = TILES == 1 && residents == 2 && blocks <= device.sms && task.rounds >= kAloneRounds;
+  const int shared_bytes = alone ? limit + 2 * kAloneBytes : bytes(stages, x_stages);
+  return launch_clusters(task.splits, linear_decode_kernel<Code, TILES>, dim3(static_cast<unsigned>(blocks)),
+                         dim3(kDecodeThreads), static_cast<size_t>(shared_bytes), stream, programmatic, task);
 }
 
 template <class Code>
