@@ -1,7 +1,7 @@
 import type { NativeKernelImage, NativeModel, NativeWeightsSource } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import { deviceIndices } from '../plan/devices.ts'
-import { KV_BLOCK_TOKENS, MAX_LOGIT_ROWS, type ModelPlan } from '../plan/plan.ts'
+import { KV_BLOCK_TOKENS, type ModelPlan } from '../plan/plan.ts'
 import { awaitNative, runtime } from './runtime.ts'
 import { abortedError, onAbort } from './signals.ts'
 
@@ -50,7 +50,7 @@ export async function loadWeights(
         contextLength: plan.contextLength,
         kvBlocks: plan.kvTokens / KV_BLOCK_TOKENS,
         maxRows: plan.maxRows,
-        maxLogitRows: MAX_LOGIT_ROWS,
+        maxLogitRows: plan.maxLogitRows,
         threads: plan.threads,
         ...settings,
         loadId,

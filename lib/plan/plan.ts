@@ -100,6 +100,8 @@ export interface ModelPlan {
   batch: number
   /** Rows of a step: one a decoding sequence, the rest for prompts. */
   maxRows: number
+  /** Of them, rows whose logits may be asked for: sequences that run at once, or positions scored. */
+  maxLogitRows: number
   threads: number
   prediction: Prediction
 }
@@ -125,8 +127,9 @@ export interface MachineGpu {
   calibration: Calibration
 }
 
-/** Rows whose logits may be asked for in a step: sequences that run at once, or positions scored. */
-export const MAX_LOGIT_ROWS = 64
+// Sequences that run at once where nobody expects more, and the most: a GPU decodes no more rows a launch.
+const LEAST_LOGIT_ROWS = 64
+const MOST_LOGIT_ROWS = 256
 
 // Prompts are worth about this many rows a step on the twin: its linears are then bound by arithmetic, not by memory.
 const CPU_PREFILL_ROWS = 128
@@ -152,9 +155,10 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
   const gpu = gpus.length > 0
   const calibration = gpus[0]?.calibration ?? machine.calibration
   const contextLength = chooseContext(spec, options.contextLength)
-  const batch = Math.min(options.batch ?? 1, MAX_LOGIT_ROWS)
+  const maxLogitRows = logitRows(options)
+  const batch = Math.min(options.batch ?? 1, maxLogitRows)
   const threads = options.threads ?? machine.cores
-  const fixed = { spec, slabs, shares, options, calibration, contextLength, batch, threads }
+  const fixed = { spec, slabs, shares, options, calibration, contextLength, batch, maxLogitRows, threads }
   const { homes, devices, kvTokens, maxRows } = gpu ? planGpus(fixed, gpus) : planCpu(fixed)
   const streams = gpu && homes.some((home) => home !== 'resident')
   const deviceOf = unitDevices(shares)
@@ -175,6 +179,7 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
     embeddingBytes: slabs.embeddingBytes,
     batch,
     maxRows,
+    maxLogitRows,
     threads,
   }
   const plan = options.adaptive ? { ...fixedRoute, cpuRows: mostCpuRows(spec, fixedRoute, machine) } : fixedRoute
@@ -231,6 +236,7 @@ interface Fixed {
   calibration: Calibration
   contextLength: number
   batch: number
+  maxLogitRows: number
   threads: number
 }
 
@@ -246,7 +252,7 @@ function streamedBytes(units: readonly NativeUnit[], homes: readonly Home[]): nu
 }
 
 /** On the twin host memory is device memory, so all fits where the model fits at all, and resident is fastest. */
-function planCpu({ spec, slabs, shares, options, contextLength, batch }: Fixed): Decided {
+function planCpu({ spec, slabs, shares, options, contextLength, batch, maxLogitRows }: Fixed): Decided {
   const { placement = 'auto', ring } = options
   const homes = homesOf(slabs.units, 'cpu', placement === 'auto' ? 'resident' : placement)
   const kvTokens = kvChoices(contextLength, options, batch)[0]!
@@ -263,7 +269,7 @@ function planCpu({ spec, slabs, shares, options, contextLength, batch }: Fixed):
       streamedBytesPerPass: streamedBytes(share.units, placed.homes),
     }
   })
-  return { homes, devices, kvTokens, maxRows: MAX_LOGIT_ROWS + CPU_PREFILL_ROWS }
+  return { homes, devices, kvTokens, maxRows: maxLogitRows + CPU_PREFILL_ROWS }
 }
 
 /**
@@ -271,7 +277,7 @@ function planCpu({ spec, slabs, shares, options, contextLength, batch }: Fixed):
  * beyond one context where nobody has asked for it.
  */
 function planGpus(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
-  const { spec, slabs, shares, options, calibration, contextLength, batch, threads } = fixed
+  const { spec, slabs, shares, options, calibration, contextLength, batch, maxLogitRows, threads } = fixed
   const { placement = 'auto', ring } = options
   const decode = decodeRows({ contextLength, kvBytesPerToken: slabs.kvBytesPerToken, threads }, batch)
   // 'auto' leaves the CPU to one GPU: the search knows nothing of several that share it.
@@ -297,12 +303,12 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
   let lacking: { part: (typeof parts)[number]; device: PlannedDevice } | undefined
   for (const kvTokens of kvChoices(contextLength, options, batch)) {
     const tryRows = (rows: number): Decided | undefined => {
-      const maxRows = MAX_LOGIT_ROWS + rows
+      const maxRows = maxLogitRows + rows
       const found: { homes: Home[]; device: PlannedDevice }[] = []
       for (const part of parts) {
         const { share, budget, asWanted } = part
         const kvBytes = kvBytesOf(share, spec, slabs, kvTokens)
-        const shape = { maxRows, maxLogitRows: MAX_LOGIT_ROWS, contextLength }
+        const shape = { maxRows, maxLogitRows, contextLength }
         const workspace = workspaceBytesOf(share, spec, slabs.units, shape)
         const room = budget - kvBytes - workspace
         const fits = asWanted ?? fastestHomes(share.units, ring, room, decode, calibration, mostOnCpu)
@@ -377,6 +383,12 @@ function withHomes(units: readonly NativeUnit[], homes: readonly Home[], devices
   return units.map((unit, index) => ({ ...unit, home: homes[index]!, device: String(devices[index]) }))
 }
 
+/** In multiples of 64: as many as are to be served at once. */
+function logitRows({ batch = 1, maxSequences = 1 }: PlanOptions): number {
+  const asked = Math.ceil(Math.max(batch, maxSequences) / 64) * 64
+  return Math.min(MOST_LOGIT_ROWS, Math.max(LEAST_LOGIT_ROWS, asked))
+}
+
 /** In multiples of 64, the rows of a tile. */
 function prefillRows(spec: ModelSpec, units: readonly CostedUnit[], calibration: Calibration): number {
   const even = Math.ceil(breakEvenRows(spec, units, calibration) / 64) * 64
@@ -393,7 +405,7 @@ function mostCpuRows(spec: ModelSpec, plan: Omit<ModelPlan, 'prediction'>, machi
   if (plan.device === 'cpu' || !plan.units.some((unit) => unit.home === 'cpu')) return ANY_ROWS
   const seconds = (rows: number, cpuRows: number) =>
     predictionOf(spec, { ...plan, batch: rows, cpuRows }, machine).batch.passSeconds
-  for (let rows = 1; rows <= MAX_LOGIT_ROWS; rows++) {
+  for (let rows = 1; rows <= plan.maxLogitRows; rows++) {
     if (seconds(rows, 0) < seconds(rows, ANY_ROWS)) return rows - 1
   }
   return ANY_ROWS
@@ -401,7 +413,7 @@ function mostCpuRows(spec: ModelSpec, plan: Omit<ModelPlan, 'prediction'>, machi
 
 /** How fast a plan is on this machine. */
 export function predictionOf(spec: ModelSpec, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): Prediction {
-  const { device, units, ringBytes, batch, maxRows } = plan
+  const { device, units, ringBytes, batch, maxRows, maxLogitRows } = plan
   const gpu = gpuOf(device, machine)
   const calibration = gpu?.calibration ?? machine.calibration
   const prompt = Math.min(PREDICTED_PROMPT, plan.contextLength)
@@ -412,7 +424,7 @@ export function predictionOf(spec: ModelSpec, plan: Omit<ModelPlan, 'prediction'
       : predictCpu(units, decodeRows(plan, rows), calibration)
   // The twin's rows are bound by arithmetic, in a prompt as in a large batch.
   const prefill = gpu
-    ? predictPrefill(spec, units, prompt, maxRows - MAX_LOGIT_ROWS, calibration)
+    ? predictPrefill(spec, units, prompt, maxRows - maxLogitRows, calibration)
     : { tokens: prompt, tokensPerSecond: decode(ROWS[ROWS.length - 1]!).tokensPerSecond, boundBy: 'cpu' as const }
   return { calibrated: calibration.calibrated, single: decode(1), batch: decode(batch), prefill }
 }

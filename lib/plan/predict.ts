@@ -84,16 +84,14 @@ function linkBytes(units: readonly CostedUnit[], copied: (home: Home) => boolean
   return Math.max(0, ...links.values())
 }
 
-/** The value at any number of rows. */
+/** The value at any number of rows; beyond the last known ones it grows as between them. */
 export function at(curve: Curve, rows: number): number {
   const last = ROWS.length - 1
-  if (rows >= ROWS[last]!) return curve[last]!
-  const above = Math.max(
-    1,
-    ROWS.findIndex((known) => known >= rows),
-  )
+  const found = ROWS.findIndex((known) => known >= rows)
+  const above = found < 0 ? last : Math.max(1, found)
   const [low, high] = [ROWS[above - 1]!, ROWS[above]!]
-  return curve[above - 1]! + ((curve[above]! - curve[above - 1]!) * (rows - low)) / (high - low)
+  const value = curve[above - 1]! + ((curve[above]! - curve[above - 1]!) * (rows - low)) / (high - low)
+  return found < 0 ? Math.max(value, curve[last]!) : value
 }
 
 /** Shared units are taken to have their room. */
@@ -103,7 +101,8 @@ const restsOnDevice = (home: Home) => home === 'resident' || home === 'shared'
 function cpuRate({ cpu }: Calibration, rows: number, threads: number): number {
   // DRAM is shared: half the threads get more than half of it (MEASURED: 37 % with a quarter, 65 % with half of 16).
   const share = Math.min(1, (threads / cpu.threads) ** 0.65)
-  return at(cpu.bytesPerSecond, rows) * share
+  const known = Math.min(rows, ROWS[ROWS.length - 1]!) // beyond, arithmetic bounds it
+  return ((at(cpu.bytesPerSecond, known) * known) / rows) * share
 }
 
 /** Share of that while the link copies. */

@@ -84,6 +84,11 @@ describe('context and KV cache', () => {
     expect(plan({ contextLength: 1000, kvTokens: 16 }).kvTokens).toBe(1008)
     expect(() => plan({ kvTokens: 16, maxSequences: 1 })).toThrow(/one of kvTokens and maxSequences/)
   })
+  test('64 sequences run at once, or as many as are asked for', () => {
+    expect(plan({}).maxLogitRows).toBe(64)
+    expect(plan({ maxSequences: 100 }).maxLogitRows).toBe(128)
+    expect(plan({ batch: 4000 })).toMatchObject({ maxLogitRows: 256, batch: 256 })
+  })
   test('a step has no more rows than the cache has room for', () => {
     const on = { gpus: [gpu] }
     const [short, long] = [88, 4096].map((contextLength) =>

@@ -48,9 +48,10 @@ test('two devices copy side by side: as fast as the links together, as long as t
   expect(breakEvenRows(spec, two, calibration)).toBe(Math.ceil(breakEvenRows(spec, one, calibration) / 2))
 })
 
-test('curves are straight between the rows that are known, and level beyond', () => {
-  const curve = ROWS.map((rows) => 10 * rows)
-  expect([1, 2, 3, 6, 24, 64, 100].map((rows) => at(curve, rows))).toEqual([10, 20, 30, 60, 240, 640, 640])
+test('curves are straight between the rows that are known, and go on as they end, never lower', () => {
+  const curve: number[] = ROWS.map((rows) => 10 * rows)
+  expect([1, 2, 3, 6, 24, 64, 100].map((rows) => at(curve, rows))).toEqual([10, 20, 30, 60, 240, 640, 1000])
+  expect(at(curve.toReversed(), 100)).toBe(10)
 })
 
 describe('a pass', () => {
