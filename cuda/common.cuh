@@ -40,6 +40,20 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], uint32_t a0, uint32_
 #endif
 }
 
+// D = A B.
+__device__ __forceinline__ void mma_m16n8k16_first(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                                   uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};\n"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(0.0f));
+#else
+  d[0] = d[1] = d[2] = d[3] = 0;
+  mma_m16n8k16(d, a0, a1, a2, a3, b0, b1);
+#endif
+}
+
 // 16 bytes that are read once: past L1, first to be evicted.
 __device__ __forceinline__ uint4 load_once(const void* address) {
   uint4 v;
@@ -166,6 +180,34 @@ __device__ __forceinline__ void store_shared_16(uint32_t address, uint4 v) {
 }
 __device__ __forceinline__ void store_shared_2(uint32_t address, uint16_t v) {
   asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(v) : "memory");
+}
+// 16 bytes of local memory, which the compiler may not keep in registers.
+__device__ __forceinline__ void store_local_16(float4* to, float4 v) {
+  asm volatile("st.local.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(static_cast<uint32_t>(__cvta_generic_to_local(to))),
+               "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+               : "memory");
+}
+__device__ __forceinline__ float4 load_local_16(const float4* from) {
+  float4 v;
+  asm volatile("ld.local.v4.f32 {%0,%1,%2,%3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_local(from)))
+               : "memory");
+  return v;
+}
+// A barrier of THREADS threads, whole warps, of the thread block: number `set` of four. (With a number that the
+// compiler does not know it reserves all sixteen.)
+template <int THREADS>
+__device__ __forceinline__ void sync_threads(int set) {
+  if (set == 0) {
+    asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
+  } else if (set == 1) {
+    asm volatile("bar.sync 2, %0;" ::"n"(THREADS) : "memory");
+  } else if (set == 2) {
+    asm volatile("bar.sync 3, %0;" ::"n"(THREADS) : "memory");
+  } else {
+    asm volatile("bar.sync 4, %0;" ::"n"(THREADS) : "memory");
+  }
 }
 // load_matrices of a row's address.
 __device__ __forceinline__ void load_matrices_at(uint32_t (&r)[4], uint32_t row) {
@@ -424,27 +466,39 @@ __device__ __forceinline__ float exp2_approximate(float x) {
   return y;
 }
 
+// `blocks` thread blocks along x that form a cluster. `packed`: several of them may share an SM, where each would have
+// one of its own otherwise; then as many clusters run at once as there is room for thread blocks (of 64 clusters of
+// four, two thread blocks an SM, an H100 runs 62 otherwise, and two have to wait for their end).
+struct Cluster {
+  int blocks;
+  bool packed;
+  Cluster(int cluster_blocks, bool cluster_packed = false) : blocks(cluster_blocks), packed(cluster_packed) {}
+};
+
 // A kernel launch that may begin before its predecessor has ended, where the device can.
-// `cluster` blocks along x form a cluster, if more than one.
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch_clusters(int cluster, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+cudaError_t launch_clusters(Cluster cluster, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                             cudaStream_t stream, bool programmatic, Arguments... arguments) {
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  cudaLaunchAttribute attributes[2]{};
+  cudaLaunchAttribute attributes[3]{};
   unsigned count = 0;
   if (programmatic) {
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }
-  if (cluster > 1) {
+  if (cluster.blocks > 1) {
     attributes[count].id = cudaLaunchAttributeClusterDimension;
-    attributes[count].val.clusterDim.x = static_cast<unsigned>(cluster);
+    attributes[count].val.clusterDim.x = static_cast<unsigned>(cluster.blocks);
     attributes[count].val.clusterDim.y = 1;
     attributes[count++].val.clusterDim.z = 1;
+  }
+  if (cluster.packed) {
+    attributes[count].id = cudaLaunchAttributeClusterSchedulingPolicyPreference;
+    attributes[count++].val.clusterSchedulingPolicyPreference = cudaClusterSchedulingPolicyLoadBalancing;
   }
   config.attrs = attributes;
   config.numAttrs = count;

@@ -1,5 +1,6 @@
 // linear_decode: from arguments to a task and its plan. The kernel is in linear_decode.cuh.
 #include "cuda/linear_decode.cuh"
+#include "cuda/linear_decode_shared.cuh"
 #include "cuda/linear_decode_wide.cuh"
 
 namespace millrace::cuda {
@@ -64,12 +65,22 @@ cudaError_t launch_decode_wide(const DecodeTask&, bool, int, cudaStream_t, bool)
 cudaError_t prepare_decode_wide() {
   return cudaSuccess;
 }
+bool linear_decode_shared_takes(const DecodeTask&, int) {
+  return false;
+}
+cudaError_t launch_decode_shared(const DecodeTask&, bool, int, const DecodePlan&, cudaStream_t, bool) {
+  return cudaErrorNotSupported;
+}
+cudaError_t prepare_decode_shared() {
+  return cudaSuccess;
+}
 #endif
 
 cudaError_t linear_decode_prepare() {
   if (const cudaError_t status = prepare_decode_q4(); status != cudaSuccess) return status;
   if (linear_decode_wide_supported()) {
     if (const cudaError_t status = prepare_decode_wide(); status != cudaSuccess) return status;
+    if (const cudaError_t status = prepare_decode_shared(); status != cudaSuccess) return status;
   }
   return prepare_decode_float();
 }
@@ -154,6 +165,10 @@ cudaError_t linear_decode_planned(const LinearArguments& a, const DecodePlan& pl
                                              task.chunks >= kWideLeastChunks;
   if (wide && q4 && !task.permuted && parts <= kWideParts && plan.tile_rows == 0 && linear_decode_wide_supported()) {
     return launch_decode_wide(task, m.code.zeros, parts, stream, programmatic);
+  }
+  const int shared_from = plan.shared_from > 0 ? plan.shared_from : kSharedFrom;
+  if (q4 && task.rows >= shared_from && plan.tile_rows == 0 && linear_decode_shared_takes(task, parts)) {
+    return launch_decode_shared(task, m.code.zeros, parts, plan, stream, programmatic);
   }
   return q4 ? launch_decode_q4(task, m.code.zeros, plan, stream, programmatic)
             : launch_decode_float(task, m.code.type, plan, stream, programmatic);

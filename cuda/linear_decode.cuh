@@ -705,11 +705,12 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
 // How a launch is cut; no bit depends on it, except on `splits`. Zeros: chosen by the matrix and the rows.
 struct DecodePlan {
   int splits = 0;
-  int stripes = 0;    // clusters that share the row blocks
-  int tile_rows = 0;  // activation rows a thread block: 8, 16 or 32
-  int stages = 0;     // at most, of the ring of weights
-  int residents = 0;  // thread blocks that shared memory lets onto an SM
-  int wide_from = 0;  // rows from which the wide kernel takes over
+  int stripes = 0;      // clusters that share the row blocks
+  int tile_rows = 0;    // activation rows a thread block: 8, 16 or 32
+  int stages = 0;       // at most, of the ring of weights
+  int residents = 0;    // thread blocks that shared memory lets onto an SM
+  int wide_from = 0;    // rows from which the wide kernel takes over
+  int shared_from = 0;  // rows from which the kernel that shares x does
 };
 // linear_decode by a plan of one's own: for benchmarks that look for a better one.
 cudaError_t linear_decode_planned(const LinearArguments& arguments, const DecodePlan& plan, cudaStream_t stream,

@@ -1,5 +1,6 @@
 // linear_decode: checks against float64, then times beside what a kernel that only reads takes.
-//   linear_decode_bench [check] [check_wide] [tiny] [tiny_whole] [chain] [matrix] [many] [plans] [--seed N]
+//   linear_decode_bench [check] [check_wide] [tiny] [tiny_whole] [chain] [matrix] [many] [plans] [shared] [profile]
+//   [--seed N]
 // (check, chain, matrix when none is named; check_wide is a part of check).
 // Exits with 1 if a check fails.
 #include <algorithm>
@@ -167,7 +168,8 @@ void check_matrix(const MatrixCode& code, int n, int k) {
     const bool act_wanted = epilogue == LinearEpilogue::silu_mul, add = epilogue == LinearEpilogue::add;
     const std::string where = what + (act_wanted ? " silu_mul" : add ? " add" : " store");
     // Output of `rows` rows from row `from` on, as bits.
-    const auto run = [&](int from, int rows, bool early, int wide_from = kDecodeRows + 1) {
+    const auto run = [&](int from, int rows, bool early, int wide_from = kDecodeRows + 1,
+                         int shared_from = kDecodeRows + 1) {
       Device<float> y(start.size());
       Device<uint16_t> act(static_cast<size_t>(kRows) * act_stride);
       if (add) {
@@ -194,6 +196,7 @@ void check_matrix(const MatrixCode& code, int n, int k) {
       a.intermediate = intermediate;
       DecodePlan plan;
       plan.wide_from = wide_from;
+      plan.shared_from = shared_from;
       OK(linear_decode_planned(a, plan, nullptr, early));
       OK(cudaDeviceSynchronize());
       std::vector<uint32_t> bits;
@@ -248,6 +251,10 @@ void check_matrix(const MatrixCode& code, int n, int k) {
       const std::vector<uint32_t> wide = run(0, rows, rows != 3, 1);
       expect(std::equal(wide.begin(), wide.begin() + static_cast<size_t>(rows) * stride, all.begin()), where,
              "the wide kernel has other bits, rows", rows);
+      if (rows > 32) continue;
+      const std::vector<uint32_t> shared = run(0, rows, rows != 3, kDecodeRows + 1, 1);
+      expect(std::equal(shared.begin(), shared.begin() + static_cast<size_t>(rows) * stride, all.begin()), where,
+             "the kernel that shares x has other bits, rows", rows);
     }
     for (const int row : {5, 77}) {
       const std::vector<uint32_t> one = run(row, 1, true);
@@ -535,6 +542,44 @@ struct Bench {
     a.intermediate = s.n / 2;
     return a;
   }
+  // The kernel that shares x against linear_decode's own, bit for bit, in shapes of all its cuts.
+  void check_shared() {
+    const Shape shapes[] = {{"whole", 4096, 28672, LinearEpilogue::silu_mul},
+                            {"head", 4096, 128256, LinearEpilogue::store},
+                            {"parts of four, whole blocks", 4096, 6144, LinearEpilogue::add},
+                            {"parts of two", 4096, 64 * 141, LinearEpilogue::store},
+                            {"parts of four", 14336, 4096, LinearEpilogue::add},
+                            {"whole, one round", 1024, 64 * 301, LinearEpilogue::store}};
+    for (const Shape& s : shapes) {
+      for (const int group : {32, 128, 256}) {
+        MatrixCode code;
+        code.type = WeightType::q4;
+        code.group = group;
+        size_t at = 0;
+        const MatrixLayout m = place(s, code, &at);
+        for (const int rows : {9, 16, 23, 32}) {
+          std::vector<std::byte> out[2];
+          for (int i = 0; i < 2; i++) {
+            OK(cudaMemset(y.data, s.epilogue == LinearEpilogue::add ? 0 : 0xff, y.count * 4));
+            OK(cudaMemset(act.data, 0xff, act.count * 2));
+            DecodePlan plan;
+            plan.shared_from = i == 0 ? kDecodeRows + 1 : 1;
+            const LinearArguments a = arguments(s, m, rows, false);
+            OK(linear_decode_planned(a, plan, nullptr, false));
+            OK(cudaDeviceSynchronize());
+            const bool half = s.epilogue == LinearEpilogue::silu_mul;
+            out[i].resize(static_cast<size_t>(rows) * s.n * (half ? 1 : 4));
+            OK(cudaMemcpy(out[i].data(), half ? static_cast<void*>(act.data) : static_cast<void*>(y.data),
+                          out[i].size(), cudaMemcpyDeviceToHost));
+          }
+          expect(out[0] == out[1], std::string(s.name) + " group " + std::to_string(group),
+                 "the kernel that shares x has other bits, rows", rows);
+        }
+      }
+    }
+    std::printf("checks: %d, failures: %d\n", checks, failures);
+  }
+
   double read_time(const std::vector<MatrixLayout>& matrices) {
     return time_graph(
         [&] {
@@ -649,6 +694,8 @@ int main(int argc, char** argv) {
   }
 
   Bench bench;
+  if (wanted("check") || wanted("shared", false)) bench.check_shared();
+  if (failures > 0) return 1;
   {
     OK(cudaMemset(bench.weights.data, 1, bench.weights.count));
     const double us = time_graph(
@@ -707,8 +754,32 @@ int main(int argc, char** argv) {
     for (const Shape& s : kModels[0].shapes) bench.matrix(s, code, {48, 64, 96, 128, 256}, {});
     bench.matrix(Shape{"head", 4096, 128256, LinearEpilogue::store}, code, {64, 128}, {});
   }
+  if (wanted("shared", false)) {  // A B A B
+    for (const int from : {9, kDecodeRows + 1, 9, kDecodeRows + 1}) {
+      DecodePlan plan;
+      plan.shared_from = from;
+      bench.chain(kModels[0], 128, false, {8, 9, 16, 17, 24, 32}, {plan}, from == 9 ? " shared" : " own");
+    }
+    MatrixCode code;
+    code.type = WeightType::q4;
+    code.group = 128;
+    DecodePlan shared, own;
+    shared.shared_from = 9;
+    own.shared_from = kDecodeRows + 1;
+    for (const Shape& s : kModels[0].shapes) bench.matrix(s, code, {8, 16, 32}, {shared, own});
+    bench.matrix(Shape{"head", 4096, 128256, LinearEpilogue::store}, code, {8, 16, 32}, {shared, own});
+    for (const int from : {9, kDecodeRows + 1}) {
+      DecodePlan plan;
+      plan.shared_from = from;
+      for (const Model& model : {kModels[1], kModels[2]}) {
+        bench.chain(model, 128, false, {9, 16, 32}, {plan}, from == 9 ? " shared" : " own");
+      }
+      bench.chain(kModels[0], 32, false, {16, 32}, {plan}, from == 9 ? " shared" : " own");
+      bench.chain(kModels[0], 64, true, {16, 32}, {plan}, from == 9 ? " shared" : " own");
+    }
+  }
   if (wanted("profile", false)) {  // for a profiler: each matrix once
-    for (const int rows : {1, 32}) {
+    for (const int rows : {1, 16, 32}) {
       size_t at = 0;
       for (const Shape& shape : kModels[0].shapes) {
         MatrixCode code;
