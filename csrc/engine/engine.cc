@@ -322,7 +322,11 @@ void Engine::run() {
     finish_closing();
     give_turns();
     for (Served& served : models_) {
-      if (may_step(served)) step(served);
+      if (may_step(served)) {
+        step(served);
+      } else {
+        served.model->expire();
+      }
     }
     flush_sinks();
   }

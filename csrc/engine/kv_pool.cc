@@ -136,7 +136,7 @@ void KvPool::reuse(std::span<const int32_t> tokens, bool prefill_only, std::vect
   }
 }
 
-void KvPool::remember(std::span<const int32_t> tokens, std::span<const int32_t> blocks, int index, bool decoded) {
+void KvPool::remember(std::span<const int32_t> tokens, std::span<int32_t> blocks, int index, bool decoded) {
   const int32_t parent = index == 0 ? -1 : blocks[index - 1];
   const int32_t* own = tokens.data() + static_cast<size_t>(index) * kKvBlockTokens;
   Block& block = blocks_[blocks[index]];
@@ -145,6 +145,12 @@ void KvPool::remember(std::span<const int32_t> tokens, std::span<const int32_t> 
   block.decoded = decoded || (parent >= 0 && blocks_[parent].decoded);
   // Of two that hold the same text one is remembered: the first, unless it was decoded and this one was not.
   if (const int32_t known = find(parent, own); known >= 0) {
+    if (!block.decoded && !blocks_[known].decoded) {  // the same bits: what follows continues the one that is found
+      take(known);
+      give_back(blocks[index]);
+      blocks[index] = known;
+      return;
+    }
     if (block.decoded || !blocks_[known].decoded) return;
     forget(known);
   }

@@ -48,7 +48,7 @@ class KvPool {
   void reuse(std::span<const int32_t> tokens, bool prefill_only, std::vector<int32_t>& out);
   // Remembers the block as holding the keys and values of tokens [16 * index, 16 * index + 16) of a sequence whose
   // blocks before are `blocks`. `decoded`: not all of them were computed by prefill.
-  void remember(std::span<const int32_t> tokens, std::span<const int32_t> blocks, int index, bool decoded);
+  void remember(std::span<const int32_t> tokens, std::span<int32_t> blocks, int index, bool decoded);
 
   // Blocks to system RAM and back. save() leaves `blocks` empty; restore() needs saved.blocks available ones.
   SavedKv save(std::vector<int32_t>& blocks);

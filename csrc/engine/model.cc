@@ -240,7 +240,11 @@ std::vector<Home> Model::set_homes(const std::vector<Home>& homes, const std::ve
   for (size_t i = 0; i < sides_.size(); i++) {
     Feeder& feeder = *sides_[i].feeder;
     feeder.set_homes(homes_of(homes, i), ring_bytes[i]);
-    feeder.prefetch();
+    try {
+      feeder.prefetch();
+    } catch (const Error& error) {  // the homes have changed; the next pass copies for itself
+      if (std::string_view(error.code()) != code::kOutOfMemory) throw;
+    }
     for (size_t unit = 0; unit < found.size(); unit++) {
       if (feeder.homes()[unit] != Home::elsewhere) found[unit] = feeder.homes()[unit];
     }
@@ -298,7 +302,16 @@ void Model::trace(const std::string& path) {
   }
   std::vector<std::string> names;
   for (size_t unit = 0; unit < host_->units().size(); unit++) names.push_back(unit_name(static_cast<int>(unit)));
-  for (int i = 0; i < devices; i++) sides_[i].feeder->set_trace(next.get(), Trace::of(Trace::copies, i), names);
+  const auto set = [&](Trace* trace) {
+    for (int i = 0; i < devices; i++) sides_[i].feeder->set_trace(trace, Trace::of(Trace::copies, i), names);
+  };
+  try {
+    set(next.get());
+  } catch (...) {  // no feeder may keep what is about to go
+    set(nullptr);
+    trace_.reset();
+    throw;
+  }
   trace_ = std::move(next);
 }
 

@@ -93,6 +93,7 @@ void Scheduler::drop_behind_window(Sequence& sequence) {
 void Scheduler::resume() {
   while (!preempted_.empty() && may_run_more()) {
     Sequence& sequence = *preempted_.front();
+    if (!waiting_.empty() && goes_before(*waiting_.front(), sequence)) return;  // admit() is next
     const int wanted = wanted_blocks(sequence);
     // A block for each that runs already, or the one that comes back would soon push out another.
     if (kv_.available() < wanted - sequence.dropped + running()) return;

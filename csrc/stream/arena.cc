@@ -84,11 +84,19 @@ Arena::Block* Arena::take(Backend& backend, size_t bytes, Tenant& tenant, int un
     block = next;
   }
   std::unique_ptr<Memory> memory;
-  try {
-    memory = backend.allocate(bytes, "a shared unit");
-  } catch (const Error& error) {
-    if (std::string_view(error.code()) != code::kOutOfMemory) throw;
-    return nullptr;  // somebody else has the device's memory: the unit passes through the ring
+  while (!memory) {
+    try {
+      memory = backend.allocate(bytes, "a shared unit");
+    } catch (const Error& error) {
+      if (std::string_view(error.code()) != code::kOutOfMemory) throw;
+      // Somebody else has the device's memory: what is here is all there is to share.
+      auto block = blocks_.begin();
+      while (block != blocks_.end() && !others(*block)) ++block;
+      if (block == blocks_.end()) return nullptr;  // the unit passes through the ring
+      if (block->tenant != nullptr) evict(*block);
+      if (block->memory->size() == bytes) return give(block);
+      drop(block);
+    }
   }
   bytes_ += memory->size();
   blocks_.push_back({std::move(memory), &tenant, unit, {}});

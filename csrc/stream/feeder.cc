@@ -273,7 +273,12 @@ void Feeder::begin(Route route, Route next) {
 }
 
 void Feeder::prefetch() {
-  pump();
+  try {
+    pump();
+  } catch (...) {
+    restart();  // a slot whose copy could not be enqueued must not stay reserved
+    throw;
+  }
 }
 
 void Feeder::pump() {

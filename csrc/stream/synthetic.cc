@@ -78,7 +78,8 @@ SlabPlan plan_synthetic(const ModelSpec& spec, const SyntheticOptions& options) 
     head = q4;
     head.nibbles = options.head_nibbles;
     head.permuted = head.nibbles == 2;
-    while (head.permuted && spec.hidden % head.group != 0) head.group /= 2;
+    if (head.permuted) head.group = 128;  // as QuantisingReader makes them
+    while (spec.hidden % head.group != 0 && head.permuted) head.group /= 2;
   } else {
     head.type = options.head;
   }

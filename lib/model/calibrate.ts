@@ -108,8 +108,8 @@ export async function calibrate(options: CalibrateOptions = {}): Promise<Calibra
   const observations = await new Observer({ ...checked, device, threads }).observe()
   const calibration = fitCalibration(observations)
   const report = { calibration, observations, seconds: (performance.now() - began) / 1000 }
-  const path = calibrationPath()
   try {
+    const path = calibrationPath()
     writeCalibration(calibrationKey(native.version, gpu.name, cpu), calibration, path)
     return { ...report, path }
   } catch (error) {

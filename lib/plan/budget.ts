@@ -3,7 +3,7 @@ import type { Home, NativeUnit } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { PlanOptions } from '../options.ts'
 import { homesOfShare, joinHomes, sharesOf } from './devices.ts'
-import { type Placed, place, spread } from './homes.ts'
+import { headHomes, type Placed, place, spread } from './homes.ts'
 import type { ModelPlan } from './plan.ts'
 
 /**
@@ -49,7 +49,7 @@ export function withinBudget(plan: Budgeted, ring: PlanOptions['ring'], budget: 
   }
   const fits = ({ residentBytes, ringBytes }: Placed) => residentBytes + ringBytes <= room
   // The head is worth most: it takes no part in the ring while it is resident.
-  for (const head of ['resident', 'streamed'] as const) {
+  for (const head of headHomes(plan.units, ring)) {
     for (let resident = movable.length; resident >= 0; resident--) {
       const placed = moved(head, resident)
       if (fits(placed)) return placed

@@ -78,8 +78,18 @@ export function calibrationPath(environment: NodeJS.ProcessEnv = process.env): s
   return join(cache?.startsWith('/') ? cache : join(homedir(), '.cache'), 'millrace', 'calibration.json')
 }
 
+/** undefined where the user has no home: the system throws then. */
+function knownPath(): string | undefined {
+  try {
+    return calibrationPath()
+  } catch {
+    return undefined
+  }
+}
+
 /** undefined where the file is missing, damaged, or knows nothing of this machine: planning never fails for want of it. */
-export function readCalibration(key: CalibrationKey, path = calibrationPath()): Calibration | undefined {
+export function readCalibration(key: CalibrationKey, path = knownPath()): Calibration | undefined {
+  if (path === undefined) return undefined
   const found = schema.safeParse(readEntries(path)[nameOf(key)])
   return found.success ? found.data : undefined
 }

@@ -140,6 +140,15 @@ export function homesOf(
   })
 }
 
+/** Where the head may be: a ring whose bytes were asked for has to hold it, or it stays. */
+export function headHomes(
+  units: readonly NativeUnit[],
+  ring: PlanOptions['ring'],
+): readonly ('resident' | 'streamed')[] {
+  const holds = typeof ring !== 'string' || parseBytes(ring)! >= (units.at(-1)?.bytes ?? 0)
+  return holds ? ['resident', 'streamed'] : ['resident']
+}
+
 /**
  * The fastest homes on a GPU whose ring and resident units take at most `room` bytes; undefined if none do. The head
  * rarely gains by being streamed, since the ring must be able to hold it. At most `mostOnCpu` units go to the CPU.
@@ -160,7 +169,7 @@ export function fastestHomes(
   )
   if (all.residentBytes <= room) return all
   const rated: Rated[] = []
-  for (const head of ['resident', 'streamed'] as const) {
+  for (const head of headHomes(units, ring)) {
     rated.push(...candidates(units, head, ring, room, decode, calibration, mostOnCpu))
   }
   rated.sort((a, b) => a.seconds - b.seconds)

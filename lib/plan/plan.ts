@@ -17,7 +17,7 @@ import {
   unitDevices,
   workspaceBytesOf,
 } from './devices.ts'
-import { fastestHomes, homesOf, type Placed, place } from './homes.ts'
+import { fastestHomes, headHomes, homesOf, type Placed, place } from './homes.ts'
 import {
   breakEvenRows,
   type CostedUnit,
@@ -139,6 +139,7 @@ const GPU_PREFILL_ROWS = 1984
 const MOST_PREFILL_ROWS = 4032
 const SHORT_OF_MEMORY_ROWS = [960, 448, 192]
 const DEFAULT_CONTEXT = 4096
+const MOST_GPU_HEAD_DIM = 256 // cuda/attention_decode.cu
 const DEFAULT_SEQUENCES = 4
 const DEFAULT_TURN_MS = 250
 const ANY_ROWS = 2 ** 31 - 1
@@ -153,6 +154,12 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
   const shares = sharesOf(slabs.units, names)
   const gpus = names.flatMap((name) => gpuOf(name, machine) ?? [])
   const gpu = gpus.length > 0
+  if (gpu && spec.headDim > MOST_GPU_HEAD_DIM) {
+    throw new MillraceError('CHECKPOINT_UNSUPPORTED', {
+      message: `attention on a GPU has heads of at most ${MOST_GPU_HEAD_DIM} elements, this model's have ${spec.headDim}`,
+      remedy: "load it on the CPU: device: 'cpu'",
+    })
+  }
   const calibration = gpus[0]?.calibration ?? machine.calibration
   const contextLength = chooseContext(spec, options.contextLength)
   const maxLogitRows = logitRows(options)
@@ -367,7 +374,7 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
 
 /** What takes least: of the head's two homes the one that does. */
 function leastHomes(units: readonly NativeUnit[], ring: number | string | undefined): Placed {
-  const [first, second] = (['resident', 'streamed'] as const).map((head) =>
+  const [first, second = first] = headHomes(units, ring).map((head) =>
     place(
       units,
       units.map(({ kind }) => (kind === 'head' ? head : 'streamed')),

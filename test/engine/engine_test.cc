@@ -805,3 +805,97 @@ TEST(abuse_from_many_threads) {
     CHECK_EQ(model->counters().running.load(), 0u);
   }
 }
+
+TEST(deadlines_hold_for_models_that_wait_for_their_turn) {
+  const auto host = tiny_model(22);
+  Engine engine;
+  size_t slabs = 0, largest = 0;
+  for (const UnitLayout& unit : host->units()) {
+    slabs += unit.bytes;
+    largest = std::max(largest, unit.bytes);
+  }
+  std::vector<std::shared_ptr<Model>> models;
+  const auto sink = std::make_shared<Collector>();
+  RequestOptions options;
+  options.tokens = {1, 2, 3};
+  options.max_tokens = 150;
+  for (int m = 0; m < 2; m++) {
+    ModelConfig config = make_model(host, {})->config();
+    config.homes.assign(host->units().size(), Home::shared);
+    config.ring_bytes = {2 * largest};
+    config.arena_bytes = slabs;
+    config.turn_ms = 60000;
+    models.push_back(std::make_shared<Model>(Engine::next_id(), create_cpu_backend(1, unhurried()), host, config));
+    engine.add(models.back());
+  }
+  const uint64_t running = engine.submit(models[0], options, sink);
+  while (sink->tokens_of(running) < 3) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  options.deadline_ms = 20;
+  options.queue_timeout_ms = 20;
+  sink->wait(engine.submit(models[1], options, sink));
+  CHECK(sink->tokens_of(running) < 150);  // the other model still has its turn
+  for (const auto& model : models) close_and_wait(engine, model, false);
+}
+
+TEST(a_preempted_request_waits_for_those_of_higher_priority) {
+  const auto host = tiny_model(31);
+  Engine engine;
+  Placement placement;
+  placement.kv_blocks = 12;
+  placement.prefix_reuse = false;
+  placement.stream_hooks = unhurried();
+  const auto model = make_model(host, placement);
+  engine.add(model);
+  const auto sink = std::make_shared<Collector>();
+  const auto ask = [&](int priority, int prompt, int tokens) {
+    RequestOptions options;
+    for (int i = 0; i < prompt; i++) options.tokens.push_back(i * 7 % 97);
+    options.max_tokens = tokens;
+    options.priority = priority;
+    return engine.submit(model, options, sink);
+  };
+  const uint64_t first = ask(10, 60, 95);  // grows to 10 of 12 blocks and pushes the next one out
+  const uint64_t low = ask(-10, 64, 90);
+  while (model->counters().preemptions.load() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  const uint64_t high = ask(10, 140, 10);
+  sink->wait(first);
+  sink->wait(high);
+  CHECK(sink->tokens_of(low) < 90);
+  sink->wait(low);
+  close_and_wait(engine, model);
+}
+
+TEST(chats_that_begin_together_both_find_their_prefix) {
+  const auto host = tiny_model(8);
+  Engine engine;
+  Placement placement;
+  placement.kv_blocks = 60;
+  placement.max_rows = 80;
+  placement.stream_hooks = unhurried();
+  const auto model = make_model(host, placement);
+  engine.add(model);
+  const auto sink = std::make_shared<Collector>();
+  const auto prompt = [&](int chat) {
+    RequestOptions options;
+    for (int i = 0; i < 16; i++) options.tokens.push_back(i * 7 % 97);                // a system prompt that they share
+    for (int i = 0; i < 64; i++) options.tokens.push_back((i * 5 + chat * 31) % 97);  // what is their own
+    options.max_tokens = 17;
+    return options;
+  };
+  RequestOptions busy;
+  busy.tokens = {1, 2, 3, 4};
+  busy.max_tokens = 60;
+  const uint64_t other = engine.submit(model, busy, sink);
+  while (sink->tokens_of(other) < 3) std::this_thread::sleep_for(std::chrono::microseconds(100));
+  const uint64_t ids[2] = {engine.submit(model, prompt(0), sink), engine.submit(model, prompt(1), sink)};
+  const std::vector<int32_t> answers[2] = {sink->wait(ids[0]).tokens, sink->wait(ids[1]).tokens};
+  for (int chat = 0; chat < 2; chat++) {
+    RequestOptions next = prompt(chat);
+    next.tokens.insert(next.tokens.end(), answers[chat].begin(), answers[chat].end());
+    next.tokens.push_back(3);
+    const uint64_t before = model->counters().reused_tokens;
+    sink->wait(engine.submit(model, next, sink));
+    CHECK_EQ(model->counters().reused_tokens - before, uint64_t{96});
+  }
+  close_and_wait(engine, model);
+}

@@ -521,3 +521,51 @@ TEST(pinning_goes_as_far_as_the_system_allows) {
     CHECK_EQ(pins.load(), 0);
   }
 }
+
+// What Model::set_homes does: slots whose copies could not be enqueued are given back.
+TEST(after_a_failed_prefetch_the_next_pass_works) {
+  auto random = check::random(12);
+  Slabs slabs(2, 2000, 2000, random);
+  SmallDevice device({}, 100000);
+  FeederConfig config;
+  config.homes = {Home::resident, Home::streamed};
+  config.unit_bytes.assign(2, 2000);
+  config.ring_bytes = 2000;
+  const auto compute = device.create_stream();
+  slabs.pin(INT_MAX);
+  Tenant tenant(device, slabs, config);
+  slabs.pin(0);
+  tenant.feeder.set_homes({Home::streamed, Home::streamed}, 2000);
+  device.refuse_host_memory(true);
+  CHECK_THROWS_CODE(tenant.feeder.prefetch(), code::kOutOfMemory);
+  device.refuse_host_memory(false);
+  tenant.pass(*compute, Route::decode);
+  compute->synchronize();
+  tenant.compare();
+  CHECK(tenant.exact);
+}
+
+TEST(an_arena_larger_than_the_device_still_changes_hands) {
+  auto random = check::random(13);
+  Slabs a(4, 2000, 2000, random), b(4, 2000, 2000, random);
+  SmallDevice device({}, 2000 + 2000 + 3 * 2000);  // two rings and three blocks
+  Arena arena;
+  arena.set_limit(8000);
+  FeederConfig config;
+  config.homes.assign(4, Home::shared);
+  config.unit_bytes.assign(4, 2000);
+  config.ring_bytes = 2000;
+  config.arena = &arena;
+  const auto compute = device.create_stream();
+  Tenant first(device, a, config), second(device, b, config);
+  const auto pass = [&](Tenant& tenant) {
+    for (int i = 0; i < 3; i++) {
+      tenant.pass(*compute, Route::decode);
+      compute->synchronize();
+    }
+    return tenant.feeder.shared_bytes();
+  };
+  CHECK_EQ(pass(first), size_t{6000});
+  CHECK(pass(second) > 0u);
+  CHECK(first.feeder.shared_bytes() < 6000u);
+}

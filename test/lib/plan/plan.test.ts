@@ -84,6 +84,13 @@ describe('context and KV cache', () => {
     expect(plan({ contextLength: 1000, kvTokens: 16 }).kvTokens).toBe(1008)
     expect(() => plan({ kvTokens: 16, maxSequences: 1 })).toThrow(/one of kvTokens and maxSequences/)
   })
+  test('heads that no kernel of the GPU takes', () => {
+    const wide = { ...spec, headDim: 320 }
+    expect(makePlan(wide, slabs, { device: 'cpu' }, machine).device).toBe('cpu')
+    expect(() => makePlan(wide, slabs, { device: 'cuda' }, { ...machine, gpus: [gpu] })).toThrow(
+      expect.objectContaining({ code: 'CHECKPOINT_UNSUPPORTED' }),
+    )
+  })
   test('64 sequences run at once, or as many as are asked for', () => {
     expect(plan({}).maxLogitRows).toBe(64)
     expect(plan({ maxSequences: 100 }).maxLogitRows).toBe(128)
