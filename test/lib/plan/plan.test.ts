@@ -64,6 +64,18 @@ describe('ring', () => {
     expect(plan({ placement: 'streamed', ring: '1MiB' }).ringBytes).toBe(1048576)
     expect(plan({ ring: 5 }).ringBytes).toBe(0)
   })
+  test('in bytes that hold no head: the head stays, whatever the budget', () => {
+    const { kvBytes, workspaceBytes } = plan({ placement: 'streamed', device: 'cuda' }, { gpus: [gpu] })
+    const rest = kvBytes + workspaceBytes
+    const head = slabs.units.at(-1)!.bytes
+    const { units, ringBytes } = plan({ ring: '6KB', device: 'cuda', vramBudget: rest + head + 9000 }, { gpus: [gpu] })
+    expect(units.at(-1)!.home).toBe('resident')
+    expect(ringBytes).toBeLessThanOrEqual(6000)
+    expect(units.some((unit) => unit.home === 'streamed')).toBe(true)
+    expect(() =>
+      plan({ ring: '6KB', device: 'cuda', maxSequences: 4, vramBudget: kvBytes + head }, { gpus: [gpu] }),
+    ).toThrow(expect.objectContaining({ code: 'OUT_OF_MEMORY' }))
+  })
   test('is never larger than all that is streamed, and never smaller than one unit', () => {
     expect(plan({ placement: 'streamed', ring: 4096 }).ringBytes).toBe(8 * 3072)
     expect(() => plan({ placement: 'streamed', ring: '3KB' })).toThrow(
