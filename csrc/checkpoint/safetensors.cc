@@ -219,6 +219,10 @@ std::vector<Tensor> parse_safetensors(std::string_view head, uint64_t file_bytes
     throw_invalid(format("%s: expected a safetensors file of at least 8 bytes, found %llu", file.c_str(),
                          static_cast<unsigned long long>(std::min<uint64_t>(head.size(), file_bytes))));
   }
+  if (head.starts_with("version https://git-lfs")) {
+    throw Error(code::kCheckpointInvalid, file + ": expected a safetensors file, found a Git LFS pointer to one",
+                "fetch what it points to: git lfs pull in the checkpoint's folder");
+  }
   uint64_t header_bytes = 0;
   for (int i = 7; i >= 0; i--) header_bytes = header_bytes << 8 | static_cast<unsigned char>(head[i]);
   const uint64_t room = std::min<uint64_t>(head.size(), file_bytes) - 8;

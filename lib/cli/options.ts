@@ -259,6 +259,13 @@ async function checkTrace(path: string | undefined): Promise<void> {
   }
 }
 
+/** Says that a budget of GPU memory changed nothing, where the plan is for the CPU. */
+export function noteWithoutGpu(device: string, flags: Pick<RunFlags, 'vramBudget'>, terminal: Terminal): void {
+  if (device === 'cpu' && flags.vramBudget !== undefined) {
+    terminal.note('no GPU is used, so --vram-budget has no effect: millrace probe says what was found')
+  }
+}
+
 /** Loads with progress on stderr; Ctrl-C ends it. */
 export async function loadModel(
   path: string,
@@ -278,6 +285,7 @@ export async function loadModel(
     ...more,
   })
   progress.done()
+  noteWithoutGpu(model.plan.device, flags, terminal)
   if (flags.trace !== undefined) await model.trace(flags.trace)
   const { cache } = model
   if (cache?.state === 'writing')

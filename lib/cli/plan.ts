@@ -5,7 +5,7 @@ import type { HeadType } from '../options.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
-import { addPlanFlags, addServeFlags, type LoadFlags, parseNumber, planOptions } from './options.ts'
+import { addPlanFlags, addServeFlags, type LoadFlags, noteWithoutGpu, parseNumber, planOptions } from './options.ts'
 import type { Terminal } from './terminal.ts'
 
 interface Flags extends LoadFlags {
@@ -27,6 +27,7 @@ export function planCommand(terminal: Terminal): Command {
     const { sequences, head } = flags
     const options = planOptions(flags)
     const made = await plan(name, { ...options, maxSequences: options.maxSequences ?? sequences, head })
+    noteWithoutGpu(made.device, flags, terminal)
     await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made))
   })
 }

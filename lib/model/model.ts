@@ -424,7 +424,7 @@ export class Model implements AsyncDisposable {
     if (tokens.length === 0) {
       throw new MillraceError('INVALID_ARGUMENT', {
         message: `expected a ${name} of at least one token but received none`,
-        remedy: "this model's tokenizer adds no first token of its own: give it a text that is not empty",
+        remedy: 'give it a token or a text that is not empty',
       })
     }
     const copy = Int32Array.from(tokens)

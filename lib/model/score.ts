@@ -35,7 +35,8 @@ export async function score(task: ScoreTask): Promise<ScoreResult> {
   if (tokens.length > contextLength) {
     throw new MillraceError('CONTEXT_OVERFLOW', {
       message: `the text has ${tokens.length} tokens, the context ${contextLength}`,
-      remedy: 'cut the text into windows of at most the context, or load with a larger contextLength',
+      remedy:
+        'cut the text into windows of at most the context (score --window on the command line), or, where the model allows more, load with a larger contextLength',
     })
   }
   const release = runtime().hold()

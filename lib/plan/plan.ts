@@ -446,7 +446,7 @@ function checkRam(plan: Omit<ModelPlan, 'prediction'>, options: PlanOptions, mac
   throw new MillraceError('OUT_OF_MEMORY', {
     message: `the model needs ${megabytes(needed)} of RAM (weights ${megabytes(plan.hostBytes)}, KV cache ${megabytes(plan.kvBytes)}, ring ${megabytes(plan.ringBytes)}), ${options.ramBudget === undefined ? 'this process may use' : 'ramBudget is'} ${megabytes(limit)}`,
     remedy:
-      'lower contextLength, maxSequences or kvTokens, raise ramBudget if the machine has more, or choose a smaller model',
+      'lower contextLength, batch, maxSequences or kvTokens, raise ramBudget if the machine has more, or choose a smaller model',
   })
 }
 

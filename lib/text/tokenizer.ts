@@ -126,6 +126,9 @@ export class Tokenizer implements TextCodec {
 
   /** The text of tokens; special tokens show nothing. */
   decode(tokens: ArrayLike<number>): string {
+    if (!Array.isArray(tokens) && !ArrayBuffer.isView(tokens)) {
+      throw invalidArgument('token ids', 'tokens', tokens)
+    }
     return detokenize(this.pieces, tokens)
   }
 

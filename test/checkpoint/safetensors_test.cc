@@ -312,3 +312,14 @@ TEST(files_that_cannot_be_opened_are_not_found) {
   write_file(folder / "empty.safetensors", "");
   CHECK_THROWS_CODE(Checkpoint({folder / "empty.safetensors"}), code::kCheckpointInvalid);
 }
+
+TEST(a_pointer_of_git_lfs_is_named) {
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n";
+  try {
+    parse_safetensors(pointer, pointer.size(), "model.safetensors");
+    CHECK(false);
+  } catch (const Error& error) {
+    CHECK_EQ(std::string(error.code()), code::kCheckpointInvalid);
+    CHECK(std::string(error.what()).find("Git LFS pointer") != std::string::npos);
+  }
+}
