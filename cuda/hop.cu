@@ -25,6 +25,16 @@ __global__ void bring_kernel(const std::byte* from, std::byte* to, HostPieces al
   }
 }
 
+// The grid copies what others may have written meanwhile: past the caches.
+__device__ __forceinline__ void copy_fresh(const float* from, int64_t elements, float* to) {
+  const int64_t stride = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < elements / 4; i += stride) {
+    reinterpret_cast<float4*>(to)[i] = __ldcv(reinterpret_cast<const float4*>(from) + i);
+  }
+  const int64_t tail = elements / 4 * 4 + int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (tail < elements) to[tail] = __ldcv(from + tail);
+}
+
 __global__ void send_kernel(const float* x, int64_t elements, float* rows, HopState* state, const uint64_t* base,
                             uint64_t offset, unsigned* arrived) {
   wait_for_predecessor();
@@ -59,22 +69,12 @@ __global__ void receive_kernel(float* x, int64_t elements, const float* rows, co
     __threadfence_system();
   }
   __syncthreads();
-  const int64_t stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < elements / 4; i += stride) {
-    reinterpret_cast<float4*>(x)[i] = __ldcv(reinterpret_cast<const float4*>(rows) + i);
-  }
-  const int64_t tail = elements / 4 * 4 + int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (tail < elements) x[tail] = __ldcv(rows + tail);
+  copy_fresh(rows, elements, x);
 }
 
 __global__ void move_kernel(const float* from, int64_t elements, float* to) {
   wait_for_predecessor();
-  const int64_t stride = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < elements / 4; i += stride) {
-    reinterpret_cast<float4*>(to)[i] = __ldcv(reinterpret_cast<const float4*>(from) + i);
-  }
-  const int64_t tail = elements / 4 * 4 + int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (tail < elements) to[tail] = __ldcv(from + tail);
+  copy_fresh(from, elements, to);
 }
 
 int blocks_for(int64_t elements, int most = kBlocks) {

@@ -720,15 +720,25 @@ TEST(same_bits_while_homes_and_arena_move) {
   CHECK_EQ(refused, std::string(code::kInvalidArgument));
 }
 
-// A model that is away gets its turn although another one never runs out of work, and the other gets it back.
-TEST(models_that_share_an_arena_take_turns) {
-  const auto host = tiny_model(22);
-  Engine engine;
+// All its units shared, in an arena with room for one such model.
+static std::shared_ptr<Model> sharing_model(const std::shared_ptr<const HostModel>& host, int turn_ms) {
+  ModelConfig config = make_model(host, {})->config();
   size_t slabs = 0, largest = 0;
   for (const UnitLayout& unit : host->units()) {
     slabs += unit.bytes;
     largest = std::max(largest, unit.bytes);
   }
+  config.homes.assign(host->units().size(), Home::shared);
+  config.ring_bytes = {2 * largest};
+  config.arena_bytes = slabs;
+  config.turn_ms = turn_ms;
+  return std::make_shared<Model>(Engine::next_id(), create_cpu_backend(1, unhurried()), host, config);
+}
+
+// A model that is away gets its turn although another one never runs out of work, and the other gets it back.
+TEST(models_that_share_an_arena_take_turns) {
+  const auto host = tiny_model(22);
+  Engine engine;
   std::vector<std::shared_ptr<Model>> models;
   const auto sink = std::make_shared<Collector>();
   std::vector<uint64_t> ids;
@@ -736,12 +746,7 @@ TEST(models_that_share_an_arena_take_turns) {
   options.tokens = {1, 2, 3};
   options.max_tokens = 150;
   for (int m = 0; m < 3; m++) {
-    ModelConfig config = make_model(host, {})->config();
-    config.homes.assign(host->units().size(), Home::shared);
-    config.ring_bytes = {2 * largest};
-    config.arena_bytes = slabs;
-    config.turn_ms = 10;
-    models.push_back(std::make_shared<Model>(Engine::next_id(), create_cpu_backend(1, unhurried()), host, config));
+    models.push_back(sharing_model(host, 10));
     engine.add(models.back());
     ids.push_back(engine.submit(models.back(), options, sink));
   }
@@ -809,23 +814,13 @@ TEST(abuse_from_many_threads) {
 TEST(deadlines_hold_for_models_that_wait_for_their_turn) {
   const auto host = tiny_model(22);
   Engine engine;
-  size_t slabs = 0, largest = 0;
-  for (const UnitLayout& unit : host->units()) {
-    slabs += unit.bytes;
-    largest = std::max(largest, unit.bytes);
-  }
   std::vector<std::shared_ptr<Model>> models;
   const auto sink = std::make_shared<Collector>();
   RequestOptions options;
   options.tokens = {1, 2, 3};
   options.max_tokens = 150;
   for (int m = 0; m < 2; m++) {
-    ModelConfig config = make_model(host, {})->config();
-    config.homes.assign(host->units().size(), Home::shared);
-    config.ring_bytes = {2 * largest};
-    config.arena_bytes = slabs;
-    config.turn_ms = 60000;
-    models.push_back(std::make_shared<Model>(Engine::next_id(), create_cpu_backend(1, unhurried()), host, config));
+    models.push_back(sharing_model(host, 60000));
     engine.add(models.back());
   }
   const uint64_t running = engine.submit(models[0], options, sink);

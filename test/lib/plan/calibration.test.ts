@@ -1,6 +1,6 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import {
   type Calibration,
   calibrationPath,
@@ -9,6 +9,16 @@ import {
   writeCalibration,
 } from '../../../lib/plan/calibration.ts'
 import { temporaryFolder } from '../folder.ts'
+
+const system = vi.hoisted(() => ({ homeless: false }))
+vi.mock('node:os', async (original) => {
+  const os = await original<typeof import('node:os')>()
+  const homedir = () => {
+    if (system.homeless) throw new Error('uv_os_homedir returned ENOENT')
+    return os.homedir()
+  }
+  return { ...os, homedir }
+})
 
 const key = { gpu: 'a GPU', cpu: 'a CPU', cores: 16, version: '1.0.0' }
 const measured: Calibration = { ...defaultCalibration({ link: 'PCIe 5.0 x16', cores: 16 }), calibrated: true }
@@ -64,6 +74,15 @@ describe('the file', async () => {
     const path = await fresh()
     mkdirSync(path, { recursive: true })
     expect(readCalibration(key, path)).toBeUndefined()
+  })
+
+  test('a user without a home has none', () => {
+    vi.stubEnv('XDG_CACHE_HOME', undefined)
+    system.homeless = true
+    expect(() => calibrationPath()).toThrow(/ENOENT/)
+    expect(readCalibration(key)).toBeUndefined()
+    system.homeless = false
+    vi.unstubAllEnvs()
   })
 
   test('lies where the system has its caches', async () => {
