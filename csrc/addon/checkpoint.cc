@@ -24,7 +24,7 @@ Napi::Value read_tensors(const Napi::CallbackInfo& info) {
         shape[i] = Napi::Number::New(env, static_cast<double>(tensor.shape[i]));
       }
       item["name"] = Napi::String::New(env, tensor.name);
-      item["dtype"] = Napi::String::New(env, name_of(tensor.dtype));
+      item["dtype"] = Napi::String::New(env, tensor.type_name());
       item["shape"] = shape;
       item["file"] = Napi::Number::New(env, tensor.file);
       item["offset"] = Napi::Number::New(env, static_cast<double>(tensor.offset));

@@ -71,9 +71,9 @@ const Tensor& require_tensor(const Checkpoint& checkpoint, const std::string& na
       expected += name_of(type);
     }
     const std::string message = format("%s: expected dtype %s, found %s", describe(checkpoint, tensor).c_str(),
-                                       expected.c_str(), name_of(tensor.dtype));
+                                       expected.c_str(), printable(tensor.type_name(), 40).c_str());
     // A packed tensor has one type by its format; of floating-point ones, a type too many is merely not read here.
-    if (types.size() == 1) throw_invalid(message);
+    if (types.size() == 1 && tensor.dtype != DType::other) throw_invalid(message);
     throw_unsupported(message);
   }
   if (!std::equal(tensor.shape.begin(), tensor.shape.end(), shape.begin(), shape.end())) {

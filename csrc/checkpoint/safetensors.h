@@ -1,8 +1,8 @@
 #pragma once
 // Reader of safetensors files (https://github.com/huggingface/safetensors, "Format"): u64 little-endian header length,
 // a JSON header, data. Strict: a header longer than the file or 100 MB, offsets that overlap, leave gaps, exceed the
-// file or disagree with shape x dtype, duplicate keys and unknown dtypes are refused, naming file, tensor, expected
-// and found.
+// file or disagree with shape x dtype and duplicate keys are refused, naming file, tensor, expected and found. A dtype
+// that is not known here is no fault: who reads the tensor refuses it.
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -12,17 +12,40 @@
 
 namespace millrace {
 
-enum class DType : uint8_t { boolean, u8, i8, f8_e4m3, f8_e5m2, i16, u16, f16, bf16, i32, u32, f32, f64, i64, u64 };
+// `other`: a type of a later version of the format, or of none.
+enum class DType : uint8_t {
+  boolean,
+  u8,
+  i8,
+  f8_e4m3,
+  f8_e5m2,
+  i16,
+  u16,
+  f16,
+  bf16,
+  i32,
+  u32,
+  f32,
+  f64,
+  i64,
+  u64,
+  other
+};
+// Neither is there for `other`.
 size_t size_of(DType type);
 const char* name_of(DType type);  // as the format spells it: "F16", "I32", ...
 
 struct Tensor {
   std::string name;
   DType dtype = DType::u8;
+  std::string other_dtype;  // of DType::other: what the header says
   std::vector<int64_t> shape;
   int file = 0;         // index into the checkpoint's files
   uint64_t offset = 0;  // bytes from the file's start
   uint64_t bytes = 0;
+
+  // As the header spells it.
+  std::string type_name() const { return dtype == DType::other ? other_dtype : name_of(dtype); }
 };
 
 // Parses the header in `head`, the first bytes of a file of `file_bytes` bytes (all of the header must be in `head`).

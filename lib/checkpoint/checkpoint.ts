@@ -7,6 +7,7 @@ import { type ModelConfig, readConfig, readEndTokens } from './config.ts'
 import { type CheckpointFolder, checkIndex, openFolder } from './folder.ts'
 import { type Quantisation, readQuantisation } from './quantisation.ts'
 import { makeSource } from './source.ts'
+import { checkTies, checkUnread } from './unread.ts'
 
 export interface Checkpoint {
   folder: CheckpointFolder
@@ -17,25 +18,35 @@ export interface Checkpoint {
   slabs: NativeSlabPlan
   /** Tokens that end an answer, by generation_config.json and config.json. */
   endTokens: number[]
+  /** Sentences about what the files hold and is not read. */
+  warnings: readonly string[]
   /** Equal for loads that can share their slabs. */
   identity: string
 }
 
-/** Reads headers only. Throws the CHECKPOINT_ errors. */
+/** Reads headers, and of what could be left out its bytes. Throws the CHECKPOINT_ errors. */
 export async function openCheckpoint(
   directory: string,
   native: NativeAddon,
   head: HeadType = 'stored',
 ): Promise<Checkpoint> {
   const folder = await openFolder(directory)
-  const config = readConfig(folder.config)
+  const warnings = [...folder.warnings]
+  const warn = (message: string) => void warnings.push(message)
+  const said = readConfig(folder.config, warn)
   const quantisation = await readQuantisation(folder)
   try {
     const tensors = native.readTensors(folder.weightFiles)
     checkIndex(folder, tensors)
-    const source = makeSource(config, quantisation, tensors, head)
+    const source = makeSource(said, quantisation, tensors, head)
+    await checkUnread(folder.weightFiles, said, source, tensors, warn)
+    const config = { ...said, tiedEmbeddings: await checkTies(folder.weightFiles, said, source, tensors, warn) }
     const slabs = await native.planSlabs(folder.weightFiles, source)
     const generation = readEndTokens(folder.generationConfig, 'generation_config.json')
+    const { vocab } = config.spec
+    const ends = [...new Set([...generation, ...config.endTokens])]
+    const strange = ends.filter((token) => token < 0 || token >= vocab)
+    if (strange.length > 0) warn(`eos_token_id: no tokens of the vocabulary of ${vocab}: ${strange.join(', ')}`)
     return {
       folder,
       config,
@@ -43,7 +54,8 @@ export async function openCheckpoint(
       tensors,
       source,
       slabs,
-      endTokens: [...new Set([...generation, ...config.endTokens])],
+      endTokens: ends.filter((token) => !strange.includes(token)),
+      warnings,
       // The same files under another config.json make other slabs.
       identity: createHash('sha256').update(folder.identity).update(JSON.stringify(source)).digest('hex'),
     }

@@ -37,19 +37,52 @@ export async function readJson(
   if (text === undefined) return undefined
   let value: unknown
   try {
-    value = JSON.parse(text)
+    value = parseJson(text)
   } catch (cause) {
     throw new MillraceError(code, {
       message: `${path}: expected JSON, found what does not parse: ${(cause as Error).message}`,
       cause,
     })
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+  if (!isObject(value)) {
     throw new MillraceError(code, {
       message: `${path}: expected a JSON object, found ${Array.isArray(value) ? 'an array' : String(value)}`,
     })
   }
-  return value as Record<string, unknown>
+  return value
+}
+
+/** What Python's json module writes for a float that JSON has no word for, and what transformers 5 writes instead of it. */
+const NON_FINITE: Readonly<Record<string, number>> = {
+  NaN: Number.NaN,
+  Infinity: Number.POSITIVE_INFINITY,
+  '-Infinity': Number.NEGATIVE_INFINITY,
+}
+const FLOAT_TAG = '__float__'
+const TEXT_OR_NON_FINITE = /"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b/gs
+
+/** JSON as Python writes and reads it: with NaN and infinities, bare or tagged. Throws SyntaxError. */
+export function parseJson(text: string): unknown {
+  let standard = text
+  try {
+    if (!text.includes(FLOAT_TAG)) return JSON.parse(text)
+  } catch (cause) {
+    standard = text.replace(TEXT_OR_NON_FINITE, (found) =>
+      found.startsWith('"') ? found : `{"${FLOAT_TAG}":"${found}"}`,
+    )
+    if (standard === text) throw cause
+  }
+  return JSON.parse(standard, (_, value) => untag(value))
+}
+
+function untag(value: unknown): unknown {
+  if (!isObject(value) || Object.keys(value).length !== 1) return value
+  const name = value[FLOAT_TAG]
+  return typeof name === 'string' && Object.hasOwn(NON_FINITE, name) ? NON_FINITE[name] : value
+}
+
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 /** Checks a JSON object of a checkpoint; throws CHECKPOINT_INVALID naming the first wrong field. */
@@ -68,7 +101,7 @@ export function checkFields<Schema extends z.ZodType>(schema: Schema, value: unk
 /** A found value, short enough for a sentence. */
 export function show(value: unknown): string {
   if (value === undefined) return 'nothing'
-  const text = JSON.stringify(value) ?? String(value)
+  const text = typeof value === 'number' ? String(value) : (JSON.stringify(value) ?? String(value))
   return text.length > 80 ? `${text.slice(0, 77)}...` : text
 }
 

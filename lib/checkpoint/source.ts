@@ -39,6 +39,7 @@ export function makeSource(
       }
     }
     if (names.has(`${name}.weight`)) return plain(`${name}.weight`, biasName)
+    if (name === HEAD && headName === undefined) throw noHead()
     throw noWeight(name, settings.quantised ? undefined : settings.reason)
   }
 
@@ -86,6 +87,11 @@ export function makeSource(
     )
   }
 
+  const requireEmbedding = (name: string) => {
+    if (!names.has(name) && names.has('tok_embeddings.weight')) throw foreignNames()
+    return require(name)
+  }
+
   const layer = (index: number): LayerSource => {
     const attention = (part: keyof typeof ATTENTION) =>
       linear(
@@ -110,9 +116,16 @@ export function makeSource(
     }
   }
 
-  const embedding = require('model.embed_tokens.weight')
+  // Tied, either name will do; a head that is there as well is the head, whatever config.json says.
+  const headName = [`${HEAD}.weight`, ...Object.values(PACKED).map((part) => `${HEAD}.${part}`)].find((name) =>
+    names.has(name),
+  )
+  const tied = config.tiedEmbeddings && headName === undefined
+  const embeddingName = 'model.embed_tokens.weight'
+  const headAlone = config.tiedEmbeddings && !names.has(embeddingName) && names.has(`${HEAD}.weight`)
+  const embedding = headAlone ? `${HEAD}.weight` : requireEmbedding(embeddingName)
   const layers = Array.from({ length: config.spec.layers }, (_, index) => layer(index))
-  const headSource = config.tiedEmbeddings ? plain(embedding, '') : linear(HEAD, false)
+  const headSource = tied ? plain(embedding, '') : linear(HEAD, false)
   return {
     spec: config.spec,
     layers,
@@ -161,6 +174,22 @@ function plain(weight: string, bias: string): LinearSource {
 function missing(name: string): MillraceError {
   return new MillraceError('CHECKPOINT_INVALID', {
     message: `expected tensor '${name}' in the safetensors files, found none`,
+  })
+}
+
+function noHead(): MillraceError {
+  return new MillraceError('CHECKPOINT_INVALID', {
+    message: `expected tensor '${HEAD}.weight' in the safetensors files, since config.json does not say tie_word_embeddings, found none`,
+    remedy:
+      'fetch the missing shard; if the embedding table is the head, set "tie_word_embeddings": true in config.json',
+  })
+}
+
+function foreignNames(): MillraceError {
+  return new MillraceError('CHECKPOINT_UNSUPPORTED', {
+    message:
+      "tensor 'tok_embeddings.weight': expected the names of Hugging Face ('model.embed_tokens.weight'), found those of the authors' own code",
+    remedy: 'fetch the files for transformers (model*.safetensors), or convert these',
   })
 }
 

@@ -50,6 +50,7 @@ function describe(inspection: Inspection): string {
     ['KV cache', `${formatCount(inspection.kvBytesPerToken)} bytes a token`],
     ['files', inspection.files.map((file) => `${file.name} (${formatBytes(file.bytes)})`).join(', ')],
     ['cache', describeCache(inspection.cache)],
+    ...inspection.warnings.map((warning): [string, string] => ['warning', warning]),
   ])
 }
 

@@ -25,6 +25,8 @@ export interface Inspection {
   files: { name: string; bytes: number }[]
   /** Where loads keep the repacked weights by default, and whether they are there; undefined where none are kept. */
   cache: { path: string; bytes: number; present: boolean } | undefined
+  /** What the files hold and is not read, in sentences: load() gives them to its logger. */
+  warnings: readonly string[]
 }
 
 export interface InspectOptions {
@@ -60,6 +62,7 @@ export async function inspect(directory: string, options: InspectOptions = {}): 
         () => false,
       ),
     },
+    warnings: checkpoint.warnings,
   }
 }
 

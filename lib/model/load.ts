@@ -38,6 +38,7 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
     probing.catch(() => {}) // told below
     const checkpoint = await openCheckpoint(directory, native, checked.head)
     const { folder } = checkpoint
+    for (const warning of checkpoint.warnings) log.warn({ path: folder.path }, warning)
     report('checkpoint', folder.weightFiles.length, folder.weightFiles.length)
     checkAborted()
     const plan = makePlan(checkpoint.config.spec, checkpoint.slabs, checked, readMachine(native, await probing))

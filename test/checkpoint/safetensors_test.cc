@@ -145,9 +145,25 @@ TEST(entries_must_be_complete_and_known) {
   refuse("{\"part\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"extra\":1}}", "a", {"part", "extra"});
   refuse("{\"part\":" + entry("U8", "[1]", "[0]") + "}", "a", {"part", "two data_offsets"});
   refuse("{\"part\":" + entry("U8", "[1]", "[0,1,1]") + "}", "a", {"part", "two data_offsets"});
-  refuse("{\"part\":" + entry("Q3", "[1]", "[0,1]") + "}", "a", {"part", "Q3"});
-  refuse("{\"part\":" + entry("f16", "[1]", "[0,2]") + "}", "ab", {"part", "f16"});
-  refuse("{\"part\":" + entry("F8_E8M0", "[1]", "[0,1]") + "}", "a", {"part", "F8_E8M0"}, code::kCheckpointUnsupported);
+}
+
+// Whoever reads the tensor refuses its type; what nobody reads stops nobody. Its place is held to the file all the
+// same.
+TEST(types_that_are_not_known_are_kept_by_name) {
+  for (const char* type : {"F8_E8M0", "F4", "F6_E2M3", "C64", "Q3", "f16", ""}) {
+    const std::vector<Tensor> tensors =
+        parse("{\"odd\":" + entry(type, "[2,3]", "[0,3]") + ",\"t\":" + entry("U8", "[1]", "[3,4]") + "}", "abcd");
+    REQUIRE(tensors.size() == 2);
+    CHECK(tensors[0].dtype == DType::other);
+    CHECK_EQ(tensors[0].type_name(), type);
+    CHECK_EQ(tensors[0].bytes, 3);
+    CHECK_EQ(tensors[1].type_name(), "U8");
+  }
+  refuse("{\"odd\":" + entry("F4", "[2]", "[1,2]") + "}", "ab", {"odd", "gap"});
+  refuse("{\"odd\":" + entry("F4", "[2]", "[0,3]") + "}", "ab", {"odd", "2 bytes"});
+  refuse("{\"odd\":" + entry("F4", "[2]", "[0,1]") + "}", "ab", {"expected 1", "found 2"});
+  refuse("{\"odd\":" + entry("F4", "[2]", "[0,2]") + ",\"odd\":" + entry("U8", "[0]", "[2,2]") + "}", "ab",
+         {"odd", "twice"});
 }
 
 TEST(json_is_read_strictly) {
