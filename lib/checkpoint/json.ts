@@ -65,7 +65,8 @@ const TEXT_OR_NON_FINITE = /"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b/gs
 export function parseJson(text: string): unknown {
   let standard = text
   try {
-    if (!text.includes(FLOAT_TAG)) return JSON.parse(text)
+    const value = JSON.parse(text)
+    if (!text.includes(FLOAT_TAG)) return value
   } catch (cause) {
     standard = text.replace(TEXT_OR_NON_FINITE, (found) =>
       found.startsWith('"') ? found : `{"${FLOAT_TAG}":"${found}"}`,

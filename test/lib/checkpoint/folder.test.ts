@@ -120,6 +120,108 @@ describe('refusals', () => {
   })
 })
 
+describe('names that tools give their files', () => {
+  const open = async (files: Record<string, unknown>, config_: object = config) => {
+    const folder = await openFolder(await temporaryFolder({ 'config.json': config_, ...files }))
+    return { names: folder.weightFiles.map((file) => basename(file)), warnings: folder.warnings, index: folder.index }
+  }
+  const map = (...names: string[]) => ({ weight_map: Object.fromEntries(names.map((name, at) => [`t${at}`, name])) })
+  const files = (...names: string[]) => Object.fromEntries(names.map((name) => [name, weights]))
+  const quiet = (...names: string[]) => expect.objectContaining({ names, warnings: [] })
+
+  test.each([
+    'gptq_model-4bit-128g.safetensors.index.json',
+    'model.safetensors.index.fp16.json',
+    'model.fp16.safetensors.index.json',
+    'pytorch_model.safetensors.index.json',
+  ])('an index of another name: %s', async (index) => {
+    const shards = ['a-1.safetensors', 'b-2.safetensors']
+    expect(await open({ [index]: map(...shards), ...files(...shards) })).toMatchObject({
+      names: shards,
+      index,
+      warnings: [],
+    })
+  })
+  test.each([
+    [['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']],
+    [['model-00000-of-00002.safetensors', 'model-00001-of-00002.safetensors']],
+    [['gptq_model-4bit-128g-00001-of-00002.safetensors', 'gptq_model-4bit-128g-00002-of-00002.safetensors']],
+    [['model.fp16-00001-of-00002.safetensors', 'model.fp16-00002-of-00002.safetensors']],
+    [['model-00001-of-00001.safetensors']],
+    [['model.fp16.safetensors']],
+  ])('without an index, all of %j', async (names) => expect(await open(files(...names))).toEqual(quiet(...names)))
+  test('shards without an index of which some are missing, by name', async () => {
+    await refused(
+      { 'config.json': config, ...files('model-00001-of-00003.safetensors', 'model-00003-of-00003.safetensors') },
+      'CHECKPOINT_INVALID',
+      /found no "model-00002-of-00003.safetensors"/,
+    )
+  })
+  test('the same weights once more, as their authors have them, are passed over', async () => {
+    const shards = ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
+    const beside = files(...shards, 'consolidated.safetensors')
+    expect(await open({ 'model.safetensors.index.json': map(...shards), ...beside })).toEqual(quiet(...shards))
+    expect(await open(beside)).toEqual(quiet(...shards))
+    expect(await open(files('consolidated.safetensors'))).toEqual(quiet('consolidated.safetensors'))
+  })
+  test('adapters and other files beside the weights are told, and never read for them', async () => {
+    const found = await open(files('model.safetensors', 'adapter_model.safetensors'))
+    expect(found).toMatchObject({ names: ['model.safetensors'], warnings: [expect.stringMatching(/adapter_model/)] })
+    const other = await open(files('gptq.safetensors', 'adapter_model.safetensors', 'pytorch_lora_weights.safetensors'))
+    expect(other).toMatchObject({ names: ['gptq.safetensors'], warnings: [expect.stringMatching(/adapter.*lora/)] })
+    const tokenizer = await open(files('model.safetensors', 'tokenizer.safetensors', 'model.fp16.safetensors'))
+    expect(tokenizer.warnings).toEqual([expect.stringMatching(/not read.*: "tokenizer.safetensors"$/)])
+    await refused(
+      { 'config.json': config, ...files('adapter_model.safetensors') },
+      'CHECKPOINT_UNSUPPORTED',
+      /only an adapter \(adapter_model.safetensors\)/,
+    )
+  })
+  test('model.safetensors holds beside an index that names others', async () => {
+    const index = { 'model.safetensors.index.json': map('model-00001-of-00001.safetensors') }
+    expect(await open({ ...index, ...files('model.safetensors') })).toEqual(quiet('model.safetensors'))
+    const both = await open({ ...index, ...files('model.safetensors', 'model-00001-of-00001.safetensors') })
+    expect(both).toMatchObject({
+      names: ['model.safetensors'],
+      warnings: [expect.stringMatching(/is read.*00001-of-00001/)],
+    })
+  })
+  test('an index left over from another model, beside the one file there is', async () => {
+    const index = {
+      'model.safetensors.index.json': map('model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'),
+    }
+    const found = await open({ ...index, ...files('gptq_model-4bit-128g.safetensors') })
+    expect(found.names).toEqual(['gptq_model-4bit-128g.safetensors'])
+    expect(found.warnings).toEqual([expect.stringMatching(/names shards that are not there; read instead/)])
+    await refused(
+      { 'config.json': config, ...index, ...files('model-00001-of-00002.safetensors') },
+      'CHECKPOINT_INVALID',
+      /model-00002/,
+    )
+  })
+  test('what config.json names', async () => {
+    const both = files('a.safetensors', 'b.safetensors')
+    const named = (name: unknown) => ({ ...config, transformers_weights: name })
+    expect((await open(both, named('b.safetensors'))).names).toEqual(['b.safetensors'])
+    const index = { 'c.safetensors.index.json': map('a.safetensors') }
+    expect((await open({ ...both, ...index }, named('c.safetensors.index.json'))).names).toEqual(['a.safetensors'])
+    for (const [name, code] of [
+      ['../x.safetensors', 'CHECKPOINT_INVALID'],
+      ['gone.safetensors', 'CHECKPOINT_INVALID'],
+      ['gone.safetensors.index.json', 'CHECKPOINT_INVALID'],
+      ['a.bin', 'CHECKPOINT_UNSUPPORTED'],
+    ]) {
+      await expect(open(both, named(name))).rejects.toMatchObject({ code, message: expect.stringContaining(name!) })
+    }
+  })
+  test('an index as Python writes it, and without metadata', async () => {
+    const text = '{"metadata": {"total_size": NaN}, "weight_map": {"a": "one.safetensors"}}'
+    expect((await open({ 'model.safetensors.index.json': text, ...files('one.safetensors') })).names).toEqual([
+      'one.safetensors',
+    ])
+  })
+})
+
 test('checkIndex names a tensor that is not where the index says', async () => {
   const folder = await openFolder(
     await temporaryFolder({
@@ -137,6 +239,9 @@ test('checkIndex names a tensor that is not where the index says', async () => {
     bytes: 4,
   })
   expect(() => checkIndex(folder, [tensor('a', 0), tensor('b', 1), tensor('extra', 0)])).not.toThrow()
+  const leftover = 'model.layers.0.self_attn.rotary_emb.inv_freq'
+  const shardOf = new Map([...folder.shardOf!, [leftover, 0]])
+  expect(() => checkIndex({ ...folder, shardOf }, [tensor('a', 0), tensor('b', 1)])).not.toThrow()
   expect(() => checkIndex(folder, [tensor('a', 0)])).toThrow(/expected tensor 'b' in two.safetensors, found none/)
   expect(() => checkIndex(folder, [tensor('a', 0), tensor('b', 0)])).toThrow(
     /expected tensor 'b' in two.safetensors, found it in one.safetensors/,

@@ -1,0 +1,129 @@
+/** The config.json of published models, as published: every one is read, and nothing is said against it. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { type ModelConfig, readConfig } from '../../../lib/checkpoint/config.ts'
+import { readQuantisation } from '../../../lib/checkpoint/quantisation.ts'
+
+const FOLDER = join(import.meta.dirname, 'published')
+const PUBLISHED = readdirSync(FOLDER).map((file) => file.replace(/\.json$/, ''))
+const configOf = (name: string) => JSON.parse(readFileSync(join(FOLDER, `${name}.json`), 'utf8'))
+
+/** Weights, as the model's page gives them. */
+const PARAMETERS: Record<string, number> = {
+  'llama-7b': 6_738_415_616,
+  'llama-13b': 13_015_864_320,
+  'vicuna-7b-v1.5': 6_738_415_616,
+  'llama-2-7b': 6_738_415_616,
+  'llama-2-7b-chat-gptq': 6_738_415_616,
+  'llama-2-13b': 13_015_864_320,
+  'llama-2-70b': 68_976_648_192,
+  'code-llama-7b': 6_738_546_688,
+  'llama-3-8b': 8_030_261_248,
+  'llama-3-70b-instruct': 70_553_706_496,
+  'llama-3.1-8b-instruct': 8_030_261_248,
+  'llama-3.1-405b-instruct': 405_853_388_800,
+  'llama-3.2-1b-instruct': 1_235_814_400,
+  'llama-3.2-1b-transformers-5': 1_235_814_400,
+  'llama-3.2-3b-instruct': 3_212_749_824,
+  'llama-3.3-70b-instruct': 70_553_706_496,
+  'tinyllama-1.1b-chat': 1_100_048_384,
+  'smollm2-135m-instruct': 134_515_008,
+  'smollm2-360m-instruct': 361_821_120,
+  'smollm2-1.7b-instruct': 1_711_376_384,
+  'falcon3-7b-instruct': 7_455_550_464,
+  'yi-34b': 34_388_917_248,
+  'deepseek-r1-distill-llama-8b': 8_030_261_248,
+  'mistral-7b-v0.1': 7_241_732_096,
+  'mistral-7b-instruct-v0.2': 7_241_732_096,
+  'mistral-7b-instruct-v0.3': 7_248_023_552,
+  'mistral-7b-instruct-v0.3-transformers-5': 7_248_023_552,
+  'mistral-nemo-instruct-2407': 12_247_782_400,
+  'mistral-small-24b-instruct-2501': 23_572_403_200,
+  'qwen2-0.5b-instruct': 494_032_768,
+  'qwen2-7b-instruct': 7_615_616_512,
+  'qwen2.5-0.5b-instruct': 494_032_768,
+  'qwen2.5-0.5b-instruct-transformers-5': 494_032_768,
+  'qwen2.5-1.5b-instruct': 1_543_714_304,
+  'qwen2.5-3b-instruct': 3_085_938_688,
+  'qwen2.5-7b-instruct': 7_615_616_512,
+  'qwen2.5-14b-instruct': 14_770_033_664,
+  'qwen2.5-32b-instruct': 32_763_876_352,
+  'qwen2.5-72b-instruct': 72_706_203_648,
+  'deepseek-r1-distill-qwen-1.5b': 1_777_088_000,
+  'deepseek-r1-distill-qwen-32b': 32_763_876_352,
+  'qwen3-0.6b': 596_049_920,
+  'qwen3-0.6b-transformers-5': 596_049_920,
+  'qwen3-1.7b': 1_720_574_976,
+  'qwen3-4b': 4_022_468_096,
+  'qwen3-8b': 8_190_735_360,
+  'qwen3-14b': 14_768_307_200,
+  'qwen3-32b': 32_762_123_264,
+}
+
+function countParameters({ spec, tiedEmbeddings, attentionBias, feedForwardBias }: ModelConfig): number {
+  const { vocab, hidden, layers, heads, kvHeads, headDim, intermediate, qkNorm } = spec
+  const [queries, keys] = [heads * headDim, kvHeads * headDim]
+  const biases =
+    (attentionBias === 'none' ? 0 : queries + 2 * keys + (attentionBias === 'all' ? hidden : 0)) +
+    (feedForwardBias ? 2 * intermediate + hidden : 0)
+  const attention = hidden * (queries + 2 * keys) + queries * hidden
+  const layer = attention + 3 * hidden * intermediate + 2 * hidden + (qkNorm ? 2 * headDim : 0) + biases
+  return layers * layer + hidden + vocab * hidden * (tiedEmbeddings ? 1 : 2)
+}
+
+describe('published models', () => {
+  test.each(PUBLISHED)('%s: no refusal, no warning', async (name) => {
+    const warnings: string[] = []
+    const config = configOf(name)
+    const read = readConfig(config, (message) => warnings.push(message))
+    expect(warnings).toEqual([])
+    if (name in PARAMETERS) expect(countParameters(read)).toBe(PARAMETERS[name])
+    const { quantization_config: said } = config
+    const quantisation = await readQuantisation({ path: FOLDER, files: [], config } as never)
+    expect(quantisation.method).toBe(said ? said.quant_method : 'none')
+    if (quantisation.method !== 'none') expect(quantisation).toMatchObject({ bits: 4, groupSize: 128 })
+  })
+
+  test('there is a count of weights for no other file', () => {
+    expect(Object.keys(PARAMETERS).filter((name) => !PUBLISHED.includes(name))).toEqual([])
+  })
+
+  test('the numbers of rope, window and context', () => {
+    const spec = (name: string) => readConfig(configOf(name)).spec
+    const llama3 = { theta: 500000, scaling: 'llama3', factor: 32, originalMaxPosition: 8192 }
+    for (const name of ['llama-3.2-1b-instruct', 'llama-3.2-1b-transformers-5']) {
+      expect(spec(name)).toMatchObject({ rope: llama3, maxPosition: 131072 })
+    }
+    expect(spec('vicuna-7b-v1.5-16k').rope).toMatchObject({ theta: 10000, scaling: 'linear', factor: 4 })
+    expect(spec('code-llama-7b').rope).toMatchObject({ theta: 1e6, scaling: 'none' })
+    expect(spec('yarn-llama-2-7b-64k')).toMatchObject({
+      rope: { scaling: 'yarn', factor: 16, originalMaxPosition: 4096 },
+      maxPosition: 65536,
+    })
+    expect(spec('qwen2.5-coder-7b-instruct-128k')).toMatchObject({
+      rope: { theta: 1e6, scaling: 'yarn', factor: 4, originalMaxPosition: 32768 },
+      maxPosition: 131072,
+    })
+    expect(spec('mistral-7b-v0.1')).toMatchObject({ rope: { theta: 10000 }, slidingWindow: 4096 })
+    for (const name of ['mistral-7b-instruct-v0.3', 'mistral-7b-instruct-v0.3-transformers-5']) {
+      expect(spec(name)).toMatchObject({ rope: { theta: 1e6 }, slidingWindow: 0, headDim: 128 })
+    }
+    expect(spec('mistral-nemo-instruct-2407').headDim).toBe(128)
+    for (const name of ['qwen2.5-0.5b-instruct', 'qwen2.5-0.5b-instruct-transformers-5', 'qwen3-0.6b-transformers-5']) {
+      expect(spec(name)).toMatchObject({ rope: { theta: 1e6, scaling: 'none' }, slidingWindow: 0 })
+    }
+    expect(spec('qwen3-4b-instruct-2507')).toMatchObject({ rope: { theta: 5e6 }, maxPosition: 262144 })
+  })
+
+  test('both spellings of one model are one model', () => {
+    for (const [four, five] of [
+      ['llama-3.2-1b-instruct', 'llama-3.2-1b-transformers-5'],
+      ['mistral-7b-instruct-v0.3', 'mistral-7b-instruct-v0.3-transformers-5'],
+      ['qwen2.5-0.5b-instruct', 'qwen2.5-0.5b-instruct-transformers-5'],
+      ['qwen3-0.6b', 'qwen3-0.6b-transformers-5'],
+    ]) {
+      expect(readConfig(configOf(five!))).toEqual(readConfig(configOf(four!)))
+    }
+  })
+})
