@@ -11,10 +11,10 @@ export type LinearFormat = 'plain' | 'gptq' | 'awq' | 'compressed-tensors'
 export type WeightType = 'q4' | 'q8' | 'f16' | 'bf16' | 'f32'
 export type Home = 'resident' | 'streamed' | 'cpu' | 'shared'
 
-/** A tensor of a safetensors file, as its header describes it. */
+/** A tensor of a checkpoint, as its file describes it. */
 export interface NativeTensor {
   name: string
-  /** As safetensors spells it: 'F16', 'I32', ... */
+  /** As the format spells it: 'F16', 'I32', 'Q4_K', ... */
   dtype: string
   shape: number[]
   /** Index into the paths. */
@@ -38,6 +38,8 @@ export interface RopeSpec {
   betaSlow: number
   /** yarn: the range between is rounded outwards to whole pairs. */
   truncate: boolean
+  /** One a pair of a head, that its frequency is divided by before any scaling. */
+  factors?: number[]
 }
 
 export interface ModelSpec {
@@ -71,7 +73,33 @@ export interface LinearSource {
   groupSize: number
   symmetric: boolean
   zerosMinusOne: boolean
+  /** The first `rotary` rows of each head are in the order of a rotation of neighbours. */
+  interleavedHeads?: { headDim: number; rotary: number }
 }
+
+/** Texts one after the other in UTF-8, and where each ends. */
+export interface NativeGgufStrings {
+  bytes: Uint8Array
+  ends: Uint32Array
+}
+
+/** A value of GGUF's metadata; booleans of an array are bytes, integers beyond 2^53 bigints. */
+export type NativeGgufValue =
+  | number
+  | bigint
+  | boolean
+  | string
+  | Uint8Array
+  | Int8Array
+  | Uint16Array
+  | Int16Array
+  | Uint32Array
+  | Int32Array
+  | Float32Array
+  | Float64Array
+  | BigUint64Array
+  | BigInt64Array
+  | NativeGgufStrings
 
 export interface LayerSource {
   attentionNorm: string
@@ -94,7 +122,7 @@ export interface ModelSource {
   embedding: string
   finalNorm: string
   head: LinearSource
-  /** Make 4 or 8 bits of a plain head while it is repacked; 0: leave it. */
+  /** Make 4 or 8 bits of a head of floats while it is repacked; 0: leave it. */
   headBits: 0 | 4 | 8
 }
 
@@ -496,6 +524,8 @@ export interface NativeAddon {
   lab: NativeLabs
   /** Reads headers only. */
   readTensors(paths: string[]): NativeTensor[]
+  /** The metadata of a GGUF file, keys and values in the file's order. */
+  readGguf(path: string): { version: number; keys: string[]; values: NativeGgufValue[]; tensorCount: number }
   planSlabs(paths: string[], source: ModelSource): Promise<NativeSlabPlan>
   planSynthetic(spec: ModelSpec, options: SyntheticOptions): NativeSlabPlan
   probeCpu(): NativeCpu

@@ -1,10 +1,13 @@
 #include "addon/checkpoint.h"
 
+#include <cstring>
 #include <optional>
 
 #include "addon/convert.h"
 #include "addon/environment.h"
 #include "backend/backend.h"
+#include "checkpoint/gguf.h"
+#include "checkpoint/mapped_file.h"
 #include "checkpoint/repack.h"
 
 namespace millrace {
@@ -31,6 +34,130 @@ Napi::Value read_tensors(const Napi::CallbackInfo& info) {
       item["bytes"] = Napi::Number::New(env, static_cast<double>(tensor.bytes));
       out[index++] = item;
     }
+    return out;
+  });
+}
+
+// A metadata number as JavaScript's own where that is exact.
+Napi::Value number_value(Napi::Env env, GgufType type, const char* from) {
+  const auto get = [&]<typename T>(T value) {
+    std::memcpy(&value, from, sizeof(value));
+    return value;
+  };
+  const auto exact = [&](double value) { return Napi::Number::New(env, value); };
+  switch (type) {
+    case GgufType::u8:
+      return exact(get(uint8_t{}));
+    case GgufType::i8:
+      return exact(get(int8_t{}));
+    case GgufType::u16:
+      return exact(get(uint16_t{}));
+    case GgufType::i16:
+      return exact(get(int16_t{}));
+    case GgufType::u32:
+      return exact(get(uint32_t{}));
+    case GgufType::i32:
+      return exact(get(int32_t{}));
+    case GgufType::f32:
+      return exact(static_cast<double>(get(float{})));
+    case GgufType::f64:
+      return exact(get(double{}));
+    case GgufType::boolean:
+      return Napi::Boolean::New(env, get(uint8_t{}) != 0);
+    case GgufType::u64: {
+      const uint64_t value = get(uint64_t{});
+      if (value <= uint64_t{1} << 53) return exact(static_cast<double>(value));
+      return Napi::BigInt::New(env, value);
+    }
+    default: {
+      const int64_t value = get(int64_t{});
+      if (value <= int64_t{1} << 53 && value >= -(int64_t{1} << 53)) return exact(static_cast<double>(value));
+      return Napi::BigInt::New(env, value);
+    }
+  }
+}
+
+template <typename Typed>
+Napi::Value numbers(Napi::Env env, const GgufPair& pair) {
+  Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, pair.bytes.size());
+  if (!pair.bytes.empty()) std::memcpy(buffer.Data(), pair.bytes.data(), pair.bytes.size());
+  return Typed::New(env, pair.count, buffer, 0);
+}
+
+// Strings one after the other and where each ends: a vocabulary is hundreds of thousands of them.
+Napi::Value strings(Napi::Env env, const GgufPair& pair) {
+  const size_t count = pair.count;
+  Napi::Uint32Array ends = Napi::Uint32Array::New(env, count);
+  Napi::Buffer<char> bytes = Napi::Buffer<char>::New(env, pair.bytes.size() - count * sizeof(uint64_t));
+  const char* from = pair.bytes.data();
+  size_t at = 0;
+  for (size_t i = 0; i < count; i++) {
+    uint64_t length;
+    std::memcpy(&length, from, sizeof(length));
+    if (length > 0) std::memcpy(bytes.Data() + at, from + sizeof(length), length);
+    from += sizeof(length) + length;
+    at += length;
+    ends[i] = static_cast<uint32_t>(at);
+  }
+  if (at > UINT32_MAX) throw Error(code::kCheckpointUnsupported, "metadata of more than 4 GiB", "shorten it");
+  Napi::Object out = Napi::Object::New(env);
+  out["bytes"] = bytes;
+  out["ends"] = ends;
+  return out;
+}
+
+Napi::Value array_value(Napi::Env env, const GgufPair& pair) {
+  switch (pair.element) {
+    case GgufType::u8:
+    case GgufType::boolean:
+      return numbers<Napi::Uint8Array>(env, pair);
+    case GgufType::i8:
+      return numbers<Napi::Int8Array>(env, pair);
+    case GgufType::u16:
+      return numbers<Napi::Uint16Array>(env, pair);
+    case GgufType::i16:
+      return numbers<Napi::Int16Array>(env, pair);
+    case GgufType::u32:
+      return numbers<Napi::Uint32Array>(env, pair);
+    case GgufType::i32:
+      return numbers<Napi::Int32Array>(env, pair);
+    case GgufType::f32:
+      return numbers<Napi::Float32Array>(env, pair);
+    case GgufType::f64:
+      return numbers<Napi::Float64Array>(env, pair);
+    case GgufType::u64:
+      return numbers<Napi::BigUint64Array>(env, pair);
+    case GgufType::i64:
+      return numbers<Napi::BigInt64Array>(env, pair);
+    default:
+      return strings(env, pair);
+  }
+}
+
+// Names stay names: '__proto__' is a key like any other.
+Napi::Value read_gguf(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    if (!info[0].IsString()) {
+      throw Error(code::kInvalidArgument, "native call: expected a path", "call through the package's own API");
+    }
+    const std::string path = info[0].As<Napi::String>().Utf8Value();
+    const MappedFile file(path);
+    const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
+    const Gguf gguf = parse_gguf(text, file.size(), path);
+    Napi::Array keys = Napi::Array::New(env, gguf.pairs.size()), values = Napi::Array::New(env, gguf.pairs.size());
+    for (uint32_t i = 0; i < gguf.pairs.size(); i++) {
+      const GgufPair& pair = gguf.pairs[i];
+      keys[i] = Napi::String::New(env, pair.key.data(), pair.key.size());
+      values[i] = pair.type == GgufType::array    ? array_value(env, pair)
+                  : pair.type == GgufType::string ? Napi::String::New(env, pair.bytes.data(), pair.bytes.size())
+                                                  : number_value(env, pair.type, pair.bytes.data());
+    }
+    Napi::Object out = Napi::Object::New(env);
+    out["version"] = Napi::Number::New(env, gguf.version);
+    out["keys"] = keys;
+    out["values"] = values;
+    out["tensorCount"] = Napi::Number::New(env, static_cast<double>(gguf.tensors.size()));
     return out;
   });
 }
@@ -96,6 +223,7 @@ Napi::Value plan_random(const Napi::CallbackInfo& info) {
 
 void register_checkpoint(Napi::Env env, Napi::Object exports) {
   exports["readTensors"] = Napi::Function::New(env, read_tensors, "readTensors");
+  exports["readGguf"] = Napi::Function::New(env, read_gguf, "readGguf");
   exports["planSynthetic"] = Napi::Function::New(env, plan_random, "planSynthetic");
   exports["planSlabs"] = Napi::Function::New(env, plan, "planSlabs");
 }

@@ -45,6 +45,14 @@ RopeSpec rope_spec(const Napi::Object& object) {
   rope.beta_fast = number_field(object, "betaFast");
   rope.beta_slow = number_field(object, "betaSlow");
   rope.truncate = bool_field(object, "truncate");
+  if (!field(object, "factors").IsUndefined()) {
+    const Napi::Array factors = array_field(object, "factors");
+    for (uint32_t i = 0; i < factors.Length(); i++) {
+      const Napi::Value factor = factors[i];
+      if (!factor.IsNumber()) throw wrong_type("rope.factors", "an array of numbers");
+      rope.factors.push_back(factor.As<Napi::Number>().DoubleValue());
+    }
+  }
   return rope;
 }
 
@@ -72,6 +80,10 @@ LinearSource linear_source(const Napi::Object& object) {
   source.group_size = int_field(object, "groupSize");
   source.symmetric = bool_field(object, "symmetric");
   source.zeros_minus_one = bool_field(object, "zerosMinusOne");
+  if (!field(object, "interleavedHeads").IsUndefined()) {
+    const Napi::Object heads = object_field(object, "interleavedHeads");
+    source.interleaved_heads = {int_field(heads, "headDim"), int_field(heads, "rotary")};
+  }
   return source;
 }
 

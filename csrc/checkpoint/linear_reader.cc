@@ -6,7 +6,9 @@
 #include "checkpoint/awq.h"
 #include "checkpoint/compressed_tensors.h"
 #include "checkpoint/gptq.h"
+#include "checkpoint/interleaved.h"
 #include "checkpoint/messages.h"
+#include "checkpoint/packed.h"
 #include "checkpoint/plain.h"
 #include "checkpoint/quantise.h"
 #include "core/error.h"
@@ -28,17 +30,26 @@ void LinearReader::read_words(int, int, int, int, uint32_t*) const {
 void LinearReader::read_group(int, int, int, uint16_t*, uint8_t*) const {
   not_implemented("groups");
 }
-const std::byte* LinearReader::row(int) const {
+const std::byte* LinearReader::elements(int, int, int, std::byte*) const {
   not_implemented("rows");
 }
 void LinearReader::refuse_not_finite(int, int) const {
   not_implemented("rows");
 }
 
-std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k) {
+namespace {
+
+std::unique_ptr<LinearReader> open_plain(const Checkpoint& checkpoint, const LinearSource& source, int n, int k) {
+  const Tensor& weight = require_weight(checkpoint, source.weight, n, k);
+  if (is_packed(weight.dtype)) return open_packed(checkpoint, weight, n, k);
+  return std::make_unique<PlainReader>(checkpoint, source, n, k);
+}
+
+// As the file has its rows.
+std::unique_ptr<LinearReader> open_as_stored(const Checkpoint& checkpoint, const LinearSource& source, int n, int k) {
   switch (source.format) {
     case LinearFormat::plain:
-      return std::make_unique<PlainReader>(checkpoint, source, n, k);
+      return open_plain(checkpoint, source, n, k);
     case LinearFormat::gptq:
       return std::make_unique<GptqReader>(checkpoint, source, n, k);
     case LinearFormat::awq:
@@ -49,9 +60,19 @@ std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const Li
   throw Error(code::kInternal, "unknown linear format", "report this as a bug");
 }
 
+}  // namespace
+
+std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k) {
+  auto reader = open_as_stored(checkpoint, source, n, k);
+  if (source.interleaved_heads.head_dim == 0) return reader;
+  return std::make_unique<InterleavedReader>(std::move(reader), source.interleaved_heads);
+}
+
 std::unique_ptr<LinearReader> open_head(const Checkpoint& checkpoint, const ModelSource& source) {
   const int n = source.spec.vocab, k = source.spec.hidden;
-  if (source.head_bits != 0 && source.head.format == LinearFormat::plain) {
+  const bool floats =
+      source.head.format == LinearFormat::plain && !is_packed(require_weight(checkpoint, source.head.weight, n, k).dtype);
+  if (source.head_bits != 0 && floats) {
     return std::make_unique<QuantisingReader>(checkpoint, source.head, source.final_norm, n, k, source.head_bits);
   }
   return open_linear(checkpoint, source.head, n, k);
@@ -89,7 +110,7 @@ const Tensor& require_floats(const Checkpoint& checkpoint, const std::string& na
 
 void read_floats(const Checkpoint& checkpoint, const Tensor& tensor, float* out) {
   const std::byte* data = checkpoint.data(tensor);
-  const size_t count = tensor.bytes / size_of(tensor.dtype);
+  const size_t count = tensor.bytes / static_cast<size_t>(traits_of(tensor.dtype).block_bytes);
   for (size_t i = 0; i < count; i++) {
     switch (tensor.dtype) {
       case DType::f16:
@@ -115,17 +136,41 @@ void read_floats(const Checkpoint& checkpoint, const Tensor& tensor, float* out)
   }
 }
 
-WeightType weight_type_of(DType type) {
+const Tensor& require_weight(const Checkpoint& checkpoint, const std::string& name, int64_t n, int64_t k) {
+  if (checkpoint.is_gguf(checkpoint.require(name))) {
+    return require_tensor(checkpoint, name,
+                          {DType::f32, DType::f16, DType::bf16, DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1,
+                           DType::q8_0, DType::q2_k, DType::q3_k, DType::q4_k, DType::q5_k, DType::q6_k, DType::iq4_nl,
+                           DType::iq4_xs, DType::mxfp4},
+                          {n, k});
+  }
+  return require_tensor(checkpoint, name, {DType::f16, DType::bf16, DType::f32}, {n, k});
+}
+
+MatrixCode code_of(DType type) {
+  MatrixCode out;
   switch (type) {
     case DType::f16:
-      return WeightType::f16;
+      out.type = WeightType::f16;
+      return out;
     case DType::bf16:
-      return WeightType::bf16;
-    case DType::f32:
-      return WeightType::f32;
+      out.type = WeightType::bf16;
+      return out;
+    case DType::q4_0:
+      out.type = WeightType::q4;
+      out.group = traits_of(type).block;
+      return out;
     default:
-      throw Error(code::kInternal, format("no weight type for %s", name_of(type)), "report this as a bug");
+      if (type != DType::f32 && !is_packed(type)) {
+        throw Error(code::kInternal, format("no code for weights of %s", name_of(type)), "report this as a bug");
+      }
+      out.type = WeightType::f32;
+      return out;
   }
+}
+
+WeightType embedding_type_of(DType type) {
+  return is_packed(type) ? WeightType::f32 : code_of(type).type;
 }
 
 }  // namespace millrace

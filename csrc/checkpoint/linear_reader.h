@@ -11,10 +11,13 @@
 #include <vector>
 
 #include "checkpoint/repack.h"
-#include "checkpoint/safetensors.h"
+#include "checkpoint/checkpoint.h"
 #include "model/slab_layout.h"
 
 namespace millrace {
+
+// Input features that float weights are read by: whole blocks of every type.
+inline constexpr int kElementsStep = 512;
 
 // Readers refer to the checkpoint and must not outlive it. Reading is const and may be done by several threads.
 class LinearReader {
@@ -38,8 +41,10 @@ class LinearReader {
   // q4: scales (bits of code().scale) and integer zeros (8 where symmetric) of one stored group. Throws
   // CHECKPOINT_INVALID for a scale that is not finite.
   virtual void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const;
-  // Float types: the k weights of one output feature, not necessarily aligned.
-  virtual const std::byte* row(int n) const;
+  // Float types: weights [begin, end) of one output feature, of code().type and not necessarily aligned: where they lie
+  // in the file, or made in `scratch`, which has room for them. `begin` is a multiple of kElementsStep, and so is `end`
+  // or it is k.
+  virtual const std::byte* elements(int n, int begin, int end, std::byte* scratch) const;
   // Float types: a weight of rows [begin, end) is infinite or NaN: throws CHECKPOINT_INVALID naming the first.
   virtual void refuse_not_finite(int begin, int end) const;
   // Output features are rows of the file, whose pages may be dropped once they are read.
@@ -77,7 +82,14 @@ const Tensor& require_floats(const Checkpoint& checkpoint, const std::string& na
 // Its values; throws CHECKPOINT_INVALID for one that is not finite in float32.
 void read_floats(const Checkpoint& checkpoint, const Tensor& tensor, float* out);
 
-WeightType weight_type_of(DType type);  // of f16, bf16, f32
+// A weight [n, k] that is stored as it is, or packed in blocks: F16, BF16, F32; in GGUF files the types of code_of().
+const Tensor& require_weight(const Checkpoint& checkpoint, const std::string& name, int64_t n, int64_t k);
+
+// How a weight of this type is kept in slabs, k in its own order: the one place where that is chosen. Packed types that
+// have no code of their own become float32.
+MatrixCode code_of(DType type);
+// The same of embedding rows, which are floats.
+WeightType embedding_type_of(DType type);
 
 // Element `index` of a tensor's data; the format promises no alignment.
 template <typename T>

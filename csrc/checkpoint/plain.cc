@@ -13,7 +13,7 @@ PlainReader::PlainReader(const Checkpoint& checkpoint, const LinearSource& sourc
       checkpoint_(checkpoint),
       weight_(require_tensor(checkpoint, source.weight, {DType::f16, DType::bf16, DType::f32}, {n, k})),
       data_(checkpoint.data(weight_)) {
-  code_.type = weight_type_of(weight_.dtype);
+  code_ = code_of(weight_.dtype);
   k_stored_ = static_cast<int>(round_up(static_cast<size_t>(k), kTileK));
   row_bytes_ = static_cast<size_t>(k) * element_bytes(code_.type);
   tensors_ = {&weight_};
@@ -21,6 +21,10 @@ PlainReader::PlainReader(const Checkpoint& checkpoint, const LinearSource& sourc
 
 const std::byte* PlainReader::row(int n) const {
   return data_ + static_cast<size_t>(n) * row_bytes_;
+}
+
+const std::byte* PlainReader::elements(int n, int begin, int, std::byte*) const {
+  return row(n) + static_cast<size_t>(begin) * element_bytes(code_.type);
 }
 
 void PlainReader::refuse_not_finite(int begin, int end) const {

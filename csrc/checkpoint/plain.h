@@ -7,7 +7,8 @@ namespace millrace {
 class PlainReader : public LinearReader {
  public:
   PlainReader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k);
-  const std::byte* row(int n) const override;
+  const std::byte* row(int n) const;
+  const std::byte* elements(int n, int begin, int end, std::byte* scratch) const override;
   void refuse_not_finite(int begin, int end) const override;
 
  private:

@@ -133,10 +133,10 @@ SlabPlan plan_slabs(const Checkpoint& checkpoint, const ModelSource& source) {
   }
   SlabPlan plan;
   plan.source = source;
-  const Tensor& embedding =
-      require_tensor(checkpoint, source.embedding, {DType::f16, DType::bf16, DType::f32}, {spec.vocab, spec.hidden});
-  plan.embedding_type = weight_type_of(embedding.dtype);
-  plan.embedding_bytes = embedding.bytes;
+  const Tensor& embedding = require_weight(checkpoint, source.embedding, spec.vocab, spec.hidden);
+  plan.embedding_type = embedding_type_of(embedding.dtype);
+  plan.embedding_bytes = static_cast<size_t>(spec.vocab) * static_cast<size_t>(spec.hidden) *
+                         element_bytes(plan.embedding_type);
   for (int layer = 0; layer < spec.layers; layer++) {
     checkpoint.drop_all();
     plan.units.push_back(plan_attention(checkpoint, spec, source.layers[layer], layer));

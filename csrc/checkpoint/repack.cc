@@ -8,8 +8,10 @@
 #include <exception>
 #include <mutex>
 
+#include "checkpoint/interleaved.h"
 #include "checkpoint/linear_reader.h"
 #include "checkpoint/messages.h"
+#include "checkpoint/packed.h"
 #include "checkpoint/plain.h"
 #include "core/error.h"
 #include "core/memory.h"
@@ -26,7 +28,7 @@ constexpr size_t kFloatJobBytes = size_t{2} << 20;
 // Slices encoded from one buffer of words, 8 KB.
 constexpr int kChunkSlices = 16;
 // Slices of a float row block written together, so that their tiles stay in the L2 cache.
-constexpr int kFloatChunkSlices = 32;
+constexpr int kFloatChunkSlices = kElementsStep / kTileK;
 constexpr uint32_t kZeroWord = 0x88888888u;  // eight times q = 8
 
 // Packs one 64 x 16 tile from words: nibble i of low[n] is feature i of output feature n, of high[n] feature 8 + i.
@@ -85,10 +87,10 @@ struct PairF32 {
   static constexpr Word kExponents = 0x7f8000007f800000u, kOne = 0x0080000000800000u, kCarry = 0x8000000080000000u;
 };
 
-// Writes slices [begin, end) of a row block from 64 rows of k elements (nullptr: zero). Returns false if any is not
+// Writes so many slices of a row block from 64 rows of k elements (nullptr: zero). Returns false if any is not
 // finite. Two rows at a time fill whole cache lines of one tile after the other.
 template <typename Pair>
-bool encode_float_rows(const std::byte* const rows[kTileN], int k, int begin, int end, std::byte* out) {
+bool encode_float_rows(const std::byte* const rows[kTileN], int k, int slices, std::byte* out) {
   using Word = typename Pair::Word;
   constexpr size_t kRowBytes = 8 * sizeof(Word);  // of one slice
   constexpr size_t kTileBytes = kTileN * kRowBytes;
@@ -97,8 +99,8 @@ bool encode_float_rows(const std::byte* const rows[kTileN], int k, int begin, in
   for (int pair = 0; pair < 32; pair++) {
     const int j = pair / 8, g = pair % 8;
     const std::byte* source[2] = {rows[16 * j + g], rows[16 * j + 8 + g]};
-    std::byte* to = out + begin * kTileBytes + static_cast<size_t>(j * 32 + 4 * g) * 4 * sizeof(Word);
-    for (int s = begin; s < end; s++, to += kTileBytes) {
+    std::byte* to = out + static_cast<size_t>(j * 32 + 4 * g) * 4 * sizeof(Word);
+    for (int s = 0; s < slices; s++, to += kTileBytes) {
       const std::byte* from[2];
       std::byte tail[2][kRowBytes];
       for (int h = 0; h < 2; h++) {
@@ -125,15 +127,14 @@ bool encode_float_rows(const std::byte* const rows[kTileN], int k, int begin, in
   return (bad & Pair::kCarry) == 0;
 }
 
-bool encode_float_rows(WeightType type, const std::byte* const rows[kTileN], int k, int begin, int end,
-                       std::byte* out) {
+bool encode_float_rows(WeightType type, const std::byte* const rows[kTileN], int k, int slices, std::byte* out) {
   switch (type) {
     case WeightType::f16:
-      return encode_float_rows<PairF16>(rows, k, begin, end, out);
+      return encode_float_rows<PairF16>(rows, k, slices, out);
     case WeightType::bf16:
-      return encode_float_rows<PairBf16>(rows, k, begin, end, out);
+      return encode_float_rows<PairBf16>(rows, k, slices, out);
     default:
-      return encode_float_rows<PairF32>(rows, k, begin, end, out);
+      return encode_float_rows<PairF32>(rows, k, slices, out);
   }
 }
 
@@ -440,7 +441,10 @@ class Repacker {
         const Tensor& tensor = checkpoint_.require(sources[i]->bias);
         values.resize(n);
         read_floats(checkpoint_, tensor, values.data());
-        for (size_t f = 0; f < n; f++) bias[interleaved ? 16 * (f / 8) + 8 * i + f % 8 : first + f] = values[f];
+        for (size_t f = 0; f < n; f++) {
+          const size_t from = static_cast<size_t>(row_of(sources[i]->interleaved_heads, static_cast<int>(f)));
+          bias[interleaved ? 16 * (f / 8) + 8 * i + f % 8 : first + f] = values[from];
+        }
         count(tensor.bytes);
       }
       first += n;
@@ -451,7 +455,7 @@ class Repacker {
   void write_blocks(const Job& job, int thread) {
     const MatrixTask& task = *job.task;
     if (!task.q4()) {
-      write_float_blocks(task, job.begin, job.end);
+      write_float_blocks(task, job.begin, job.end, panels_[thread]);
     } else if (task.layout->code.permuted && !task.parts[0]->in_stored_order()) {
       write_permuted_blocks(task, job.begin, job.end, panels_[thread]);
     } else {
@@ -476,18 +480,23 @@ class Repacker {
     }
   }
 
-  void write_float_blocks(const MatrixTask& task, int begin, int end) const {
+  void write_float_blocks(const MatrixTask& task, int begin, int end, std::vector<uint32_t>& panel) const {
     const MatrixLayout& m = *task.layout;
+    panel.resize(std::max(panel.size(), static_cast<size_t>(kTileN) * kElementsStep));
+    const auto scratch = [&](int row) {
+      return reinterpret_cast<std::byte*>(panel.data() + static_cast<size_t>(row) * kElementsStep);
+    };
     for (int block = begin; block < end; block++) {
-      const std::byte* rows[kTileN] = {};
-      task.for_runs(block, [&](const LinearReader& reader, int column, int n, int row) {
-        for (int i = 0; i < n; i++) rows[row + i] = reader.row(column + i);
-      });
-      std::byte* out = task.data() + float_tile_offset(m, block, 0);
       bool finite = true;
       poll();
       for (int s = 0; s < m.slices(); s += kFloatChunkSlices) {
-        finite &= encode_float_rows(m.code.type, rows, m.k, s, std::min(s + kFloatChunkSlices, m.slices()), out);
+        const int first = s * kTileK, last = std::min(first + kElementsStep, m.k);
+        const std::byte* rows[kTileN] = {};
+        task.for_runs(block, [&](const LinearReader& reader, int column, int n, int row) {
+          for (int i = row; i < row + n; i++) rows[i] = reader.elements(column + i - row, first, last, scratch(i));
+        });
+        finite &= encode_float_rows(m.code.type, rows, last - first, std::min(kFloatChunkSlices, m.slices() - s),
+                                    task.data() + float_tile_offset(m, block, s));
       }
       if (finite) continue;
       task.for_runs(block, [&](const LinearReader& reader, int column, int n, int) {
@@ -593,7 +602,7 @@ class Repacker {
   void write_embedding(std::byte* to, const UnitWork& next) {
     const Tensor& tensor = checkpoint_.require(plan_.source.embedding);
     const int64_t rows = tensor.shape[0];
-    const size_t row_bytes = tensor.bytes / static_cast<size_t>(rows);
+    const size_t row_bytes = plan_.embedding_bytes / static_cast<size_t>(rows);
     const int64_t step = static_cast<int64_t>(std::max<size_t>(1, kFloatJobBytes / row_bytes));
     const std::byte* from = checkpoint_.data(tensor);
     parallel((rows + step - 1) / step + 1, [&](int64_t i, int) {
@@ -604,6 +613,12 @@ class Repacker {
       const int64_t begin = (i - 1) * step, end = std::min(rows, begin + step);
       const size_t offset = static_cast<size_t>(begin) * row_bytes,
                    bytes = static_cast<size_t>(end - begin) * row_bytes;
+      count(bytes);
+      if (is_packed(tensor.dtype)) {
+        read_packed_rows(checkpoint_, tensor, begin, end, reinterpret_cast<float*>(to + offset));
+        checkpoint_.drop(tensor, begin, end);
+        return;
+      }
       bool finite;
       switch (plan_.embedding_type) {
         case WeightType::f16:
@@ -616,7 +631,6 @@ class Repacker {
           finite = copy_finite<PairF32>(from + offset, to + offset, bytes);
       }
       if (!finite) refuse_not_finite_rows(checkpoint_, tensor, begin, end);
-      count(bytes);
       checkpoint_.drop(tensor, begin, end);
     });
   }

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/safetensors.h"
+#include "checkpoint/checkpoint.h"
 #include "core/thread_pool.h"
 #include "model/slab_layout.h"
 #include "model/spec.h"
@@ -18,10 +18,17 @@ namespace millrace {
 // How a linear is stored. A new format is one more enumerator, and one more file with a LinearReader.
 enum class LinearFormat : uint8_t { plain, gptq, awq, compressed_tensors };
 
+// Rows of query or key that come pairwise, for a rotation of neighbours: of each head of head_dim, the first `rotary`
+// are 0, rotary / 2, 1, rotary / 2 + 1, ... of the order that is kept here. head_dim 0: they are in order.
+struct InterleavedHeads {
+  int head_dim = 0;
+  int rotary = 0;
+};
+
 // One linear of the checkpoint, by tensor names; empty where the format has none.
 struct LinearSource {
   LinearFormat format = LinearFormat::plain;
-  std::string weight;  // plain [n, k] of f16, bf16 or f32; gptq, awq: qweight; compressed_tensors: weight_packed
+  std::string weight;  // plain [n, k] of f16, bf16, f32 or one of GGUF's packed types; gptq, awq: qweight; compressed_tensors: weight_packed
   std::string zeros;   // gptq, awq: qzeros; compressed_tensors: weight_zero_point. Need not be named where symmetric
   std::string scales;  // gptq, awq: scales; compressed_tensors: weight_scale
   std::string g_idx;   // gptq: g_idx; compressed_tensors: weight_g_idx. The tensor may be absent
@@ -31,6 +38,7 @@ struct LinearSource {
   int group_size = 0;  // of every format but plain; -1 is one group of k
   bool symmetric = false;       // all zeros must be 8, and are dropped
   bool zeros_minus_one = true;  // gptq version 1 stores zero - 1
+  InterleavedHeads interleaved_heads;  // of weight and bias
 };
 
 struct LayerSource {
@@ -45,7 +53,7 @@ struct ModelSource {
   std::string embedding;            // [vocab, hidden]
   std::string final_norm;           // [hidden]
   LinearSource head;                // plain with the embedding's name when tied
-  int head_bits = 0;                // a plain head is made 4 or 8 bits while it is repacked; 0: it stays
+  int head_bits = 0;                // a head of floats is made 4 or 8 bits while it is repacked; 0: it stays
 };
 
 // What 4 or 8 bits made while repacking cost: root mean squares, relative to those of the values as they were.

@@ -4,7 +4,6 @@
 #include <limits>
 
 #include "checkpoint/json.h"
-#include "checkpoint/mapped_file.h"
 #include "checkpoint/messages.h"
 #include "core/error.h"
 
@@ -16,26 +15,6 @@ namespace {
 // make a list of them larger than itself by much.
 constexpr uint64_t kLongestHeader = 100'000'000;
 constexpr size_t kMostDimensions = 32;
-
-struct DTypeInfo {
-  DType type;
-  const char* name;
-  size_t bytes;
-};
-
-constexpr DTypeInfo kDTypes[] = {
-    {DType::boolean, "BOOL", 1},    {DType::u8, "U8", 1},   {DType::i8, "I8", 1},   {DType::f8_e4m3, "F8_E4M3", 1},
-    {DType::f8_e5m2, "F8_E5M2", 1}, {DType::i16, "I16", 2}, {DType::u16, "U16", 2}, {DType::f16, "F16", 2},
-    {DType::bf16, "BF16", 2},       {DType::i32, "I32", 4}, {DType::u32, "U32", 4}, {DType::f32, "F32", 4},
-    {DType::f64, "F64", 8},         {DType::i64, "I64", 8}, {DType::u64, "U64", 8},
-};
-
-const DTypeInfo& info_of(DType type) {
-  for (const DTypeInfo& info : kDTypes) {
-    if (info.type == type) return info;
-  }
-  throw Error(code::kInternal, "unknown dtype", "report this as a bug");
-}
 
 // Reads one file's header. Members say where in it we are, for messages.
 class HeaderParser {
@@ -142,11 +121,9 @@ class HeaderParser {
   }
 
   void check_size(const Tensor& t, uint64_t found) const {
-    uint64_t bytes = size_of(t.dtype);
-    for (const int64_t dimension : t.shape) {
-      if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(dimension), &bytes)) {
-        fail(current_, format("shape %s overflows", shape_text(t.shape).c_str()));
-      }
+    uint64_t bytes = 0;
+    if (!measure_tensor(t.dtype, t.shape, &bytes)) {
+      fail(current_, format("shape %s overflows", shape_text(t.shape).c_str()));
     }
     if (bytes != found) {
       fail(current_, format("expected %llu bytes of data for %s %s, found %llu", static_cast<unsigned long long>(bytes),
@@ -154,11 +131,10 @@ class HeaderParser {
     }
   }
 
+  // Its names are those of types that are elements; blocks are ggml's.
   static DType dtype(const std::string& name) {
-    for (const DTypeInfo& info : kDTypes) {
-      if (name == info.name) return info.type;
-    }
-    return DType::other;
+    const DType type = dtype_named(name);
+    return type != DType::other && is_packed(type) ? DType::other : type;
   }
 
   void refuse_duplicates(const std::vector<Tensor>& tensors) const {
@@ -203,13 +179,6 @@ class HeaderParser {
 
 }  // namespace
 
-size_t size_of(DType type) {
-  return info_of(type).bytes;
-}
-const char* name_of(DType type) {
-  return info_of(type).name;
-}
-
 std::vector<Tensor> parse_safetensors(std::string_view head, uint64_t file_bytes, const std::string& file_name) {
   const std::string file = base_name(file_name);
   if (head.size() < 8 || file_bytes < 8) {
@@ -232,69 +201,6 @@ std::vector<Tensor> parse_safetensors(std::string_view head, uint64_t file_bytes
   }
   const uint64_t data_begin = 8 + header_bytes;
   return HeaderParser(head.substr(8, header_bytes), data_begin, file_bytes - data_begin, file).parse();
-}
-
-struct Checkpoint::Mapping : MappedFile {
-  using MappedFile::MappedFile;
-};
-
-Checkpoint::Checkpoint(std::vector<std::string> paths) : paths_(std::move(paths)) {
-  if (paths_.empty()) {
-    throw Error(code::kCheckpointNotFound, "a checkpoint without a safetensors file",
-                "pass the path of a model folder with *.safetensors files");
-  }
-  for (size_t f = 0; f < paths_.size(); f++) {
-    mappings_.push_back(std::make_unique<Mapping>(paths_[f]));
-    const Mapping& mapping = *mappings_.back();
-    const std::string_view text(reinterpret_cast<const char*>(mapping.data()), mapping.size());
-    for (Tensor& tensor : parse_safetensors(text, mapping.size(), paths_[f])) {
-      tensor.file = static_cast<int>(f);
-      const auto [at, inserted] = by_name_.emplace(tensor.name, tensors_.size());
-      if (!inserted) {
-        throw_invalid(format("tensor %s occurs in %s and again in %s", printable(tensor.name).c_str(),
-                             base_name(paths_[tensors_[at->second].file]).c_str(), base_name(paths_[f]).c_str()));
-      }
-      tensors_.push_back(std::move(tensor));
-    }
-  }
-}
-
-Checkpoint::~Checkpoint() = default;
-
-const Tensor* Checkpoint::find(const std::string& name) const {
-  const auto at = by_name_.find(name);
-  return at == by_name_.end() ? nullptr : &tensors_[at->second];
-}
-
-const Tensor& Checkpoint::require(const std::string& name) const {
-  const Tensor* tensor = find(name);
-  if (tensor == nullptr) {
-    const std::string where = paths_.size() == 1
-                                  ? base_name(paths_[0])
-                                  : format("%zu files beside %s", paths_.size(), base_name(paths_[0]).c_str());
-    throw Error(code::kCheckpointInvalid, format("%s: tensor %s is missing", where.c_str(), printable(name).c_str()),
-                "fetch all files of the checkpoint, and check that config.json belongs to it");
-  }
-  return *tensor;
-}
-
-const std::byte* Checkpoint::data(const Tensor& tensor) const {
-  return mappings_[tensor.file]->data() + tensor.offset;
-}
-
-void Checkpoint::drop(const Tensor& tensor, int64_t begin, int64_t end) const {
-  if (tensor.bytes == 0 || tensor.shape.empty() || begin >= end) return;
-  const uint64_t row = tensor.bytes / static_cast<uint64_t>(tensor.shape[0]);
-  mappings_[tensor.file]->drop(tensor.offset + static_cast<uint64_t>(begin) * row,
-                               static_cast<uint64_t>(end - begin) * row);
-}
-
-void Checkpoint::drop_all() const {
-  for (const auto& mapping : mappings_) mapping->drop(0, mapping->size());
-}
-
-void Checkpoint::prefetch(const Tensor& tensor) const {
-  mappings_[tensor.file]->prefetch(tensor.offset, tensor.bytes);
 }
 
 }  // namespace millrace

@@ -49,6 +49,7 @@ std::vector<double> rope_frequencies(const ModelSpec& spec) {
   std::vector<double> frequency(half);
   for (int i = 0; i < half; i++) {
     frequency[i] = std::pow(theta, -2.0 * i / spec.head_dim);
+    if (!spec.rope.factors.empty()) frequency[i] /= spec.rope.factors[i];
   }
   if (spec.rope.scaling == RopeScaling::linear) {
     for (double& f : frequency) f /= spec.rope.factor;

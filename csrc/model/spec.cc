@@ -1,5 +1,8 @@
 #include "model/spec.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "core/error.h"
 
 namespace millrace {
@@ -41,6 +44,14 @@ void ModelSpec::validate() const {
   if (!(rms_epsilon > 0 && rms_epsilon < 1) || !(rope.theta > 0) || !(rope.factor > 0)) {
     throw Error(code::kCheckpointInvalid, "config.json: rms_norm_eps, rope_theta and the rope factor must be positive",
                 "check that config.json belongs to this checkpoint");
+  }
+  const auto sound = [](double factor) { return factor > 0 && std::isfinite(factor); };
+  if (!rope.factors.empty() && (rope.factors.size() != static_cast<size_t>(head_dim) / 2 ||
+                                !std::all_of(rope.factors.begin(), rope.factors.end(), sound))) {
+    throw Error(code::kCheckpointInvalid,
+                format("rope: expected %d positive factors of frequencies, found %zu or others", head_dim / 2,
+                       rope.factors.size()),
+                "check that the factors belong to this checkpoint");
   }
   require_range("sliding_window", sliding_window, 0, 1 << 27);
   if (rope.scaling == RopeScaling::dynamic && (rope.original_max_position <= 0 || rope.factor < 1 || head_dim < 4)) {

@@ -19,6 +19,7 @@ struct RopeSpec {
   double beta_fast = 32.0;             // yarn: pairs that turn more often than this in the original context are kept
   double beta_slow = 1.0;              // yarn: pairs that turn less often are stretched
   bool truncate = true;                // yarn: the range between is rounded outwards to whole pairs
+  std::vector<double> factors;         // head_dim / 2 that frequencies are divided by before any scaling, or none
 };
 
 struct ModelSpec {

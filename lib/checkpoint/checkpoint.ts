@@ -5,55 +5,51 @@ import { MillraceError } from '../errors.ts'
 import type { HeadType } from '../options.ts'
 import { type ModelConfig, readConfig, readEndTokens } from './config.ts'
 import { type CheckpointFolder, checkIndex, openFolder } from './folder.ts'
+import { findGguf } from './gguf/files.ts'
+import { openGguf } from './gguf/open.ts'
+import type { GgufQuantisation } from './gguf/types.ts'
 import { type Quantisation, readQuantisation } from './quantisation.ts'
 import { makeSource } from './source.ts'
 import { checkTies, checkUnread } from './unread.ts'
 
-export interface Checkpoint {
+/** What a format's own files say. */
+export interface CheckpointParts {
   folder: CheckpointFolder
   config: ModelConfig
-  quantisation: Quantisation
+  quantisation: Quantisation | GgufQuantisation
   tensors: NativeTensor[]
   source: ModelSource
   slabs: NativeSlabPlan
-  /** Tokens that end an answer, by generation_config.json and config.json. */
-  endTokens: number[]
   /** Sentences about what the files hold and is not read. */
   warnings: readonly string[]
+}
+
+export interface Checkpoint extends CheckpointParts {
+  /** Tokens that end an answer, by generation_config.json and config.json. */
+  endTokens: number[]
   /** Equal for loads that can share their slabs. */
   identity: string
 }
 
 /** Reads headers, and of what could be left out its bytes. Throws the CHECKPOINT_ errors. */
 export async function openCheckpoint(
-  directory: string,
+  path: string,
   native: NativeAddon,
   head: HeadType = 'stored',
 ): Promise<Checkpoint> {
-  const folder = await openFolder(directory)
-  const warnings = [...folder.warnings]
-  const warn = (message: string) => void warnings.push(message)
-  const said = readConfig(folder.config, warn)
-  const quantisation = await readQuantisation(folder)
+  const gguf = await findGguf(path)
   try {
-    const tensors = native.readTensors(folder.weightFiles)
-    checkIndex(folder, tensors)
-    const source = makeSource(said, quantisation, tensors, head)
-    await checkUnread(folder.weightFiles, said, source, tensors, warn)
-    const config = { ...said, tiedEmbeddings: await checkTies(folder.weightFiles, said, source, tensors, warn) }
-    const slabs = await native.planSlabs(folder.weightFiles, source)
+    const parts = gguf ? await openGguf(gguf, native, head) : await openHubFolder(path, native, head)
+    const { folder, config, source } = parts
     const generation = readEndTokens(folder.generationConfig, 'generation_config.json')
     const { vocab } = config.spec
     const ends = [...new Set([...generation, ...config.endTokens])]
     const strange = ends.filter((token) => token < 0 || token >= vocab)
-    if (strange.length > 0) warn(`eos_token_id: no tokens of the vocabulary of ${vocab}: ${strange.join(', ')}`)
+    const warnings = [...parts.warnings]
+    if (strange.length > 0)
+      warnings.push(`eos_token_id: no tokens of the vocabulary of ${vocab}: ${strange.join(', ')}`)
     return {
-      folder,
-      config,
-      quantisation,
-      tensors,
-      source,
-      slabs,
+      ...parts,
       endTokens: ends.filter((token) => !strange.includes(token)),
       warnings,
       // The same files under another config.json make other slabs.
@@ -62,4 +58,20 @@ export async function openCheckpoint(
   } catch (error) {
     throw MillraceError.fromNative(error)
   }
+}
+
+/** A folder as Hugging Face lays it out. */
+async function openHubFolder(path: string, native: NativeAddon, head: HeadType): Promise<CheckpointParts> {
+  const folder = await openFolder(path)
+  const warnings = [...folder.warnings]
+  const warn = (message: string) => void warnings.push(message)
+  const said = readConfig(folder.config, warn)
+  const quantisation = await readQuantisation(folder)
+  const tensors = native.readTensors(folder.weightFiles)
+  checkIndex(folder, tensors)
+  const source = makeSource(said, quantisation, tensors, head)
+  await checkUnread(folder.weightFiles, said, source, tensors, warn)
+  const config = { ...said, tiedEmbeddings: await checkTies(folder.weightFiles, said, source, tensors, warn) }
+  const slabs = await native.planSlabs(folder.weightFiles, source)
+  return { folder, config, quantisation, tensors, source, slabs, warnings }
 }

@@ -10,9 +10,9 @@ import { isLeftover } from './unread.ts'
 import { danglingLink, findWeights, linkTarget } from './weight_files.ts'
 
 export interface CheckpointFolder {
-  /** Absolute. */
+  /** Absolute; of a GGUF model its file, or the first part. */
   path: string
-  /** Absolute paths of the safetensors files. */
+  /** Absolute paths of the files with tensors. */
   weightFiles: string[]
   /** Of a sharded checkpoint: tensor name -> index into weightFiles. */
   shardOf: ReadonlyMap<string, number> | undefined
@@ -37,12 +37,9 @@ export async function openFolder(directory: string): Promise<CheckpointFolder> {
   const entry = await stat(path).catch(() => undefined)
   if (!entry) throw new MillraceError('CHECKPOINT_NOT_FOUND', { message: `${path}: expected a folder, found nothing` })
   if (!entry.isDirectory()) {
-    if (path.endsWith('.gguf')) {
-      throw new MillraceError('CHECKPOINT_UNSUPPORTED', {
-        message: `${path}: expected a folder with safetensors, found a GGUF file, which is not supported`,
-      })
-    }
-    throw new MillraceError('CHECKPOINT_NOT_FOUND', { message: `${path}: expected a folder, found a file` })
+    throw new MillraceError('CHECKPOINT_NOT_FOUND', {
+      message: `${path}: expected a folder or a GGUF file, found another file`,
+    })
   }
   const files = (await readdir(path)).sort()
   const config = await readJson(join(path, 'config.json'))
@@ -82,7 +79,8 @@ export function checkIndex(
   }
 }
 
-async function identify(files: readonly string[]): Promise<string> {
+/** Changes when one of the files' path, size or modification time does. */
+export async function identify(files: readonly string[]): Promise<string> {
   const parts = []
   for (const file of files) {
     const [path, { size, mtimeNs }] = await locate(file)

@@ -32,7 +32,10 @@ const OF_PACKED = new Set([
 const OF_MODULES = /^(weight|qweight|weight_packed|sinks|lora_[AB])$/
 
 /** Types that are known here. Of any other, nothing can be said but its name. */
-const KNOWN_TYPES = 'BOOL U8 I8 F8_E4M3 F8_E5M2 I16 U16 F16 BF16 I32 U32 F32 F64 I64 U64'.split(' ')
+const KNOWN_TYPES = [
+  ...'BOOL U8 I8 F8_E4M3 F8_E5M2 I16 U16 F16 BF16 I32 U32 F32 F64 I64 U64'.split(' '),
+  ...'Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4'.split(' '),
+]
 
 const FLOATS: Readonly<Record<string, number>> = { F16: 2, BF16: 2, F32: 4, F64: 8 }
 /** A bias of more is none. */
@@ -145,7 +148,8 @@ async function isEqual(files: readonly string[], one: NativeTensor, two: NativeT
   return true
 }
 
-async function readBytes(
+/** Bytes of a tensor; fewer where the file ends. */
+export async function readBytes(
   files: readonly string[],
   tensor: NativeTensor,
   from: number,

@@ -153,7 +153,7 @@ function choose(path: string, files: readonly string[], candidates: readonly Can
       remedy: 'merge the adapter into its base model, and load that',
     })
   }
-  const foreign = files.find((name) => /\.(bin|pt|pth|gguf|msgpack|h5|onnx)$/.test(name))
+  const foreign = files.find((name) => /\.(bin|pt|pth|msgpack|h5|onnx)$/.test(name))
   if (foreign !== undefined) {
     throw new MillraceError('CHECKPOINT_UNSUPPORTED', {
       message: `${path}: expected *.safetensors, found only weights in another format (${foreign})`,

@@ -65,7 +65,10 @@ export function benchModelCommand(terminal: Terminal, what: What): Command {
         ? 'tokens a second of requests that decode together, through generate()'
         : 'tokens a second of prompts, until their first token, through generate()',
     )
-    .argument('<model>', `folder of a checkpoint, or a shape with random weights: ${Object.keys(SHAPES).join(', ')}`)
+    .argument(
+      '<model>',
+      `folder of a checkpoint, a GGUF file, or a shape with random weights: ${Object.keys(SHAPES).join(', ')}`,
+    )
     .addOption(new Option('--batch <count>', 'requests at once').argParser(parseNumber).default(1))
     .addOption(new Option('--prompt <count>', `tokens of each prompt (${prompt})`).argParser(parseNumber))
     .addOption(new Option('--prompt-tokens <count>').argParser(parseNumber).hideHelp())

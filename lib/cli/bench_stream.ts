@@ -71,7 +71,10 @@ export function benchStreamCommand(terminal: Terminal): Command {
   const list = (text: string) => text.split(',').map((part) => part.trim())
   const command = new Command('stream')
     .description('throughput against GPU memory and batch, predicted beside measured, with the share of the link')
-    .argument('<model>', `folder of a checkpoint, or a shape with random weights: ${Object.keys(SHAPES).join(', ')}`)
+    .argument(
+      '<model>',
+      `folder of a checkpoint, a GGUF file, or a shape with random weights: ${Object.keys(SHAPES).join(', ')}`,
+    )
     .addOption(
       new Option(
         '--budgets <sizes>',

@@ -25,7 +25,7 @@ interface Flags extends RunFlags, HeadFlag, SamplingFlags {
 export function chatCommand(terminal: Terminal): Command {
   const command = new Command('chat')
     .description('talk with a model; from a pipe, every line is a message')
-    .argument('<model>', 'folder of the checkpoint')
+    .argument('<model>', 'folder of the checkpoint, or a GGUF file')
     .option('--system <text>', 'the system message')
   addSamplingFlags(addHeadFlag(addServeFlags(addLoadFlags(command))))
   return command.action(async (path: string, flags: Flags) => {

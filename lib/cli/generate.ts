@@ -31,7 +31,7 @@ interface Flags extends RunFlags, HeadFlag, SamplingFlags {
 export function generateCommand(terminal: Terminal): Command {
   const command = new Command('generate')
     .description('continue a prompt, or answer one request')
-    .argument('<model>', 'folder of the checkpoint')
+    .argument('<model>', 'folder of the checkpoint, or a GGUF file')
     .argument('[prompt]', 'the text to continue; from standard input if it is given nowhere')
     .option('--prompt <text>', 'the text to continue')
     .option('--chat <request>', "answer this request, through the model's chat template")

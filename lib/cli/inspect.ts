@@ -1,5 +1,4 @@
 import { Command } from 'commander'
-import type { Quantisation } from '../checkpoint/quantisation.ts'
 import { type Inspection, inspect } from '../model/inspect.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
 import { addHeadFlag, type HeadFlag } from './options.ts'
@@ -8,7 +7,7 @@ import type { Terminal } from './terminal.ts'
 export function inspectCommand(terminal: Terminal): Command {
   const command = new Command('inspect')
     .description('show what a checkpoint is and takes, without loading its weights')
-    .argument('<model>', 'folder of the checkpoint')
+    .argument('<model>', 'folder of the checkpoint, or a GGUF file')
     .option('--json', 'print as JSON')
   return addHeadFlag(command).action(async (path: string, flags: HeadFlag & { json?: boolean }) => {
     const inspection = await inspect(path, { head: flags.head })
@@ -30,7 +29,7 @@ function describe(inspection: Inspection): string {
   }
   const rope =
     spec.rope.scaling === 'none'
-      ? `theta ${spec.rope.theta}`
+      ? `theta ${spec.rope.theta}${spec.rope.factors ? ', a factor a pair' : ''}`
       : `theta ${spec.rope.theta}, ${spec.rope.scaling} x ${spec.rope.factor}`
   const window = spec.slidingWindow > 0 ? `window ${formatCount(spec.slidingWindow)}, ` : ''
   const extras = `${window}${spec.qkNorm ? 'normed heads, ' : ''}`
@@ -59,8 +58,17 @@ function describeCache(cache: Inspection['cache']): string {
   return `${cache.path} (${formatBytes(cache.bytes)}${cache.present ? '' : ', not there yet'})`
 }
 
-function describeQuantisation(quantisation: Quantisation): string {
+function describeQuantisation(quantisation: Inspection['quantisation']): string {
   if (quantisation.method === 'none') return 'none'
+  if (quantisation.method === 'gguf') {
+    const { format, linears, bitsPerWeight } = quantisation
+    const mixed = Object.entries(linears).map(([name, types]) => {
+      const counts = Object.entries(types)
+      const [[only] = ['']] = counts
+      return `${name} ${counts.length === 1 ? only : counts.map(([type, count]) => `${type} x ${count}`).join(' + ')}`
+    })
+    return `gguf ${format ?? 'of mixed types'}, ${bitsPerWeight.toFixed(2)} bits a weight: ${mixed.join(', ')}`
+  }
   const { method, format, bits, groupSize, symmetric } = quantisation
   const rules = method === 'gptq' ? quantisation.rules.length : 0
   return [

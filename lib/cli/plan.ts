@@ -18,7 +18,7 @@ interface Flags extends LoadFlags {
 export function planCommand(terminal: Terminal): Command {
   const command = new Command('plan')
     .description('what a model would take and how fast it would be, without loading it')
-    .argument('<model>', `folder of a checkpoint, or a published shape: ${Object.keys(SHAPES).join(', ')}`)
+    .argument('<model>', `folder of a checkpoint, a GGUF file, or a published shape: ${Object.keys(SHAPES).join(', ')}`)
     .addOption(new Option('--sequences <count>').argParser(parseNumber).hideHelp())
     .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4', 'q8']))
     .option('--json', 'print as JSON')

@@ -16,7 +16,7 @@ interface Flags extends RunFlags, HeadFlag {
 export function scoreCommand(terminal: Terminal): Command {
   const command = new Command('score')
     .description('perplexity of a text under a model')
-    .argument('<model>', 'folder of the checkpoint')
+    .argument('<model>', 'folder of the checkpoint, or a GGUF file')
     .argument('[text]', 'the text; from standard input if it is given nowhere')
     .option('--file <path>', 'a file with the text')
     .addOption(

@@ -3,6 +3,7 @@ import { stat } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { addon, type ModelSpec, type NativeUnit } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
+import type { GgufQuantisation } from '../checkpoint/gguf/types.ts'
 import type { Quantisation } from '../checkpoint/quantisation.ts'
 import { type HeadType, inspectOptions, validate } from '../options.ts'
 import { cacheFolder, packedFile } from './cache.ts'
@@ -11,7 +12,7 @@ export interface Inspection {
   path: string
   architecture: string
   spec: ModelSpec
-  quantisation: Quantisation
+  quantisation: Quantisation | GgufQuantisation
   tiedEmbeddings: boolean
   /** What is placed and moved: two units a layer, and the head. */
   units: NativeUnit[]

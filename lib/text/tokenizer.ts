@@ -1,11 +1,14 @@
-/** tokenizer.json and tokenizer_config.json of a checkpoint. */
+/** tokenizer.json and tokenizer_config.json of a checkpoint, or a GGUF file's metadata. */
+import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers'
 import { z } from 'zod'
+import { readGgufTokenizer } from '../checkpoint/gguf/tokenizer.ts'
 import { readJson } from '../checkpoint/json.ts'
 import { MillraceError } from '../errors.ts'
 import { invalidArgument } from '../options.ts'
 import { detokenize } from './detokenizer.ts'
+import { ggufTokenizerConfig, ggufTokenizerFiles } from './gguf_tokenizer.ts'
 import { makePieces, type Pieces } from './pieces.ts'
 
 const CONFIG_FILE = 'tokenizer_config.json'
@@ -51,8 +54,9 @@ export interface TokenizerFiles {
   config: Record<string, unknown>
 }
 
-/** Reads the files of a folder. Throws TOKENIZER_INVALID. */
+/** Reads the files of a folder, or a GGUF file. Throws TOKENIZER_INVALID. */
 export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles> {
+  if (await isFile(folder)) return ggufTokenizerFiles(readGgufTokenizer(folder))
   const tokenizer = await readJson(join(folder, 'tokenizer.json'), 'TOKENIZER_INVALID')
   if (!tokenizer) {
     throw new MillraceError('TOKENIZER_INVALID', {
@@ -65,8 +69,14 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
 
 /** tokenizer_config.json alone. Throws TOKENIZER_INVALID. */
 export async function readTokenizerConfig(folder: string): Promise<TokenizerConfig> {
-  const config = await readJson(join(folder, CONFIG_FILE), 'TOKENIZER_INVALID')
+  const config = (await isFile(folder))
+    ? ggufTokenizerConfig(readGgufTokenizer(folder))
+    : await readJson(join(folder, CONFIG_FILE), 'TOKENIZER_INVALID')
   return check(configSchema, config ?? {}, CONFIG_FILE)
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined))?.isFile() ?? false
 }
 
 /** Text to tokens and back: what a Model needs of a tokenizer. */

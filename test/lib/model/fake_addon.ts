@@ -31,6 +31,10 @@ export class FakeAddon implements NativeAddon {
     this.#onEvents!(events)
   }
 
+  readGguf(): never {
+    throw new Error('no GGUF here')
+  }
+
   readTensors(paths: string[]): NativeTensor[] {
     const linears = ['self_attn.q', 'self_attn.k', 'self_attn.v', 'self_attn.o', 'mlp.gate', 'mlp.up', 'mlp.down']
     const names = ['model.embed_tokens.weight', 'model.norm.weight']
