@@ -10,13 +10,19 @@ export const MODELS = join(root, 'models')
 
 /** A model that does not ship: in MILLRACE_MODELS, or in ../shared/models. Says so on stderr if it is in neither. */
 export function findModel(name: string): string | undefined {
+  return findFile(name, 'config.json')
+}
+
+/** The folder of that name that has the file, in the same places. */
+export function findFile(name: string, file: string): string | undefined {
   const places = [process.env.MILLRACE_MODELS, join(root, '..', 'shared', 'models')]
   const found = places
     .filter((place) => place !== undefined)
     .map((place) => join(place, name))
-    .find((dir) => existsSync(join(dir, 'config.json')))
+    .find((dir) => existsSync(join(dir, file)))
   if (found === undefined) {
-    process.stderr.write(`tests of ${name} are skipped: set MILLRACE_MODELS to the folder that has it\n`)
+    const what = file === 'config.json' ? name : `${name}/${file}`
+    process.stderr.write(`tests of ${what} are skipped: set MILLRACE_MODELS to the folder that has it\n`)
   }
   return found
 }

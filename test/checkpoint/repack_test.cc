@@ -418,6 +418,32 @@ TEST(plain_linears_round_trip) {
   }
 }
 
+TEST(interleaved_heads_come_in_order_in_every_format) {
+  for (const int rotary : {40, 16}) {
+    for (LinearKind kind : {plain("F16"), gptq(32, Zeros::random, Order::act_order),
+                            of_format(LinearFormat::awq, gptq(32, Zeros::random)),
+                            of_format(LinearFormat::compressed_tensors, gptq(32, Zeros::random))}) {
+      kind.bias = true;
+      TinyModel model(check::seed() + 95);
+      model.build(kSpec, kind);
+      LayerSource& layer = model.source.layers[0];
+      for (auto [linear, name] : {std::pair{&layer.query, "0.query"}, {&layer.key, "0.key"}}) {
+        linear->interleaved_heads = {kSpec.head_dim, rotary};
+        Dense& dense = model.linears.at(name);
+        const Dense stored = dense;
+        for (int n = 0; n < dense.n; n++) {
+          // Rows 2 i and 2 i + 1 are elements i and i + rotary / 2 of their head.
+          const int within = n % kSpec.head_dim;
+          const int to = within >= rotary ? n : n - within + within / 2 + within % 2 * (rotary / 2);
+          dense.bias[to] = stored.bias[n];
+          for (int k = 0; k < dense.k; k++) dense.weight[static_cast<size_t>(to) * dense.k + k] = stored.at(n, k);
+        }
+      }
+      round_trip(model);
+    }
+  }
+}
+
 namespace {
 
 double relative_rms(const std::vector<float>& found, const std::vector<float>& expected) {

@@ -78,7 +78,7 @@ TEST(every_dtype_has_its_size) {
     const std::string end = std::to_string(3 * bytes);
     const std::vector<Tensor> tensors =
         parse("{\"t\":" + entry(name, "[3]", "[0," + end + "]") + "}", std::string(3 * bytes, 0));
-    CHECK_EQ(size_of(tensors[0].dtype), bytes);
+    CHECK_EQ(traits_of(tensors[0].dtype).block_bytes, bytes);
     CHECK_EQ(std::string(name_of(tensors[0].dtype)), name);
   }
 }

@@ -156,3 +156,74 @@ for (let format = 0; format < 4; format++) {
     save('linears', `format${format}-${seed}`, bytes)
   }
 }
+
+// ---- GGUF: the byte that says how much larger the file is, then the file.
+const u32 = (value) => Buffer.from(Uint32Array.of(value).buffer)
+const u64 = (value) => Buffer.from(BigUint64Array.of(BigInt(value)).buffer)
+const string = (text) => Buffer.concat([u64(Buffer.byteLength(text)), Buffer.from(text)])
+const list = (type, items) => Buffer.concat([u32(type), u64(items.length), ...items])
+/** Pairs of [key, type, bytes], tensors of [name, shape, type, bytes]. */
+function gguf(pairs, tensors, version = 3) {
+  const parts = [Buffer.from('GGUF'), u32(version), u64(tensors.length), u64(pairs.length)]
+  for (const [key, type, bytes] of pairs) parts.push(string(key), u32(type), bytes)
+  const data = []
+  let offset = 0
+  for (const [name, shape, type, size] of tensors) {
+    const padded = Math.ceil(size / 32) * 32
+    parts.push(string(name), u32(shape.length), ...shape.map(u64), u32(type), u64(offset))
+    data.push(randomBytes(size), Buffer.alloc(padded - size))
+    offset += padded
+  }
+  const head = Buffer.concat(parts)
+  return Buffer.concat([head, Buffer.alloc((32 - (head.length % 32)) % 32), ...data])
+}
+const architecture = ['general.architecture', 8, string('llama')]
+save('gguf', 'empty', first(0, gguf([], [])))
+save('gguf', 'version2', first(0, gguf([architecture], [['t', [2], 0, 8]], 2)))
+save('gguf', 'version1', first(0, gguf([architecture], [], 1)))
+save(
+  'gguf',
+  'values',
+  first(
+    0,
+    gguf(
+      [
+        architecture,
+        ...[0, 1, 7].map((type) => [`byte${type}`, type, Buffer.from([1])]),
+        ...[2, 3].map((type) => [`short${type}`, type, Buffer.from([1, 0])]),
+        ...[4, 5, 6].map((type) => [`word${type}`, type, u32(64)]),
+        ...[10, 11, 12].map((type) => [`long${type}`, type, u64(64)]),
+        ['tokens', 9, list(8, ['<s>', '', 'a\u00e9'].map(string))],
+        ['scores', 9, list(6, [u32(0), u32(1)])],
+        ['flags', 9, list(7, [Buffer.from([1]), Buffer.from([0])])],
+        ['general.alignment', 4, u32(32)],
+      ],
+      [],
+    ),
+  ),
+)
+const packed = { 2: [32, 18], 3: [32, 20], 6: [32, 22], 7: [32, 24], 8: [32, 34], 10: [256, 84], 11: [256, 110] }
+Object.assign(packed, { 12: [256, 144], 13: [256, 176], 14: [256, 210], 20: [32, 18], 23: [256, 136], 39: [32, 17] })
+for (const [type, [elements, bytes]] of Object.entries(packed)) {
+  save('gguf', `type${type}`, first(0, gguf([architecture], [['blk.0.w', [2 * elements, 2], Number(type), 4 * bytes]])))
+}
+save(
+  'gguf',
+  'mixed',
+  first(
+    0,
+    gguf(
+      [architecture],
+      [
+        ['a', [4], 0, 16],
+        ['b', [2, 2, 1, 1], 1, 8],
+        ['c', [256], 16, 66],
+        ['d', [3], 24, 3],
+        ['e', [0], 30, 0],
+      ],
+    ),
+  ),
+)
+save('gguf', 'large', first(128 + 40, gguf([architecture], [['t', [2 ** 20, 2 ** 8], 12, 32]])))
+save('gguf', 'nested', first(0, gguf([['a', 9, Buffer.concat([u32(9), u64(1), list(4, [u32(1)])])]], [])))
+save('gguf', 'twice', first(0, gguf([architecture, architecture], [])))

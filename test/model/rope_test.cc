@@ -51,6 +51,16 @@ TEST(yarn_keeps_fast_pairs_and_stretches_slow_ones) {
   CHECK_EQ(rope_table(spec_of(RopeScaling::linear, 2, 0), 0, 1)[0], 1.0f);
 }
 
+TEST(factors_of_pairs_divide_frequencies_before_any_scaling) {
+  for (const RopeScaling scaling : {RopeScaling::none, RopeScaling::linear, RopeScaling::yarn}) {
+    ModelSpec spec = spec_of(scaling, 4, 1024);
+    const auto without = rope_frequencies(spec);
+    for (int i = 0; i < 32; i++) spec.rope.factors.push_back(1.0 + i / 8.0);
+    const auto with = rope_frequencies(spec);
+    for (int i = 0; i < 32; i++) CHECK_NEAR(with[i] * spec.rope.factors[i], without[i], 1e-12);
+  }
+}
+
 TEST(scalings_without_what_they_need_are_refused_by_name) {
   const auto refused = [](ModelSpec spec, const char* word) {
     CHECK_THROWS_CODE(spec.validate(), code::kCheckpointInvalid);
@@ -71,6 +81,12 @@ TEST(scalings_without_what_they_need_are_refused_by_name) {
   spec = spec_of(RopeScaling::yarn, 4, 1024);
   spec.rope.attention_factor = std::nan("");
   refused(spec, "attention_factor");
+  for (const std::vector<double>& factors :
+       {std::vector<double>(31, 1.0), std::vector<double>(32, 0.0), std::vector<double>(32, INFINITY)}) {
+    spec = spec_of(RopeScaling::none, 1, 0);
+    spec.rope.factors = factors;
+    refused(spec, "32 positive factors");
+  }
   spec = spec_of(RopeScaling::none, 1, 0);
   spec.sliding_window = -1;
   refused(spec, "sliding_window");

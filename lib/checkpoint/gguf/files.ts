@@ -3,6 +3,7 @@ import { open, readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { MillraceError } from '../../errors.ts'
 import { list } from '../keys.ts'
+import { danglingLink, linkTarget } from '../weight_files.ts'
 
 const ENDING = /\.gguf$/i
 /** `model-Q4_K_M-00001-of-00003.gguf`. */
@@ -27,6 +28,7 @@ export async function findGguf(path: string): Promise<GgufFiles | undefined> {
   if (typeof path !== 'string' || path === '') return undefined
   const absolute = resolve(path)
   const info = await stat(absolute).catch(() => undefined)
+  if (!info && ENDING.test(absolute) && (await linkTarget(absolute)) !== undefined) return ofFile(absolute)
   if (info?.isFile()) return (await isGguf(absolute)) ? ofFile(absolute) : undefined
   return info?.isDirectory() ? ofFolder(absolute) : undefined
 }
@@ -51,6 +53,10 @@ async function ofFile(path: string): Promise<GgufFiles> {
   const names = partsOf(name)
   const there = await Promise.all(names.map((part) => stat(join(folder, part)).catch(() => undefined)))
   const missing = names.filter((_, index) => !there[index])
+  for (const part of missing) {
+    const target = await linkTarget(join(folder, part))
+    if (target !== undefined) throw danglingLink(join(folder, part), target)
+  }
   if (missing.length > 0) {
     throw new MillraceError('CHECKPOINT_INVALID', {
       message: `${path}: expected all parts beside ${name}, found no ${list(missing)}`,

@@ -1,0 +1,97 @@
+/** Tokenizers of GGUF metadata: the vocabularies that llama.cpp ships for its own tests, with its ids; and kinds by hand. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { readTokenizerConfig, readTokenizerFiles, Tokenizer } from '../../../lib/text/tokenizer.ts'
+import { findFile } from '../../models.ts'
+import { bool, type GgufMetadata, ggufBytes, text, texts, u32 } from '../../reference/gguf.ts'
+import { temporaryFolder } from '../folder.ts'
+
+describe('every text of every vocabulary has its ids', () => {
+  for (const name of ['gpt-2', 'llama-bpe', 'phi-3', 'qwen2']) {
+    const file = `ggml-vocab-${name}.gguf`
+    const folder = findFile('vocab', file)
+    test.skipIf(!folder)(name, async () => {
+      const path = join(folder!, file)
+      const tokenizer = new Tokenizer(await readTokenizerFiles(path))
+      const all = readFileSync(`${path}.inp`, 'utf8').split('\n__ggml_vocab_test__\n')
+      const ids = readFileSync(`${path}.out`, 'utf8').split('\n')
+      expect(all.length).toBeGreaterThan(40)
+      const expected = all.map((_, index) => ids[index]!.split(' ').filter(Boolean).map(Number))
+      expect(all.map((sample) => tokenizer.encode(sample, false))).toEqual(expected)
+      for (const [index, sample] of all.entries()) expect(tokenizer.decode(expected[index]!)).toBe(sample)
+    })
+  }
+})
+
+/** SentencePiece with three merges, bytes for all else. */
+function sentencePiece(extra: GgufMetadata = {}): GgufMetadata {
+  const bytes = Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`)
+  const pieces = ['\u2581', 'a', 'b', 'ab', '\u2581a', '\u2581ab', 'ba']
+  const tokens = ['<unk>', '<s>', '</s>', ...bytes, ...pieces, '<|user|>']
+  const scores = tokens.map((_, id) => -id)
+  const types = tokens.map((_, id) => (id === 0 ? 2 : id < 3 ? 3 : id < 259 ? 6 : id === tokens.length - 1 ? 4 : 1))
+  return {
+    'general.architecture': text('llama'),
+    'tokenizer.ggml.model': text('llama'),
+    'tokenizer.ggml.tokens': texts(tokens),
+    'tokenizer.ggml.scores': { type: 'array', of: 'f32', value: scores },
+    'tokenizer.ggml.token_type': { type: 'array', of: 'i32', value: types },
+    'tokenizer.ggml.bos_token_id': u32(1),
+    'tokenizer.ggml.eos_token_id': u32(2),
+    'tokenizer.ggml.unknown_token_id': u32(0),
+    'tokenizer.chat_template': text('{{ bos_token }}{{ messages[0].content }}'),
+    ...extra,
+  }
+}
+
+const write = async (metadata: GgufMetadata) =>
+  join(await temporaryFolder({ 'v.gguf': ggufBytes(metadata, []) }), 'v.gguf')
+const open = async (metadata: GgufMetadata) => new Tokenizer(await readTokenizerFiles(await write(metadata)))
+
+describe('llama', () => {
+  const id = { space: 259, a: 260, b: 261, ab: 262, spaceA: 263, spaceAb: 264, ba: 265, user: 266 }
+
+  test('merges by scores, bytes for what is no token, the first token where it is wanted', async () => {
+    const tokenizer = await open(sentencePiece())
+    // 'ab' has a higher score than '\u2581a', so it is merged first.
+    expect(tokenizer.encode('ab')).toEqual([1, id.spaceAb])
+    expect(tokenizer.encode('aab', false)).toEqual([id.spaceA, id.ab])
+    expect(tokenizer.encode('\u00e9', false)).toEqual([id.space, 3 + 0xc3, 3 + 0xa9])
+    expect(tokenizer.encode('a<|user|>a', false)).toEqual([id.spaceA, id.user, id.spaceA])
+    expect(tokenizer.encode('', false)).toEqual([])
+    expect(tokenizer.decode([1, id.spaceAb, id.spaceA, 3 + 0xc3, 3 + 0xa9, 2])).toBe('ab a\u00e9')
+    expect([tokenizer.bosToken, tokenizer.eosToken]).toEqual(['<s>', '</s>'])
+  })
+
+  test('settings of the file', async () => {
+    const without = await open(
+      sentencePiece({
+        'tokenizer.ggml.add_bos_token': bool(false),
+        'tokenizer.ggml.add_space_prefix': bool(false),
+        'tokenizer.ggml.add_eos_token': bool(true),
+      }),
+    )
+    expect(without.encode('ab')).toEqual([id.ab, 2])
+    expect(without.decode([id.spaceAb])).toBe(' ab')
+    const { chat_template } = await readTokenizerConfig(await write(sentencePiece()))
+    expect(chat_template).toBe('{{ bos_token }}{{ messages[0].content }}')
+  })
+})
+
+test.each([
+  [{ 'tokenizer.ggml.model': text('rwkv') }, 'TOKENIZER_INVALID', /v\.gguf.*tokenizer\.ggml\.model.*rwkv/],
+  [
+    { 'tokenizer.ggml.model': text('gpt2'), 'tokenizer.ggml.pre': text('strange') },
+    'TOKENIZER_INVALID',
+    /v\.gguf.*tokenizer\.ggml\.pre.*strange.*llama-bpe/,
+  ],
+  [{ 'tokenizer.ggml.model': text('gpt2') }, 'TOKENIZER_INVALID', /tokenizer\.ggml\.merges/],
+  [
+    { 'tokenizer.ggml.token_type': { type: 'array', of: 'i32', value: [1] } },
+    'CHECKPOINT_INVALID',
+    /token_type.*267.*1/,
+  ],
+] as [GgufMetadata, string, RegExp][])('%o is refused by name', async (extra, code, message) => {
+  await expect(open(sentencePiece(extra))).rejects.toMatchObject({ code, message: expect.stringMatching(message) })
+})
