@@ -3,7 +3,8 @@ export const ERRORS = {
   INVALID_ARGUMENT: 'see the documentation of the call',
   ADDON_NOT_BUILT: 'run `npm run build` in the package folder (needs a C++20 compiler and CMake)',
   PLATFORM_UNSUPPORTED: 'millrace runs on Linux, x64 and arm64',
-  CHECKPOINT_NOT_FOUND: 'pass the path of a Hugging Face model folder with config.json and *.safetensors',
+  CHECKPOINT_NOT_FOUND:
+    'pass the path of a Hugging Face model folder with config.json and *.safetensors, or of a GGUF file',
   CHECKPOINT_INVALID: 'fetch the file again, or report it to whoever published the checkpoint',
   CHECKPOINT_UNSUPPORTED: 'use a checkpoint in a supported format (see README)',
   TOKENIZER_INVALID: 'fetch tokenizer.json and tokenizer_config.json again',

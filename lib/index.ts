@@ -1,5 +1,6 @@
 /** millrace: language models whose weights stream from system memory. */
 export type { Home, ModelSpec, NativeUnit as ModelUnit, RopeSpec, WeightType } from './binding.ts'
+export type { GgufQuantisation } from './checkpoint/gguf/types.ts'
 export type {
   AwqQuantisation,
   CompressedTensorsQuantisation,

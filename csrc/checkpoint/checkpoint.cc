@@ -40,7 +40,7 @@ Checkpoint::Checkpoint(std::vector<std::string> paths) : paths_(std::move(paths)
     const std::string_view text(reinterpret_cast<const char*>(mapping.data()), mapping.size());
     mapping.gguf = text.starts_with(kGgufMagic) || paths_[f].ends_with(".gguf");
     for (Tensor& tensor : mapping.gguf ? parse_gguf(text, mapping.size(), paths_[f]).tensors
-                               : parse_safetensors(text, mapping.size(), paths_[f])) {
+                                       : parse_safetensors(text, mapping.size(), paths_[f])) {
       tensor.file = static_cast<int>(f);
       const auto [at, inserted] = by_name_.emplace(tensor.name, tensors_.size());
       if (!inserted) {

@@ -13,8 +13,8 @@ namespace {
 
 using Long = unsigned long long;
 
-constexpr const char* kTypeNames[] = {"UINT8",  "INT8", "UINT16", "INT16", "UINT32", "INT32",  "FLOAT32",
-                                      "BOOL", "STRING", "ARRAY", "UINT64", "INT64",  "FLOAT64"};
+constexpr const char* kTypeNames[] = {"UINT8", "INT8",   "UINT16", "INT16",  "UINT32", "INT32",  "FLOAT32",
+                                      "BOOL",  "STRING", "ARRAY",  "UINT64", "INT64",  "FLOAT64"};
 constexpr size_t kTypeBytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
 // ggml's numbers of types. Those without a DType of their name are known by name alone.
@@ -23,11 +23,11 @@ struct TypeNumber {
   const char* name;
 };
 constexpr TypeNumber kTensorTypes[] = {
-    {0, "F32"},      {1, "F16"},      {2, "Q4_0"},    {3, "Q4_1"},    {6, "Q5_0"},   {7, "Q5_1"},    {8, "Q8_0"},
-    {9, "Q8_1"},     {10, "Q2_K"},    {11, "Q3_K"},   {12, "Q4_K"},   {13, "Q5_K"},  {14, "Q6_K"},   {15, "Q8_K"},
-    {16, "IQ2_XXS"}, {17, "IQ2_XS"},  {18, "IQ3_XXS"}, {19, "IQ1_S"},  {20, "IQ4_NL"}, {21, "IQ3_S"},  {22, "IQ2_S"},
-    {23, "IQ4_XS"},  {24, "I8"},      {25, "I16"},    {26, "I32"},    {27, "I64"},   {28, "F64"},    {29, "IQ1_M"},
-    {30, "BF16"},    {34, "TQ1_0"},   {35, "TQ2_0"},  {39, "MXFP4"},  {40, "NVFP4"},
+    {0, "F32"},      {1, "F16"},     {2, "Q4_0"},     {3, "Q4_1"},   {6, "Q5_0"},    {7, "Q5_1"},   {8, "Q8_0"},
+    {9, "Q8_1"},     {10, "Q2_K"},   {11, "Q3_K"},    {12, "Q4_K"},  {13, "Q5_K"},   {14, "Q6_K"},  {15, "Q8_K"},
+    {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},
+    {23, "IQ4_XS"},  {24, "I8"},     {25, "I16"},     {26, "I32"},   {27, "I64"},    {28, "F64"},   {29, "IQ1_M"},
+    {30, "BF16"},    {34, "TQ1_0"},  {35, "TQ2_0"},   {39, "MXFP4"}, {40, "NVFP4"},
 };
 
 constexpr uint32_t kMostDimensions = 4;
@@ -47,11 +47,13 @@ class GgufParser {
     out.version = version();
     const uint64_t tensors = count("tensors", kLeastTensorBytes), pairs = count("metadata pairs", kLeastPairBytes);
     for (uint64_t i = 0; i < pairs; i++) out.pairs.push_back(pair());
-    refuse_duplicates(out.pairs, [](const GgufPair& p) { return p.key; }, "metadata key");
+    refuse_duplicates(
+        out.pairs, [](const GgufPair& p) { return p.key; }, "metadata key");
     const uint64_t alignment = alignment_of(out.pairs);
     for (uint64_t i = 0; i < tensors; i++) out.tensors.push_back(tensor(alignment));
     where_ = {};
-    refuse_duplicates(out.tensors, [](const Tensor& t) { return std::string_view(t.name); }, "tensor");
+    refuse_duplicates(
+        out.tensors, [](const Tensor& t) { return std::string_view(t.name); }, "tensor");
     place(out.tensors, (at_ + alignment - 1) / alignment * alignment);
     return out;
   }
@@ -198,10 +200,9 @@ class GgufParser {
     } else if (!measure_tensor(t.dtype, t.shape, &t.bytes)) {
       const int block = traits_of(t.dtype).block;
       const bool whole = !t.shape.empty() && t.shape.back() % block == 0;
-      fail(whole || block == 1
-               ? format("shape %s overflows", shape_text(t.shape).c_str())
-               : format("expected rows of a multiple of %d elements for %s, found shape %s", block, name_of(t.dtype),
-                        shape_text(t.shape).c_str()));
+      fail(whole || block == 1 ? format("shape %s overflows", shape_text(t.shape).c_str())
+                               : format("expected rows of a multiple of %d elements for %s, found shape %s", block,
+                                        name_of(t.dtype), shape_text(t.shape).c_str()));
     }
     t.offset = number<uint64_t>("an offset");  // from the data's beginning, which is not known yet
     if (t.offset % alignment != 0) {
@@ -215,7 +216,11 @@ class GgufParser {
   void place(std::vector<Tensor>& tensors, uint64_t data_begin) {
     kind_ = "tensor";
     if (tensors.empty()) return;
-    const uint64_t room = file_bytes_ < data_begin ? 0 : file_bytes_ - data_begin;
+    if (file_bytes_ < data_begin) {
+      fail(format("expected data from byte %llu on, found the end of the file at %llu: cut short",
+                  static_cast<Long>(data_begin), static_cast<Long>(file_bytes_)));
+    }
+    const uint64_t room = file_bytes_ - data_begin;
     std::vector<Tensor*> order;
     order.reserve(tensors.size());
     for (Tensor& t : tensors) order.push_back(&t);
@@ -232,7 +237,8 @@ class GgufParser {
                     static_cast<Long>(data_begin + std::min(t.offset, UINT64_MAX - data_begin))));
       }
       // How large an element of another type is, nobody says: its data end where others begin.
-      if (t.dtype == DType::other) t.bytes = (i + 1 < order.size() ? std::min(order[i + 1]->offset, room) : room) - t.offset;
+      if (t.dtype == DType::other)
+        t.bytes = (i + 1 < order.size() ? std::min(order[i + 1]->offset, room) : room) - t.offset;
       if (t.offset < end) {
         fail(format("expected data of its own from byte %llu on, found them at %llu, where another's are",
                     static_cast<Long>(data_begin + end), static_cast<Long>(data_begin + t.offset)));

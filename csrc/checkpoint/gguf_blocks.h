@@ -32,7 +32,8 @@ inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -
 // Twice those of E2M1.
 inline constexpr int8_t kE2m1Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
-// Elements of `blocks` blocks one after the other, not necessarily aligned, as float32. Not finite where a scale is not.
+// Elements of `blocks` blocks one after the other, not necessarily aligned, as float32. Not finite where a scale is
+// not.
 void decode_blocks(DType type, const std::byte* data, size_t blocks, float* out);
 
 }  // namespace millrace

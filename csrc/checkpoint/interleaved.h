@@ -1,6 +1,6 @@
 #pragma once
-// Query and key of models whose rotation pairs neighbours: rows of a head come as 0, half, 1, half + 1, ... of the order
-// that kernels rotate, element i with element i + half. Put in that order they are rotated to the same products.
+// Query and key of models whose rotation pairs neighbours: rows of a head come as 0, half, 1, half + 1, ... of the
+// order that kernels rotate, element i with element i + half. Put in that order they are rotated to the same products.
 #include "checkpoint/linear_reader.h"
 
 namespace millrace {

@@ -70,8 +70,8 @@ std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const Li
 
 std::unique_ptr<LinearReader> open_head(const Checkpoint& checkpoint, const ModelSource& source) {
   const int n = source.spec.vocab, k = source.spec.hidden;
-  const bool floats =
-      source.head.format == LinearFormat::plain && !is_packed(require_weight(checkpoint, source.head.weight, n, k).dtype);
+  const bool floats = source.head.format == LinearFormat::plain &&
+                      !is_packed(require_weight(checkpoint, source.head.weight, n, k).dtype);
   if (source.head_bits != 0 && floats) {
     return std::make_unique<QuantisingReader>(checkpoint, source.head, source.final_norm, n, k, source.head_bits);
   }
@@ -138,11 +138,11 @@ void read_floats(const Checkpoint& checkpoint, const Tensor& tensor, float* out)
 
 const Tensor& require_weight(const Checkpoint& checkpoint, const std::string& name, int64_t n, int64_t k) {
   if (checkpoint.is_gguf(checkpoint.require(name))) {
-    return require_tensor(checkpoint, name,
-                          {DType::f32, DType::f16, DType::bf16, DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1,
-                           DType::q8_0, DType::q2_k, DType::q3_k, DType::q4_k, DType::q5_k, DType::q6_k, DType::iq4_nl,
-                           DType::iq4_xs, DType::mxfp4},
-                          {n, k});
+    return require_tensor(
+        checkpoint, name,
+        {DType::f32, DType::f16, DType::bf16, DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::q8_0,
+         DType::q2_k, DType::q3_k, DType::q4_k, DType::q5_k, DType::q6_k, DType::iq4_nl, DType::iq4_xs, DType::mxfp4},
+        {n, k});
   }
   return require_tensor(checkpoint, name, {DType::f16, DType::bf16, DType::f32}, {n, k});
 }

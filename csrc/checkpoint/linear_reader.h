@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/repack.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/repack.h"
 #include "model/slab_layout.h"
 
 namespace millrace {

@@ -80,7 +80,8 @@ void Q40Reader::read_words(int begin, int end, int column, int count, uint32_t* 
     const std::byte* row = data_ + static_cast<size_t>(column + c) * row_bytes_;
     for (int r = begin; r < end; r++) {
       // A block is four words: the low nibbles of its bytes 0..7 and 8..15, then the high ones.
-      const std::byte* block = row + static_cast<size_t>(8 * r / traits.block) * static_cast<size_t>(traits.block_bytes);
+      const std::byte* block =
+          row + static_cast<size_t>(8 * r / traits.block) * static_cast<size_t>(traits.block_bytes);
       const int part = r % 4;
       uint64_t x = load_element<uint64_t>(block + sizeof(uint16_t), static_cast<size_t>(part % 2));
       x = (part < 2 ? x : x >> 4) & 0x0f0f0f0f0f0f0f0full;

@@ -135,8 +135,8 @@ SlabPlan plan_slabs(const Checkpoint& checkpoint, const ModelSource& source) {
   plan.source = source;
   const Tensor& embedding = require_weight(checkpoint, source.embedding, spec.vocab, spec.hidden);
   plan.embedding_type = embedding_type_of(embedding.dtype);
-  plan.embedding_bytes = static_cast<size_t>(spec.vocab) * static_cast<size_t>(spec.hidden) *
-                         element_bytes(plan.embedding_type);
+  plan.embedding_bytes =
+      static_cast<size_t>(spec.vocab) * static_cast<size_t>(spec.hidden) * element_bytes(plan.embedding_type);
   for (int layer = 0; layer < spec.layers; layer++) {
     checkpoint.drop_all();
     plan.units.push_back(plan_attention(checkpoint, spec, source.layers[layer], layer));

@@ -28,7 +28,8 @@ struct InterleavedHeads {
 // One linear of the checkpoint, by tensor names; empty where the format has none.
 struct LinearSource {
   LinearFormat format = LinearFormat::plain;
-  std::string weight;  // plain [n, k] of f16, bf16, f32 or one of GGUF's packed types; gptq, awq: qweight; compressed_tensors: weight_packed
+  std::string weight;  // plain [n, k] of f16, bf16, f32 or one of GGUF's packed types; gptq, awq: qweight;
+                       // compressed_tensors: weight_packed
   std::string zeros;   // gptq, awq: qzeros; compressed_tensors: weight_zero_point. Need not be named where symmetric
   std::string scales;  // gptq, awq: scales; compressed_tensors: weight_scale
   std::string g_idx;   // gptq: g_idx; compressed_tensors: weight_g_idx. The tensor may be absent
@@ -36,8 +37,8 @@ struct LinearSource {
   std::string bias;    // [n], any format
   int bits = 4;        // of every format but plain
   int group_size = 0;  // of every format but plain; -1 is one group of k
-  bool symmetric = false;       // all zeros must be 8, and are dropped
-  bool zeros_minus_one = true;  // gptq version 1 stores zero - 1
+  bool symmetric = false;              // all zeros must be 8, and are dropped
+  bool zeros_minus_one = true;         // gptq version 1 stores zero - 1
   InterleavedHeads interleaved_heads;  // of weight and bias
 };
 

@@ -32,6 +32,7 @@ constexpr uint32_t kFormatVersion = 1;
 // Read and hashed in turns: a share stays in the L2 cache between the two.
 constexpr size_t kShare = size_t{256} << 10;
 constexpr int kSamples = 16;  // of a checkpoint's file, beside its header
+constexpr uint64_t kGgufHeaderBytes = uint64_t{32} << 20;
 constexpr size_t kSampleBytes = 4096;
 constexpr const char* kBeside = ".part";
 // Left free on the disk for others.
@@ -481,7 +482,11 @@ uint64_t hash_checkpoint(const std::vector<std::string>& paths) {
       hash = hash_bytes(buffer.data(), bytes, hash);
     };
     uint64_t header = 0;
-    if (size >= 8 && file.read(&header, 8, 0)) add(0, std::min(size, 8 + std::min<uint64_t>(header, 100'000'000)));
+    if (size >= 8 && file.read(&header, 8, 0)) {
+      // GGUF does not say how long its header is; that of the largest vocabularies is about 20 MB.
+      const bool gguf = std::memcmp(&header, "GGUF", 4) == 0;
+      add(0, std::min(size, gguf ? kGgufHeaderBytes : 8 + std::min<uint64_t>(header, 100'000'000)));
+    }
     for (int i = 0; i < kSamples; i++) {  // the last one ends with the file
       const uint64_t bytes = std::min<uint64_t>(size, kSampleBytes);
       add((size - bytes) / (kSamples - 1) * static_cast<uint64_t>(i), bytes);

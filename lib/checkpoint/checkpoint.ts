@@ -37,8 +37,8 @@ export async function openCheckpoint(
   native: NativeAddon,
   head: HeadType = 'stored',
 ): Promise<Checkpoint> {
-  const gguf = await findGguf(path)
   try {
+    const gguf = await findGguf(path)
     const parts = gguf ? await openGguf(gguf, native, head) : await openHubFolder(path, native, head)
     const { folder, config, source } = parts
     const generation = readEndTokens(folder.generationConfig, 'generation_config.json')

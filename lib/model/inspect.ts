@@ -36,12 +36,12 @@ export interface InspectOptions {
 }
 
 /** Reads headers only. Rejects with the CHECKPOINT_ errors. */
-export async function inspect(directory: string, options: InspectOptions = {}): Promise<Inspection> {
+export async function inspect(path: string, options: InspectOptions = {}): Promise<Inspection> {
   const { head } = validate(inspectOptions, options, 'options')
-  const checkpoint = await openCheckpoint(directory, addon(), head)
+  const checkpoint = await openCheckpoint(path, addon(), head)
   const { folder, config, quantisation, slabs } = checkpoint
   const files = []
-  for (const path of folder.weightFiles) files.push({ name: basename(path), bytes: (await stat(path)).size })
+  for (const file of folder.weightFiles) files.push({ name: basename(file), bytes: (await stat(file)).size })
   const packed = packedFile(cacheFolder(undefined), folder, slabs)
   return {
     path: folder.path,

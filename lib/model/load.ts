@@ -1,4 +1,4 @@
-/** load(): from a checkpoint's folder to a model that answers. */
+/** load(): from a checkpoint to a model that answers. */
 import type { NativeAddon, NativeModel } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import { MillraceError } from '../errors.ts'
@@ -18,10 +18,10 @@ import { abortedError } from './signals.ts'
 import { loadWeights } from './weights.ts'
 
 /**
- * Loads the model of a Hugging Face folder. Rejects with INVALID_ARGUMENT, ADDON_NOT_BUILT, the CHECKPOINT_ and
+ * Loads the model of a Hugging Face folder or a GGUF file. Rejects with INVALID_ARGUMENT, ADDON_NOT_BUILT, the CHECKPOINT_ and
  * TOKENIZER_ errors, OUT_OF_MEMORY, DEVICE_UNAVAILABLE or ABORTED; nothing is left behind then.
  */
-export async function load(directory: string, options: LoadOptions = {}): Promise<Model> {
+export async function load(path: string, options: LoadOptions = {}): Promise<Model> {
   const checked = validate(loadOptions, options, 'options')
   const { signal, onProgress } = checked
   const report = (stage: LoadProgress['stage'], done: number, total: number) => onProgress?.({ stage, done, total })
@@ -36,7 +36,7 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
     const { native } = runtime()
     const probing = probeGpus(native, checked.device ?? 'auto')
     probing.catch(() => {}) // told below
-    const checkpoint = await openCheckpoint(directory, native, checked.head)
+    const checkpoint = await openCheckpoint(path, native, checked.head)
     const { folder } = checkpoint
     for (const warning of checkpoint.warnings) log.warn({ path: folder.path }, warning)
     report('checkpoint', folder.weightFiles.length, folder.weightFiles.length)
@@ -117,7 +117,7 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
     })
   } catch (error) {
     const { code, message } = MillraceError.fromNative(error)
-    log.error({ path: directory, code, err: error }, `load failed: ${message}`)
+    log.error({ path, code, err: error }, `load failed: ${message}`)
     throw error
   } finally {
     release()

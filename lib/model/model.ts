@@ -121,7 +121,7 @@ export interface ModelParts {
 }
 
 export class Model implements AsyncDisposable {
-  /** The checkpoint's folder. */
+  /** The checkpoint's folder, or its GGUF file. */
   readonly path: string
   /** As config.json spells it: 'LlamaForCausalLM'. */
   readonly architecture: string

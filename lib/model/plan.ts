@@ -27,7 +27,7 @@ export interface PlanModelOptions extends PlanOptions {
 const schema = z.strictObject({ ...planOptions.shape, head: loadOptions.shape.head })
 
 /**
- * `model` is a Hugging Face folder, of which headers are read, or the name of a published shape ('llama3-8b'), as
+ * `model` is a Hugging Face folder or a GGUF file, of which headers are read, or the name of a published shape ('llama3-8b'), as
  * with weights of 4 bits in groups of 128. Rejects as load() does.
  */
 export async function plan(model: string, options: PlanModelOptions = {}): Promise<ModelPlan> {

@@ -19,6 +19,8 @@ interface Splitting {
 
 /** By `tokenizer.ggml.pre`, as llama.cpp splits. */
 const SPLITTING: Readonly<Record<string, Splitting>> = {
+  // Of files that do not say.
+  default: { patterns: ['[\\p{P}\\$\\+<=>\\^~\\|]+', GPT2, '\\p{N}+', '[0-9][0-9][0-9]'] },
   ...named(['gpt-2', 'phi-2', 'olmo', 'jais', 'mellum', 'trillion'], { patterns: [GPT2] }),
   ...named(['starcoder', 'refact', 'smollm', 'command-r', 'codeshell', 'exaone'], { patterns: ['\\p{N}', GPT2] }),
   ...named(['llama3', 'llama-v3', 'llama-bpe', 'falcon3', 'falcon-h1', 'pixtral'], {
@@ -108,7 +110,7 @@ function sentencePiece(source: GgufTokenizer, tokens: string[]): Record<string, 
 }
 
 function byteLevel(source: GgufTokenizer, tokens: string[]): Record<string, unknown> {
-  const { pre = 'gpt-2', merges } = source
+  const { pre = 'default', merges } = source
   if (!Object.hasOwn(SPLITTING, pre)) {
     throw invalid(source, 'tokenizer.ggml.pre', pre, Object.keys(SPLITTING).join(', '))
   }

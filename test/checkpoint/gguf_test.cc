@@ -91,11 +91,11 @@ TEST(a_vocabulary_alone_and_an_alignment_of_its_own) {
 
 TEST(every_type_has_its_size) {
   const std::tuple<uint32_t, const char*, int, int> types[] = {
-      {0, "F32", 1, 4},      {1, "F16", 1, 2},      {2, "Q4_0", 32, 18},   {3, "Q4_1", 32, 20},  {6, "Q5_0", 32, 22},
-      {7, "Q5_1", 32, 24},   {8, "Q8_0", 32, 34},   {10, "Q2_K", 256, 84}, {11, "Q3_K", 256, 110},
-      {12, "Q4_K", 256, 144}, {13, "Q5_K", 256, 176}, {14, "Q6_K", 256, 210}, {20, "IQ4_NL", 32, 18},
-      {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},    {26, "I32", 1, 4},     {28, "F64", 1, 8},    {30, "BF16", 1, 2},
-      {39, "MXFP4", 32, 17}};
+      {0, "F32", 1, 4},       {1, "F16", 1, 2},         {2, "Q4_0", 32, 18},    {3, "Q4_1", 32, 20},
+      {6, "Q5_0", 32, 22},    {7, "Q5_1", 32, 24},      {8, "Q8_0", 32, 34},    {10, "Q2_K", 256, 84},
+      {11, "Q3_K", 256, 110}, {12, "Q4_K", 256, 144},   {13, "Q5_K", 256, 176}, {14, "Q6_K", 256, 210},
+      {20, "IQ4_NL", 32, 18}, {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},       {26, "I32", 1, 4},
+      {28, "F64", 1, 8},      {30, "BF16", 1, 2},       {39, "MXFP4", 32, 17}};
   for (const auto& [number, name, elements, bytes] : types) {
     const int64_t k = 2 * elements;
     const Gguf gguf = parse(GgufWriter().tensor("t", {3, k}, number, std::string(6 * bytes, 0)).bytes());
@@ -144,12 +144,21 @@ TEST(every_cut_is_told) {
   parse(whole.substr(0, end));  // what is missing is padding
 }
 
+TEST(a_file_that_ends_before_its_data_begin_is_cut_short_whatever_its_tensors) {
+  const std::string of_nothing = GgufWriter().tensor("t", {0}, 0, "").bytes();
+  const std::string of_another_type = GgufWriter().tensor("t", {8}, 77, "").bytes();
+  for (const std::string& whole : {of_nothing, of_another_type}) {
+    parse(whole);
+    refuse(whole.substr(0, 24 + 9 + 4 + 8 + 4 + 8), {"expected data from byte 64", "cut short"});  // all but padding
+  }
+}
+
 TEST(counts_and_lengths_that_the_file_has_no_room_for) {
   const std::string whole = GgufWriter().text("k", "v").bytes();
   for (const uint64_t vast : {uint64_t{1} << 31, uint64_t{1} << 60, UINT64_MAX, UINT64_MAX / 13}) {
     refuse(with_u64(whole, 8, vast), {"tensors", std::to_string(vast)});
     refuse(with_u64(whole, 16, vast), {"metadata pairs", std::to_string(vast)});
-    refuse(with_u64(whole, 24, vast), {"cut short"});           // the key's length
+    refuse(with_u64(whole, 24, vast), {"cut short"});  // the key's length
     refuse(with_u64(whole, 24 + 8 + 1 + 4, vast), {"metadata key k", "cut short"});
     for (const uint32_t element : {0u, 4u, 7u, 8u, 10u}) {  // an array's count
       GgufWriter writer;
@@ -212,9 +221,10 @@ TEST(every_bit_of_a_block_counts) {
   auto random = check::random();
   // Bytes that hold float16, kept at 1 so that all values are finite.
   const std::map<DType, std::vector<int>> halves = {
-      {DType::q4_0, {0}},      {DType::q4_1, {0, 2}}, {DType::q5_0, {0}},    {DType::q5_1, {0, 2}}, {DType::q8_0, {0}},
-      {DType::q2_k, {80, 82}}, {DType::q3_k, {108}},  {DType::q4_k, {0, 2}}, {DType::q5_k, {0, 2}}, {DType::q6_k, {208}},
-      {DType::iq4_nl, {0}},    {DType::iq4_xs, {0}},  {DType::mxfp4, {}}};
+      {DType::q4_0, {0}},    {DType::q4_1, {0, 2}},   {DType::q5_0, {0}},   {DType::q5_1, {0, 2}},
+      {DType::q8_0, {0}},    {DType::q2_k, {80, 82}}, {DType::q3_k, {108}}, {DType::q4_k, {0, 2}},
+      {DType::q5_k, {0, 2}}, {DType::q6_k, {208}},    {DType::iq4_nl, {0}}, {DType::iq4_xs, {0}},
+      {DType::mxfp4, {}}};
   for (const auto& [type, at] : halves) {
     const DTypeTraits& traits = traits_of(type);
     std::vector<std::byte> block(traits.block_bytes);

@@ -237,7 +237,7 @@ describe('warnings and refusals', () => {
     [{ 'llama.embedding_length': text('256') }, 'CHECKPOINT_INVALID', /llama\.embedding_length.*integer.*"256"/],
     [{ 'llama.attention.value_length': u32(32) }, 'CHECKPOINT_UNSUPPORTED', /value_length.*32.*64/],
     [{ 'llama.rope.dimension_count': u32(32) }, 'CHECKPOINT_UNSUPPORTED', /llama\.rope\.dimension_count/],
-    [{ 'llama.rope.scaling.type': text('longrope') }, 'CHECKPOINT_UNSUPPORTED', /llama\.rope\.scaling.*longrope/],
+    [{ 'llama.rope.scaling.type': text('longrope') }, 'CHECKPOINT_UNSUPPORTED', /llama\.rope\.scaling\.type.*longrope/],
     [{ 'llama.block_count': u32(2) }, 'CHECKPOINT_INVALID', /blk\.1\./],
     [{ 'llama.feed_forward_length': u32(256) }, 'CHECKPOINT_INVALID', /blk\.0\.ffn_(gate|up|down)/],
     [

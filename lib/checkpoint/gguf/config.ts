@@ -187,6 +187,7 @@ export function asGguf(error: unknown, { file }: GgufMetadata, name: string, nam
         ? `${file}: metadata key '${name}.${KEYS[field]}${rest}'`
         : `${file}: '${field}${rest}'`,
     )
+    .replace('.rope.scaling.rope_type', '.rope.scaling.type')
     .replace(/'((?:model\.|lm_head)[\w.]*)'/g, (_, hub: string) => `'${names.toStored(hub)}'`)
     .replace('in the safetensors files', `in ${file}`)
     .replaceAll('config.json', 'the metadata')

@@ -81,7 +81,7 @@ function partsOf(name: string): string[] {
 }
 
 async function ofFolder(folder: string): Promise<GgufFiles | undefined> {
-  const files = (await readdir(folder)).sort()
+  const files = (await readdir(folder).catch(() => [])).sort()
   const all = files.filter((name) => ENDING.test(name))
   if (all.length === 0 || files.some((name) => name.endsWith('.safetensors'))) return undefined
   const models = new Map(all.filter((name) => !BESIDE.test(name)).map((name) => [partsOf(name)[0]!, name]))

@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { load } from '../../../lib/index.ts'
 import { build, DIST } from '../../built.ts'
@@ -213,6 +214,20 @@ test('inspect, for people and for programs', async () => {
   expect(people.stdout).toMatch(/quantisation +gptq, 4 bits, group 128, symmetric\n/)
   expect(people.stdout).toMatch(/KV cache +4,096 bytes a token\n/)
   expect(JSON.parse(programs.stdout)).toMatchObject({ architecture: 'LlamaForCausalLM', kvBytesPerToken: 4096 })
+})
+
+test('a GGUF file in the place of a folder', async () => {
+  const file = join(fileURLToPath(new URL('../../goldens/gguf/', import.meta.url)), 'llama-Q3_K_M.gguf')
+  const [people, programs, planned, generated] = await Promise.all([
+    run(['inspect', file]),
+    run(['inspect', file, '--json']),
+    run(['plan', file, '--device', 'cpu', '--json']),
+    run(['generate', file, 'Once', '--device', 'cpu', '--max-tokens', '3', '--json']),
+  ])
+  expect(people.stdout).toMatch(/quantisation +gguf Q3_K_M, 4\.11 bits a weight: .*attn_v Q5_K.*ffn_down Q4_K/)
+  expect(JSON.parse(programs.stdout)).toMatchObject({ parameters: 1_443_072, files: [{ name: 'llama-Q3_K_M.gguf' }] })
+  expect(JSON.parse(planned.stdout)).toMatchObject({ contextLength: 512 })
+  expect(generated.code).toBe(0)
 })
 
 test('score: windows, files, and the first token', async () => {
