@@ -1,5 +1,7 @@
 /** Added tokens: whole texts that are tokens, wherever they stand. As the tokenizers library in Rust finds them. */
 
+import type { Normalize } from './normalizer.ts'
+
 export interface AddedToken {
   id: number
   content: string
@@ -24,10 +26,10 @@ const SPACE = /\p{White_Space}/u
 export class AddedTokens {
   readonly #plain: Finder
   readonly #normalised: Finder
-  readonly #normalise: (text: string) => string
+  readonly #normalise: Normalize
 
-  constructor(tokens: readonly AddedToken[], normalise: ((text: string) => string) | undefined) {
-    this.#normalise = normalise ?? ((text) => text)
+  constructor(tokens: readonly AddedToken[], normalise: Normalize) {
+    this.#normalise = normalise
     this.#plain = new Finder(
       tokens.filter(({ normalized }) => !normalized).map((token) => ({ token, content: token.content })),
     )

@@ -85,10 +85,11 @@ class TokenizerService {
 
   /** Rejects with ABORTED, with what the thread says, or with what fail() is given. */
   ask(task: Task, owner: object | undefined, signal?: AbortSignal): Promise<Answer> {
-    if (signal?.aborted) return Promise.reject(abortedError(signal, 'the request'))
+    const what = 'open' in task ? 'the load' : 'the request'
+    if (signal?.aborted) return Promise.reject(abortedError(signal, what))
     const id = this.#next++
     const entry = new Entry(task, owner)
-    if (signal) entry.listen(signal, () => this.#drop(id, entry, abortedError(signal, 'the request')))
+    if (signal) entry.listen(signal, () => this.#drop(id, entry, abortedError(signal, what)))
     this.#waiting.set(id, entry)
     this.#pump()
     return entry.answer

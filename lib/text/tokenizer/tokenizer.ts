@@ -9,7 +9,7 @@ import {
   type TokenizerFiles,
   type TokenizerJson,
 } from './files.ts'
-import { compileNormalizer, type NormalizerConfig } from './normalizer.ts'
+import { compileNormalizer, type Normalize, type NormalizerConfig } from './normalizer.ts'
 import { makeTable, type TableEntry } from './pieces.ts'
 import { compilePreTokenizer, type PreTokenize, type PreTokenizerConfig } from './pretokenizer.ts'
 import { addedTokensOf, contentOf } from './special.ts'
@@ -40,7 +40,8 @@ export class Tokenizer {
     this.#words = wordModel(tokenizer)
     const { vocabulary } = this.#words
     const added = addedTokensOf(tokenizer, config, files, vocabulary)
-    this.#added = new AddedTokens(added, compileNormalizer(tokenizer.normalizer))
+    const normalise = compileNormalizer(tokenizer.normalizer) ?? ((text) => text)
+    this.#added = new AddedTokens(added, normalise)
     this.#preTokenize = compilePreTokenizer(tokenizer.pre_tokenizer)
     // It was meant for word pieces, and would corrupt what byte pairs spell.
     const cleanUp =
@@ -49,7 +50,7 @@ export class Tokenizer {
         config.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output === true)
     const { toBytes, rules } = compileDecoder(tokenizer.decoder, cleanUp)
     this.rules = rules
-    this.table = makeTable(entriesOf(vocabulary, added, toBytes))
+    this.table = makeTable(entriesOf(vocabulary, added, toBytes, normalise))
     const idOf = (text: string) => added.find(({ content }) => content === text)?.id ?? vocabulary.get(text)
     this.bosToken = contentOf(config.bos_token)
     this.eosToken = contentOf(config.eos_token)
@@ -128,12 +129,14 @@ function* entriesOf(
   vocabulary: ReadonlyMap<string, number>,
   added: readonly AddedToken[],
   toBytes: (token: string) => Uint8Array,
+  normalise: Normalize,
 ): Iterable<TableEntry> {
   for (const [text, id] of vocabulary) yield { id, text, bytes: toBytes(text), special: false }
-  for (const { id, content, special } of added) {
-    // Most are plain text; some are spelt as the vocabulary is.
-    const bytes = toBytes(content)
-    yield { id, text: content, bytes: isUtf8(bytes) ? bytes : Buffer.from(content), special }
+  for (const { id, content, normalized, special } of added) {
+    // They show as what was looked for. Most are plain text; some are spelt as the vocabulary is.
+    const shown = normalized ? normalise(content) : content
+    const bytes = toBytes(shown)
+    yield { id, text: content, bytes: isUtf8(bytes) ? bytes : Buffer.from(shown), special }
   }
 }
 
