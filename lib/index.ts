@@ -41,5 +41,6 @@ export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'
 export type { CostedUnit, DecodePrediction, Prediction, PrefillPrediction } from './plan/predict.ts'
 export * from './probe.ts'
-export type { TextCodec } from './text/tokenizer.ts'
+export type { EncodeOptions, TextCodec } from './text/tokenizer/codec.ts'
+export { type LoadedTokenizer, loadTokenizer } from './text/tokenizer/load.ts'
 export type { Truncation } from './text/truncate.ts'

@@ -2,10 +2,9 @@
 import type { NativeFinish, NativeModel, NativeRequest, NativeTokensEvent } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { Logger } from '../log.ts'
+import { AnswerText } from '../text/answer.ts'
 import { TextBuffer } from '../text/buffer.ts'
-import { Detokenizer } from '../text/detokenizer.ts'
-import type { Pieces } from '../text/pieces.ts'
-import { StopMatcher } from '../text/stop.ts'
+import type { Pieces } from '../text/tokenizer/pieces.ts'
 import { promptRoom, type Truncation, truncatePrompt } from '../text/truncate.ts'
 import { publishEnd, publishStart } from './diagnostics.ts'
 import { runtime } from './runtime.ts'
@@ -80,8 +79,8 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
   readonly result: Promise<GenerationResult>
 
   readonly #task: GenerationTask
-  readonly #matcher: StopMatcher
-  #detokenizer: Detokenizer | undefined
+  /** From the start of the request on. */
+  #answer: AnswerText | undefined
   #promptTokens = 0
   #truncatedTokens = 0
   /** What the reader has been given, and what it has not. */
@@ -105,7 +104,6 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
   /** Called by Model. */
   constructor(task: GenerationTask) {
     this.#task = task
-    this.#matcher = new StopMatcher(task.stop)
     this.result = new Promise((resolve, reject) => {
       this.#resolve = resolve
       this.#reject = reject
@@ -208,7 +206,7 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
         remedy: 'shorten the prompt, load with a larger contextLength, or pass truncate',
       })
     }
-    this.#detokenizer = new Detokenizer(pieces, prompt)
+    this.#answer = new AnswerText(pieces, this.#task.stop, prompt)
     const id = native.submit({
       kind: 'generate',
       ...request,
@@ -242,21 +240,21 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
 
   #take(event: NativeTokensEvent): void {
     if (this.#outcome) return
-    for (let index = 0; index < event.tokens.length && !this.#matcher.stopped; index++) {
+    for (let index = 0; index < event.tokens.length && !this.#stopped; index++) {
       const token = event.tokens[index]!
       this.#tokens.push(token)
       if (event.logprobs) this.#logprobs.push(event.logprobs[index]!)
       if (event.topTokens) this.#topLogprobs.push(topOf(event, index))
-      this.#append(this.#matcher.push(this.#detokenizer!.push(token)))
+      this.#append(this.#answer!.push(token))
     }
-    if (this.#matcher.stopped && !this.#cancelled && event.finish === undefined) {
+    if (this.#stopped && !this.#cancelled && event.finish === undefined) {
       this.#cancelled = true
       this.#task.native.cancel(this.#request!)
     }
   }
 
   #end(finish: NativeFinish, event: NativeTokensEvent): void {
-    if (finish === 'error' && !this.#matcher.stopped) {
+    if (finish === 'error' && !this.#stopped) {
       this.#fail(MillraceError.fromNative(event.error ?? { message: 'the request failed without saying why' }))
       return
     }
@@ -265,13 +263,13 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
 
   #finish(finish: FinishReason, timings: RequestTimings = { queueMs: 0, firstTokenMs: 0, totalMs: 0 }): void {
     if (this.#outcome) return
-    if (this.#detokenizer) this.#append(this.#matcher.push(this.#detokenizer.flush()) + this.#matcher.flush())
+    if (this.#answer) this.#append(this.#answer.flush())
     const result: GenerationResult = {
       text: this.#read.toString() + this.#unread.toString(),
       tokens: this.#tokens,
       ...(this.#task.request.logprobs ? { logprobs: this.#logprobs } : {}),
       ...(this.#task.request.topLogprobs > 0 ? { topLogprobs: this.#topLogprobs } : {}),
-      finishReason: this.#matcher.stopped ? 'stop' : finish,
+      finishReason: this.#stopped ? 'stop' : finish,
       usage: {
         promptTokens: this.#promptTokens,
         completionTokens: this.#tokens.length,
@@ -312,11 +310,16 @@ export class Generation implements AsyncIterable<GenerationChunk, void, undefine
       request: this.#request,
       promptTokens: this.#promptTokens,
       completionTokens: this.#tokens.length,
-      finishReason: this.#matcher.stopped ? 'stop' : event.finish,
+      finishReason: this.#stopped ? 'stop' : event.finish,
       error: event.error?.code,
       timings: event.timings,
       log: this.#task.log,
     })
+  }
+
+  /** By a stop text. */
+  get #stopped(): boolean {
+    return this.#answer?.stopped ?? false
   }
 
   #append(text: string): void {

@@ -7,9 +7,7 @@ import { makeLog } from '../log.ts'
 import { type LoadOptions, type LoadProgress, loadOptions, validate } from '../options.ts'
 import { checkMemory } from '../plan/memory.ts'
 import { makePlan, predictionOf } from '../plan/plan.ts'
-import { ChatTemplate, readChatTemplate } from '../text/chat.ts'
-import { TokenizerThread } from '../text/thread.ts'
-import { readTokenizerFiles, Tokenizer } from '../text/tokenizer.ts'
+import { type LoadedTokenizer, loadTokenizer } from '../text/tokenizer/load.ts'
 import { cacheFolder, keepPacked, type ModelCache, packedFile } from './cache.ts'
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
@@ -55,7 +53,7 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
       identity: checkpoint.identity,
       packed: packed?.path ?? '',
     }
-    // The tokenizer is read while the weights are: both take their time, on different threads.
+    // The tokenizer is read while the weights are, on its own thread.
     const failed = new AbortController()
     const weights = loadWeights(source, plan, {
       prefixReuse: checked.prefixReuse ?? true,
@@ -67,17 +65,19 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
       onProgress: (done, total) => report('weights', done, total),
     })
     weights.catch(() => {}) // told below
-    let text: TextParts
+    let tokenizer: LoadedTokenizer | undefined
     try {
-      text = await readText(folder.path)
+      tokenizer = await loadTokenizer(folder.path, signal && { signal })
       report('tokenizer', 1, 1)
     } catch (error) {
       failed.abort()
       await weights.then(discard, () => {})
       throw error
     }
-    const model = await weights
-    const { tokenizer, chatTemplate } = text
+    const model = await weights.catch((error) => {
+      tokenizer.close()
+      throw error
+    })
     const cache = packed && keptIn !== undefined ? { ...packed, state: 'writing' as ModelCache['state'] } : undefined
     // A process that has nothing else to do waits until the file is written.
     if (cache) keepPacked(model, cache, keptIn!, log).finally(runtime().hold())
@@ -106,8 +106,6 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
       gpuMemory: (now) => gpuMemoryFor(native, now),
       predict: (moved) => predictionOf(checkpoint.config.spec, moved, readMachine(native)),
       tokenizer,
-      tokenizerThread: new TokenizerThread(tokenizer, folder.path),
-      chatTemplate,
       cache,
       log,
       // Instruction-tuned checkpoints sometimes name the token that ends a turn in tokenizer_config.json alone.
@@ -122,17 +120,6 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
   } finally {
     release()
   }
-}
-
-interface TextParts {
-  tokenizer: Tokenizer
-  chatTemplate: ChatTemplate | undefined
-}
-
-async function readText(folder: string): Promise<TextParts> {
-  const tokenizer = new Tokenizer(await readTokenizerFiles(folder))
-  const template = await readChatTemplate(folder, tokenizer.config)
-  return { tokenizer, chatTemplate: template === undefined ? undefined : new ChatTemplate(template) }
 }
 
 async function discard(model: NativeModel): Promise<void> {

@@ -22,9 +22,8 @@ import { withinBudgets } from '../plan/budget.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withPlaced } from '../plan/plan.ts'
 import type { Prediction } from '../plan/predict.ts'
 import { budgetBytes } from '../plan/vram.ts'
-import { type ChatTemplate, ROLES } from '../text/chat.ts'
-import type { TokenizerThread } from '../text/thread.ts'
-import type { TextCodec } from '../text/tokenizer.ts'
+import { ROLES, takesRole } from '../text/roles.ts'
+import type { EncodeOptions, TextCodec } from '../text/tokenizer/codec.ts'
 import type { ModelCache } from './cache.ts'
 import { Generation } from './generation.ts'
 import { awaitNative, callNative, runtime } from './runtime.ts'
@@ -112,8 +111,6 @@ export interface ModelParts {
   /** How fast it is with other homes. */
   predict: (plan: Omit<ModelPlan, 'prediction'>) => Prediction
   tokenizer: TextCodec
-  tokenizerThread: TokenizerThread
-  chatTemplate: ChatTemplate | undefined
   cache: ModelCache | undefined
   log: Logger
   /** Tokens that end an answer. */
@@ -163,7 +160,7 @@ export class Model implements AsyncDisposable {
 
   /** The checkpoint has a chat template, so chat() can be used. */
   get hasChatTemplate(): boolean {
-    return this.#parts.chatTemplate !== undefined
+    return this.#parts.tokenizer.chatTemplate !== undefined
   }
 
   /**
@@ -198,15 +195,16 @@ export class Model implements AsyncDisposable {
    * Continues a prompt. Starts at once. Throws INVALID_ARGUMENT; everything else rejects the iteration and the result.
    */
   generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
-    return this.#generate(() => this.#encode(prompt, true), options)
+    return this.#generate(() => this.#encode(prompt, { ...(options.signal && { signal: options.signal }) }), options)
   }
 
   /** Answers the last of the messages, as the checkpoint's chat template has it. */
   chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
     const checked = validate(chatMessages, messages, 'messages')
-    const { chatTemplate, tokenizer, tokenizerThread } = this.#parts
+    const { tokenizer } = this.#parts
+    const { chatTemplate } = tokenizer
     checked.forEach(({ role }, index) => {
-      if (chatTemplate && !chatTemplate.takesRole(role)) {
+      if (chatTemplate !== undefined && !takesRole(chatTemplate, role)) {
         throw invalidArgument(
           `one of ${ROLES.map((known) => `'${known}'`).join(', ')}, or a role that the model's chat template names,`,
           `messages[${index}].role`,
@@ -214,18 +212,11 @@ export class Model implements AsyncDisposable {
         )
       }
     })
-    return this.#generate(() => {
-      if (!chatTemplate) {
-        throw new MillraceError('CHAT_TEMPLATE_MISSING', {
-          message: `${this.path}: expected chat_template in tokenizer_config.json or chat_template.jinja, found neither`,
-        })
-      }
-      if (tokenizerThread.canEncodeChat(checked)) {
-        return this.#track(tokenizerThread.encodeChat(checked).then((ids) => this.#toTokens(ids)))
-      }
-      // The template writes the special tokens itself.
-      return this.#encode(chatTemplate.render(checked, tokenizer), false)
-    }, options)
+    const { signal } = options
+    return this.#generate(
+      () => this.#track(tokenizer.encodeChat(checked, signal && { signal }).then((ids) => this.#toTokens(ids))),
+      options,
+    )
   }
 
   /**
@@ -235,7 +226,11 @@ export class Model implements AsyncDisposable {
   async score(text: Prompt, options: ScoreOptions = {}): Promise<ScoreResult> {
     const checked = validate(scoreOptions, options, 'options')
     this.#requireUsable()
-    const tokens = await this.#encode(text, checked.specialTokens ?? true, 'text')
+    const tokens = await this.#encode(
+      text,
+      { specialTokens: checked.specialTokens ?? true, ...(checked.signal && { signal: checked.signal }) },
+      'text',
+    )
     if (this.#sealed) throw closedError()
     const logitBytes = checked.logits ? tokens.length * this.spec.vocab * Float32Array.BYTES_PER_ELEMENT : 0
     if (logitBytes > MAX_LOGIT_BYTES) {
@@ -335,7 +330,7 @@ export class Model implements AsyncDisposable {
       await awaitNative(() => this.#parts.native.close(drain, Math.min(left, MAX_TIMEOUT_MS)))
     } finally {
       this.#closed = true
-      this.#parts.tokenizerThread.close()
+      this.#parts.tokenizer.close()
       runtime().removeModel(this.#parts.native.id)
       this.#parts.log.info({ model: this.#parts.native.id }, 'model closed')
       release()
@@ -394,7 +389,7 @@ export class Model implements AsyncDisposable {
       },
       maxTokens: checked.maxTokens,
       truncate: checked.truncate === 'none' ? undefined : checked.truncate,
-      firstToken: this.#parts.tokenizer.idOf(this.#parts.tokenizer.bosToken),
+      firstToken: this.#parts.tokenizer.bosId,
       log: this.#parts.log,
       stop: checked.stop === undefined ? [] : [checked.stop].flat(),
       signal: checked.signal,
@@ -406,12 +401,9 @@ export class Model implements AsyncDisposable {
   }
 
   /** `name`: of the argument, in complaints. */
-  #encode(prompt: Prompt, specialTokens: boolean, name = 'prompt'): Int32Array | Promise<Int32Array> {
+  #encode(prompt: Prompt, options: EncodeOptions, name = 'prompt'): Int32Array | Promise<Int32Array> {
     if (typeof prompt === 'string') {
-      const tokens = this.#parts.tokenizerThread.encode(prompt, specialTokens)
-      return Array.isArray(tokens)
-        ? this.#toTokens(tokens, name)
-        : this.#track(tokens.then((ids) => this.#toTokens(ids, name)))
+      return this.#track(this.#parts.tokenizer.encode(prompt, options).then((ids) => this.#toTokens(ids, name)))
     }
     if (!Array.isArray(prompt) && !(prompt instanceof Int32Array)) {
       throw invalidArgument('a text, an array of token ids or an Int32Array', name, prompt)

@@ -5,8 +5,8 @@ import { makeLog } from '../log.ts'
 import type { PlanOptions } from '../options.ts'
 import { checkMemory } from '../plan/memory.ts'
 import { makePlan, predictionOf } from '../plan/plan.ts'
-import { TokenizerThread } from '../text/thread.ts'
-import type { TextCodec } from '../text/tokenizer.ts'
+import type { TextCodec } from '../text/tokenizer/codec.ts'
+import { Pieces } from '../text/tokenizer/pieces.ts'
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
 import { callNative, runtime } from './runtime.ts'
@@ -15,17 +15,23 @@ import { loadWeights } from './weights.ts'
 export const SYNTHETIC_DEFAULTS: SyntheticOptions = { group: 128, zeros: false, head: 'f16', embedding: 'f16', seed: 1 }
 
 const noTokenizer: TextCodec = {
-  pieces: { bytes: [], strippedSpaces: 0 },
+  pieces: Pieces.none(),
   bosToken: '',
   eosToken: '',
-  encode: () => {
-    throw new MillraceError('TOKENIZER_INVALID', {
-      message: 'a model of random weights has no tokenizer',
-      remedy: 'pass token ids',
-    })
-  },
+  bosId: undefined,
+  chatTemplate: undefined,
+  encode: refuse,
+  encodeChat: refuse,
   decode: () => '',
   idOf: () => undefined,
+  close: () => {},
+}
+
+async function refuse(): Promise<never> {
+  throw new MillraceError('TOKENIZER_INVALID', {
+    message: 'a model of random weights has no tokenizer',
+    remedy: 'pass token ids',
+  })
 }
 
 /**
@@ -63,8 +69,6 @@ export async function loadSynthetic(
       gpuMemory: (now) => gpuMemoryFor(native, now),
       predict: (moved) => predictionOf(spec, moved, readMachine(native)),
       tokenizer: noTokenizer,
-      tokenizerThread: new TokenizerThread(noTokenizer, ''),
-      chatTemplate: undefined,
       cache: undefined,
       log: makeLog(undefined),
       endTokens: [],

@@ -5,6 +5,8 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { type Generation, type GenerationChunk, load, MillraceError, type Model } from '../../../lib/index.ts'
+import { readTokenizerFiles } from '../../../lib/text/tokenizer/files.ts'
+import { Tokenizer } from '../../../lib/text/tokenizer/tokenizer.ts'
 import { MODELS } from '../../models.ts'
 import type { FakeAddon, FakeModel } from './fake_addon.ts'
 
@@ -17,7 +19,11 @@ vi.mock('../../../lib/binding.ts', async (original) => {
 
 let model: Model
 let native: FakeModel
-const ids = (text: string) => model.tokenizer.encode(text, false)
+const tokenizer = new Tokenizer(await readTokenizerFiles(join(MODELS, 'demo')))
+const ids = (text: string) => [...tokenizer.encode(text, false)]
+/** A text's tokens, which are submitted at once; a text is tokenised in its own time. */
+const prompt = (text: string) => tokenizer.encode(text)
+const submitted = (count: number) => vi.waitFor(() => expect(native.submitted).toHaveLength(count))
 
 beforeEach(async () => {
   model = await load(join(MODELS, 'demo'))
@@ -40,8 +46,9 @@ async function collect(generation: Generation): Promise<GenerationChunk[]> {
 }
 
 describe('requests', () => {
-  test('defaults: greedy, up to the end of the context, the model’s end tokens', () => {
+  test('defaults: greedy, up to the end of the context, the model’s end tokens', async () => {
     model.generate('Once')
+    await submitted(1)
     expect(native.submitted[0]!.request).toMatchObject({
       kind: 'generate',
       tokens: Int32Array.of(0, ...ids('Once')),
@@ -132,24 +139,24 @@ describe('requests', () => {
     native.answer([], { finish: 'length' })
   })
 
-  test('chat writes the template’s special tokens once', () => {
+  test('chat writes the template’s special tokens once', async () => {
     model.chat([{ role: 'user', content: 'Hi' }])
+    await submitted(1)
     expect([...native.submitted[0]!.request.tokens]).toEqual([0, 1, ...ids('Hi'), 2])
     native.answer([], { finish: 'stop' })
   })
 
   test('wrong arguments throw at once and submit nothing', () => {
     const bad: [() => unknown, RegExp][] = [
-      [() => model.generate('x', { maxToken: 1 } as never), /did you mean 'maxTokens'/],
-      [() => model.generate('x', { stopTokens: [2048] }), /a token id from 0 to 2047 for stopTokens\[0\]/],
-      [() => model.generate('x', { logitBias: { 2048: 1 } }), /a token id from 0 to 2047 for logitBias\[0\]/],
+      [() => model.generate(prompt('x'), { maxToken: 1 } as never), /did you mean 'maxTokens'/],
+      [() => model.generate(prompt('x'), { stopTokens: [2048] }), /a token id from 0 to 2047 for stopTokens\[0\]/],
+      [() => model.generate(prompt('x'), { logitBias: { 2048: 1 } }), /a token id from 0 to 2047 for logitBias\[0\]/],
       [() => model.chat('Hi' as never), /for messages/],
       [() => model.chat([]), /at least one message/],
       [
         () => model.chat([{ role: 'usr', content: 'Hi' }]),
         /expected one of 'system', 'user', .* for messages\[0\]\.role but received 'usr'/,
       ],
-      [() => model.tokenizer.encode(5 as never), /expected a text for text but received 5 of type number/],
     ]
     for (const [call, message] of bad) {
       expect(call).toThrowError(
@@ -157,6 +164,16 @@ describe('requests', () => {
       )
     }
     expect(native.submitted).toEqual([])
+  })
+
+  test('so do they of the tokenizer, each in its way', async () => {
+    await expect(model.tokenizer.encode(5 as never)).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: 'expected a text for text but received 5 of type number',
+    })
+    expect(() => model.tokenizer.decode('5' as never)).toThrowError(
+      expect.objectContaining({ code: 'INVALID_ARGUMENT', message: expect.stringContaining('token ids for tokens') }),
+    )
   })
 
   test.each([
@@ -177,13 +194,13 @@ describe('requests', () => {
 
   test('what the engine refuses rejects with its code and remedy', async () => {
     native.refusal = Object.assign(new Error('no room'), { code: 'CONTEXT_OVERFLOW', remedy: 'less' })
-    await expect(model.generate('x').result).rejects.toMatchObject({
+    await expect(model.generate(prompt('x')).result).rejects.toMatchObject({
       code: 'CONTEXT_OVERFLOW',
       message: 'no room',
       remedy: 'less',
     })
     native.refusal = Object.assign(new Error('9 wait'), { code: 'QUEUE_FULL', remedy: 'wait', retryAfterMs: 12.5 })
-    await expect(model.generate('x').result).rejects.toMatchObject({ code: 'QUEUE_FULL', retryAfterMs: 12.5 })
+    await expect(model.generate(prompt('x')).result).rejects.toMatchObject({ code: 'QUEUE_FULL', retryAfterMs: 12.5 })
     native.refusal = undefined
     expect(new MillraceError('INTERNAL', { message: 'x' })).not.toHaveProperty('retryAfterMs')
   })
@@ -191,7 +208,7 @@ describe('requests', () => {
 
 describe('answers', () => {
   test('chunks come as tokens do; the result has all of them', async () => {
-    const generation = model.generate('Once', { logprobs: true, seed: 1 })
+    const generation = model.generate(prompt('Once'), { logprobs: true, seed: 1 })
     const iterator = generation[Symbol.asyncIterator]()
     const first = iterator.next()
     const [a, b, c] = ids(' upon a time')
@@ -217,7 +234,7 @@ describe('answers', () => {
   })
 
   test('the most likely tokens come with the tokens', async () => {
-    const generation = model.generate('Once', { topLogprobs: 2 })
+    const generation = model.generate(prompt('Once'), { topLogprobs: 2 })
     const iterator = generation[Symbol.asyncIterator]()
     const [a, b] = ids(' upon a')
     native.answer([a!, b!], {
@@ -246,7 +263,7 @@ describe('answers', () => {
       collectGarbage()
       return process.memoryUsage().heapUsed
     }
-    const generation = model.generate('x', { ignoreEos: true })
+    const generation = model.generate(prompt('x'), { ignoreEos: true })
     const iterator = generation[Symbol.asyncIterator]()
     const [token] = ids(' upon')
     native.answer([token!])
@@ -265,7 +282,7 @@ describe('answers', () => {
   })
 
   test('a code point waits for its last byte, and its tokens with it', async () => {
-    const generation = model.generate('x')
+    const generation = model.generate(prompt('x'))
     const tokens = ids('🎉')
     const iterator = generation[Symbol.asyncIterator]()
     const first = iterator.next()
@@ -278,14 +295,14 @@ describe('answers', () => {
   })
 
   test('an answer of nothing has no chunks', async () => {
-    const generation = model.generate('x')
+    const generation = model.generate(prompt('x'))
     native.answer([], { finish: 'stop' })
     expect(await collect(generation)).toEqual([])
     expect(await generation.result).toMatchObject({ text: '', finishReason: 'stop', usage: { completionTokens: 0 } })
   })
 
   test('can be iterated over once', async () => {
-    const generation = model.generate('x')
+    const generation = model.generate(prompt('x'))
     native.answer([], { finish: 'stop' })
     await collect(generation)
     expect(() => generation[Symbol.asyncIterator]()).toThrowError(expect.objectContaining({ code: 'INVALID_ARGUMENT' }))
@@ -294,7 +311,7 @@ describe('answers', () => {
 
 describe('stop strings', () => {
   test('end the answer before them and cancel the request', async () => {
-    const generation = model.generate('x', { stop: [' time'] })
+    const generation = model.generate(prompt('x'), { stop: [' time'] })
     native.answer(ids(' upon a time ago'))
     expect(native.cancelled).toEqual([native.submitted[0]!.id])
     native.answer(ids(' more'), { finish: 'abort' })
@@ -306,7 +323,7 @@ describe('stop strings', () => {
   })
 
   test('what only looked like one comes at the end', async () => {
-    const generation = model.generate('x', { stop: ' time flies' })
+    const generation = model.generate(prompt('x'), { stop: ' time flies' })
     native.answer(ids(' a time'), { finish: 'length' })
     expect(await generation.result).toMatchObject({ text: ' a time', finishReason: 'length' })
     expect(native.cancelled).toEqual([])
@@ -315,7 +332,7 @@ describe('stop strings', () => {
 
 describe('ending early', () => {
   test('leaving the loop cancels; the result has what there is', async () => {
-    const generation = model.generate('x')
+    const generation = model.generate(prompt('x'))
     native.answer(ids(' upon'))
     for await (const { text } of generation) {
       expect(text).toBe(' upon')
@@ -327,7 +344,7 @@ describe('ending early', () => {
   })
 
   test('cancel() after the end does nothing', async () => {
-    const generation = model.generate('x')
+    const generation = model.generate(prompt('x'))
     native.answer([], { finish: 'length' })
     generation.cancel()
     expect(native.cancelled).toEqual([])
@@ -336,7 +353,7 @@ describe('ending early', () => {
 
   test('a signal rejects iteration and result with ABORTED, and cancels', async () => {
     const controller = new AbortController()
-    const generation = model.generate('x', { signal: controller.signal })
+    const generation = model.generate(prompt('x'), { signal: controller.signal })
     const reading = collect(generation)
     native.answer(ids(' upon'))
     await settle()
@@ -351,13 +368,13 @@ describe('ending early', () => {
   })
 
   test('a signal that is aborted already submits nothing', async () => {
-    const generation = model.generate('x', { signal: AbortSignal.abort() })
+    const generation = model.generate(prompt('x'), { signal: AbortSignal.abort() })
     await expect(generation.result).rejects.toMatchObject({ code: 'ABORTED' })
     expect(native.submitted).toEqual([])
   })
 
   test('an error of the engine rejects with its code', async () => {
-    const generation = model.generate('x')
+    const generation = model.generate(prompt('x'))
     native.answer([], { finish: 'error', error: { code: 'OUT_OF_MEMORY', message: 'full', remedy: 'less' } })
     await expect(generation.result).rejects.toMatchObject({ code: 'OUT_OF_MEMORY', message: 'full', remedy: 'less' })
     await expect(collect(generation)).rejects.toBeInstanceOf(MillraceError)
@@ -367,8 +384,8 @@ describe('ending early', () => {
     const unhandled = vi.fn()
     process.on('unhandledRejection', unhandled)
     model.generate([])
-    model.generate('x', { signal: AbortSignal.abort() })
-    model.generate('x')
+    model.generate(prompt('x'), { signal: AbortSignal.abort() })
+    model.generate(prompt('x'))
     native.answer([], { finish: 'error', error: { code: 'INTERNAL', message: 'x', remedy: '' } })
     await settle()
     await settle()
@@ -383,11 +400,11 @@ test('one signal serves many requests without a warning, and lets go of those th
   const controller = new AbortController()
   const end = () => native.answer([], { finish: 'length' })
   const early = Array.from({ length: 15 }, () => {
-    const generation = model.generate('x', { signal: controller.signal })
+    const generation = model.generate(prompt('x'), { signal: controller.signal })
     end()
     return generation.result
   })
-  const late = Array.from({ length: 15 }, () => model.generate('x', { signal: controller.signal }))
+  const late = Array.from({ length: 15 }, () => model.generate(prompt('x'), { signal: controller.signal }))
   await Promise.all(early)
   controller.abort()
   for (const generation of late) await expect(generation.result).rejects.toMatchObject({ code: 'ABORTED' })
@@ -400,7 +417,7 @@ test('one signal serves many requests without a warning, and lets go of those th
 
 describe('score', () => {
   test('gives the engine’s log-probabilities', async () => {
-    const scoring = model.score('Once', { logits: true })
+    const scoring = model.score(prompt('Once'), { logits: true })
     await settle()
     expect(native.submitted[0]!.request).toMatchObject({
       kind: 'score',
@@ -415,7 +432,7 @@ describe('score', () => {
   })
   test('without special tokens, and refused where it does not fit', async () => {
     const scoring = model.score('Once', { specialTokens: false })
-    await settle()
+    await submitted(1)
     expect([...native.submitted[0]!.request.tokens]).toEqual(ids('Once'))
     native.answer([], { finish: 'length' })
     await scoring
@@ -431,13 +448,13 @@ describe('score', () => {
   })
   test('a signal aborts it', async () => {
     const controller = new AbortController()
-    const scoring = model.score('Once', { signal: controller.signal })
+    const scoring = model.score(prompt('Once'), { signal: controller.signal })
     await settle()
     controller.abort()
     expect(native.cancelled).toHaveLength(1)
     native.answer([], { finish: 'abort' })
     await expect(scoring).rejects.toMatchObject({ code: 'ABORTED' })
-    await expect(model.score('x', { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' })
+    await expect(model.score(prompt('x'), { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'ABORTED' })
   })
 })
 
@@ -517,7 +534,7 @@ describe('what is told of requests', () => {
 describe('process lifetime', () => {
   test('pending work keeps the process alive, idleness does not', async () => {
     expect(fake.addon.refs).toBe(0)
-    const a = model.generate('x')
+    const a = model.generate(prompt('x'))
     expect(fake.addon.refs).toBe(1)
     native.answer([], { finish: 'stop' })
     await a.result
@@ -533,14 +550,14 @@ describe('close', () => {
     await first
     await model.close()
     expect(native.closes).toEqual([{ drain: true, timeoutMs: 50 }])
-    await expect(model.generate('x').result).rejects.toMatchObject({ code: 'MODEL_CLOSED' })
-    await expect(model.score('x')).rejects.toMatchObject({ code: 'MODEL_CLOSED' })
+    await expect(model.generate(prompt('x')).result).rejects.toMatchObject({ code: 'MODEL_CLOSED' })
+    await expect(model.score(prompt('x'))).rejects.toMatchObject({ code: 'MODEL_CLOSED' })
     expect(() => model.stats).toThrowError(expect.objectContaining({ code: 'MODEL_CLOSED' }))
     expect(() => model.memory).toThrowError(expect.objectContaining({ code: 'MODEL_CLOSED' }))
   })
 
   test('a second close without draining aborts what still runs', async () => {
-    const generation = model.generate('x')
+    const generation = model.generate(prompt('x'))
     const closed = model.close()
     expect(native.cancelled).toEqual([])
     void model.close({ drain: false })

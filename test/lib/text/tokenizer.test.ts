@@ -2,10 +2,16 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { readTokenizerFiles, Tokenizer, type TokenizerFiles } from '../../../lib/text/tokenizer.ts'
+import { readTokenizerFiles, type TokenizerFiles } from '../../../lib/text/tokenizer/files.ts'
+import { Tokenizer } from '../../../lib/text/tokenizer/tokenizer.ts'
 import { findModel, MODELS } from '../../models.ts'
 
-const open = async (folder: string) => new Tokenizer(await readTokenizerFiles(folder))
+/** A tokenizer in this thread, whose ids are arrays. */
+function codec(files: TokenizerFiles) {
+  const tokenizer = new Tokenizer(files)
+  return { encode: (text: string, specialTokens?: boolean) => [...tokenizer.encode(text, specialTokens)] }
+}
+const open = async (folder: string) => codec(await readTokenizerFiles(folder))
 
 describe('first tokens', () => {
   test('demo: by its post-processor, once', async () => {
@@ -34,9 +40,7 @@ describe('add_bos_token', () => {
     files = await readTokenizerFiles(join(MODELS, 'stories260k'))
   })
   const encode = (tokenizer: object, config: object, text = 'Once') =>
-    new Tokenizer({ tokenizer: { ...files.tokenizer, ...tokenizer }, config: { ...files.config, ...config } }).encode(
-      text,
-    )
+    codec({ tokenizer: { ...files.tokenizer, ...tokenizer }, config: { ...files.config, ...config } }).encode(text)
 
   test('adds the token where the post-processor does not', () => {
     expect(
@@ -63,7 +67,7 @@ describe('add_bos_token', () => {
 
 test('a lone surrogate becomes U+FFFD instead of a failure', async () => {
   const tokenizer = await open(join(MODELS, 'demo'))
-  expect(tokenizer.decode(tokenizer.encode('a\uD83Cb'))).toBe('a\uFFFDb')
+  expect(tokenizer.encode('a\uD83Cb')).toEqual(tokenizer.encode('a\uFFFDb'))
 })
 
 describe('files that are not right', () => {
