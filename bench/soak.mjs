@@ -90,7 +90,8 @@ async function soak() {
       tokenizer: model.tokenizer,
       close: () => model.close(),
     }))
-    const all = requests.map(({ prompt }, index) => tokenizer.encode(prompt).length + alone[index].tokens.length)
+    const prompts = await Promise.all(requests.map(({ prompt }) => tokenizer.encode(prompt)))
+    const all = prompts.map(({ length }, index) => length + alone[index].tokens.length)
     await close()
     return all
   })()

@@ -66,9 +66,11 @@ const idle = stop()
 
 const model = await load(folder, { contextLength: 1024, maxSequences: 8 })
 const sentence = 'Once upon a time there was a boat, and it sailed away over the sea. '
-const long = sentence.repeat(Math.ceil((1.1 * PROMPT_TOKENS) / model.tokenizer.encode(sentence, false).length))
+const long = sentence.repeat(
+  Math.ceil((1.1 * PROMPT_TOKENS) / (await model.tokenizer.encode(sentence, { specialTokens: false })).length),
+)
 
-const promptTokens = model.tokenizer.encode(long).length
+const promptTokens = (await model.tokenizer.encode(long)).length
 
 let running = true
 const controller = new AbortController()

@@ -5,7 +5,7 @@ import { dirname, isAbsolute, join, relative, resolve } from 'node:path'
 import { z } from 'zod'
 import type { NativeTensor } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import { invalidArgument } from '../options.ts'
+import { invalidArgument } from '../options/validate.ts'
 import { checkFields, fieldText, readJson, show } from './json.ts'
 
 export interface CheckpointFolder {

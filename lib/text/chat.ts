@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { Template } from '@huggingface/jinja'
 import { readText } from '../checkpoint/json.ts'
 import { MillraceError } from '../errors.ts'
-import type { ChatMessage } from '../options.ts'
+import type { ChatMessage } from '../options/request.ts'
 import type { TokenizerConfig } from './tokenizer.ts'
 
 const FILE = 'chat_template.jinja'

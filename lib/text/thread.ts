@@ -4,8 +4,8 @@
  */
 import { Worker } from 'node:worker_threads'
 import { type ErrorCode, MillraceError } from '../errors.ts'
-import type { ChatMessage } from '../options.ts'
-import type { TextCodec } from './tokenizer.ts'
+import type { ChatMessage } from '../options/request.ts'
+import type { Tokenizer } from './tokenizer.ts'
 
 /** Characters. Shorter texts take a millisecond or two. */
 export const LONG_TEXT = 1024
@@ -34,7 +34,7 @@ interface Pending {
 }
 
 export class TokenizerThread {
-  readonly #tokenizer: TextCodec
+  readonly #tokenizer: Tokenizer
   readonly #folder: string
   readonly #script: URL | undefined
   readonly #pending = new Map<number, Pending>()
@@ -43,7 +43,7 @@ export class TokenizerThread {
   #next = 0
 
   /** `folder` has the tokenizer's files: the worker reads them itself, since copying them over takes longer. */
-  constructor(tokenizer: TextCodec, folder: string) {
+  constructor(tokenizer: Tokenizer, folder: string) {
     this.#tokenizer = tokenizer
     this.#folder = folder
     this.#script = workerScript()

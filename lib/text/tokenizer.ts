@@ -4,7 +4,7 @@ import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers'
 import { z } from 'zod'
 import { readJson } from '../checkpoint/json.ts'
 import { MillraceError } from '../errors.ts'
-import { invalidArgument } from '../options.ts'
+import { invalidArgument } from '../options/validate.ts'
 import { detokenize } from './detokenizer.ts'
 import { makePieces, type Pieces } from './pieces.ts'
 
@@ -69,19 +69,7 @@ export async function readTokenizerConfig(folder: string): Promise<TokenizerConf
   return check(configSchema, config ?? {}, CONFIG_FILE)
 }
 
-/** Text to tokens and back: what a Model needs of a tokenizer. */
-export interface TextCodec {
-  /** Bytes of every token. */
-  readonly pieces: Pieces
-  /** The texts of the special tokens that chat templates name; '' where there are none. */
-  readonly bosToken: string
-  readonly eosToken: string
-  encode(text: string, specialTokens?: boolean): number[]
-  decode(tokens: ArrayLike<number>): string
-  idOf(text: string): number | undefined
-}
-
-export class Tokenizer implements TextCodec {
+export class Tokenizer {
   readonly config: TokenizerConfig
   readonly bosToken: string
   readonly eosToken: string

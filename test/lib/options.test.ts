@@ -2,18 +2,9 @@ import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { MillraceError } from '../../lib/errors.ts'
-import {
-  chatMessages,
-  closeOptions,
-  generateOptions,
-  inspectOptions,
-  loadOptions,
-  nearest,
-  parseBytes,
-  planOptions,
-  scoreOptions,
-  validate,
-} from '../../lib/options.ts'
+import { closeOptions, inspectOptions, loadOptions, planOptions } from '../../lib/options/model.ts'
+import { chatMessages, generateOptions, scoreOptions } from '../../lib/options/request.ts'
+import { nearest, parseBytes, validate } from '../../lib/options/validate.ts'
 
 const refusal = (call: () => unknown): MillraceError => {
   try {

@@ -161,11 +161,11 @@ let turns = 0
 const timer = setInterval(() => turns++, 1)
 const failure = await model.score(text).catch((error) => error)
 clearInterval(timer)
-const expected = model.tokenizer.encode(text).length
+const expected = (await model.tokenizer.encode(text)).length
 console.log(failure.code, failure.message.includes('has ' + expected + ' tokens'), turns > 0)
 const spaced = ' '.repeat(9000) + 'The'
 const result = await model.generate(spaced, { maxTokens: 1 }).result.catch((error) => error)
-console.log(result.code ?? result.usage.promptTokens === model.tokenizer.encode(spaced).length)
+console.log(result.code ?? result.usage.promptTokens === (await model.tokenizer.encode(spaced)).length)
 await model.close()`)
   expect(stderr).toBe('')
   expect({ code, stdout }).toEqual({

@@ -117,7 +117,7 @@ describe('demo', () => {
   })
 
   test('log-probabilities are those that score() gives the same text', async () => {
-    const prompt = model.tokenizer.encode('Once upon a time')
+    const prompt = await model.tokenizer.encode('Once upon a time')
     const { tokens, logprobs } = await model.generate(prompt, { maxTokens: 20, logprobs: true }).result
     const scored = await model.score([...prompt, ...tokens])
     tokens.forEach((_, index) => {

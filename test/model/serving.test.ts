@@ -24,7 +24,7 @@ describe('sampling', () => {
   })
 
   test('a repetition penalty counts the prompt too', async () => {
-    const prompt = model.tokenizer.encode('Once upon a time')
+    const prompt = await model.tokenizer.encode('Once upon a time')
     const [first] = (await model.generate(prompt, { maxTokens: 1 }).result).tokens
     const { tokens } = await model.generate([first!, ...prompt], { maxTokens: 60, repetitionPenalty: 100 }).result
     expect(tokens).not.toContain(first)
@@ -54,7 +54,7 @@ describe('sampling', () => {
 
   test('log-probabilities are those before penalties', async () => {
     const { tokens, logprobs } = await ask({ maxTokens: 20, logprobs: true, repetitionPenalty: 1.5, ignoreEos: true })
-    const prompt = model.tokenizer.encode('Once upon a time')
+    const prompt = await model.tokenizer.encode('Once upon a time')
     const scored = await model.score([...prompt, ...tokens])
     tokens.forEach((_, index) => {
       expect(logprobs![index]).toBeCloseTo(scored.logprobs[prompt.length - 1 + index]!, 2)
@@ -87,7 +87,7 @@ test('prompts that begin alike are computed once, and answered the same', async 
   await using warm = await load(demo, { contextLength: 512 })
   await using cold = await load(demo, { contextLength: 512, prefixReuse: false })
   const prompt = `${'There was a boat on the sea. '.repeat(12)}The`
-  const length = warm.tokenizer.encode(prompt).length
+  const { length } = await warm.tokenizer.encode(prompt)
   const answer = async (of: Model) => (await of.generate(prompt, { maxTokens: 20, logprobs: true }).result).logprobs
   const expected = await answer(cold)
   for (const of of [warm, warm, cold]) expect(await answer(of)).toEqual(expected)
@@ -140,7 +140,7 @@ describe('overload', () => {
 test('a prompt longer than the context is refused, or cut where the caller says so', async () => {
   const prompt = 'Once upon a time there was a boat. '.repeat(200)
   await expect(ask({}, prompt)).rejects.toMatchObject({ code: 'CONTEXT_OVERFLOW' })
-  const tokens = model.tokenizer.encode(prompt)
+  const tokens = await model.tokenizer.encode(prompt)
   const { usage, tokens: answer } = await ask({ truncate: 'start', maxTokens: 10, ignoreEos: true }, prompt)
   expect(usage).toEqual({ promptTokens: 502, completionTokens: 10, truncatedTokens: tokens.length - 502 })
   // The same as cut by hand.
