@@ -78,7 +78,7 @@ export interface LoadOptions extends PlanOptions {
    */
   head?: HeadType | undefined
   onProgress?: ((progress: LoadProgress) => void) | undefined
-  /** Aborts the load: it rejects with ABORTED and frees what it had taken. */
+  /** Aborts the load: it rejects with an AbortError whose code is ABORTED, and frees what it had taken. */
   signal?: AbortSignal | undefined
   /** Keep the keys and values of earlier requests for later ones that begin with the same tokens. Default true. */
   prefixReuse?: boolean | undefined
@@ -88,8 +88,8 @@ export interface LoadOptions extends PlanOptions {
    */
   deterministic?: boolean | undefined
   /**
-   * Requests that may wait, those included that were handed in a moment ago and have not started; the next is refused
-   * with QUEUE_FULL. Default: no limit.
+   * Requests that may wait: that have not started yet, those included whose texts are being tokenised; the next is
+   * refused with QUEUE_FULL. Default: no limit.
    */
   maxQueue?: number | undefined
   /**

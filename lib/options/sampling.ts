@@ -70,7 +70,7 @@ export const sampling = {
   /** Tokens of the answer at most; cut to what the context leaves. */
   maxTokens: {
     schema: integer(1, MAX_TOKENS),
-    otherwise: 'to the context’s end',
+    otherwise: "to the context's end",
     wire: 'max_tokens',
     flag: { form: '--max-tokens <count>', help: 'tokens of the answer at most', reads: 'number' },
   },
