@@ -24,7 +24,8 @@ export const ERRORS = {
 export type ErrorCode = keyof typeof ERRORS
 
 export class MillraceError extends Error {
-  override readonly name = 'MillraceError'
+  /** 'MillraceError'; of ABORTED 'AbortError', as the platform's own aborts have it. */
+  override readonly name: 'MillraceError' | 'AbortError'
   /** Stable: part of the API. */
   readonly code: ErrorCode
   /** What to do about it. */
@@ -34,6 +35,7 @@ export class MillraceError extends Error {
 
   constructor(code: ErrorCode, options: { message: string; remedy?: string; cause?: unknown; retryAfterMs?: number }) {
     super(options.message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.name = code === 'ABORTED' ? 'AbortError' : 'MillraceError'
     this.code = code
     this.remedy = options.remedy ?? ERRORS[code]
     if (options.retryAfterMs !== undefined) this.retryAfterMs = options.retryAfterMs
@@ -41,7 +43,9 @@ export class MillraceError extends Error {
 
   /** True also for errors from another copy of the package. */
   static isInstance(error: unknown): error is MillraceError {
-    return error instanceof Error && error.name === 'MillraceError' && typeof (error as MillraceError).code === 'string'
+    if (!(error instanceof Error)) return false
+    const { name, code } = error as MillraceError
+    return name === 'MillraceError' ? typeof code === 'string' : name === 'AbortError' && code === 'ABORTED'
   }
 
   /** Wraps what the addon throws: an Error with string `code` and `remedy`, and sometimes `retryAfterMs`. */

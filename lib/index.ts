@@ -16,26 +16,16 @@ export type {
   Generation,
   GenerationChunk,
   GenerationResult,
-  RequestTimings,
   TokenLogprob,
 } from './model/generation.ts'
 export { type Inspection, type InspectOptions, inspect } from './model/inspect.ts'
 export { load } from './model/load.ts'
 export type { Model, ModelMemory, ModelStats, Prompt } from './model/model.ts'
 export { type PlanModelOptions, plan } from './model/plan.ts'
+export type { RequestTimings } from './model/request.ts'
 export type { ScoreResult } from './model/score.ts'
-export type {
-  ChatMessage,
-  CloseOptions,
-  GenerateOptions,
-  HeadType,
-  LoadOptions,
-  LoadProgress,
-  PlacementHome,
-  PlanOptions,
-  ScheduleOptions,
-  ScoreOptions,
-} from './options.ts'
+export type { CloseOptions, HeadType, LoadOptions, LoadProgress, PlacementHome, PlanOptions } from './options/model.ts'
+export type { ChatMessage, GenerateOptions, ScheduleOptions, ScoreOptions } from './options/request.ts'
 export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'
 export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.ts'
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'

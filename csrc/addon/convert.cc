@@ -276,6 +276,14 @@ RequestOptions request_options(const Napi::Object& object, int vocab) {
   options.kind = string_field(object, "kind") == "score" ? RequestKind::score : RequestKind::generate;
   options.tokens = int32_array_field(object, "tokens");
   check_tokens(options.tokens, vocab);
+  options.priority = int_field(object, "priority");
+  options.queue_timeout_ms = number_field(object, "queueTimeoutMs");
+  options.deadline_ms = number_field(object, "deadlineMs");
+  options.age_ms = number_field(object, "ageMs");
+  if (options.kind == RequestKind::score) {
+    options.logits = bool_field(object, "logits");
+    return options;
+  }
   options.max_tokens = int_field(object, "maxTokens");
   options.temperature = static_cast<float>(number_field(object, "temperature"));
   options.top_k = int_field(object, "topK");
@@ -295,10 +303,6 @@ RequestOptions request_options(const Napi::Object& object, int vocab) {
   options.seed = size_field(object, "seed");
   options.stop_tokens = int32_array_field(object, "stopTokens");
   options.logprobs = bool_field(object, "logprobs");
-  options.logits = bool_field(object, "logits");
-  options.priority = int_field(object, "priority");
-  options.queue_timeout_ms = number_field(object, "queueTimeoutMs");
-  options.deadline_ms = number_field(object, "deadlineMs");
   return options;
 }
 

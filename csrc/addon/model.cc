@@ -56,7 +56,8 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
         env, "NativeModel",
         {InstanceAccessor<&ModelHandle::id>("id"), InstanceAccessor<&ModelHandle::head_error>("headError"),
          InstanceAccessor<&ModelHandle::packed>("packed"), InstanceAccessor<&ModelHandle::timings>("timings"),
-         InstanceMethod<&ModelHandle::write_packed>("writePacked"), InstanceMethod<&ModelHandle::submit>("submit"),
+         InstanceMethod<&ModelHandle::write_packed>("writePacked"), InstanceMethod<&ModelHandle::admit>("admit"),
+         InstanceMethod<&ModelHandle::withdraw>("withdraw"), InstanceMethod<&ModelHandle::submit>("submit"),
          InstanceMethod<&ModelHandle::cancel>("cancel"), InstanceMethod<&ModelHandle::stats>("stats"),
          InstanceMethod<&ModelHandle::observe_steps>("observeSteps"), InstanceMethod<&ModelHandle::memory>("memory"),
          InstanceMethod<&ModelHandle::set_homes>("setHomes"), InstanceMethod<&ModelHandle::set_arena>("setArena"),
@@ -91,11 +92,19 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     return out;
   }
 
+  Napi::Value admit(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] { return number(info.Env(), Engine::admit(model_)); });
+  }
+
+  void withdraw(const Napi::CallbackInfo&) { Engine::withdraw(model_); }
+
+  // submit(id, request), id as admit() gave it
   Napi::Value submit(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
+      RequestOptions options = request_options(info[1].As<Napi::Object>(), vocab_);
+      options.id = static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value());
       const std::shared_ptr<Channel>& channel = Environment::of(info.Env()).channel();
-      return number(info.Env(),
-                    Engine::process().submit(model_, request_options(info[0].As<Napi::Object>(), vocab_), channel));
+      return number(info.Env(), Engine::process().submit(model_, std::move(options), channel));
     });
   }
 
@@ -128,7 +137,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     put("streamedUnits", c.streamed_units);
     put("weightBytesRead", c.weight_bytes_read);
     put("runningSequences", c.running);
-    put("waitingSequences", c.waiting);
+    out["waitingSequences"] = Napi::Number::New(info.Env(), model_->waiting());
     put("kvBlocksUsed", c.kv_blocks_used);
     put("promptTokens", c.prompt_tokens);
     put("reusedTokens", c.reused_tokens);

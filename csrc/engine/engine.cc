@@ -78,6 +78,15 @@ void Engine::add(std::shared_ptr<Model> model) {
   });
 }
 
+uint64_t Engine::admit(const std::shared_ptr<Model>& model) {
+  model->enter_queue();
+  return next_id();
+}
+
+void Engine::withdraw(const std::shared_ptr<Model>& model) {
+  model->leave_queue();
+}
+
 uint64_t Engine::submit(const std::shared_ptr<Model>& model, RequestOptions options, std::shared_ptr<EventSink> sink) {
   const int context = model->config().context_length;
   const int prompt = static_cast<int>(std::min<size_t>(options.tokens.size(), INT32_MAX));
@@ -93,13 +102,13 @@ uint64_t Engine::submit(const std::shared_ptr<Model>& model, RequestOptions opti
   }
   options.max_tokens = std::clamp(options.max_tokens, 1, std::max(room, 1));
 
-  model->enter_queue();
   auto sequence = std::make_shared<Sequence>();
-  sequence->id = next_id();
+  sequence->id = options.id != 0 ? options.id : admit(model);
   sequence->tokens = options.tokens;
   sequence->options = std::move(options);
   sequence->sink = std::move(sink);
-  sequence->submitted = Clock::now();
+  sequence->submitted = Clock::now() - std::chrono::duration_cast<Clock::duration>(
+                                           std::chrono::duration<double, std::milli>(sequence->options.age_ms));
   const uint64_t id = sequence->id;
   post([this, model, sequence] {
     auto owned = std::make_unique<Sequence>(std::move(*sequence));
@@ -116,6 +125,7 @@ uint64_t Engine::submit(const std::shared_ptr<Model>& model, RequestOptions opti
       event.error_code = code::kModelClosed;
       event.error_message = "the model is closed";
       event.error_remedy = "load the model again";
+      model->leave_queue();
       sink->post(std::move(event));
       return;
     }

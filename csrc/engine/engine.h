@@ -30,7 +30,11 @@ class Engine {
   static uint64_t next_id();
 
   void add(std::shared_ptr<Model> model);
-  // Returns the request's id. Throws CONTEXT_OVERFLOW or INVALID_ARGUMENT; a model already closed ends the request
+  // A place in the model's queue for a request that is submitted, or withdrawn, later: returns its id. Throws
+  // QUEUE_FULL.
+  static uint64_t admit(const std::shared_ptr<Model>& model);
+  static void withdraw(const std::shared_ptr<Model>& model);
+  // Returns the request's id. Throws QUEUE_FULL if it was not admitted before, CONTEXT_OVERFLOW or INVALID_ARGUMENT; a model already closed ends the request
   // with MODEL_CLOSED through its sink.
   uint64_t submit(const std::shared_ptr<Model>& model, RequestOptions options, std::shared_ptr<EventSink> sink);
   void cancel(const std::shared_ptr<Model>& model, uint64_t request);

@@ -445,7 +445,7 @@ bool Model::step() {
   publish_counters();
   if (const std::shared_ptr<EventSink> observer = observer_.lock()) {
     observer->post_step({id_, batch_.step.rows, batch_.step.decode_rows, static_cast<int>(batch_.parts.size()),
-                         scheduler_->waiting(), kv_->used(), milliseconds(Clock::now() - began)});
+                         waiting(), kv_->used(), milliseconds(Clock::now() - began)});
   }
   return true;
 }
@@ -481,7 +481,7 @@ void Model::publish_counters() {
   store(counters_.hops, cpu_ ? cpu_->hops : 0);
   store(counters_.weight_bytes_read, read);
   store(counters_.running, scheduler_->running());
-  store(counters_.waiting, scheduler_->waiting());
+  store(counters_.preempted, scheduler_->preempted());
   store(counters_.kv_blocks_used, kv_->used());
   store(counters_.saved_kv_bytes, kv_->saved_bytes());
   store(counters_.prompt_tokens, scheduler_->counters().prompt_tokens);
@@ -562,6 +562,15 @@ void Model::enter_queue() {
   const double running = static_cast<double>(std::max<uint64_t>(1, counters_.running.load(std::memory_order_relaxed)));
   error.retry_after_ms = std::max(1.0, counters_.service_ms.load(std::memory_order_relaxed) / running);
   throw error;
+}
+
+void Model::leave_queue() {
+  counters_.queued.fetch_sub(1, std::memory_order_relaxed);
+}
+
+int Model::waiting() const {
+  const auto count = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+  return static_cast<int>(count(counters_.queued) + count(counters_.preempted));
 }
 
 void Model::enqueue(std::unique_ptr<Sequence> sequence) {

@@ -46,9 +46,9 @@ struct ModelCounters {
   std::atomic<uint64_t> ring_bytes{0}, resident_bytes{0}, shared_bytes{0};
   std::atomic<uint64_t> arena_copied_bytes{0}, switches{0};
   std::atomic<uint64_t> weight_bytes_read{0};
-  std::atomic<uint64_t> running{0}, waiting{0}, kv_blocks_used{0};
+  std::atomic<uint64_t> running{0}, preempted{0}, kv_blocks_used{0};
   std::atomic<uint64_t> prompt_tokens{0}, reused_tokens{0}, preemptions{0}, saved_kv_bytes{0};
-  // Submitted and not yet admitted; and how long an admitted request takes, of late.
+  // Have a place in the queue: not submitted yet, or not started; and how long a started request takes, of late.
   std::atomic<uint64_t> queued{0};
   std::atomic<double> service_ms{0};
 };
@@ -85,12 +85,16 @@ class Model {
   const ModelMemory& memory() const { return memory_; }
   const std::vector<DeviceCounters>& devices() const { return devices_; }
 
+  // Throws QUEUE_FULL if no more may wait; counts one more as queued.
+  void enter_queue();
+  void leave_queue();  // of one that will never start
+  // That have not started, or were preempted.
+  int waiting() const;
+
   // ---- Engine thread only.
   Scheduler& scheduler() { return *scheduler_; }
   // Runs one step and posts its tokens; false if there was nothing to do.
   bool step();
-  // Throws QUEUE_FULL if no more may wait; counts one more as queued. Any thread.
-  void enter_queue();
   void enqueue(std::unique_ptr<Sequence> sequence);
   // Ends requests whose time is over.
   void expire();

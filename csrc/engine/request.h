@@ -16,6 +16,8 @@ using Clock = std::chrono::steady_clock;
 enum class RequestKind : uint8_t { generate, score };
 
 struct RequestOptions {
+  uint64_t id = 0;    // of Engine::admit(); 0: submit() admits it
+  double age_ms = 0;  // since the call that it comes of: limits and timings count from there
   RequestKind kind = RequestKind::generate;
   std::vector<int32_t> tokens;  // the prompt, or the text to score; at least one
   int max_tokens = 1;           // generate; cut to what the context leaves
@@ -50,7 +52,7 @@ struct TokenEvent {
   std::vector<float> top_logprobs;
   Finish finish = Finish::none;
   std::string error_code, error_message, error_remedy;    // of Finish::error
-  double queue_ms = 0, first_token_ms = 0, total_ms = 0;  // with the end: from submit to admission, first token, end
+  double queue_ms = 0, first_token_ms = 0, total_ms = 0;  // with the end: from the call to the start, first token, end
 };
 
 // One step of a model that somebody observes.

@@ -65,7 +65,7 @@ class Scheduler {
 
   bool idle() const { return running_.empty() && preempted_.empty() && waiting_.empty(); }
   int running() const { return static_cast<int>(running_.size()); }
-  int waiting() const { return static_cast<int>(waiting_.size() + preempted_.size()); }
+  int preempted() const { return static_cast<int>(preempted_.size()); }
   const SchedulerCounters& counters() const { return counters_; }
 
  private:

@@ -1,7 +1,7 @@
 import { Command, Option } from 'commander'
 import { plan } from '../model/plan.ts'
 import { SHAPES } from '../model/shapes.ts'
-import type { HeadType } from '../options.ts'
+import type { HeadType } from '../options/model.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'

@@ -72,7 +72,7 @@ async function readInput(positional: string | undefined, flags: Flags, terminal:
 
 /** How many tokens were scored, and the sum of their log-probabilities. */
 async function scoreWindows(model: Model, text: string, flags: Flags, terminal: Terminal) {
-  const tokens = await model.tokenizer.encode(text, { specialTokens: flags.bos })
+  const tokens = await model.tokenizer.encode(text, { specialTokens: flags.bos, signal: terminal.signal })
   if (tokens.length < 2) {
     throw new MillraceError('INVALID_ARGUMENT', {
       message: `expected a text of at least two tokens but received ${tokens.length}`,

@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { constants } from 'node:os'
 import { SingleBar } from 'cli-progress'
-import type { LoadProgress } from '../options.ts'
+import type { LoadProgress } from '../options/model.ts'
 import { formatBytes } from './format.ts'
 
 /** Thrown to leave a command after Ctrl-C; not a failure to be told. */

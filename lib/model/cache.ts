@@ -7,7 +7,7 @@ import type { NativeModel, NativeSlabPlan } from '../binding.ts'
 import type { CheckpointFolder } from '../checkpoint/folder.ts'
 import { MillraceError } from '../errors.ts'
 import type { Logger } from '../log.ts'
-import { invalidArgument, parseBytes } from '../options.ts'
+import { invalidArgument, parseBytes } from '../options/validate.ts'
 
 export interface CacheEntry {
   path: string

@@ -4,7 +4,8 @@ import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import { MillraceError } from '../errors.ts'
 import { readKernel } from '../lab/kernel.ts'
 import { makeLog } from '../log.ts'
-import { type LoadOptions, type LoadProgress, loadOptions, validate } from '../options.ts'
+import { type LoadOptions, type LoadProgress, loadOptions } from '../options/model.ts'
+import { validate } from '../options/validate.ts'
 import { checkMemory } from '../plan/memory.ts'
 import { makePlan, predictionOf } from '../plan/plan.ts'
 import { type LoadedTokenizer, loadTokenizer } from '../text/tokenizer/load.ts'
@@ -12,7 +13,7 @@ import { cacheFolder, keepPacked, type ModelCache, packedFile } from './cache.ts
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
 import { awaitNative, runtime } from './runtime.ts'
-import { abortedError } from './signals.ts'
+import { requireNotAborted } from './signals.ts'
 import { loadWeights } from './weights.ts'
 
 /**
@@ -23,14 +24,11 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
   const checked = validate(loadOptions, options, 'options')
   const { signal, onProgress } = checked
   const report = (stage: LoadProgress['stage'], done: number, total: number) => onProgress?.({ stage, done, total })
-  const checkAborted = () => {
-    if (signal?.aborted) throw abortedError(signal, 'the load')
-  }
   const log = makeLog(checked.logger)
   const began = performance.now()
   const release = runtime().hold()
   try {
-    checkAborted()
+    requireNotAborted(signal, 'the load')
     const { native } = runtime()
     const probing = probeGpus(native, checked.device ?? 'auto')
     probing.catch(() => {}) // told below
@@ -38,7 +36,7 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
     const { folder } = checkpoint
     for (const warning of checkpoint.warnings) log.warn({ path: folder.path }, warning)
     report('checkpoint', folder.weightFiles.length, folder.weightFiles.length)
-    checkAborted()
+    requireNotAborted(signal, 'the load')
     const plan = makePlan(checkpoint.config.spec, checkpoint.slabs, checked, readMachine(native, await probing))
     // A budget is the user's word, also where the system says less.
     if (checked.ramBudget === undefined) {

@@ -1,6 +1,6 @@
 /** Shapes of published models, as their config.json has them: for random weights at sizes that nobody wants to fetch. */
 import type { ModelSpec } from '../binding.ts'
-import { invalidArgument, nearest } from '../options.ts'
+import { invalidArgument, nearest } from '../options/validate.ts'
 
 const shape = (
   vocab: number,

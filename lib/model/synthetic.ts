@@ -2,7 +2,7 @@
 import type { ModelSpec, NativeKernelImage, SyntheticOptions } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import { makeLog } from '../log.ts'
-import type { PlanOptions } from '../options.ts'
+import type { PlanOptions } from '../options/model.ts'
 import { checkMemory } from '../plan/memory.ts'
 import { makePlan, predictionOf } from '../plan/plan.ts'
 import type { TextCodec } from '../text/tokenizer/codec.ts'
@@ -13,6 +13,13 @@ import { callNative, runtime } from './runtime.ts'
 import { loadWeights } from './weights.ts'
 
 export const SYNTHETIC_DEFAULTS: SyntheticOptions = { group: 128, zeros: false, head: 'f16', embedding: 'f16', seed: 1 }
+
+const refuse = async (): Promise<never> => {
+  throw new MillraceError('TOKENIZER_INVALID', {
+    message: 'a model of random weights has no tokenizer',
+    remedy: 'pass token ids',
+  })
+}
 
 const noTokenizer: TextCodec = {
   pieces: Pieces.none(),
@@ -25,13 +32,6 @@ const noTokenizer: TextCodec = {
   decode: () => '',
   idOf: () => undefined,
   close: () => {},
-}
-
-async function refuse(): Promise<never> {
-  throw new MillraceError('TOKENIZER_INVALID', {
-    message: 'a model of random weights has no tokenizer',
-    remedy: 'pass token ids',
-  })
 }
 
 /**

@@ -4,7 +4,8 @@
  */
 import type { Home, ModelSpec, NativeSlabPlan, NativeUnit, WeightType } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import { invalidArgument, type PlanOptions, parseBytes } from '../options.ts'
+import type { PlanOptions } from '../options/model.ts'
+import { invalidArgument, parseBytes } from '../options/validate.ts'
 import { type Calibration, ROWS } from './calibration.ts'
 import {
   chooseDevice,

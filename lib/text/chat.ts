@@ -1,7 +1,7 @@
 /** Chat messages -> prompt, by the checkpoint's own Jinja template. */
 import { Template } from '@huggingface/jinja'
 import { MillraceError } from '../errors.ts'
-import type { ChatMessage } from '../options.ts'
+import type { ChatMessage } from '../options/request.ts'
 
 /** Numbers that a template's range() may give. */
 const MAX_RANGE = 1_000_000

@@ -397,6 +397,22 @@ TEST(a_full_queue_refuses_and_late_requests_end) {
   CHECK(refused);
   CHECK_EQ(sink->wait(waiting[1]).error_code, std::string(code::kQueueTimeout));
   CHECK_EQ(sink->wait(waiting[2]).error_code, std::string(code::kDeadlineExceeded));
+  // A place taken ahead of the submission counts, and is given back.
+  const uint64_t early = Engine::admit(model);
+  const uint64_t other = Engine::admit(model);
+  CHECK_EQ(model->waiting(), 3);
+  CHECK_THROWS_CODE(Engine::admit(model), code::kQueueFull);
+  Engine::withdraw(model);
+  CHECK(other > early);
+  CHECK_EQ(model->waiting(), 2);
+  // Limits and timings count from the call, not from the submission.
+  RequestOptions aged = endless;
+  aged.id = early;
+  aged.age_ms = 60'000;
+  aged.deadline_ms = 50'000;
+  CHECK_EQ(engine.submit(model, aged, sink), early);
+  const Result late = sink->wait(early);
+  CHECK_EQ(late.error_code, std::string(code::kDeadlineExceeded));
   const uint64_t first = engine.submit(model, urgent, sink);
   CHECK(sink->wait(first).finish == Finish::length);
   CHECK(sink->tokens_of(waiting[0]) < 100u);  // came before, but of lower priority: it has just begun
@@ -582,7 +598,7 @@ TEST(a_failed_pass_ends_its_requests_and_no_others) {
     check_same(sink->wait(ids[2]), alone);
     check_same(sink->wait(engine.submit(model, options, sink)), alone);
     CHECK_EQ(model->counters().kv_blocks_used.load(), 0u);
-    CHECK_EQ(model->counters().waiting.load(), 0u);
+    CHECK_EQ(model->waiting(), 0);
     close_and_wait(engine, model);
   }
 }

@@ -84,10 +84,15 @@ const late = model.generate(long).result.catch((error) => error.code)
 console.log(...(await Promise.all(answers)), await late)
 await closed
 const other = await millrace.load(demo)
-const cut = other.generate(long).result.catch((error) => error.code)
+const cut = other.generate(long).result.then(({ finishReason }) => finishReason)
+const scored = other.score(long).catch((error) => error.code)
 await other.close({ drain: false })
-console.log(await cut)`)
-  expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: '3 2 true MODEL_CLOSED\nMODEL_CLOSED\n', stderr: '' })
+console.log(await cut, await scored)`)
+  expect({ code, stdout, stderr }).toEqual({
+    code: 0,
+    stdout: '3 2 true MODEL_CLOSED\nabort MODEL_CLOSED\n',
+    stderr: '',
+  })
 })
 
 /** The demo with another chat template, as a folder of its own. */

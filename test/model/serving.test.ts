@@ -1,6 +1,6 @@
 /** A real model as a server uses it: penalties and biases, shared prefixes, a full queue, late requests, long prompts. */
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { type GenerateOptions, type GenerationChunk, load, type MillraceError, type Model } from '../../lib/index.ts'
 import { MODELS } from '../models.ts'
 
@@ -115,6 +115,45 @@ describe('overload', () => {
     const answered = outcomes.filter((outcome) => outcome.status === 'fulfilled')
     expect(answered.length).toBeGreaterThanOrEqual(5)
     for (const { value } of answered) expect(value.tokens).toHaveLength(20)
+  })
+
+  test('the limit holds from the call on: of many long prompts at once all but two are refused at once', async () => {
+    await using small = await load(demo, { contextLength: 256, maxQueue: 2 })
+    const long = 'Once upon a time there was a boat. '.repeat(300)
+    let refused = 0
+    const outcomes = Array.from({ length: 2000 }, (_, index) =>
+      small.generate(long + index, { truncate: 'start', maxTokens: 2, ignoreEos: true }).result.catch((error) => {
+        refused++
+        return error as MillraceError
+      }),
+    )
+    expect(small.stats.sequences.waiting).toBe(2)
+    // Before anything can have been tokenised.
+    await Promise.resolve()
+    await Promise.resolve()
+    expect(refused).toBe(1998)
+    const answers = await Promise.all(outcomes)
+    expect(answers.slice(0, 2)).toMatchObject([{ tokens: { length: 2 } }, { tokens: { length: 2 } }])
+    for (const error of answers.slice(2)) expect(error).toMatchObject({ code: 'QUEUE_FULL', retryAfterMs: 1 })
+    expect(small.stats.sequences.waiting).toBe(0)
+    expect((await small.generate(long, { truncate: 'start', maxTokens: 2 }).result).tokens).toHaveLength(2)
+  })
+
+  test('limits and timings count what the tokenizer takes', async () => {
+    const encode = model.tokenizer.encode.bind(model.tokenizer)
+    const slow = vi.spyOn(model.tokenizer, 'encode').mockImplementation(async (text, options) => {
+      const tokens = await encode(text, options)
+      await new Promise((resolve) => setTimeout(resolve, 60))
+      return tokens
+    })
+    const { timings } = await ask({ maxTokens: 2 })
+    expect(timings.queueMs).toBeGreaterThan(59)
+    expect(timings.firstTokenMs).toBeGreaterThan(timings.queueMs)
+    expect(timings.totalMs).toBeGreaterThanOrEqual(timings.firstTokenMs)
+    expect((await model.score('The cat')).timings.queueMs).toBeGreaterThan(59)
+    await expect(ask({ deadlineMs: 30 })).rejects.toMatchObject({ code: 'DEADLINE_EXCEEDED' })
+    await expect(model.score('The cat', { queueTimeoutMs: 30 })).rejects.toMatchObject({ code: 'QUEUE_TIMEOUT' })
+    slow.mockRestore()
   })
 
   test('requests that wait or take too long end', async () => {

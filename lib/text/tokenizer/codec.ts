@@ -1,4 +1,4 @@
-import type { ChatMessage } from '../../options.ts'
+import type { ChatMessage } from '../../options/request.ts'
 import type { Pieces } from './pieces.ts'
 
 /** Choices of one text. */
@@ -6,7 +6,7 @@ export interface EncodeOptions {
   /** Whether what the tokenizer puts before a text, such as its beginning token, is put there. Default true. */
   specialTokens?: boolean
   /** Stops waiting for the tokens, also while the text waits its turn. */
-  signal?: AbortSignal
+  signal?: AbortSignal | undefined
 }
 
 /** A tokenizer's two directions. Text becomes tokens in another thread, tokens become text in this one. */
@@ -26,7 +26,7 @@ export interface TextCodec {
    * Tokens of a conversation as the chat template lays it out, ready for the assistant's turn. Rejects with
    * CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_INVALID, and as encode() does.
    */
-  encodeChat(messages: readonly ChatMessage[], options?: { signal?: AbortSignal }): Promise<Int32Array>
+  encodeChat(messages: readonly ChatMessage[], options?: { signal?: AbortSignal | undefined }): Promise<Int32Array>
   /** Text of a whole answer. Special tokens are left out. */
   decode(tokens: ArrayLike<number>): string
   /** The token of exactly this text, or undefined. */

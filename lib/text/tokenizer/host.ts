@@ -1,6 +1,6 @@
 /** The side of the tokenizer's thread: holds the tokenizers, and answers. */
 import { MillraceError } from '../../errors.ts'
-import type { ChatMessage } from '../../options.ts'
+import type { ChatMessage } from '../../options/request.ts'
 import { ChatTemplate } from '../chat.ts'
 import { hashTokenizerFiles, readTokenizerFiles } from './files.ts'
 import type { OpenedTokenizer, Reply, Request, TokenizerRef } from './protocol.ts'

@@ -1,7 +1,8 @@
 /** loadTokenizer(): from a folder to a tokenizer. */
 import { resolve } from 'node:path'
 import { MillraceError } from '../../errors.ts'
-import { type ChatMessage, invalidArgument } from '../../options.ts'
+import type { ChatMessage } from '../../options/request.ts'
+import { invalidArgument } from '../../options/validate.ts'
 import { detokenize } from '../detokenizer.ts'
 import type { EncodeOptions, TextCodec } from './codec.ts'
 import { plain } from './messages.ts'

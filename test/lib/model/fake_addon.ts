@@ -3,6 +3,7 @@ import type {
   Home,
   NativeAddon,
   NativeEvent,
+  NativeGenerateRequest,
   NativeGpu,
   NativeLoadRequest,
   NativeModel,
@@ -17,6 +18,7 @@ const GIB = 1024 ** 3
 export class FakeAddon implements NativeAddon {
   readonly version = '0.0.0'
   readonly lab = undefined as never
+  samplingOptions = () => []
   /** Kept alive by so many. */
   refs = 0
   models: FakeModel[] = []
@@ -150,10 +152,15 @@ export class FakeModel implements NativeModel {
     return this.onWrite()
   }
 
-  submitted: { id: number; request: NativeRequest }[] = []
+  // Tests know which kind they have asked for.
+  submitted: { id: number; request: NativeRequest & Partial<Pick<NativeGenerateRequest, 'seed' | 'maxTokens'>> }[] = []
   cancelled: number[] = []
   closes: { drain: boolean; timeoutMs: number }[] = []
+  /** What admit() and submit() throw. */
+  full: Error | undefined
   refusal: Error | undefined
+  admitted: number[] = []
+  withdrawn = 0
   /** Resolves close(). */
   finishClose: () => void = () => {}
 
@@ -162,9 +169,23 @@ export class FakeModel implements NativeModel {
     this.id = id
   }
 
-  submit(request: NativeRequest): number {
+  /** Have a place and are not submitted yet. */
+  get pending(): number {
+    return this.admitted.length - this.submitted.length - this.withdrawn
+  }
+
+  admit(): number {
+    if (this.full) throw this.full
+    this.admitted.push(nextRequest)
+    return nextRequest++
+  }
+
+  withdraw(): void {
+    this.withdrawn++
+  }
+
+  submit(id: number, request: NativeRequest): number {
     if (this.refusal) throw this.refusal
-    const id = nextRequest++
     this.submitted.push({ id, request })
     return id
   }

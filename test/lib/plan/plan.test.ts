@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Home } from '../../../lib/binding.ts'
-import type { PlanOptions } from '../../../lib/options.ts'
+import type { PlanOptions } from '../../../lib/options/model.ts'
 import { KV_BLOCK_TOKENS, type Machine, makePlan } from '../../../lib/plan/plan.ts'
 import * as fixture from './fixture.ts'
 

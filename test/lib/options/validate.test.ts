@@ -1,19 +1,10 @@
 import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { MillraceError } from '../../lib/errors.ts'
-import {
-  chatMessages,
-  closeOptions,
-  generateOptions,
-  inspectOptions,
-  loadOptions,
-  nearest,
-  parseBytes,
-  planOptions,
-  scoreOptions,
-  validate,
-} from '../../lib/options.ts'
+import { MillraceError } from '../../../lib/errors.ts'
+import { closeOptions, inspectOptions, loadOptions, planOptions } from '../../../lib/options/model.ts'
+import { chatMessages, generateOptions, scoreOptions } from '../../../lib/options/request.ts'
+import { nearest, parseBytes, validate } from '../../../lib/options/validate.ts'
 
 const refusal = (call: () => unknown): MillraceError => {
   try {
@@ -81,6 +72,7 @@ describe('options', () => {
     ],
     [generateOptions, { logitBias: { 5: 101 } }, 'for logitBias but received an object of type Object'],
     [generateOptions, { logitBias: new Map([[-1, 1]]) }, 'for logitBias but received an object of type Map'],
+    [generateOptions, { logitBias: { '07': 1 } }, 'for logitBias but received an object of type Object'],
     [generateOptions, { logitBias: 3 }, 'for logitBias but received 3 of type number'],
     [generateOptions, { repetitionPenalty: 0 }, 'expected a number from 0.01 to 100 for repetitionPenalty'],
     [generateOptions, { topLogprobs: 65 }, 'expected an integer from 0 to 64 for topLogprobs'],
@@ -220,7 +212,7 @@ test('nearest finds a word with one letter wrong, missing or doubled, and nothin
 })
 
 test('docs/API.md has every option', () => {
-  const text = readFileSync(new URL('../../docs/API.md', import.meta.url), 'utf8')
+  const text = readFileSync(new URL('../../../docs/API.md', import.meta.url), 'utf8')
   const schemas = [loadOptions, planOptions, generateOptions, scoreOptions, closeOptions, inspectOptions]
   for (const name of schemas.flatMap(({ shape }) => Object.keys(shape))) {
     // In a table, a list or an object of the text.
