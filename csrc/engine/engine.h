@@ -34,8 +34,8 @@ class Engine {
   // QUEUE_FULL.
   static uint64_t admit(const std::shared_ptr<Model>& model);
   static void withdraw(const std::shared_ptr<Model>& model);
-  // Returns the request's id. Throws QUEUE_FULL if it was not admitted before, CONTEXT_OVERFLOW or INVALID_ARGUMENT; a model already closed ends the request
-  // with MODEL_CLOSED through its sink.
+  // Returns the request's id. Throws QUEUE_FULL if it was not admitted before, CONTEXT_OVERFLOW or INVALID_ARGUMENT; a
+  // model already closed ends the request with MODEL_CLOSED through its sink.
   uint64_t submit(const std::shared_ptr<Model>& model, RequestOptions options, std::shared_ptr<EventSink> sink);
   void cancel(const std::shared_ptr<Model>& model, uint64_t request);
   // Tells `sink` of every step of the model from now on; null: nobody.
