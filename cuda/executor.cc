@@ -152,7 +152,8 @@ void CudaExecutor::set_unit(Stream& stream, int unit, const std::byte* slab, boo
   bool force_early = false;
   unit_table_.set(unit, slab, permanent, [&] {
     // By a kernel: a copy would queue behind the slabs.
-    check(cuda::set_unit(device_unit_table_, unit, slab, cuda.get(), hooks.late_publish_us), "setting a unit's address");
+    check(cuda::set_unit(device_unit_table_, unit, slab, cuda.get(), hooks.late_publish_us),
+          "setting a unit's address");
     force_early = static_cast<int64_t>(counters_.published_addresses++) == hooks.early_publish;
   });
   if (force_early) unit_table_.force_early(unit);

@@ -210,12 +210,13 @@ class CudaLab final : public Device {
         break;
       case Kind::norm_heads:
         check(norm_heads(floats(1), (p["heads"] + 2 * p["kvHeads"]) * p["headDim"], rows, p["heads"], p["kvHeads"],
-                         p["headDim"], weights(scratch, launch.arguments[0], chained, stream), 0, p["headDim"] * sizeof(float),
-                         static_cast<float>(p.number("epsilon")), stream, chained),
+                         p["headDim"], weights(scratch, launch.arguments[0], chained, stream), 0,
+                         p["headDim"] * sizeof(float), static_cast<float>(p.number("epsilon")), stream, chained),
               name);
         break;
       case Kind::add_bias:
-        check(add_bias(floats(1), p["n"], rows, p["n"], weights(scratch, launch.arguments[0], chained, stream), 0, stream, chained),
+        check(add_bias(floats(1), p["n"], rows, p["n"], weights(scratch, launch.arguments[0], chained, stream), 0,
+                       stream, chained),
               name);
         break;
       case Kind::silu_mul:

@@ -17,8 +17,9 @@ class UnitTable {
     return entry.slab != slab || entry.early != permanent;
   }
 
-  // The unit is at `slab` from here on. `publish` enqueues the write of the device's entry, if that has another address,
-  // and throws where it cannot: the address then counts as unknown, and the next call publishes whatever it is given.
+  // The unit is at `slab` from here on. `publish` enqueues the write of the device's entry, if that has another
+  // address, and throws where it cannot: the address then counts as unknown, and the next call publishes whatever it is
+  // given.
   template <typename Publish>
   void set(int unit, const std::byte* slab, bool permanent, Publish&& publish) {
     Entry& entry = entries_[unit];

@@ -17,8 +17,8 @@ struct GraphDeleter {
 };
 using Graph = std::unique_ptr<CUgraphExec_st, GraphDeleter>;
 
-// What `enqueue` launches on `stream`, which is not launched now. Null where somebody else has made the capture invalid:
-// to be launched one by one, or captured again. Throws what `enqueue` throws, and errors that name `what`.
+// What `enqueue` launches on `stream`, which is not launched now. Null where somebody else has made the capture
+// invalid: to be launched one by one, or captured again. Throws what `enqueue` throws, and errors that name `what`.
 Graph capture(cudaStream_t stream, const char* what, const std::function<void()>& enqueue);
 
 }  // namespace millrace::cuda
