@@ -47,13 +47,7 @@ class CudaLab final : public Device {
     check(cudaSetDevice(device_), "choosing the GPU");
     const cudaStream_t stream = stream_.get();
     Scratch& scratch = scratch_[stream];
-    if (launches.size() > kCells) {
-      throw Error(code::kInvalidArgument,
-                  format("at most %zu launches can be timed in turn, received %zu", kCells, launches.size()),
-                  "time fewer of them");
-    }
-    // A graph must not write addresses that it reads ahead when it is launched again.
-    if (scratch.cells.size() + launches.size() > kCells) scratch.cells.clear();
+    reserve(scratch, launches.size(), stream);
     // Once outside of the capture: what a launch sets up for itself is there afterwards.
     for (const Launch& launch : launches) enqueue(launch, stream, false);
     stream_.synchronize();
@@ -102,7 +96,19 @@ class CudaLab final : public Device {
     // Kernels find weights through a table of units: here one word for each address that was handed over.
     std::unique_ptr<Memory> table;
     std::map<const std::byte*, int> cells;
+    size_t most_cells() const { return table == nullptr ? 0 : table->size() / sizeof(std::byte*); }
   };
+
+  // So many addresses find their words without any of them serving another: a graph must not write addresses that it
+  // reads ahead when it is launched again.
+  void reserve(Scratch& scratch, size_t addresses, cudaStream_t stream) {
+    if (scratch.cells.size() + addresses <= scratch.most_cells()) return;
+    scratch.cells.clear();
+    if (addresses <= scratch.most_cells()) return;
+    check(cudaStreamSynchronize(stream), "waiting for a stream");
+    scratch.table =
+        backend_->allocate(std::max(kCells, addresses) * sizeof(std::byte*), "the lab's table of addresses");
+  }
 
   Graph capture_in_turn(const std::vector<Launch>& launches, int count, cudaStream_t stream) {
     constexpr int kTries = 20;
@@ -130,14 +136,11 @@ class CudaLab final : public Device {
   // Addresses are written in the stream's order, so a word can serve another one whenever there is none left; only what
   // was there before this launch may be read ahead.
   Weights weights(Scratch& scratch, const std::byte* address, bool early, cudaStream_t stream) {
-    if (scratch.table == nullptr) {
-      scratch.table = backend_->allocate(kCells * sizeof(std::byte*), "the lab's table of addresses");
-    }
-    auto* table = reinterpret_cast<const std::byte**>(scratch.table->data());
     if (const auto found = scratch.cells.find(address); found != scratch.cells.end()) {
-      return {table, found->second, early};
+      return {reinterpret_cast<const std::byte* const*>(scratch.table->data()), found->second, early};
     }
-    if (scratch.cells.size() == kCells) scratch.cells.clear();
+    reserve(scratch, 1, stream);
+    auto* table = reinterpret_cast<const std::byte**>(scratch.table->data());
     const int cell = static_cast<int>(scratch.cells.size());
     check(set_unit(table, cell, address, stream), "setting an address");
     scratch.cells.emplace(address, cell);
