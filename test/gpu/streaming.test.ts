@@ -116,20 +116,6 @@ describe.skipIf(gpus.length === 0)('streaming', () => {
     expect(expectNear(crowd)).toBeGreaterThan(80)
   })
 
-  test('memory that a budget takes away goes back to the GPU', async () => {
-    await using model = await load(demo, { ...options, placement: 'resident' })
-    const free = async () => (await probe()).gpus[0]!.memoryFreeBytes
-    const before = await free()
-    const { kvBytes, workspaceBytes, residentBytes } = model.plan
-    const small = await model.setBudget(kvBytes + workspaceBytes + 10 * 2 ** 20)
-    expect(small.residentBytes).toBeLessThan(residentBytes)
-    expect(await free()).toBeGreaterThan(before)
-    expect(await ask(model, 3)).toEqual(expected[3])
-    await model.setBudget('50%')
-    expect(await ask(model, 3)).toEqual(expected[3])
-    expect(model.memory.ringBytes).toBe(0)
-  })
-
   test('homes of every kind in one model: the bits do not tell resident from streamed', async () => {
     const homes: PlacementHome[] = [
       'resident',
