@@ -5,8 +5,10 @@
 #include "core/error.h"
 #include "cuda/check.h"
 #include "cuda/executor.h"
-#include "cuda/hop.h"
 #include "cuda/probe.h"
+#include "cuda/runtime/memory.h"
+#include "cuda/runtime/peer.h"
+#include "cuda/runtime/stream.h"
 
 namespace millrace {
 

@@ -146,6 +146,12 @@ struct EmbeddingTable {
   WeightType type = WeightType::f16;
 };
 
+// For the tests that prove necessary which addresses a device's kernels may read ahead of the stream.
+struct ExecutorHooks {
+  int64_t early_publish = -1;  // the nth new address of a unit counts as one that has long been there
+  int late_publish_us = 0;     // what follows a new address, and may begin early, has so long before it is there
+};
+
 struct ExecutorConfig {
   ModelSpec spec;
   std::vector<UnitLayout> units;  // unit_count(spec)
@@ -157,10 +163,12 @@ struct ExecutorConfig {
   int max_logit_rows = 0;
   int max_context = 0;
   std::vector<KernelImage> kernels;  // in the place of the backend's own; the CPU twin takes none
+  ExecutorHooks hooks;               // the CPU twin, whose operations never overlap, takes none
 };
 
 struct ExecutorCounters {
-  uint64_t weight_bytes_read = 0;  // by linears, counted tile by tile as they are read from a slab
+  uint64_t weight_bytes_read = 0;    // by linears, counted tile by tile as they are read from a slab
+  uint64_t published_addresses = 0;  // of units, to the device
 };
 
 // Runs one model's passes on one device. A pass is begin, embed, the units in order, sample, end, all on one stream.

@@ -77,6 +77,7 @@ FeederCounters& FeederCounters::operator+=(const FeederCounters& other) {
   acquired_units += other.acquired_units;
   ready_waits += other.ready_waits;
   free_waits += other.free_waits;
+  place_waits += other.place_waits;
   staged_bytes += other.staged_bytes;
   dropped_bytes += other.dropped_bytes;
   shared_bytes += other.shared_bytes;
@@ -307,7 +308,8 @@ const std::byte* Feeder::acquire(Stream& compute, int unit) {
   if (!ringed_[unit]) {
     Place& place = places_[unit];
     if (place.state == Place::coming && !place.waited) {
-      compute.wait(*place.ready);
+      const bool skip = static_cast<int64_t>(counters_.place_waits++) == config_.hooks.skip_place_wait;
+      if (!skip) compute.wait(*place.ready);
       place.waited = true;
     }
     if (place.block != nullptr) config_.arena->touch(*place.block);

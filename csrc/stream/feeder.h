@@ -37,6 +37,7 @@ enum class Home : uint8_t {
 struct FeederHooks {
   int64_t skip_ready_wait = -1;
   int64_t skip_free_wait = -1;
+  int64_t skip_place_wait = -1;  // for a unit on its way to memory of its own
 };
 
 struct FeederConfig {
@@ -55,6 +56,7 @@ struct FeederCounters {
   uint64_t acquired_units = 0;    // streamed units handed to compute
   uint64_t ready_waits = 0;
   uint64_t free_waits = 0;
+  uint64_t place_waits = 0;
   uint64_t staged_bytes = 0;   // of the copied bytes, those that were not pinned
   uint64_t dropped_bytes = 0;  // copied for a pass that then needed other units
   uint64_t shared_bytes = 0;   // of the copied bytes, those that went into the arena

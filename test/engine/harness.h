@@ -199,7 +199,7 @@ inline void close_and_wait(Engine& engine, const std::shared_ptr<Model>& model, 
 }
 
 // Throws at a feed-forward, in the middle of the pass whose number is `fails`.
-class FaultyExecutor final : public Executor {
+class FaultyExecutor : public Executor {
  public:
   FaultyExecutor(std::unique_ptr<Executor> inner, int fails, const char* error_code, int unit)
       : inner_(std::move(inner)), fails_(fails), error_code_(error_code), unit_(unit) {}
@@ -238,7 +238,7 @@ class FaultyExecutor final : public Executor {
   int unit_;
 };
 
-class FaultyBackend final : public Backend {
+class FaultyBackend : public Backend {
  public:
   FaultyBackend(int fails, const char* error_code, int unit = 3)
       : inner_(create_cpu_backend(2, unhurried())), fails_(fails), error_code_(error_code), unit_(unit) {}
