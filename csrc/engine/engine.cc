@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <new>
 
 #include "core/error.h"
 
@@ -19,12 +18,8 @@ template <typename Body>
 void settle(Body&& body, const std::function<void(const Error&)>& failed) {
   try {
     body();
-  } catch (const Error& error) {
-    failed(error);
-  } catch (const std::bad_alloc&) {
-    failed(Error(code::kOutOfMemory, "system memory did not suffice", "free memory and try again"));
-  } catch (const std::exception& error) {
-    failed(Error(code::kInternal, error.what(), "report this with what led to it"));
+  } catch (...) {
+    failed(current_error());
   }
 }
 
@@ -258,20 +253,17 @@ void Engine::step(Served& served) {
       if (other.model->shares()) other.model->publish_counters();
     }
     return;
-  } catch (const Error& error) {
+  } catch (...) {
+    const Error error = current_error();
     failure.error_code = error.code();
     failure.error_message = error.what();
     failure.error_remedy = error.remedy();
-  } catch (const std::exception& error) {
-    failure.error_code = code::kInternal;
-    failure.error_message = std::string("a step failed: ") + error.what();
-    failure.error_remedy = "report this with what led to it";
   }
   // The pass is lost and with it what it was for; those that wait, the other models and the process live on.
   served.model->abandon_pass();
+  const Scheduler& scheduler = served.model->scheduler();
   const bool lost = failure.error_code == code::kGpuLost;
-  for (const uint64_t id :
-       served.model->scheduler().ids([lost](const Sequence&, bool waiting) { return lost || !waiting; })) {
+  for (const uint64_t id : lost ? scheduler.ids(any) : scheduler.running_ids()) {
     served.model->end(id, Finish::error, failure);
   }
   served.model->publish_counters();

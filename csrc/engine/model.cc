@@ -167,6 +167,7 @@ void Model::create_cpu_side(std::unique_ptr<Backend> backend) {
   auto side = std::make_unique<CpuSide>();
   side->backend = std::move(backend);
   side->stream = side->backend->create_stream();
+  side->done = side->backend->create_event();
   const int rows = std::min(config_.max_rows, config_.max_logit_rows);
   ExecutorConfig executor;
   executor.spec = host_->spec();
@@ -203,14 +204,15 @@ void Model::give_up_hops() {
 }
 
 void Model::come_to_rest() {
-  for (const Side& side : sides_) {
+  const auto rest = [](Stream& stream) {
     try {
-      side.compute->synchronize();
+      stream.synchronize();
     } catch (const Error&) {
-      // A device that is lost runs nothing any more.
+      // A device that is lost runs nothing any more; of what failed otherwise the step has told.
     }
-  }
-  if (cpu_) cpu_->stream->synchronize();
+  };
+  for (const Side& side : sides_) rest(*side.compute);
+  if (cpu_) rest(*cpu_->stream);
 }
 
 Model::~Model() {
@@ -415,6 +417,7 @@ void Model::run_pass(Step step) {
   }
   if (!step.logits.empty() && trace_) trace_->end(Trace::of(Trace::compute, head));
   for (const Side& side : sides_) side.compute->record(*side.done);
+  if (cpu_) cpu_->stream->record(*cpu_->done);
 }
 
 bool Model::step() {
@@ -424,6 +427,7 @@ bool Model::step() {
   const uint64_t switches = counters_.switches.load(std::memory_order_relaxed);
   run_pass(batch_.step);
   for (const Side& side : sides_) side.done->synchronize();
+  if (cpu_) cpu_->done->synchronize();  // it has sent its last rows already, or failed and gives them up
   sides_[device_of(static_cast<int>(host_->units().size()) - 1)].executor->collect();
   const Clock::time_point ended = Clock::now();
   const auto add = [](std::atomic<double>& counter, double value) {

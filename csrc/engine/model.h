@@ -121,6 +121,7 @@ class Model {
   struct CpuSide {
     std::unique_ptr<Backend> backend;
     std::unique_ptr<Stream> stream;
+    std::unique_ptr<Event> done;  // with its part of the last pass
     std::unique_ptr<Executor> executor;
     std::unique_ptr<Memory> memory;  // of both hops
     Hop there, back;

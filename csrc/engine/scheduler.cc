@@ -289,6 +289,12 @@ std::unique_ptr<Sequence> Scheduler::remove(uint64_t id) {
   return nullptr;
 }
 
+std::vector<uint64_t> Scheduler::running_ids() const {
+  std::vector<uint64_t> out;
+  for (const auto& sequence : running_) out.push_back(sequence->id);
+  return out;
+}
+
 std::vector<uint64_t> Scheduler::ids(const std::function<bool(const Sequence&, bool waiting)>& chosen) const {
   std::vector<uint64_t> out;
   for (const Sequences* list : {&running_, &preempted_, &waiting_}) {

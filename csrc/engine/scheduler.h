@@ -63,6 +63,8 @@ class Scheduler {
   // Ids of all sequences for which `chosen` holds.
   std::vector<uint64_t> ids(const std::function<bool(const Sequence&, bool waiting)>& chosen) const;
 
+  std::vector<uint64_t> running_ids() const;
+
   bool idle() const { return running_.empty() && preempted_.empty() && waiting_.empty(); }
   int running() const { return static_cast<int>(running_.size()); }
   int waiting() const { return static_cast<int>(waiting_.size() + preempted_.size()); }

@@ -152,22 +152,28 @@ void Feeder::evicted(int unit) {
   place.state = Place::absent;
 }
 
-void Feeder::drain() {
-  if (!copy_) return;
+bool Feeder::drain() {
+  if (!copy_) return true;
   try {
     copy_->synchronize();
   } catch (const Error&) {
     // A device that is lost copies no more: there is nothing to wait for.
+    return false;
   }
+  return true;
 }
 
 void Feeder::restart() {
-  drain();
+  const bool whole = drain();
   ring_ = Ring(ring_.bytes());
   slots_.clear();
   to_fill_.clear();
   for (Place& place : places_) {
-    if (place.state == Place::coming) place.state = Place::there;
+    if (place.state != Place::coming) continue;
+    place.state = whole ? Place::there : Place::absent;
+    if (whole || place.block == nullptr) continue;
+    config_.arena->give_back(*place.block);
+    place.block = nullptr;
   }
   next_pass_ = ring_order(Route::decode);
   counters_.copied_bytes -= counters_.prefetched_bytes;
@@ -230,6 +236,7 @@ void Feeder::begin(Route route, Route next) {
     const int unit = static_cast<int>(i);
     Place& place = places_[unit];
     if (place.state == Place::coming && place.waited) place.state = Place::there;
+    if (place.state == Place::absent && place.memory) bring(unit, place.memory->data());  // its copy had failed
     if (!wanted_[unit] || place.state != Place::absent) continue;
     place.block = config_.arena->take(backend_, config_.unit_bytes[unit], *this, unit);
     if (place.block == nullptr) continue;

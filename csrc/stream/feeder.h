@@ -129,7 +129,8 @@ class Feeder final : private Arena::Tenant {
   };
 
   void evicted(int unit) override;
-  void drain();
+  // Waits for the copies under way; false if one of them has failed.
+  bool drain();
   void check(const std::vector<Home>& homes, size_t ring_bytes) const;
   void make_ring(size_t bytes);
   // Begins to bring a unit to device memory that is its own.
