@@ -127,7 +127,7 @@ CudaMemory::CudaMemory(int device, Place place, size_t bytes, const char* what)
     }
     check(status, what);
   } else {
-    check(cudaHostAlloc(&p, bytes, cudaHostAllocPortable | cudaHostAllocMapped), what);
+    check_pinned(cudaHostAlloc(&p, bytes, cudaHostAllocPortable | cudaHostAllocMapped), what, bytes);
   }
   data_ = static_cast<std::byte*>(p);
 }
@@ -170,7 +170,7 @@ HostRegistration::HostRegistration(const std::byte* data, size_t bytes, const ch
   std::lock_guard lock(registration->mutex);
   auto* host = const_cast<std::byte*>(data);
   if (registration->users == 0) {
-    check(cudaHostRegister(host, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped), what);
+    check_pinned(cudaHostRegister(host, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped), what, bytes);
   }
   void* mapped = nullptr;
   const cudaError_t status = cudaHostGetDevicePointer(&mapped, host, 0);

@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "core/error.h"
+#include "core/reclaimer.h"
 
 namespace millrace {
 
@@ -157,7 +158,8 @@ void Engine::set_homes(const std::shared_ptr<Model>& model, std::vector<Home> ho
     settle(
         [&] {
           require_open(*model);
-          done(model->set_homes(homes, ring_bytes));
+          // What was given up is the device's own again by the time that it is told.
+          Reclaimer::process().post([done, found = model->set_homes(homes, ring_bytes)] { done(found); });
         },
         failed);
   });
@@ -170,7 +172,7 @@ void Engine::set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, 
         [&] {
           require_open(*model);
           if (model->shares()) model->set_arena_limit(bytes);
-          done();
+          Reclaimer::process().post(done);
         },
         failed);
   });
@@ -234,12 +236,15 @@ void Engine::finish_closing() {
       ++it;
       continue;
     }
-    const std::vector<std::function<void()>> callbacks = std::move(served.on_closed);
     flush_sinks();  // the last tokens come before the news that the model is closed
-    served.model->release();
+    served.model->leave();
     std::erase_if(turns_, [&](const auto& turn) { return turn.second == served.model.get(); });
+    Reclaimer::process().post([model = std::move(served.model), callbacks = std::move(served.on_closed)]() mutable {
+      model->release();
+      model.reset();
+      for (const auto& done : callbacks) done();
+    });
     it = models_.erase(it);
-    for (const auto& done : callbacks) done();
   }
 }
 

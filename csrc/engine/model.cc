@@ -6,6 +6,7 @@
 #include <new>
 
 #include "core/error.h"
+#include "core/reclaimer.h"
 
 namespace millrace {
 
@@ -41,6 +42,7 @@ Model::Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::s
   }
 
   memory_.host_bytes = host_->bytes();
+  memory_.kv_swap_bytes = kv_->swap().bytes();
   for (const DeviceCounters& device : devices_) {
     memory_.kv_bytes += device.kv_bytes;
     memory_.workspace_bytes += device.workspace_bytes;
@@ -99,7 +101,7 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sl
     if (units[unit].kind != UnitKind::attention) continue;
     kv[device_of(static_cast<int>(unit))].layers.push_back(units[unit].layer);
   }
-  kv_ = std::make_unique<KvPool>(std::move(kv), host_->spec(), config_.kv_blocks);
+  kv_ = std::make_unique<KvPool>(std::move(kv), host_->spec(), config_.kv_blocks, config_.kv_swap_bytes);
   scheduler_ =
       std::make_unique<Scheduler>(SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse,
                                                   config_.deterministic, &counters_.queued},
@@ -222,6 +224,7 @@ Model::~Model() {
 void Model::abandon_pass() {
   for (const Side& side : sides_) side.executor->abandon(*side.compute);
   if (trace_) trace_->abandon();
+  scheduler_->abandon();
   give_up_hops();
   come_to_rest();
   for (const Side& side : sides_) side.feeder->restart();
@@ -267,6 +270,10 @@ size_t Model::shared_unit_bytes() const {
     if (config_.homes[unit] == Home::shared) bytes += host_->units()[unit].bytes;
   }
   return bytes;
+}
+
+void Model::leave() {
+  for (const Side& side : sides_) side.feeder->leave_arena();
 }
 
 void Model::release() {
@@ -487,10 +494,11 @@ void Model::publish_counters() {
   store(counters_.running, scheduler_->running());
   store(counters_.waiting, scheduler_->waiting());
   store(counters_.kv_blocks_used, kv_->used());
-  store(counters_.saved_kv_bytes, kv_->saved_bytes());
+  store(counters_.saved_kv_bytes, kv_->swap().used_bytes());
   store(counters_.prompt_tokens, scheduler_->counters().prompt_tokens);
   store(counters_.reused_tokens, scheduler_->counters().reused_tokens);
   store(counters_.preemptions, scheduler_->counters().preemptions);
+  store(counters_.recomputations, scheduler_->counters().recomputations);
 }
 
 void Model::take_results(const StepBatch& batch) {
@@ -528,9 +536,12 @@ void Model::take_results(const StepBatch& batch) {
     }
     TokenEvent event;
     if (token < 0) {
-      event.error_code = code::kInternal;
-      event.error_message = "the model's logits are not numbers (NaN), or logitBias forbids every token";
-      event.error_remedy = "check the checkpoint: damaged or overflowing weights do this; or leave out logitBias";
+      const bool forbidden = token == kAllForbidden;
+      event.error_code = forbidden ? code::kInvalidArgument : code::kCheckpointInvalid;
+      event.error_message = forbidden ? "logitBias forbids every token: there is none left to choose"
+                                      : "the model's logits are not numbers (NaN or infinite)";
+      event.error_remedy = forbidden ? "allow a token at least: leave one out, or give it a finite bias"
+                                     : "fetch the checkpoint again: damaged or overflowing weights do this";
       end(sequence.id, Finish::error, std::move(event));
       continue;
     }
@@ -615,6 +626,8 @@ void Model::end(uint64_t request, Finish finish, TokenEvent last) {
   }
   if (sequence->has_first_token) last.first_token_ms = milliseconds(sequence->first_token - sequence->submitted);
   sequence->sink->post(std::move(last));
+  // Of a score that ends early: logits of up to a gigabyte.
+  if (!sequence->score_logits.empty()) Reclaimer::process().destroy(std::move(sequence->score_logits));
 }
 
 }  // namespace millrace

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
 
 #include "core/error.h"
+#include "stream/reclaim.h"
 
 namespace millrace {
 
@@ -48,11 +50,18 @@ Feeder::Feeder(Backend& backend, const SlabSource& source, FeederConfig config)
 
 Feeder::~Feeder() {
   drain();
+  leave_arena();
+}
+
+void Feeder::leave_arena() {
   if (config_.arena == nullptr) return;
-  for (Place& place : places_) {
-    if (place.block != nullptr) config_.arena->give_back(*place.block);
+  for (size_t unit = 0; unit < places_.size(); unit++) {
+    Arena::Block* block = places_[unit].block;
+    if (block == nullptr) continue;
+    evicted(static_cast<int>(unit));
+    config_.arena->give_back(*block);
   }
-  config_.arena->leave();
+  std::exchange(config_.arena, nullptr)->leave();
 }
 
 void Feeder::check(const std::vector<Home>& homes, size_t ring_bytes) const {
@@ -95,10 +104,10 @@ void Feeder::make_ring(size_t wish) {
   to_fill_.clear();
   if (ring_bytes() != bytes) {
     ring_ = Ring(0);
-    ring_memory_.reset();
+    reclaim(std::move(ring_memory_));
     for (size_t size = bytes; size > 0 && !ring_memory_; size = std::max(largest, size / 2)) {
       try {
-        ring_memory_ = backend_.allocate(size, "the ring");
+        ring_memory_ = allocate_after_reclaim(backend_, size, "the ring");
       } catch (const Error& error) {
         // A device whose memory others have taken: a smaller ring is slower, but a ring.
         if (size == largest || std::string_view(error.code()) != code::kOutOfMemory) throw;
@@ -361,6 +370,7 @@ void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
   for (size_t unit = 0; unit < homes.size(); unit++) {
     if (homes[unit] != Home::streamed || config_.homes[unit] != Home::resident) continue;
     config_.homes[unit] = Home::streamed;
+    reclaim(std::move(places_[unit].memory));
     places_[unit] = Place{};
   }
   config_.ring_bytes = ring_bytes;
@@ -374,7 +384,7 @@ void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
       place.state = Place::there;
     } else {
       try {
-        place.memory = backend_.allocate(config_.unit_bytes[unit], "a resident unit");
+        place.memory = allocate_after_reclaim(backend_, config_.unit_bytes[unit], "a resident unit");
         bring(unit, place.memory->data());
       } catch (const Error& error) {
         drain();  // what part of it is on its way

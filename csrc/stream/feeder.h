@@ -96,6 +96,9 @@ class Feeder final : private Arena::Tenant {
   // what it was handed.
   void restart();
 
+  // Gives up what it has in the arena, for good; no pass follows. Of the thread that calls begin().
+  void leave_arena();
+
   // Between passes, with the compute stream at rest: other homes and another ring. Units that become resident are
   // uploaded behind what compute does; where the device has no room for one it stays streamed. Throws what
   // check_homes() does; nothing has changed then.

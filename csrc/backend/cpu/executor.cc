@@ -59,8 +59,7 @@ CpuExecutor::CpuExecutor(const ExecutorConfig& config, std::shared_ptr<ComputePo
   if (config_.units.size() != static_cast<size_t>(unit_count(spec)) || config_.max_rows < 1 ||
       config_.max_logit_rows < 0 || config_.max_context < 1 || config_.kv_blocks < 0 ||
       config_.embedding.rows == nullptr) {
-    throw Error(code::kInternal, "executor: the configuration does not belong to the model",
-                "report this as a bug");
+    throw Error(code::kInternal, "executor: the configuration does not belong to the model", "report this as a bug");
   }
   if (!config_.kernels.empty()) {
     throw Error(code::kInvalidArgument,

@@ -75,8 +75,8 @@ class CpuStream final : public Stream {
   void synchronize() override;
 
   // Runs `operation` on the stream's thread after all that was enqueued before, unless the stream has failed by then.
-  // If it has, or the operation throws, `otherwise` runs, which must not throw. Neither may synchronize this stream. The
-  // thread starts with the first operation.
+  // If it has, or the operation throws, `otherwise` runs, which must not throw. Neither may synchronize this stream.
+  // The thread starts with the first operation.
   void enqueue(std::function<void()> operation, std::function<void()> otherwise = {});
   // Runs it whether the stream has failed or not; it must not throw.
   void enqueue_always(std::function<void()> operation);
