@@ -77,7 +77,13 @@ std::unique_ptr<Backend> create_cuda_backend(int device) {
                 "see probe() for what was found");
   }
   cuda::check(cudaSetDevice(device), "choosing the GPU");
-  cuda::check(cudaFree(nullptr), "starting the GPU");
+  const cudaError_t started = cudaFree(nullptr);
+  if (started == cudaErrorDevicesUnavailable) {  // nothing of ours has run there yet: somebody else has it
+    cudaGetLastError();
+    throw Error(code::kDeviceUnavailable, format("GPU %d is busy: another process has it to itself", device),
+                "end that process, or choose another device");
+  }
+  cuda::check(started, "starting the GPU");
   return std::make_unique<cuda::CudaBackend>(device);
 }
 

@@ -159,6 +159,8 @@ export interface NativeLoadSettings {
   cpuRows: number
   contextLength: number
   kvBlocks: number
+  /** Of system RAM, for keys and values of preempted requests. */
+  kvSwapBytes: number
   /** Rows of a step: decode rows first, then prefill. */
   maxRows: number
   /** Rows of a step whose logits may be asked for. */
@@ -297,8 +299,12 @@ export interface NativeStats {
   /** Tokens of admitted prompts, and how many of them were found in the prefix cache. */
   promptTokens: number
   reusedTokens: number
-  /** Sequences whose KV went to system RAM for want of blocks, and the bytes there now. */
+  /**
+   * Sequences that gave up their blocks to others, those of them that are computed again for want of room in system RAM,
+   * and the bytes that the others have there now.
+   */
   preemptions: number
+  recomputations: number
   savedKvBytes: number
 }
 
@@ -311,6 +317,8 @@ export interface NativeMemory {
   sharedBytes: number
   ringBytes: number
   kvBytes: number
+  /** Reserved in system RAM for keys and values of preempted requests. */
+  kvSwapBytes: number
   workspaceBytes: number
   /** The same by device, and what it has copied over its link. */
   devices: NativeDeviceMemory[]
@@ -529,6 +537,8 @@ export interface NativeAddon {
   startDevice(device: string): Promise<{ gpus: NativeGpu[]; reason: string; lost?: boolean }>
   load(request: NativeLoadRequest): Promise<NativeModel>
   cancelLoad(loadId: number): void
+  /** Names of the options of sampling that a NativeRequest has, one number each: the one list of the native side. */
+  samplingOptions(): string[]
   /** A pending request keeps the process alive: counts up and down. */
   ref(): void
   unref(): void

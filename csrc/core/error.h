@@ -40,6 +40,10 @@ class Error : public std::runtime_error {
   std::string remedy_;
 };
 
+// The exception that is being handled, as what is told of it: an Error is itself, want of memory or of threads is
+// OUT_OF_MEMORY, anything else a fault of ours. Within a catch block alone.
+Error current_error();
+
 #if defined(__GNUC__)
 __attribute__((format(printf, 1, 2)))
 #endif

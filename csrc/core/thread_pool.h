@@ -30,7 +30,8 @@ class ThreadPool {
   // run; what they wrote is visible to the caller. `thread` is in [0, threads()) and unique among those running, for
   // scratch memory. Indices are taken dynamically: results must not depend on who runs which. The caller waits only for
   // workers that have taken part, never for one that has not woken up. One loop at a time a pool: from within a body,
-  // or from a second thread, it throws INTERNAL. A body must not throw.
+  // or from a second thread, it throws INTERNAL. What a body throws first comes back to the caller; indices that nobody
+  // has taken by then are left out.
   template <typename Body>
   void parallel_for(int64_t count, Body&& body) {
     using Plain = std::remove_reference_t<Body>;

@@ -21,14 +21,7 @@ struct RequestOptions {
   RequestKind kind = RequestKind::generate;
   std::vector<int32_t> tokens;  // the prompt, or the text to score; at least one
   int max_tokens = 1;           // generate; cut to what the context leaves
-  float temperature = 0.0f;     // 0: greedy
-  int top_k = 0;                // 0: all
-  float top_p = 1.0f;
-  float min_p = 0.0f;
-  float typical_p = 1.0f;
-  float repetition_penalty = 1.0f;  // > 0; 1: none
-  float presence_penalty = 0.0f;
-  float frequency_penalty = 0.0f;
+  MILLRACE_SAMPLING_OPTIONS(MILLRACE_SAMPLING_FIELD)
   std::vector<std::pair<int32_t, float>> logit_bias;  // token, what is added to its logit
   uint64_t seed = 0;
   std::vector<int32_t> stop_tokens;  // end the request and are not given out
@@ -85,6 +78,7 @@ struct Sequence {
   std::vector<float> score_logprobs, score_logits;
   std::vector<LogitAdjustment> adjustments;  // ascending tokens; kept up to date while it runs
   SavedKv saved;                             // of a preempted sequence
+  uint64_t saved_in_step = 0;                // Scheduler's count, while it has something saved
   int remembered = 0;                        // leading blocks offered to the prefix cache
   int decoded_from = INT32_MAX;              // first position computed by a decode row
   Clock::time_point submitted, admitted, first_token;

@@ -98,6 +98,9 @@ class Feeder final : private Arena::Tenant {
   // what it was handed.
   void restart();
 
+  // Gives up what it has in the arena, for good; no pass follows. Of the thread that calls begin().
+  void leave_arena();
+
   // Between passes, with the compute stream at rest: other homes and another ring. Units that become resident are
   // uploaded behind what compute does; where the device has no room for one it stays streamed. Throws what
   // check_homes() does; nothing has changed then.
@@ -131,7 +134,8 @@ class Feeder final : private Arena::Tenant {
   };
 
   void evicted(int unit) override;
-  void drain();
+  // Waits for the copies under way; false if one of them has failed.
+  bool drain();
   void check(const std::vector<Home>& homes, size_t ring_bytes) const;
   void make_ring(size_t bytes);
   // Begins to bring a unit to device memory that is its own.

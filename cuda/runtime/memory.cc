@@ -10,22 +10,6 @@
 
 namespace millrace::cuda {
 
-namespace {
-
-// A system that locks no more memory is not a GPU that is full.
-void check_pinned(cudaError_t status, size_t bytes, const char* what) {
-  if (status == cudaErrorMemoryAllocation || status == cudaErrorOperatingSystem) {
-    cudaGetLastError();
-    throw Error(code::kOutOfMemory,
-                format("the system pins no more of its memory: %s needs %.1f MiB", what,
-                       static_cast<double>(bytes) / (1 << 20)),
-                "free system memory, or raise the limit on locked memory (ulimit -l, the container's memlock)");
-  }
-  check(status, what);
-}
-
-}  // namespace
-
 CudaMemory::CudaMemory(int device, Place place, size_t bytes, const char* what)
     : device_(device), place_(place), bytes_(bytes) {
   if (bytes == 0) return;
@@ -45,7 +29,7 @@ CudaMemory::CudaMemory(int device, Place place, size_t bytes, const char* what)
     }
     check(status, what);
   } else {
-    check_pinned(cudaHostAlloc(&p, bytes, cudaHostAllocPortable | cudaHostAllocMapped), bytes, what);
+    check_pinned(cudaHostAlloc(&p, bytes, cudaHostAllocPortable | cudaHostAllocMapped), what, bytes);
   }
   data_ = static_cast<std::byte*>(p);
 }
@@ -86,7 +70,7 @@ HostRegistration::HostRegistration(const std::byte* data, size_t bytes, const ch
   std::lock_guard lock(registration->mutex);
   auto* host = const_cast<std::byte*>(data);
   if (registration->users == 0) {
-    check_pinned(cudaHostRegister(host, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped), bytes, what);
+    check_pinned(cudaHostRegister(host, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped), what, bytes);
   }
   void* mapped = nullptr;
   const cudaError_t status = cudaHostGetDevicePointer(&mapped, host, 0);

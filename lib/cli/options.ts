@@ -33,6 +33,7 @@ export interface LoadFlags {
   arena?: number | string
   maxSequences?: number
   kvTokens?: number
+  kvSwap?: number | string
   batch?: number
 }
 
@@ -101,6 +102,11 @@ export function addPlanFlags(command: Command, context = 'longest prompt and ans
     )
     .addOption(new Option('--no-co-execute', 'beside a GPU the CPU computes nothing unless --placement names it'))
     .addOption(new Option('--ram-budget <size>', 'system RAM for the model: a size, or a share').argParser(parseSize))
+    .addOption(
+      new Option('--kv-swap <size>', 'of it, for keys and values of preempted requests: a size, or 0').argParser(
+        parseSize,
+      ),
+    )
     .addOption(
       new Option('--arena <size>', 'GPU memory for the shared units of all models: a size such as 4GiB').argParser(
         parseSize,
@@ -176,8 +182,8 @@ export function samplingOptions(flags: object): GenerateOptions {
 /** A plan as the flags have it. */
 export function planOptions(flags: LoadFlags): PlanOptions {
   const { device, placement, ring, context, threads, vramBudget, ramBudget, arena, coExecute, adaptive } = flags
-  const { maxSequences, kvTokens, batch } = flags
-  const sizes = { ring, contextLength: context, vramBudget, ramBudget, arena, maxSequences, kvTokens, batch }
+  const { maxSequences, kvTokens, kvSwap, batch } = flags
+  const sizes = { ring, contextLength: context, vramBudget, ramBudget, arena, maxSequences, kvTokens, kvSwap, batch }
   const options = { device, placement, threads, coExecute, adaptive, ...sizes }
   return validate(planSchema, options, 'options')
 }

@@ -53,7 +53,10 @@ function describe(made: ModelPlan): string {
       'KV cache',
       `${formatBytes(made.kvBytes)}: ${formatCount(made.kvTokens)} tokens, contexts of ${made.contextLength}`,
     ],
-    ['RAM', `${formatBytes(made.hostBytes)} of weights${gpu ? `, ${formatBytes(made.pinnedBytes)} pinned` : ''}`],
+    [
+      'RAM',
+      `${formatBytes(made.hostBytes)} of weights${gpu ? `, ${formatBytes(made.pinnedBytes)} pinned` : ''}; ${formatBytes(made.kvSwapBytes)} for KV of preempted requests`,
+    ],
   ]
   if (gpu) {
     const { residentBytes, ringBytes, kvBytes, workspaceBytes } = made

@@ -188,7 +188,7 @@ class Observer {
     await using model = await loadSynthetic(
       'calibration',
       spec,
-      { device, threads, placement, contextLength: LONG + 64, kvTokens: 96 * 256, signal },
+      { device, threads, placement, contextLength: LONG + 64, kvTokens: 96 * 256, kvSwap: 0, signal },
       { head: more.head ?? 'f16' },
     )
     await settle(model, () => model.generate(this.#prompt(1), { maxTokens: 1, ignoreEos: true }).result)

@@ -66,10 +66,13 @@ export interface ModelStats {
   arena: { copiedBytes: number; switches: number; switchMs: number }
   /** Times that hidden rows went from the GPU to the CPU and back in the middle of a pass. */
   hops: number
-  /** `preemptions`: times that a sequence's keys and values went to system RAM for want of blocks. */
-  sequences: { running: number; waiting: number; preemptions: number }
-  /** `savedBytes`: keys and values of preempted sequences that are in system RAM now. */
-  kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number }
+  /**
+   * `preemptions`: times that a sequence gave up its blocks to others; its keys and values went to system RAM, but for
+   * `recomputations` of them, for which there was no room: these are computed again.
+   */
+  sequences: { running: number; waiting: number; preemptions: number; recomputations: number }
+  /** `savedBytes`: keys and values of preempted sequences that are in system RAM now, of `swapBytes` at most. */
+  kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number; swapBytes: number }
   /** Tokens of the prompts that have started, and how many of them needed no computing; their ratio, 0 of no tokens. */
   prefixCache: { promptTokens: number; reusedTokens: number; hitRate: number }
 }
@@ -88,7 +91,8 @@ export interface ModelMemory {
   ringBytes: number
   /** The KV cache. */
   kvBytes: number
-  /** Keys and values of preempted sequences, in system RAM: as of now. */
+  /** System RAM for keys and values of preempted sequences, pinned for a GPU; and what of it they take now. */
+  kvSwapBytes: number
   savedKvBytes: number
   workspaceBytes: number
   /** Of all that, what is on the GPU; 0 on the CPU. */
@@ -415,7 +419,7 @@ export class Model implements AsyncDisposable {
 
 function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan): ModelMemory {
   const gpu = plan.device !== 'cpu'
-  const { hostBytes, residentBytes, sharedBytes, ringBytes, kvBytes, workspaceBytes } = memory
+  const { hostBytes, residentBytes, sharedBytes, ringBytes, kvBytes, kvSwapBytes, workspaceBytes } = memory
   return {
     hostBytes,
     pinnedBytes: stats.pinnedBytes + (gpu ? plan.embeddingBytes : 0),
@@ -423,6 +427,7 @@ function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan):
     sharedBytes,
     ringBytes,
     kvBytes,
+    kvSwapBytes,
     savedKvBytes: stats.savedKvBytes,
     workspaceBytes,
     vramBytes: gpu ? residentBytes + sharedBytes + ringBytes + kvBytes + workspaceBytes : 0,
@@ -457,12 +462,14 @@ function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
       running: stats.runningSequences,
       waiting: stats.waitingSequences,
       preemptions: stats.preemptions,
+      recomputations: stats.recomputations,
     },
     kv: {
       blocksUsed: stats.kvBlocksUsed,
       blocksTotal: stats.kvBlocksTotal,
       blockTokens: KV_BLOCK_TOKENS,
       savedBytes: stats.savedKvBytes,
+      swapBytes: memory.kvSwapBytes,
     },
     prefixCache: {
       promptTokens: stats.promptTokens,

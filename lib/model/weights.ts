@@ -50,6 +50,7 @@ export async function loadWeights(
         cpuRows: plan.cpuRows,
         contextLength: plan.contextLength,
         kvBlocks: plan.kvTokens / KV_BLOCK_TOKENS,
+        kvSwapBytes: plan.kvSwapBytes,
         maxRows: plan.maxRows,
         maxLogitRows: plan.maxLogitRows,
         threads: plan.threads,

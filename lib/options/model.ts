@@ -48,6 +48,12 @@ export interface PlanOptions {
   /** Tokens that the KV cache holds in all; raised to one context where it is less. */
   kvTokens?: number | undefined
   /**
+   * System RAM for the keys and values of requests that are preempted when the KV cache is full: bytes or '4GiB', in
+   * whole blocks. It is part of ramBudget, and pinned for a GPU. What finds no room there is computed again; 0: all of it.
+   * Default: as much as the KV cache, 4 GiB and a quarter of what the model leaves free at most.
+   */
+  kvSwap?: number | string | undefined
+  /**
    * GPU memory for all of the model: resident weights, ring, KV cache, workspace. Bytes, '6GiB', or a share of what is
    * free, '80%'. Default '90%'. What CUDA itself takes, about half a gigabyte, comes on top. Of each, on several GPUs.
    */
@@ -136,10 +142,10 @@ const budget = z.union(
 )
 
 /** A size in bytes, or as a text. */
-const bytes = () => {
+const bytes = (minimum = 1) => {
   const error = `a size in bytes or as '256MiB' (${UNITS})`
   return z.union(
-    [integer(1, Number.MAX_SAFE_INTEGER), z.string().refine((text) => parseBytes(text) !== undefined, { error })],
+    [integer(minimum, Number.MAX_SAFE_INTEGER), z.string().refine((text) => parseBytes(text) !== undefined, { error })],
     { error },
   )
 }
@@ -174,6 +180,7 @@ const plan = {
   contextLength: integer(1, MAX_TOKENS).optional(),
   maxSequences: integer(1, 65536).optional(),
   kvTokens: integer(1, 2 ** 31 - 1).optional(),
+  kvSwap: bytes(0).optional(),
   vramBudget: budget.optional(),
   ramBudget: budget.optional(),
   batch: integer(1, 65536).optional(),

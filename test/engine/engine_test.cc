@@ -185,7 +185,25 @@ TEST(penalties_count_prompt_and_answer) {
   }
   CHECK(sink->wait(engine.submit(model, options, sink)).tokens == std::vector<int32_t>(80, 42));
   options.logit_bias.emplace_back(42, -std::numeric_limits<float>::infinity());
-  CHECK(sink->wait(engine.submit(model, options, sink)).finish == Finish::error);
+  // None is left: the request is to blame, whatever else it asks for, and its neighbours are not.
+  RequestOptions neighbour = options;
+  neighbour.logit_bias.clear();
+  const Result expected = sink->wait(engine.submit(model, neighbour, sink));
+  for (const float temperature : {0.0f, 0.8f}) {
+    options.temperature = temperature;
+    options.top_k = temperature > 0 ? 5 : 0;
+    options.typical_p = temperature > 0 ? 0.9f : 1.0f;
+    const uint64_t ids[] = {engine.submit(model, neighbour, sink), engine.submit(model, options, sink),
+                            engine.submit(model, neighbour, sink)};
+    const Result refused = sink->wait(ids[1]);
+    CHECK(refused.finish == Finish::error);
+    CHECK_EQ(refused.error_code, std::string(code::kInvalidArgument));
+    CHECK(refused.error_message.find("logitBias forbids every token") != std::string::npos);
+    CHECK(!refused.error_remedy.empty());
+    check_same(sink->wait(ids[0]), expected);
+    check_same(sink->wait(ids[2]), expected);
+  }
+  CHECK_EQ(model->counters().kv_blocks_used.load(), 0u);
   close_and_wait(engine, model);
 }
 

@@ -127,6 +127,12 @@ export class FakeAddon implements NativeAddon {
     this.cancelledLoads.push(loadId)
   }
 
+  samplingOptions() {
+    return ['temperature', 'topK', 'topP', 'minP', 'typicalP'].concat(
+      ['repetition', 'presence', 'frequency'].map((kind) => `${kind}Penalty`),
+    )
+  }
+
   ref(): void {
     this.refs++
   }
@@ -223,6 +229,7 @@ export class FakeModel implements NativeModel {
       promptTokens: 20,
       reusedTokens: 5,
       preemptions: 12,
+      recomputations: 21,
       savedKvBytes: 13,
     }
   }
@@ -230,7 +237,7 @@ export class FakeModel implements NativeModel {
   memory() {
     const own = { residentBytes: 0, ringBytes: 2, kvBytes: 3, workspaceBytes: 4 }
     const devices = [{ device: 'cpu', ...own, copiedBytes: 4, directHops: false }]
-    return { hostBytes: 1, sharedBytes: 0, ...own, devices }
+    return { hostBytes: 1, sharedBytes: 0, kvSwapBytes: 5, ...own, devices }
   }
 
   moved: { homes: Home[]; ringBytes: number[] }[] = []

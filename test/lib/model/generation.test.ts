@@ -599,8 +599,8 @@ test('stats and memory', () => {
     },
     arena: { copiedBytes: 17, switches: 18, switchMs: 20 },
     hops: 16,
-    sequences: { running: 8, waiting: 9, preemptions: 12 },
-    kv: { blocksUsed: 10, blocksTotal: 11, blockTokens: 16, savedBytes: 13 },
+    sequences: { running: 8, waiting: 9, preemptions: 12, recomputations: 21 },
+    kv: { blocksUsed: 10, blocksTotal: 11, blockTokens: 16, savedBytes: 13, swapBytes: 5 },
     prefixCache: { promptTokens: 20, reusedTokens: 5, hitRate: 0.25 },
   })
   expect(model.memory).toEqual({
@@ -610,6 +610,7 @@ test('stats and memory', () => {
     sharedBytes: 0,
     ringBytes: 2,
     kvBytes: 3,
+    kvSwapBytes: 5,
     savedKvBytes: 13,
     workspaceBytes: 4,
     vramBytes: 0,
