@@ -18,7 +18,6 @@ const GIB = 1024 ** 3
 export class FakeAddon implements NativeAddon {
   readonly version = '0.0.0'
   readonly lab = undefined as never
-  samplingOptions = () => []
   /** Kept alive by so many. */
   refs = 0
   models: FakeModel[] = []
