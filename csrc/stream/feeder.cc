@@ -162,19 +162,19 @@ void Feeder::evicted(int unit) {
   place.state = Place::absent;
 }
 
-bool Feeder::drain() {
-  if (!copy_) return true;
+void Feeder::drain() {
+  if (!copy_) return;
   try {
     copy_->synchronize();
   } catch (const Error&) {
     // A device that is lost copies no more: there is nothing to wait for.
-    return false;
+    copies_failed_ = true;
   }
-  return true;
 }
 
 void Feeder::restart() {
-  const bool whole = drain();
+  drain();
+  const bool whole = !std::exchange(copies_failed_, false);
   ring_ = Ring(ring_.bytes());
   slots_.clear();
   to_fill_.clear();

@@ -134,8 +134,8 @@ class Feeder final : private Arena::Tenant {
   };
 
   void evicted(int unit) override;
-  // Waits for the copies under way; false if one of them has failed.
-  bool drain();
+  // Waits for the copies under way; that one of them has failed restart() will know.
+  void drain();
   void check(const std::vector<Home>& homes, size_t ring_bytes) const;
   void make_ring(size_t bytes);
   // Begins to bring a unit to device memory that is its own.
@@ -165,6 +165,7 @@ class Feeder final : private Arena::Tenant {
   std::vector<std::unique_ptr<Event>> ready_;
   std::vector<std::unique_ptr<Event>> free_;
   std::deque<Slot> slots_;  // copied or being copied, oldest first
+  bool copies_failed_ = false;  // since the last restart()
   FeederCounters counters_;
   Trace* trace_ = nullptr;
   Trace::Track track_ = Trace::copies;
