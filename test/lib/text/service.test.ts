@@ -85,9 +85,12 @@ console.log(await tokenizer.encode('x').catch(({ code }) => code), tokenizer.dec
 const refusal = (promise) => promise.then(() => 'none', ({ code }) => code)
 const tokenizer = await loadTokenizer(demo)
 console.log(await refusal(loadTokenizer('/nowhere')), await refusal(loadTokenizer(5)), await refusal(loadTokenizer(demo, { signal: AbortSignal.abort() })))
-console.log(await refusal(tokenizer.encode(5)), await refusal(tokenizer.encode('x'.repeat(2 ** 26 + 1))))
+console.log(await refusal(tokenizer.encode(5)), await refusal(tokenizer.encode('x'.repeat(2 ** 26 + 1))), await refusal(tokenizer.encode('x', false)), await refusal(tokenizer.encodeChat('x')))
 tokenizer.close()`),
-    ).toEqual(['TOKENIZER_INVALID INVALID_ARGUMENT ABORTED', 'INVALID_ARGUMENT INVALID_ARGUMENT'])
+    ).toEqual([
+      'TOKENIZER_INVALID INVALID_ARGUMENT ABORTED',
+      'INVALID_ARGUMENT INVALID_ARGUMENT INVALID_ARGUMENT INVALID_ARGUMENT',
+    ])
   })
 })
 
