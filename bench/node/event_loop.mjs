@@ -2,10 +2,10 @@
 // tokens arrive, beside the same timer's in this process before anything was loaded. Limits: p99 < 5 ms, maximum < 20 ms.
 //
 //   npm run build && node bench/node/event_loop.mjs [folder] [--seconds 20] [--json]
-import { closeSync, openSync, readSync } from 'node:fs'
 import { performance } from 'node:perf_hooks'
 import { parseArgs } from 'node:util'
 import { load } from '../../dist/index.js'
+import { closeWatch, watch } from './watch.mjs'
 
 const { values, positionals } = parseArgs({
   options: { seconds: { type: 'string', default: '20' }, json: { type: 'boolean', default: false } },
@@ -18,45 +18,6 @@ const LIMITS = { p99: 5, max: 20 }
 const PROMPT_TOKENS = 30_000
 const PROMPTS_A_SECOND = 2
 const DECODERS = 4
-
-/** Milliseconds that this thread has been ready to run while others had the processors (Linux's schedstat). */
-const schedstat = openSync('/proc/thread-self/schedstat')
-const buffer = Buffer.alloc(128)
-function waitedForProcessor() {
-  const length = readSync(schedstat, buffer, 0, buffer.length, 0)
-  return Number(buffer.toString('latin1', 0, length).split(' ')[1]) / 1e6
-}
-
-/**
- * By how many milliseconds each of a chain of 1 ms timers was late, and `own`: without the time in which the thread was
- * ready but had no processor, which other processes (and the model's own threads) have on a busy machine.
- */
-function watch() {
-  const late = []
-  const own = []
-  let due = performance.now() + 1
-  let waited = waitedForProcessor()
-  let timer
-  const tick = () => {
-    const delay = Math.max(0, performance.now() - due)
-    const nowWaited = waitedForProcessor()
-    late.push(delay)
-    own.push(Math.max(0, delay - (nowWaited - waited)))
-    waited = nowWaited
-    due = performance.now() + 1
-    timer = setTimeout(tick, 1)
-  }
-  timer = setTimeout(tick, 1)
-  return () => {
-    clearTimeout(timer)
-    const summary = (delays) => {
-      delays.sort((a, b) => a - b)
-      const at = (share) => delays[Math.min(delays.length - 1, Math.floor(share * delays.length))]
-      return { p50: at(0.5), p99: at(0.99), max: delays.at(-1) }
-    }
-    return { timers: late.length, ...summary(late), own: summary(own) }
-  }
-}
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
@@ -133,4 +94,4 @@ else {
   )
 }
 process.exitCode = met ? 0 : 1
-closeSync(schedstat)
+closeWatch()

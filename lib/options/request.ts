@@ -12,7 +12,7 @@ export interface GenerateOptions extends OptionsOf<typeof sampling>, ScheduleOpt
 }
 
 export interface ScoreOptions extends ScheduleOptions {
-  /** Add the tokenizer's own first and last tokens to a text. Default true. */
+  /** Put before a text what the tokenizer puts there, a first token as a rule. Default true. */
   specialTokens?: boolean | undefined
   /** Give every position's logits too: float32 [tokens, vocabulary]. Default false. */
   logits?: boolean | undefined

@@ -1,37 +1,13 @@
 /** Programs of their own that use the built package: when they end, and what runs beside them. */
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import { beforeAll, expect, test } from 'vitest'
-import { build, DIST, ROOT } from '../built.ts'
+import { build, ROOT } from '../built.ts'
 import { MODELS } from '../models.ts'
 import { temporaryFolder } from './folder.ts'
+import { INDEX, program } from './program.ts'
 
 beforeAll(build)
-
-const INDEX = JSON.stringify(pathToFileURL(join(DIST, 'index.js')).href)
-
-/** Runs a module that has `millrace` and `demo`. */
-async function program(body: string) {
-  const source = `import * as millrace from ${INDEX}
-const demo = ${JSON.stringify(join(MODELS, 'demo'))}
-${body}`
-  const child = spawn(process.execPath, ['--input-type=module', '--eval', source], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  let stdout = ''
-  let stderr = ''
-  child.stdout.setEncoding('utf8').on('data', (text) => {
-    stdout += text
-  })
-  child.stderr.setEncoding('utf8').on('data', (text) => {
-    stderr += text
-  })
-  const [code, signal] = await once(child, 'close')
-  return { code, signal, stdout, stderr }
-}
 
 test("the README's example runs", async () => {
   const readme = readFileSync(join(ROOT, 'README.md'), 'utf8')

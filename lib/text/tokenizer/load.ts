@@ -44,8 +44,13 @@ export class LoadedTokenizer implements TextCodec, AsyncDisposable {
     forgotten.register(this, opened.key, this)
   }
 
-  async encode(text: string, { specialTokens = true, signal }: EncodeOptions = {}): Promise<Int32Array> {
+  async encode(text: string, options: EncodeOptions = {}): Promise<Int32Array> {
     if (typeof text !== 'string') throw invalidArgument('a text', 'text', text)
+    if (typeof options !== 'object' || options === null) {
+      throw invalidArgument('an object such as { specialTokens: false }', 'options', options)
+    }
+    const { specialTokens = true, signal } = options
+    if (typeof specialTokens !== 'boolean') throw invalidArgument('true or false', 'specialTokens', specialTokens)
     if (text.length > MAX_CHARACTERS) {
       throw invalidArgument(`a text of at most ${MAX_CHARACTERS} characters`, 'text.length', text.length)
     }
@@ -54,6 +59,9 @@ export class LoadedTokenizer implements TextCodec, AsyncDisposable {
   }
 
   async encodeChat(messages: readonly ChatMessage[], { signal }: EncodeOptions = {}): Promise<Int32Array> {
+    if (!Array.isArray(messages) || messages.length === 0) {
+      throw invalidArgument("an array of messages such as [{ role: 'user', content: 'Hi' }]", 'messages', messages)
+    }
     this.#requireOpen()
     if (this.chatTemplate === undefined) {
       throw new MillraceError('CHAT_TEMPLATE_MISSING', {

@@ -31,7 +31,8 @@ export interface TableEntry {
 /** The table in shared memory. Of entries with one id, or one text, the last counts. */
 export function makeTable(entries: Iterable<TableEntry>): SharedArrayBuffer {
   const byId: TableEntry[] = []
-  for (const entry of entries) byId[entry.id] = entry
+  const ordered = [...entries]
+  for (const entry of ordered) byId[entry.id] = entry
   const count = byId.length
   const texts = byId.map(({ text }) => utf8.encode(text))
   let slots = 16
@@ -60,11 +61,12 @@ export function makeTable(entries: Iterable<TableEntry>): SharedArrayBuffer {
     views.texts.set(texts[id]!, textAt)
     byteAt += entry.bytes.length
     textAt += texts[id]!.length
-    // An added token may repeat a text of the vocabulary under another id: the later one is put in its place.
-    views.slots[slotOf(views, texts[id]!)] = id + 1
   }
   views.byteOffsets[count] = byteAt
   views.textOffsets[count] = textAt
+  for (const entry of ordered) {
+    if (byId[entry.id] === entry) views.slots[slotOf(views, texts[entry.id]!)] = entry.id + 1
+  }
   return views.header.buffer as SharedArrayBuffer
 }
 
@@ -116,7 +118,6 @@ function slotOf({ slots, textOffsets, texts }: Views, text: Uint8Array): number 
     const id = slots[slot]! - 1
     if (id === -1) return slot
     const start = textOffsets[id]!
-    // Of the token that is being written, the end is not known yet: its text is new or equal to an earlier one.
     if (textOffsets[id + 1]! - start !== text.length) continue
     let same = 0
     while (same < text.length && texts[start + same] === text[same]) same++

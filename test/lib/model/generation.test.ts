@@ -312,6 +312,14 @@ describe('stop strings', () => {
     expect(usage.completionTokens).toBe((await ids(' upon a time')).length)
   })
 
+  test('a special token is one too, and is not in the text', async () => {
+    const generation = model.generate(prompt('x'), { stop: '<|assistant|>', ignoreEos: true })
+    native.answer([...ids(' upon'), 1, ...ids(' a'), 2, ...ids(' time')])
+    expect(native.cancelled).toEqual([native.submitted[0]!.id])
+    native.answer([], { finish: 'abort' })
+    expect(await generation.result).toMatchObject({ text: ' upon a', finishReason: 'stop', tokens: { length: 4 } })
+  })
+
   test('what only looked like one comes at the end', async () => {
     const generation = model.generate([5], { stop: ' time flies' })
     native.answer(await ids(' a time'), { finish: 'length' })

@@ -175,6 +175,34 @@ describe('decoders', () => {
   })
 })
 
+test('the table knows every token by its text, the later one where two have it', () => {
+  const bytes = Buffer.from('x')
+  const entry = (id: number, text: string, special = false) => ({ id, text, bytes, special })
+  const pieces = new Pieces(
+    makeTable([entry(0, 'a'), entry(1, ''), entry(7, 'Ġ日本'), entry(5, 'b'), entry(2, 'b'), entry(7, '<s>', true)]),
+    { separator: '', firstLoses: undefined, strip: undefined, cleanUp: false },
+  )
+  expect(['a', '', 'b', '<s>', 'Ġ日本', 'c'].map((text) => pieces.idOf(text))).toEqual([
+    0,
+    1,
+    2,
+    7,
+    undefined,
+    undefined,
+  ])
+  expect([0, 3, 5, 7, 8, -1, 0.5].map((id) => pieces.text(id))).toEqual([
+    'a',
+    undefined,
+    'b',
+    '<s>',
+    undefined,
+    undefined,
+    undefined,
+  ])
+  expect([0, 3, 7].map((id) => pieces.bytes(id)?.length)).toEqual([1, undefined, undefined])
+  expect([pieces.size, ...pieces.specials]).toEqual([8, [7, '<s>']])
+})
+
 test('spaces that are cleaned up are those of the whole text, however it comes', () => {
   const texts = [' ', '.', "'", 'n', 't', 's', 've', 're', 'm', 'ab', 'x', '!', '日本']
   const pieces = piecesOf(texts, { type: 'Fuse' }, true)
