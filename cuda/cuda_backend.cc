@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "cuda/check.h"
+#include "cuda/device.h"
 #include "cuda/executor.h"
 #include "cuda/hop.h"
 #include "cuda/probe.h"
@@ -76,6 +77,7 @@ std::unique_ptr<Backend> create_cuda_backend(int device) {
   }
   cuda::check(cudaSetDevice(device), "choosing the GPU");
   cuda::check(cudaFree(nullptr), "starting the GPU");
+  cuda::require_kernels();
   return std::make_unique<cuda::CudaBackend>(device);
 }
 

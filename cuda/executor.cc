@@ -9,10 +9,12 @@
 #include "core/memory.h"
 #include "cuda/attention.h"
 #include "cuda/check.h"
+#include "cuda/device.h"
 #include "cuda/elementwise.h"
 #include "cuda/embed.h"
 #include "cuda/hop.h"
 #include "cuda/norm.h"
+#include "cuda/plan/refusal.h"
 #include "cuda/ranges.h"
 #include "cuda/sample.h"
 #include "model/rope.h"
@@ -273,6 +275,11 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config) : device_(d
   logits_ = floats(static_cast<size_t>(logit_rows) * spec.vocab, "logits");
 
   check(linear_decode_prepare(), "loading the kernels");
+  const DeviceFacts* facts = nullptr;
+  check(device_facts(&facts), "asking the GPU");
+  if (const auto refused = refusal_of(*facts, spec, config_.units)) {
+    throw Error(code::kDeviceUnavailable, *refused, "use device: 'cpu', or another GPU");
+  }
   kernels_ = std::make_unique<UserKernels>(config_.kernels);
   size_t gathered = 0;
   for (const UnitLayout& unit : config_.units) {
@@ -582,7 +589,7 @@ void CudaExecutor::apply_normed(int unit, const float* residual, LinearEpilogue 
   const UnitLayout& layout = config_.units[unit];
   bool fused = shape_.prefill_rows == 0;
   for (const LinearLayout::Segment& segment : layout.first.segments) {
-    fused = fused && linear_decode_norms(segment.matrix, shape_.decode_rows) &&
+    fused = fused && decode_norms(segment.matrix, shape_.decode_rows) &&
             kernels_->find(lab::Kind::gemv, segment.matrix.code.type) == nullptr;  // theirs take normed rows
   }
   if (!fused) {
