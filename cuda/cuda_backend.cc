@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "cuda/check.h"
+#include "cuda/device.h"
 #include "cuda/executor.h"
 #include "cuda/probe.h"
 #include "cuda/runtime/memory.h"
@@ -84,6 +85,7 @@ std::unique_ptr<Backend> create_cuda_backend(int device) {
                 "end that process, or choose another device");
   }
   cuda::check(started, "starting the GPU");
+  cuda::require_kernels();
   return std::make_unique<cuda::CudaBackend>(device);
 }
 

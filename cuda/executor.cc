@@ -6,7 +6,9 @@
 
 #include "cuda/attention.h"
 #include "cuda/check.h"
+#include "cuda/device.h"
 #include "cuda/hop.h"
+#include "cuda/plan/refusal.h"
 #include "cuda/ranges.h"
 #include "cuda/sample.h"
 #include "model/rope.h"
@@ -106,6 +108,11 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
   logits_ = floats(static_cast<size_t>(logit_rows) * spec.vocab, "logits");
 
   check(linear_decode_prepare(), "loading the kernels");
+  const DeviceFacts* facts = nullptr;
+  check(device_facts(&facts), "asking the GPU");
+  if (const auto refused = refusal_of(*facts, spec, config_.units)) {
+    throw Error(code::kDeviceUnavailable, *refused, "use device: 'cpu', or another GPU");
+  }
   kernels_ = std::make_unique<UserKernels>(config_.kernels);
   size_t gathered = 0;
   for (const UnitLayout& unit : config_.units) {

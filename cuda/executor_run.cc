@@ -96,7 +96,7 @@ void CudaExecutor::apply_normed(int unit, const float* residual, LinearEpilogue 
   const UnitLayout& layout = config_.units[unit];
   bool fused = shape_.prefill_rows == 0;
   for (const LinearLayout::Segment& segment : layout.first.segments) {
-    fused = fused && linear_decode_norms(segment.matrix, shape_.decode_rows) &&
+    fused = fused && decode_norms(segment.matrix, shape_.decode_rows) &&
             kernels_->find(lab::Kind::gemv, segment.matrix.code.type) == nullptr;  // theirs take normed rows
   }
   if (!fused) {

@@ -313,8 +313,8 @@ describe('stop strings', () => {
   })
 
   test('a special token is one too, and is not in the text', async () => {
-    const generation = model.generate(prompt('x'), { stop: '<|assistant|>', ignoreEos: true })
-    native.answer([...ids(' upon'), 1, ...ids(' a'), 2, ...ids(' time')])
+    const generation = model.generate([5], { stop: '<|assistant|>', ignoreEos: true })
+    native.answer([...(await ids(' upon')), 1, ...(await ids(' a')), 2, ...(await ids(' time'))])
     expect(native.cancelled).toEqual([native.submitted[0]!.id])
     native.answer([], { finish: 'abort' })
     expect(await generation.result).toMatchObject({ text: ' upon a', finishReason: 'stop', tokens: { length: 4 } })
