@@ -16,7 +16,8 @@ import {
   type SamplingFlags,
   samplingOptions,
 } from './options.ts'
-import { Interrupted, type Terminal } from './terminal.ts'
+import { endTrace } from './output.ts'
+import { checkStdin, Interrupted, type Terminal } from './terminal.ts'
 
 interface Flags extends RunFlags, HeadFlag, SamplingFlags {
   system?: string
@@ -30,6 +31,7 @@ export function chatCommand(terminal: Terminal): Command {
   addSamplingFlags(addHeadFlag(addServeFlags(addLoadFlags(command))))
   return command.action(async (path: string, flags: Flags) => {
     const sampling = samplingOptions(flags)
+    checkStdin()
     await checkTokens(path, flags)
     await using model = await loadModel(path, flags, terminal, { head: flags.head })
     if (!model.hasChatTemplate) {
@@ -38,6 +40,7 @@ export function chatCommand(terminal: Terminal): Command {
     const talk = new Talk(model, sampling, flags.system, terminal)
     if (process.stdin.isTTY && process.stdout.isTTY) await interactive(talk, terminal)
     else await piped(talk, terminal)
+    await endTrace(model, flags)
   })
 }
 

@@ -16,6 +16,7 @@ import {
   type SamplingFlags,
   samplingOptions,
 } from './options.ts'
+import { endTrace } from './output.ts'
 import type { Terminal } from './terminal.ts'
 
 interface Flags extends RunFlags, HeadFlag, SamplingFlags {
@@ -69,6 +70,7 @@ export function generateCommand(terminal: Terminal): Command {
     } else if (flags.stats) {
       for (const line of describeRun(model, result)) terminal.complain(line)
     }
+    await endTrace(model, flags)
   })
 }
 

@@ -10,7 +10,7 @@ import { makePlan, predictionOf } from '../plan/plan.ts'
 import { ChatTemplate, readChatTemplate } from '../text/chat.ts'
 import { TokenizerThread } from '../text/thread.ts'
 import { readTokenizerFiles, Tokenizer } from '../text/tokenizer.ts'
-import { cacheFolder, keepPacked, type ModelCache, packedFile } from './cache.ts'
+import { cacheFolder, cacheLimit, cacheObstacle, keepPacked, type ModelCache, packedFile } from './cache.ts'
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
 import { awaitNative, runtime } from './runtime.ts'
@@ -80,6 +80,9 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
     const cache = packed && keptIn !== undefined ? { ...packed, state: 'writing' as ModelCache['state'] } : undefined
     // A process that has nothing else to do waits until the file is written.
     if (cache) keepPacked(model, cache, keptIn!, log).finally(runtime().hold())
+    else if (keptIn !== undefined) cacheLimit(log)
+    const obstacle = cacheObstacle(checked.cache)
+    if (obstacle !== undefined) log.warn({}, obstacle)
     const { device, contextLength, kvTokens, hostBytes, streamedBytesPerPass } = plan
     const { id } = model
     const ms = Math.round(performance.now() - began)
