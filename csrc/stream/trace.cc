@@ -105,8 +105,9 @@ void Trace::host_span(std::string name, Clock::time_point begin, Clock::time_poi
 }
 
 void Trace::write(Track track, const std::string& name, double begin_us, double us) {
-  const int written = std::fprintf(file_, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"%s\",\"ts\":%.3f,\"dur\":%.3f}", track,
-               name.c_str(), begin_us, us);
+  const int written =
+      std::fprintf(file_, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"%s\",\"ts\":%.3f,\"dur\":%.3f}", track,
+                   name.c_str(), begin_us, us);
   if (written < 0 && why_ == 0) why_ = errno;
 }
 
