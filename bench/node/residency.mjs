@@ -41,7 +41,7 @@ const ask = (model, seed, length, maxTokens, more = {}) =>
 
 async function switching() {
   const spec = await shapeOf(options.shape ?? 'llama3-8b', options.layers)
-  const settings = { device, placement: 'shared', contextLength: 4096, maxSequences: 1 }
+  const settings = { device, placement: 'shared', contextLength: Math.min(4096, spec.maxPosition), maxSequences: 1 }
   const models = []
   for (const seed of [1, 2]) {
     models.push(await loadSynthetic('switch', spec, settings, { head: options.head, seed }))
