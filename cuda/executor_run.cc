@@ -6,6 +6,7 @@
 #include "cuda/executor.h"
 #include "cuda/hop.h"
 #include "cuda/norm.h"
+#include "cuda/plan/decode.h"
 #include "cuda/ranges.h"
 #include "cuda/sample.h"
 

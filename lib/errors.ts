@@ -1,6 +1,6 @@
 /** Every failure of the package is a MillraceError: a stable code, a sentence, a remedy. This table is all of them. */
 export const ERRORS = {
-  INVALID_ARGUMENT: 'see the documentation of the call',
+  INVALID_ARGUMENT: 'pass what the message says was expected',
   ADDON_NOT_BUILT: 'run `npm run build` in the package folder (needs a C++20 compiler and CMake)',
   PLATFORM_UNSUPPORTED: 'millrace runs on Linux, x64 and arm64',
   CHECKPOINT_NOT_FOUND: 'pass the path of a Hugging Face model folder with config.json and *.safetensors',
@@ -12,6 +12,7 @@ export const ERRORS = {
   CONTEXT_OVERFLOW: 'shorten the prompt, lower maxTokens, or load with a larger contextLength',
   OUT_OF_MEMORY: 'free memory, lower contextLength, or choose a smaller model',
   DEVICE_UNAVAILABLE: "use device: 'cpu', or see probe() for what was found",
+  WRITE_FAILED: 'name a place that has room and that this user may write to',
   QUEUE_FULL: 'try again after retryAfterMs, or load with a larger maxQueue',
   QUEUE_TIMEOUT: 'try again later, with a longer queueTimeoutMs, or with a higher priority',
   DEADLINE_EXCEEDED: 'ask for fewer tokens, or give it more time',

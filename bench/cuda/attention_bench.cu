@@ -1,7 +1,7 @@
 // Checks attention, RMSNorm and the embedding gather against float64 on the CPU, then times them beside the memory's
 // read peak measured in the same run. Exits with 1 when a check fails.
 //
-//   attention_bench [--checks] [--times] [--decode] [--quick] [--seed N]
+//   cuda_attention_bench [--checks] [--times] [--decode] [--profile] [--quick] [--seed N]
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/usage.h"
 #include "core/half.h"
 #include "cuda/attention.h"
 #include "cuda/attention_prefill.cuh"
@@ -814,16 +815,31 @@ void run_times(bool decode_only) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const char* usage =
+      "cuda_attention_bench [--checks] [--times] [--decode] [--profile] [--quick] [--seed N]\n"
+      "Checks attention, RMSNorm and the embedding gather against float64 (--quick: fewer), then times them beside "
+      "the\n"
+      "memory's read peak (--decode: rows that decode alone; --profile: each once). Without an option both.\n";
+  help_if_asked(argc, argv, usage);
   bool checks = false, times = false, quick = false, decode = false;
   unsigned seed = std::random_device{}();
   for (int i = 1; i < argc; i++) {
     const std::string option = argv[i];
-    if (option == "--checks") checks = true;
-    if (option == "--times") times = true;
-    if (option == "--decode") times = decode = true;
-    if (option == "--profile") times = profile = true;
-    if (option == "--quick") quick = true;
-    if (option == "--seed" && i + 1 < argc) seed = static_cast<unsigned>(std::atoi(argv[++i]));
+    if (option == "--checks") {
+      checks = true;
+    } else if (option == "--times") {
+      times = true;
+    } else if (option == "--decode") {
+      times = decode = true;
+    } else if (option == "--profile") {
+      times = profile = true;
+    } else if (option == "--quick") {
+      quick = true;
+    } else if (option == "--seed" && i + 1 < argc) {
+      seed = static_cast<unsigned>(std::atoi(argv[++i]));
+    } else {
+      refuse(option, usage);
+    }
   }
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   std::printf("seed %u\n", seed);

@@ -1,6 +1,6 @@
 // linear_decode: checks against float64, then times beside what a kernel that only reads takes.
-//   linear_decode_bench [check] [check_wide] [tiny] [tiny_whole] [chain] [matrix] [many] [plans] [shared] [profile]
-//   [--seed N]
+//   cuda_linear_decode_bench [check] [check_wide] [tiny] [tiny_whole] [chain] [matrix] [wide] [many] [plans] [shared]
+//       [profile] [--seed N]
 // (check, chain, matrix when none is named; check_wide is a part of check).
 // Exits with 1 if a check fails.
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/usage.h"
 #include "core/half.h"
 #include "cuda/linear_decode.cuh"
 #include "cuda/norm.h"
@@ -669,13 +670,24 @@ struct Bench {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const char* usage =
+      "cuda_linear_decode_bench [check] [check_wide] [tiny] [tiny_whole] [chain] [matrix] [wide] [many] [plans]\n"
+      "  [shared] [profile] [--seed N]\n"
+      "Checks linear_decode against float64, then times it beside a kernel that only reads. Without a word: check, "
+      "chain\n"
+      "and matrix.\n";
+  help_if_asked(argc, argv, usage);
+  const std::vector<std::string> known = {"check", "check_wide", "tiny",  "tiny_whole", "chain",  "matrix",
+                                          "wide",  "many",       "plans", "shared",     "profile"};
   unsigned long seed = std::random_device{}();
   std::vector<std::string> sections;
   for (int i = 1; i < argc; i++) {
     if (std::string(argv[i]) == "--seed" && i + 1 < argc) {
       seed = std::strtoul(argv[++i], nullptr, 10);
-    } else {
+    } else if (std::find(known.begin(), known.end(), argv[i]) != known.end()) {
       sections.push_back(argv[i]);
+    } else {
+      refuse(argv[i], usage);
     }
   }
   const auto wanted = [&](const char* s, bool by_default = true) {

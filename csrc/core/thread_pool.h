@@ -13,7 +13,7 @@ namespace millrace {
 // How long a worker polls for the next loop before it sleeps. The loops of a pass follow each other within a few
 // microseconds, a prepare or a norm between them takes some ten; waking a sleeper costs about as much as this, and more
 // at the next loop, which starts without it. Beside a GPU milliseconds lie between two loops: polling through them was
-// slower (docs/PERFORMANCE.md), since pollers hold every processor when another thread has work.
+// slower (docs/notes/streaming.md), since pollers hold every processor when another thread has work.
 inline constexpr std::chrono::microseconds kThreadPoolSpin{50};
 
 class ThreadPool {

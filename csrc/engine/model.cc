@@ -321,7 +321,8 @@ void Model::trace(const std::string& path) {
     trace_.reset();
     throw;
   }
-  trace_ = std::move(next);
+  const std::unique_ptr<Trace> ended = std::exchange(trace_, std::move(next));
+  if (ended) ended->finish();
 }
 
 void Model::cross(const Side& from, const Side& to) {

@@ -10,6 +10,7 @@ import { loadSynthetic } from '../model/synthetic.ts'
 import { invalidArgument, nearest } from '../options/validate.ts'
 import { formatTable } from './format.ts'
 import { addLoadFlags, loadModel, parseNumber, planOptions, type RunFlags } from './options.ts'
+import { checkOutput, endTrace } from './output.ts'
 import type { Terminal } from './terminal.ts'
 
 type What = 'decode' | 'prefill'
@@ -101,6 +102,7 @@ export function benchModelCommand(terminal: Terminal, what: What): Command {
       const figures = await measure(model, shape, run + 1, terminal)
       if (run >= 0) runs.push(figures)
     }
+    await endTrace(model, flags)
     const peak = await readBandwidth(model)
     const figures = medians(runs)
     const bytes = what === 'decode' ? figures.weightBytesPerSecond : figures.prefillWeightBytesPerSecond
@@ -190,6 +192,7 @@ async function open(name: string, flags: Flags, terminal: Terminal): Promise<Mod
     return loadModel(name, flags, terminal, { ...options, head, kernels: flags.kernel })
   }
   terminal.quiet = flags.quiet ?? false
+  await checkOutput('--trace', flags.trace)
   const progress = terminal.progress(`${name} (random weights)`)
   const model = await loadSynthetic(
     name,
@@ -204,6 +207,7 @@ async function open(name: string, flags: Flags, terminal: Terminal): Promise<Mod
     { head: flags.head, group: flags.group },
   )
   progress.done()
+  if (flags.trace !== undefined) await model.trace(flags.trace)
   return model
 }
 

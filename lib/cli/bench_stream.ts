@@ -1,5 +1,4 @@
 /** `millrace bench stream`: budgets and batches, predicted beside measured. */
-import { writeFile } from 'node:fs/promises'
 import { Command, Option } from 'commander'
 import { addon } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
@@ -16,6 +15,7 @@ import type { Calibration } from '../plan/calibration.ts'
 import type { ModelPlan } from '../plan/plan.ts'
 import { predictDecode } from '../plan/predict.ts'
 import { addPlanFlags, parseNumber, planOptions, type RunFlags } from './options.ts'
+import { checkOutput, writeOutput } from './output.ts'
 import { describeHomes, significant } from './plan.ts'
 import { streamPage } from './stream_page.ts'
 import type { Terminal } from './terminal.ts'
@@ -93,6 +93,8 @@ export function benchStreamCommand(terminal: Terminal): Command {
   addPlanFlags(command).option('--quiet', 'no remarks on stderr')
   return command.action(async (name: string, flags: Flags) => {
     checkCounts(flags)
+    await checkOutput('--json', flags.json)
+    await checkOutput('--html', flags.html)
     terminal.quiet = flags.quiet ?? false
     const native = addon()
     const machine = readMachine(native)
@@ -129,8 +131,8 @@ export function benchStreamCommand(terminal: Terminal): Command {
         await terminal.write(line(run))
       }
     }
-    if (flags.json) await writeFile(flags.json, `${JSON.stringify(report, null, 2)}\n`)
-    if (flags.html) await writeFile(flags.html, streamPage(report))
+    await writeOutput('--json', flags.json, () => `${JSON.stringify(report, null, 2)}\n`)
+    await writeOutput('--html', flags.html, () => streamPage(report))
   })
 }
 

@@ -15,7 +15,8 @@ import {
   type RunFlags,
   samplingOptions,
 } from './options.ts'
-import { Interrupted, type Terminal } from './terminal.ts'
+import { endTrace } from './output.ts'
+import { checkStdin, Interrupted, type Terminal } from './terminal.ts'
 
 interface Flags extends RunFlags, HeadFlag {
   system?: string
@@ -29,6 +30,7 @@ export function chatCommand(terminal: Terminal): Command {
   addSamplingFlags(addHeadFlag(addServeFlags(addLoadFlags(command))))
   return command.action(async (path: string, flags: Flags) => {
     const sampling = samplingOptions(flags)
+    checkStdin()
     await checkTokens(path, sampling)
     await using model = await loadModel(path, flags, terminal, { head: flags.head })
     if (!model.hasChatTemplate) {
@@ -37,6 +39,7 @@ export function chatCommand(terminal: Terminal): Command {
     const talk = new Talk(model, sampling, flags.system, terminal)
     if (process.stdin.isTTY && process.stdout.isTTY) await interactive(talk, terminal)
     else await piped(talk, terminal)
+    await endTrace(model, flags)
   })
 }
 

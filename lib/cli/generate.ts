@@ -14,6 +14,7 @@ import {
   type RunFlags,
   samplingOptions,
 } from './options.ts'
+import { endTrace } from './output.ts'
 import type { Terminal } from './terminal.ts'
 
 interface Flags extends RunFlags, HeadFlag {
@@ -60,6 +61,7 @@ export function generateCommand(terminal: Terminal): Command {
     } else if (flags.stats) {
       for (const line of describeRun(model, result)) terminal.complain(line)
     }
+    await endTrace(model, flags)
   })
 }
 

@@ -1,6 +1,5 @@
 /** Options that several commands share, and how their words become the library's values. */
-import { access, constants, stat } from 'node:fs/promises'
-import { basename, dirname } from 'node:path'
+import { basename } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { z } from 'zod'
 import { MillraceError } from '../errors.ts'
@@ -18,6 +17,7 @@ import { type GenerateOptions, generateOptions as generateSchema } from '../opti
 import { answerRows, type OptionFlag, type OptionRow } from '../options/sampling.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
 import { formatBytes } from './format.ts'
+import { checkOutput } from './output.ts'
 import type { Terminal } from './terminal.ts'
 
 export interface LoadFlags {
@@ -200,24 +200,6 @@ export async function checkTokens(path: string, { stopTokens = [], logitBias }: 
   }
 }
 
-/** A trace that cannot be written is told before a model is loaded for it; what the file has is left to the trace. */
-async function checkTrace(path: string | undefined): Promise<void> {
-  if (path === undefined) return
-  try {
-    const there = await stat(path).then(
-      () => true,
-      () => false,
-    )
-    await access(there ? path : dirname(path), constants.W_OK)
-  } catch (cause) {
-    throw new MillraceError('INVALID_ARGUMENT', {
-      message: `--trace: the file cannot be written: ${(cause as Error).message}`,
-      remedy: 'pass the path of a file in a folder that exists',
-      cause,
-    })
-  }
-}
-
 /** Says that a budget of GPU memory changed nothing, where the plan is for the CPU. */
 export function noteWithoutGpu(device: string, flags: Pick<RunFlags, 'vramBudget'>, terminal: Terminal): void {
   if (device === 'cpu' && flags.vramBudget !== undefined) {
@@ -234,13 +216,14 @@ export async function loadModel(
 ): Promise<Model> {
   terminal.quiet = flags.quiet ?? false
   const plan = planOptions(flags)
-  await checkTrace(flags.trace)
+  await checkOutput('--trace', flags.trace)
   const progress = terminal.progress(basename(path))
   const model = await load(path, {
     ...plan,
     cache: flags.cache,
     signal: terminal.signal,
     onProgress: progress.report,
+    logger: terminal.logger,
     ...more,
   })
   progress.done()

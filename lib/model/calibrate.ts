@@ -4,6 +4,7 @@ import { setTimeout } from 'node:timers/promises'
 import { z } from 'zod'
 import type { Home, ModelSpec, NativeStepEvent, SyntheticOptions } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
+import { userCacheFolder, writeFailed } from '../files.ts'
 import { loadOptions, planOptions } from '../options/model.ts'
 import { validate } from '../options/validate.ts'
 import { type Calibration, calibrationPath, ROWS, writeCalibration } from '../plan/calibration.ts'
@@ -111,12 +112,14 @@ export async function calibrate(options: CalibrateOptions = {}): Promise<Calibra
   const observations = await new Observer({ ...checked, device, threads }).observe()
   const calibration = fitCalibration(observations)
   const report = { calibration, observations, seconds: (performance.now() - began) / 1000 }
+  const path = calibrationPath()
+  if (path === undefined) return { ...report, path, writeError: userCacheFolder().reason! }
   try {
-    const path = calibrationPath()
-    writeCalibration(calibrationKey(native.version, gpu.name, cpu), calibration, path)
+    await writeCalibration(calibrationKey(native.version, gpu.name, cpu), calibration, path)
     return { ...report, path }
   } catch (error) {
-    return { ...report, path: undefined, writeError: (error as Error).message }
+    const { message, remedy } = writeFailed('the calibration', path, error)
+    return { ...report, path: undefined, writeError: `${message}; ${remedy}, by XDG_CACHE_HOME` }
   }
 }
 

@@ -9,7 +9,7 @@ import { validate } from '../options/validate.ts'
 import { checkMemory } from '../plan/memory.ts'
 import { makePlan, predictionOf } from '../plan/plan.ts'
 import { type LoadedTokenizer, loadTokenizer } from '../text/tokenizer/load.ts'
-import { cacheFolder, keepPacked, type ModelCache, packedFile } from './cache.ts'
+import { cacheFolder, cacheLimit, cacheObstacle, keepPacked, type ModelCache, packedFile } from './cache.ts'
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
 import { awaitNative, runtime } from './runtime.ts'
@@ -79,6 +79,9 @@ export async function load(directory: string, options: LoadOptions = {}): Promis
     const cache = packed && keptIn !== undefined ? { ...packed, state: 'writing' as ModelCache['state'] } : undefined
     // A process that has nothing else to do waits until the file is written.
     if (cache) keepPacked(model, cache, keptIn!, log).finally(runtime().hold())
+    else if (keptIn !== undefined) cacheLimit(log)
+    const obstacle = cacheObstacle(checked.cache)
+    if (obstacle !== undefined) log.warn({}, obstacle)
     const { device, contextLength, kvTokens, hostBytes, streamedBytesPerPass } = plan
     const { id } = model
     const ms = Math.round(performance.now() - began)

@@ -283,7 +283,8 @@ export class Model implements AsyncDisposable {
   /**
    * From the next pass on, writes what copies, kernels, CPU units and waits take to a file that Perfetto
    * (ui.perfetto.dev) and chrome://tracing show; null ends it and closes the file, as close() does. Passes are launched
-   * unit by unit meanwhile. Rejects with INVALID_ARGUMENT where the file cannot be written.
+   * unit by unit meanwhile. Rejects with INVALID_ARGUMENT where the file cannot be opened; ending it with WRITE_FAILED
+   * where it has not all that it should have.
    */
   async trace(path: string | null): Promise<void> {
     if (path !== null && (typeof path !== 'string' || path === ''))

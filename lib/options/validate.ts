@@ -57,7 +57,7 @@ const isOwnWording = (issue: { message: string }) => ZOD_WORDING.test(issue.mess
 export function invalidArgument(expected: string, name: string, received: unknown, remedy?: string): MillraceError {
   return new MillraceError('INVALID_ARGUMENT', {
     message: `expected ${expected} for ${name} but received ${describe(received)}`,
-    ...(remedy === undefined ? {} : { remedy }),
+    remedy: remedy ?? `pass ${expected.replace(/,$/, '')} as ${name}`,
   })
 }
 
