@@ -30,9 +30,13 @@ class Entry {
   #reject!: (error: unknown) => void
   #off: (() => void) | undefined
 
-  constructor(task: Task, owner: object | undefined) {
+  readonly #onSettled: () => void
+
+  /** `onSettled` is called once. */
+  constructor(task: Task, owner: object | undefined, onSettled: () => void) {
     this.task = task
     this.owner = owner
+    this.#onSettled = onSettled
     this.answer = new Promise((resolve, reject) => {
       this.#resolve = resolve
       this.#reject = reject
@@ -48,15 +52,20 @@ class Entry {
   }
 
   resolve(answer: Answer): void {
-    this.live = false
-    this.#off?.()
+    this.#settle()
     this.#resolve(answer)
   }
 
   reject(error: unknown): void {
+    this.#settle()
+    this.#reject(error)
+  }
+
+  #settle(): void {
+    if (!this.live) return
     this.live = false
     this.#off?.()
-    this.#reject(error)
+    this.#onSettled()
   }
 }
 
@@ -70,6 +79,9 @@ class TokenizerService {
   #thread: TokenizerThread | undefined
   #rendering: NodeJS.Timeout | undefined
   #next = 0
+  /** Tasks that are not settled, and those of them that open a tokenizer. */
+  #pending = 0
+  #opening = 0
 
   /** The tokenizer of a folder, with the caller as one user more. */
   async open(folder: string, signal?: AbortSignal): Promise<OpenedTokenizer> {
@@ -85,10 +97,16 @@ class TokenizerService {
 
   /** Rejects with ABORTED, with what the thread says, or with what fail() is given. */
   ask(task: Task, owner: object | undefined, signal?: AbortSignal): Promise<Answer> {
-    const what = 'open' in task ? 'the load' : 'the request'
+    const opens = 'open' in task
+    const what = opens ? 'the load' : 'the request'
     if (signal?.aborted) return Promise.reject(abortedError(signal, what))
     const id = this.#next++
-    const entry = new Entry(task, owner)
+    const entry = new Entry(task, owner, () => {
+      this.#pending--
+      if (opens) this.#opening--
+    })
+    this.#pending++
+    if (opens) this.#opening++
     if (signal) entry.listen(signal, () => this.#drop(id, entry, abortedError(signal, what)))
     this.#waiting.set(id, entry)
     this.#pump()
@@ -192,16 +210,15 @@ class TokenizerService {
 
   /** Only pending work keeps the process alive, and only users keep tokenizers and thread. */
   #rest(): void {
-    const pending = [...this.#waiting.values(), ...this.#sent.values()].filter(({ live }) => live)
-    this.#thread?.hold(pending.length > 0)
+    this.#thread?.hold(this.#pending > 0)
     // What is being opened may be a tokenizer that is about to be forgotten.
-    if (pending.some(({ task }) => 'open' in task)) return
+    if (this.#opening > 0) return
     for (const [key, users] of this.#users) {
       if (users > 0) continue
       this.#users.delete(key)
       this.#thread?.post({ forget: key })
     }
-    if (pending.length > 0 || this.#users.size > 0) return
+    if (this.#pending > 0 || this.#users.size > 0) return
     this.#sent.clear()
     this.#stop()
   }
