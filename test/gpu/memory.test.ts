@@ -14,7 +14,8 @@ test.skipIf(gpus.length === 0)('memory that a budget takes away goes back to the
   const options = { device: 'cuda', placement: 'resident' as const, contextLength: 160, maxSequences: 2 }
   await using model = await loadSynthetic('budgets', SHAPES['tinyllama-1.1b']!, options)
   const ask = async () => {
-    const { tokens, logprobs } = await model.generate([1, 2, 3], { maxTokens: 20, ignoreEos: true, logprobs: true }).result
+    const { tokens, logprobs } = await model.generate([1, 2, 3], { maxTokens: 20, ignoreEos: true, logprobs: true })
+      .result
     return { tokens, logprobs }
   }
   const free = async () => (await probe()).gpus[0]!.memoryFreeBytes
