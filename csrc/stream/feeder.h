@@ -164,7 +164,7 @@ class Feeder final : private Arena::Tenant {
   // Events by slot sequence, reused in turn: more of them than slots that can be live or stale at once.
   std::vector<std::unique_ptr<Event>> ready_;
   std::vector<std::unique_ptr<Event>> free_;
-  std::deque<Slot> slots_;  // copied or being copied, oldest first
+  std::deque<Slot> slots_;      // copied or being copied, oldest first
   bool copies_failed_ = false;  // since the last restart()
   FeederCounters counters_;
   Trace* trace_ = nullptr;
