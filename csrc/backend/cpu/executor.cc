@@ -36,7 +36,7 @@ void for_rows(ThreadPool& pool, int rows, Body&& body) {
 // False if the pass was given up.
 bool await_ticket(const HopState& hop, uint64_t ticket) {
   for (int spin = 0; hop.sent.load(std::memory_order_acquire) < ticket; spin++) {
-    if (hop.given_up.load(std::memory_order_relaxed) != 0) return false;
+    if (hop.given_up.load(std::memory_order_acquire) != 0) return false;
     if (spin < 100000) {
       cpu_relax();
     } else {
