@@ -537,8 +537,6 @@ export interface NativeAddon {
   startDevice(device: string): Promise<{ gpus: NativeGpu[]; reason: string; lost?: boolean }>
   load(request: NativeLoadRequest): Promise<NativeModel>
   cancelLoad(loadId: number): void
-  /** Names of the options of sampling that a NativeRequest has, one number each: the one list of the native side. */
-  samplingOptions(): string[]
   /** A pending request keeps the process alive: counts up and down. */
   ref(): void
   unref(): void
