@@ -1,6 +1,7 @@
 /** Options that several commands share, and how their words become the library's values. */
 import { basename } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { z } from 'zod'
 import { inspect } from '../model/inspect.ts'
 import { load } from '../model/load.ts'
 import type { Model } from '../model/model.ts'
