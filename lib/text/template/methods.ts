@@ -39,6 +39,11 @@ const BREAK = '[\\n\\r\\v\\f\\x1c-\\x1e\\x85\\u2028\\u2029]'
 const LINE_END = new RegExp(`\\r\\n|${BREAK}`)
 
 export function strip(value: string, side: 'both' | 'left' | 'right', set?: Value): string {
+  if (set === undefined || set === null) {
+    const rest = side === 'both' ? value.trim() : side === 'left' ? value.trimStart() : value.trimEnd()
+    spendText(value.length - rest.length)
+    if (!value.includes('\uFEFF') && !isSpace(rest.slice(0, 1)) && !isSpace(rest.slice(-1))) return rest
+  }
   const wanted = set === undefined || set === null ? undefined : new Set(text(set))
   const drops = (character: string) => (wanted ? wanted.has(character) : isSpace(character))
   let [start, end] = [0, value.length]
@@ -104,9 +109,16 @@ export function splitLines(value: string, keepEnds = false): string[] {
   return rest === '' ? lines : [...lines, rest]
 }
 
+function occurrences(value: string, part: string): number {
+  if (part === '') return characters(value).length + 1
+  let found = 0
+  for (let at = value.indexOf(part); at !== -1; at = value.indexOf(part, at + part.length)) found++
+  return found
+}
+
 export function replace(value: string, old: string, next: string, limit = -1): string {
   spendText(value.length)
-  const found = old === '' ? characters(value).length + 1 : value.split(old).length - 1
+  const found = occurrences(value, old)
   const times = limit < 0 ? found : Math.min(found, limit)
   spendText(value.length + times * Math.max(0, next.length - old.length))
   if (old === '') {
@@ -202,7 +214,7 @@ const TEXTS: Record<string, Method<string>> = {
   count: method('sub start end', (value, [part, start, stop]) => {
     spendText(value.length)
     const [seen] = window(value, start, stop)
-    return text(part) === '' ? characters(seen).length + 1 : seen.split(text(part)).length - 1
+    return occurrences(seen, text(part))
   }),
   endswith: method('suffix start end', (value, args) => hasEnd(value, args, (seen, part) => seen.endsWith(part))),
   expandtabs: method('tabsize', (value, [size]) => expandTabs(value, count(size, 8))),
