@@ -9,6 +9,7 @@ export const ERRORS = {
   TOKENIZER_INVALID: 'fetch tokenizer.json and tokenizer_config.json again',
   CHAT_TEMPLATE_MISSING: 'use generate() with a prompt of your own',
   CHAT_TEMPLATE_INVALID: 'use generate() with a prompt of your own, and report the template to who published it',
+  CHAT_TEMPLATE_UNSUPPORTED: 'use generate() with a prompt of your own, and report the template to millrace',
   CONTEXT_OVERFLOW: 'shorten the prompt, lower maxTokens, or load with a larger contextLength',
   OUT_OF_MEMORY: 'free memory, lower contextLength, or choose a smaller model',
   DEVICE_UNAVAILABLE: "use device: 'cpu', or see probe() for what was found",
