@@ -118,7 +118,7 @@ TEST(an_exception_on_a_stream_ends_the_requests_of_its_pass) {
       check_same(sink->wait(engine.submit(model, options, sink)), alone);
       close_and_wait(engine, model);
       CHECK_EQ(model->counters().kv_blocks_used.load(), 0u);
-      CHECK_EQ(model->counters().waiting.load(), 0u);
+      CHECK_EQ(model->waiting(), 0);
     }
   }
   close_and_wait(engine, other);
