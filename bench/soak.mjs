@@ -1,6 +1,7 @@
 // Abuse. Prints what happened and how much memory it took; exit code 1 if a promise was broken.
 //
-//   npm run build && node bench/soak.mjs [folder] [--seconds 600] [--concurrent 64] [--placement streamed] [--seed 1]
+//   npm run build && node bench/soak.mjs [folder] [--seconds 600] [--concurrent 64] [--distinct 96]
+//       [--placement streamed] [--seed 1]
 //     Requests of mixed lengths and options, cancelled and aborted at random points, read, not read and half read, over a
 //     KV cache of a third of what they need at once. Every request that ends by itself must have exactly the tokens and
 //     log-probabilities that it has alone.
@@ -9,27 +10,26 @@
 //     Load and close so often, with so many generations in all begun and aborted at random points: no KV block may be
 //     lost, and resident memory must stay flat.
 import assert from 'node:assert/strict'
+import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
-import { load } from '../dist/index.js'
+import { begin, dist, ROOT } from './program.mjs'
 
-const { values, positionals } = parseArgs({
-  options: {
-    seconds: { type: 'string', default: '600' },
-    concurrent: { type: 'string', default: '64' },
-    placement: { type: 'string', default: 'resident' },
-    seed: { type: 'string', default: '1' },
-    cycles: { type: 'string' },
-    aborts: { type: 'string', default: '10000' },
-  },
-  allowPositionals: true,
+const { options: chosen, positionals } = begin(import.meta, {
+  seconds: 600,
+  concurrent: 64,
+  distinct: 96,
+  placement: 'resident',
+  seed: 1,
+  cycles: Number,
+  aborts: 10000,
 })
-const folder = positionals[0] ?? new URL('../models/demo', import.meta.url).pathname
+const { load } = await dist('index.js')
+const folder = positionals[0] ?? join(ROOT, 'models', 'demo')
 const CONTEXT = 512
-const DISTINCT = 96
+const DISTINCT = chosen.distinct
 
 /** mulberry32: a fixed seed gives the same abuse, as far as timing lets it. */
 function randomOf(seed) {
@@ -42,7 +42,7 @@ function randomOf(seed) {
   }
   return { next, below: (limit) => Math.floor(next() * limit), chance: (share) => next() < share }
 }
-const random = randomOf(Number(values.seed))
+const random = randomOf(chosen.seed)
 
 setFlagsFromString('--expose-gc')
 const collectGarbage = runInNewContext('gc')
@@ -76,8 +76,7 @@ const kept = ({ tokens, logprobs, topLogprobs, text, finishReason }) => ({
 })
 
 async function soak() {
-  const seconds = Number(values.seconds)
-  const concurrent = Number(values.concurrent)
+  const { seconds, concurrent } = chosen
   const requests = Array.from({ length: DISTINCT }, makeRequest)
   const alone = []
   {
@@ -85,20 +84,19 @@ async function soak() {
     for (const { prompt, options } of requests) alone.push(kept(await model.generate(prompt, options).result))
     await model.close()
   }
-  const lengths = await (async () => {
-    const { tokenizer, close } = await load(folder, { contextLength: CONTEXT }).then((model) => ({
-      tokenizer: model.tokenizer,
-      close: () => model.close(),
-    }))
-    const all = requests.map(({ prompt }, index) => tokenizer.encode(prompt).length + alone[index].tokens.length)
-    await close()
-    return all
-  })()
+  const lengths = []
+  {
+    const model = await load(folder, { contextLength: CONTEXT })
+    for (const [index, { prompt }] of requests.entries()) {
+      lengths.push((await model.tokenizer.encode(prompt)).length + alone[index].tokens.length)
+    }
+    await model.close()
+  }
   const need = (concurrent * lengths.reduce((sum, length) => sum + length, 0)) / DISTINCT
   const model = await load(folder, {
     contextLength: CONTEXT,
     kvTokens: Math.ceil(need / 3),
-    placement: values.placement,
+    placement: chosen.placement,
     poison: true,
   })
   const count = { finished: 0, cancelled: 0, aborted: 0, stalled: 0, scored: 0, refused: 0 }
@@ -164,7 +162,7 @@ async function soak() {
   const after = rss()
   const half = memory.slice(Math.floor(memory.length / 2))
   console.log(
-    `${seconds} s, ${concurrent} at once, ${values.placement}, KV cache of ${model.plan.kvTokens} tokens for ${Math.round(need)}: ` +
+    `${seconds} s, ${concurrent} at once, ${chosen.placement}, KV cache of ${model.plan.kvTokens} tokens for ${Math.round(need)}: ` +
       Object.entries(count)
         .map(([name, n]) => `${n} ${name}`)
         .join(', '),
@@ -241,6 +239,6 @@ async function abuse(cycles, aborts) {
 }
 
 const started = performance.now()
-if (values.cycles === undefined) await soak()
-else await abuse(Number(values.cycles), Number(values.aborts))
+if (chosen.cycles === undefined) await soak()
+else await abuse(chosen.cycles, chosen.aborts)
 console.log(`done in ${((performance.now() - started) / 1000).toFixed(0)} s`)

@@ -85,8 +85,8 @@ endfunction()
 function(millrace_add_programs folder suffix result)
   file(GLOB_RECURSE files CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}/${folder}" ${folder}/*${suffix}.cc
     ${folder}/*${suffix}.cu)
-  if(NOT TARGET millrace_cuda)  # what is under cuda/ needs it
-    list(FILTER files EXCLUDE REGEX "^cuda/|\\.cu$")
+  if(NOT TARGET millrace_cuda)  # what is in cuda/ itself needs it
+    list(FILTER files EXCLUDE REGEX "^cuda/[^/]*$|\\.cu$")
   endif()
   set(programs)
   foreach(file IN LISTS files)

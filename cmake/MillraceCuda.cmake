@@ -4,6 +4,9 @@ file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS cuda/*.cc cuda/*.cu)
 set(cuda_stand_ins ${cuda_sources})
 list(FILTER cuda_stand_ins INCLUDE REGEX "_none\\.cc$")  # what a build without CUDA says for itself
 list(FILTER cuda_sources EXCLUDE REGEX "_none\\.cc$")
+# Plans of launches are host code without CUDA, part of every build and tested in it.
+file(GLOB_RECURSE cuda_plan_sources CONFIGURE_DEPENDS cuda/plan/*.cc)
+list(REMOVE_ITEM cuda_sources ${cuda_plan_sources})
 # Files named *_sm90.cu use what sm_90a alone has: compiled for it only, and only where 90 is among the architectures.
 set(cuda_sm90_sources ${cuda_sources})
 list(FILTER cuda_sm90_sources INCLUDE REGEX "_sm90\\.cu$")
@@ -66,6 +69,7 @@ else()
 endif()
 
 function(millrace_add_cuda target)
+  target_sources(${target} PRIVATE ${cuda_plan_sources})
   if(cuda_left_out)
     target_sources(${target} PRIVATE ${cuda_stand_ins})
     return()
@@ -85,6 +89,7 @@ function(millrace_add_cuda target)
     target_include_directories(${object} PRIVATE csrc "${CMAKE_CURRENT_SOURCE_DIR}")
     target_link_libraries(${object} PRIVATE millrace_options CUDA::cudart_static)
     target_compile_options(${object} PRIVATE
+      $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${MILLRACE_WERROR}>>:-Werror all-warnings>
       $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-ffp-contract=off -Xfatbin=-compress-all>)
     set_target_properties(${object} PROPERTIES
       CUDA_STANDARD 20
@@ -105,7 +110,11 @@ function(millrace_add_example_kernels)
   set(codes)
   foreach(architecture IN LISTS cuda_architectures)
     string(REGEX REPLACE "-(real|virtual)$" "" number "${architecture}")
-    list(APPEND codes "-gencode=arch=compute_${number},code=sm_${number}")
+    if(architecture MATCHES "-virtual$")  # PTX alone, for the driver to compile
+      list(APPEND codes "-gencode=arch=compute_${number},code=compute_${number}")
+    else()
+      list(APPEND codes "-gencode=arch=compute_${number},code=sm_${number}")
+    endif()
   endforeach()
   foreach(kernel IN LISTS kernels)
     get_filename_component(name "${kernel}" NAME_WE)

@@ -8,10 +8,13 @@
 
 #include "cuda/attention.h"
 #include "cuda/common.cuh"
+#include "cuda/plan/attention.h"
 
 namespace millrace::cuda {
 
-inline constexpr int kBlockPositions = 16;  // of the cache: kKvBlockTokens of csrc/backend/backend.h
+inline AttentionShape shape_of(const AttentionArguments& a) {
+  return {a.heads, a.kv_heads, a.head_dim};
+}
 
 // Softmax is taken in powers of two: scores are scaled by log2(e) / sqrt(head_dim).
 inline float query_scale_of(int head_dim) {

@@ -19,48 +19,12 @@
 //
 // Keys that this launch itself brings (the row's own, and those of earlier draft rows of its sequence) come from qkv,
 // roped and rounded to the very bits that go to the cache, so no CTA waits for another's append.
-#include <utility>
-
 #include "cuda/attention_common.cuh"
 
 namespace millrace::cuda {
 namespace {
 
-constexpr int kQueries = 8;      // query heads of a CTA
 constexpr int kMergeChunk = 16;  // partials in flight when they are merged
-// Of a part that is not the row's last. (8: a pass of one row at 1,024 positions 0.5 % faster, attention of 64 rows 15
-// % slower.)
-constexpr int kLeastBlocks = 16;
-constexpr int kManyCtas = 128;  // of a long row, for an H100
-constexpr int kMostCluster = 8;
-constexpr int kAloneBytes = 128 << 10;  // of shared memory: a CTA that has its SM for itself, but for small ones
-
-template <int D>
-constexpr int decode_warps() {
-  return D <= 128 ? 8 : 4;
-}
-
-int query_tiles(const AttentionArguments& a) {
-  return (a.heads / a.kv_heads + kQueries - 1) / kQueries;
-}
-// log2 of the parts of a long row: 8 to 32, so many that they occupy an H100's SMs.
-int most_parts_shift(const AttentionArguments& a) {
-  int shift = 3;
-  while (shift < 5 && (a.kv_heads * query_tiles(a)) << shift < kManyCtas) shift++;
-  return shift;
-}
-// Blocks of a part of a row that sees `visible` of them: the warps' turns are whole.
-__host__ __device__ constexpr int part_blocks_of(int visible, int most_shift, int warps) {
-  const int turns = ((visible + warps - 1) / warps + (1 << most_shift) - 1) >> most_shift;
-  return turns * warps > kLeastBlocks ? turns * warps : kLeastBlocks;
-}
-int visible_blocks(const AttentionArguments& a) {  // of the bucket's longest row
-  return (a.max_context + kBlockPositions - 1) / kBlockPositions;
-}
-// No row of the bucket has more parts.
-int parts_of(const AttentionArguments& a) {
-  return min((visible_blocks(a) + kLeastBlocks - 1) / kLeastBlocks, 1 << most_parts_shift(a));
-}
 
 struct DecodeShape {
   int group;        // query heads a key head
@@ -168,10 +132,10 @@ __device__ __forceinline__ bool last_to_arrive(unsigned* counter, int expected) 
 
 // D: head_dim, or with kExact false a multiple of 64 that head_dim is padded to in registers.
 template <int D, bool kExact>
-__global__ __launch_bounds__(32 * decode_warps<D>(),
+__global__ __launch_bounds__(32 * attention_warps(D),
                              D <= 128 ? 2 : 1) void decode_kernel(const __grid_constant__ AttentionArguments a,
                                                                   const __grid_constant__ DecodeShape shape) {
-  constexpr int kWarps = decode_warps<D>();
+  constexpr int kWarps = attention_warps(D);
   constexpr int kThreads = 32 * kWarps;
   constexpr int kKeyChunks = D / 32, kValueChunks = D / 64;
   constexpr int kLanePairs = D / 64;  // rope pairs of a lane: lane, lane + 32, ...
@@ -572,106 +536,58 @@ __global__ __launch_bounds__(32 * decode_warps<D>(),
   }
 }
 
-struct DecodeDevice {
-  int processors = 0;
-  int sm_bytes = 0;       // of shared memory
-  int dynamic_bytes = 0;  // a CTA's, at most
-  int static_bytes = 0;   // the kernel's own
-  bool clusters = false;
-};
-
-// The current device, and what it lets this kernel have. The first call on a device opts in to all of its shared memory
-// and to the carve-out that all kernels of a pass have.
 template <int D, bool kExact>
-cudaError_t prepare(DecodeDevice* found) {
-  constexpr int kDevices = 64;
-  static DecodeDevice devices[kDevices];  // the same whoever writes it
-  int device = 0;
-  if (const cudaError_t status = cudaGetDevice(&device); status != cudaSuccess) return status;
-  DecodeDevice d = device < kDevices ? devices[device] : DecodeDevice{};
-  if (d.processors == 0) {
-    auto* kernel = decode_kernel<D, kExact>;
-    cudaFuncAttributes attributes{};
-    int major = 0, block_bytes = 0;
-    for (const auto& [value, attribute] : {std::pair{&d.sm_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor},
-                                           {&block_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin},
-                                           {&major, cudaDevAttrComputeCapabilityMajor},
-                                           {&d.processors, cudaDevAttrMultiProcessorCount}}) {
-      if (const cudaError_t status = cudaDeviceGetAttribute(value, attribute, device); status != cudaSuccess) {
-        return status;
-      }
-    }
-    cudaError_t status = cudaFuncGetAttributes(&attributes, kernel);
-    if (status != cudaSuccess) return status;
-    d.static_bytes = static_cast<int>(attributes.sharedSizeBytes);
-    d.dynamic_bytes = block_bytes - d.static_bytes;
-    d.clusters = major >= 9;
-    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, d.dynamic_bytes);
-    if (status != cudaSuccess) return status;
-    status =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-    if (status != cudaSuccess) return status;
-    if (device < kDevices) devices[device] = d;
-  }
-  *found = d;
-  return cudaSuccess;
-}
-
-template <int D, bool kExact>
-cudaError_t start(const AttentionArguments& a, cudaStream_t stream, bool programmatic) {
-  constexpr int kWarps = decode_warps<D>();
-  DecodeDevice device;
-  if (const cudaError_t status = prepare<D, kExact>(&device); status != cudaSuccess) return status;
+cudaError_t start(const AttentionArguments& a, const AttentionDecodePlan& plan, cudaStream_t stream,
+                  bool programmatic) {
+  static OncePerDevice prepared;
+  const cudaError_t status = prepared.run([] {
+    return allow_shared_memory(reinterpret_cast<const void*>(decode_kernel<D, kExact>), attention_static_bytes(D),
+                               true);
+  });
+  if (status != cudaSuccess) return status;
   DecodeShape shape{};
-  shape.group = a.heads / a.kv_heads;
-  shape.query_tiles = query_tiles(a);
-  shape.parts = parts_of(a);
-  shape.most_parts_shift = most_parts_shift(a);
+  shape.group = plan.group;
+  shape.query_tiles = plan.query_tiles;
+  shape.parts = plan.parts;
+  shape.most_parts_shift = plan.most_parts_shift;
   shape.query_scale = query_scale_of(a.head_dim);
-  shape.cluster = device.clusters && shape.parts > 1 && shape.parts <= kMostCluster;
-  // As many stages as leave room for another CTA, or two; more than a warp has units are of no use.
-  const int unit_bytes = kBlockPositions * 2 * a.head_dim;
-  const int units = part_blocks_of(visible_blocks(a), shape.most_parts_shift, kWarps) / kWarps * 2;
-  const int half_bytes = min(device.dynamic_bytes, device.sm_bytes / 2 - 1024 - device.static_bytes);
-  shape.stages = 1;
-  for (const int stages : {2, 3, 6}) {
-    const int bytes = kWarps * stages * unit_bytes;
-    if (stages <= units && bytes <= (stages == 2 ? device.dynamic_bytes : half_bytes)) shape.stages = stages;
-  }
-  const int sum_bytes = min(kQueries, shape.group) * D * static_cast<int>(sizeof(float));
-  shape.warp_bytes = (max(shape.stages * unit_bytes, sum_bytes) + 127) / 128 * 128;
-  int bytes = kWarps * shape.warp_bytes;
-  const dim3 grid(shape.parts, a.kv_heads * shape.query_tiles, a.rows);
-  // A long row's CTAs each read much: two of them on an SM while others have none would take twice the time.
-  if (shape.parts > kMostCluster && int64_t{shape.parts} * grid.y * grid.z <= device.processors) {
-    bytes = max(bytes, min(kAloneBytes, device.dynamic_bytes));
-  }
-  return launch_clusters(shape.cluster ? shape.parts : 1, decode_kernel<D, kExact>, grid, dim3(32 * kWarps), bytes,
-                         stream, programmatic, a, shape);
+  shape.stages = plan.stages;
+  shape.warp_bytes = plan.warp_bytes;
+  shape.cluster = plan.cluster;
+  return launch_planned(plan.launch, decode_kernel<D, kExact>, stream, programmatic, a, shape);
 }
 
 }  // namespace
 
 size_t attention_partials_bytes(const AttentionArguments& a) {
-  const int parts = parts_of(a);
+  const int parts = attention_parts(shape_of(a), a.max_context);
   if (parts <= 1) return 0;
   return static_cast<size_t>(a.rows) * a.heads * parts * (a.head_dim + 2) * sizeof(float);
 }
 
 size_t attention_counters(const AttentionArguments& a) {
-  return static_cast<size_t>(a.rows) * a.kv_heads * query_tiles(a);
+  return static_cast<size_t>(a.rows) * a.kv_heads * attention_query_tiles(shape_of(a));
 }
 
 cudaError_t attention_decode(const AttentionArguments& a, cudaStream_t stream, bool programmatic) {
   if (a.rows == 0) return cudaSuccess;
-  if (a.head_dim < 2 || a.head_dim > 256 || a.head_dim % 2 != 0 || a.kv_heads < 1 || a.heads % a.kv_heads != 0) {
-    return cudaErrorInvalidValue;
+  if (!shape_of(a).valid()) return cudaErrorInvalidValue;
+  const DeviceFacts* device = nullptr;
+  if (const cudaError_t status = device_facts(&device); status != cudaSuccess) return status;
+  const auto plan = plan_attention_decode(*device, shape_of(a), a.rows, a.max_context);
+  if (!plan) return cudaErrorInvalidConfiguration;
+  if (plan->exact) {
+    return plan->dim == 64 ? start<64, true>(a, *plan, stream, programmatic)
+                           : start<128, true>(a, *plan, stream, programmatic);
   }
-  if (a.head_dim == 64) return start<64, true>(a, stream, programmatic);
-  if (a.head_dim == 128) return start<128, true>(a, stream, programmatic);
-  if (a.head_dim < 64) return start<64, false>(a, stream, programmatic);
-  if (a.head_dim < 128) return start<128, false>(a, stream, programmatic);
-  return start<256, false>(a, stream, programmatic);
+  switch (plan->dim) {
+    case 64:
+      return start<64, false>(a, *plan, stream, programmatic);
+    case 128:
+      return start<128, false>(a, *plan, stream, programmatic);
+    default:
+      return start<256, false>(a, *plan, stream, programmatic);
+  }
 }
 
 }  // namespace millrace::cuda

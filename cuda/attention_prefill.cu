@@ -1,8 +1,9 @@
 // Attention of prefill rows: online softmax over tiles of keys (Milakov & Gimelshein 2018, arXiv:1805.02867; tiled as
 // in Dao et al. 2022, arXiv:2205.14135), m16n8k16 with float16 operands and float32 sums.
 //
-// A CTA takes one key head and a tile of queries. A tile's row m is query head m % group of launch row first + m /
-// group, so that the query heads of a group share every key and value that is loaded. Keys come in tiles of kKeys
+// A CTA takes the query heads of one key head (of a group too large for a tile, an equal share of them) and a tile of
+// launch rows. A tile's row m is query head m % heads of launch row first + m / heads, so that the query heads of a
+// group share every key and value that is loaded. Keys come in tiles of kKeys
 // positions that begin at multiples of kKeys from position 0, in ascending order. A row keeps its own running maximum
 // and sum, a masked key adds an exact zero, and a tile of keys beyond a row leaves it as it was: a row's bits depend on
 // its own position and sequence, not on what else is in its tile. Rows of several sequences may meet in a tile; then
@@ -13,11 +14,12 @@
 #include "cuda/attention_prefill.cuh"
 
 #include <climits>
+#include <iterator>
+#include <optional>
+#include <utility>
 
 namespace millrace::cuda {
 namespace {
-
-constexpr int kMaxTileRows = 128;  // launch rows of a tile
 
 template <int D>
 __device__ __forceinline__ __half* unit_of(__half* rows, int row, int unit) {
@@ -25,8 +27,9 @@ __device__ __forceinline__ __half* unit_of(__half* rows, int row, int unit) {
 }
 
 // Copies the keys and the values of kKeys positions, zeros outside [begin, end).
-template <class Tile, bool kExact>
+template <class Tile>
 struct KeyLoader {
+  static constexpr bool kExact = Tile::kExact;
   static constexpr int kUnits = Tile::D / 8;             // a position
   static constexpr int kStep = Tile::kThreads / kUnits;  // positions that the threads cover at once
   static constexpr int kSteps = Tile::kKeys / kStep;
@@ -87,10 +90,13 @@ struct KeyLoader {
   }
 };
 
-template <class Tile, bool kExact>
-__global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kernel(AttentionArguments a, int group,
-                                                                                  int tile_rows, float query_scale) {
+// heads: of the group's query heads, this many a thread block, in head_tiles of them a key head.
+template <class Tile>
+__global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kernel(AttentionArguments a, int heads,
+                                                                                  int head_tiles, int tile_rows,
+                                                                                  float query_scale) {
   constexpr int D = Tile::D, kKeys = Tile::kKeys, kWarpTiles = Tile::kWarpTiles;
+  constexpr bool kExact = Tile::kExact;
   constexpr int kKeyTiles = kKeys / 8;  // n of S
   constexpr int kElementTiles = D / 8;  // n of O
   extern __shared__ __align__(128) unsigned char dynamic_shared[];
@@ -101,7 +107,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
 
   allow_successor();
   wait_for_predecessor();
-  const int kv_head = blockIdx.x;
+  const int kv_head = blockIdx.x / head_tiles, first_head = blockIdx.x * heads;
   const int first = static_cast<int>(gridDim.y - 1 - blockIdx.y) * tile_rows;  // the longest rows first
   const int rows = min(tile_rows, a.rows - first);
   const int head_dim = kExact ? D : a.head_dim;
@@ -118,10 +124,10 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
   constexpr int kWide = kExact ? 4 : 1;  // elements at once
   for (int i = threadIdx.x; i < Tile::kRows * (D / 2 / kWide); i += Tile::kThreads) {
     const int m = i / (D / 2 / kWide), d = i % (D / 2 / kWide) * kWide;
-    const int row = m / group;
+    const int row = m / heads;
     const int position = row < rows ? row_position[row] : -1;
     const bool valid = position >= 0 && d < half;
-    const float* q = a.qkv + (first + row) * row_floats + static_cast<int64_t>(kv_head * group + m % group) * head_dim;
+    const float* q = a.qkv + (first + row) * row_floats + static_cast<int64_t>(first_head + m % heads) * head_dim;
     const float* angle = a.rope + static_cast<int64_t>(max(position, 0)) * head_dim;
     if constexpr (kExact) {
       uint32_t low[2] = {}, high[2] = {};
@@ -155,7 +161,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
   constexpr int kThreadRows = 2 * kWarpTiles;
   int thread_row[kThreadRows];
 #pragma unroll
-  for (int r = 0; r < kThreadRows; r++) thread_row[r] = ((warp * kWarpTiles + r / 2) * 16 + g + 8 * (r % 2)) / group;
+  for (int r = 0; r < kThreadRows; r++) thread_row[r] = ((warp * kWarpTiles + r / 2) * 16 + g + 8 * (r % 2)) / heads;
   float maximum[kThreadRows], sum[kThreadRows];
 #pragma unroll
   for (int r = 0; r < kThreadRows; r++) {
@@ -207,7 +213,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
     if (last < 0) continue;  // padding
 
     const int first_tile = first_key / kKeys, key_tiles = last / kKeys + 1;
-    KeyLoader<Tile, kExact> loader(a, sequence, kv_head, first_key, last + 1);
+    KeyLoader<Tile> loader(a, sequence, kv_head, first_key, last + 1);
     loader.look_up(first_tile);
     __syncthreads();  // nobody reads the stages any more
     loader.load(first_tile, keys + first_tile % 2 * kKeys * D, values + first_tile % 2 * kKeys * D);
@@ -326,10 +332,10 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
   __syncwarp();
   for (int i = lane; i < 16 * kWarpTiles * (D / 8); i += 32) {
     const int m = warp * kWarpTiles * 16 + i / (D / 8), unit = i % (D / 8);
-    const int row = m / group;
+    const int row = m / heads;
     if (row >= rows || row_position[row] < 0 || unit * 8 >= head_dim) continue;
     __half* out =
-        a.out + static_cast<int64_t>(first + row) * a.out_stride + (kv_head * group + m % group) * head_dim + unit * 8;
+        a.out + static_cast<int64_t>(first + row) * a.out_stride + (first_head + m % heads) * head_dim + unit * 8;
     const __half* from = unit_of<D>(queries, m, unit);
     if (kExact || head_dim % 8 == 0) {
       *reinterpret_cast<uint4*>(out) = *reinterpret_cast<const uint4*>(from);
@@ -339,55 +345,48 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
   }
 }
 
-int device_attribute(cudaDeviceAttr attribute) {
-  int device = 0, value = 0;
-  if (cudaGetDevice(&device) == cudaSuccess) cudaDeviceGetAttribute(&value, attribute, device);
-  return value;
+template <int INDEX>
+cudaError_t start(const AttentionArguments& a, const AttentionPrefillPlan& plan, cudaStream_t stream,
+                  bool programmatic) {
+  const auto kernel = prefill_kernel<TileOf<INDEX>>;
+  static OncePerDevice prepared;
+  const cudaError_t status = prepared.run([&] {
+    return allow_shared_memory(reinterpret_cast<const void*>(kernel), TileOf<INDEX>::kTile.static_bytes(), false);
+  });
+  if (status != cudaSuccess) return status;
+  return launch_planned(plan.launch, kernel, stream, programmatic, a, plan.heads, plan.head_tiles, plan.tile_rows,
+                        query_scale_of(a.head_dim));
+}
+
+template <int... INDICES>
+cudaError_t start_tile(std::integer_sequence<int, INDICES...>, const AttentionArguments& a,
+                       const AttentionPrefillPlan& plan, cudaStream_t stream, bool programmatic) {
+  cudaError_t status = cudaErrorInvalidConfiguration;
+  static_cast<void>(((plan.tile == INDICES && (status = start<INDICES>(a, plan, stream, programmatic), true)) || ...));
+  return status;
+}
+cudaError_t start_planned(const AttentionArguments& a, const std::optional<AttentionPrefillPlan>& plan,
+                          cudaStream_t stream, bool programmatic) {
+  if (!plan) return cudaErrorInvalidConfiguration;
+  constexpr int kTiles = std::size(kPrefillTiles);
+  return start_tile(std::make_integer_sequence<int, kTiles>(), a, *plan, stream, programmatic);
 }
 
 }  // namespace
 
-template <class Tile, bool kExact>
-cudaError_t prefill_tiles(const AttentionArguments& a, cudaStream_t stream, bool programmatic) {
-  const int group = a.heads / a.kv_heads;
-  const int tile_rows = Tile::kRows / group;
-  if (tile_rows == 0) return cudaErrorInvalidValue;
-  const cudaError_t status = cudaFuncSetAttribute(prefill_kernel<Tile, kExact>,
-                                                  cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes);
-  if (status != cudaSuccess) return status;
-  const dim3 grid(a.kv_heads, (a.rows + tile_rows - 1) / tile_rows);
-  return launch(prefill_kernel<Tile, kExact>, grid, dim3(Tile::kThreads), Tile::kSharedBytes, stream, programmatic, a,
-                group, tile_rows, query_scale_of(a.head_dim));
-}
-
 cudaError_t attention_prefill(const AttentionArguments& a, cudaStream_t stream, bool programmatic) {
   if (a.rows == 0) return cudaSuccess;
-  if (a.head_dim < 2 || a.head_dim > 256 || a.head_dim % 2 != 0 || a.kv_heads < 1 || a.heads % a.kv_heads != 0) {
-    return cudaErrorInvalidValue;
-  }
+  if (!shape_of(a).valid()) return cudaErrorInvalidValue;
+  const DeviceFacts* device = nullptr;
+  if (const cudaError_t status = device_facts(&device); status != cudaSuccess) return status;
   if (const cudaError_t status = append_kv(a, stream, programmatic); status != cudaSuccess) return status;
-  // sm_75 has 64 KiB of shared memory: smaller tiles there. Elsewhere the number of keys a tile, and with it a row's
-  // bits, is a matter of head_dim alone; the number of rows is not, and follows what fills the device.
-  const bool roomy = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) >= 97 << 10;
-  if (a.head_dim > 128) {
-    return roomy ? prefill_tiles<PrefillTile<256, 4, 1, 32, 1>, false>(a, stream, programmatic)
-                 : prefill_tiles<PrefillTile<256, 2, 1, 16, 1>, false>(a, stream, programmatic);
-  }
-  const int group = a.heads / a.kv_heads;
-  const int64_t large_tiles = (int64_t{a.rows} * group + 127) / 128 * a.kv_heads;
-  const bool large = group > 64 || large_tiles > 2 * device_attribute(cudaDevAttrMultiProcessorCount);
-  if (a.head_dim == 64) {
-    return large ? prefill_tiles<PrefillTile<64, 4, 2, 64, 2>, true>(a, stream, programmatic)
-                 : prefill_tiles<PrefillTile<64, 4, 1, 64, 3>, true>(a, stream, programmatic);
-  }
-  if (a.head_dim < 64) return prefill_tiles<PrefillTile<64, 4, 2, 64, 2>, false>(a, stream, programmatic);
-  if (!roomy) return prefill_tiles<PrefillTile<128, 4, 1, 32, 1>, false>(a, stream, programmatic);
-  if (a.head_dim < 128) return prefill_tiles<PrefillTile<128, 8, 1, 64, 1>, false>(a, stream, programmatic);
-  return large ? prefill_tiles<PrefillTile<128, 4, 2, 64, 1>, true>(a, stream, programmatic)
-               : prefill_tiles<PrefillTile<128, 4, 1, 64, 2>, true>(a, stream, programmatic);
+  return start_planned(a, plan_attention_prefill(*device, shape_of(a), a.rows), stream, programmatic);
 }
 
-template cudaError_t prefill_tiles<PrefillTile<128, 4, 2, 64, 1>, true>(const AttentionArguments&, cudaStream_t, bool);
-template cudaError_t prefill_tiles<PrefillTile<128, 4, 1, 64, 2>, true>(const AttentionArguments&, cudaStream_t, bool);
+cudaError_t attention_prefill_tiles(const AttentionArguments& a, int tile, cudaStream_t stream, bool programmatic) {
+  const DeviceFacts* device = nullptr;
+  if (const cudaError_t status = device_facts(&device); status != cudaSuccess) return status;
+  return start_planned(a, plan_attention_prefill_tile(*device, shape_of(a), a.rows, tile), stream, programmatic);
+}
 
 }  // namespace millrace::cuda

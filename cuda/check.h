@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include "core/error.h"
+#include "core/memory.h"
 
 namespace millrace::cuda {
 
@@ -48,6 +49,20 @@ inline void check(cudaError_t status, const char* what) {
   }
   if (is_lost(status)) throw lost_error(what, status);
   throw Error(code::kInternal, format("%s: %s", what, text), "report this with what led to it");
+}
+
+// The same of calls that pin `bytes` of the host's memory: where it gives none, no GPU is to blame.
+inline void check_pinned(cudaError_t status, const char* what, size_t bytes) {
+  switch (status) {
+    case cudaErrorMemoryAllocation:
+    case cudaErrorOperatingSystem:
+    case cudaErrorNotSupported:
+    case cudaErrorNotPermitted:
+      cudaGetLastError();
+      throw locked_memory_error(what, bytes);
+    default:
+      check(status, what);
+  }
 }
 
 }  // namespace millrace::cuda

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "cuda/device.h"
+
 namespace millrace::cuda {
 
 // ---- Programmatic dependent launch (sm_90 and later; elsewhere launches are plainly ordered).
@@ -466,37 +468,36 @@ __device__ __forceinline__ float exp2_approximate(float x) {
   return y;
 }
 
-// `blocks` thread blocks along x that form a cluster. `packed`: several of them may share an SM, where each would have
-// one of its own otherwise; then as many clusters run at once as there is room for thread blocks (of 64 clusters of
-// four, two thread blocks an SM, an H100 runs 62 otherwise, and two have to wait for their end).
-struct Cluster {
-  int blocks;
-  bool packed;
-  Cluster(int cluster_blocks, bool cluster_packed = false) : blocks(cluster_blocks), packed(cluster_packed) {}
-};
-
-// A kernel launch that may begin before its predecessor has ended, where the device can.
+// A kernel launch by a plan. `programmatic`: it may begin before its predecessor has ended, where the code that runs
+// can wait for it.
+//
+// LaunchShape::packed: thread blocks of a cluster may share an SM, where each would have one of its own otherwise; then
+// as many clusters run at once as there is room for thread blocks (of 64 clusters of four, two thread blocks an SM, an
+// H100 runs 62 otherwise, and two have to wait for their end).
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch_clusters(Cluster cluster, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-                            cudaStream_t stream, bool programmatic, Arguments... arguments) {
+cudaError_t launch_planned(const LaunchShape& shape, void (*kernel)(Parameters...), cudaStream_t stream,
+                           bool programmatic, Arguments... arguments) {
+  const DeviceFacts* facts = nullptr;
+  if (const cudaError_t status = device_facts(&facts); status != cudaSuccess) return status;
   cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
+  config.gridDim = dim3(static_cast<unsigned>(shape.grid[0]), static_cast<unsigned>(shape.grid[1]),
+                        static_cast<unsigned>(shape.grid[2]));
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shape.dynamic_bytes);
   config.stream = stream;
   cudaLaunchAttribute attributes[3]{};
   unsigned count = 0;
-  if (programmatic) {
+  if (programmatic && facts->programmatic()) {
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }
-  if (cluster.blocks > 1) {
+  if (shape.cluster > 1) {
     attributes[count].id = cudaLaunchAttributeClusterDimension;
-    attributes[count].val.clusterDim.x = static_cast<unsigned>(cluster.blocks);
+    attributes[count].val.clusterDim.x = static_cast<unsigned>(shape.cluster);
     attributes[count].val.clusterDim.y = 1;
     attributes[count++].val.clusterDim.z = 1;
   }
-  if (cluster.packed) {
+  if (shape.packed) {
     attributes[count].id = cudaLaunchAttributeClusterSchedulingPolicyPreference;
     attributes[count++].val.clusterSchedulingPolicyPreference = cudaClusterSchedulingPolicyLoadBalancing;
   }
@@ -507,7 +508,13 @@ cudaError_t launch_clusters(Cluster cluster, void (*kernel)(Parameters...), dim3
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                    bool programmatic, Arguments... arguments) {
-  return launch_clusters(1, kernel, grid, block, shared_bytes, stream, programmatic, arguments...);
+  LaunchShape shape;
+  shape.grid[0] = static_cast<int>(grid.x);
+  shape.grid[1] = static_cast<int>(grid.y);
+  shape.grid[2] = static_cast<int>(grid.z);
+  shape.threads = static_cast<int>(block.x);
+  shape.dynamic_bytes = static_cast<int>(shared_bytes);
+  return launch_planned(shape, kernel, stream, programmatic, arguments...);
 }
 
 }  // namespace millrace::cuda

@@ -4,9 +4,12 @@
 
 #include "core/error.h"
 #include "cuda/check.h"
+#include "cuda/device.h"
 #include "cuda/executor.h"
-#include "cuda/hop.h"
 #include "cuda/probe.h"
+#include "cuda/runtime/memory.h"
+#include "cuda/runtime/peer.h"
+#include "cuda/runtime/stream.h"
 
 namespace millrace {
 
@@ -75,7 +78,14 @@ std::unique_ptr<Backend> create_cuda_backend(int device) {
                 "see probe() for what was found");
   }
   cuda::check(cudaSetDevice(device), "choosing the GPU");
-  cuda::check(cudaFree(nullptr), "starting the GPU");
+  const cudaError_t started = cudaFree(nullptr);
+  if (started == cudaErrorDevicesUnavailable) {  // nothing of ours has run there yet: somebody else has it
+    cudaGetLastError();
+    throw Error(code::kDeviceUnavailable, format("GPU %d is busy: another process has it to itself", device),
+                "end that process, or choose another device");
+  }
+  cuda::check(started, "starting the GPU");
+  cuda::require_kernels();
   return std::make_unique<cuda::CudaBackend>(device);
 }
 

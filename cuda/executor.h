@@ -4,88 +4,29 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
+#include <compare>
 #include <map>
 #include <memory>
-#include <tuple>
 #include <vector>
 
 #include "backend/backend.h"
 #include "backend/sample_row.h"
+#include "backend/unit_table.h"
+#include "core/memory.h"
 #include "cuda/linear.h"
+#include "cuda/runtime/graph.h"
+#include "cuda/runtime/memory.h"
+#include "cuda/runtime/stream.h"
 #include "cuda/user_kernel.h"
 
 namespace millrace::cuda {
 
-class CudaExecutor;
+// Rows of activations start on 16 bytes: kernels load eight halves at a time.
+inline int padded_width(int width) {
+  return static_cast<int>(round_up(width, 64));
+}
 
-class CudaEvent final : public Event {
- public:
-  explicit CudaEvent(EventUse use);
-  ~CudaEvent() override;
-  bool done() const override;
-  void synchronize() override;
-  double milliseconds_since(const Event& earlier) const override;
-  cudaEvent_t get() const { return event_; }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
-
-class CudaStream final : public Stream {
- public:
-  explicit CudaStream(int device);
-  ~CudaStream() override;
-  void copy(std::byte* destination, const std::byte* source, size_t bytes) override;
-  void fill(std::byte* destination, uint8_t value, size_t bytes) override;
-  void record(Event& event) override;
-  void wait(Event& event) override;
-  void synchronize() override;
-
-  cudaStream_t get() const { return stream_; }
-  void use_device() const;
-  // The executor whose operations are held back on this stream, if any.
-  void hold(CudaExecutor* executor) { held_ = executor; }
-
- private:
-  void release_held();
-
-  int device_;
-  cudaStream_t stream_ = nullptr;
-  CudaExecutor* held_ = nullptr;
-};
-
-// Device or pinned memory.
-class CudaMemory final : public Memory {
- public:
-  enum class Place : uint8_t { device, host };
-  CudaMemory(int device, Place place, size_t bytes, const char* what);
-  ~CudaMemory() override;
-  std::byte* data() const override { return data_; }
-  size_t size() const override { return bytes_; }
-
- private:
-  int device_;
-  Place place_;
-  std::byte* data_ = nullptr;
-  size_t bytes_ = 0;
-};
-
-// Host memory mapped into the GPUs' address space, for as long as somebody uses it: executors of one model share its
-// table.
-class HostRegistration {
- public:
-  HostRegistration(const std::byte* data, size_t bytes, const char* what);
-  ~HostRegistration();
-  HostRegistration(const HostRegistration&) = delete;
-  HostRegistration& operator=(const HostRegistration&) = delete;
-  const std::byte* device_address() const { return device_address_; }
-
- private:
-  const std::byte* data_;
-  const std::byte* device_address_ = nullptr;
-};
-
-class CudaExecutor final : public Executor {
+class CudaExecutor final : public Executor, private Holder {
  public:
   CudaExecutor(int device, const ExecutorConfig& config);
   ~CudaExecutor() override;
@@ -113,9 +54,6 @@ class CudaExecutor final : public Executor {
   void abandon(Stream& stream) override;
   ExecutorCounters counters() const override { return counters_; }
   size_t workspace_bytes() const override { return workspace_bytes_; }
-
-  // Launches what is held back, in order.
-  void flush(CudaStream& stream);
 
  private:
   struct Held {
@@ -150,6 +88,10 @@ class CudaExecutor final : public Executor {
   };
   Inputs lay_out_inputs(std::byte* base) const;
 
+  // Launches what is held back, in order.
+  void flush(CudaStream& stream) override;
+  // It is a whole pass that can be a graph.
+  bool replayable() const;
   void hold(Stream& stream, Held held);
   void run(const Held& held, cudaStream_t stream);
   void run_attention(int unit, cudaStream_t stream);
@@ -165,6 +107,7 @@ class CudaExecutor final : public Executor {
   // The first linear of `unit`, of normed rows of the residual stream.
   void apply_normed(int unit, const float* residual, LinearEpilogue epilogue, float* y, int y_stride, __half* act,
                     cudaStream_t stream);
+  // What is held back as a graph, or null for this time.
   cudaGraphExec_t graph_of(const Shape& shape, CudaStream& stream);
   std::byte* allocate(size_t bytes, const char* what);
   int rows() const { return shape_.decode_rows + shape_.prefill_rows; }
@@ -180,8 +123,8 @@ class CudaExecutor final : public Executor {
   std::unique_ptr<UserKernels> kernels_;  // in place of ours
   std::unique_ptr<HostRegistration> embedding_;
 
-  std::vector<const std::byte*> unit_table_;  // as the device has it
-  std::vector<bool> early_;                   // the unit has one address for good: it may be read ahead of the stream
+  CudaStream own_;  // of what belongs to no pass
+  UnitTable unit_table_;
   const std::byte** device_unit_table_ = nullptr;
   std::unique_ptr<CudaMemory> host_inputs_, host_outputs_;
   Inputs host_, device_inputs_;
@@ -204,7 +147,7 @@ class CudaExecutor final : public Executor {
   StepOutput* output_ = nullptr;
   Shape shape_;
   std::vector<Held> held_;
-  std::map<Shape, cudaGraphExec_t> graphs_;
+  std::map<Shape, Graph> graphs_;
   ExecutorCounters counters_;
   RowScratch row_scratch_;
   std::vector<float> row_;

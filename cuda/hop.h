@@ -12,7 +12,8 @@
 namespace millrace::cuda {
 
 // Table of units: units[unit] = slab, in the stream's order.
-cudaError_t set_unit(const std::byte** units, int unit, const std::byte* slab, cudaStream_t stream);
+//   late_us  for tests: microseconds that the next kernel, if it may begin early, has before the address is there
+cudaError_t set_unit(const std::byte** units, int unit, const std::byte* slab, cudaStream_t stream, int late_us = 0);
 
 // Parts of a block of host memory, each on 16 bytes.
 struct HostPieces {
@@ -40,9 +41,5 @@ cudaError_t receive_rows(float* x, int count, int width, const float* rows, cons
 
 // to[r, :] = from[r, :] for `count` rows of float32. One of them may be mapped host memory, or another GPU's.
 cudaError_t move_rows(const float* from, int count, int width, float* to, cudaStream_t stream);
-
-// Kernels of GPU `from` reach memory of GPU `to`, from here on and for good. False where the two have no way, or none
-// that brings what is written.
-bool open_peer(int from, int to);
 
 }  // namespace millrace::cuda

@@ -11,10 +11,12 @@
 #include "cuda/cuda_backend.h"
 #include "cuda/elementwise.h"
 #include "cuda/embed.h"
-#include "cuda/executor.h"
+#include "cuda/hop.h"
 #include "cuda/linear.h"
 #include "cuda/norm.h"
 #include "cuda/read_bandwidth.h"
+#include "cuda/runtime/graph.h"
+#include "cuda/runtime/stream.h"
 #include "cuda/sample.h"
 #include "cuda/user_kernel.h"
 
@@ -44,30 +46,17 @@ class CudaLab final : public Device {
   std::vector<double> time(const std::vector<Launch>& launches, int count, int repeats) override {
     check(cudaSetDevice(device_), "choosing the GPU");
     const cudaStream_t stream = stream_.get();
+    Scratch& scratch = scratch_[stream];
+    reserve(scratch, launches.size(), stream);
     // Once outside of the capture: what a launch sets up for itself is there afterwards.
-    for (const Launch& launch : launches) enqueue(launch, stream, true);
+    for (const Launch& launch : launches) enqueue(launch, stream, false);
     stream_.synchronize();
-    cudaGraph_t graph = nullptr;
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capturing launches");
-    try {
-      for (int i = 0; i < count; i++) enqueue(launches[i % launches.size()], stream, true);
-    } catch (...) {
-      cudaStreamEndCapture(stream, &graph);
-      if (graph != nullptr) cudaGraphDestroy(graph);
-      throw;
-    }
-    check(cudaStreamEndCapture(stream, &graph), "capturing launches");
-    cudaGraphExec_t executable = nullptr;
-    const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
-    cudaGraphDestroy(graph);
-    check(status, "preparing launches");
-    const std::unique_ptr<CUgraphExec_st, void (*)(cudaGraphExec_t)> owner(
-        executable, [](cudaGraphExec_t owned) { cudaGraphExecDestroy(owned); });
+    const Graph graph = capture_in_turn(launches, count, stream);
     CudaEvent begin(EventUse::timed), end(EventUse::timed);
     std::vector<double> out;
     for (int repeat = -1; repeat < repeats; repeat++) {
       stream_.record(begin);
-      check(cudaGraphLaunch(executable, stream), "launching");
+      check(cudaGraphLaunch(graph.get(), stream), "launching");
       stream_.record(end);
       end.synchronize();
       if (repeat >= 0) out.push_back(end.milliseconds_since(begin) / count * 1e3);
@@ -99,10 +88,40 @@ class CudaLab final : public Device {
   }
 
  private:
+  static constexpr size_t kCells = 4096;
+
   // Working memory of the launches of one stream.
   struct Scratch {
     std::unique_ptr<Memory> partials, counters, gathered, sampler;
+    // Kernels find weights through a table of units: here one word for each address that was handed over.
+    std::unique_ptr<Memory> table;
+    std::map<const std::byte*, int> cells;
+    size_t most_cells() const { return table == nullptr ? 0 : table->size() / sizeof(std::byte*); }
   };
+
+  // So many addresses find their words without any of them serving another: a graph must not write addresses that it
+  // reads ahead when it is launched again.
+  void reserve(Scratch& scratch, size_t addresses, cudaStream_t stream) {
+    if (scratch.cells.size() + addresses <= scratch.most_cells()) return;
+    scratch.cells.clear();
+    if (addresses <= scratch.most_cells()) return;
+    check(cudaStreamSynchronize(stream), "waiting for a stream");
+    scratch.table =
+        backend_->allocate(std::max(kCells, addresses) * sizeof(std::byte*), "the lab's table of addresses");
+  }
+
+  Graph capture_in_turn(const std::vector<Launch>& launches, int count, cudaStream_t stream) {
+    constexpr int kTries = 20;
+    for (int attempt = 0; attempt < kTries; attempt++) {
+      Graph graph = capture(stream, "capturing launches", [&] {
+        for (int i = 0; i < count; i++) enqueue(launches[i % launches.size()], stream, true);
+      });
+      if (graph != nullptr) return graph;
+    }
+    throw Error(code::kDeviceUnavailable,
+                "launches cannot be captured: somebody else in this process waits for the whole GPU again and again",
+                "measure in a process of its own");
+  }
 
   // At least so many bytes; zeros when new.
   std::byte* grown(std::unique_ptr<Memory>& memory, size_t bytes, cudaStream_t stream) {
@@ -114,21 +133,18 @@ class CudaLab final : public Device {
     return memory->data();
   }
 
-  // Kernels find weights through a table of units: here one word for each address that was ever handed over.
-  Weights weights(const std::byte* address, bool early) {
-    if (table_ == nullptr) table_ = backend_->allocate(kCells * sizeof(std::byte*), "the lab's table of addresses");
-    auto found = cells_.find(address);
-    if (found == cells_.end()) {
-      if (cells_.size() == kCells) {
-        check(cudaDeviceSynchronize(), "waiting for the GPU");
-        cells_.clear();
-      }
-      found = cells_.emplace(address, static_cast<int>(cells_.size())).first;
-      check(cudaMemcpy(table_->data() + found->second * sizeof(address), &address, sizeof(address),
-                       cudaMemcpyHostToDevice),
-            "setting an address");
+  // Addresses are written in the stream's order, so a word can serve another one whenever there is none left; only what
+  // was there before this launch may be read ahead.
+  Weights weights(Scratch& scratch, const std::byte* address, bool early, cudaStream_t stream) {
+    if (const auto found = scratch.cells.find(address); found != scratch.cells.end()) {
+      return {reinterpret_cast<const std::byte* const*>(scratch.table->data()), found->second, early};
     }
-    return {reinterpret_cast<const std::byte* const*>(table_->data()), found->second, early};
+    reserve(scratch, 1, stream);
+    auto* table = reinterpret_cast<const std::byte**>(scratch.table->data());
+    const int cell = static_cast<int>(scratch.cells.size());
+    check(set_unit(table, cell, address, stream), "setting an address");
+    scratch.cells.emplace(address, cell);
+    return {table, cell, false};
   }
 
   const LogitRequest* requests(const Problem& problem) {
@@ -138,8 +154,10 @@ class CudaLab final : public Device {
     if (memory == nullptr) {
       std::vector<LogitRequest> host;
       for (int row = 0; row < problem["rows"]; row++) host.push_back(sample_request(problem, row));
-      memory = backend_->allocate(host.size() * sizeof(LogitRequest), "requests of samples");
-      check(cudaMemcpy(memory->data(), host.data(), memory->size(), cudaMemcpyHostToDevice), "copying requests");
+      auto own = backend_->allocate(host.size() * sizeof(LogitRequest), "requests of samples");
+      stream_.copy(own->data(), reinterpret_cast<const std::byte*>(host.data()), own->size());
+      stream_.synchronize();
+      memory = std::move(own);
     }
     return reinterpret_cast<const LogitRequest*>(memory->data());
   }
@@ -157,7 +175,7 @@ class CudaLab final : public Device {
       case Kind::gemv:
       case Kind::gemm: {
         LinearArguments a;
-        a.weights = weights(launch.arguments[0], chained);
+        a.weights = weights(scratch, launch.arguments[0], chained, stream);
         a.matrix = p.matrix;
         a.x = halves(1);
         a.x_stride = static_cast<int>(round_up(p["k"], 8));
@@ -188,19 +206,20 @@ class CudaLab final : public Device {
         break;
       }
       case Kind::rms_norm:
-        check(rms_norm(floats(1), p["width"], weights(launch.arguments[0], chained), 0,
+        check(rms_norm(floats(1), p["width"], weights(scratch, launch.arguments[0], chained, stream), 0,
                        static_cast<float>(p.number("epsilon")), rows, p["width"], halves(2),
                        static_cast<int>(round_up(p["width"], 8)), stream, chained),
               name);
         break;
       case Kind::norm_heads:
         check(norm_heads(floats(1), (p["heads"] + 2 * p["kvHeads"]) * p["headDim"], rows, p["heads"], p["kvHeads"],
-                         p["headDim"], weights(launch.arguments[0], chained), 0, p["headDim"] * sizeof(float),
-                         static_cast<float>(p.number("epsilon")), stream, chained),
+                         p["headDim"], weights(scratch, launch.arguments[0], chained, stream), 0,
+                         p["headDim"] * sizeof(float), static_cast<float>(p.number("epsilon")), stream, chained),
               name);
         break;
       case Kind::add_bias:
-        check(add_bias(floats(1), p["n"], rows, p["n"], weights(launch.arguments[0], chained), 0, stream, chained),
+        check(add_bias(floats(1), p["n"], rows, p["n"], weights(scratch, launch.arguments[0], chained, stream), 0,
+                       stream, chained),
               name);
         break;
       case Kind::silu_mul:
@@ -257,12 +276,8 @@ class CudaLab final : public Device {
     }
   }
 
-  static constexpr size_t kCells = 4096;
-
   int device_;
   std::unique_ptr<Backend> backend_;
-  std::unique_ptr<Memory> table_;
-  std::map<const std::byte*, int> cells_;
   std::map<std::string, std::unique_ptr<Memory>> requests_;
   std::map<cudaStream_t, Scratch> scratch_;
   CudaStream stream_;

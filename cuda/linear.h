@@ -8,11 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cuda/plan/decode.h"
 #include "model/slab_layout.h"
 
 namespace millrace::cuda {
-
-inline constexpr int kDecodeRows = 256;
 
 // Weights are reached through a table in device memory, so that a captured graph serves every slot: the slab of `unit`
 // is at units[unit]. With `early`, the kernel may read weights (and the table) before its predecessor in the stream has
@@ -35,7 +34,7 @@ struct LinearArguments {
   const __half* x = nullptr;  // [rows, x_stride], x_stride a multiple of 8; input features in the model's order
   int x_stride = 0;
   int rows = 0;
-  // Instead of x, where linear_decode_norms: rows of float32 [rows, m.k] that the linear itself norms as rms_norm
+  // Instead of x, where decode_norms: rows of float32 [rows, m.k] that the linear itself norms as rms_norm
   // would, to the bit; the norm's weights are at norm_offset of the slab.
   const float* norm_x = nullptr;
   size_t norm_offset = 0;
@@ -54,9 +53,6 @@ size_t linear_gathered_bytes(const MatrixLayout& matrix, int rows);
 
 // 4-bit and float (f16, bf16, f32) weights. Enqueues; returns the launch's status.
 cudaError_t linear_decode(const LinearArguments& arguments, cudaStream_t stream, bool programmatic);
-// Whether linear_decode takes norm_x for so many rows of this matrix: a launch less, where each thread block can afford
-// to norm the rows for itself.
-bool linear_decode_norms(const MatrixLayout& matrix, int rows);
 // Loads linear_decode's kernels on the current device and sets their shared memory: once a device, before any launch.
 cudaError_t linear_decode_prepare();
 cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream, bool programmatic);

@@ -27,12 +27,7 @@
 
 namespace millrace::cuda {
 
-inline constexpr int kDecodeWarps = 8;
-inline constexpr int kDecodeThreads = 32 * kDecodeWarps;
-inline constexpr int kDecodeSms = 132;        // of an H100; work is cut for it, whatever the GPU
 inline constexpr int kWarpStageBytes = 4096;  // at least: a stage also carries a warp's sums of 2 x 8 rows
-inline constexpr int kAloneRounds = 4;        // from which a thread block waits for an SM without another of its launch
-inline constexpr int kAloneBytes = 256;
 
 // What a launch needs to know, as the device sees it.
 struct DecodeTask {
@@ -92,11 +87,12 @@ using Sums = float[TILES][4][4];  // [n8 tile][row block j][mma's d]: d[0..1] of
 // other number, a chunk lies within one group.
 template <int GROUP_SLICES, bool ZEROS>
 struct Q4Code {
-  static constexpr int kSlices = 8;
+  static constexpr int kSlices = chunk_slices(WeightType::q4);
   static constexpr int kGroup = GROUP_SLICES == 0 ? kSlices : GROUP_SLICES;
-  static constexpr int kHeaderBytes = ZEROS ? 192 : 128;
+  static constexpr int kHeaderBytes = q4_header_bytes(ZEROS);
   static constexpr int kGroupBytes = kHeaderBytes + kGroup * static_cast<int>(kQ4TileBytes);
-  static constexpr int kStageBytes = kSlices / kGroup * kGroupBytes;
+  static constexpr int kStageBytes = q4_chunk_bytes(GROUP_SLICES, ZEROS);
+  static_assert(kStageBytes == kSlices / kGroup * kGroupBytes);
 
   // Whether chunk c lies at c * kStageBytes and all but the last of a row block are whole.
   static constexpr bool kRegular = GROUP_SLICES > 0;
@@ -271,8 +267,8 @@ __device__ __forceinline__ SplitPair split_half2(uint32_t bits) {
 // three, of which the product of the two least is left out (relative 2^-24).
 template <WeightType TYPE>
 struct FloatCode {
-  static constexpr int kSlices = TYPE == WeightType::f32 ? 1 : 2;
-  static constexpr int kTileBytes = kTileN * kTileK * (TYPE == WeightType::f32 ? 4 : 2);
+  static constexpr int kSlices = chunk_slices(TYPE);
+  static constexpr int kTileBytes = float_tile_bytes(TYPE);
   static constexpr int kStageBytes = kSlices * kTileBytes;
   static constexpr bool kRegular = false;
 
@@ -356,32 +352,10 @@ __device__ __forceinline__ void put_act(const DecodeTask& task, int row, int fea
 
 // ---- The kernel
 
-// Bytes of a row of normed x: whole chunks, and 16 against bank conflicts.
-__host__ __device__ constexpr int norm_pitch(int slices) {
-  return (slices + 8) * kTileK * 2 + 16;
-}
-
-// A row of a chunk of x is padded by 16 bytes, against bank conflicts.
-template <class Code>
-constexpr int kXPitch = Code::kSlices * 32 + 16;
-
 template <class Code, int TILES>
-size_t decode_shared_bytes(int stages, int x_stages, int x_rows, int splits, int norm_slices) {
-  return kDecodeWarps * (stages * (static_cast<size_t>(Code::kStageBytes) + 8) +
-                         x_stages * (static_cast<size_t>(x_rows) * kXPitch<Code> + 8)) +
-         (splits - 1) * TILES * 2048 + 8 +
-         (norm_slices > 0 ? static_cast<size_t>(x_rows) * norm_pitch(norm_slices) + NormRows::kSumBytes : 0);
-}
-
-// Thread blocks that fit an SM by their registers. (Three of 80 registers with few rows were measured: a third slower.)
-constexpr int decode_residents(int tiles) {
-  return tiles <= 2 ? 2 : 1;
-}
-
-template <class Code, int TILES>
-__global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
+__global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 * TILES))
     linear_decode_kernel(const __grid_constant__ DecodeTask task) {
-  constexpr int kPitch = kXPitch<Code>;
+  constexpr int kPitch = PortableShape::x_pitch(Code::kSlices);
   constexpr int kRows = 8 * TILES;
   constexpr int kChunkK = Code::kSlices * kTileK;
   constexpr int kStage = Code::kStageBytes;
@@ -702,19 +676,9 @@ __global__ void __launch_bounds__(kDecodeThreads, decode_residents(TILES))
 
 // ---- Launch, in linear_decode_q4.cu and linear_decode_float.cu
 
-// How a launch is cut; no bit depends on it, except on `splits`. Zeros: chosen by the matrix and the rows.
-struct DecodePlan {
-  int splits = 0;
-  int stripes = 0;      // clusters that share the row blocks
-  int tile_rows = 0;    // activation rows a thread block: 8, 16 or 32
-  int stages = 0;       // at most, of the ring of weights
-  int residents = 0;    // thread blocks that shared memory lets onto an SM
-  int wide_from = 0;    // rows from which the wide kernel takes over
-  int shared_from = 0;  // rows from which the kernel that shares x does
-};
 // linear_decode by a plan of one's own: for benchmarks that look for a better one.
-cudaError_t linear_decode_planned(const LinearArguments& arguments, const DecodePlan& plan, cudaStream_t stream,
-                                  bool programmatic);
+cudaError_t linear_decode_tuned(const LinearArguments& arguments, const DecodeTuning& tuning, cudaStream_t stream,
+                                bool programmatic);
 
 cudaError_t launch_decode_q4(const DecodeTask& task, bool zeros, const DecodePlan& plan, cudaStream_t stream,
                              bool programmatic);
@@ -723,82 +687,22 @@ cudaError_t launch_decode_float(const DecodeTask& task, WeightType type, const D
 cudaError_t prepare_decode_q4();
 cudaError_t prepare_decode_float();
 
-// The current device: its SMs, and the shared memory of an SM and at most of a block.
-struct DecodeDevice {
-  int sms = 0;
-  int sm_bytes = 0;
-  int block_bytes = 0;
-  bool clusters = false;
-};
-cudaError_t decode_device(DecodeDevice* device);
-
 template <class Code, int TILES>
 cudaError_t prepare_decode_kernel() {
-  DecodeDevice device;
-  if (const cudaError_t status = decode_device(&device); status != cudaSuccess) return status;
-  auto* kernel = linear_decode_kernel<Code, TILES>;
-  const cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, device.block_bytes);
-  if (status != cudaSuccess) return status;
-  // The largest carve-out of the L1 for all kernels of a pass: an SM that must change it drains first.
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-}
-
-template <class Code, int TILES>
-cudaError_t launch_decode_kernel(DecodeTask task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
-  DecodeDevice device;
-  if (const cudaError_t status = decode_device(&device); status != cudaSuccess) return status;
-  task.tiles = (task.rows + 8 * TILES - 1) / (8 * TILES);
-  if (task.splits > 1) {
-    task.stripes = task.n_blocks;
-  } else if (plan.stripes > 0) {
-    task.stripes = plan.stripes < task.n_blocks ? plan.stripes : task.n_blocks;
-  } else {  // evenly, on at most the thread blocks that run at once on an H100
-    const int at_once = kDecodeSms * decode_residents(TILES);
-    const int each = (task.n_blocks * task.tiles + at_once - 1) / at_once;
-    task.stripes = (task.n_blocks + each - 1) / each;
-  }
-  task.x_rows = task.rows < 8 * TILES ? task.rows : 8 * TILES;
-  const auto bytes = [&](int stages, int x_stages) {
-    return static_cast<int>(decode_shared_bytes<Code, TILES>(stages, x_stages, task.x_rows, task.splits,
-                                                             task.norm_x != nullptr ? task.slices : 0)) +
-           16;
-  };
-  // As many thread blocks an SM as leave two stages, so that the next launch's first weights come beside this one's
-  // last.
-  int residents = plan.residents > 0 ? plan.residents : decode_residents(TILES);
-  while (residents > 1 && bytes(2, task.norm_x != nullptr ? 0 : 2) > device.sm_bytes / residents - 1024) residents--;
-  int limit = device.sm_bytes / residents - 1024;
-  if (limit > device.block_bytes) limit = device.block_bytes;
-  if (residents == 2) limit -= kAloneBytes;
-  int stages = 1, x_stages = task.norm_x != nullptr ? 0 : 2;
-  while (stages < (plan.stages > 0 ? plan.stages : 3) && bytes(stages + 1, x_stages) <= limit) stages++;
-  while (task.norm_x == nullptr && x_stages < (task.rounds > 4 ? task.rounds : 4) &&
-         bytes(stages, x_stages + 1) <= limit)
-    x_stages++;
-  if (x_stages < task.rounds && x_stages > 4) x_stages = 4;
-  if (bytes(stages, x_stages) > device.block_bytes) return cudaErrorInvalidConfiguration;
-  task.stages = stages;
-  task.x_stages = x_stages;
-  // Where each thread block could have an SM: launched one by one, as others end, they would share those that are free
-  // first. So they ask for a little more than half of the memory, and all others for as little less. (Measured for few
-  // rows. Thread blocks of little work had better share than wait for an SM that attention holds.)
-  const int blocks = task.stripes * task.tiles * task.splits;
-  const bool alone = TILES == 1 && residents == 2 && blocks <= device.sms && task.rounds >= kAloneRounds;
-  const int shared_bytes = alone ? limit + 2 * kAloneBytes : bytes(stages, x_stages);
-  return launch_clusters(task.splits, linear_decode_kernel<Code, TILES>, dim3(static_cast<unsigned>(blocks)),
-                         dim3(kDecodeThreads), static_cast<size_t>(shared_bytes), stream, programmatic, task);
+  return allow_shared_memory(reinterpret_cast<const void*>(linear_decode_kernel<Code, TILES>), 0, true);
 }
 
 template <class Code>
 cudaError_t launch_decode_code(const DecodeTask& task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
-  const int tile_rows = plan.tile_rows > 0 ? plan.tile_rows : task.rows <= 8 ? 8 : task.rows <= 16 ? 16 : 32;
-  if (tile_rows <= 8) return launch_decode_kernel<Code, 1>(task, plan, stream, programmatic);
-  if (tile_rows > 16) {
-    const cudaError_t status = launch_decode_kernel<Code, 4>(task, plan, stream, programmatic);
-    if (status != cudaErrorInvalidConfiguration) return status;  // more shared memory than small GPUs have
+  switch (plan.tile_rows) {
+    case 8:
+      return launch_planned(plan.launch, linear_decode_kernel<Code, 1>, stream, programmatic, task);
+    case 16:
+      return launch_planned(plan.launch, linear_decode_kernel<Code, 2>, stream, programmatic, task);
+    case 32:
+      return launch_planned(plan.launch, linear_decode_kernel<Code, 4>, stream, programmatic, task);
   }
-  return launch_decode_kernel<Code, 2>(task, plan, stream, programmatic);
+  return cudaErrorInvalidConfiguration;
 }
 template <class Code>
 cudaError_t prepare_decode_code() {

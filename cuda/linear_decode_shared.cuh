@@ -4,12 +4,8 @@
 
 namespace millrace::cuda {
 
-inline constexpr int kSharedFrom = 9, kSharedTo = 32;
-
-// Whether this build, the current device and the kernel take the task: parts as for launch_decode_wide.
-bool linear_decode_shared_takes(const DecodeTask& task, int parts);
-cudaError_t launch_decode_shared(const DecodeTask& task, bool zeros, int parts, const DecodePlan& plan,
-                                 cudaStream_t stream, bool programmatic);
+cudaError_t launch_decode_shared(const DecodeTask& task, bool zeros, const DecodePlan& plan, cudaStream_t stream,
+                                 bool programmatic);
 cudaError_t prepare_decode_shared();
 
 }  // namespace millrace::cuda

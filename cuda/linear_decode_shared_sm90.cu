@@ -24,33 +24,29 @@
 namespace millrace::cuda {
 namespace {
 
-constexpr int kResidents = 2;  // thread blocks of an SM
-constexpr int kMostStages = 4;
-constexpr int kMostParts = 4;
+constexpr int kMostParts = kWideParts;
 
 // BLOCKS: row blocks of a thread block; HALVES: warps of a row block's chunk.
 template <class Code, int ROWS, int BLOCKS, int HALVES>
 struct Shape {
-  static constexpr int kTiles = ROWS / 8;
+  static constexpr SharedShape kShape{Code::kStageBytes, ROWS, BLOCKS, HALVES};
+  static constexpr int kTiles = kShape.tiles();
   static constexpr int kHalves = HALVES;
-  static constexpr int kWords = 4 / HALVES;  // of a tile's four 16-feature words j, a warp's
-  static constexpr int kTeamWarps = BLOCKS * kHalves;
-  static constexpr int kTeams = kDecodeWarps / kTeamWarps;
-  static constexpr int kPanels = Code::kSlices * kTileK / 64;
-  static constexpr int kPanelBytes = ROWS * 128;
-  static constexpr int kXBytes = kPanels * kPanelBytes;
-  static constexpr int kWeightStage = (Code::kStageBytes + 127) / 128 * 128;
-  static constexpr int kStageBytes = kTeams * (kXBytes + BLOCKS * kWeightStage);
-  // Sums: a warp's, in a stage that it has used; the thread block's; how often each thread has 16 bytes of these.
-  static constexpr int kSumBytes = kTiles * kWords * 512;
-  static constexpr int kOutputBytes = kTeamWarps * kSumBytes;
-  static constexpr int kOutputs = kOutputBytes / 16 / kDecodeThreads;
-  static constexpr bool kParks = ROWS > 16;  // sums between turns, in local memory
+  static constexpr int kWords = kShape.words();
+  static constexpr int kTeamWarps = kShape.team_warps();
+  static constexpr int kTeams = kShape.teams();
+  static constexpr int kPanels = kShape.panels();
+  static constexpr int kPanelBytes = kShape.panel_bytes();
+  static constexpr int kXBytes = kShape.x_bytes();
+  static constexpr int kWeightStage = kShape.weight_stage();
+  static constexpr int kStageBytes = kShape.stage_bytes();
+  static constexpr int kSumBytes = kShape.sum_bytes();
+  static constexpr int kOutputBytes = kShape.output_bytes();
+  static constexpr int kOutputs = kOutputBytes / 16 / kDecodeThreads;  // how often each thread has 16 bytes of them
+  static constexpr bool kParks = ROWS > 16;                            // sums between turns, in local memory
+  static_assert(Code::kSlices * kTileK / 64 == kPanels);
   static_assert(kTeams <= 4 && kOutputs >= 1 && kPanels % BLOCKS == 0);
   static_assert(kSumBytes <= kWeightStage && (kHalves == 1 || BLOCKS * kSumBytes <= kXBytes));
-  static constexpr int bytes(int stages, int parts) {  // 1024: alignment
-    return stages * (kStageBytes + kTeams * 8) + (parts - 1) * kOutputBytes / parts + 8 + 1024;
-  }
 };
 
 template <int ROWS, int HALVES>
@@ -167,7 +163,7 @@ __device__ __forceinline__ void multiply(bool bfloat16_scales, uint32_t stage, u
 }
 
 template <int GROUP_SLICES, bool ZEROS, int ROWS, int BLOCKS, int HALVES>
-__global__ void __launch_bounds__(kDecodeThreads, kResidents)
+__global__ void __launch_bounds__(kDecodeThreads, kSharedResidents)
     linear_decode_shared_kernel(const __grid_constant__ DecodeTask task, const __grid_constant__ CUtensorMap x_map,
                                 const int parts) {
   using Code = Q4Code<GROUP_SLICES, ZEROS>;
@@ -467,83 +463,47 @@ __global__ void __launch_bounds__(kDecodeThreads, kResidents)
 
 template <int GROUP_SLICES, bool ZEROS, int ROWS, int BLOCKS, int HALVES>
 struct Launcher {
-  using S = Shape<Q4Code<GROUP_SLICES, ZEROS>, ROWS, BLOCKS, HALVES>;
   static cudaError_t prepare() {
-    DecodeDevice device;
-    if (const cudaError_t status = decode_device(&device); status != cudaSuccess) return status;
     auto* kernel = linear_decode_shared_kernel<GROUP_SLICES, ZEROS, ROWS, BLOCKS, HALVES>;
-    const cudaError_t status =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, device.block_bytes);
-    if (status != cudaSuccess) return status;
-    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    return allow_shared_memory(reinterpret_cast<const void*>(kernel), 0, true);
   }
-  static cudaError_t launch(DecodeTask task, int parts, const DecodePlan& plan, cudaStream_t stream,
-                            bool programmatic) {
-    DecodeDevice device;
-    if (const cudaError_t status = decode_device(&device); status != cudaSuccess) return status;
-    const int half = device.sm_bytes / kResidents - 1024 - kAloneBytes;  // as linear_decode.cuh divides an SM's memory
-    const int residents = S::bytes(2, parts) <= half ? kResidents : 1;
-    const int limit = residents > 1 ? half : device.block_bytes;
-    task.stages = 1;
-    while (task.stages < (plan.stages > 0 ? plan.stages : kMostStages) && S::bytes(task.stages + 1, parts) <= limit) {
-      task.stages++;
-    }
-    const int groups = (task.n_blocks + BLOCKS - 1) / BLOCKS;
-    if (parts > 1) {  // whose sums have one place: a group of row blocks a cluster
-      task.stripes = groups;
-    } else if (plan.stripes > 0) {
-      task.stripes = plan.stripes < groups ? plan.stripes : groups;
-    } else {  // evenly, on at most the thread blocks that run at once on an H100
-      const int each = (groups + kDecodeSms * residents - 1) / (kDecodeSms * residents);
-      task.stripes = (groups + each - 1) / each;
-    }
+  static cudaError_t launch(const DecodeTask& task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
     CUtensorMap x_map;
     if (const cudaError_t status = encode_rows(&x_map, task.x, task.rows, task.k, task.x_stride, ROWS);
         status != cudaSuccess) {
       return status;
     }
-    const int blocks = task.stripes * parts;
-    const Cluster cluster(parts, parts > 1 && blocks > kDecodeSms * 7 / 4);
-    return launch_clusters(cluster, linear_decode_shared_kernel<GROUP_SLICES, ZEROS, ROWS, BLOCKS, HALVES>,
-                           dim3(static_cast<unsigned>(blocks)), dim3(kDecodeThreads),
-                           static_cast<size_t>(S::bytes(task.stages, parts)), stream, programmatic, task, x_map, parts);
+    return launch_planned(plan.launch, linear_decode_shared_kernel<GROUP_SLICES, ZEROS, ROWS, BLOCKS, HALVES>, stream,
+                          programmatic, task, x_map, plan.parts);
   }
 };
 
-// Two row blocks a thread block, unless with one each all of them still run at once: then all SMs have two, where of
-// half as many some SMs get two and others none, as the launch before leaves them. Teams must divide a run of turns.
 template <int GROUP_SLICES, bool ZEROS, int ROWS>
-cudaError_t launch_blocks(const DecodeTask& task, int parts, const DecodePlan& plan, cudaStream_t stream,
-                          bool programmatic) {
-  const bool four = task.sum_warps % 4 == 0;
-  if (four && task.n_blocks * parts <= kDecodeSms * kResidents) {
-    return Launcher<GROUP_SLICES, ZEROS, ROWS, 1, 2>::launch(task, parts, plan, stream, programmatic);
-  }
+cudaError_t launch_blocks(const DecodeTask& task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
+  if (plan.blocks == 1) return Launcher<GROUP_SLICES, ZEROS, ROWS, 1, 2>::launch(task, plan, stream, programmatic);
   if constexpr (ROWS <= 16) {
-    if (four) return Launcher<GROUP_SLICES, ZEROS, ROWS, 2, 1>::launch(task, parts, plan, stream, programmatic);
+    if (plan.halves == 1) return Launcher<GROUP_SLICES, ZEROS, ROWS, 2, 1>::launch(task, plan, stream, programmatic);
   }
-  return Launcher<GROUP_SLICES, ZEROS, ROWS, 2, 2>::launch(task, parts, plan, stream, programmatic);
+  return Launcher<GROUP_SLICES, ZEROS, ROWS, 2, 2>::launch(task, plan, stream, programmatic);
 }
 
 template <int GROUP_SLICES, bool ZEROS>
-cudaError_t launch_rows(const DecodeTask& task, int parts, const DecodePlan& plan, cudaStream_t stream,
-                        bool programmatic) {
-  return task.rows <= 16 ? launch_blocks<GROUP_SLICES, ZEROS, 16>(task, parts, plan, stream, programmatic)
-                         : launch_blocks<GROUP_SLICES, ZEROS, 32>(task, parts, plan, stream, programmatic);
+cudaError_t launch_rows(const DecodeTask& task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
+  return plan.tile_rows == 16 ? launch_blocks<GROUP_SLICES, ZEROS, 16>(task, plan, stream, programmatic)
+                              : launch_blocks<GROUP_SLICES, ZEROS, 32>(task, plan, stream, programmatic);
 }
 
 template <bool ZEROS>
-cudaError_t launch_group(const DecodeTask& task, int parts, const DecodePlan& plan, cudaStream_t stream,
-                         bool programmatic) {
+cudaError_t launch_group(const DecodeTask& task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
   switch (task.group_slices) {
     case 2:
-      return launch_rows<2, ZEROS>(task, parts, plan, stream, programmatic);
+      return launch_rows<2, ZEROS>(task, plan, stream, programmatic);
     case 4:
-      return launch_rows<4, ZEROS>(task, parts, plan, stream, programmatic);
+      return launch_rows<4, ZEROS>(task, plan, stream, programmatic);
     case 8:
-      return launch_rows<8, ZEROS>(task, parts, plan, stream, programmatic);
+      return launch_rows<8, ZEROS>(task, plan, stream, programmatic);
     default:
-      return launch_rows<0, ZEROS>(task, parts, plan, stream, programmatic);
+      return launch_rows<0, ZEROS>(task, plan, stream, programmatic);
   }
 }
 
@@ -560,18 +520,10 @@ cudaError_t prepare_rows() {
 
 }  // namespace
 
-bool linear_decode_shared_takes(const DecodeTask& task, int parts) {
-  int device = 0, major = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  return major == 9 && encode_tiled() != nullptr && task.rows <= kSharedTo && !task.permuted && parts <= kMostParts &&
-         task.sum_warps % 2 == 0 && reinterpret_cast<uintptr_t>(task.x) % 16 == 0;
-}
-
-cudaError_t launch_decode_shared(const DecodeTask& task, bool zeros, int parts, const DecodePlan& plan,
-                                 cudaStream_t stream, bool programmatic) {
-  return zeros ? launch_group<true>(task, parts, plan, stream, programmatic)
-               : launch_group<false>(task, parts, plan, stream, programmatic);
+cudaError_t launch_decode_shared(const DecodeTask& task, bool zeros, const DecodePlan& plan, cudaStream_t stream,
+                                 bool programmatic) {
+  return zeros ? launch_group<true>(task, plan, stream, programmatic)
+               : launch_group<false>(task, plan, stream, programmatic);
 }
 
 cudaError_t prepare_decode_shared() {

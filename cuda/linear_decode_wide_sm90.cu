@@ -20,29 +20,25 @@
 namespace millrace::cuda {
 namespace {
 
-constexpr int kGroups = 2;  // warpgroups that multiply
+constexpr int kGroups = kWideGroups;
 constexpr int kConsumers = 128 * kGroups;
-constexpr int kThreads = kConsumers + 128;
-constexpr int kMostStages = 6;
+constexpr int kThreads = kWideThreads;
+constexpr int kMostStages = kWideStages;
 constexpr int kPanel = 64;  // input features of a swizzled row of x
 
 template <class Code, int BLOCKS, int ROWS, bool SPLIT>
 struct Wide {
-  static constexpr int kTiles = ROWS / 8;
-  static constexpr int kPanels = Code::kSlices * kTileK / kPanel;
-  static constexpr int kXBytes = kPanels * ROWS * 128;
-  static constexpr int kWeightStage = (Code::kStageBytes + 127) / 128 * 128;
-  static constexpr int kXs = SPLIT ? kGroups : 1;  // of a stage
-  static constexpr int kStage = kXs * kXBytes + kGroups * BLOCKS * kWeightStage;
-  static constexpr int kTotals = BLOCKS * kTiles * 4 * 512;  // of a part
+  static constexpr WideShape kShape{Code::kStageBytes, BLOCKS, ROWS, SPLIT};
+  static constexpr int kTiles = kShape.tiles();
+  static constexpr int kPanels = kShape.panels();
+  static constexpr int kXBytes = kShape.x_bytes();
+  static constexpr int kWeightStage = kShape.weight_stage();
+  static constexpr int kXs = kShape.xs();
   // Slices multiplied at once: as many operands as registers hold.
   static constexpr int kBatch = Code::kSlices / BLOCKS < Code::kGroup ? Code::kSlices / BLOCKS : Code::kGroup;
-  __host__ __device__ static constexpr int barriers_at(int stages) {
-    const int ring = stages * kStage;
-    return SPLIT && ring < kGroups * kTotals ? kGroups * kTotals : ring;
-  }
-  __host__ __device__ static constexpr int bytes(int stages) {  // 1024: alignment
-    return barriers_at(stages) + 2 * kGroups * kMostStages * 8 + 1024;
+  static_assert(Code::kSlices * kTileK / kPanel == kPanels);
+  __device__ static constexpr int barriers_at(int stages) {
+    return WideShape{Code::kStageBytes, BLOCKS, ROWS, SPLIT}.barriers_at(stages);
   }
 };
 
@@ -53,7 +49,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   using Code = Q4Code<GROUP_SLICES, ZEROS>;
   using W = Wide<Code, BLOCKS, ROWS, SPLIT>;
   constexpr int kSlices = Code::kSlices, kGroup = Code::kGroup, kBatch = W::kBatch, kBatches = kSlices / kBatch;
-  constexpr int kItemBlocks = SPLIT ? BLOCKS : kGroups * BLOCKS;
+  constexpr int kItemBlocks = W::kShape.item_blocks();
   extern __shared__ uint8_t shared[];
 
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
@@ -390,8 +386,9 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       }
     } else {
+      constexpr int kTotals = W::kShape.totals();
       barrier_of_threads<1, kConsumers>();
-      const uint32_t own = x_ring + group * W::kTotals;
+      const uint32_t own = x_ring + group * kTotals;
 #pragma unroll
       for (int f = 0; f < BLOCKS; f++) {
 #pragma unroll
@@ -407,8 +404,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         barrier_of_threads<1, kConsumers>();
       }
       constexpr int kAtOnce = 4;
-      const int share = W::kTotals / 16 / cluster_blocks, parts_of_rank = parts / task.splits;
-      static_assert(W::kTotals / 16 % (kAtOnce * kConsumers) == 0);
+      const int share = kTotals / 16 / cluster_blocks, parts_of_rank = parts / task.splits;
+      static_assert(kTotals / 16 % (kAtOnce * kConsumers) == 0);
 #pragma unroll 1
       for (int first = thread; first < share; first += kAtOnce * kConsumers) {
         const auto place = [&](int u) -> Output {
@@ -424,7 +421,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         for (int p = 0, left = parts_of_rank; p < parts; p++) {
 #pragma unroll
           for (int u = 0; u < kAtOnce; u++) {
-            const uint32_t from = x_ring + p % kGroups * W::kTotals + (rank * share + first + u * kConsumers) * 16;
+            const uint32_t from = x_ring + p % kGroups * kTotals + (rank * share + first + u * kConsumers) * 16;
             const uint4 sum = cluster_blocks > 1 ? load_cluster_16(p / kGroups, from) : load_shared_16(from);
             of_rank[u][0] += __uint_as_float(sum.x);
             of_rank[u][1] += __uint_as_float(sum.y);
@@ -455,67 +452,44 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 template <int GROUP_SLICES, bool ZEROS, int BLOCKS, int ROWS, bool SPLIT>
 struct Launcher {
-  using W = Wide<Q4Code<GROUP_SLICES, ZEROS>, BLOCKS, ROWS, SPLIT>;
-  static int stages(const DecodeDevice& device) {
-    int stages = kMostStages;
-    while (stages > 2 && W::bytes(stages) > device.block_bytes) stages--;
-    return stages;
-  }
   static cudaError_t prepare() {
-    DecodeDevice device;
-    if (const cudaError_t status = decode_device(&device); status != cudaSuccess) return status;
     auto* kernel = linear_decode_wide_kernel<GROUP_SLICES, ZEROS, BLOCKS, ROWS, SPLIT>;
-    const cudaError_t status =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, W::bytes(stages(device)));
-    if (status != cudaSuccess) return status;
-    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    return allow_shared_memory(reinterpret_cast<const void*>(kernel), 0, true);
   }
-  static cudaError_t launch(DecodeTask task, int parts, cudaStream_t stream, bool programmatic) {
-    DecodeDevice device;
-    if (const cudaError_t status = decode_device(&device); status != cudaSuccess) return status;
-    task.tiles = (task.rows + ROWS - 1) / ROWS;
-    task.stages = stages(device);
-    constexpr int kItemBlocks = SPLIT ? BLOCKS : kGroups * BLOCKS;
-    const int items = (task.n_blocks + kItemBlocks - 1) / kItemBlocks * task.tiles;
-    const int cluster = SPLIT ? parts / kGroups : 1;
-    // Whole: evenly on the thread blocks that run at once.
-    const int each = SPLIT ? 1 : (items + kDecodeSms - 1) / kDecodeSms, clusters = (items + each - 1) / each;
+  static cudaError_t launch(const DecodeTask& task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
     CUtensorMap x_map;
     if (const cudaError_t status = encode_rows(&x_map, task.x, task.rows, task.k, task.x_stride, ROWS);
         status != cudaSuccess) {
       return status;
     }
-    return launch_clusters(cluster, linear_decode_wide_kernel<GROUP_SLICES, ZEROS, BLOCKS, ROWS, SPLIT>,
-                           dim3(static_cast<unsigned>(clusters * cluster)), dim3(kThreads),
-                           static_cast<size_t>(W::bytes(task.stages)), stream, programmatic, task, x_map, parts);
+    return launch_planned(plan.launch, linear_decode_wide_kernel<GROUP_SLICES, ZEROS, BLOCKS, ROWS, SPLIT>, stream,
+                          programmatic, task, x_map, plan.parts);
   }
 };
 
 template <int GROUP_SLICES, bool ZEROS, int BLOCKS, int ROWS>
-cudaError_t launch_shape(const DecodeTask& task, int parts, cudaStream_t stream, bool programmatic) {
-  return parts == 1 ? Launcher<GROUP_SLICES, ZEROS, BLOCKS, ROWS, false>::launch(task, parts, stream, programmatic)
-                    : Launcher<GROUP_SLICES, ZEROS, BLOCKS, ROWS, true>::launch(task, parts, stream, programmatic);
+cudaError_t launch_shape(const DecodeTask& task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
+  return plan.parts == 1 ? Launcher<GROUP_SLICES, ZEROS, BLOCKS, ROWS, false>::launch(task, plan, stream, programmatic)
+                         : Launcher<GROUP_SLICES, ZEROS, BLOCKS, ROWS, true>::launch(task, plan, stream, programmatic);
 }
 
-// Measured: tiles of 128 rows are the faster ones wherever they are full or nearly so.
 template <int GROUP_SLICES, bool ZEROS>
-cudaError_t launch_rows(const DecodeTask& task, int parts, cudaStream_t stream, bool programmatic) {
-  const bool few = task.rows <= 64 || (task.rows > 128 && task.rows <= 192);
-  return few ? launch_shape<GROUP_SLICES, ZEROS, 2, 64>(task, parts, stream, programmatic)
-             : launch_shape<GROUP_SLICES, ZEROS, 1, 128>(task, parts, stream, programmatic);
+cudaError_t launch_rows(const DecodeTask& task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
+  return plan.tile_rows == 64 ? launch_shape<GROUP_SLICES, ZEROS, 2, 64>(task, plan, stream, programmatic)
+                              : launch_shape<GROUP_SLICES, ZEROS, 1, 128>(task, plan, stream, programmatic);
 }
 
 template <bool ZEROS>
-cudaError_t launch_group(const DecodeTask& task, int parts, cudaStream_t stream, bool programmatic) {
+cudaError_t launch_group(const DecodeTask& task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
   switch (task.group_slices) {
     case 2:
-      return launch_rows<2, ZEROS>(task, parts, stream, programmatic);
+      return launch_rows<2, ZEROS>(task, plan, stream, programmatic);
     case 4:
-      return launch_rows<4, ZEROS>(task, parts, stream, programmatic);
+      return launch_rows<4, ZEROS>(task, plan, stream, programmatic);
     case 8:
-      return launch_rows<8, ZEROS>(task, parts, stream, programmatic);
+      return launch_rows<8, ZEROS>(task, plan, stream, programmatic);
     default:
-      return launch_rows<0, ZEROS>(task, parts, stream, programmatic);
+      return launch_rows<0, ZEROS>(task, plan, stream, programmatic);
   }
 }
 
@@ -533,17 +507,10 @@ cudaError_t prepare_group() {
 
 }  // namespace
 
-bool linear_decode_wide_supported() {
-  int device = 0, major = 0, minor = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  return major == 9 && minor == 0 && encode_tiled() != nullptr;
-}
-
-cudaError_t launch_decode_wide(const DecodeTask& task, bool zeros, int parts, cudaStream_t stream, bool programmatic) {
-  return zeros ? launch_group<true>(task, parts, stream, programmatic)
-               : launch_group<false>(task, parts, stream, programmatic);
+cudaError_t launch_decode_wide(const DecodeTask& task, bool zeros, const DecodePlan& plan, cudaStream_t stream,
+                               bool programmatic) {
+  return zeros ? launch_group<true>(task, plan, stream, programmatic)
+               : launch_group<false>(task, plan, stream, programmatic);
 }
 
 cudaError_t prepare_decode_wide() {

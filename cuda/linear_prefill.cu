@@ -8,22 +8,10 @@
 namespace millrace::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kRowBlocks = 2;  // slab row blocks a thread block
+constexpr int kThreads = kMmaThreads;
+constexpr int kRowBlocks = kMmaRowBlocks;  // slab row blocks a thread block
 
-enum class Kind { q4, f16, bf16, f32 };
-
-constexpr int tile_bytes(Kind kind) {
-  return kind == Kind::q4 ? static_cast<int>(kQ4TileBytes) : kTileN * kTileK * (kind == Kind::f32 ? 4 : 2);
-}
-constexpr int stage_slices(Kind kind) {
-  return kind == Kind::q4 ? 4 : 2;
-}
-
-template <Kind KIND, int ROWS>
-constexpr int stage_bytes() {
-  return stage_slices(KIND) * (ROWS * kTileK * 2 + kRowBlocks * tile_bytes(KIND));
-}
+using Kind = WeightType;
 
 // bfloat16 and float32 weights enter as float16 of 256 w, which is exact for bfloat16 from 2^-22 to 2^8; float32
 // weights have a second term for the remainder.
@@ -34,13 +22,14 @@ __device__ __forceinline__ __half to_half(float w) {
 
 template <Kind KIND, int ROWS, int STAGES>
 __global__ void __launch_bounds__(kThreads, 2) prefill_mma(const __grid_constant__ PrefillTask task) {
-  constexpr int kSlices = stage_slices(KIND);
-  constexpr int kTileBytes = tile_bytes(KIND);
+  constexpr int kSlices = mma_stage_slices(KIND);
+  constexpr int kTileBytes = mma_tile_bytes(KIND);
   constexpr int kWarpRows = ROWS / 2;
   constexpr int kColumns = kWarpRows / 8;        // n8 tiles of a warp
   constexpr int kChunks = kSlices * kTileK / 8;  // 16-byte chunks of a row of x in a stage
   constexpr int kXBytes = ROWS * kChunks * 16;
-  constexpr int kStageBytes = stage_bytes<KIND, ROWS>();
+  constexpr int kStageBytes = mma_stage_bytes(KIND, ROWS);
+  static_assert(kStageBytes == kXBytes + kRowBlocks * kSlices * kTileBytes);
   extern __shared__ __align__(128) uint8_t shared[];
 
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
@@ -274,39 +263,30 @@ __global__ void gather_features(const std::byte* const* units, int unit, size_t 
 }
 
 template <Kind KIND, int ROWS, int STAGES>
-cudaError_t start(const PrefillTask& task, cudaStream_t stream, bool programmatic) {
-  constexpr int kBytes = STAGES * stage_bytes<KIND, ROWS>();
+cudaError_t start(const PrefillTask& task, const PrefillPlan& plan, cudaStream_t stream, bool programmatic) {
   const auto kernel = prefill_mma<KIND, ROWS, STAGES>;
-  const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  if (status != cudaSuccess) return status;
-  const dim3 grid((task.rows + ROWS - 1) / ROWS, (task.n_blocks + kRowBlocks - 1) / kRowBlocks);
-  return launch(kernel, grid, dim3(kThreads), kBytes, stream, programmatic, task);
+  static OncePerDevice prepared;
+  const cudaError_t status =
+      prepared.run([&] { return allow_shared_memory(reinterpret_cast<const void*>(kernel), 0, false); });
+  return status != cudaSuccess ? status : launch_planned(plan.launch, kernel, stream, programmatic, task);
 }
 
 template <Kind KIND>
-cudaError_t start_kind(const PrefillTask& task, cudaStream_t stream, bool programmatic) {
+cudaError_t start_kind(const PrefillTask& task, const PrefillPlan& plan, cudaStream_t stream, bool programmatic) {
   if constexpr (KIND == Kind::q4) {
-    int device = 0, shared_bytes = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
-    const bool deep = shared_bytes >= 2 * (4 * stage_bytes<KIND, 128>() + 1024);
-    if (task.rows <= 64) {
-      return deep ? start<KIND, 64, 4>(task, stream, programmatic) : start<KIND, 64, 2>(task, stream, programmatic);
+    if (plan.stages == 4) {
+      return plan.rows == 64 ? start<KIND, 64, 4>(task, plan, stream, programmatic)
+                             : start<KIND, 128, 4>(task, plan, stream, programmatic);
     }
-    return deep ? start<KIND, 128, 4>(task, stream, programmatic) : start<KIND, 128, 2>(task, stream, programmatic);
-  } else {
-    if (task.rows <= 64) return start<KIND, 64, 2>(task, stream, programmatic);
-    return start<KIND, 128, 2>(task, stream, programmatic);
   }
+  return plan.rows == 64 ? start<KIND, 64, 2>(task, plan, stream, programmatic)
+                         : start<KIND, 128, 2>(task, plan, stream, programmatic);
 }
 
 }  // namespace
 
 #if !defined(MILLRACE_CUDA_SM90A)
-bool linear_prefill_sm90_supported() {
-  return false;
-}
-cudaError_t linear_prefill_sm90(const PrefillTask&, cudaStream_t, bool) {
+cudaError_t linear_prefill_sm90(const PrefillTask&, const PrefillPlan&, cudaStream_t, bool) {
   return cudaErrorNotSupported;
 }
 #endif
@@ -320,6 +300,10 @@ cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream
   if (arguments.rows <= 0 || arguments.x_stride % 8 != 0 || (matrix.code.permuted && arguments.gathered == nullptr)) {
     return cudaErrorInvalidValue;
   }
+  const DeviceFacts* device = nullptr;
+  if (const cudaError_t status = device_facts(&device); status != cudaSuccess) return status;
+  const auto plan = plan_prefill(*device, matrix, arguments.rows);
+  if (!plan) return cudaErrorInvalidConfiguration;
   PrefillTask task{};
   task.units = arguments.weights.units;
   task.unit = arguments.weights.unit;
@@ -354,16 +338,16 @@ cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream
     task.x = arguments.gathered;
     task.x_stride = task.k = matrix.k_stored;
   }
+  if (plan->wgmma) return linear_prefill_sm90(task, *plan, stream, programmatic);
   switch (matrix.code.type) {
     case WeightType::q4:
-      return linear_prefill_sm90_supported() ? linear_prefill_sm90(task, stream, programmatic)
-                                             : start_kind<Kind::q4>(task, stream, programmatic);
+      return start_kind<Kind::q4>(task, *plan, stream, programmatic);
     case WeightType::f16:
-      return start_kind<Kind::f16>(task, stream, programmatic);
+      return start_kind<Kind::f16>(task, *plan, stream, programmatic);
     case WeightType::bf16:
-      return start_kind<Kind::bf16>(task, stream, programmatic);
+      return start_kind<Kind::bf16>(task, *plan, stream, programmatic);
     case WeightType::f32:
-      return start_kind<Kind::f32>(task, stream, programmatic);
+      return start_kind<Kind::f32>(task, *plan, stream, programmatic);
   }
   return cudaErrorInvalidValue;
 }

@@ -11,6 +11,7 @@
 
 #include "cuda/common.cuh"
 #include "cuda/linear.h"
+#include "cuda/plan/prefill.h"
 
 namespace millrace::cuda {
 
@@ -81,8 +82,8 @@ __device__ __forceinline__ __half silu_times(float gate, float up) {
   return __float2half_rn(v != v ? v : fminf(fmaxf(v, -65504.0f), 65504.0f));
 }
 
-// sm_90a only; `supported` tells whether this build has it and the task suits it.
-bool linear_prefill_sm90_supported();
-cudaError_t linear_prefill_sm90(const PrefillTask& task, cudaStream_t stream, bool programmatic);
+// sm_90a only.
+cudaError_t linear_prefill_sm90(const PrefillTask& task, const PrefillPlan& plan, cudaStream_t stream,
+                                bool programmatic);
 
 }  // namespace millrace::cuda

@@ -9,33 +9,30 @@
 //                 outputs, the other keeps the tensor cores busy.
 //
 // The order of sums is that of the stored input features, and does not depend on ROWS.
-#include <algorithm>
-
 #include "cuda/common_sm90.cuh"
 #include "cuda/linear_prefill.cuh"
 
 namespace millrace::cuda {
 namespace {
 
-constexpr int kThreads = 384;
-constexpr int kFeatures = 256;               // a block's tile
-constexpr int kBlocks = kFeatures / kTileN;  // slab row blocks of a tile
-constexpr int kStageSlices = 4;
-constexpr int kMostHeader = 192;
-constexpr int kBlockBytes = kStageSlices * (static_cast<int>(kQ4TileBytes) + kMostHeader);
-constexpr int kStages = 7;
-constexpr int kBuffers = 2;      // A operands in flight; 4 are no faster
-constexpr int kPassRows = 16;    // rows that a warp's epilogue turns around at once
-constexpr int kPassStride = 36;  // floats; a multiple of 4 that spreads a fragment over all banks
-constexpr int kPassBytes = kPassRows * kPassStride * 4;
+constexpr int kThreads = kWgmmaThreads;
+constexpr int kBlocks = kWgmmaBlocks;
+constexpr int kFeatures = kBlocks * kTileN;  // a block's tile
+constexpr int kStageSlices = kWgmmaSlices;
+constexpr int kBlockBytes = kWgmmaBlockBytes;
+constexpr int kStages = kWgmmaStages;
+constexpr int kBuffers = 2;  // A operands in flight; 4 are no faster
+constexpr int kPassRows = kWgmmaPassRows;
+constexpr int kPassStride = kWgmmaPassStride;
+constexpr int kPassBytes = kWgmmaPassBytes;
 
 template <int ROWS>
 struct Shared {
-  static constexpr int kXBytes = ROWS * 128;
-  static constexpr int kWeights = kStages * kXBytes;
-  static constexpr int kPasses = kWeights + kStages * kBlocks * kBlockBytes;
-  static constexpr int kBarriers = kPasses + 8 * kPassBytes;
-  static constexpr int kBytes = kBarriers + 2 * kStages * 8 + 1024;  // 1024: alignment
+  static constexpr WgmmaShape kShape{ROWS};
+  static constexpr int kXBytes = kShape.x_bytes();
+  static constexpr int kWeights = kShape.weights_at();
+  static constexpr int kPasses = kShape.passes_at();
+  static constexpr int kBarriers = kShape.barriers_at();
 };
 
 struct Ring {
@@ -346,7 +343,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 template <int ROWS, bool FINE>
-cudaError_t start(const PrefillTask& task, int multiprocessors, cudaStream_t stream, bool programmatic) {
+cudaError_t start(const PrefillTask& task, const PrefillPlan& plan, cudaStream_t stream, bool programmatic) {
   CUtensorMap x_map;
   static_assert(kStageSlices * kTileK == 64);
   if (const cudaError_t status = encode_rows(&x_map, task.x, task.rows, task.k, task.x_stride, ROWS);
@@ -354,19 +351,16 @@ cudaError_t start(const PrefillTask& task, int multiprocessors, cudaStream_t str
     return status;
   }
   const auto kernel = prefill_wgmma<ROWS, FINE>;
-  constexpr int kBytes = Shared<ROWS>::kBytes;
-  const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  if (status != cudaSuccess) return status;
-  const int tiles = (task.rows + ROWS - 1) / ROWS * ((task.n_blocks + kBlocks - 1) / kBlocks);
-  return launch(kernel, dim3(std::min(tiles, multiprocessors)), dim3(kThreads), kBytes, stream, programmatic, task,
-                x_map);
+  static OncePerDevice prepared;
+  const cudaError_t status =
+      prepared.run([&] { return allow_shared_memory(reinterpret_cast<const void*>(kernel), 0, false); });
+  return status != cudaSuccess ? status : launch_planned(plan.launch, kernel, stream, programmatic, task, x_map);
 }
 
 template <int ROWS>
-cudaError_t start_rows(const PrefillTask& task, int multiprocessors, cudaStream_t stream, bool programmatic) {
-  const bool fine = task.group_slices % kStageSlices != 0 && task.group_slices < task.slices;
-  return fine ? start<ROWS, true>(task, multiprocessors, stream, programmatic)
-              : start<ROWS, false>(task, multiprocessors, stream, programmatic);
+cudaError_t start_rows(const PrefillTask& task, const PrefillPlan& plan, cudaStream_t stream, bool programmatic) {
+  return plan.fine ? start<ROWS, true>(task, plan, stream, programmatic)
+                   : start<ROWS, false>(task, plan, stream, programmatic);
 }
 
 }  // namespace
@@ -388,26 +382,21 @@ EncodeTiled encode_tiled() {
   return function;
 }
 
-bool linear_prefill_sm90_supported() {
-  int device = 0, major = 0, minor = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  return major == 9 && minor == 0 && encode_tiled() != nullptr;
+bool sm90_kernels() {
+  return encode_tiled() != nullptr;
 }
 
-cudaError_t linear_prefill_sm90(const PrefillTask& task, cudaStream_t stream, bool programmatic) {
-  int device = 0, multiprocessors = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  // Rounds of tiles times the time of one, which for 64 rows is about two thirds of that for 128.
-  const auto cost = [&](int rows) {
-    const int tiles = (task.rows + rows - 1) / rows * ((task.n_blocks + kBlocks - 1) / kBlocks);
-    return (tiles + multiprocessors - 1) / multiprocessors * (rows + 64);
-  };
-  if (cost(64) < cost(120) && cost(64) < cost(128)) return start_rows<64>(task, multiprocessors, stream, programmatic);
-  return cost(120) < cost(128) ? start_rows<120>(task, multiprocessors, stream, programmatic)
-                               : start_rows<128>(task, multiprocessors, stream, programmatic);
+cudaError_t linear_prefill_sm90(const PrefillTask& task, const PrefillPlan& plan, cudaStream_t stream,
+                                bool programmatic) {
+  switch (plan.rows) {
+    case 64:
+      return start_rows<64>(task, plan, stream, programmatic);
+    case 120:
+      return start_rows<120>(task, plan, stream, programmatic);
+    case 128:
+      return start_rows<128>(task, plan, stream, programmatic);
+  }
+  return cudaErrorInvalidConfiguration;
 }
 
 }  // namespace millrace::cuda

@@ -5,10 +5,9 @@
 #include <cuda_fp16.h>
 
 #include "cuda/common.cuh"
+#include "cuda/plan/decode.h"
 
 namespace millrace::cuda {
-
-inline constexpr int kNormThreads = 256;
 
 __device__ __forceinline__ float norm_clamp(float x) {  // a NaN stays one
   return x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x;
@@ -39,11 +38,7 @@ __device__ __forceinline__ float norm_block_sum(float sum, uint32_t sums) {
 
 // Norms rows of a width that 256 threads hold in registers, into shared memory.
 struct NormRows {
-  static constexpr int kHeld = 4;  // vectors of the row that a thread keeps
-  static constexpr int kSumBytes = 2 * 32;
-  __host__ __device__ static constexpr bool takes(int width) {
-    return width % 4 == 0 && width <= kNormThreads * 4 * kHeld;
-  }
+  static constexpr int kHeld = kNormVectors;
 
   __device__ NormRows(const float* weights, int width) : width_(width), parity_(0) {
 #pragma unroll

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "cuda/check.h"
+#include "cuda/runtime/stream.h"
 #include "lab/millrace_kernel.h"
 
 namespace millrace::cuda {
@@ -131,8 +132,11 @@ UserKernel::UserKernel(const KernelImage& image) : operation_(&lab::find_operati
                            size, sizeof launch),
                     "declare it as struct millrace_launch of this version's millrace_kernel.h");
       }
-      check(cudaMemcpy(&launch, reinterpret_cast<const void*>(address), sizeof launch, cudaMemcpyDeviceToHost),
-            "reading how to launch a kernel");
+      int device = 0;
+      check(cudaGetDevice(&device), "asking about the GPU");
+      CudaStream stream(device);
+      stream.copy(reinterpret_cast<std::byte*>(&launch), reinterpret_cast<const std::byte*>(address), sizeof launch);
+      stream.synchronize();
     }
     facts_.registers = attribute(CU_FUNC_ATTRIBUTE_NUM_REGS);
     facts_.shared_bytes = attribute(CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES);

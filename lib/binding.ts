@@ -1,11 +1,12 @@
 /**
  * The only file that touches the addon: everything native is typed here. The native side trusts nothing but types;
- * options are validated in options.ts before they come here.
+ * options are validated in options/ before they come here.
  */
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { MillraceError } from './errors.ts'
+import type { NativeSampling } from './options/sampling.ts'
 
 export type LinearFormat = 'plain' | 'gptq' | 'awq' | 'compressed-tensors'
 export type WeightType = 'q4' | 'q8' | 'f16' | 'bf16' | 'f32'
@@ -186,6 +187,8 @@ export interface NativeLoadSettings {
   cpuRows: number
   contextLength: number
   kvBlocks: number
+  /** Of system RAM, for keys and values of preempted requests. */
+  kvSwapBytes: number
   /** Rows of a step: decode rows first, then prefill. */
   maxRows: number
   /** Rows of a step whose logits may be asked for. */
@@ -206,19 +209,16 @@ export interface NativeLoadSettings {
   loadId: number
 }
 
-export interface NativeRequest extends NativeSchedule {
-  /** 'generate' continues the tokens; 'score' gives the log-probability of each. */
-  kind: 'generate' | 'score'
+export interface NativeRequestBase extends NativeSchedule {
   tokens: Int32Array
+  /** Milliseconds since the caller's call: limits and timings count from there. */
+  ageMs: number
+}
+
+/** Continues the tokens. */
+export interface NativeGenerateRequest extends NativeSampling {
+  kind: 'generate'
   maxTokens: number
-  temperature: number
-  topK: number
-  topP: number
-  minP: number
-  typicalP: number
-  repetitionPenalty: number
-  presencePenalty: number
-  frequencyPenalty: number
   /** Tokens, each once, and what is added to their logits. */
   biasTokens: Int32Array
   biasValues: Float32Array
@@ -227,16 +227,23 @@ export interface NativeRequest extends NativeSchedule {
   stopTokens: Int32Array
   /** Log-probabilities of generated tokens. */
   logprobs: boolean
-  /** generate: so many of the highest log-probabilities at each token. */
+  /** So many of the highest log-probabilities at each token. */
   topLogprobs: number
-  /** score: every position's logits too, float32 [tokens, vocab]. */
+}
+
+/** Gives the log-probability of each of the tokens. */
+export interface NativeScoreRequest {
+  kind: 'score'
+  /** Every position's logits too, float32 [tokens, vocab]. */
   logits: boolean
 }
+
+export type NativeRequest = NativeRequestBase & (NativeGenerateRequest | NativeScoreRequest)
 
 export interface NativeSchedule {
   /** Higher goes first; int32. */
   priority: number
-  /** Milliseconds; 0: none. */
+  /** Milliseconds from the call; 0: none. */
   queueTimeoutMs: number
   deadlineMs: number
 }
@@ -257,7 +264,7 @@ export interface NativeTokensEvent {
   topLogprobs?: Float32Array
   finish?: NativeFinish
   error?: { code: string; message: string; remedy: string }
-  /** With `finish`: milliseconds from submit to admission, to the first token, to the end. */
+  /** With `finish`: milliseconds from the call to the start, to the first token, to the end. */
   timings?: { queueMs: number; firstTokenMs: number; totalMs: number }
 }
 
@@ -313,14 +320,19 @@ export interface NativeStats {
   /** Read by linears, whatever the number of rows. */
   weightBytesRead: number
   runningSequences: number
+  /** Admitted and not started, those included that are not submitted yet; and preempted ones. */
   waitingSequences: number
   kvBlocksUsed: number
   kvBlocksTotal: number
   /** Tokens of admitted prompts, and how many of them were found in the prefix cache. */
   promptTokens: number
   reusedTokens: number
-  /** Sequences whose KV went to system RAM for want of blocks, and the bytes there now. */
+  /**
+   * Sequences that gave up their blocks to others, those of them that are computed again for want of room in system RAM,
+   * and the bytes that the others have there now.
+   */
   preemptions: number
+  recomputations: number
   savedKvBytes: number
 }
 
@@ -333,6 +345,8 @@ export interface NativeMemory {
   sharedBytes: number
   ringBytes: number
   kvBytes: number
+  /** Reserved in system RAM for keys and values of preempted requests. */
+  kvSwapBytes: number
   workspaceBytes: number
   /** The same by device, and what it has copied over its link. */
   devices: NativeDeviceMemory[]
@@ -367,8 +381,14 @@ export interface NativeModel {
   readonly timings: { deviceMs: number; weightsMs: number; totalMs: number }
   /** Writes the file of slabs in the background; why nothing was written, or ''. Of a model whose load named it. */
   writePacked(path: string): Promise<string>
-  /** Returns the request's id, unique in the process. Throws CONTEXT_OVERFLOW, QUEUE_FULL (with retryAfterMs). */
-  submit(request: NativeRequest): number
+  /**
+   * A place among the requests that may wait, and the request's id, unique in the process and larger for what came
+   * later. Throws QUEUE_FULL (with retryAfterMs). Each is submitted or withdrawn, once.
+   */
+  admit(): number
+  withdraw(): void
+  /** Returns the id. Throws CONTEXT_OVERFLOW; the place is kept then. */
+  submit(id: number, request: NativeRequest): number
   /** The request ends with finish 'abort' unless it has ended already. */
   cancel(request: number): void
   /** Step events from now on, or no more. */
@@ -522,6 +542,8 @@ export interface NativeLabs {
 export interface NativeAddon {
   version: string
   lab: NativeLabs
+  /** The sampling options that a request's reader takes, by name. */
+  samplingOptions(): string[]
   /** Reads headers only. */
   readTensors(paths: string[]): NativeTensor[]
   /** The metadata of a GGUF file, keys and values in the file's order. */

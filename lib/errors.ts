@@ -1,6 +1,6 @@
 /** Every failure of the package is a MillraceError: a stable code, a sentence, a remedy. This table is all of them. */
 export const ERRORS = {
-  INVALID_ARGUMENT: 'see the documentation of the call',
+  INVALID_ARGUMENT: 'pass what the message says was expected',
   ADDON_NOT_BUILT: 'run `npm run build` in the package folder (needs a C++20 compiler and CMake)',
   PLATFORM_UNSUPPORTED: 'millrace runs on Linux, x64 and arm64',
   CHECKPOINT_NOT_FOUND:
@@ -10,9 +10,11 @@ export const ERRORS = {
   TOKENIZER_INVALID: 'fetch tokenizer.json and tokenizer_config.json again',
   CHAT_TEMPLATE_MISSING: 'use generate() with a prompt of your own',
   CHAT_TEMPLATE_INVALID: 'use generate() with a prompt of your own, and report the template to who published it',
+  CHAT_TEMPLATE_UNSUPPORTED: 'use generate() with a prompt of your own, and report the template to millrace',
   CONTEXT_OVERFLOW: 'shorten the prompt, lower maxTokens, or load with a larger contextLength',
   OUT_OF_MEMORY: 'free memory, lower contextLength, or choose a smaller model',
   DEVICE_UNAVAILABLE: "use device: 'cpu', or see probe() for what was found",
+  WRITE_FAILED: 'name a place that has room and that this user may write to',
   QUEUE_FULL: 'try again after retryAfterMs, or load with a larger maxQueue',
   QUEUE_TIMEOUT: 'try again later, with a longer queueTimeoutMs, or with a higher priority',
   DEADLINE_EXCEEDED: 'ask for fewer tokens, or give it more time',
@@ -25,7 +27,8 @@ export const ERRORS = {
 export type ErrorCode = keyof typeof ERRORS
 
 export class MillraceError extends Error {
-  override readonly name = 'MillraceError'
+  /** 'MillraceError'; of ABORTED 'AbortError', as the platform's own aborts have it. */
+  override readonly name: 'MillraceError' | 'AbortError'
   /** Stable: part of the API. */
   readonly code: ErrorCode
   /** What to do about it. */
@@ -35,6 +38,7 @@ export class MillraceError extends Error {
 
   constructor(code: ErrorCode, options: { message: string; remedy?: string; cause?: unknown; retryAfterMs?: number }) {
     super(options.message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.name = code === 'ABORTED' ? 'AbortError' : 'MillraceError'
     this.code = code
     this.remedy = options.remedy ?? ERRORS[code]
     if (options.retryAfterMs !== undefined) this.retryAfterMs = options.retryAfterMs
@@ -42,7 +46,9 @@ export class MillraceError extends Error {
 
   /** True also for errors from another copy of the package. */
   static isInstance(error: unknown): error is MillraceError {
-    return error instanceof Error && error.name === 'MillraceError' && typeof (error as MillraceError).code === 'string'
+    if (!(error instanceof Error)) return false
+    const { name, code } = error as MillraceError
+    return name === 'MillraceError' ? typeof code === 'string' : name === 'AbortError' && code === 'ABORTED'
   }
 
   /** Wraps what the addon throws: an Error with string `code` and `remedy`, and sometimes `retryAfterMs`. */

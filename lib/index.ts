@@ -17,30 +17,21 @@ export type {
   Generation,
   GenerationChunk,
   GenerationResult,
-  RequestTimings,
   TokenLogprob,
 } from './model/generation.ts'
 export { type Inspection, type InspectOptions, inspect } from './model/inspect.ts'
 export { load } from './model/load.ts'
 export type { Model, ModelMemory, ModelStats, Prompt } from './model/model.ts'
 export { type PlanModelOptions, plan } from './model/plan.ts'
+export type { RequestTimings } from './model/request.ts'
 export type { ScoreResult } from './model/score.ts'
-export type {
-  ChatMessage,
-  CloseOptions,
-  GenerateOptions,
-  HeadType,
-  LoadOptions,
-  LoadProgress,
-  PlacementHome,
-  PlanOptions,
-  ScheduleOptions,
-  ScoreOptions,
-} from './options.ts'
+export type { CloseOptions, HeadType, LoadOptions, LoadProgress, PlacementHome, PlanOptions } from './options/model.ts'
+export type { ChatMessage, GenerateOptions, ScheduleOptions, ScoreOptions } from './options/request.ts'
 export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'
 export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.ts'
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'
 export type { CostedUnit, DecodePrediction, Prediction, PrefillPrediction } from './plan/predict.ts'
 export * from './probe.ts'
-export type { TextCodec } from './text/tokenizer.ts'
+export type { EncodeOptions, TextCodec } from './text/tokenizer/codec.ts'
+export { type LoadedTokenizer, loadTokenizer } from './text/tokenizer/load.ts'
 export type { Truncation } from './text/truncate.ts'

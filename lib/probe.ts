@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import { addon, type NativeCpu, type NativeGpu } from './binding.ts'
 import { MillraceError } from './errors.ts'
-import { validate } from './options.ts'
+import { validate } from './options/validate.ts'
 
 export interface ProbeOptions {
   /** Also measure how fast all cores together read system memory: takes about a second and up to 1 GiB. */

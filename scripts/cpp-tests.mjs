@@ -14,12 +14,13 @@ function sources(folder, prefix = '') {
   })
 }
 
-/** The programs that the test folder's sources make in a tree, whether they were built or not. */
+/** The programs that the test folder's sources make in a tree, whether they were built or not; of a GPU's, where they were. */
 export function cppPrograms(tree, names = []) {
   return sources(join(ROOT, 'test'))
     .filter((name) => names.length === 0 || names.some((part) => name.includes(part)))
     .sort()
     .map((name) => join(tree, 'test', name))
+    .filter((program) => !basename(program).startsWith('cuda_') || existsSync(program)) // trees without CUDA have none
 }
 
 export function summary({ passed, failed, skipped }) {

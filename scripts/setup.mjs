@@ -115,13 +115,20 @@ export function fingerprint(paths, extra = '') {
   return hash.digest('hex')
 }
 
-/** Runs `make` unless its outputs exist and were made from the same inputs. */
-function upToDate(name, outputs, inputs, make) {
+/** Whether all outputs exist and were made from the same inputs. */
+function isUpToDate({ name, outputs, inputs }) {
   const stamp = join(STATE, `${name}.inputs`)
   const made = existsSync(stamp) ? readFileSync(stamp, 'utf8') : ''
-  if (made === inputs && outputs.every((path) => existsSync(path))) return
+  return made === inputs() && outputs.every((path) => existsSync(path))
+}
+
+function bringUpToDate(part) {
+  if (isUpToDate(part)) return
+  const stamp = join(STATE, `${part.name}.inputs`)
+  const inputs = part.inputs()
   rmSync(stamp, { force: true })
-  make()
+  say(part.what)
+  part.make()
   writeFileSync(stamp, inputs)
 }
 
@@ -163,6 +170,34 @@ function installPackages() {
 const NATIVE_INPUTS = ['csrc', 'cuda', 'cmake', 'CMakeLists.txt', 'package.json', 'scripts/build-native.mjs']
 const NATIVE_TOOLS = ['node_modules/node-addon-api/package.json', 'node_modules/node-api-headers/package.json']
 
+const ADDON_PART = {
+  name: 'addon',
+  what: 'building the native addon (a minute or two the first time)',
+  outputs: [ADDON],
+  inputs: () => fingerprint([...NATIVE_INPUTS, ...NATIVE_TOOLS]),
+  make: () => buildNative(),
+}
+const TESTS_PART = {
+  name: 'tests',
+  what: 'building the C++ tests',
+  outputs: [join(TREE, 'test')],
+  inputs: () => fingerprint([...NATIVE_INPUTS, 'test']),
+  make: () => buildNative({ all: true }),
+}
+const DIST_PART = {
+  name: 'dist',
+  what: 'building dist',
+  outputs: [join(ROOT, 'dist', 'index.js'), join(ROOT, 'dist', 'cli', 'main.js')],
+  inputs: () => fingerprint(['lib', 'package.json', 'package-lock.json', 'tsconfig.json', 'tsdown.config.ts']),
+  make: () =>
+    run('tsdown', process.execPath, [join(ROOT, 'node_modules', 'tsdown', 'dist', 'run.mjs'), '--logLevel', 'warn']),
+}
+
+/** Whether setUp() would find nothing to do. */
+export function isSetUp() {
+  return packagesInstalled() && [ADDON_PART, DIST_PART].every(isUpToDate)
+}
+
 /**
  * @param {{ tests?: boolean, dist?: boolean }} needs tests: the C++ test programs too.
  */
@@ -170,22 +205,8 @@ export async function setUp({ tests = false, dist = true } = {}) {
   if (!existsSync(ADDON)) checkTools() // before a minute of installing, not after it
   await withLock(join(STATE, 'setup.lock'), () => {
     installPackages()
-    upToDate('addon', [ADDON], fingerprint([...NATIVE_INPUTS, ...NATIVE_TOOLS]), () => {
-      say('building the native addon (a minute or two the first time)')
-      buildNative()
-    })
-    if (tests) {
-      upToDate('tests', [join(TREE, 'test')], fingerprint([...NATIVE_INPUTS, 'test']), () => {
-        say('building the C++ tests')
-        buildNative({ all: true })
-      })
-    }
-    if (dist) {
-      const inputs = fingerprint(['lib', 'package.json', 'package-lock.json', 'tsconfig.json', 'tsdown.config.ts'])
-      upToDate('dist', [join(ROOT, 'dist', 'index.js'), join(ROOT, 'dist', 'cli', 'main.js')], inputs, () => {
-        say('building dist')
-        run('tsdown', process.execPath, [join(ROOT, 'node_modules', 'tsdown', 'dist', 'run.mjs'), '--logLevel', 'warn'])
-      })
-    }
+    bringUpToDate(ADDON_PART)
+    if (tests) bringUpToDate(TESTS_PART)
+    if (dist) bringUpToDate(DIST_PART)
   })
 }

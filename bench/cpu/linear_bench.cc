@@ -1,8 +1,8 @@
 // Times the CPU linears on weights that rotate through more memory than any cache holds, beside the limits measured in
 // the same run: DRAM read bandwidth, and the int16 multiply-accumulates that the cores can do.
 //
-//   linear_bench [--threads 1,2] [--kernels avx512vnni,avx2] [--rows 1,8,64] [--shapes 4096x4096] [--group 128]
-//                [--type q4|f16|bf16|f32] [--zeros] [--megabytes 384] [--json]
+//   cpu_linear_bench [--threads 1,2] [--kernels avx512vnni,avx2] [--rows 1,8,64] [--shapes 4096x4096] [--group 128]
+//                    [--type q4|f16|bf16|f32] [--zeros] [--megabytes 384] [--json]
 //
 // Each call works on the next copy of the matrix. A line's time is the lowest decile of the calls' times, and so is the
 // limit's, which reads the same copies in turn: what else runs on the machine disturbs both alike.
@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "backend/cpu/linear.h"
+#include "bench/usage.h"
 #include "core/half.h"
 #include "core/memory.h"
 
@@ -59,12 +60,13 @@ std::vector<std::string> split(const std::string& text) {
   return parts;
 }
 
+constexpr const char* kUsage =
+    "cpu_linear_bench [--threads 1,2] [--kernels avx512vnni,avx512,avx2,plain] [--rows 1,8,64]\n"
+    "  [--shapes 4096x4096,14336x4096] [--group 128] [--type q4|f16|bf16|f32] [--zeros] [--megabytes 384] [--json]\n"
+    "Times the CPU linears beside the DRAM bandwidth and the multiply-accumulates measured in the same run.\n";
+
 [[noreturn]] void usage(const char* problem) {
-  std::fprintf(stderr,
-               "%s\nusage: linear_bench [--threads 1,2] [--kernels avx512vnni,avx512,avx2,plain] [--rows 1,8,64]\n"
-               "  [--shapes 4096x4096,14336x4096] [--group 128] [--type q4|f16|bf16|f32] [--zeros]\n"
-               "  [--megabytes 384] [--json]\n",
-               problem);
+  std::fprintf(stderr, "%s\n%s", problem, kUsage);
   std::exit(2);
 }
 
@@ -232,6 +234,7 @@ void tame(const MatrixLayout& m, std::byte* slab) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  help_if_asked(argc, argv, kUsage);
   const Options o = parse(argc, argv);
   if (!o.json) {
     std::printf("%-10s %-5s %-13s %7s %5s %10s %8s %6s %9s %6s\n", "kernels", "type", "shape n x k", "threads", "rows",

@@ -1,7 +1,7 @@
 // Checks attention, RMSNorm and the embedding gather against float64 on the CPU, then times them beside the memory's
 // read peak measured in the same run. Exits with 1 when a check fails.
 //
-//   attention_bench [--checks] [--times] [--decode] [--quick] [--seed N]
+//   cuda_attention_bench [--checks] [--times] [--decode] [--profile] [--quick] [--seed N]
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/usage.h"
 #include "core/half.h"
 #include "cuda/attention.h"
 #include "cuda/attention_prefill.cuh"
@@ -740,10 +741,19 @@ void time_prefill(uint16_t* pool, size_t pool_halves, int rows) {
   const auto show = [&](const char* name, double us) {
     std::printf("prefill %5d rows  %-26s %9.1f us  %5.0f TFLOP/s\n", rows, name, us, flops / us * 1e-6);
   };
+  const auto tiles_of = [](int tile_rows) {
+    int tile = 0;
+    while (kPrefillTiles[tile].dim != 128 || !kPrefillTiles[tile].exact || kPrefillTiles[tile].rows() != tile_rows) {
+      tile++;
+    }
+    return [tile](const AttentionArguments& b, cudaStream_t stream, bool programmatic) {
+      return attention_prefill_tiles(b, tile, stream, programmatic);
+    };
+  };
   show("attention_prefill", timed(attention_prefill));
   show("  append alone", timed(append_kv));
-  show("  tiles of 128 rows", timed(prefill_tiles<PrefillTile<128, 4, 2, 64, 1>, true>));
-  show("  tiles of 64 rows", timed(prefill_tiles<PrefillTile<128, 4, 1, 64, 2>, true>));
+  show("  tiles of 128 rows", timed(tiles_of(128)));
+  show("  tiles of 64 rows", timed(tiles_of(64)));
 }
 
 void time_small() {
@@ -805,16 +815,31 @@ void run_times(bool decode_only) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const char* usage =
+      "cuda_attention_bench [--checks] [--times] [--decode] [--profile] [--quick] [--seed N]\n"
+      "Checks attention, RMSNorm and the embedding gather against float64 (--quick: fewer), then times them beside "
+      "the\n"
+      "memory's read peak (--decode: rows that decode alone; --profile: each once). Without an option both.\n";
+  help_if_asked(argc, argv, usage);
   bool checks = false, times = false, quick = false, decode = false;
   unsigned seed = std::random_device{}();
   for (int i = 1; i < argc; i++) {
     const std::string option = argv[i];
-    if (option == "--checks") checks = true;
-    if (option == "--times") times = true;
-    if (option == "--decode") times = decode = true;
-    if (option == "--profile") times = profile = true;
-    if (option == "--quick") quick = true;
-    if (option == "--seed" && i + 1 < argc) seed = static_cast<unsigned>(std::atoi(argv[++i]));
+    if (option == "--checks") {
+      checks = true;
+    } else if (option == "--times") {
+      times = true;
+    } else if (option == "--decode") {
+      times = decode = true;
+    } else if (option == "--profile") {
+      times = profile = true;
+    } else if (option == "--quick") {
+      quick = true;
+    } else if (option == "--seed" && i + 1 < argc) {
+      seed = static_cast<unsigned>(std::atoi(argv[++i]));
+    } else {
+      refuse(option, usage);
+    }
   }
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   std::printf("seed %u\n", seed);

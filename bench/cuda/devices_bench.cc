@@ -1,6 +1,7 @@
 // A model of random weights in a real shape on one GPU and spread over several: is every answer the same, and how much
 // faster is it?
-//   devices_bench [--shape 8b|1b] [--devices 0,1] [--tokens N] [--prompt N] [--batches 1,8] [--indirect]
+//   cuda_devices_bench [--shape llama3-8b|tinyllama-1.1b] [--devices 0,1] [--tokens N] [--prompt N] [--long-prompt N]
+//       [--batches 1,8] [--indirect]
 // Prints, of the same run: the link of each GPU alone and of all at once; for one GPU and for all, each of all streamed
 // and all resident, decoding tokens a second and prefill, the share of the links; and whether the tokens are the same.
 // --devices 0,0 is a check of the machinery on a machine with one GPU. --indirect: rows cross by way of system RAM.
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "bench/cuda/shapes.h"
+#include "bench/usage.h"
 #include "cuda/cuda_backend.h"
 #include "engine/engine.h"
 #include "stream/link.h"
@@ -28,7 +30,7 @@ using SteadyClock = std::chrono::steady_clock;
 namespace {
 
 struct Flags {
-  std::string shape = "8b";
+  std::string shape = "llama3-8b";
   std::vector<int> devices = {0, 1};
   std::vector<int> batches = {1};
   int tokens = 64;
@@ -204,18 +206,38 @@ double links_at_once(const std::vector<int>& devices) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const char* usage =
+      "cuda_devices_bench [--shape llama3-8b|tinyllama-1.1b] [--devices 0,1] [--tokens N] [--prompt N]\n"
+      "  [--long-prompt N] [--batches 1,8] [--indirect]\n"
+      "A model of random weights on one GPU and spread over several: are the tokens the same, and how much faster is "
+      "it?\n"
+      "--devices 0,0 checks the machinery on one GPU; --indirect: rows cross by way of system RAM.\n";
+  help_if_asked(argc, argv, usage);
   Bench bench;
   Flags& flags = bench.flags;
   for (int i = 1; i < argc; i++) {
     const std::string flag = argv[i];
-    if (flag == "--indirect") flags.indirect = true;
-    if (i + 1 >= argc) continue;
-    if (flag == "--shape") flags.shape = argv[++i];
-    if (flag == "--devices") flags.devices = numbers(argv[++i]);
-    if (flag == "--batches") flags.batches = numbers(argv[++i]);
-    if (flag == "--tokens") flags.tokens = std::atoi(argv[++i]);
-    if (flag == "--prompt") flags.prompt = std::atoi(argv[++i]);
-    if (flag == "--long-prompt") flags.long_prompt = std::atoi(argv[++i]);
+    if (flag == "--indirect") {
+      flags.indirect = true;
+      continue;
+    }
+    if (i + 1 >= argc) refuse(flag, usage);
+    const char* value = argv[++i];
+    if (flag == "--shape") {
+      flags.shape = value;
+    } else if (flag == "--devices") {
+      flags.devices = numbers(value);
+    } else if (flag == "--batches") {
+      flags.batches = numbers(value);
+    } else if (flag == "--tokens") {
+      flags.tokens = std::atoi(value);
+    } else if (flag == "--prompt") {
+      flags.prompt = std::atoi(value);
+    } else if (flag == "--long-prompt") {
+      flags.long_prompt = std::atoi(value);
+    } else {
+      refuse(flag, usage);
+    }
   }
   const auto began = SteadyClock::now();
   bench.spec = shape(flags.shape);

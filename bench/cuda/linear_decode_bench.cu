@@ -1,6 +1,6 @@
 // linear_decode: checks against float64, then times beside what a kernel that only reads takes.
-//   linear_decode_bench [check] [check_wide] [tiny] [tiny_whole] [chain] [matrix] [many] [plans] [shared] [profile]
-//   [--seed N]
+//   cuda_linear_decode_bench [check] [check_wide] [tiny] [tiny_whole] [chain] [matrix] [wide] [many] [plans] [shared]
+//       [profile] [--seed N]
 // (check, chain, matrix when none is named; check_wide is a part of check).
 // Exits with 1 if a check fails.
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/usage.h"
 #include "core/half.h"
 #include "cuda/linear_decode.cuh"
 #include "cuda/norm.h"
@@ -194,10 +195,10 @@ void check_matrix(const MatrixCode& code, int n, int k) {
       a.act = act_wanted ? reinterpret_cast<__half*>(act.data) : nullptr;
       a.act_stride = act_stride;
       a.intermediate = intermediate;
-      DecodePlan plan;
+      DecodeTuning plan;
       plan.wide_from = wide_from;
       plan.shared_from = shared_from;
-      OK(linear_decode_planned(a, plan, nullptr, early));
+      OK(linear_decode_tuned(a, plan, nullptr, early));
       OK(cudaDeviceSynchronize());
       std::vector<uint32_t> bits;
       if (act_wanted) {
@@ -299,7 +300,7 @@ void check_norms(const MatrixCode& code, int n, int k) {
       OK(rms_norm(x.data, k, a.weights, norm_offset, 1e-5f, count, k, reinterpret_cast<__half*>(normed.data), x_stride,
                   nullptr, early));
       OK(linear_decode(a, nullptr, early));
-      if (!linear_decode_norms(m, count)) continue;
+      if (!decode_norms(m, count)) continue;
       a.x = nullptr;
       a.norm_x = x.data;
       a.norm_offset = norm_offset;
@@ -562,10 +563,10 @@ struct Bench {
           for (int i = 0; i < 2; i++) {
             OK(cudaMemset(y.data, s.epilogue == LinearEpilogue::add ? 0 : 0xff, y.count * 4));
             OK(cudaMemset(act.data, 0xff, act.count * 2));
-            DecodePlan plan;
+            DecodeTuning plan;
             plan.shared_from = i == 0 ? kDecodeRows + 1 : 1;
             const LinearArguments a = arguments(s, m, rows, false);
-            OK(linear_decode_planned(a, plan, nullptr, false));
+            OK(linear_decode_tuned(a, plan, nullptr, false));
             OK(cudaDeviceSynchronize());
             const bool half = s.epilogue == LinearEpilogue::silu_mul;
             out[i].resize(static_cast<size_t>(rows) * s.n * (half ? 1 : 4));
@@ -592,7 +593,7 @@ struct Bench {
   }
 
   void chain(const Model& model, int group, bool zeros, const std::vector<int>& all_rows,
-             const std::vector<DecodePlan>& plans, const char* label) {
+             const std::vector<DecodeTuning>& plans, const char* label) {
     MatrixCode code;
     code.type = WeightType::q4;
     code.group = group;
@@ -613,7 +614,7 @@ struct Bench {
             for (size_t i = 0; i < matrices.size(); i++) {
               const LinearArguments a = arguments(model.shapes[i % model.shapes.size()], matrices[i], rows, early);
               OK(plans.empty() ? linear_decode(a, stream, true)
-                               : linear_decode_planned(a, plans[i % plans.size()], stream, true));
+                               : linear_decode_tuned(a, plans[i % plans.size()], stream, true));
             }
           },
           15);
@@ -634,19 +635,20 @@ struct Bench {
   }
 
   // One matrix alone, over enough copies that the L2 holds none.
-  void matrix(const Shape& s, MatrixCode code, const std::vector<int>& all_rows, const std::vector<DecodePlan>& plans) {
+  void matrix(const Shape& s, MatrixCode code, const std::vector<int>& all_rows,
+              const std::vector<DecodeTuning>& plans) {
     size_t at = 0;
     std::vector<MatrixLayout> copies;
     while (copies.size() < 4 || at < (size_t{300} << 20)) copies.push_back(place(s, code, &at));
     OK(cudaDeviceSynchronize());
     const double read = read_time(copies) / copies.size();
     std::printf("%s %dx%d %s: read %.2f us;", s.name, s.k, s.n, name_of(code.type), read);
-    const auto time = [&](const DecodePlan* plan, int rows) {
+    const auto time = [&](const DecodeTuning* plan, int rows) {
       return time_graph(
                  [&] {
                    for (const MatrixLayout& m : copies) {
                      const LinearArguments a = arguments(s, m, rows, true);
-                     OK(plan ? linear_decode_planned(a, *plan, stream, true) : linear_decode(a, stream, true));
+                     OK(plan ? linear_decode_tuned(a, *plan, stream, true) : linear_decode(a, stream, true));
                    }
                  },
                  11) /
@@ -656,7 +658,7 @@ struct Bench {
       std::printf(" rows");
       for (const int rows : all_rows) std::printf("  %d: %.2f", rows, time(nullptr, rows));
     } else {
-      for (const DecodePlan& plan : plans) {
+      for (const DecodeTuning& plan : plans) {
         std::printf("  %d/%d/%d:", plan.splits, plan.stripes, plan.stages);
         for (const int rows : all_rows) std::printf(" %.2f", time(&plan, rows));
       }
@@ -668,13 +670,24 @@ struct Bench {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const char* usage =
+      "cuda_linear_decode_bench [check] [check_wide] [tiny] [tiny_whole] [chain] [matrix] [wide] [many] [plans]\n"
+      "  [shared] [profile] [--seed N]\n"
+      "Checks linear_decode against float64, then times it beside a kernel that only reads. Without a word: check, "
+      "chain\n"
+      "and matrix.\n";
+  help_if_asked(argc, argv, usage);
+  const std::vector<std::string> known = {"check", "check_wide", "tiny",  "tiny_whole", "chain",  "matrix",
+                                          "wide",  "many",       "plans", "shared",     "profile"};
   unsigned long seed = std::random_device{}();
   std::vector<std::string> sections;
   for (int i = 1; i < argc; i++) {
     if (std::string(argv[i]) == "--seed" && i + 1 < argc) {
       seed = std::strtoul(argv[++i], nullptr, 10);
-    } else {
+    } else if (std::find(known.begin(), known.end(), argv[i]) != known.end()) {
       sections.push_back(argv[i]);
+    } else {
+      refuse(argv[i], usage);
     }
   }
   const auto wanted = [&](const char* s, bool by_default = true) {
@@ -713,13 +726,13 @@ int main(int argc, char** argv) {
   }
   if (wanted("plans", false)) {
     // splits, stripes, tile_rows, stages, residents
-    const DecodePlan any{};
+    const DecodeTuning any{};
     struct Trial {
       const char* label;
-      std::vector<DecodePlan> plans;
+      std::vector<DecodeTuning> plans;
     };
-    const auto split = [](int splits) { return DecodePlan{splits, 0, 0, 0, 0}; };
-    const auto stripe = [](int stripes) { return DecodePlan{0, stripes, 0, 0, 0}; };
+    const auto split = [](int splits) { return DecodeTuning{splits, 0, 0, 0, 0}; };
+    const auto stripe = [](int stripes) { return DecodeTuning{0, stripes, 0, 0, 0}; };
     for (const Trial& trial : std::vector<Trial>{{" qkv in two", {split(2), any, any, any}},
                                                  {" o whole", {any, split(1), any, any}},
                                                  {" o in four", {any, split(4), any, any}},
@@ -727,20 +740,20 @@ int main(int argc, char** argv) {
                                                  {" down in four", {any, any, any, split(4)}},
                                                  {" gate_up 112", {any, any, stripe(112), any}},
                                                  {" gate_up 448", {any, any, stripe(448), any}},
-                                                 {" one thread block an SM", {DecodePlan{0, 0, 0, 0, 1}}},
-                                                 {" stages 1", {DecodePlan{0, 0, 0, 1, 0}}},
-                                                 {" stages 2", {DecodePlan{0, 0, 0, 2, 0}}}}) {
+                                                 {" one thread block an SM", {DecodeTuning{0, 0, 0, 0, 1}}},
+                                                 {" stages 1", {DecodeTuning{0, 0, 0, 1, 0}}},
+                                                 {" stages 2", {DecodeTuning{0, 0, 0, 2, 0}}}}) {
       bench.chain(kModels[0], 128, false, {1, 8}, trial.plans, trial.label);
     }
     for (const int splits : {1, 2}) {
       bench.chain(kModels[2], 128, false, {1}, {split(splits)}, (" splits " + std::to_string(splits)).c_str());
     }
-    bench.chain(kModels[0], 128, false, {16, 32, 64}, {DecodePlan{0, 0, 8, 0, 0}}, " tiles of 8");
-    bench.chain(kModels[0], 128, false, {32, 64, 128}, {DecodePlan{0, 0, 16, 0, 0}}, " tiles of 16");
+    bench.chain(kModels[0], 128, false, {16, 32, 64}, {DecodeTuning{0, 0, 8, 0, 0}}, " tiles of 8");
+    bench.chain(kModels[0], 128, false, {32, 64, 128}, {DecodeTuning{0, 0, 16, 0, 0}}, " tiles of 16");
   }
   if (wanted("wide", false)) {  // from which row on it pays
     for (const int from : {9, kDecodeRows + 1}) {
-      DecodePlan plan;
+      DecodeTuning plan;
       plan.wide_from = from;
       bench.chain(kModels[0], 128, false, {9, 16, 17, 32, 64}, {plan}, from == 9 ? " wide" : " narrow");
       bench.chain(kModels[2], 128, false, {9, 16, 17, 32, 64}, {plan}, from == 9 ? " wide" : " narrow");
@@ -756,20 +769,20 @@ int main(int argc, char** argv) {
   }
   if (wanted("shared", false)) {  // A B A B
     for (const int from : {9, kDecodeRows + 1, 9, kDecodeRows + 1}) {
-      DecodePlan plan;
+      DecodeTuning plan;
       plan.shared_from = from;
       bench.chain(kModels[0], 128, false, {8, 9, 16, 17, 24, 32}, {plan}, from == 9 ? " shared" : " own");
     }
     MatrixCode code;
     code.type = WeightType::q4;
     code.group = 128;
-    DecodePlan shared, own;
+    DecodeTuning shared, own;
     shared.shared_from = 9;
     own.shared_from = kDecodeRows + 1;
     for (const Shape& s : kModels[0].shapes) bench.matrix(s, code, {8, 16, 32}, {shared, own});
     bench.matrix(Shape{"head", 4096, 128256, LinearEpilogue::store}, code, {8, 16, 32}, {shared, own});
     for (const int from : {9, kDecodeRows + 1}) {
-      DecodePlan plan;
+      DecodeTuning plan;
       plan.shared_from = from;
       for (const Model& model : {kModels[1], kModels[2]}) {
         bench.chain(model, 128, false, {9, 16, 32}, {plan}, from == 9 ? " shared" : " own");

@@ -1,5 +1,5 @@
 // Checks of linear_prefill on fresh random inputs against float64, then times at Llama-3-8B's shapes.
-//   linear_prefill_bench [--checks|--quick|--tiny|--times] [--rows n] [--seed n]
+//   cuda_linear_prefill_bench [--checks|--quick|--tiny|--times] [--rows n] [--seed n]
 // Exits with 1 if a check fails.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/usage.h"
 #include "core/half.h"
 #include "cuda/linear.h"
 #include "model/slab_layout.h"
@@ -448,16 +449,31 @@ void run_times(const std::vector<int>& row_counts) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const char* usage =
+      "cuda_linear_prefill_bench [--checks|--quick|--tiny|--times] [--rows N] [--seed N]\n"
+      "Checks linear_prefill on random inputs against float64 (--quick, --tiny: fewer), then times it at Llama-3-8B's\n"
+      "shapes. Without an option both.\n";
+  help_if_asked(argc, argv, usage);
   unsigned long seed = 1;
   bool with_checks = true, with_times = true, quick = false, tiny = false;
   std::vector<int> row_counts = {64, 128, 256, 512, 1024, 1920, 4096};
   for (int i = 1; i < argc; i++) {
-    if (!std::strcmp(argv[i], "--checks")) with_times = false;
-    if (!std::strcmp(argv[i], "--times")) with_checks = false;
-    if (!std::strcmp(argv[i], "--quick")) quick = true, with_times = false;
-    if (!std::strcmp(argv[i], "--tiny")) tiny = true, with_times = false;
-    if (!std::strcmp(argv[i], "--rows") && i + 1 < argc) row_counts = {std::atoi(argv[++i])};
-    if (!std::strcmp(argv[i], "--seed") && i + 1 < argc) seed = std::strtoul(argv[++i], nullptr, 10);
+    const std::string option = argv[i];
+    if (option == "--checks") {
+      with_times = false;
+    } else if (option == "--times") {
+      with_checks = false;
+    } else if (option == "--quick") {
+      quick = true, with_times = false;
+    } else if (option == "--tiny") {
+      tiny = true, with_times = false;
+    } else if (option == "--rows" && i + 1 < argc) {
+      row_counts = {std::atoi(argv[++i])};
+    } else if (option == "--seed" && i + 1 < argc) {
+      seed = std::strtoul(argv[++i], nullptr, 10);
+    } else {
+      refuse(option, usage);
+    }
   }
   random_bits.seed(seed);
   if (with_checks) run_checks(quick, tiny);

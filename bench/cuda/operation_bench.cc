@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/usage.h"
 #include "core/error.h"
 #include "core/half.h"
 #include "cuda/lab.h"
@@ -133,6 +134,11 @@ std::string text_of(const Dimensions& dimensions) {
 }  // namespace
 
 int main(int argc, char** argv) try {
+  const char* usage =
+      "cuda_operation_bench [operation [dimension=value ...]] [--kernel file] [--check]\n"
+      "Operations of the lab against the CPU twin on random inputs, then their times (not with --check). Without\n"
+      "dimensions, a list of awkward and of real ones.\n";
+  help_if_asked(argc, argv, usage);
   std::string only, kernel_file;
   Dimensions given;
   bool check_only = false;
@@ -145,6 +151,8 @@ int main(int argc, char** argv) try {
       check_only = true;
     } else if (equals != std::string::npos) {
       given[argument.substr(0, equals)] = std::atof(argument.c_str() + equals + 1);
+    } else if (argument.starts_with("--")) {
+      refuse(argument, usage);
     } else {
       only = find_operation(argument).name;
     }

@@ -1,5 +1,5 @@
 // Where a decode step's time goes: whole passes of a model of random weights in a real shape, without Node.
-//   pass_bench [--shape 8b|1b] [--rows N] [--context N] [--head q4|f16] [--passes N]
+//   cuda_pass_bench [--shape llama3-8b|tinyllama-1.1b] [--rows N] [--context N] [--head q4|f16] [--passes N]
 // Prints, of the same run: passes back to back (the GPU's own time), steps as the engine takes them (inputs, pass,
 // wait, tokens), and the bytes of weights a pass reads beside a plain read of the GPU's memory.
 #include <cuda_runtime.h>
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "bench/cuda/shapes.h"
+#include "bench/usage.h"
 #include "cuda/cuda_backend.h"
 #include "stream/feeder.h"
 #include "stream/synthetic.h"
@@ -31,15 +32,29 @@ double milliseconds(Clock::duration d) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string name = "8b", head = "f16";
+  const char* usage =
+      "cuda_pass_bench [--shape llama3-8b|tinyllama-1.1b] [--rows N] [--context N] [--head q4|f16] [--passes N]\n"
+      "Where a decode step's time goes: whole passes of a model of random weights, without Node.\n";
+  help_if_asked(argc, argv, usage);
+  std::string name = "llama3-8b", head = "f16";
   int rows = 1, context = 128, passes = 200;
-  for (int i = 1; i + 1 < argc; i += 2) {
+  for (int i = 1; i < argc; i += 2) {
     const std::string flag = argv[i];
-    if (flag == "--shape") name = argv[i + 1];
-    if (flag == "--head") head = argv[i + 1];
-    if (flag == "--rows") rows = std::atoi(argv[i + 1]);
-    if (flag == "--context") context = std::atoi(argv[i + 1]);
-    if (flag == "--passes") passes = std::atoi(argv[i + 1]);
+    if (i + 1 >= argc) refuse(flag, usage);
+    const char* value = argv[i + 1];
+    if (flag == "--shape") {
+      name = value;
+    } else if (flag == "--head") {
+      head = value;
+    } else if (flag == "--rows") {
+      rows = std::atoi(value);
+    } else if (flag == "--context") {
+      context = std::atoi(value);
+    } else if (flag == "--passes") {
+      passes = std::atoi(value);
+    } else {
+      refuse(flag, usage);
+    }
   }
   const ModelSpec spec = shape(name);
   SyntheticOptions options;

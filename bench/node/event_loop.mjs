@@ -1,74 +1,36 @@
 // How much the library delays the application: the lateness of a 1 ms timer while a model decodes and prompts of 30,000
 // tokens arrive, beside the same timer's in this process before anything was loaded. Limits: p99 < 5 ms, maximum < 20 ms.
 //
-//   npm run build && node bench/node/event_loop.mjs [folder] [--seconds 20] [--json]
-import { closeSync, openSync, readSync } from 'node:fs'
-import { performance } from 'node:perf_hooks'
-import { parseArgs } from 'node:util'
-import { load } from '../../dist/index.js'
+//   npm run build && node bench/node/event_loop.mjs [folder] [--seconds 20] [--limits 5,20] [--json]
+//
+// Exits with 1 where a limit is missed.
+import { join } from 'node:path'
+import { begin, dist, ROOT } from '../program.mjs'
+import { closeWatch, watch } from './watch.mjs'
 
-const { values, positionals } = parseArgs({
-  options: { seconds: { type: 'string', default: '20' }, json: { type: 'boolean', default: false } },
-  allowPositionals: true,
-})
-const folder = positionals[0] ?? new URL('../../models/demo', import.meta.url).pathname
-const seconds = Number(values.seconds)
+const { options, positionals } = begin(import.meta, { seconds: 20, limits: '5,20', json: false })
+const { load } = await dist('index.js')
+const folder = positionals[0] ?? join(ROOT, 'models', 'demo')
+const { seconds } = options
+const [p99, max] = options.limits.split(',').map(Number)
 
-const LIMITS = { p99: 5, max: 20 }
+const LIMITS = { p99, max }
 const PROMPT_TOKENS = 30_000
 const PROMPTS_A_SECOND = 2
 const DECODERS = 4
 
-/** Milliseconds that this thread has been ready to run while others had the processors (Linux's schedstat). */
-const schedstat = openSync('/proc/thread-self/schedstat')
-const buffer = Buffer.alloc(128)
-function waitedForProcessor() {
-  const length = readSync(schedstat, buffer, 0, buffer.length, 0)
-  return Number(buffer.toString('latin1', 0, length).split(' ')[1]) / 1e6
-}
-
-/**
- * By how many milliseconds each of a chain of 1 ms timers was late, and `own`: without the time in which the thread was
- * ready but had no processor, which other processes (and the model's own threads) have on a busy machine.
- */
-function watch() {
-  const late = []
-  const own = []
-  let due = performance.now() + 1
-  let waited = waitedForProcessor()
-  let timer
-  const tick = () => {
-    const delay = Math.max(0, performance.now() - due)
-    const nowWaited = waitedForProcessor()
-    late.push(delay)
-    own.push(Math.max(0, delay - (nowWaited - waited)))
-    waited = nowWaited
-    due = performance.now() + 1
-    timer = setTimeout(tick, 1)
-  }
-  timer = setTimeout(tick, 1)
-  return () => {
-    clearTimeout(timer)
-    const summary = (delays) => {
-      delays.sort((a, b) => a - b)
-      const at = (share) => delays[Math.min(delays.length - 1, Math.floor(share * delays.length))]
-      return { p50: at(0.5), p99: at(0.99), max: delays.at(-1) }
-    }
-    return { timers: late.length, ...summary(late), own: summary(own) }
-  }
-}
-
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 
 let stop = watch()
-await sleep(3000)
+await sleep(Math.min(3000, seconds * 1000))
 const idle = stop()
 
 const model = await load(folder, { contextLength: 1024, maxSequences: 8 })
 const sentence = 'Once upon a time there was a boat, and it sailed away over the sea. '
-const long = sentence.repeat(Math.ceil((1.1 * PROMPT_TOKENS) / model.tokenizer.encode(sentence, false).length))
+const sentenceTokens = (await model.tokenizer.encode(sentence)).length
+const long = sentence.repeat(Math.ceil((1.1 * PROMPT_TOKENS) / sentenceTokens))
 
-const promptTokens = model.tokenizer.encode(long).length
+const promptTokens = (await model.tokenizer.encode(long)).length
 
 let running = true
 const controller = new AbortController()
@@ -89,11 +51,11 @@ const arrivals = []
 const began = performance.now()
 for (let sent = 0; performance.now() - began < seconds * 1000; sent++) {
   // Cut to the context, as a server does that takes whatever comes.
-  const options = { maxTokens: 4, truncate: 'middle', signal: controller.signal }
+  const request = { maxTokens: 4, truncate: 'middle', signal: controller.signal }
   const generation =
     sent % 2 === 1 && model.hasChatTemplate
-      ? model.chat([{ role: 'user', content: long }], options)
-      : model.generate(long, options)
+      ? model.chat([{ role: 'user', content: long }], request)
+      : model.generate(long, request)
   arrivals.push(generation.result)
   await sleep(1000 / PROMPTS_A_SECOND)
 }
@@ -118,7 +80,7 @@ const report = {
   promptTokens,
   steps: after.steps - before.steps,
 }
-if (values.json) console.log(JSON.stringify(report))
+if (options.json) console.log(JSON.stringify(report))
 else {
   const figures = ({ p50, p99, max }) => `p50 ${p50.toFixed(2)}  p99 ${p99.toFixed(2)}  max ${max.toFixed(2)} ms`
   const line = (name, { timers, own, ...late }) =>
@@ -131,4 +93,4 @@ else {
   )
 }
 process.exitCode = met ? 0 : 1
-closeSync(schedstat)
+closeWatch()

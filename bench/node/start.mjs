@@ -1,39 +1,36 @@
 // From the start of a process to its first token, the packed file in the page cache.
 //
-//   node bench/node/start.mjs [--shape llama-3-8b] [--folder F] [--cache C] [--device cuda] [--runs 3] [--no-repack]
+//   node bench/node/start.mjs [--shape llama3-8b] [--layers 32] [--folder F] [--cache C] [--device cuda]
+//       [--runs 3] [--no-repack]
 //
 // Writes a GPTQ checkpoint of random weights in the shape to the folder (unless it is there; 5.7 GB for 8B), loads it
 // once, which leaves the packed file in C, and then starts the command anew for each figure. `import`, `load` and
 // `first` are milliseconds of the process's own clock until the package was imported, the model loaded, the first token
 // there; `device`, `weights` and `placed` are the native load's own, from its beginning.
 import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { closeSync, copyFileSync, existsSync, mkdirSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
-import { fileURLToPath, pathToFileURL } from 'node:url'
-import { parseArgs } from 'node:util'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { begin, ROOT, shapeOf } from '../program.mjs'
 
-const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
-const { values: options } = parseArgs({
-  allowNegative: true,
-  options: {
-    shape: { type: 'string', default: 'llama-3-8b' },
-    layers: { type: 'string' },
-    folder: { type: 'string' },
-    cache: { type: 'string' },
-    device: { type: 'string', default: 'auto' },
-    runs: { type: 'string', default: '3' },
-    repack: { type: 'boolean', default: true },
-  },
+const { options } = begin(import.meta, {
+  shape: 'llama3-8b',
+  layers: Number,
+  folder: String,
+  cache: String,
+  device: 'auto',
+  runs: 3,
+  repack: true,
 })
-const { SHAPES } = await import(pathToFileURL(join(root, 'dist', 'model', 'synthetic.js')).href)
-const spec = { ...SHAPES[options.shape] }
-if (options.layers) spec.layers = Number(options.layers)
-const folder = options.folder ?? join(tmpdir(), `millrace-start-${options.shape}`)
+const spec = await shapeOf(options.shape, options.layers)
+const folder = options.folder ?? join(tmpdir(), `millrace-start-${options.shape}-${spec.layers}`)
 const cache = options.cache ?? `${folder}.cache`
 
 const CHUNK = 32 << 20
-const GROUP = 128
+/** Input features that share a scale: as many as divide every width. */
+const GROUP = [128, 64, 32].find((size) => [spec.hidden, spec.intermediate].every((width) => width % size === 0))
 
 /** Bytes of a pattern over and over, or of `words` drawn once. */
 function filled(make) {
@@ -50,7 +47,7 @@ const random = () => {
 function writeCheckpoint() {
   mkdirSync(folder, { recursive: true })
   for (const file of ['tokenizer.json', 'tokenizer_config.json']) {
-    copyFileSync(join(root, 'models', 'demo', file), join(folder, file))
+    copyFileSync(join(ROOT, 'models', 'demo', file), join(folder, file))
   }
   const config = {
     architectures: ['LlamaForCausalLM'],
@@ -124,7 +121,7 @@ function writeCheckpoint() {
 const load = { device: options.device, contextLength: 512 }
 const child = (settings) => `
 const imported = performance.now()
-const { load } = await import(${JSON.stringify(pathToFileURL(join(root, 'dist', 'index.js')).href)})
+const { load } = await import(${JSON.stringify(pathToFileURL(join(ROOT, 'dist', 'index.js')).href)})
 const ready = performance.now()
 let native
 const none = () => {}
@@ -162,7 +159,7 @@ function run(settings) {
 /** Until the command has written the first text. */
 async function command(placement) {
   const began = performance.now()
-  const main = join(root, 'dist', 'cli', 'main.js')
+  const main = join(ROOT, 'dist', 'cli', 'main.js')
   const args = ['generate', folder, 'Once upon a time', '--max-tokens', '1', '--device', options.device]
   const process_ = spawn(
     process.execPath,
@@ -171,10 +168,13 @@ async function command(placement) {
       stdio: ['ignore', 'pipe', 'inherit'],
     },
   )
-  return new Promise((resolve, reject) => {
-    process_.stdout.once('data', () => resolve(performance.now() - began))
-    process_.once('close', (code) => reject(new Error(`the command ended with ${code} and no text`)))
+  let first
+  process_.stdout.once('data', () => {
+    first = performance.now() - began
   })
+  const [code] = await once(process_, 'close') // so that the next one is alone
+  if (first === undefined || code !== 0) throw new Error(`the command ended with ${code}`)
+  return first
 }
 
 const figures = (measured) =>
@@ -195,7 +195,7 @@ if (options.repack) {
   )
 }
 for (const placement of ['resident', 'streamed']) {
-  for (let i = 0; i < Number(options.runs); i++) console.log(`${placement}: ${figures(run({ placement })[0])}`)
-  for (let i = 0; i < Number(options.runs); i++)
+  for (let i = 0; i < options.runs; i++) console.log(`${placement}: ${figures(run({ placement })[0])}`)
+  for (let i = 0; i < options.runs; i++)
     console.log(`${placement}, command: first text after ${Math.round(await command(placement))} ms`)
 }

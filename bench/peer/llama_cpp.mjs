@@ -3,8 +3,8 @@
 // bandwidth. The peer is no dependency: install it in a folder of its own.
 //
 //   mkdir /tmp/peer && npm install --prefix /tmp/peer --ignore-scripts node-llama-cpp
-//   npm run build && node bench/peer/llama_cpp.mjs /tmp/peer [--shape tinyllama-1.1b] [--threads 2] [--prompt 128]
-//       [--tokens 64] [--runs 4]
+//   npm run build && node bench/peer/llama_cpp.mjs /tmp/peer [--shape tinyllama-1.1b] [--layers 22]
+//       [--threads 2] [--prompt 128] [--tokens 64] [--runs 4]
 //
 // Their layers are Q4_0 (4.5 bits a weight), ours g128 symmetric (4.125); both heads are f16. The GGUF file is written to
 // the peer's folder (680 MB for the 1.1B shape) and left there for the next time.
@@ -14,30 +14,25 @@ import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { pathToFileURL } from 'node:url'
-import { parseArgs } from 'node:util'
-import { addon } from '../../dist/binding.js'
-import { loadSynthetic, SHAPES } from '../../dist/model/synthetic.js'
+import { begin, dist, fail, shapeOf } from '../program.mjs'
 
-const { values, positionals } = parseArgs({
-  options: {
-    shape: { type: 'string', default: 'tinyllama-1.1b' },
-    threads: { type: 'string', default: String(addon().probeCpu().cores) },
-    prompt: { type: 'string', default: '128' },
-    tokens: { type: 'string', default: '64' },
-    runs: { type: 'string', default: '4' },
-  },
-  allowPositionals: true,
+const { options, positionals } = begin(import.meta, {
+  shape: 'tinyllama-1.1b',
+  layers: Number,
+  threads: Number,
+  prompt: 128,
+  tokens: 64,
+  runs: 4,
 })
 const peer = resolve(positionals[0] ?? '.')
-const spec = SHAPES[values.shape]
-const [threads, promptTokens, tokens, runs] = ['threads', 'prompt', 'tokens', 'runs'].map((name) =>
-  Number(values[name]),
-)
-if (!spec || !existsSync(join(peer, 'node_modules', 'node-llama-cpp'))) {
-  throw new Error(
-    `usage: llama_cpp.mjs <folder with node_modules/node-llama-cpp> [--shape ${Object.keys(SHAPES).join('|')}]`,
-  )
+if (!existsSync(join(peer, 'node_modules', 'node-llama-cpp'))) {
+  fail(`there is no node_modules/node-llama-cpp in ${peer}: --help says how to put it there`)
 }
+const { addon } = await dist('binding.js')
+const { loadSynthetic } = await dist('model/synthetic.js')
+const spec = await shapeOf(options.shape, options.layers)
+const { prompt: promptTokens, tokens, runs } = options
+const threads = options.threads ?? addon().probeCpu().cores
 
 // ---- GGUF (version 3), as much of it as a llama of random weights needs.
 
@@ -152,7 +147,7 @@ async function writeGguf(path) {
 async function theirs() {
   const folder = join(peer, 'gguf')
   mkdirSync(folder, { recursive: true })
-  const path = join(folder, `${values.shape}-q4_0.gguf`)
+  const path = join(folder, `${options.shape}-${spec.layers}-q4_0.gguf`)
   if (!existsSync(path)) await writeGguf(path)
   const { getLlama, LlamaLogLevel } = await import(
     pathToFileURL(createRequire(join(peer, 'package.json')).resolve('node-llama-cpp')).href
@@ -186,8 +181,8 @@ async function theirs() {
 }
 
 async function ours() {
-  const options = { device: 'cpu', threads, contextLength: promptTokens + tokens, maxSequences: 1 }
-  const model = await loadSynthetic(values.shape, spec, options, { head: 'f16' })
+  const settings = { device: 'cpu', threads, contextLength: promptTokens + tokens, maxSequences: 1 }
+  const model = await loadSynthetic(options.shape, spec, settings, { head: 'f16' })
   return {
     name: 'millrace',
     bytes: model.plan.hostBytes - model.plan.embeddingBytes,
@@ -215,7 +210,7 @@ const dram = await addon().measureDramBandwidth(threads)
 const median = (list) => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)]
 const spread = (list) =>
   `${median(list).toFixed(1)} (${Math.min(...list).toFixed(1)} to ${Math.max(...list).toFixed(1)})`
-console.log(`${values.shape}, ${threads} threads, ${runs} runs in turn; DRAM read ${(dram / 1e9).toFixed(1)} GB/s`)
+console.log(`${options.shape}, ${threads} threads, ${runs} runs in turn; DRAM read ${(dram / 1e9).toFixed(1)} GB/s`)
 for (const [index, { name, bytes }] of both.entries()) {
   const { prefill, decode } = figures[index]
   const rate = median(decode) * bytes

@@ -283,20 +283,40 @@ void check_tokens(const std::vector<int32_t>& tokens, int vocab) {
 
 }  // namespace
 
+namespace {
+
+void read(const Napi::Object& object, const char* name, float& value) {
+  value = static_cast<float>(number_field(object, name));
+}
+void read(const Napi::Object& object, const char* name, int32_t& value) {
+  value = int_field(object, name);
+}
+
+}  // namespace
+
+std::vector<const char*> sampling_option_names() {
+#define MILLRACE_NAME_OF_FIELD(type, field, name, fallback) name,
+  return {MILLRACE_SAMPLING_OPTIONS(MILLRACE_NAME_OF_FIELD)};
+#undef MILLRACE_NAME_OF_FIELD
+}
+
 RequestOptions request_options(const Napi::Object& object, int vocab) {
   RequestOptions options;
   options.kind = string_field(object, "kind") == "score" ? RequestKind::score : RequestKind::generate;
   options.tokens = int32_array_field(object, "tokens");
   check_tokens(options.tokens, vocab);
+  options.priority = int_field(object, "priority");
+  options.queue_timeout_ms = number_field(object, "queueTimeoutMs");
+  options.deadline_ms = number_field(object, "deadlineMs");
+  options.age_ms = number_field(object, "ageMs");
+  if (options.kind == RequestKind::score) {
+    options.logits = bool_field(object, "logits");
+    return options;
+  }
   options.max_tokens = int_field(object, "maxTokens");
-  options.temperature = static_cast<float>(number_field(object, "temperature"));
-  options.top_k = int_field(object, "topK");
-  options.top_p = static_cast<float>(number_field(object, "topP"));
-  options.min_p = static_cast<float>(number_field(object, "minP"));
-  options.typical_p = static_cast<float>(number_field(object, "typicalP"));
-  options.repetition_penalty = static_cast<float>(number_field(object, "repetitionPenalty"));
-  options.presence_penalty = static_cast<float>(number_field(object, "presencePenalty"));
-  options.frequency_penalty = static_cast<float>(number_field(object, "frequencyPenalty"));
+#define MILLRACE_READ_FIELD(type, field, name, fallback) read(object, name, options.field);
+  MILLRACE_SAMPLING_OPTIONS(MILLRACE_READ_FIELD)
+#undef MILLRACE_READ_FIELD
   const std::vector<int32_t> bias_tokens = int32_array_field(object, "biasTokens");
   const std::vector<float> bias_values = float32_array_field(object, "biasValues");
   if (bias_tokens.size() != bias_values.size()) throw wrong_type("biasValues", "one value a token");
@@ -307,10 +327,6 @@ RequestOptions request_options(const Napi::Object& object, int vocab) {
   options.seed = size_field(object, "seed");
   options.stop_tokens = int32_array_field(object, "stopTokens");
   options.logprobs = bool_field(object, "logprobs");
-  options.logits = bool_field(object, "logits");
-  options.priority = int_field(object, "priority");
-  options.queue_timeout_ms = number_field(object, "queueTimeoutMs");
-  options.deadline_ms = number_field(object, "deadlineMs");
   return options;
 }
 

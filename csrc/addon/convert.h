@@ -31,5 +31,7 @@ SyntheticOptions synthetic_options(const Napi::Object& object);
 const char* name_of(Home home);
 std::vector<Home> homes_field(const Napi::Object& object, const char* name);
 RequestOptions request_options(const Napi::Object& object, int vocab);
+// The options of sampling that request_options() reads, by JavaScript's names.
+std::vector<const char*> sampling_option_names();
 
 }  // namespace millrace

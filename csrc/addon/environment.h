@@ -9,7 +9,6 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <unordered_map>
 #include <unordered_set>
@@ -93,10 +92,10 @@ template <typename Body>
 auto guarded(Napi::Env env, Body&& body) -> decltype(body()) {
   try {
     return body();
-  } catch (const Error& error) {
-    throw to_js(env, error);
-  } catch (const std::bad_alloc&) {
-    throw to_js(env, Error(code::kOutOfMemory, "the system has no memory left", "free memory and try again"));
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (...) {
+    throw to_js(env, current_error());
   }
 }
 
@@ -113,12 +112,8 @@ Napi::Promise run_async(Napi::Env env, std::function<Result()> work,
     auto failure = std::make_shared<std::optional<Error>>();
     try {
       result->emplace(work());
-    } catch (const Error& error) {
-      failure->emplace(error);
-    } catch (const std::bad_alloc&) {
-      failure->emplace(code::kOutOfMemory, "the system has no memory left", "free memory and try again");
-    } catch (const std::exception& error) {
-      failure->emplace(code::kInternal, error.what(), "report this with what led to it");
+    } catch (...) {
+      failure->emplace(current_error());
     }
     work = nullptr;
     channel->run([result, failure, settle = std::move(settle), deferred, raw = channel.get()](Napi::Env at) {
@@ -136,10 +131,9 @@ Napi::Promise run_async(Napi::Env env, std::function<Result()> work,
   };
   try {
     std::thread(std::move(body)).detach();
-  } catch (const std::system_error&) {
+  } catch (...) {
     channel->drop(env);
-    throw to_js(env, Error(code::kOutOfMemory, "the system starts no more threads",
-                           "raise the limits on threads and address space"));
+    throw to_js(env, current_error());
   }
   return deferred->Promise();
 }

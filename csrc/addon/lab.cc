@@ -86,12 +86,8 @@ Napi::Promise run_on(Worker& worker, Napi::Env env, std::function<Result(std::un
     auto failure = std::make_shared<std::optional<Error>>();
     try {
       result->emplace(work(session));
-    } catch (const Error& error) {
-      failure->emplace(error);
-    } catch (const std::bad_alloc&) {
-      failure->emplace(code::kOutOfMemory, "the system has no memory left", "free memory and try again");
-    } catch (const std::exception& error) {
-      failure->emplace(code::kInternal, error.what(), "report this with what led to it");
+    } catch (...) {
+      failure->emplace(current_error());
     }
     channel->run([result, failure, settle = std::move(settle), deferred = std::move(deferred),
                   raw = channel.get()](Napi::Env at) {
@@ -350,12 +346,7 @@ Napi::Value open(const Napi::CallbackInfo& info) {
     const std::string device = info[0].As<Napi::String>().Utf8Value();
     const int threads = info[1].As<Napi::Number>().Int32Value();
     auto worker = std::make_shared<Worker>();
-    try {
-      worker->start();
-    } catch (const std::system_error&) {
-      throw Error(code::kOutOfMemory, "the system starts no more threads",
-                  "raise the limits on threads and address space");
-    }
+    worker->start();
     return run_on<std::shared_ptr<Worker>>(
         *worker, env,
         [device, threads, worker](std::unique_ptr<Session>& session) {

@@ -1,11 +1,10 @@
 #include "addon/model.h"
 
-#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdlib>
-#include <future>
-#include <optional>
+#include <tuple>
+#include <utility>
 
 #include "addon/convert.h"
 #include "addon/environment.h"
@@ -14,29 +13,16 @@
 #include "backend/cpu/cpu_backend.h"
 #include "cuda/cuda_backend.h"
 #include "engine/engine.h"
+#include "engine/loading.h"
 #include "stream/host_store.h"
 #include "stream/packed_file.h"
+#include "stream/synthetic.h"
 
 namespace millrace {
 
 namespace {
 
 using SharedModel = std::shared_ptr<Model>;
-
-struct Loaded {
-  SharedModel model;
-  QuantisationError head_error;
-  std::weak_ptr<const HostModel> host;  // the model's own, which goes with it
-  PackedOutcome packed;
-  // When, from the load's beginning, the device had started, the weights were in memory, the model was in its place.
-  double device_ms = 0, weights_ms = 0, total_ms = 0;
-};
-
-using Clock = std::chrono::steady_clock;
-
-double milliseconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-}
 
 Napi::Number number(Napi::Env env, uint64_t value) {
   return Napi::Number::New(env, static_cast<double>(value));
@@ -48,7 +34,7 @@ std::string text(const Napi::Value& value, const char* name) {
               "call through the package's own API");
 }
 
-// One environment's handle on a model. The model's memory is freed by the engine when it closes, not by this handle.
+// One environment's handle on a model. The model's memory is freed when the engine closes it, not by this handle.
 class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -56,7 +42,8 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
         env, "NativeModel",
         {InstanceAccessor<&ModelHandle::id>("id"), InstanceAccessor<&ModelHandle::head_error>("headError"),
          InstanceAccessor<&ModelHandle::packed>("packed"), InstanceAccessor<&ModelHandle::timings>("timings"),
-         InstanceMethod<&ModelHandle::write_packed>("writePacked"), InstanceMethod<&ModelHandle::submit>("submit"),
+         InstanceMethod<&ModelHandle::write_packed>("writePacked"), InstanceMethod<&ModelHandle::admit>("admit"),
+         InstanceMethod<&ModelHandle::withdraw>("withdraw"), InstanceMethod<&ModelHandle::submit>("submit"),
          InstanceMethod<&ModelHandle::cancel>("cancel"), InstanceMethod<&ModelHandle::stats>("stats"),
          InstanceMethod<&ModelHandle::observe_steps>("observeSteps"), InstanceMethod<&ModelHandle::memory>("memory"),
          InstanceMethod<&ModelHandle::set_homes>("setHomes"), InstanceMethod<&ModelHandle::set_arena>("setArena"),
@@ -66,7 +53,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
   // Constructed by load() alone, which passes an External of what it has loaded and the vocabulary's size.
   explicit ModelHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ModelHandle>(info) {
     if (info.Length() != 2 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "use load()");
-    const Loaded& loaded = *info[0].As<Napi::External<Loaded>>().Data();
+    const LoadedModel& loaded = *info[0].As<Napi::External<LoadedModel>>().Data();
     model_ = loaded.model;
     head_error_ = loaded.head_error;
     host_ = loaded.host;
@@ -91,11 +78,19 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     return out;
   }
 
+  Napi::Value admit(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] { return number(info.Env(), Engine::admit(model_)); });
+  }
+
+  void withdraw(const Napi::CallbackInfo&) { Engine::withdraw(model_); }
+
+  // submit(id, request), id as admit() gave it
   Napi::Value submit(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
+      RequestOptions options = request_options(info[1].As<Napi::Object>(), vocab_);
+      options.id = static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value());
       const std::shared_ptr<Channel>& channel = Environment::of(info.Env()).channel();
-      return number(info.Env(),
-                    Engine::process().submit(model_, request_options(info[0].As<Napi::Object>(), vocab_), channel));
+      return number(info.Env(), Engine::process().submit(model_, std::move(options), channel));
     });
   }
 
@@ -128,11 +123,12 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     put("streamedUnits", c.streamed_units);
     put("weightBytesRead", c.weight_bytes_read);
     put("runningSequences", c.running);
-    put("waitingSequences", c.waiting);
+    out["waitingSequences"] = Napi::Number::New(info.Env(), model_->waiting());
     put("kvBlocksUsed", c.kv_blocks_used);
     put("promptTokens", c.prompt_tokens);
     put("reusedTokens", c.reused_tokens);
     put("preemptions", c.preemptions);
+    put("recomputations", c.recomputations);
     put("savedKvBytes", c.saved_kv_bytes);
     out["stepMs"] = Napi::Number::New(info.Env(), c.step_ms.load(std::memory_order_relaxed));
     out["switchMs"] = Napi::Number::New(info.Env(), c.switch_ms.load(std::memory_order_relaxed));
@@ -149,6 +145,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     out["sharedBytes"] = number(info.Env(), c.shared_bytes.load(std::memory_order_relaxed));
     out["ringBytes"] = number(info.Env(), c.ring_bytes.load(std::memory_order_relaxed));
     out["kvBytes"] = number(info.Env(), m.kv_bytes);
+    out["kvSwapBytes"] = number(info.Env(), m.kv_swap_bytes);
     out["workspaceBytes"] = number(info.Env(), m.workspace_bytes);
     const std::vector<DeviceCounters>& devices = model_->devices();
     Napi::Array list = Napi::Array::New(info.Env(), devices.size());
@@ -291,73 +288,6 @@ std::unique_ptr<Backend> create_backend(const std::string& device, int threads) 
               "call through the package's own API");
 }
 
-std::vector<std::unique_ptr<Backend>> create_backends(const std::vector<std::string>& devices, int threads) {
-  std::vector<std::unique_ptr<Backend>> backends;
-  for (const std::string& device : devices) backends.push_back(create_backend(device, threads));
-  const auto reads_host = [](const auto& backend) { return backend->reads_host_memory(); };
-  if (backends.empty() || (std::any_of(backends.begin(), backends.end(), reads_host) &&
-                           !std::all_of(backends.begin(), backends.end(), reads_host))) {
-    throw Error(code::kInvalidArgument, "native call: expected devices of one kind",
-                "call through the package's own API");
-  }
-  return backends;
-}
-
-// A GPU takes a third of a second to start, in which weights can be read. Not to be had, it ends the reading.
-class StartingBackends {
- public:
-  StartingBackends(const std::vector<std::string>& devices, int threads, std::atomic<bool>& cancelled,
-                   Clock::time_point began)
-      : gpu_(std::find(devices.begin(), devices.end(), "cpu") == devices.end()) {
-    if (!gpu_) {
-      backends_ = create_backends(devices, threads);
-      return;
-    }
-    started_ = std::async(std::launch::async, [this, devices, threads, &cancelled, began] {
-      try {
-        backends_ = create_backends(devices, threads);
-        started_ms_ = milliseconds_since(began);
-        pinner_.set_value(backends_.front()->pinner());  // for every GPU
-      } catch (...) {
-        failure_ = std::current_exception();
-        pinner_.set_exception(failure_);
-        cancelled.store(true, std::memory_order_relaxed);
-      }
-    });
-  }
-
-  // Those of GPUs wait until these have started.
-  HostPinners pinners(bool slabs) {
-    if (!gpu_) return {};
-    const Pinner pinner = [started = started_pinner_](std::byte* data, size_t bytes) {
-      return started.get()(data, bytes);
-    };
-    return {slabs ? pinner : Pinner{}, pinner};
-  }
-
-  double started_ms() const { return started_ms_; }  // after take()
-
-  // Throws what kept the device from starting, if anything did.
-  void rethrow() {
-    if (started_.valid()) started_.get();
-    if (failure_) std::rethrow_exception(failure_);
-  }
-
-  std::vector<std::unique_ptr<Backend>> take() {
-    rethrow();
-    return std::move(backends_);
-  }
-
- private:
-  const bool gpu_;
-  std::vector<std::unique_ptr<Backend>> backends_;  // of the thread until it has ended
-  std::exception_ptr failure_;                      // the same
-  double started_ms_ = 0;                           // the same
-  std::promise<Pinner> pinner_;
-  const std::shared_future<Pinner> started_pinner_{pinner_.get_future()};
-  std::future<void> started_;  // last: its end waits for the thread
-};
-
 // What probeGpus() says; then the GPU starts, ahead of a load and after its free memory was read. What fails, the load
 // tells.
 Napi::Value start_device(const Napi::CallbackInfo& info) {
@@ -380,126 +310,101 @@ Napi::Value start_device(const Napi::CallbackInfo& info) {
   });
 }
 
-// Where a model's weights come from: a checkpoint's files, or a generator.
-struct WeightsSource {
-  int vocab = 0;
-  std::function<std::shared_ptr<const HostModel>(int threads, const RepackOptions& options, const HostPinners& pinners,
-                                                 PackedOutcome& packed)>
-      load;
-};
+using WeightsSource = decltype(LoadRequest::weights);
 
-WeightsSource weights_source(const Napi::Object& request) {
+// A checkpoint's files, or a generator; and the vocabulary's size.
+std::pair<WeightsSource, int> weights_source(const Napi::Object& request) {
   if (field(request, "synthetic").IsObject()) {
     const Napi::Object synthetic = object_field(request, "synthetic");
     const ModelSpec spec = model_spec(object_field(synthetic, "spec"));
     const SyntheticOptions options = synthetic_options(object_field(synthetic, "options"));
-    return {spec.vocab, [=](int threads, const RepackOptions&, const HostPinners& pinners, PackedOutcome&) {
+    return {[=](int threads, const RepackOptions&, const HostPinners& pinners, PackedOutcome&) {
               ThreadPool pool(threads);
               return synthetic_model(spec, options, pool, pinners);
-            }};
+            },
+            spec.vocab};
   }
   const std::vector<std::string> paths = string_array(field(request, "paths"), "paths");
   const auto source = std::make_shared<ModelSource>(model_source(object_field(request, "source")));
   const std::string identity = string_field(request, "identity");
   const std::string file = string_field(request, "packed");
-  return {source->spec.vocab,
-          [=](int threads, const RepackOptions& options, const HostPinners& pinners, PackedOutcome& packed) {
+  return {[=](int threads, const RepackOptions& options, const HostPinners& pinners, PackedOutcome& packed) {
             return HostStore::instance().load(identity, paths, *source, threads, options, pinners, file, &packed);
-          }};
+          },
+          source->spec.vocab};
+}
+
+ModelConfig model_config(const Napi::Object& request) {
+  ModelConfig config;
+  config.homes = homes_field(request, "homes");
+  config.ring_bytes = sizes_field(request, "ringBytes");
+  for (const size_t device : sizes_field(request, "unitDevices")) config.devices.push_back(static_cast<int>(device));
+  config.direct_hops = bool_field(request, "directHops");
+  config.arena_bytes = size_field(request, "arenaBytes");
+  config.turn_ms = int_field(request, "turnMs");
+  config.cpu_rows = int_field(request, "cpuRows");
+  config.context_length = int_field(request, "contextLength");
+  config.kv_blocks = int_field(request, "kvBlocks");
+  config.kv_swap_bytes = size_field(request, "kvSwapBytes");
+  config.max_rows = int_field(request, "maxRows");
+  config.max_logit_rows = int_field(request, "maxLogitRows");
+  config.prefix_reuse = bool_field(request, "prefixReuse");
+  config.deterministic = bool_field(request, "deterministic");
+  config.max_queue = int_field(request, "maxQueue");
+  config.poison = bool_field(request, "poison");
+  const Napi::Value kernels = field(request, "kernels");
+  if (!kernels.IsArray()) return config;
+  const auto array = kernels.As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length(); i++) config.kernels.push_back(kernel_image(array.Get(i).As<Napi::Object>()));
+  return config;
+}
+
+// Tells JavaScript's thread of a load's progress, from the loader's.
+std::function<void(size_t, size_t)> progress_of(const std::shared_ptr<Channel>& channel, int64_t load_id) {
+  return [channel, load_id](size_t done, size_t total) {
+    channel->run([raw = channel.get(), load_id, done, total](Napi::Env at) {
+      if (raw->listener().IsEmpty()) return;
+      Napi::Object event = Napi::Object::New(at);
+      event["type"] = Napi::String::New(at, "progress");
+      event["load"] = number(at, load_id);
+      event["done"] = number(at, done);
+      event["total"] = number(at, total);
+      Napi::Array batch = Napi::Array::New(at, 1);
+      batch[0u] = event;
+      raw->listener().Call({batch});
+    });
+  };
 }
 
 Napi::Value load(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, [&]() -> Napi::Value {
-    const auto request = info[0].As<Napi::Object>();
-    const WeightsSource weights = weights_source(request);
-    const std::vector<std::string> devices = string_array(field(request, "devices"), "devices");
-    ModelConfig config;
-    config.homes = homes_field(request, "homes");
-    config.ring_bytes = sizes_field(request, "ringBytes");
-    for (const size_t device : sizes_field(request, "unitDevices")) config.devices.push_back(static_cast<int>(device));
-    config.direct_hops = bool_field(request, "directHops");
-    config.arena_bytes = size_field(request, "arenaBytes");
-    config.turn_ms = int_field(request, "turnMs");
-    config.cpu_rows = int_field(request, "cpuRows");
-    config.context_length = int_field(request, "contextLength");
-    config.kv_blocks = int_field(request, "kvBlocks");
-    config.max_rows = int_field(request, "maxRows");
-    config.max_logit_rows = int_field(request, "maxLogitRows");
-    config.prefix_reuse = bool_field(request, "prefixReuse");
-    config.deterministic = bool_field(request, "deterministic");
-    config.max_queue = int_field(request, "maxQueue");
-    config.poison = bool_field(request, "poison");
-    config.stage_threads = std::clamp(int_field(request, "threads"), 1, 8);  // more do not fill the window faster
-    const auto kernels = field(request, "kernels");
-    if (kernels.IsArray()) {
-      const auto array = kernels.As<Napi::Array>();
-      for (uint32_t i = 0; i < array.Length(); i++)
-        config.kernels.push_back(kernel_image(array.Get(i).As<Napi::Object>()));
-    }
-    const int threads = int_field(request, "threads");
-    const auto load_id = static_cast<int64_t>(size_field(request, "loadId"));
+    const auto object = info[0].As<Napi::Object>();
+    LoadRequest request;
+    int vocab = 0;
+    std::tie(request.weights, vocab) = weights_source(object);
+    request.devices = string_array(field(object, "devices"), "devices");
+    request.threads = int_field(object, "threads");
+    request.config = model_config(object);
+    request.backend = [threads = request.threads](const std::string& device) {
+      return create_backend(device, threads);
+    };
+    const auto load_id = static_cast<int64_t>(size_field(object, "loadId"));
 
     Environment& environment = Environment::of(env);
-    const std::shared_ptr<Channel> channel = environment.channel();
     const std::shared_ptr<std::atomic<bool>> cancelled = environment.start_load(load_id);
-    std::function<Loaded()> work = [=]() -> Loaded {
-      RepackOptions options;
-      options.cancelled = cancelled.get();
-      options.progress = [&](size_t done, size_t total) {
-        channel->run([raw = channel.get(), load_id, done, total](Napi::Env at) {
-          if (raw->listener().IsEmpty()) return;
-          Napi::Object event = Napi::Object::New(at);
-          event["type"] = Napi::String::New(at, "progress");
-          event["load"] = number(at, load_id);
-          event["done"] = number(at, done);
-          event["total"] = number(at, total);
-          Napi::Array batch = Napi::Array::New(at, 1);
-          batch[0u] = event;
-          raw->listener().Call({batch});
-        });
-      };
-      const auto at_home = [&](Home home) {
-        return std::find(config.homes.begin(), config.homes.end(), home) != config.homes.end();
-      };
-      const bool streams = at_home(Home::streamed) || at_home(Home::cpu) || at_home(Home::shared);
-      const Clock::time_point began = Clock::now();
-      StartingBackends starting(devices, threads, *cancelled, began);
-      Loaded loaded;
-      std::shared_ptr<const HostModel> host;
-      try {
-        host = weights.load(threads, options, starting.pinners(streams), loaded.packed);
-      } catch (...) {
-        starting.rethrow();
-        throw;
-      }
-      loaded.weights_ms = milliseconds_since(began);
-      std::vector<std::unique_ptr<Backend>> backends = starting.take();
-      loaded.device_ms = starting.started_ms();
-      const bool gpu = !backends.front()->reads_host_memory();
-      // A model that others had loaded, and not for such a device.
-      if (gpu) host->pin({streams ? backends.front()->pinner() : Pinner{}, backends.front()->pinner()});
-      loaded.host = host;
-      loaded.head_error = host->report().head;
-      std::unique_ptr<Backend> cpu;
-      if (gpu && at_home(Home::cpu)) cpu = create_cpu_backend(threads);
-      loaded.model =
-          std::make_shared<Model>(Engine::next_id(), std::move(backends), std::move(host), config, std::move(cpu));
-      if (cancelled->load(std::memory_order_relaxed)) {
-        throw Error(code::kAborted, "the load was cancelled", "call load() again if that was not meant");
-      }
-      loaded.total_ms = milliseconds_since(began);
-      return loaded;
+    std::function<LoadedModel()> work = [request = std::move(request), cancelled,
+                                         progress = progress_of(environment.channel(), load_id)] {
+      return load_model(request, *cancelled, progress);
     };
-    const int vocab = weights.vocab;
     // The engine learns of the model here: one whose environment ended meanwhile is freed by its loader.
-    std::function<Napi::Value(Napi::Env, Loaded&)> settle = [vocab](Napi::Env at, Loaded& loaded) {
+    std::function<Napi::Value(Napi::Env, LoadedModel&)> settle = [vocab](Napi::Env at, LoadedModel& loaded) {
       Environment& environment = Environment::of(at);
       Engine::process().add(loaded.model);
       environment.adopt(loaded.model);
-      return environment.model_class.New({Napi::External<Loaded>::New(at, &loaded), Napi::Number::New(at, vocab)});
+      return environment.model_class.New({Napi::External<LoadedModel>::New(at, &loaded), Napi::Number::New(at, vocab)});
     };
-    return run_async<Loaded>(env, std::move(work), std::move(settle));
+    return run_async<LoadedModel>(env, std::move(work), std::move(settle));
   });
 }
 
@@ -509,6 +414,14 @@ void register_model(Napi::Env env, Napi::Object exports) {
   Environment::of(env).model_class = Napi::Persistent(ModelHandle::define(env));
   exports["load"] = Napi::Function::New(env, load, "load");
   exports["startDevice"] = Napi::Function::New(env, start_device, "startDevice");
+  exports["samplingOptions"] = Napi::Function::New(
+      env,
+      [](const Napi::CallbackInfo& info) -> Napi::Value {
+        Napi::Array out = Napi::Array::New(info.Env());
+        for (const char* name : sampling_option_names()) out[out.Length()] = Napi::String::New(info.Env(), name);
+        return out;
+      },
+      "samplingOptions");
   exports["cancelLoad"] = Napi::Function::New(
       env,
       [](const Napi::CallbackInfo& info) {

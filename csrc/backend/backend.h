@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/kernel_image.h"
+#include "backend/sampling_options.h"
 #include "model/slab_layout.h"
 #include "model/spec.h"
 
@@ -84,14 +85,7 @@ struct LogitRequest {
   bool keep_logits = false;   // copy the row's logits to StepOutput::logits
   bool want_logprob = false;  // log-probability of the chosen (or target) token under the unmodified distribution
   int32_t target = -1;        // >= 0: no choice; the log-probability of this token (scoring)
-  float temperature = 0.0f;   // 0: greedy, ties to the lowest id
-  int32_t top_k = 0;          // 0: all
-  float top_p = 1.0f;
-  float min_p = 0.0f;
-  float typical_p = 1.0f;
-  float repetition_penalty = 1.0f;
-  float presence_penalty = 0.0f;
-  float frequency_penalty = 0.0f;
+  MILLRACE_SAMPLING_OPTIONS(MILLRACE_SAMPLING_FIELD)
   int32_t adjustments_begin = 0;  // of Step::adjustments
   int32_t adjustments = 0;        // how many; ascending tokens, each once
   int32_t top_logprobs = 0;       // > 0: so many of the highest log-probabilities of the unmodified distribution too
@@ -128,10 +122,14 @@ struct Hop {
 // Which rows of a step an operation computes.
 enum class RowKind : uint8_t { all, decode, prefill };
 
+// In the place of a token where the model's logits are a distribution and the request's adjustments leave no token of
+// it to choose: fail the request, which is to blame.
+inline constexpr int32_t kAllForbidden = -2;
+
 // Of sample(); readable after collect().
 struct StepOutput {
   // [logit requests]; -1: nothing was asked for, or the logits hold a NaN or +infinity, or are all -infinity (fail the
-  // request)
+  // request); kAllForbidden
   std::vector<int32_t> tokens;
   std::vector<float> logprobs;  // [logit requests]; NaN where not asked for
   // [sum of LogitRequest::top_logprobs], in the order of the requests, each from the highest down, ties to the lowest
@@ -146,6 +144,12 @@ struct EmbeddingTable {
   WeightType type = WeightType::f16;
 };
 
+// For the tests that prove necessary which addresses a device's kernels may read ahead of the stream.
+struct ExecutorHooks {
+  int64_t early_publish = -1;  // the nth new address of a unit counts as one that has long been there
+  int late_publish_us = 0;     // what follows a new address, and may begin early, has so long before it is there
+};
+
 struct ExecutorConfig {
   ModelSpec spec;
   std::vector<UnitLayout> units;  // unit_count(spec)
@@ -157,10 +161,12 @@ struct ExecutorConfig {
   int max_logit_rows = 0;
   int max_context = 0;
   std::vector<KernelImage> kernels;  // in the place of the backend's own; the CPU twin takes none
+  ExecutorHooks hooks;               // the CPU twin, whose operations never overlap, takes none
 };
 
 struct ExecutorCounters {
-  uint64_t weight_bytes_read = 0;  // by linears, counted tile by tile as they are read from a slab
+  uint64_t weight_bytes_read = 0;    // by linears, counted tile by tile as they are read from a slab
+  uint64_t published_addresses = 0;  // of units, to the device
 };
 
 // Runs one model's passes on one device. A pass is begin, embed, the units in order, sample, end, all on one stream.

@@ -313,6 +313,10 @@ struct Normaliser {
 
 }  // namespace
 
+bool is_distribution(std::span<const float> logits) {
+  return Normaliser(logits).valid;
+}
+
 int32_t sample_token(std::span<const float> logits, const SampleOptions& options, SampleScratch& scratch) {
   if (logits.empty() || !find_maxima(logits, scratch.block_maximum)) return -1;
   const std::span<const float> maximum = scratch.block_maximum;

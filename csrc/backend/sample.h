@@ -22,14 +22,13 @@
 #include <span>
 #include <vector>
 
+#include "backend/sampling_options.h"
+
 namespace millrace {
 
+// The penalties among them change logits before they come here: sample_adjusted().
 struct SampleOptions {
-  float temperature = 0.0f;  // <= 0: greedy
-  int32_t top_k = 0;         // <= 0: all
-  float top_p = 1.0f;        // >= 1: all
-  float min_p = 0.0f;        // <= 0: all
-  float typical_p = 1.0f;    // >= 1: all
+  MILLRACE_SAMPLING_OPTIONS(MILLRACE_SAMPLING_FIELD)
   uint64_t seed = 0;
   uint64_t counter = 0;
 };
@@ -47,7 +46,10 @@ struct SampleScratch {
   std::vector<Candidate> candidates;
 };
 
-// The chosen token; -1 if there is nothing to choose from: a logit is NaN or +infinity, or all are -infinity.
+// A logit is finite, and none is NaN or +infinity.
+bool is_distribution(std::span<const float> logits);
+
+// The chosen token; -1 if there is nothing to choose from: the logits are no distribution.
 int32_t sample_token(std::span<const float> logits, const SampleOptions& options, SampleScratch& scratch);
 
 // The tokens that top-k, top-p, min-p and typical-p leave to choose from, in no order; temperature must be positive and

@@ -12,11 +12,7 @@ RowAnswer answer_row(const LogitRequest& request, std::span<const float> logits,
   RowAnswer answer{request.target, std::numeric_limits<float>::quiet_NaN()};
   if (request.target < 0 && request.sample) {
     SampleOptions options;
-    options.temperature = request.temperature;
-    options.top_k = request.top_k;
-    options.top_p = request.top_p;
-    options.min_p = request.min_p;
-    options.typical_p = request.typical_p;
+    copy_sampling_options(request, options);
     options.seed = request.seed;
     options.counter = request.counter;
     std::span<const float> row = logits;
@@ -31,6 +27,7 @@ RowAnswer answer_row(const LogitRequest& request, std::span<const float> logits,
       row = scratch.adjusted;
     }
     answer.token = sample_token(row, options, scratch.sample);
+    if (answer.token < 0 && request.adjustments > 0 && is_distribution(logits)) answer.token = kAllForbidden;
   }
   if (request.top_logprobs > 0) top_log_probabilities(logits, top_tokens, top_logprobs, scratch.sample);
   if (request.want_logprob && answer.token >= 0) answer.logprob = log_probability(logits, answer.token);

@@ -20,6 +20,18 @@ namespace {
               "check the path and the file's permissions");
 }
 
+// What the system has no more of is no fault of the file.
+[[noreturn]] void fail(const std::string& path, int why) {
+  const std::string sentence = format("%s: %s", printable(path, 400).c_str(), std::strerror(why));
+  if (why == ENOMEM) {
+    throw Error(code::kOutOfMemory, sentence, "free memory, or raise the limit on address space (ulimit -v)");
+  }
+  if (why == EMFILE || why == ENFILE) {
+    throw Error(code::kOutOfMemory, sentence, "close files, or raise the limit on open ones (ulimit -n)");
+  }
+  fail(path, std::strerror(why));
+}
+
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) {
@@ -28,7 +40,7 @@ MappedFile::MappedFile(const std::string& path) {
     // Without O_NONBLOCK, opening a named pipe would wait for a writer.
     fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   } while (fd < 0 && errno == EINTR);
-  if (fd < 0) fail(path, std::strerror(errno));
+  if (fd < 0) fail(path, errno);
   struct stat info;
   if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
     ::close(fd);
@@ -40,7 +52,7 @@ MappedFile::MappedFile(const std::string& path) {
     if (p == MAP_FAILED) {
       const int why = errno;
       ::close(fd);
-      fail(path, std::strerror(why));
+      fail(path, why);
     }
     data_ = static_cast<const std::byte*>(p);
   }

@@ -23,6 +23,7 @@ inline constexpr const char* kQueueTimeout = "QUEUE_TIMEOUT";
 inline constexpr const char* kDeadlineExceeded = "DEADLINE_EXCEEDED";
 inline constexpr const char* kModelClosed = "MODEL_CLOSED";
 inline constexpr const char* kAborted = "ABORTED";
+inline constexpr const char* kWriteFailed = "WRITE_FAILED";
 inline constexpr const char* kInternal = "INTERNAL";
 }  // namespace code
 
@@ -39,6 +40,10 @@ class Error : public std::runtime_error {
   const char* code_;
   std::string remedy_;
 };
+
+// The exception that is being handled, as what is told of it: an Error is itself, want of memory or of threads is
+// OUT_OF_MEMORY, anything else a fault of ours. Within a catch block alone.
+Error current_error();
 
 #if defined(__GNUC__)
 __attribute__((format(printf, 1, 2)))

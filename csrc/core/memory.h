@@ -4,7 +4,12 @@
 #include <cstddef>
 #include <utility>
 
+#include "core/error.h"
+
 namespace millrace {
+
+// The host does not pin `bytes` of its memory for a device: OUT_OF_MEMORY, of the host and of no device.
+Error locked_memory_error(const char* what, size_t bytes);
 
 class HostMemory {
  public:

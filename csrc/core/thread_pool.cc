@@ -4,8 +4,10 @@
 #include <atomic>
 #include <chrono>
 #include <climits>
+#include <exception>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -72,6 +74,8 @@ struct ThreadPool::State {
   Invoke invoke = nullptr;
   void* context = nullptr;
   std::atomic<bool> stop{false};
+  std::atomic<bool> failed{false};
+  std::exception_ptr failure;  // of the body that set `failed`; read by the caller once no worker is inside
 
   alignas(64) std::atomic<uint32_t> word{kClosed};
   std::atomic<uint32_t> sleepers{0};  // workers that wait on `word`, or are about to
@@ -83,9 +87,14 @@ struct ThreadPool::State {
   std::vector<std::thread> workers;
 
   void work(int thread) {
-    for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < count;
-         i = next.fetch_add(1, std::memory_order_relaxed)) {
-      invoke(context, i, thread);
+    try {
+      for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < count;
+           i = next.fetch_add(1, std::memory_order_relaxed)) {
+        invoke(context, i, thread);
+      }
+    } catch (...) {
+      if (!failed.exchange(true, std::memory_order_relaxed)) failure = std::current_exception();
+      next.store(count, std::memory_order_relaxed);  // nobody takes another index
     }
   }
 
@@ -158,6 +167,9 @@ ThreadPool::ThreadPool(int threads)
     stop();
     throw Error(code::kOutOfMemory, format("the system started %zu of %d threads and no more", started + 1, threads_),
                 "ask for fewer threads, or raise the limits on threads and address space");
+  } catch (...) {
+    stop();
+    throw;
   }
 }
 
@@ -179,18 +191,18 @@ void ThreadPool::run(int64_t count, Invoke invoke, void* context) {
     throw Error(code::kInternal, "a parallel loop was started while another one runs in the same pool",
                 "report this as a bug");
   }
-  if (threads_ == 1 || count <= 1) {
-    for (int64_t i = 0; i < count; i++) invoke(context, i, 0);
-  } else {
-    s.count = count;
-    s.invoke = invoke;
-    s.context = context;
-    s.next.store(0, std::memory_order_relaxed);
-    s.open(static_cast<int>(std::min<int64_t>(count, threads_) - 1));
-    s.work(0);
-    s.close();
-  }
+  s.failed.store(false, std::memory_order_relaxed);
+  s.count = count;
+  s.invoke = invoke;
+  s.context = context;
+  s.next.store(0, std::memory_order_relaxed);
+  const bool alone = threads_ == 1 || count <= 1;
+  if (!alone) s.open(static_cast<int>(std::min<int64_t>(count, threads_) - 1));
+  s.work(0);
+  if (!alone) s.close();
+  const std::exception_ptr failure = std::exchange(s.failure, nullptr);
   s.running.store(false, std::memory_order_relaxed);
+  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace millrace

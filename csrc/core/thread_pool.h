@@ -13,7 +13,7 @@ namespace millrace {
 // How long a worker polls for the next loop before it sleeps. The loops of a pass follow each other within a few
 // microseconds, a prepare or a norm between them takes some ten; waking a sleeper costs about as much as this, and more
 // at the next loop, which starts without it. Beside a GPU milliseconds lie between two loops: polling through them was
-// slower (docs/PERFORMANCE.md), since pollers hold every processor when another thread has work.
+// slower (docs/notes/streaming.md), since pollers hold every processor when another thread has work.
 inline constexpr std::chrono::microseconds kThreadPoolSpin{50};
 
 class ThreadPool {
@@ -30,7 +30,8 @@ class ThreadPool {
   // run; what they wrote is visible to the caller. `thread` is in [0, threads()) and unique among those running, for
   // scratch memory. Indices are taken dynamically: results must not depend on who runs which. The caller waits only for
   // workers that have taken part, never for one that has not woken up. One loop at a time a pool: from within a body,
-  // or from a second thread, it throws INTERNAL. A body must not throw.
+  // or from a second thread, it throws INTERNAL. What a body throws first comes back to the caller; indices that nobody
+  // has taken by then are left out.
   template <typename Body>
   void parallel_for(int64_t count, Body&& body) {
     using Plain = std::remove_reference_t<Body>;

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
-#include <new>
 
 #include "core/error.h"
+#include "core/reclaimer.h"
 
 namespace millrace {
 
@@ -19,12 +19,8 @@ template <typename Body>
 void settle(Body&& body, const std::function<void(const Error&)>& failed) {
   try {
     body();
-  } catch (const Error& error) {
-    failed(error);
-  } catch (const std::bad_alloc&) {
-    failed(Error(code::kOutOfMemory, "system memory did not suffice", "free memory and try again"));
-  } catch (const std::exception& error) {
-    failed(Error(code::kInternal, error.what(), "report this with what led to it"));
+  } catch (...) {
+    failed(current_error());
   }
 }
 
@@ -78,6 +74,15 @@ void Engine::add(std::shared_ptr<Model> model) {
   });
 }
 
+uint64_t Engine::admit(const std::shared_ptr<Model>& model) {
+  model->enter_queue();
+  return next_id();
+}
+
+void Engine::withdraw(const std::shared_ptr<Model>& model) {
+  model->leave_queue();
+}
+
 uint64_t Engine::submit(const std::shared_ptr<Model>& model, RequestOptions options, std::shared_ptr<EventSink> sink) {
   const int context = model->config().context_length;
   const int prompt = static_cast<int>(std::min<size_t>(options.tokens.size(), INT32_MAX));
@@ -93,13 +98,13 @@ uint64_t Engine::submit(const std::shared_ptr<Model>& model, RequestOptions opti
   }
   options.max_tokens = std::clamp(options.max_tokens, 1, std::max(room, 1));
 
-  model->enter_queue();
   auto sequence = std::make_shared<Sequence>();
-  sequence->id = next_id();
+  sequence->id = options.id != 0 ? options.id : admit(model);
   sequence->tokens = options.tokens;
   sequence->options = std::move(options);
   sequence->sink = std::move(sink);
-  sequence->submitted = Clock::now();
+  sequence->submitted = Clock::now() - std::chrono::duration_cast<Clock::duration>(
+                                           std::chrono::duration<double, std::milli>(sequence->options.age_ms));
   const uint64_t id = sequence->id;
   post([this, model, sequence] {
     auto owned = std::make_unique<Sequence>(std::move(*sequence));
@@ -116,6 +121,7 @@ uint64_t Engine::submit(const std::shared_ptr<Model>& model, RequestOptions opti
       event.error_code = code::kModelClosed;
       event.error_message = "the model is closed";
       event.error_remedy = "load the model again";
+      model->leave_queue();
       sink->post(std::move(event));
       return;
     }
@@ -162,7 +168,8 @@ void Engine::set_homes(const std::shared_ptr<Model>& model, std::vector<Home> ho
     settle(
         [&] {
           require_open(*model);
-          done(model->set_homes(homes, ring_bytes));
+          // What was given up is the device's own again by the time that it is told.
+          Reclaimer::process().post([done, found = model->set_homes(homes, ring_bytes)] { done(found); });
         },
         failed);
   });
@@ -175,7 +182,7 @@ void Engine::set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, 
         [&] {
           require_open(*model);
           if (model->shares()) model->set_arena_limit(bytes);
-          done();
+          Reclaimer::process().post(done);
         },
         failed);
   });
@@ -239,12 +246,15 @@ void Engine::finish_closing() {
       ++it;
       continue;
     }
-    const std::vector<std::function<void()>> callbacks = std::move(served.on_closed);
     flush_sinks();  // the last tokens come before the news that the model is closed
-    served.model->release();
+    served.model->leave();
     std::erase_if(turns_, [&](const auto& turn) { return turn.second == served.model.get(); });
+    Reclaimer::process().post([model = std::move(served.model), callbacks = std::move(served.on_closed)]() mutable {
+      model->release();
+      model.reset();
+      for (const auto& done : callbacks) done();
+    });
     it = models_.erase(it);
-    for (const auto& done : callbacks) done();
   }
 }
 
@@ -258,20 +268,17 @@ void Engine::step(Served& served) {
       if (other.model->shares()) other.model->publish_counters();
     }
     return;
-  } catch (const Error& error) {
+  } catch (...) {
+    const Error error = current_error();
     failure.error_code = error.code();
     failure.error_message = error.what();
     failure.error_remedy = error.remedy();
-  } catch (const std::exception& error) {
-    failure.error_code = code::kInternal;
-    failure.error_message = std::string("a step failed: ") + error.what();
-    failure.error_remedy = "report this with what led to it";
   }
   // The pass is lost and with it what it was for; those that wait, the other models and the process live on.
   served.model->abandon_pass();
+  const Scheduler& scheduler = served.model->scheduler();
   const bool lost = failure.error_code == code::kGpuLost;
-  for (const uint64_t id :
-       served.model->scheduler().ids([lost](const Sequence&, bool waiting) { return lost || !waiting; })) {
+  for (const uint64_t id : lost ? scheduler.ids(any) : scheduler.running_ids()) {
     served.model->end(id, Finish::error, failure);
   }
   served.model->publish_counters();

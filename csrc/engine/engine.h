@@ -30,17 +30,21 @@ class Engine {
   static uint64_t next_id();
 
   void add(std::shared_ptr<Model> model);
-  // Returns the request's id. Throws CONTEXT_OVERFLOW or INVALID_ARGUMENT; a model already closed ends the request
-  // with MODEL_CLOSED through its sink.
+  // A place in the model's queue for a request that is submitted, or withdrawn, later: returns its id. Throws
+  // QUEUE_FULL.
+  static uint64_t admit(const std::shared_ptr<Model>& model);
+  static void withdraw(const std::shared_ptr<Model>& model);
+  // Returns the request's id. Throws QUEUE_FULL if it was not admitted before, CONTEXT_OVERFLOW or INVALID_ARGUMENT; a
+  // model already closed ends the request with MODEL_CLOSED through its sink.
   uint64_t submit(const std::shared_ptr<Model>& model, RequestOptions options, std::shared_ptr<EventSink> sink);
   void cancel(const std::shared_ptr<Model>& model, uint64_t request);
   // Tells `sink` of every step of the model from now on; null: nobody.
   void observe(const std::shared_ptr<Model>& model, std::shared_ptr<EventSink> sink);
-  // Takes no more requests; after the running ones have ended (`drain`, for `timeout` at most) or were aborted, frees
-  // the model and calls `done` on the engine's thread.
+  // Takes no more requests; after the running ones have ended (`drain`, for `timeout` at most) or were aborted, the
+  // reclaiming thread frees the model and calls `done`.
   void close(std::shared_ptr<Model> model, bool drain, std::chrono::milliseconds timeout, std::function<void()> done);
-  // Moves units between steps, as Model::set_homes has it; `done` hears on the engine's thread what homes it came to,
-  // or why nothing has changed.
+  // Moves units between steps, as Model::set_homes has it; `done` hears what homes it came to, `failed` why nothing has
+  // changed. Of this and of what follows `done` and `failed` are called on the engine's thread or the reclaiming one.
   void set_homes(const std::shared_ptr<Model>& model, std::vector<Home> homes, std::vector<size_t> ring_bytes,
                  std::function<void(std::vector<Home>)> done, std::function<void(const Error&)> failed);
   // Bytes of device memory that the shared units of all models of this one's device may take.

@@ -7,13 +7,15 @@
 
 namespace millrace {
 
-KvPool::KvPool(std::vector<Device> devices, const ModelSpec& spec, int blocks)
+KvPool::KvPool(std::vector<Device> devices, const ModelSpec& spec, int blocks, size_t swap_bytes)
     : devices_(std::move(devices)),
       places_(spec.layers),
       block_bytes_(kv_block_bytes(spec)),
       total_(blocks),
       window_(spec.sliding_window),
-      blocks_(blocks) {
+      blocks_(blocks),
+      swap_(swap_bytes, places_.size() * block_bytes_,
+            devices_[0].backend->reads_host_memory() ? Pinner{} : devices_[0].backend->pinner()) {
   for (size_t device = 0; device < devices_.size(); device++) {
     const std::vector<int>& layers = devices_[device].layers;
     for (size_t i = 0; i < layers.size(); i++) places_[layers[i]] = {static_cast<int>(device), static_cast<int>(i)};
@@ -162,47 +164,43 @@ void KvPool::remember(std::span<const int32_t> tokens, std::span<int32_t> blocks
   by_key_.emplace(block.key, blocks[index]);
 }
 
-SavedKv KvPool::save(std::vector<int32_t>& blocks) {
-  SavedKv saved;
-  saved.dropped = static_cast<int>(std::count(blocks.begin(), blocks.end(), kNoBlock));
-  saved.blocks = static_cast<int>(blocks.size()) - saved.dropped;
-  saved.memory = devices_[0].backend->allocate_host(static_cast<size_t>(saved.blocks) * places_.size() * block_bytes_,
-                                                    "a preempted sequence's KV");
-  std::byte* to = saved.memory->data();
-  for (const int32_t block : blocks) {
-    if (block == kNoBlock) continue;
-    for (size_t layer = 0; layer < places_.size(); layer++, to += block_bytes_) {
-      stream_of(layer).copy(to, address(static_cast<int>(layer), block), block_bytes_);
-    }
+void KvPool::copy(Way way, int32_t block, int32_t slot) {
+  std::byte* saved = swap_.data(slot);
+  for (size_t layer = 0; layer < places_.size(); layer++, saved += block_bytes_) {
+    std::byte* own = address(static_cast<int>(layer), block);
+    stream_of(layer).copy(way == Way::out ? saved : own, way == Way::out ? own : saved, block_bytes_);
   }
-  saved_bytes_ += saved.memory->size();
+}
+
+bool KvPool::save(std::vector<int32_t>& blocks, SavedKv& saved) {
+  const int dropped = static_cast<int>(std::count(blocks.begin(), blocks.end(), kNoBlock));
+  std::vector<int32_t> slots;
+  if (!swap_.take(static_cast<int>(blocks.size()) - dropped, slots)) return false;
+  size_t at = 0;
+  try {
+    for (const int32_t block : blocks) {
+      if (block != kNoBlock) copy(Way::out, block, slots[at++]);
+    }
+  } catch (...) {
+    swap_.give_back(slots);
+    throw;
+  }
+  saved = {std::move(slots), dropped};
   release(blocks);
-  return saved;
+  return true;
 }
 
 void KvPool::restore(SavedKv& saved, std::vector<int32_t>& blocks) {
-  if (!saved.memory) return;
+  if (saved.slots.empty()) return;
   blocks.assign(static_cast<size_t>(saved.dropped), kNoBlock);
-  allocate(saved.blocks, blocks);
-  const std::byte* from = saved.memory->data();
-  for (const int32_t block : std::span(blocks).subspan(saved.dropped)) {
-    for (size_t layer = 0; layer < places_.size(); layer++, from += block_bytes_) {
-      stream_of(layer).copy(address(static_cast<int>(layer), block), from, block_bytes_);
-    }
-  }
+  allocate(static_cast<int>(saved.slots.size()), blocks);
+  for (size_t i = 0; i < saved.slots.size(); i++) copy(Way::in, blocks[saved.dropped + i], saved.slots[i]);
   discard(saved);
 }
 
+// Copies to or from the slots may be under way still: whoever has one next copies on the same streams, after them.
 void KvPool::discard(SavedKv& saved) {
-  if (!saved.memory) return;
-  for (const Device& device : devices_) {
-    try {
-      device.compute->synchronize();  // copies to or from it may be under way; this is rare
-    } catch (const Error&) {
-      // A device that is lost copies no more; its next pass says so.
-    }
-  }
-  saved_bytes_ -= saved.memory->size();
+  swap_.give_back(saved.slots);
   saved = {};
 }
 

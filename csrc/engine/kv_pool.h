@@ -2,7 +2,8 @@
 // The paged KV cache of one model: block ids, one id for all layers on whatever device they are, counted by their
 // users. Full blocks are remembered by the tokens that led to them, so that a request whose text begins like an earlier
 // one finds its keys and values computed (block-level prefix reuse); a remembered block that nobody uses is taken back,
-// oldest first, when blocks run out. A preempted sequence's blocks rest in system RAM and come back as they were.
+// oldest first, when blocks run out. A preempted sequence's blocks rest in system RAM, as far as there is room for them
+// (kv_swap.h), and come back as they were.
 #include <cstdint>
 #include <list>
 #include <memory>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "engine/kv_swap.h"
 
 namespace millrace {
 
@@ -19,9 +21,8 @@ inline constexpr int32_t kNoBlock = -1;
 
 // A preempted sequence's keys and values.
 struct SavedKv {
-  std::unique_ptr<Memory> memory;  // [blocks, layers, block bytes]
-  int blocks = 0;
-  int dropped = 0;  // kNoBlock, before those
+  std::vector<int32_t> slots;  // of the swap, one a block: [layers, block bytes]
+  int dropped = 0;             // kNoBlock, before those
 };
 
 class KvPool {
@@ -32,8 +33,8 @@ class KvPool {
     Stream* compute;          // copies between the tiers are enqueued here, in order with the passes
     std::vector<int> layers;  // computed there
   };
-  // Every layer is on one of the devices.
-  KvPool(std::vector<Device> devices, const ModelSpec& spec, int blocks);
+  // Every layer is on one of the devices. `swap_bytes`: of system RAM, for what is saved.
+  KvPool(std::vector<Device> devices, const ModelSpec& spec, int blocks, size_t swap_bytes);
 
   // Appends `count` blocks, each used once, or none and returns false.
   bool allocate(int count, std::vector<int32_t>& out);
@@ -50,8 +51,10 @@ class KvPool {
   // blocks before are `blocks`. `decoded`: not all of them were computed by prefill.
   void remember(std::span<const int32_t> tokens, std::span<int32_t> blocks, int index, bool decoded);
 
-  // Blocks to system RAM and back. save() leaves `blocks` empty; restore() needs saved.blocks available ones.
-  SavedKv save(std::vector<int32_t>& blocks);
+  // Blocks to system RAM and back, in the order of the devices' compute streams: nobody waits. save() leaves `blocks`
+  // empty, or returns false where there is no room for them and leaves them as they are; restore() needs as many
+  // available ones as there are slots.
+  bool save(std::vector<int32_t>& blocks, SavedKv& saved);
   void restore(SavedKv& saved, std::vector<int32_t>& blocks);
   void discard(SavedKv& saved);
 
@@ -63,7 +66,7 @@ class KvPool {
   std::byte* data(int device) const { return memory_[device]->data(); }
   // [layers], for ExecutorConfig.
   std::vector<int> places(int device) const;
-  size_t saved_bytes() const { return saved_bytes_; }
+  const KvSwap& swap() const { return swap_; }
 
   static int blocks_for(int tokens) { return (tokens + kKvBlockTokens - 1) / kKvBlockTokens; }
 
@@ -87,6 +90,8 @@ class KvPool {
   int32_t find(int32_t parent, const int32_t* tokens) const;
   uint64_t key_of(int32_t parent, const int32_t* tokens) const;
   std::byte* address(int layer, int32_t block) const;
+  enum class Way : uint8_t { out, in };
+  void copy(Way way, int32_t block, int32_t slot);
   Stream& stream_of(size_t layer) const { return *devices_[places_[layer].device].compute; }
 
   struct Place {
@@ -105,7 +110,7 @@ class KvPool {
   std::vector<int32_t> free_;  // taken from the back: recently used blocks are warm
   std::list<int32_t> idle_;    // remembered and unused, least recently used first
   std::unordered_multimap<uint64_t, int32_t> by_key_;
-  size_t saved_bytes_ = 0;
+  KvSwap swap_;
 };
 
 }  // namespace millrace

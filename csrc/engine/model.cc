@@ -6,6 +6,7 @@
 #include <new>
 
 #include "core/error.h"
+#include "core/reclaimer.h"
 
 namespace millrace {
 
@@ -41,6 +42,7 @@ Model::Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::s
   }
 
   memory_.host_bytes = host_->bytes();
+  memory_.kv_swap_bytes = kv_->swap().bytes();
   for (const DeviceCounters& device : devices_) {
     memory_.kv_bytes += device.kv_bytes;
     memory_.workspace_bytes += device.workspace_bytes;
@@ -99,7 +101,7 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sl
     if (units[unit].kind != UnitKind::attention) continue;
     kv[device_of(static_cast<int>(unit))].layers.push_back(units[unit].layer);
   }
-  kv_ = std::make_unique<KvPool>(std::move(kv), host_->spec(), config_.kv_blocks);
+  kv_ = std::make_unique<KvPool>(std::move(kv), host_->spec(), config_.kv_blocks, config_.kv_swap_bytes);
   scheduler_ =
       std::make_unique<Scheduler>(SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse,
                                                   config_.deterministic, &counters_.queued},
@@ -167,6 +169,7 @@ void Model::create_cpu_side(std::unique_ptr<Backend> backend) {
   auto side = std::make_unique<CpuSide>();
   side->backend = std::move(backend);
   side->stream = side->backend->create_stream();
+  side->done = side->backend->create_event();
   const int rows = std::min(config_.max_rows, config_.max_logit_rows);
   ExecutorConfig executor;
   executor.spec = host_->spec();
@@ -203,14 +206,15 @@ void Model::give_up_hops() {
 }
 
 void Model::come_to_rest() {
-  for (const Side& side : sides_) {
+  const auto rest = [](Stream& stream) {
     try {
-      side.compute->synchronize();
+      stream.synchronize();
     } catch (const Error&) {
-      // A device that is lost runs nothing any more.
+      // A device that is lost runs nothing any more; of what failed otherwise the step has told.
     }
-  }
-  if (cpu_) cpu_->stream->synchronize();
+  };
+  for (const Side& side : sides_) rest(*side.compute);
+  if (cpu_) rest(*cpu_->stream);
 }
 
 Model::~Model() {
@@ -220,6 +224,7 @@ Model::~Model() {
 void Model::abandon_pass() {
   for (const Side& side : sides_) side.executor->abandon(*side.compute);
   if (trace_) trace_->abandon();
+  scheduler_->abandon();
   give_up_hops();
   come_to_rest();
   for (const Side& side : sides_) side.feeder->restart();
@@ -267,6 +272,10 @@ size_t Model::shared_unit_bytes() const {
   return bytes;
 }
 
+void Model::leave() {
+  for (const Side& side : sides_) side.feeder->leave_arena();
+}
+
 void Model::release() {
   if (!host_) return;
   for (const Side& side : sides_) side.executor->abandon(*side.compute);
@@ -312,7 +321,8 @@ void Model::trace(const std::string& path) {
     trace_.reset();
     throw;
   }
-  trace_ = std::move(next);
+  const std::unique_ptr<Trace> ended = std::exchange(trace_, std::move(next));
+  if (ended) ended->finish();
 }
 
 void Model::cross(const Side& from, const Side& to) {
@@ -415,6 +425,7 @@ void Model::run_pass(Step step) {
   }
   if (!step.logits.empty() && trace_) trace_->end(Trace::of(Trace::compute, head));
   for (const Side& side : sides_) side.compute->record(*side.done);
+  if (cpu_) cpu_->stream->record(*cpu_->done);
 }
 
 bool Model::step() {
@@ -424,6 +435,7 @@ bool Model::step() {
   const uint64_t switches = counters_.switches.load(std::memory_order_relaxed);
   run_pass(batch_.step);
   for (const Side& side : sides_) side.done->synchronize();
+  if (cpu_) cpu_->done->synchronize();  // it has sent its last rows already, or failed and gives them up
   sides_[device_of(static_cast<int>(host_->units().size()) - 1)].executor->collect();
   const Clock::time_point ended = Clock::now();
   const auto add = [](std::atomic<double>& counter, double value) {
@@ -445,7 +457,7 @@ bool Model::step() {
   publish_counters();
   if (const std::shared_ptr<EventSink> observer = observer_.lock()) {
     observer->post_step({id_, batch_.step.rows, batch_.step.decode_rows, static_cast<int>(batch_.parts.size()),
-                         scheduler_->waiting(), kv_->used(), milliseconds(Clock::now() - began)});
+                         waiting(), kv_->used(), milliseconds(Clock::now() - began)});
   }
   return true;
 }
@@ -481,12 +493,13 @@ void Model::publish_counters() {
   store(counters_.hops, cpu_ ? cpu_->hops : 0);
   store(counters_.weight_bytes_read, read);
   store(counters_.running, scheduler_->running());
-  store(counters_.waiting, scheduler_->waiting());
+  store(counters_.preempted, scheduler_->preempted());
   store(counters_.kv_blocks_used, kv_->used());
-  store(counters_.saved_kv_bytes, kv_->saved_bytes());
+  store(counters_.saved_kv_bytes, kv_->swap().used_bytes());
   store(counters_.prompt_tokens, scheduler_->counters().prompt_tokens);
   store(counters_.reused_tokens, scheduler_->counters().reused_tokens);
   store(counters_.preemptions, scheduler_->counters().preemptions);
+  store(counters_.recomputations, scheduler_->counters().recomputations);
 }
 
 void Model::take_results(const StepBatch& batch) {
@@ -524,9 +537,12 @@ void Model::take_results(const StepBatch& batch) {
     }
     TokenEvent event;
     if (token < 0) {
-      event.error_code = code::kInternal;
-      event.error_message = "the model's logits are not numbers (NaN), or logitBias forbids every token";
-      event.error_remedy = "check the checkpoint: damaged or overflowing weights do this; or leave out logitBias";
+      const bool forbidden = token == kAllForbidden;
+      event.error_code = forbidden ? code::kInvalidArgument : code::kCheckpointInvalid;
+      event.error_message = forbidden ? "logitBias forbids every token: there is none left to choose"
+                                      : "the model's logits are not numbers (NaN or infinite)";
+      event.error_remedy = forbidden ? "allow a token at least: leave one out, or give it a finite bias"
+                                     : "fetch the checkpoint again: damaged or overflowing weights do this";
       end(sequence.id, Finish::error, std::move(event));
       continue;
     }
@@ -562,6 +578,15 @@ void Model::enter_queue() {
   const double running = static_cast<double>(std::max<uint64_t>(1, counters_.running.load(std::memory_order_relaxed)));
   error.retry_after_ms = std::max(1.0, counters_.service_ms.load(std::memory_order_relaxed) / running);
   throw error;
+}
+
+void Model::leave_queue() {
+  counters_.queued.fetch_sub(1, std::memory_order_relaxed);
+}
+
+int Model::waiting() const {
+  const auto count = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+  return static_cast<int>(count(counters_.queued) + count(counters_.preempted));
 }
 
 void Model::enqueue(std::unique_ptr<Sequence> sequence) {
@@ -611,6 +636,8 @@ void Model::end(uint64_t request, Finish finish, TokenEvent last) {
   }
   if (sequence->has_first_token) last.first_token_ms = milliseconds(sequence->first_token - sequence->submitted);
   sequence->sink->post(std::move(last));
+  // Of a score that ends early: logits of up to a gigabyte.
+  if (!sequence->score_logits.empty()) Reclaimer::process().destroy(std::move(sequence->score_logits));
 }
 
 }  // namespace millrace

@@ -21,7 +21,8 @@ struct ModelConfig {
   bool direct_hops = true;         // rows cross straight into another device's memory, where there is a way
   size_t arena_bytes = 0;          // of the device, for the shared units of all its models; 0: as it is
   int context_length = 0;
-  int kv_blocks = 0;  // at least one context
+  int kv_blocks = 0;         // at least one context
+  size_t kv_swap_bytes = 0;  // of system RAM, for the keys and values of preempted sequences
   int max_rows = 0;
   int max_logit_rows = 0;
   bool prefix_reuse = true;
@@ -46,9 +47,9 @@ struct ModelCounters {
   std::atomic<uint64_t> ring_bytes{0}, resident_bytes{0}, shared_bytes{0};
   std::atomic<uint64_t> arena_copied_bytes{0}, switches{0};
   std::atomic<uint64_t> weight_bytes_read{0};
-  std::atomic<uint64_t> running{0}, waiting{0}, kv_blocks_used{0};
-  std::atomic<uint64_t> prompt_tokens{0}, reused_tokens{0}, preemptions{0}, saved_kv_bytes{0};
-  // Submitted and not yet admitted; and how long an admitted request takes, of late.
+  std::atomic<uint64_t> running{0}, preempted{0}, kv_blocks_used{0};
+  std::atomic<uint64_t> prompt_tokens{0}, reused_tokens{0}, preemptions{0}, recomputations{0}, saved_kv_bytes{0};
+  // Have a place in the queue: not submitted yet, or not started; and how long a started request takes, of late.
   std::atomic<uint64_t> queued{0};
   std::atomic<double> service_ms{0};
 };
@@ -56,6 +57,7 @@ struct ModelCounters {
 struct ModelMemory {
   size_t host_bytes = 0;  // slabs and embedding in system RAM
   size_t kv_bytes = 0;
+  size_t kv_swap_bytes = 0;  // reserved in system RAM
   size_t workspace_bytes = 0;
 };
 
@@ -85,12 +87,16 @@ class Model {
   const ModelMemory& memory() const { return memory_; }
   const std::vector<DeviceCounters>& devices() const { return devices_; }
 
+  // Throws QUEUE_FULL if no more may wait; counts one more as queued.
+  void enter_queue();
+  void leave_queue();  // of one that will never start
+  // That have not started, or were preempted.
+  int waiting() const;
+
   // ---- Engine thread only.
   Scheduler& scheduler() { return *scheduler_; }
   // Runs one step and posts its tokens; false if there was nothing to do.
   bool step();
-  // Throws QUEUE_FULL if no more may wait; counts one more as queued. Any thread.
-  void enter_queue();
   void enqueue(std::unique_ptr<Sequence> sequence);
   // Ends requests whose time is over.
   void expire();
@@ -113,7 +119,11 @@ class Model {
   // Writes what copies, kernels and waits take to a file, from the next pass on; empty: no more. Throws
   // INVALID_ARGUMENT.
   void trace(const std::string& path);
-  // Frees everything but the counters and the configuration, which handles elsewhere may still read.
+  // It takes no more steps: gives up what it shares with models that do. Waits for nothing but copies to there.
+  void leave();
+
+  // ---- Any thread, once it takes no more steps.
+  // Frees everything but the counters and the configuration, which handles elsewhere may still read. Takes its time.
   void release();
 
  private:
@@ -121,6 +131,7 @@ class Model {
   struct CpuSide {
     std::unique_ptr<Backend> backend;
     std::unique_ptr<Stream> stream;
+    std::unique_ptr<Event> done;  // with its part of the last pass
     std::unique_ptr<Executor> executor;
     std::unique_ptr<Memory> memory;  // of both hops
     Hop there, back;

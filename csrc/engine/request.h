@@ -16,17 +16,12 @@ using Clock = std::chrono::steady_clock;
 enum class RequestKind : uint8_t { generate, score };
 
 struct RequestOptions {
+  uint64_t id = 0;    // of Engine::admit(); 0: submit() admits it
+  double age_ms = 0;  // since the call that it comes of: limits and timings count from there
   RequestKind kind = RequestKind::generate;
   std::vector<int32_t> tokens;  // the prompt, or the text to score; at least one
   int max_tokens = 1;           // generate; cut to what the context leaves
-  float temperature = 0.0f;     // 0: greedy
-  int top_k = 0;                // 0: all
-  float top_p = 1.0f;
-  float min_p = 0.0f;
-  float typical_p = 1.0f;
-  float repetition_penalty = 1.0f;  // > 0; 1: none
-  float presence_penalty = 0.0f;
-  float frequency_penalty = 0.0f;
+  MILLRACE_SAMPLING_OPTIONS(MILLRACE_SAMPLING_FIELD)
   std::vector<std::pair<int32_t, float>> logit_bias;  // token, what is added to its logit
   uint64_t seed = 0;
   std::vector<int32_t> stop_tokens;  // end the request and are not given out
@@ -50,7 +45,7 @@ struct TokenEvent {
   std::vector<float> top_logprobs;
   Finish finish = Finish::none;
   std::string error_code, error_message, error_remedy;    // of Finish::error
-  double queue_ms = 0, first_token_ms = 0, total_ms = 0;  // with the end: from submit to admission, first token, end
+  double queue_ms = 0, first_token_ms = 0, total_ms = 0;  // with the end: from the call to the start, first token, end
 };
 
 // One step of a model that somebody observes.
@@ -83,6 +78,7 @@ struct Sequence {
   std::vector<float> score_logprobs, score_logits;
   std::vector<LogitAdjustment> adjustments;  // ascending tokens; kept up to date while it runs
   SavedKv saved;                             // of a preempted sequence
+  uint64_t saved_in_step = 0;                // Scheduler's count, while it has something saved
   int remembered = 0;                        // leading blocks offered to the prefix cache
   int decoded_from = INT32_MAX;              // first position computed by a decode row
   Clock::time_point submitted, admitted, first_token;

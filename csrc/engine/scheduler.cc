@@ -135,17 +135,31 @@ void Scheduler::preempt_last() {
   counters_.preemptions++;
   insert(preempted_, std::move(running_.back()));
   running_.pop_back();
+  bool saved = false;
   try {
-    sequence.saved = kv_.save(sequence.blocks);
+    saved = kv_.save(sequence.blocks, sequence.saved);
   } catch (const std::exception&) {
-    // No system RAM for it: what it has computed is computed again.
-    kv_.release(sequence.blocks);
-    sequence.computed = 0;
-    sequence.remembered = 0;
-    sequence.dropped = 0;
-    sequence.decoded_from = INT32_MAX;
-    sequence.score_logprobs.clear();
-    sequence.score_logits.clear();
+    // A device that copies nothing: the pass will say so.
+  }
+  sequence.saved_in_step = step_;
+  if (!saved) recompute(sequence);
+}
+
+void Scheduler::recompute(Sequence& sequence) {
+  counters_.recomputations++;
+  kv_.discard(sequence.saved);
+  kv_.release(sequence.blocks);
+  sequence.computed = 0;
+  sequence.remembered = 0;
+  sequence.dropped = 0;
+  sequence.decoded_from = INT32_MAX;
+  sequence.score_logprobs.clear();
+  sequence.score_logits.clear();
+}
+
+void Scheduler::abandon() {
+  for (const auto& sequence : preempted_) {
+    if (!sequence->saved.slots.empty() && sequence->saved_in_step == step_) recompute(*sequence);
   }
 }
 
@@ -163,6 +177,7 @@ void Scheduler::make_room() {
 }
 
 bool Scheduler::build(StepBatch& batch) {
+  step_++;
   make_room();  // those that run come first
   resume();
   admit();
@@ -195,14 +210,7 @@ bool Scheduler::build(StepBatch& batch) {
           request.keep_logits = sequence.options.logits;
         } else {
           request.want_logprob = sequence.options.logprobs;
-          request.temperature = sequence.options.temperature;
-          request.top_k = sequence.options.top_k;
-          request.top_p = sequence.options.top_p;
-          request.min_p = sequence.options.min_p;
-          request.typical_p = sequence.options.typical_p;
-          request.repetition_penalty = sequence.options.repetition_penalty;
-          request.presence_penalty = sequence.options.presence_penalty;
-          request.frequency_penalty = sequence.options.frequency_penalty;
+          copy_sampling_options(sequence.options, request);
           request.adjustments_begin = static_cast<int32_t>(batch.adjustments.size());
           request.adjustments = static_cast<int32_t>(sequence.adjustments.size());
           batch.adjustments.insert(batch.adjustments.end(), sequence.adjustments.begin(), sequence.adjustments.end());
@@ -287,6 +295,12 @@ std::unique_ptr<Sequence> Scheduler::remove(uint64_t id) {
     return found;
   }
   return nullptr;
+}
+
+std::vector<uint64_t> Scheduler::running_ids() const {
+  std::vector<uint64_t> out;
+  for (const auto& sequence : running_) out.push_back(sequence->id);
+  return out;
 }
 
 std::vector<uint64_t> Scheduler::ids(const std::function<bool(const Sequence&, bool waiting)>& chosen) const {

@@ -2,8 +2,8 @@
 // Chooses the rows of each step: continuous batching. Every running sequence that decodes has one row; what is left
 // of the row budget goes to prefill chunks, in order of priority, then age. Sequences join and leave at every step.
 // When KV blocks run out, the last sequence of that order is preempted: its blocks go to system RAM and come back
-// later, and nothing fails. With a sliding window a sequence has no more blocks than its window and its next chunk
-// need.
+// later, or it is computed again where there is no room for them, and nothing fails. With a sliding window a sequence
+// has no more blocks than its window and its next chunk need.
 #include <atomic>
 #include <deque>
 #include <functional>
@@ -28,6 +28,7 @@ struct SchedulerCounters {
   uint64_t prompt_tokens = 0;  // of admitted requests
   uint64_t reused_tokens = 0;  // of those, found in the prefix cache
   uint64_t preemptions = 0;
+  uint64_t recomputations = 0;  // of preempted sequences whose keys and values found no room in system RAM
 };
 
 // The arrays that a Step points into, and whose logits are whose.
@@ -58,14 +59,18 @@ class Scheduler {
   bool build(StepBatch& batch);
   // The pass has run: what it computed counts, and its full blocks may be found by others.
   void computed(const StepBatch& batch);
+  // The step that build() made was given up: what was to be saved in it is computed again.
+  void abandon();
   // Takes the sequence out, wherever it is; its KV blocks are free again. Null if it has ended already.
   std::unique_ptr<Sequence> remove(uint64_t id);
   // Ids of all sequences for which `chosen` holds.
   std::vector<uint64_t> ids(const std::function<bool(const Sequence&, bool waiting)>& chosen) const;
 
+  std::vector<uint64_t> running_ids() const;
+
   bool idle() const { return running_.empty() && preempted_.empty() && waiting_.empty(); }
   int running() const { return static_cast<int>(running_.size()); }
-  int waiting() const { return static_cast<int>(waiting_.size() + preempted_.size()); }
+  int preempted() const { return static_cast<int>(preempted_.size()); }
   const SchedulerCounters& counters() const { return counters_; }
 
  private:
@@ -79,6 +84,8 @@ class Scheduler {
   void admit();
   void make_room();
   void preempt_last();
+  // Has nothing in the cache any more; begins anew, with what it has generated as part of its prompt.
+  void recompute(Sequence& sequence);
   bool may_run_more() const;
 
   SchedulerConfig config_;
@@ -86,6 +93,7 @@ class Scheduler {
   // Each in order of priority, then age.
   Sequences waiting_, preempted_, running_;
   SchedulerCounters counters_;
+  uint64_t step_ = 0;  // that build() has made last
 };
 
 }  // namespace millrace

@@ -58,7 +58,6 @@ struct MatrixCode {
   bool permuted = false;             // stored input features are gathered through a permutation
   int group = 0;                     // q4: stored input features that share a scale, a multiple of 16
   int nibbles = 1;                   // q4: of a weight; two need `permuted`
-  bool operator==(const MatrixCode&) const = default;
 };
 const char* name_of(const MatrixCode& code);  // of its type, but "q8" for two nibbles
 
@@ -115,6 +114,13 @@ struct UnitLayout {
   bool interleaved = false;
   size_t bytes = 0;  // of the whole slab, a multiple of kSlabAlignment
 };
+
+// Field by field: layout_fields.h has them all.
+bool operator==(const MatrixCode& a, const MatrixCode& b);
+bool operator==(const MatrixLayout& a, const MatrixLayout& b);
+bool operator==(const LinearLayout::Segment& a, const LinearLayout::Segment& b);
+bool operator==(const LinearLayout& a, const LinearLayout& b);
+bool operator==(const UnitLayout& a, const UnitLayout& b);
 
 // Units in the order of a pass: attention 0, feed-forward 0, attention 1, ..., head.
 inline int unit_count(const ModelSpec& spec) {

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "stream/reclaim.h"
 
 namespace millrace {
 
@@ -23,6 +24,7 @@ void Arena::join() {
 void Arena::leave() {
   std::lock_guard lock(mutex_);
   if (--tenants_ > 0) return;
+  for (Block& block : blocks_) reclaim(std::move(block.memory));
   blocks_.clear();
   bytes_ = 0;
   limit_ = 0;
@@ -30,6 +32,7 @@ void Arena::leave() {
 
 void Arena::drop(std::list<Block>::iterator block) {
   bytes_ -= block->memory->size();
+  reclaim(std::move(block->memory));
   blocks_.erase(block);
 }
 
@@ -86,7 +89,7 @@ Arena::Block* Arena::take(Backend& backend, size_t bytes, Tenant& tenant, int un
   std::unique_ptr<Memory> memory;
   while (!memory) {
     try {
-      memory = backend.allocate(bytes, "a shared unit");
+      memory = allocate_after_reclaim(backend, bytes, "a shared unit");
     } catch (const Error& error) {
       if (std::string_view(error.code()) != code::kOutOfMemory) throw;
       // Somebody else has the device's memory: what is here is all there is to share.

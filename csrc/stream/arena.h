@@ -36,11 +36,12 @@ class Arena {
   static Arena& of(const std::string& device);
 
   // A model whose units may rest here, from before its first take() to its end, on any thread. When the last one has
-  // left, all memory goes back to the device and the limit is 0 again.
+  // left, all memory goes back to the device and the limit is 0 again. What it gives back the reclaiming thread frees.
   void join();
   void leave();
 
-  // Bytes that it may take. Shrinking evicts at once and gives the memory back to the device.
+  // Bytes that it may take. Shrinking evicts at once; the memory is the device's again when the reclaiming thread has
+  // run.
   void set_limit(size_t bytes);
   size_t limit() const { return limit_; }
   // Of blocks, free ones included.

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
 
 #include "core/error.h"
+#include "stream/reclaim.h"
 
 namespace millrace {
 
@@ -48,11 +50,18 @@ Feeder::Feeder(Backend& backend, const SlabSource& source, FeederConfig config)
 
 Feeder::~Feeder() {
   drain();
+  leave_arena();
+}
+
+void Feeder::leave_arena() {
   if (config_.arena == nullptr) return;
-  for (Place& place : places_) {
-    if (place.block != nullptr) config_.arena->give_back(*place.block);
+  for (size_t unit = 0; unit < places_.size(); unit++) {
+    Arena::Block* block = places_[unit].block;
+    if (block == nullptr) continue;
+    evicted(static_cast<int>(unit));
+    config_.arena->give_back(*block);
   }
-  config_.arena->leave();
+  std::exchange(config_.arena, nullptr)->leave();
 }
 
 void Feeder::check(const std::vector<Home>& homes, size_t ring_bytes) const {
@@ -77,6 +86,7 @@ FeederCounters& FeederCounters::operator+=(const FeederCounters& other) {
   acquired_units += other.acquired_units;
   ready_waits += other.ready_waits;
   free_waits += other.free_waits;
+  place_waits += other.place_waits;
   staged_bytes += other.staged_bytes;
   dropped_bytes += other.dropped_bytes;
   shared_bytes += other.shared_bytes;
@@ -95,10 +105,10 @@ void Feeder::make_ring(size_t wish) {
   to_fill_.clear();
   if (ring_bytes() != bytes) {
     ring_ = Ring(0);
-    ring_memory_.reset();
+    reclaim(std::move(ring_memory_));
     for (size_t size = bytes; size > 0 && !ring_memory_; size = std::max(largest, size / 2)) {
       try {
-        ring_memory_ = backend_.allocate(size, "the ring");
+        ring_memory_ = allocate_after_reclaim(backend_, size, "the ring");
       } catch (const Error& error) {
         // A device whose memory others have taken: a smaller ring is slower, but a ring.
         if (size == largest || std::string_view(error.code()) != code::kOutOfMemory) throw;
@@ -158,16 +168,22 @@ void Feeder::drain() {
     copy_->synchronize();
   } catch (const Error&) {
     // A device that is lost copies no more: there is nothing to wait for.
+    copies_failed_ = true;
   }
 }
 
 void Feeder::restart() {
   drain();
+  const bool whole = !std::exchange(copies_failed_, false);
   ring_ = Ring(ring_.bytes());
   slots_.clear();
   to_fill_.clear();
   for (Place& place : places_) {
-    if (place.state == Place::coming) place.state = Place::there;
+    if (place.state != Place::coming) continue;
+    place.state = whole ? Place::there : Place::absent;
+    if (whole || place.block == nullptr) continue;
+    config_.arena->give_back(*place.block);
+    place.block = nullptr;
   }
   next_pass_ = ring_order(Route::decode);
   counters_.copied_bytes -= counters_.prefetched_bytes;
@@ -230,6 +246,7 @@ void Feeder::begin(Route route, Route next) {
     const int unit = static_cast<int>(i);
     Place& place = places_[unit];
     if (place.state == Place::coming && place.waited) place.state = Place::there;
+    if (place.state == Place::absent && place.memory) bring(unit, place.memory->data());  // its copy had failed
     if (!wanted_[unit] || place.state != Place::absent) continue;
     place.block = config_.arena->take(backend_, config_.unit_bytes[unit], *this, unit);
     if (place.block == nullptr) continue;
@@ -307,7 +324,8 @@ const std::byte* Feeder::acquire(Stream& compute, int unit) {
   if (!ringed_[unit]) {
     Place& place = places_[unit];
     if (place.state == Place::coming && !place.waited) {
-      compute.wait(*place.ready);
+      const bool skip = static_cast<int64_t>(counters_.place_waits++) == config_.hooks.skip_place_wait;
+      if (!skip) compute.wait(*place.ready);
       place.waited = true;
     }
     if (place.block != nullptr) config_.arena->touch(*place.block);
@@ -354,6 +372,7 @@ void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
   for (size_t unit = 0; unit < homes.size(); unit++) {
     if (homes[unit] != Home::streamed || config_.homes[unit] != Home::resident) continue;
     config_.homes[unit] = Home::streamed;
+    reclaim(std::move(places_[unit].memory));
     places_[unit] = Place{};
   }
   config_.ring_bytes = ring_bytes;
@@ -367,7 +386,7 @@ void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
       place.state = Place::there;
     } else {
       try {
-        place.memory = backend_.allocate(config_.unit_bytes[unit], "a resident unit");
+        place.memory = allocate_after_reclaim(backend_, config_.unit_bytes[unit], "a resident unit");
         bring(unit, place.memory->data());
       } catch (const Error& error) {
         drain();  // what part of it is on its way

@@ -37,6 +37,7 @@ enum class Home : uint8_t {
 struct FeederHooks {
   int64_t skip_ready_wait = -1;
   int64_t skip_free_wait = -1;
+  int64_t skip_place_wait = -1;  // for a unit on its way to memory of its own
 };
 
 struct FeederConfig {
@@ -55,6 +56,7 @@ struct FeederCounters {
   uint64_t acquired_units = 0;    // streamed units handed to compute
   uint64_t ready_waits = 0;
   uint64_t free_waits = 0;
+  uint64_t place_waits = 0;
   uint64_t staged_bytes = 0;   // of the copied bytes, those that were not pinned
   uint64_t dropped_bytes = 0;  // copied for a pass that then needed other units
   uint64_t shared_bytes = 0;   // of the copied bytes, those that went into the arena
@@ -96,6 +98,9 @@ class Feeder final : private Arena::Tenant {
   // what it was handed.
   void restart();
 
+  // Gives up what it has in the arena, for good; no pass follows. Of the thread that calls begin().
+  void leave_arena();
+
   // Between passes, with the compute stream at rest: other homes and another ring. Units that become resident are
   // uploaded behind what compute does; where the device has no room for one it stays streamed. Throws what
   // check_homes() does; nothing has changed then.
@@ -129,6 +134,7 @@ class Feeder final : private Arena::Tenant {
   };
 
   void evicted(int unit) override;
+  // Waits for the copies under way; that one of them has failed restart() will know.
   void drain();
   void check(const std::vector<Home>& homes, size_t ring_bytes) const;
   void make_ring(size_t bytes);
@@ -158,7 +164,8 @@ class Feeder final : private Arena::Tenant {
   // Events by slot sequence, reused in turn: more of them than slots that can be live or stale at once.
   std::vector<std::unique_ptr<Event>> ready_;
   std::vector<std::unique_ptr<Event>> free_;
-  std::deque<Slot> slots_;  // copied or being copied, oldest first
+  std::deque<Slot> slots_;      // copied or being copied, oldest first
+  bool copies_failed_ = false;  // since the last restart()
   FeederCounters counters_;
   Trace* trace_ = nullptr;
   Trace::Track track_ = Trace::copies;

@@ -19,6 +19,7 @@
 
 #include "core/error.h"
 #include "core/memory.h"
+#include "model/layout_fields.h"
 
 namespace millrace {
 
@@ -28,7 +29,7 @@ static_assert(std::endian::native == std::endian::little);
 
 constexpr size_t kPage = 4096;
 constexpr char kMagic[8] = {'m', 'i', 'l', 'l', 'r', 'a', 'c', 'e'};
-constexpr uint32_t kFormatVersion = 1;
+constexpr uint32_t kFormatVersion = 2;
 // Read and hashed in turns: a share stays in the L2 cache between the two.
 constexpr size_t kShare = size_t{256} << 10;
 constexpr int kSamples = 16;  // of a checkpoint's file, beside its header
@@ -90,39 +91,9 @@ FileLayout lay_out(const std::vector<UnitLayout>& units, size_t embedding_bytes)
   return out;
 }
 
-// Every field that says how a model's bytes are laid out.
-class LayoutHash {
- public:
-  void add(const UnitLayout& unit) {
-    add_fields(unit.kind, unit.layer, unit.norm_offset, unit.query_norm_offset, unit.key_norm_offset, unit.interleaved,
-               unit.bytes);
-    add(unit.first);
-    add(unit.second);
-  }
-  template <typename... Fields>
-  void add_fields(Fields... fields) {
-    (fields_.push_back(static_cast<uint64_t>(fields)), ...);
-  }
-  uint64_t value() const { return hash_bytes(fields_.data(), fields_.size() * sizeof(uint64_t)); }
-
- private:
-  void add(const LinearLayout& linear) {
-    add_fields(linear.n, linear.k, linear.has_bias, linear.bias_offset, linear.segments.size());
-    for (const LinearLayout::Segment& segment : linear.segments) {
-      const MatrixLayout& m = segment.matrix;
-      add_fields(segment.out_begin, m.n, m.k, m.k_stored, m.offset, m.bytes, m.permutation_offset);
-      add_fields(m.code.type, m.code.scale, m.code.zeros, m.code.permuted, m.code.group);
-    }
-  }
-
-  std::vector<uint64_t> fields_;
-};
-
 uint64_t hash_layout(const HostModel& model) {
-  LayoutHash hash;
-  hash.add_fields(model.embedding_type(), model.embedding_bytes());
-  for (const UnitLayout& unit : model.units()) hash.add(unit);
-  return hash.value();
+  const std::vector<uint64_t> fields = flatten(model.units(), model.embedding_type(), model.embedding_bytes());
+  return hash_bytes(fields.data(), fields.size() * sizeof(uint64_t));
 }
 
 FileLayout lay_out(const HostModel& model) {

@@ -15,17 +15,17 @@ Pinning::~Pinning() {
 void Pinning::run() {
   for (const std::span<std::byte>& part : parts_) {
     if (stop_.load(std::memory_order_relaxed)) break;
-    std::unique_ptr<Pin> pin;
+    bool pinned = false;
     try {
-      pin = pinner_(part.data(), part.size());
+      pins_.push_back(pinner_(part.data(), part.size()));
+      pinned = pins_.back() != nullptr;
     } catch (const std::exception&) {
       // A device that is lost pins nothing; whoever uses it is told by its own calls.
     }
-    if (!pin) {
+    if (!pinned) {
       refused_.store(true, std::memory_order_relaxed);
       break;
     }
-    pins_.push_back(std::move(pin));
     bytes_.fetch_add(part.size(), std::memory_order_relaxed);
     done_.fetch_add(1, std::memory_order_release);
   }

@@ -45,7 +45,8 @@ void fill_row_block(const MatrixLayout& m, std::byte* out, uint64_t seed) {
   for (int group = 0; group < m.groups(); group++) {
     const float nibble = group % m.code.nibbles == 0 ? 1.0f : 1.0f / 16;
     for (int i = 0; i < kTileN; i++) {
-      const uint16_t scale = float_to_half(nibble * deviation / 4.6f * (1.0f + 0.3f * random.uniform()));
+      const float value = nibble * deviation / 4.6f * (1.0f + 0.3f * random.uniform());
+      const uint16_t scale = m.code.scale == ScaleType::bf16 ? float_to_bfloat16(value) : float_to_half(value);
       std::memcpy(out + 2 * i, &scale, 2);
       if (m.code.zeros) out[128 + i] = static_cast<std::byte>(7 + random.bits() % 3);
     }

@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "core/error.h"
 
@@ -16,7 +17,7 @@ double microseconds(Trace::Clock::duration d) {
 }  // namespace
 
 Trace::Trace(const std::string& path, int devices)
-    : file_(std::fopen(path.c_str(), "w")), lines_(4 * devices + 1), free_(4 * devices + 1) {
+    : path_(path), file_(std::fopen(path.c_str(), "w")), lines_(4 * devices + 1), free_(4 * devices + 1) {
   if (file_ == nullptr) {
     throw Error(code::kInvalidArgument,
                 format("the trace '%s' cannot be written: %s", path.c_str(), std::strerror(errno)),
@@ -38,6 +39,14 @@ Trace::Trace(const std::string& path, int devices)
 }
 
 Trace::~Trace() {
+  try {
+    finish();
+  } catch (const Error&) {  // nobody asked
+  }
+}
+
+void Trace::finish() {
+  if (file_ == nullptr) return;
   for (Line& line : lines_) {
     if (line.stream == nullptr) continue;
     try {
@@ -50,8 +59,11 @@ Trace::~Trace() {
     collect();
   } catch (const Error&) {
   }
-  std::fputs("\n]\n", file_);
-  std::fclose(file_);
+  if ((std::fputs("\n]\n", file_) < 0 || std::fflush(file_) != 0) && why_ == 0) why_ = errno;
+  std::fclose(std::exchange(file_, nullptr));
+  if (why_ == 0) return;
+  throw Error(code::kWriteFailed, format("the trace '%s' is not whole: %s", path_.c_str(), std::strerror(why_)),
+              "give a path with more room, or trace fewer passes");
 }
 
 std::unique_ptr<Event> Trace::mark(Line& line) {
@@ -93,8 +105,10 @@ void Trace::host_span(std::string name, Clock::time_point begin, Clock::time_poi
 }
 
 void Trace::write(Track track, const std::string& name, double begin_us, double us) {
-  std::fprintf(file_, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"%s\",\"ts\":%.3f,\"dur\":%.3f}", track,
-               name.c_str(), begin_us, us);
+  const int written =
+      std::fprintf(file_, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"%s\",\"ts\":%.3f,\"dur\":%.3f}", track,
+                   name.c_str(), begin_us, us);
+  if (written < 0 && why_ == 0) why_ = errno;
 }
 
 void Trace::abandon() {

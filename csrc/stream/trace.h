@@ -21,7 +21,7 @@ class Trace {
 
   // Throws INVALID_ARGUMENT if the file cannot be written.
   explicit Trace(const std::string& path, int devices = 1);
-  ~Trace();  // ends the file; the streams must have run what they were handed
+  ~Trace();  // ends the file, if finish() has not
   Trace(const Trace&) = delete;
   Trace& operator=(const Trace&) = delete;
 
@@ -35,6 +35,8 @@ class Trace {
   void abandon();
   // Writes what has come to pass.
   void collect();
+  // Writes the rest and closes the file. Throws WRITE_FAILED where it has not all of it.
+  void finish();
 
  private:
   struct Line {  // one track
@@ -51,7 +53,9 @@ class Trace {
   std::unique_ptr<Event> mark(Line& line);
   void write(Track track, const std::string& name, double begin_us, double us);
 
-  std::FILE* file_;
+  std::string path_;
+  std::FILE* file_;  // null once it is closed
+  int why_ = 0;      // errno of the first write that failed
   Clock::time_point started_ = Clock::now();
   std::vector<Line> lines_;                                // by track
   std::deque<Span> open_;                                  // begun, or ended and not yet reached

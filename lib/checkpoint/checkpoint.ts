@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import type { ModelSource, NativeAddon, NativeSlabPlan, NativeTensor } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import type { HeadType } from '../options.ts'
+import type { HeadType } from '../options/model.ts'
 import { type ModelConfig, readConfig, readEndTokens } from './config.ts'
 import { type CheckpointFolder, checkIndex, openFolder } from './folder.ts'
 import { findGguf } from './gguf/files.ts'

@@ -178,10 +178,19 @@ function resolve(config: Fields, { path, values }: Parameters, maxPosition: numb
   }
 }
 
-/** transformers 5 lets what stands beside the parameters win over what stands in them. */
+/**
+ * transformers 5 lets what stands beside one set of parameters win over what stands in it, and does not look there for
+ * parameters by layer type: nobody can tell which was meant.
+ */
 function originalMaxPosition(config: Fields, path: string, values: Record<string, unknown>): number | undefined {
   const name = 'original_max_position_embeddings'
-  return check(fieldInteger(1), name, config[name]) ?? check(fieldInteger(1), `${path}.${name}`, values[name])
+  const beside = check(fieldInteger(1), name, config[name])
+  const inside = check(fieldInteger(1), `${path}.${name}`, values[name])
+  if (!path.includes('.')) return beside ?? inside
+  if (inside === undefined && beside !== undefined && beside !== config.max_position_embeddings) {
+    throw invalidField(`${path}.${name}`, `a number there, since parameters by layer type are read alone`, values[name])
+  }
+  return inside
 }
 
 function refusePartial(field: string, found: unknown): void {

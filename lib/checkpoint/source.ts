@@ -1,7 +1,7 @@
 /** Tensor names -> which tensors make up which linear. Shapes and types are the native side's to check. */
 import type { LayerSource, LinearSource, ModelSource, NativeTensor } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import type { HeadType } from '../options.ts'
+import type { HeadType } from '../options/model.ts'
 import type { ModelConfig } from './config.ts'
 import { moduleSettings, type Quantisation } from './quantisation.ts'
 

@@ -1,5 +1,5 @@
 import { Command } from 'commander'
-import { nearest } from '../options.ts'
+import { nearest } from '../options/validate.ts'
 import { benchKernelCommand } from './bench_kernel.ts'
 import { BENCHES, benchModelCommand } from './bench_model.ts'
 import { benchStreamCommand } from './bench_stream.ts'

@@ -7,9 +7,10 @@ import { openLab } from '../lab/lab.ts'
 import type { Model } from '../model/model.ts'
 import { findShape, requireShape, SHAPES } from '../model/shapes.ts'
 import { loadSynthetic } from '../model/synthetic.ts'
-import { invalidArgument, nearest } from '../options.ts'
+import { invalidArgument, nearest } from '../options/validate.ts'
 import { formatTable } from './format.ts'
 import { addLoadFlags, loadModel, parseNumber, planOptions, type RunFlags } from './options.ts'
+import { checkOutput, endTrace } from './output.ts'
 import type { Terminal } from './terminal.ts'
 
 type What = 'decode' | 'prefill'
@@ -104,6 +105,7 @@ export function benchModelCommand(terminal: Terminal, what: What): Command {
       const figures = await measure(model, shape, run + 1, terminal)
       if (run >= 0) runs.push(figures)
     }
+    await endTrace(model, flags)
     const peak = await readBandwidth(model)
     const figures = medians(runs)
     const bytes = what === 'decode' ? figures.weightBytesPerSecond : figures.prefillWeightBytesPerSecond
@@ -193,6 +195,7 @@ async function open(name: string, flags: Flags, terminal: Terminal): Promise<Mod
     return loadModel(name, flags, terminal, { ...options, head, kernels: flags.kernel })
   }
   terminal.quiet = flags.quiet ?? false
+  await checkOutput('--trace', flags.trace)
   const progress = terminal.progress(`${name} (random weights)`)
   const model = await loadSynthetic(
     name,
@@ -207,6 +210,7 @@ async function open(name: string, flags: Flags, terminal: Terminal): Promise<Mod
     { head: flags.head, group: flags.group },
   )
   progress.done()
+  if (flags.trace !== undefined) await model.trace(flags.trace)
   return model
 }
 

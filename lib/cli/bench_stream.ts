@@ -1,5 +1,4 @@
 /** `millrace bench stream`: budgets and batches, predicted beside measured. */
-import { writeFile } from 'node:fs/promises'
 import { Command, Option } from 'commander'
 import { addon } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
@@ -10,11 +9,13 @@ import type { Model } from '../model/model.ts'
 import { plan, shapeOf } from '../model/plan.ts'
 import { SHAPES } from '../model/shapes.ts'
 import { loadSynthetic } from '../model/synthetic.ts'
-import { type HeadType, invalidArgument, type PlanOptions } from '../options.ts'
+import type { HeadType, PlanOptions } from '../options/model.ts'
+import { invalidArgument } from '../options/validate.ts'
 import type { Calibration } from '../plan/calibration.ts'
 import type { ModelPlan } from '../plan/plan.ts'
 import { predictDecode } from '../plan/predict.ts'
 import { addPlanFlags, parseNumber, planOptions, type RunFlags } from './options.ts'
+import { checkOutput, writeOutput } from './output.ts'
 import { describeHomes, significant } from './plan.ts'
 import { streamPage } from './stream_page.ts'
 import type { Terminal } from './terminal.ts'
@@ -95,6 +96,8 @@ export function benchStreamCommand(terminal: Terminal): Command {
   addPlanFlags(command).option('--quiet', 'no remarks on stderr')
   return command.action(async (name: string, flags: Flags) => {
     checkCounts(flags)
+    await checkOutput('--json', flags.json)
+    await checkOutput('--html', flags.html)
     terminal.quiet = flags.quiet ?? false
     const native = addon()
     const machine = readMachine(native)
@@ -131,8 +134,8 @@ export function benchStreamCommand(terminal: Terminal): Command {
         await terminal.write(line(run))
       }
     }
-    if (flags.json) await writeFile(flags.json, `${JSON.stringify(report, null, 2)}\n`)
-    if (flags.html) await writeFile(flags.html, streamPage(report))
+    await writeOutput('--json', flags.json, () => `${JSON.stringify(report, null, 2)}\n`)
+    await writeOutput('--html', flags.html, () => streamPage(report))
   })
 }
 

@@ -1,6 +1,6 @@
 import { basename } from 'node:path'
 import { Command } from 'commander'
-import { cacheFolder, clearCache, listCache } from '../model/cache.ts'
+import { cacheFolder, cacheTroubles, clearCache, listCache } from '../model/cache.ts'
 import { formatBytes, formatTable } from './format.ts'
 import type { Terminal } from './terminal.ts'
 
@@ -21,6 +21,7 @@ export function cacheCommand(terminal: Terminal): Command {
     .option('--json', 'print as JSON')
     .action(async (flags: Flags) => {
       const entries = await listCache(folderOf(flags))
+      for (const trouble of await cacheTroubles(flags.folder)) terminal.complain(trouble)
       if (flags.json) return terminal.write(`${JSON.stringify(entries, null, 2)}\n`)
       const total = entries.reduce((sum, { bytes }) => sum + bytes, 0)
       const rows = entries.map(({ path, bytes, usedAt }) => {

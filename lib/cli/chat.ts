@@ -2,7 +2,7 @@ import { createInterface } from 'node:readline'
 import { Command } from 'commander'
 import { MillraceError } from '../errors.ts'
 import type { Model } from '../model/model.ts'
-import type { ChatMessage, GenerateOptions } from '../options.ts'
+import type { ChatMessage, GenerateOptions } from '../options/request.ts'
 import { stream } from './generate.ts'
 import {
   addHeadFlag,
@@ -13,12 +13,12 @@ import {
   type HeadFlag,
   loadModel,
   type RunFlags,
-  type SamplingFlags,
   samplingOptions,
 } from './options.ts'
-import { Interrupted, type Terminal } from './terminal.ts'
+import { endTrace } from './output.ts'
+import { checkStdin, Interrupted, type Terminal } from './terminal.ts'
 
-interface Flags extends RunFlags, HeadFlag, SamplingFlags {
+interface Flags extends RunFlags, HeadFlag {
   system?: string
 }
 
@@ -30,7 +30,8 @@ export function chatCommand(terminal: Terminal): Command {
   addSamplingFlags(addHeadFlag(addServeFlags(addLoadFlags(command))))
   return command.action(async (path: string, flags: Flags) => {
     const sampling = samplingOptions(flags)
-    await checkTokens(path, flags)
+    checkStdin()
+    await checkTokens(path, sampling)
     await using model = await loadModel(path, flags, terminal, { head: flags.head })
     if (!model.hasChatTemplate) {
       throw new MillraceError('CHAT_TEMPLATE_MISSING', { message: `${path} has no chat template` })
@@ -38,6 +39,7 @@ export function chatCommand(terminal: Terminal): Command {
     const talk = new Talk(model, sampling, flags.system, terminal)
     if (process.stdin.isTTY && process.stdout.isTTY) await interactive(talk, terminal)
     else await piped(talk, terminal)
+    await endTrace(model, flags)
   })
 }
 

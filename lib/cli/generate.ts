@@ -11,14 +11,13 @@ import {
   checkTokens,
   type HeadFlag,
   loadModel,
-  parseNumber,
   type RunFlags,
-  type SamplingFlags,
   samplingOptions,
 } from './options.ts'
+import { endTrace } from './output.ts'
 import type { Terminal } from './terminal.ts'
 
-interface Flags extends RunFlags, HeadFlag, SamplingFlags {
+interface Flags extends RunFlags, HeadFlag {
   prompt?: string
   chat?: string
   system?: string
@@ -37,20 +36,13 @@ export function generateCommand(terminal: Terminal): Command {
     .option('--chat <request>', "answer this request, through the model's chat template")
     .addOption(new Option('--system <text>', 'with --chat: the system message'))
     .option('--json', 'print the result as JSON')
-    .option('--logprobs', "with --json: every token's log-probability")
-    .addOption(
-      new Option('--top-logprobs <count>', 'with --json: so many of the likeliest at every token').argParser(
-        parseNumber,
-      ),
-    )
     .option('--stats', 'print figures of the run to stderr, or into the JSON')
-  addSamplingFlags(addHeadFlag(addServeFlags(addLoadFlags(command))))
+  addSamplingFlags(addHeadFlag(addServeFlags(addLoadFlags(command))), { json: true })
   return command.action(async (path: string, positional: string | undefined, flags: Flags) => {
     checkFlags(positional, flags)
-    const { logprobs, topLogprobs } = flags
-    const options = { ...samplingOptions(flags), logprobs, topLogprobs }
+    const options = samplingOptions(flags)
     const text = flags.chat ?? flags.prompt ?? positional ?? (await terminal.readStdin()).replace(/\r?\n$/, '')
-    await checkTokens(path, flags)
+    await checkTokens(path, options)
     await using model = await loadModel(path, flags, terminal, { head: flags.head })
     const generation =
       flags.chat === undefined
@@ -69,6 +61,7 @@ export function generateCommand(terminal: Terminal): Command {
     } else if (flags.stats) {
       for (const line of describeRun(model, result)) terminal.complain(line)
     }
+    await endTrace(model, flags)
   })
 }
 

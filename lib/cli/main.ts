@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command, CommanderError } from 'commander'
 import { packageRoot } from '../binding.ts'
-import { ERRORS, MillraceError } from '../errors.ts'
+import { MillraceError } from '../errors.ts'
 import { benchCommand } from './bench.ts'
 import { cacheCommand } from './cache.ts'
 import { chatCommand } from './chat.ts'
@@ -66,9 +66,10 @@ async function run(program: Command, terminal: Terminal): Promise<number> {
   }
 }
 
-/** The library's own words of an argument point to its documentation; here the command's help is nearer. */
+/** Where the library's remedy is the message again, by the option's own name, the command's help has the flag's. */
 function remedyOf(error: MillraceError, program: Command): string {
-  if (error.code !== 'INVALID_ARGUMENT' || error.remedy !== ERRORS.INVALID_ARGUMENT) return error.remedy
+  const expected = /^pass (.+) as /.exec(error.remedy)?.[1]
+  if (expected === undefined || !error.message.startsWith(`expected ${expected}`)) return error.remedy
   return `see ${['millrace', ...commandOf(program)].join(' ')} --help`
 }
 

@@ -1,23 +1,22 @@
 /** Options that several commands share, and how their words become the library's values. */
-import { access, constants, stat } from 'node:fs/promises'
-import { basename, dirname } from 'node:path'
+import { basename } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { MillraceError } from '../errors.ts'
+import { z } from 'zod'
 import { inspect } from '../model/inspect.ts'
 import { load } from '../model/load.ts'
 import type { Model } from '../model/model.ts'
 import {
-  type GenerateOptions,
-  generateOptions as generateSchema,
   type HeadType,
-  invalidArgument,
   type LoadOptions,
   type PlacementHome,
   type PlanOptions,
   planOptions as planSchema,
-  validate,
-} from '../options.ts'
+} from '../options/model.ts'
+import { type GenerateOptions, generateOptions as generateSchema } from '../options/request.ts'
+import { answerRows, type OptionFlag, type OptionRow } from '../options/sampling.ts'
+import { invalidArgument, validate } from '../options/validate.ts'
 import { formatBytes } from './format.ts'
+import { checkOutput } from './output.ts'
 import type { Terminal } from './terminal.ts'
 
 export interface LoadFlags {
@@ -33,6 +32,7 @@ export interface LoadFlags {
   arena?: number | string
   maxSequences?: number
   kvTokens?: number
+  kvSwap?: number | string
   batch?: number
 }
 
@@ -45,27 +45,6 @@ export interface RunFlags extends LoadFlags {
 
 export interface HeadFlag {
   head?: HeadType
-}
-
-export interface SamplingFlags {
-  maxTokens?: number
-  temperature?: number
-  topK?: number
-  topP?: number
-  minP?: number
-  typicalP?: number
-  repetitionPenalty?: number
-  presencePenalty?: number
-  frequencyPenalty?: number
-  logitBias?: Map<number, number>
-  seed?: number
-  stop?: string[]
-  stopToken?: number[]
-  ignoreEos?: boolean
-  truncate?: GenerateOptions['truncate']
-  priority?: number
-  queueTimeout?: number
-  deadline?: number
 }
 
 /** Ranges are the library's to check. */
@@ -123,6 +102,11 @@ export function addPlanFlags(command: Command, context = 'longest prompt and ans
     .addOption(new Option('--no-co-execute', 'beside a GPU the CPU computes nothing unless --placement names it'))
     .addOption(new Option('--ram-budget <size>', 'system RAM for the model: a size, or a share').argParser(parseSize))
     .addOption(
+      new Option('--kv-swap <size>', 'of it, for keys and values of preempted requests: a size, or 0').argParser(
+        parseSize,
+      ),
+    )
+    .addOption(
       new Option('--arena <size>', 'GPU memory for the shared units of all models: a size such as 4GiB').argParser(
         parseSize,
       ),
@@ -157,66 +141,39 @@ export function addHeadFlag(command: Command): Command {
   )
 }
 
-export function addSamplingFlags(command: Command): Command {
-  const collect = (text: string, texts: string[] | undefined) => [...(texts ?? []), text]
+/** What the words of a row's flag become. */
+const READERS: Record<OptionFlag['reads'], ((text: string, before: never) => unknown) | undefined> = {
+  number: parseNumber,
+  numbers: (text, before: number[] | undefined) => [...(before ?? []), parseNumber(text)],
+  texts: (text, before: string[] | undefined) => [...(before ?? []), text],
+  biases: parseBias,
+  choice: undefined,
+  switch: undefined,
+}
+
+function samplingFlags({ json }: { json: boolean }): { name: string; option: Option; reads: OptionFlag['reads'] }[] {
+  return Object.entries<OptionRow>(answerRows).flatMap(([name, { flag, schema }]) => {
+    if (!flag || (flag.json && !json)) return []
+    const option = new Option(flag.form, flag.help)
+    if (schema instanceof z.ZodEnum) option.choices(schema.options.map(String))
+    return [{ name, option, reads: flag.reads }]
+  })
+}
+
+/** `json`: those too that are of use to a command that prints JSON alone. */
+export function addSamplingFlags(command: Command, { json = false } = {}): Command {
+  for (const { option, reads } of samplingFlags({ json })) {
+    const reader = READERS[reads]
+    command.addOption(reader ? option.argParser(reader as (text: string, before: unknown) => unknown) : option)
+  }
   return command
-    .addOption(new Option('--max-tokens <count>', 'tokens of the answer at most').argParser(parseNumber))
-    .addOption(new Option('--temperature <value>', '0 (the default) takes the likeliest token').argParser(parseNumber))
-    .addOption(new Option('--top-k <count>', 'sample among the k likeliest tokens').argParser(parseNumber))
-    .addOption(new Option('--top-p <share>', 'sample among the likeliest that reach this share').argParser(parseNumber))
-    .addOption(new Option('--min-p <share>', 'sample among those this likely, of the likeliest').argParser(parseNumber))
-    .addOption(
-      new Option(
-        '--typical-p <share>',
-        'sample among those of the most expected surprise that reach this share',
-      ).argParser(parseNumber),
-    )
-    .addOption(
-      new Option('--repetition-penalty <factor>', 'above 1: tokens of prompt and answer come less').argParser(
-        parseNumber,
-      ),
-    )
-    .addOption(
-      new Option('--presence-penalty <value>', 'off the logit of a token that the answer has').argParser(parseNumber),
-    )
-    .addOption(
-      new Option('--frequency-penalty <value>', 'the same, once for each time that it has it').argParser(parseNumber),
-    )
-    .addOption(
-      new Option(
-        '--logit-bias <token=bias>',
-        "added to a token id's logit, -Infinity forbids it; may be given again",
-      ).argParser(parseBias),
-    )
-    .addOption(new Option('--seed <number>', 'the same seed gives the same text').argParser(parseNumber))
-    .addOption(new Option('--stop <text>', 'end the answer before this text; may be given again').argParser(collect))
-    .addOption(
-      new Option('--stop-token <id>', 'end the answer at this token, too; may be given again').argParser(
-        (text, ids: number[] | undefined) => [...(ids ?? []), parseNumber(text)],
-      ),
-    )
-    .option('--ignore-eos', "go on past the model's own end tokens")
-    .addOption(
-      new Option('--truncate <where>', 'what goes of a prompt too long for the context').choices([
-        'none',
-        'start',
-        'middle',
-      ]),
-    )
-    .addOption(new Option('--priority <number>', 'higher goes before other requests').argParser(parseNumber))
-    .addOption(new Option('--queue-timeout <ms>', 'fail if it has not started by then').argParser(parseNumber))
-    .addOption(new Option('--deadline <ms>', 'fail if it has not ended by then').argParser(parseNumber))
 }
 
 /** Checked at once: before a model is loaded, and also where no request follows. */
-export function samplingOptions(flags: SamplingFlags): GenerateOptions {
-  const { maxTokens, temperature, topK, topP, minP, typicalP, seed, stop, truncate, priority } = flags
-  const { repetitionPenalty, presencePenalty, frequencyPenalty, logitBias, queueTimeout, deadline } = flags
-  const filters = { temperature, topK, topP, minP, typicalP, seed }
-  const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty, logitBias }
-  const ends = { maxTokens, stop, stopTokens: flags.stopToken, ignoreEos: flags.ignoreEos }
-  const limits = { truncate, priority, queueTimeoutMs: queueTimeout, deadlineMs: deadline }
-  const options = { ...filters, ...penalties, ...ends, ...limits }
+export function samplingOptions(flags: object): GenerateOptions {
+  const given = flags as Record<string, unknown>
+  const entries = samplingFlags({ json: true }).map(({ name, option }) => [name, given[option.attributeName()]])
+  const options: GenerateOptions = Object.fromEntries(entries)
   validate(generateSchema, options, 'options')
   return options
 }
@@ -224,38 +181,21 @@ export function samplingOptions(flags: SamplingFlags): GenerateOptions {
 /** A plan as the flags have it. */
 export function planOptions(flags: LoadFlags): PlanOptions {
   const { device, placement, ring, context, threads, vramBudget, ramBudget, arena, coExecute, adaptive } = flags
-  const { maxSequences, kvTokens, batch } = flags
-  const sizes = { ring, contextLength: context, vramBudget, ramBudget, arena, maxSequences, kvTokens, batch }
+  const { maxSequences, kvTokens, kvSwap, batch } = flags
+  const sizes = { ring, contextLength: context, vramBudget, ramBudget, arena, maxSequences, kvTokens, kvSwap, batch }
   const options = { device, placement, threads, coExecute, adaptive, ...sizes }
   return validate(planSchema, options, 'options')
 }
 
 /** Told before weights are read: token ids that the model has not. */
-export async function checkTokens(path: string, flags: SamplingFlags): Promise<void> {
-  const ids = { '--stop-token': flags.stopToken ?? [], '--logit-bias': [...(flags.logitBias?.keys() ?? [])] }
+export async function checkTokens(path: string, { stopTokens = [], logitBias }: GenerateOptions): Promise<void> {
+  const biased = logitBias instanceof Map ? [...(logitBias as ReadonlyMap<number, number>).keys()] : []
+  const ids = { '--stop-token': stopTokens, '--logit-bias': biased }
   if (Object.values(ids).every((list) => list.length === 0)) return
   const { vocab } = (await inspect(path)).spec
   for (const [name, list] of Object.entries(ids)) {
     const wrong = list.find((id) => id >= vocab)
     if (wrong !== undefined) throw invalidArgument(`a token id from 0 to ${vocab - 1}`, name, wrong)
-  }
-}
-
-/** A trace that cannot be written is told before a model is loaded for it; what the file has is left to the trace. */
-async function checkTrace(path: string | undefined): Promise<void> {
-  if (path === undefined) return
-  try {
-    const there = await stat(path).then(
-      () => true,
-      () => false,
-    )
-    await access(there ? path : dirname(path), constants.W_OK)
-  } catch (cause) {
-    throw new MillraceError('INVALID_ARGUMENT', {
-      message: `--trace: the file cannot be written: ${(cause as Error).message}`,
-      remedy: 'pass the path of a file in a folder that exists',
-      cause,
-    })
   }
 }
 
@@ -275,13 +215,14 @@ export async function loadModel(
 ): Promise<Model> {
   terminal.quiet = flags.quiet ?? false
   const plan = planOptions(flags)
-  await checkTrace(flags.trace)
+  await checkOutput('--trace', flags.trace)
   const progress = terminal.progress(basename(path))
   const model = await load(path, {
     ...plan,
     cache: flags.cache,
     signal: terminal.signal,
     onProgress: progress.report,
+    logger: terminal.logger,
     ...more,
   })
   progress.done()

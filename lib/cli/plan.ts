@@ -1,7 +1,7 @@
 import { Command, Option } from 'commander'
 import { plan } from '../model/plan.ts'
 import { SHAPES } from '../model/shapes.ts'
-import type { HeadType } from '../options.ts'
+import type { HeadType } from '../options/model.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
@@ -53,7 +53,10 @@ function describe(made: ModelPlan): string {
       'KV cache',
       `${formatBytes(made.kvBytes)}: ${formatCount(made.kvTokens)} tokens, contexts of ${made.contextLength}`,
     ],
-    ['RAM', `${formatBytes(made.hostBytes)} of weights${gpu ? `, ${formatBytes(made.pinnedBytes)} pinned` : ''}`],
+    [
+      'RAM',
+      `${formatBytes(made.hostBytes)} of weights${gpu ? `, ${formatBytes(made.pinnedBytes)} pinned` : ''}; ${formatBytes(made.kvSwapBytes)} for KV of preempted requests`,
+    ],
   ]
   if (gpu) {
     const { residentBytes, ringBytes, kvBytes, workspaceBytes } = made

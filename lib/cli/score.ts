@@ -4,6 +4,7 @@ import { MillraceError } from '../errors.ts'
 import type { Model } from '../model/model.ts'
 import { formatCount } from './format.ts'
 import { addHeadFlag, addLoadFlags, type HeadFlag, loadModel, parseNumber, type RunFlags } from './options.ts'
+import { endTrace } from './output.ts'
 import type { Terminal } from './terminal.ts'
 
 interface Flags extends RunFlags, HeadFlag {
@@ -33,6 +34,7 @@ export function scoreCommand(terminal: Terminal): Command {
     if (flags.window !== undefined && !(Number.isInteger(flags.window) && flags.window >= 1)) {
       throw new MillraceError('INVALID_ARGUMENT', {
         message: `expected an integer of at least 1 for --window but received ${flags.window}`,
+        remedy: 'leave --window out to score all of the text in one',
       })
     }
     await using model = await loadModel(path, flags, terminal, {
@@ -48,6 +50,7 @@ export function scoreCommand(terminal: Terminal): Command {
         ? `${JSON.stringify({ perplexity, tokens, meanLogprob: sum / tokens })}\n`
         : `perplexity ${perplexity.toFixed(4)} over ${formatCount(tokens)} tokens\n`,
     )
+    await endTrace(model, flags)
   })
 }
 
@@ -72,7 +75,7 @@ async function readInput(positional: string | undefined, flags: Flags, terminal:
 
 /** How many tokens were scored, and the sum of their log-probabilities. */
 async function scoreWindows(model: Model, text: string, flags: Flags, terminal: Terminal) {
-  const tokens = model.tokenizer.encode(text, flags.bos)
+  const tokens = await model.tokenizer.encode(text, { specialTokens: flags.bos, signal: terminal.signal })
   if (tokens.length < 2) {
     throw new MillraceError('INVALID_ARGUMENT', {
       message: `expected a text of at least two tokens but received ${tokens.length}`,

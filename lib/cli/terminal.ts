@@ -1,8 +1,12 @@
 /** The process's streams and signals, as the commands use them. */
 import { once } from 'node:events'
+import { fstatSync } from 'node:fs'
 import { constants } from 'node:os'
 import { SingleBar } from 'cli-progress'
-import type { LoadProgress } from '../options.ts'
+import { MillraceError } from '../errors.ts'
+import { messageOf } from '../files.ts'
+import type { Logger } from '../log.ts'
+import type { LoadProgress } from '../options/model.ts'
 import { formatBytes } from './format.ts'
 
 /** Thrown to leave a command after Ctrl-C; not a failure to be told. */
@@ -18,11 +22,16 @@ export class Terminal {
   constructor() {
     process.on('SIGINT', this.#handle)
     process.on('SIGTERM', this.#handle)
-    // A reader such as `head` that has seen enough is no failure.
+    // The exit is at once: what is still computed would go nowhere.
     process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+      // A reader such as `head` that has seen enough is no failure.
       if (error.code === 'EPIPE') process.exit(0)
-      throw error
+      this.complain(`millrace: standard output could not be written to: ${messageOf(error)}`)
+      process.exit(1)
     })
+    // Who reads no complaints may still read results.
+    process.stderr.on('error', () => {})
+    process.stdin.on('error', () => {}) // told by whoever reads it
   }
 
   /** Aborted by the first Ctrl-C or SIGTERM. */
@@ -65,14 +74,17 @@ export class Terminal {
     if (text !== '' && !process.stdout.write(text)) await once(process.stdout, 'drain')
   }
 
-  /** All of standard input. Throws Interrupted at a signal. */
+  /** All of standard input. Throws Interrupted at a signal, INVALID_ARGUMENT where it cannot be read. */
   async readStdin(): Promise<string> {
+    checkStdin()
     process.stdin.setEncoding('utf8')
     const off = this.onInterrupt(() => process.stdin.destroy(new Interrupted()))
     try {
       let text = ''
       for await (const part of process.stdin) text += part
       return text
+    } catch (error) {
+      throw error instanceof Interrupted ? error : unreadable(messageOf(error), error)
     } finally {
       off()
     }
@@ -81,6 +93,16 @@ export class Terminal {
   /** A line to stderr that is worth reading only where somebody waits. */
   note(line: string): void {
     if (!this.quiet) process.stderr.write(`${line}\n`)
+  }
+
+  /** What the library warns of, for load(); requests tell their failures themselves. */
+  readonly logger: Logger = {
+    debug() {},
+    info() {},
+    warn: (fields, message) => {
+      if (!('request' in fields)) this.complain(`warning: ${message}`)
+    },
+    error() {},
   }
 
   complain(line: string): void {
@@ -131,3 +153,16 @@ export class Terminal {
 }
 
 const LINE_INTERVAL_MS = 2000
+
+/** A folder would be read as an empty text. Throws INVALID_ARGUMENT. */
+export function checkStdin(): void {
+  if (fstatSync(0).isDirectory()) throw unreadable('it is a folder')
+}
+
+function unreadable(why: string, cause?: unknown): MillraceError {
+  return new MillraceError('INVALID_ARGUMENT', {
+    message: `standard input cannot be read: ${why}`,
+    remedy: 'give the text as an argument, through a pipe, or from a file by <',
+    cause,
+  })
+}

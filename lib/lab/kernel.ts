@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { basename } from 'node:path'
 import type { NativeKernelImage } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import { invalidArgument } from '../options.ts'
+import { invalidArgument } from '../options/validate.ts'
 import { checkOperation, operations } from './operations.ts'
 
 function checkReplaceable(operation: string): void {

@@ -1,7 +1,7 @@
 /** The built-in operations: one table, which the native side has and every device launches from. */
 import { addon, type NativeOperation, type NativeProblem } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import { invalidArgument, nearest } from '../options.ts'
+import { invalidArgument, nearest } from '../options/validate.ts'
 
 export type ElementType = 'u8' | 'i32' | 'f16' | 'bf16' | 'f32'
 

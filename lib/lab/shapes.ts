@@ -1,6 +1,6 @@
 /** The operations of a model's pass with the dimensions that its shape gives them. */
 import type { ModelSpec } from '../binding.ts'
-import { invalidArgument } from '../options.ts'
+import { invalidArgument } from '../options/validate.ts'
 
 export interface ShapedOperation {
   /** What it is in the model: 'qkv', 'o', 'gate_up', 'down', 'head', or the operation itself. */

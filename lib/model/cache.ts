@@ -1,13 +1,13 @@
 /** The packed files that loads leave on disk for the next load: where they are, and how much of the disk they take. */
 import { createHash } from 'node:crypto'
-import { mkdir, readdir, rm, stat, statfs } from 'node:fs/promises'
-import { homedir } from 'node:os'
-import { basename, isAbsolute, join, resolve, sep } from 'node:path'
+import { access, constants, readdir, rm, stat, statfs } from 'node:fs/promises'
+import { basename, dirname, join, resolve, sep } from 'node:path'
 import type { NativeModel, NativeSlabPlan } from '../binding.ts'
 import type { CheckpointFolder } from '../checkpoint/folder.ts'
 import { MillraceError } from '../errors.ts'
+import { makeFolder, messageOf, userCacheFolder } from '../files.ts'
 import type { Logger } from '../log.ts'
-import { invalidArgument, parseBytes } from '../options.ts'
+import { invalidArgument, parseBytes } from '../options/validate.ts'
 
 export interface CacheEntry {
   path: string
@@ -37,7 +37,7 @@ const SUFFIX = '.packed'
 const UNFINISHED = '.packed.part'
 const ABANDONED_MS = 24 * 60 * 60 * 1000
 /** Smaller models are repacked as fast as they are read. */
-const LEAST_BYTES = 64 * 2 ** 20
+const MIN_BYTES = 64 * 2 ** 20
 /** Of the disk's free space, what is kept in the cache counted as free. */
 const SHARE_OF_DISK = 0.2
 const OFF = ['0', 'false', 'off', 'no']
@@ -45,15 +45,51 @@ const ON = ['', '1', 'true', 'on', 'yes']
 
 /** The folder that an option means, undefined if nothing is to be kept. The environment's word is the default. */
 export function cacheFolder(option: boolean | string | undefined): string | undefined {
-  const word = process.env.MILLRACE_CACHE ?? ''
   if (typeof option === 'string') return resolve(option)
-  if (option === false || (option === undefined && OFF.includes(word.toLowerCase()))) return undefined
-  if (!ON.includes(word.toLowerCase()) && !OFF.includes(word.toLowerCase())) return resolve(word)
-  const base = process.env.XDG_CACHE_HOME ?? ''
-  try {
-    return join(isAbsolute(base) ? base : join(homedir(), '.cache'), 'millrace', 'packed')
-  } catch {
-    return undefined // a user without a home
+  const word = process.env.MILLRACE_CACHE ?? ''
+  if (option === false || (option === undefined && isOff(word))) return undefined
+  if (!ON.includes(word.toLowerCase()) && !isOff(word)) return resolve(word)
+  const { path } = userCacheFolder()
+  return path && join(path, 'millrace', 'packed')
+}
+
+const isOff = (word: string) => OFF.includes(word.toLowerCase())
+
+/** Why there is no folder although weights are to be kept. */
+export function cacheObstacle(option: boolean | string | undefined): string | undefined {
+  const unwanted = option === false || (option === undefined && isOff(process.env.MILLRACE_CACHE ?? ''))
+  if (unwanted || cacheFolder(option) !== undefined) return undefined
+  return `weights are not kept for the next load: ${userCacheFolder().reason}; MILLRACE_CACHE names a folder to keep them in`
+}
+
+/** Everything that will keep loads from keeping weights in a folder, or from heeding its limit; nothing is written. */
+export async function cacheTroubles(folder?: string): Promise<string[]> {
+  const troubles: string[] = []
+  const limit = new Set<string>()
+  cacheLimit({ warn: (_, message) => limit.add(message) })
+  if (folder === undefined && isOff(process.env.MILLRACE_CACHE ?? '')) {
+    troubles.push('MILLRACE_CACHE turns it off: loads keep nothing and read nothing')
+  }
+  const obstacle = cacheObstacle(folder ?? true)
+  if (obstacle !== undefined) troubles.push(obstacle)
+  const path = cacheFolder(folder ?? true)
+  const why = path === undefined ? undefined : await whyNotWritable(path)
+  if (why !== undefined) troubles.push(`weights cannot be kept in ${path}: ${why}; MILLRACE_CACHE names another folder`)
+  return [...troubles, ...limit]
+}
+
+/** By the folder, or by what is nearest above it: making it to find out would leave it there. */
+async function whyNotWritable(path: string): Promise<string | undefined> {
+  for (let at = path; ; at = dirname(at)) {
+    try {
+      if (!(await stat(at)).isDirectory()) return `${at} is no folder`
+      await access(at, constants.W_OK | constants.X_OK)
+      const { bavail } = await statfs(at)
+      return bavail === 0 ? `${at} has no room for files` : undefined // of /proc and its like, too
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if (code !== 'ENOENT' || at === dirname(at)) return messageOf(error)
+    }
   }
 }
 
@@ -64,7 +100,7 @@ export function packedFile(
   slabs: NativeSlabPlan,
 ): PackedFile | undefined {
   const bytes = slabs.units.reduce((sum, unit) => sum + unit.bytes, slabs.embeddingBytes)
-  if (folder === undefined || bytes < LEAST_BYTES) return undefined
+  if (folder === undefined || bytes < MIN_BYTES) return undefined
   const units = slabs.units.map(({ bytes, types }) => [bytes, types])
   const hash = createHash('sha256').update(JSON.stringify([checkpoint.weightFiles, units, slabs.embeddingType]))
   // The Hugging Face cache keeps models in folders such as models--owner--name/snapshots/<commit>.
@@ -88,7 +124,15 @@ export async function listCache(folder: string | undefined = cacheFolder(true)):
  */
 export async function clearCache(folder: string | undefined = cacheFolder(true)): Promise<CacheEntry[]> {
   const entries = [...(await listCache(folder)), ...(await entriesOf(folder, UNFINISHED))]
-  for (const { path } of entries) await rm(path, { force: true })
+  for (const { path } of entries) {
+    await rm(path, { force: true }).catch((cause) => {
+      throw new MillraceError('WRITE_FAILED', {
+        message: `${path} was not removed: ${messageOf(cause)}`,
+        remedy: 'remove it as a user who may write to that folder',
+        cause,
+      })
+    })
+  }
   return entries
 }
 
@@ -110,8 +154,8 @@ async function namesIn(folder: string): Promise<string[]> {
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return []
     throw new MillraceError('INVALID_ARGUMENT', {
-      message: `expected the path of a folder that can be read for the cache but received '${folder}': ${(cause as Error).message}`,
-      remedy: 'pass the folder that loads keep repacked weights in, or nothing for the default',
+      message: `expected the path of a folder that can be read for the cache but received '${folder}': ${messageOf(cause)}`,
+      remedy: 'pass the folder that loads keep repacked weights in; MILLRACE_CACHE names the default',
       cause,
     })
   }
@@ -129,6 +173,7 @@ export async function keepPacked(
 ): Promise<void> {
   const { path, bytes } = cache
   const { state, reason } = model.packed
+  const limit = cacheLimit(log)
   if (state === 'read' || state === 'unused') {
     cache.state = state === 'read' ? 'read' : 'shared'
     return
@@ -138,29 +183,35 @@ export async function keepPacked(
   const began = performance.now()
   let why: string
   try {
-    await mkdir(folder, { recursive: true, mode: 0o700 })
-    why = (await makeRoom(folder, cache, log)) ?? (await model.writePacked(path))
+    await makeFolder(folder, 0o700)
+    why = (await makeRoom(folder, cache, limit, log)) ?? (await model.writePacked(path))
   } catch (error) {
-    why = MillraceError.fromNative(error).message
+    why = messageOf((error as Error).cause ?? error)
   }
   cache.state = why === '' ? 'written' : 'failed'
   if (why === '') {
     log.info({ path, bytes, ms: Math.round(performance.now() - began) }, 'packed file written')
   } else {
     cache.reason = why
-    log.warn({ path, bytes, reason: why }, `the packed file was not written: ${why}`)
+    const remedy = 'MILLRACE_CACHE names another folder, or off'
+    log.warn({ path, bytes, reason: why }, `the packed file was not written to ${path}: ${why}; ${remedy}`)
   }
 }
 
 /** Removes what was unused longest until the file has room. Returns why it can have none. */
-async function makeRoom(folder: string, { path, bytes }: PackedFile, log: Logger): Promise<string | undefined> {
+async function makeRoom(
+  folder: string,
+  { path, bytes }: PackedFile,
+  wanted: number | undefined,
+  log: Logger,
+): Promise<string | undefined> {
   for (const part of await entriesOf(folder, UNFINISHED)) {
     if (Date.now() - part.usedAt.getTime() > ABANDONED_MS) await rm(part.path, { force: true })
   }
   const others = (await listCache(folder)).filter((entry) => entry.path !== path)
   let used = others.reduce((sum, entry) => sum + entry.bytes, 0)
   const { bavail, bsize } = await statfs(folder)
-  const limit = cacheLimit(log) ?? SHARE_OF_DISK * (bavail * bsize + used)
+  const limit = wanted ?? SHARE_OF_DISK * (bavail * bsize + used)
   if (bytes > limit) return `it has ${bytes} bytes, the cache may take ${Math.floor(limit)} (see MILLRACE_CACHE_LIMIT)`
   for (const entry of others) {
     if (used + bytes <= limit) break
@@ -171,11 +222,15 @@ async function makeRoom(folder: string, { path, bytes }: PackedFile, log: Logger
   return undefined
 }
 
-function cacheLimit(log: Logger): number | undefined {
+/** MILLRACE_CACHE_LIMIT in bytes, where it says any; what is no size is told. */
+export function cacheLimit(log: Pick<Logger, 'warn'>): number | undefined {
   const word = process.env.MILLRACE_CACHE_LIMIT
   if (word === undefined || word === '') return undefined
   const bytes = parseBytes(word)
   if (bytes === undefined)
-    log.warn({ word }, "MILLRACE_CACHE_LIMIT is no size such as '50GiB' (units up to TB and TiB): it is ignored")
+    log.warn(
+      { word },
+      `MILLRACE_CACHE_LIMIT is '${word}', which is no size such as '50GiB' (units up to TB and TiB): it is ignored`,
+    )
   return bytes
 }

@@ -4,7 +4,9 @@ import { setTimeout } from 'node:timers/promises'
 import { z } from 'zod'
 import type { Home, ModelSpec, NativeStepEvent, SyntheticOptions } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import { loadOptions, planOptions, validate } from '../options.ts'
+import { userCacheFolder, writeFailed } from '../files.ts'
+import { loadOptions, planOptions } from '../options/model.ts'
+import { validate } from '../options/validate.ts'
 import { type Calibration, calibrationPath, ROWS, writeCalibration } from '../plan/calibration.ts'
 import { fitCalibration, type LayerBytes, type Observations, type PerShape } from '../plan/fit.ts'
 import { spread } from '../plan/homes.ts'
@@ -12,6 +14,7 @@ import { calibrationKey } from './machine.ts'
 import type { Model } from './model.ts'
 import { runtime } from './runtime.ts'
 import { SHAPES } from './shapes.ts'
+import { requireNotAborted } from './signals.ts'
 import { loadSynthetic } from './synthetic.ts'
 
 const DEVICE_ERROR = "'cuda' or 'cuda:<index>': a GPU is what is calibrated"
@@ -81,12 +84,13 @@ type Shape = 'small' | 'large'
 type HomeOf = (kind: 'attention' | 'feedForward' | 'head', layer: number) => Home
 
 /**
- * Takes a GPU, about 2 GB of its memory and 20 seconds. Rejects with INVALID_ARGUMENT, DEVICE_UNAVAILABLE or
- * OUT_OF_MEMORY. That the file cannot be written is told, not thrown.
+ * Takes a GPU, about 2 GB of its memory and 20 seconds. Rejects with INVALID_ARGUMENT, DEVICE_UNAVAILABLE,
+ * OUT_OF_MEMORY or ABORTED. That the file cannot be written is told, not thrown.
  */
 export async function calibrate(options: CalibrateOptions = {}): Promise<CalibrationReport> {
   const began = performance.now()
   const checked = validate(calibrateOptions, options, 'options')
+  requireNotAborted(checked.signal, 'the calibration')
   const { native } = runtime()
   const { gpus, reason } = native.probeGpus()
   const device = checked.device ?? 'cuda'
@@ -108,12 +112,14 @@ export async function calibrate(options: CalibrateOptions = {}): Promise<Calibra
   const observations = await new Observer({ ...checked, device, threads }).observe()
   const calibration = fitCalibration(observations)
   const report = { calibration, observations, seconds: (performance.now() - began) / 1000 }
+  const path = calibrationPath()
+  if (path === undefined) return { ...report, path, writeError: userCacheFolder().reason! }
   try {
-    const path = calibrationPath()
-    writeCalibration(calibrationKey(native.version, gpu.name, cpu), calibration, path)
+    await writeCalibration(calibrationKey(native.version, gpu.name, cpu), calibration, path)
     return { ...report, path }
   } catch (error) {
-    return { ...report, path: undefined, writeError: (error as Error).message }
+    const { message, remedy } = writeFailed('the calibration', path, error)
+    return { ...report, path: undefined, writeError: `${message}; ${remedy}, by XDG_CACHE_HOME` }
   }
 }
 
@@ -174,7 +180,7 @@ class Observer {
     measure: (model: Model) => Promise<T>,
   ): Promise<T> {
     const { device, threads, signal, onProgress } = this.#options
-    signal?.throwIfAborted()
+    requireNotAborted(signal, 'the calibration')
     onProgress?.(this.#loaded++, MODELS)
     const spec = { ...BASE[shape], layers, vocab: more.vocab ?? VOCAB, maxPosition: 2 * LONG }
     const placement: Home[] = []
@@ -185,7 +191,7 @@ class Observer {
     await using model = await loadSynthetic(
       'calibration',
       spec,
-      { device, threads, placement, contextLength: LONG + 64, kvTokens: 96 * 256, signal },
+      { device, threads, placement, contextLength: LONG + 64, kvTokens: 96 * 256, kvSwap: 0, signal },
       { head: more.head ?? 'f16' },
     )
     await settle(model, () => model.generate(this.#prompt(1), { maxTokens: 1, ignoreEos: true }).result)
@@ -271,7 +277,7 @@ class Observer {
 
   /** The median pass in which so many sequences decode together. */
   async #passSeconds(model: Model, rows: number, context = PROMPT, tokens = rows > 8 ? 20 : 24): Promise<number> {
-    this.#options.signal?.throwIfAborted()
+    requireNotAborted(this.#options.signal, 'the calibration')
     const seconds: number[] = []
     let skipped = 0
     const listen = (message: unknown) => {

@@ -2,7 +2,7 @@
 import { channel } from 'node:diagnostics_channel'
 import type { NativeFinish } from '../binding.ts'
 import type { Logger } from '../log.ts'
-import type { RequestTimings } from './generation.ts'
+import type { RequestTimings } from './request.ts'
 
 const start = channel('millrace:request:start')
 const end = channel('millrace:request:end')

@@ -5,7 +5,8 @@ import { addon, type ModelSpec, type NativeUnit } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import type { GgufQuantisation } from '../checkpoint/gguf/types.ts'
 import type { Quantisation } from '../checkpoint/quantisation.ts'
-import { type HeadType, inspectOptions, validate } from '../options.ts'
+import { type HeadType, inspectOptions } from '../options/model.ts'
+import { validate } from '../options/validate.ts'
 import { cacheFolder, packedFile } from './cache.ts'
 
 export interface Inspection {

@@ -4,17 +4,16 @@ import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import { MillraceError } from '../errors.ts'
 import { readKernel } from '../lab/kernel.ts'
 import { makeLog } from '../log.ts'
-import { type LoadOptions, type LoadProgress, loadOptions, validate } from '../options.ts'
+import { type LoadOptions, type LoadProgress, loadOptions } from '../options/model.ts'
+import { validate } from '../options/validate.ts'
 import { checkMemory } from '../plan/memory.ts'
 import { makePlan, predictionOf } from '../plan/plan.ts'
-import { ChatTemplate, readChatTemplate } from '../text/chat.ts'
-import { TokenizerThread } from '../text/thread.ts'
-import { readTokenizerFiles, Tokenizer } from '../text/tokenizer.ts'
-import { cacheFolder, keepPacked, type ModelCache, packedFile } from './cache.ts'
+import { type LoadedTokenizer, loadTokenizer } from '../text/tokenizer/load.ts'
+import { cacheFolder, cacheLimit, cacheObstacle, keepPacked, type ModelCache, packedFile } from './cache.ts'
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
 import { awaitNative, runtime } from './runtime.ts'
-import { abortedError } from './signals.ts'
+import { requireNotAborted } from './signals.ts'
 import { loadWeights } from './weights.ts'
 
 /**
@@ -25,14 +24,11 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
   const checked = validate(loadOptions, options, 'options')
   const { signal, onProgress } = checked
   const report = (stage: LoadProgress['stage'], done: number, total: number) => onProgress?.({ stage, done, total })
-  const checkAborted = () => {
-    if (signal?.aborted) throw abortedError(signal, 'the load')
-  }
   const log = makeLog(checked.logger)
   const began = performance.now()
   const release = runtime().hold()
   try {
-    checkAborted()
+    requireNotAborted(signal, 'the load')
     const { native } = runtime()
     const probing = probeGpus(native, checked.device ?? 'auto')
     probing.catch(() => {}) // told below
@@ -40,7 +36,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     const { folder } = checkpoint
     for (const warning of checkpoint.warnings) log.warn({ path: folder.path }, warning)
     report('checkpoint', folder.weightFiles.length, folder.weightFiles.length)
-    checkAborted()
+    requireNotAborted(signal, 'the load')
     const plan = makePlan(checkpoint.config.spec, checkpoint.slabs, checked, readMachine(native, await probing))
     // A budget is the user's word, also where the system says less.
     if (checked.ramBudget === undefined) {
@@ -55,7 +51,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
       identity: checkpoint.identity,
       packed: packed?.path ?? '',
     }
-    // The tokenizer is read while the weights are: both take their time, on different threads.
+    // The tokenizer is read while the weights are, on its own thread.
     const failed = new AbortController()
     const weights = loadWeights(source, plan, {
       prefixReuse: checked.prefixReuse ?? true,
@@ -67,20 +63,25 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
       onProgress: (done, total) => report('weights', done, total),
     })
     weights.catch(() => {}) // told below
-    let text: TextParts
+    let tokenizer: LoadedTokenizer | undefined
     try {
-      text = await readText(folder.path)
+      tokenizer = await loadTokenizer(folder.path, signal && { signal })
       report('tokenizer', 1, 1)
     } catch (error) {
       failed.abort()
       await weights.then(discard, () => {})
       throw error
     }
-    const model = await weights
-    const { tokenizer, chatTemplate } = text
+    const model = await weights.catch((error) => {
+      tokenizer.close()
+      throw error
+    })
     const cache = packed && keptIn !== undefined ? { ...packed, state: 'writing' as ModelCache['state'] } : undefined
     // A process that has nothing else to do waits until the file is written.
     if (cache) keepPacked(model, cache, keptIn!, log).finally(runtime().hold())
+    else if (keptIn !== undefined) cacheLimit(log)
+    const obstacle = cacheObstacle(checked.cache)
+    if (obstacle !== undefined) log.warn({}, obstacle)
     const { device, contextLength, kvTokens, hostBytes, streamedBytesPerPass } = plan
     const { id } = model
     const ms = Math.round(performance.now() - began)
@@ -106,8 +107,6 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
       gpuMemory: (now) => gpuMemoryFor(native, now),
       predict: (moved) => predictionOf(checkpoint.config.spec, moved, readMachine(native)),
       tokenizer,
-      tokenizerThread: new TokenizerThread(tokenizer, folder.path),
-      chatTemplate,
       cache,
       log,
       // Instruction-tuned checkpoints sometimes name the token that ends a turn in tokenizer_config.json alone.
@@ -122,17 +121,6 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
   } finally {
     release()
   }
-}
-
-interface TextParts {
-  tokenizer: Tokenizer
-  chatTemplate: ChatTemplate | undefined
-}
-
-async function readText(folder: string): Promise<TextParts> {
-  const tokenizer = new Tokenizer(await readTokenizerFiles(folder))
-  const template = await readChatTemplate(folder, tokenizer.config)
-  return { tokenizer, chatTemplate: template === undefined ? undefined : new ChatTemplate(template) }
 }
 
 async function discard(model: NativeModel): Promise<void> {

@@ -11,6 +11,7 @@ export function readMachine(native: NativeAddon, { gpus, reason, lost = false } 
   return {
     cores: cpu.cores,
     memoryLimitBytes: cpu.memoryLimitBytes,
+    memoryAvailableBytes: cpu.memoryAvailableBytes,
     gpus: gpus.map(({ name, link, memoryBytes, memoryFreeBytes }) => {
       return { name, memoryBytes, memoryFreeBytes, calibration: calibrationOf(name, link) }
     }),

@@ -1,34 +1,41 @@
 /** A loaded model: what load() resolves to. */
-import { randomInt } from 'node:crypto'
-import type { ModelSpec, NativeMemory, NativeModel, NativeSchedule, NativeStats } from '../binding.ts'
+import type { z } from 'zod'
+import type {
+  ModelSpec,
+  NativeGenerateRequest,
+  NativeMemory,
+  NativeModel,
+  NativeSchedule,
+  NativeStats,
+} from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { Logger } from '../log.ts'
+import { budgetSchema, type CloseOptions, closeOptions, type PlanOptions } from '../options/model.ts'
 import {
-  budgetSchema,
   type ChatMessage,
-  type CloseOptions,
   chatMessages,
-  closeOptions,
   type GenerateOptions,
   generateOptions,
-  invalidArgument,
-  type PlanOptions,
   type ScheduleOptions,
   type ScoreOptions,
   scoreOptions,
-  validate,
-} from '../options.ts'
+} from '../options/request.ts'
+import { nativeSampling } from '../options/sampling.ts'
+import { invalidArgument, validate } from '../options/validate.ts'
 import { withinBudgets } from '../plan/budget.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withPlaced } from '../plan/plan.ts'
 import type { Prediction } from '../plan/predict.ts'
 import { budgetBytes } from '../plan/vram.ts'
-import { type ChatTemplate, ROLES } from '../text/chat.ts'
-import type { TokenizerThread } from '../text/thread.ts'
-import type { TextCodec } from '../text/tokenizer.ts'
+import { ROLES, takesRole } from '../text/roles.ts'
+import type { TextCodec } from '../text/tokenizer/codec.ts'
 import type { ModelCache } from './cache.ts'
 import { Generation } from './generation.ts'
+import { closedError, RequestQueue } from './queue.ts'
+import type { PromptSource } from './request.ts'
 import { awaitNative, callNative, runtime } from './runtime.ts'
-import { type ScoreResult, score } from './score.ts'
+import { Score, type ScoreResult } from './score.ts'
+
+type AnswerOptions = z.output<typeof generateOptions>
 
 /** A text, or the ids of its tokens, which then are taken as they are. */
 export type Prompt = string | readonly number[] | Int32Array
@@ -59,10 +66,13 @@ export interface ModelStats {
   arena: { copiedBytes: number; switches: number; switchMs: number }
   /** Times that hidden rows went from the GPU to the CPU and back in the middle of a pass. */
   hops: number
-  /** `preemptions`: times that a sequence's keys and values went to system RAM for want of blocks. */
-  sequences: { running: number; waiting: number; preemptions: number }
-  /** `savedBytes`: keys and values of preempted sequences that are in system RAM now. */
-  kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number }
+  /**
+   * `preemptions`: times that a sequence gave up its blocks to others; its keys and values went to system RAM, but for
+   * `recomputations` of them, for which there was no room: these are computed again.
+   */
+  sequences: { running: number; waiting: number; preemptions: number; recomputations: number }
+  /** `savedBytes`: keys and values of preempted sequences that are in system RAM now, of `swapBytes` at most. */
+  kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number; swapBytes: number }
   /** Tokens of the prompts that have started, and how many of them needed no computing; their ratio, 0 of no tokens. */
   prefixCache: { promptTokens: number; reusedTokens: number; hitRate: number }
 }
@@ -81,7 +91,8 @@ export interface ModelMemory {
   ringBytes: number
   /** The KV cache. */
   kvBytes: number
-  /** Keys and values of preempted sequences, in system RAM: as of now. */
+  /** System RAM for keys and values of preempted sequences, pinned for a GPU; and what of it they take now. */
+  kvSwapBytes: number
   savedKvBytes: number
   workspaceBytes: number
   /** Of all that, what is on the GPU; 0 on the CPU. */
@@ -112,8 +123,6 @@ export interface ModelParts {
   /** How fast it is with other homes. */
   predict: (plan: Omit<ModelPlan, 'prediction'>) => Prediction
   tokenizer: TextCodec
-  tokenizerThread: TokenizerThread
-  chatTemplate: ChatTemplate | undefined
   cache: ModelCache | undefined
   log: Logger
   /** Tokens that end an answer. */
@@ -135,19 +144,14 @@ export class Model implements AsyncDisposable {
   #plan: ModelPlan
   /** setBudget() calls take turns. */
   #budgets: Promise<unknown> = Promise.resolve()
-  readonly #running = new Set<Generation>()
+  readonly #queue: RequestQueue
   #closing: Promise<void> | undefined
-  /** Prompts that the tokenizer's thread has. */
-  readonly #prompts = new Set<Promise<Int32Array>>()
-  /** close() waits for them no more. */
-  #endWait: (() => void) | undefined
-  /** Nothing is submitted any more. */
-  #sealed = false
   #closed = false
 
   /** Called by load(). */
   constructor(parts: ModelParts) {
     this.#parts = parts
+    this.#queue = new RequestQueue(parts.native, parts.log)
     this.path = parts.path
     this.architecture = parts.architecture
     this.spec = parts.spec
@@ -163,7 +167,7 @@ export class Model implements AsyncDisposable {
 
   /** The checkpoint has a chat template, so chat() can be used. */
   get hasChatTemplate(): boolean {
-    return this.#parts.chatTemplate !== undefined
+    return this.#parts.tokenizer.chatTemplate !== undefined
   }
 
   /**
@@ -198,15 +202,16 @@ export class Model implements AsyncDisposable {
    * Continues a prompt. Starts at once. Throws INVALID_ARGUMENT; everything else rejects the iteration and the result.
    */
   generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
-    return this.#generate(() => this.#encode(prompt, true), options)
+    return this.#generate(() => this.#source(prompt, true, 'prompt'), options)
   }
 
   /** Answers the last of the messages, as the checkpoint's chat template has it. */
   chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
     const checked = validate(chatMessages, messages, 'messages')
-    const { chatTemplate, tokenizer, tokenizerThread } = this.#parts
+    const { tokenizer } = this.#parts
+    const { chatTemplate } = tokenizer
     checked.forEach(({ role }, index) => {
-      if (chatTemplate && !chatTemplate.takesRole(role)) {
+      if (chatTemplate !== undefined && !takesRole(chatTemplate, role)) {
         throw invalidArgument(
           `one of ${ROLES.map((known) => `'${known}'`).join(', ')}, or a role that the model's chat template names,`,
           `messages[${index}].role`,
@@ -214,18 +219,10 @@ export class Model implements AsyncDisposable {
         )
       }
     })
-    return this.#generate(() => {
-      if (!chatTemplate) {
-        throw new MillraceError('CHAT_TEMPLATE_MISSING', {
-          message: `${this.path}: expected chat_template in tokenizer_config.json or chat_template.jinja, found neither`,
-        })
-      }
-      if (tokenizerThread.canEncodeChat(checked)) {
-        return this.#track(tokenizerThread.encodeChat(checked).then((ids) => this.#toTokens(ids)))
-      }
-      // The template writes the special tokens itself.
-      return this.#encode(chatTemplate.render(checked, tokenizer), false)
-    }, options)
+    return this.#generate(
+      () => async (signal) => this.#checkPrompt(await tokenizer.encodeChat(checked, { signal }), 'prompt'),
+      options,
+    )
   }
 
   /**
@@ -234,25 +231,15 @@ export class Model implements AsyncDisposable {
    */
   async score(text: Prompt, options: ScoreOptions = {}): Promise<ScoreResult> {
     const checked = validate(scoreOptions, options, 'options')
-    this.#requireUsable()
-    const tokens = await this.#encode(text, checked.specialTokens ?? true, 'text')
-    if (this.#sealed) throw closedError()
-    const logitBytes = checked.logits ? tokens.length * this.spec.vocab * Float32Array.BYTES_PER_ELEMENT : 0
-    if (logitBytes > MAX_LOGIT_BYTES) {
-      throw new MillraceError('INVALID_ARGUMENT', {
-        message: `expected logits of at most ${MAX_LOGIT_BYTES} bytes but ${tokens.length} tokens x ${this.spec.vocab} of the vocabulary take ${logitBytes}`,
-        remedy: `score at most ${Math.floor(MAX_LOGIT_BYTES / 4 / this.spec.vocab)} tokens at once with logits: true`,
-      })
-    }
-    return score({
-      native: this.#parts.native,
+    return new Score({
+      queue: this.#queue,
+      prompt: () => this.#source(text, checked.specialTokens ?? true, 'text'),
       contextLength: this.plan.contextLength,
-      tokens,
+      vocab: this.spec.vocab,
       logits: checked.logits ?? false,
       schedule: scheduleOf(checked),
-      log: this.#parts.log,
       signal: checked.signal,
-    })
+    }).result
   }
 
   /**
@@ -296,7 +283,8 @@ export class Model implements AsyncDisposable {
   /**
    * From the next pass on, writes what copies, kernels, CPU units and waits take to a file that Perfetto
    * (ui.perfetto.dev) and chrome://tracing show; null ends it and closes the file, as close() does. Passes are launched
-   * unit by unit meanwhile. Rejects with INVALID_ARGUMENT where the file cannot be written.
+   * unit by unit meanwhile. Rejects with INVALID_ARGUMENT where the file cannot be opened; ending it with WRITE_FAILED
+   * where it has not all that it should have.
    */
   async trace(path: string | null): Promise<void> {
     if (path !== null && (typeof path !== 'string' || path === ''))
@@ -308,10 +296,7 @@ export class Model implements AsyncDisposable {
   /** Frees the model. Calling it again gives the same promise; with `drain: false` it aborts what still runs. */
   close(options: CloseOptions = {}): Promise<void> {
     const { drain = true, timeoutMs } = validate(closeOptions, options, 'options')
-    if (this.#closing && !drain) {
-      for (const generation of this.#running) generation.cancel()
-      this.#endWait?.()
-    }
+    if (this.#closing && !drain) this.#queue.cancel('all')
     this.#closing ??= this.#close(drain, timeoutMs)
     return this.#closing
   }
@@ -323,113 +308,96 @@ export class Model implements AsyncDisposable {
   async #close(drain: boolean, timeoutMs: number | undefined): Promise<void> {
     const release = runtime().hold()
     const began = performance.now()
+    this.#queue.shut()
     try {
-      // What was asked for before runs too, though its prompt is with the tokenizer still.
-      let left = timeoutMs ?? MAX_TIMEOUT_MS
-      if (drain && this.#prompts.size > 0) {
-        await this.#awaitPrompts(left)
+      // The longest a timer can hold: draining ends anyway, since the context bounds every request.
+      let left = Math.min(timeoutMs ?? MAX_TIMEOUT_MS, MAX_TIMEOUT_MS)
+      if (drain && this.#queue.anyPending) {
+        // What was asked for before runs too, though its prompt is with the tokenizer still.
+        await this.#queue.handedOver(left)
         left = Math.max(0, Math.floor(left - (performance.now() - began)))
       }
-      this.#sealed = true
-      // The longest a timer can hold: draining ends anyway, since the context bounds every request.
-      await awaitNative(() => this.#parts.native.close(drain, Math.min(left, MAX_TIMEOUT_MS)))
+      this.#queue.cancel('pending')
+      await awaitNative(() => this.#parts.native.close(drain, left))
     } finally {
       this.#closed = true
-      this.#parts.tokenizerThread.close()
+      this.#parts.tokenizer.close()
       runtime().removeModel(this.#parts.native.id)
       this.#parts.log.info({ model: this.#parts.native.id }, 'model closed')
       release()
     }
   }
 
-  async #awaitPrompts(timeoutMs: number): Promise<void> {
-    let timer: NodeJS.Timeout | undefined
-    const cut = new Promise<void>((resolve) => {
-      this.#endWait = resolve
-      timer = setTimeout(resolve, Math.min(timeoutMs, MAX_TIMEOUT_MS))
-    })
-    await Promise.race([Promise.allSettled(this.#prompts), cut])
-    clearTimeout(timer)
-  }
-
-  /** Remembers a prompt in the making, for close(). */
-  #track(prompt: Promise<Int32Array>): Promise<Int32Array> {
-    this.#prompts.add(prompt)
-    const forget = () => this.#prompts.delete(prompt)
-    prompt.then(forget, forget)
-    return prompt
-  }
-
-  #generate(prompt: () => Int32Array | Promise<Int32Array>, options: GenerateOptions): Generation {
+  #generate(prompt: () => PromptSource, options: GenerateOptions): Generation {
     const checked = validate(generateOptions, options, 'options')
-    const stopTokens = checked.stopTokens ?? []
-    this.#checkTokens(stopTokens, 'stopTokens')
-    const bias = checked.logitBias ?? []
-    const biasTokens = Int32Array.from(bias, ([token]) => token)
-    this.#checkTokens(biasTokens, 'logitBias')
-    const generation: Generation = new Generation({
-      native: this.#parts.native,
-      pieces: this.#parts.tokenizer.pieces,
+    this.#checkAnswer(checked)
+    const { tokenizer } = this.#parts
+    return new Generation({
+      queue: this.#queue,
+      prompt,
+      pieces: tokenizer.pieces,
       contextLength: this.plan.contextLength,
-      prompt: () => {
-        this.#requireUsable()
-        return prompt()
-      },
-      request: {
-        temperature: checked.temperature ?? 0,
-        topK: checked.topK ?? 0,
-        topP: checked.topP ?? 1,
-        minP: checked.minP ?? 0,
-        typicalP: checked.typicalP ?? 1,
-        repetitionPenalty: checked.repetitionPenalty ?? 1,
-        presencePenalty: checked.presencePenalty ?? 0,
-        frequencyPenalty: checked.frequencyPenalty ?? 0,
-        biasTokens,
-        biasValues: Float32Array.from(bias, ([, value]) => value),
-        seed: checked.seed ?? randomInt(MAX_RANDOM_SEED),
-        stopTokens: Int32Array.from(new Set([...(checked.ignoreEos ? [] : this.#parts.endTokens), ...stopTokens])),
-        logprobs: checked.logprobs ?? false,
-        topLogprobs: Math.min(checked.topLogprobs ?? 0, this.spec.vocab),
-        ...scheduleOf(checked),
-      },
+      options: () => this.#nativeOptions(checked),
       maxTokens: checked.maxTokens,
+      seed: checked.seed,
+      logprobs: checked.logprobs ?? false,
+      topLogprobs: (checked.topLogprobs ?? 0) > 0,
       truncate: checked.truncate === 'none' ? undefined : checked.truncate,
-      firstToken: this.#parts.tokenizer.idOf(this.#parts.tokenizer.bosToken),
-      log: this.#parts.log,
+      firstToken: tokenizer.bosId,
       stop: checked.stop === undefined ? [] : [checked.stop].flat(),
+      schedule: scheduleOf(checked),
       signal: checked.signal,
-      onSettled: (settled) => this.#running.delete(settled),
     })
-    // Nothing was submitted where the prompt was refused at once.
-    if (!generation.settled) this.#running.add(generation)
-    return generation
   }
 
-  /** `name`: of the argument, in complaints. */
-  #encode(prompt: Prompt, specialTokens: boolean, name = 'prompt'): Int32Array | Promise<Int32Array> {
+  #checkAnswer({ stopTokens = [], logitBias = [] }: AnswerOptions): void {
+    const { vocab } = this.spec
+    this.#checkTokens(stopTokens, 'stopTokens')
+    const biased = logitBias.map(([token]) => token)
+    this.#checkTokens(biased, 'logitBias')
+    // What filters leave of others is known only when the logits are.
+    if (logitBias.filter(([, bias]) => bias === Number.NEGATIVE_INFINITY).length < vocab) return
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: `logitBias forbids all ${vocab} tokens of the vocabulary`,
+      remedy: 'leave at least one token to choose',
+    })
+  }
+
+  #nativeOptions(checked: AnswerOptions): Omit<NativeGenerateRequest, 'kind' | 'maxTokens' | 'seed'> {
+    const { stopTokens = [], logitBias = [], ignoreEos, logprobs = false, topLogprobs = 0 } = checked
+    return {
+      ...nativeSampling(checked),
+      biasTokens: Int32Array.from(logitBias, ([token]) => token),
+      biasValues: Float32Array.from(logitBias, ([, value]) => value),
+      stopTokens: Int32Array.from(new Set([...(ignoreEos ? [] : this.#parts.endTokens), ...stopTokens])),
+      logprobs,
+      topLogprobs: Math.min(topLogprobs, this.spec.vocab),
+    }
+  }
+
+  /** `name`: of the argument, in complaints. Token ids are checked at once. */
+  #source(prompt: Prompt, specialTokens: boolean, name: string): PromptSource {
     if (typeof prompt === 'string') {
-      const tokens = this.#parts.tokenizerThread.encode(prompt, specialTokens)
-      return Array.isArray(tokens)
-        ? this.#toTokens(tokens, name)
-        : this.#track(tokens.then((ids) => this.#toTokens(ids, name)))
+      const { tokenizer } = this.#parts
+      return async (signal) => this.#checkPrompt(await tokenizer.encode(prompt, { specialTokens, signal }), name)
     }
     if (!Array.isArray(prompt) && !(prompt instanceof Int32Array)) {
       throw invalidArgument('a text, an array of token ids or an Int32Array', name, prompt)
     }
     this.#checkTokens(prompt as ArrayLike<unknown>, name)
-    return this.#toTokens(prompt, name)
+    return this.#checkPrompt(Int32Array.from(prompt), name)
   }
 
-  #toTokens(tokens: ArrayLike<number>, name = 'prompt'): Int32Array {
+  /** Those of a tokenizer, too: it may know more tokens than the model has. */
+  #checkPrompt(tokens: Int32Array, name: string): Int32Array {
     if (tokens.length === 0) {
       throw new MillraceError('INVALID_ARGUMENT', {
         message: `expected a ${name} of at least one token but received none`,
         remedy: 'give it a token or a text that is not empty',
       })
     }
-    const copy = Int32Array.from(tokens)
-    this.#checkTokens(copy, name)
-    return copy
+    this.#checkTokens(tokens, name)
+    return tokens
   }
 
   #checkTokens(tokens: ArrayLike<unknown>, name: string): void {
@@ -450,13 +418,9 @@ export class Model implements AsyncDisposable {
   }
 }
 
-function closedError(): MillraceError {
-  return new MillraceError('MODEL_CLOSED', { message: 'the model was closed' })
-}
-
 function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan): ModelMemory {
   const gpu = plan.device !== 'cpu'
-  const { hostBytes, residentBytes, sharedBytes, ringBytes, kvBytes, workspaceBytes } = memory
+  const { hostBytes, residentBytes, sharedBytes, ringBytes, kvBytes, kvSwapBytes, workspaceBytes } = memory
   return {
     hostBytes,
     pinnedBytes: stats.pinnedBytes + (gpu ? plan.embeddingBytes : 0),
@@ -464,6 +428,7 @@ function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan):
     sharedBytes,
     ringBytes,
     kvBytes,
+    kvSwapBytes,
     savedKvBytes: stats.savedKvBytes,
     workspaceBytes,
     vramBytes: gpu ? residentBytes + sharedBytes + ringBytes + kvBytes + workspaceBytes : 0,
@@ -476,11 +441,7 @@ function scheduleOf(options: ScheduleOptions): NativeSchedule {
   return { priority, queueTimeoutMs, deadlineMs }
 }
 
-/** Of score(): more is hardly meant, and can be had in parts. */
-const MAX_LOGIT_BYTES = 2 ** 30
 const MAX_TIMEOUT_MS = 2 ** 31 - 1
-/** What node's randomInt can draw from at once. */
-const MAX_RANDOM_SEED = 2 ** 48 - 1
 
 function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
   return {
@@ -502,12 +463,14 @@ function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
       running: stats.runningSequences,
       waiting: stats.waitingSequences,
       preemptions: stats.preemptions,
+      recomputations: stats.recomputations,
     },
     kv: {
       blocksUsed: stats.kvBlocksUsed,
       blocksTotal: stats.kvBlocksTotal,
       blockTokens: KV_BLOCK_TOKENS,
       savedBytes: stats.savedKvBytes,
+      swapBytes: memory.kvSwapBytes,
     },
     prefixCache: {
       promptTokens: stats.promptTokens,

@@ -4,15 +4,8 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import type { MillraceError } from '../errors.ts'
-import {
-  type HeadType,
-  invalidArgument,
-  loadOptions,
-  nearest,
-  type PlanOptions,
-  planOptions,
-  validate,
-} from '../options.ts'
+import { type HeadType, loadOptions, type PlanOptions, planOptions } from '../options/model.ts'
+import { invalidArgument, nearest, validate } from '../options/validate.ts'
 import { type ModelPlan, makePlan } from '../plan/plan.ts'
 import { readMachine } from './machine.ts'
 import { callNative, runtime } from './runtime.ts'

@@ -1,11 +1,14 @@
 /** Log-probabilities of a given text. */
-import type { NativeModel, NativeSchedule, NativeTokensEvent } from '../binding.ts'
+import type { NativeFinish, NativeTokensEvent } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import type { Logger } from '../log.ts'
-import { publishEnd, publishStart } from './diagnostics.ts'
-import type { RequestTimings } from './generation.ts'
-import { callNative, runtime } from './runtime.ts'
-import { abortedError, onAbort } from './signals.ts'
+import {
+  failureOf,
+  type PreparedRequest,
+  Request,
+  type RequestEnd,
+  type RequestTask,
+  type RequestTimings,
+} from './request.ts'
 
 export interface ScoreResult {
   /** The tokens of the text. */
@@ -19,88 +22,67 @@ export interface ScoreResult {
   timings: RequestTimings
 }
 
-export interface ScoreTask {
-  native: NativeModel
+export interface ScoreTask extends RequestTask {
   contextLength: number
-  tokens: Int32Array
+  vocab: number
   logits: boolean
-  schedule: NativeSchedule
-  signal: AbortSignal | undefined
-  log: Logger
 }
 
-export async function score(task: ScoreTask): Promise<ScoreResult> {
-  const { native, tokens, signal, contextLength } = task
-  if (signal?.aborted) throw abortedError(signal, 'the request')
-  if (tokens.length > contextLength) {
-    throw new MillraceError('CONTEXT_OVERFLOW', {
-      message: `the text has ${tokens.length} tokens, the context ${contextLength}`,
-      remedy:
-        'cut the text into windows of at most the context (score --window on the command line), or, where the model allows more, load with a larger contextLength',
-    })
+/** Of logits: more is hardly meant, and can be had in parts. */
+const MAX_LOGIT_BYTES = 2 ** 30
+
+export class Score extends Request<ScoreResult> {
+  protected readonly kind = 'score'
+  readonly #task: ScoreTask
+  #tokens: Int32Array = new Int32Array(0)
+
+  constructor(task: ScoreTask) {
+    super(task)
+    this.#task = task
+    this.start()
   }
-  const release = runtime().hold()
-  let offAbort: (() => void) | undefined
-  try {
-    const request = callNative(() =>
-      native.submit({
-        kind: 'score',
-        tokens,
-        maxTokens: 1,
-        temperature: 0,
-        topK: 0,
-        topP: 1,
-        minP: 0,
-        typicalP: 1,
-        repetitionPenalty: 1,
-        presencePenalty: 0,
-        frequencyPenalty: 0,
-        biasTokens: new Int32Array(0),
-        biasValues: new Float32Array(0),
-        topLogprobs: 0,
-        seed: 0,
-        stopTokens: new Int32Array(0),
-        logprobs: true,
-        logits: task.logits,
-        ...task.schedule,
-      }),
-    )
-    publishStart({ kind: 'score', model: native.id, request, promptTokens: tokens.length, log: task.log })
-    if (signal) offAbort = onAbort(signal, () => native.cancel(request))
-    const event = await new Promise<NativeTokensEvent>((resolve) => {
-      runtime().addRequest(request, {
-        onEvent: (event) => {
-          if (event.finish !== undefined) resolve(event)
-        },
+
+  protected prepare(tokens: Int32Array): PreparedRequest {
+    const { contextLength, vocab, logits } = this.#task
+    if (tokens.length > contextLength) {
+      throw new MillraceError('CONTEXT_OVERFLOW', {
+        message: `the text has ${tokens.length} tokens, the context ${contextLength}`,
+        remedy:
+          'cut the text into windows of at most the context (score --window on the command line), or, where the model allows more, load with a larger contextLength',
       })
-    })
-    publishEnd({
-      kind: 'score',
-      model: native.id,
-      request,
-      promptTokens: tokens.length,
-      completionTokens: 0,
-      finishReason: event.finish!,
-      error: event.error?.code,
-      timings: event.timings,
-      log: task.log,
-    })
-    if (event.finish === 'error') throw MillraceError.fromNative(event.error)
-    if (event.finish === 'abort') {
-      if (signal?.aborted) throw abortedError(signal, 'the request')
+    }
+    const bytes = logits ? tokens.length * vocab * Float32Array.BYTES_PER_ELEMENT : 0
+    if (bytes > MAX_LOGIT_BYTES) {
+      throw new MillraceError('INVALID_ARGUMENT', {
+        message: `expected logits of at most ${MAX_LOGIT_BYTES} bytes but ${tokens.length} tokens x ${vocab} of the vocabulary take ${bytes}`,
+        remedy: `score at most ${Math.floor(MAX_LOGIT_BYTES / 4 / vocab)} tokens at once with logits: true`,
+      })
+    }
+    this.#tokens = tokens
+    return { kind: 'score', tokens, logits }
+  }
+
+  /** All comes with the last event. */
+  protected take(): void {}
+
+  protected complete({ finish, timings, event }: RequestEnd): ScoreResult {
+    if (finish === 'error') throw failureOf(event)
+    if (finish === 'abort') {
       throw new MillraceError('MODEL_CLOSED', { message: 'the model was closed while the text was scored' })
     }
-    const logprobs = event.logprobs ?? new Float32Array(0)
-    const sum = logprobs.reduce((total, value) => total + value, 0)
-    return {
-      tokens,
-      logprobs,
-      perplexity: logprobs.length === 0 ? Number.NaN : Math.exp(-sum / logprobs.length),
-      ...(event.logits ? { logits: event.logits } : {}),
-      timings: event.timings ?? { queueMs: 0, firstTokenMs: 0, totalMs: 0 },
-    }
-  } finally {
-    offAbort?.()
-    release()
+    return { tokens: this.#tokens, ...likelihood(event!), timings }
   }
+
+  protected summary(finish: NativeFinish) {
+    return { finishReason: finish, completionTokens: 0 }
+  }
+}
+
+function likelihood({
+  logprobs = new Float32Array(0),
+  logits,
+}: NativeTokensEvent): Omit<ScoreResult, 'tokens' | 'timings'> {
+  const sum = logprobs.reduce((total, value) => total + value, 0)
+  const perplexity = logprobs.length === 0 ? Number.NaN : Math.exp(-sum / logprobs.length)
+  return { logprobs, perplexity, ...(logits ? { logits } : {}) }
 }

@@ -1,6 +1,6 @@
 /** Shapes of published models, as their config.json has them: for random weights at sizes that nobody wants to fetch. */
 import type { ModelSpec } from '../binding.ts'
-import { invalidArgument, nearest } from '../options.ts'
+import { invalidArgument, nearest } from '../options/validate.ts'
 
 const shape = (
   vocab: number,
@@ -46,6 +46,8 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
   'llama2-13b': shape(32000, 5120, 40, 40, 40, 13824, 4096, 1e4),
   'llama2-70b': shape(32000, 8192, 80, 64, 8, 28672, 4096, 1e4),
   'llama3-70b': shape(128256, 8192, 80, 64, 8, 28672, 8192, 5e5),
+  /** Of models/demo: small enough to try anything that takes a shape. */
+  'millrace-demo': shape(2048, 384, 8, 6, 2, 1024, 1024, 1e4),
 }
 
 /** A shape by its name; hyphens and case do not matter, so that 'Llama-3-8B' is found. Undefined if there is none. */

@@ -35,6 +35,11 @@ function entryOf(signal: AbortSignal): Entry {
   return entry
 }
 
+/** Throws ABORTED. */
+export function requireNotAborted(signal: AbortSignal | undefined, what: string): void {
+  if (signal?.aborted) throw abortedError(signal, what)
+}
+
 export function abortedError(signal: AbortSignal, what: string): MillraceError {
   return new MillraceError('ABORTED', { message: `${what} was aborted`, cause: signal.reason })
 }

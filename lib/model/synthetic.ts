@@ -2,11 +2,11 @@
 import type { ModelSpec, NativeKernelImage, SyntheticOptions } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import { makeLog } from '../log.ts'
-import type { PlanOptions } from '../options.ts'
+import type { PlanOptions } from '../options/model.ts'
 import { checkMemory } from '../plan/memory.ts'
 import { makePlan, predictionOf } from '../plan/plan.ts'
-import { TokenizerThread } from '../text/thread.ts'
-import type { TextCodec } from '../text/tokenizer.ts'
+import type { TextCodec } from '../text/tokenizer/codec.ts'
+import { Pieces } from '../text/tokenizer/pieces.ts'
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
 import { callNative, runtime } from './runtime.ts'
@@ -14,18 +14,24 @@ import { loadWeights } from './weights.ts'
 
 export const SYNTHETIC_DEFAULTS: SyntheticOptions = { group: 128, zeros: false, head: 'f16', embedding: 'f16', seed: 1 }
 
+const refuse = async (): Promise<never> => {
+  throw new MillraceError('TOKENIZER_INVALID', {
+    message: 'a model of random weights has no tokenizer',
+    remedy: 'pass token ids',
+  })
+}
+
 const noTokenizer: TextCodec = {
-  pieces: { bytes: [], strippedSpaces: 0 },
+  pieces: Pieces.none(),
   bosToken: '',
   eosToken: '',
-  encode: () => {
-    throw new MillraceError('TOKENIZER_INVALID', {
-      message: 'a model of random weights has no tokenizer',
-      remedy: 'pass token ids',
-    })
-  },
+  bosId: undefined,
+  chatTemplate: undefined,
+  encode: refuse,
+  encodeChat: refuse,
   decode: () => '',
   idOf: () => undefined,
+  close: () => {},
 }
 
 /**
@@ -47,7 +53,8 @@ export async function loadSynthetic(
     const { native } = runtime()
     const all = { ...SYNTHETIC_DEFAULTS, ...weights }
     const slabs = callNative(() => native.planSynthetic(spec, all))
-    const plan = makePlan(spec, slabs, options, readMachine(native))
+    // Nothing is preempted in a bench, and pinning memory beside it would be measured too.
+    const plan = makePlan(spec, slabs, { ...options, kvSwap: options.kvSwap ?? 0 }, readMachine(native))
     if (options.ramBudget === undefined) checkMemory(plan, readMemory(native), false)
     const source = { synthetic: { spec, options: all } }
     const { signal, prefixReuse = true, kernels = [] } = options
@@ -63,8 +70,6 @@ export async function loadSynthetic(
       gpuMemory: (now) => gpuMemoryFor(native, now),
       predict: (moved) => predictionOf(spec, moved, readMachine(native)),
       tokenizer: noTokenizer,
-      tokenizerThread: new TokenizerThread(noTokenizer, ''),
-      chatTemplate: undefined,
       cache: undefined,
       log: makeLog(undefined),
       endTokens: [],

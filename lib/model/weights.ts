@@ -3,7 +3,7 @@ import { MillraceError } from '../errors.ts'
 import { deviceIndices } from '../plan/devices.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan } from '../plan/plan.ts'
 import { awaitNative, runtime } from './runtime.ts'
-import { abortedError, onAbort } from './signals.ts'
+import { abortedError, onAbort, requireNotAborted } from './signals.ts'
 
 export interface WeightsOptions {
   prefixReuse: boolean
@@ -23,6 +23,7 @@ export async function loadWeights(
   plan: ModelPlan,
   { signal, onProgress, ...settings }: WeightsOptions,
 ): Promise<NativeModel> {
+  requireNotAborted(signal, 'the load')
   const { native } = runtime()
   let callbackFailure: { error: unknown } | undefined
   const loadId = runtime().addLoad((done, total) => {
@@ -49,6 +50,7 @@ export async function loadWeights(
         cpuRows: plan.cpuRows,
         contextLength: plan.contextLength,
         kvBlocks: plan.kvTokens / KV_BLOCK_TOKENS,
+        kvSwapBytes: plan.kvSwapBytes,
         maxRows: plan.maxRows,
         maxLogitRows: plan.maxLogitRows,
         threads: plan.threads,

@@ -1,7 +1,7 @@
 /** Residency that moves while a model serves: setBudget(). */
 import type { Home, NativeUnit } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import type { PlanOptions } from '../options.ts'
+import type { PlanOptions } from '../options/model.ts'
 import { homesOfShare, joinHomes, sharesOf } from './devices.ts'
 import { headHomes, type Placed, place, spread } from './homes.ts'
 import type { ModelPlan } from './plan.ts'

@@ -2,10 +2,10 @@
  * What a machine does with weights, in figures that predictions are made of: measured by calibrate(), kept in a file of
  * the user's cache folder, guessed where nobody has measured.
  */
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
-import { homedir } from 'node:os'
+import { readFileSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
+import { makeFolder, replaceFile, userCacheFolder } from '../files.ts'
 
 /** Rows of a pass at which curves are known; between them they are straight, beyond them constant or proportional. */
 export const ROWS = [1, 2, 4, 8, 16, 32, 64] as const
@@ -72,42 +72,31 @@ export interface CalibrationKey {
 
 const nameOf = ({ gpu, cpu, cores, version }: CalibrationKey) => [gpu, cpu, `${cores} cores`, version].join(' | ')
 
-export function calibrationPath(environment: NodeJS.ProcessEnv = process.env): string {
-  const cache = environment.XDG_CACHE_HOME
-  // Relative paths are to be ignored, says the XDG specification.
-  return join(cache?.startsWith('/') ? cache : join(homedir(), '.cache'), 'millrace', 'calibration.json')
-}
-
-/** undefined where the user has no home: the system throws then. */
-function knownPath(): string | undefined {
-  try {
-    return calibrationPath()
-  } catch {
-    return undefined
-  }
+/** undefined where the user has no home. */
+export function calibrationPath(environment: NodeJS.ProcessEnv = process.env): string | undefined {
+  const { path } = userCacheFolder(environment)
+  return path && join(path, 'millrace', 'calibration.json')
 }
 
 /** undefined where the file is missing, damaged, or knows nothing of this machine: planning never fails for want of it. */
-export function readCalibration(key: CalibrationKey, path = knownPath()): Calibration | undefined {
+export function readCalibration(key: CalibrationKey, path = calibrationPath()): Calibration | undefined {
   if (path === undefined) return undefined
   const found = schema.safeParse(readEntries(path)[nameOf(key)])
   return found.success ? found.data : undefined
 }
 
-/** Keeps what the file says of other machines. Throws what the file system does, and for figures that are none. */
-export function writeCalibration(key: CalibrationKey, calibration: Calibration, path = calibrationPath()): void {
+/** Keeps what the file says of other machines. Rejects with what the file system throws. */
+export async function writeCalibration(key: CalibrationKey, calibration: Calibration, path: string): Promise<void> {
   const { success } = schema.safeParse(calibration)
   if (!success) throw new Error('the measured passes give no figures that plans could use')
   const entries = { ...readEntries(path), [nameOf(key)]: calibration }
-  mkdirSync(dirname(path), { recursive: true })
-  // Whoever reads meanwhile finds the old file or the new one.
-  const next = `${path}.${process.pid}`
-  writeFileSync(next, `${JSON.stringify(entries, null, 2)}\n`)
-  renameSync(next, path)
+  await makeFolder(dirname(path))
+  await replaceFile(path, `${JSON.stringify(entries, null, 2)}\n`)
 }
 
 function readEntries(path: string): Record<string, unknown> {
   try {
+    if (!statSync(path).isFile()) return {} // a pipe would be waited for
     const entries: unknown = JSON.parse(readFileSync(path, 'utf8'))
     return typeof entries === 'object' && entries !== null && !Array.isArray(entries) ? { ...entries } : {}
   } catch {

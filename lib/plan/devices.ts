@@ -1,7 +1,8 @@
 /** Which device has which unit: whole layers, the devices in turn, so that each fills its ring while others compute. */
 import type { Home, ModelSpec, NativeSlabPlan, NativeUnit } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import { invalidArgument, type PlanOptions } from '../options.ts'
+import type { PlanOptions } from '../options/model.ts'
+import { invalidArgument } from '../options/validate.ts'
 import type { Machine, ModelPlan } from './plan.ts'
 import { type WorkspaceShape, workspaceBytes } from './vram.ts'
 

@@ -1,6 +1,7 @@
 /** Placement policy: which unit rests where. */
 import type { Home, NativeUnit } from '../binding.ts'
-import { invalidArgument, type PlanOptions, parseBytes } from '../options.ts'
+import type { PlanOptions } from '../options/model.ts'
+import { invalidArgument, parseBytes } from '../options/validate.ts'
 import type { Calibration } from './calibration.ts'
 import { addUnit, boundSeconds, type DecodeRows, type PassParts, passParts, simulatePass } from './predict.ts'
 

@@ -14,11 +14,16 @@ export interface MemoryNeed {
   device: string
   hostBytes: number
   kvBytes: number
+  kvSwapBytes: number
   ringBytes: number
 }
 
-// Besides what the plan names: the workspace, the tokenizer, what is read while repacking.
 const MOST_RESERVE = 256 * 2 ** 20
+
+/** Besides what the plan names: the workspace, the tokenizer, what is read while repacking. */
+export function reserveBytes(bytes: number): number {
+  return Math.min(MOST_RESERVE, bytes / 8)
+}
 
 /**
  * Throws OUT_OF_MEMORY. `held`: this process has the weights already, for another model of the same checkpoint.
@@ -29,16 +34,17 @@ const MOST_RESERVE = 256 * 2 ** 20
 export function checkMemory(need: MemoryNeed, memory: SystemMemory, held: boolean): void {
   const onDevice = need.kvBytes + need.ringBytes
   const weights = held ? 0 : need.hostBytes
-  const bytes = weights + (need.device === 'cpu' ? onDevice : 0)
-  const reserve = Math.min(MOST_RESERVE, bytes / 8)
+  const bytes = weights + need.kvSwapBytes + (need.device === 'cpu' ? onDevice : 0)
+  const reserve = reserveBytes(bytes)
   if (bytes + reserve <= memory.availableBytes) return
-  const parts = need.device === 'cpu' ? `, KV cache ${mb(need.kvBytes)}, ring ${mb(need.ringBytes)}` : ''
+  const cpu = need.device === 'cpu' ? `, KV cache ${mb(need.kvBytes)}, ring ${mb(need.ringBytes)}` : ''
+  const parts = need.kvSwapBytes > 0 ? `${cpu}, kvSwap ${mb(need.kvSwapBytes)}` : cpu
   const fits = bytes + reserve <= memory.limitBytes
   throw new MillraceError('OUT_OF_MEMORY', {
     message: `the model needs ${mb(bytes)} of RAM (weights ${mb(weights)}${parts}) and ${mb(reserve)} to work in; of the ${mb(memory.limitBytes)} that this process may use ${mb(memory.availableBytes)} are free`,
     remedy: fits
-      ? 'close other models or programs, or lower contextLength, maxSequences or kvTokens'
-      : 'lower contextLength, maxSequences or kvTokens, or choose a smaller model',
+      ? 'close other models or programs, or lower contextLength, maxSequences, kvTokens or kvSwap'
+      : 'lower contextLength, maxSequences, kvTokens or kvSwap, or choose a smaller model',
   })
 }
 

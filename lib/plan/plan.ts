@@ -4,7 +4,8 @@
  */
 import type { Home, ModelSpec, NativeSlabPlan, NativeUnit, WeightType } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import { invalidArgument, type PlanOptions, parseBytes } from '../options.ts'
+import type { PlanOptions } from '../options/model.ts'
+import { invalidArgument, parseBytes } from '../options/validate.ts'
 import { type Calibration, ROWS } from './calibration.ts'
 import {
   chooseDevice,
@@ -18,6 +19,7 @@ import {
   workspaceBytesOf,
 } from './devices.ts'
 import { fastestHomes, headHomes, homesOf, type Placed, place } from './homes.ts'
+import { reserveBytes } from './memory.ts'
 import {
   breakEvenRows,
   type CostedUnit,
@@ -82,6 +84,8 @@ export interface ModelPlan {
   /** Tokens that the KV cache holds. */
   kvTokens: number
   kvBytes: number
+  /** Of system RAM, for keys and values of preempted requests: pinned for a GPU. */
+  kvSwapBytes: number
   /** Weights in system RAM: slabs and the embedding table. */
   hostBytes: number
   /** Of those, what will be pinned for the GPU; 0 on the CPU. */
@@ -111,6 +115,8 @@ export interface Machine {
   cores: number
   /** RAM that this process may use at most. */
   memoryLimitBytes: number
+  /** Of that, what it could take now. */
+  memoryAvailableBytes: number
   /** GPUs that can be used, and why if there are none. */
   gpus: readonly MachineGpu[]
   gpuReason: string
@@ -144,6 +150,8 @@ const DEFAULT_SEQUENCES = 4
 const DEFAULT_TURN_MS = 250
 const ANY_ROWS = 2 ** 31 - 1
 const DEFAULT_VRAM_BUDGET = '90%'
+/** Of RAM for preempted requests where nobody names it: pinning takes the system 0.4 s a GiB, and it is nobody else's then. */
+const KV_SWAP = { most: 4 * 2 ** 30, shareOfFree: 1 / 4 }
 /** Predictions are of sequences that have so many tokens, and of prompts of so many; less in shorter contexts. */
 const PREDICTED_CONTEXT = 512
 const PREDICTED_PROMPT = 2048
@@ -169,7 +177,7 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
   const { homes, devices, kvTokens, maxRows } = gpu ? planGpus(fixed, gpus) : planCpu(fixed)
   const streams = gpu && homes.some((home) => home !== 'resident')
   const deviceOf = unitDevices(shares)
-  const fixedRoute: Omit<ModelPlan, 'prediction'> = {
+  const withoutSwap: Omit<ModelPlan, 'prediction'> = {
     device: names[0]!,
     units: slabs.units.map((unit, index): PlannedUnit => {
       return { ...unit, device: names[deviceOf[index]!]!, home: homes[index]! }
@@ -181,6 +189,7 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
     contextLength,
     kvBytesPerToken: slabs.kvBytesPerToken,
     kvTokens,
+    kvSwapBytes: 0,
     hostBytes: total(slabs.units) + slabs.embeddingBytes,
     pinnedBytes: gpu ? slabs.embeddingBytes + (streams ? total(slabs.units) : 0) : 0,
     embeddingBytes: slabs.embeddingBytes,
@@ -189,6 +198,7 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
     maxLogitRows,
     threads,
   }
+  const fixedRoute = { ...withoutSwap, kvSwapBytes: kvSwapBytes(withoutSwap, options, machine) }
   const plan = options.adaptive ? { ...fixedRoute, cpuRows: mostCpuRows(spec, fixedRoute, machine) } : fixedRoute
   checkRam(plan, options, machine)
   return { ...plan, prediction: predictionOf(spec, plan, machine) }
@@ -436,17 +446,40 @@ export function predictionOf(spec: ModelSpec, plan: Omit<ModelPlan, 'prediction'
   return { calibrated: calibration.calibrated, single: decode(1), batch: decode(batch), prefill }
 }
 
+/** System RAM that a plan takes. */
+function ramBytes(plan: Omit<ModelPlan, 'prediction'>): number {
+  return plan.hostBytes + plan.kvSwapBytes + (plan.device === 'cpu' ? plan.ringBytes + plan.kvBytes : 0)
+}
+
+const ramLimit = ({ ramBudget }: PlanOptions, { memoryLimitBytes }: Machine) =>
+  ramBudget === undefined ? memoryLimitBytes : budgetBytes('ramBudget', ramBudget, memoryLimitBytes)
+
+/** In whole blocks. */
+function kvSwapBytes(
+  plan: Omit<ModelPlan, 'prediction'>,
+  { kvSwap, ...options }: PlanOptions,
+  machine: Machine,
+): number {
+  const block = plan.kvBytesPerToken * KV_BLOCK_TOKENS
+  const wholeBlocks = (bytes: number) => Math.floor(bytes / block) * block
+  if (kvSwap !== undefined) return wholeBlocks(typeof kvSwap === 'string' ? parseBytes(kvSwap)! : kvSwap)
+  // A budget is the user's word, also where the system says less.
+  const limit = ramLimit(options, machine)
+  const room = options.ramBudget === undefined ? Math.min(limit, machine.memoryAvailableBytes) : limit
+  // With the reserve taken off, what is chosen here never makes a model too large for checkMemory().
+  const free = Math.max(0, room - ramBytes(plan) - reserveBytes(ramBytes(plan)))
+  return wholeBlocks(Math.min(plan.kvBytes, KV_SWAP.most, free * KV_SWAP.shareOfFree))
+}
+
 function checkRam(plan: Omit<ModelPlan, 'prediction'>, options: PlanOptions, machine: Machine): void {
-  const limit =
-    options.ramBudget === undefined
-      ? machine.memoryLimitBytes
-      : budgetBytes('ramBudget', options.ramBudget, machine.memoryLimitBytes)
-  const needed = plan.hostBytes + (plan.device === 'cpu' ? plan.ringBytes + plan.kvBytes : 0)
+  const limit = ramLimit(options, machine)
+  const needed = ramBytes(plan)
   if (needed <= limit) return
+  const swap = plan.kvSwapBytes > 0 ? `, kvSwap ${megabytes(plan.kvSwapBytes)}` : ''
   throw new MillraceError('OUT_OF_MEMORY', {
-    message: `the model needs ${megabytes(needed)} of RAM (weights ${megabytes(plan.hostBytes)}, KV cache ${megabytes(plan.kvBytes)}, ring ${megabytes(plan.ringBytes)}), ${options.ramBudget === undefined ? 'this process may use' : 'ramBudget is'} ${megabytes(limit)}`,
+    message: `the model needs ${megabytes(needed)} of RAM (weights ${megabytes(plan.hostBytes)}, KV cache ${megabytes(plan.kvBytes)}, ring ${megabytes(plan.ringBytes)}${swap}), ${options.ramBudget === undefined ? 'this process may use' : 'ramBudget is'} ${megabytes(limit)}`,
     remedy:
-      'lower contextLength, batch, maxSequences or kvTokens, raise ramBudget if the machine has more, or choose a smaller model',
+      'lower contextLength, batch, maxSequences, kvTokens or kvSwap, raise ramBudget if the machine has more, or choose a smaller model',
   })
 }
 

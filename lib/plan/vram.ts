@@ -1,6 +1,6 @@
 /** What a model takes on a GPU beside its weights, before it is loaded; and budgets in the user's words. */
 import type { ModelSpec, NativeUnit } from '../binding.ts'
-import { invalidArgument, parseBytes, parsePercent } from '../options.ts'
+import { invalidArgument, parseBytes, parsePercent } from '../options/validate.ts'
 
 /** Positions of a KV block: kKvBlockTokens in csrc/backend/backend.h. */
 export const KV_BLOCK_TOKENS = 16

@@ -1,23 +1,7 @@
 /** Chat messages -> prompt, by the checkpoint's own Jinja template. */
-import { join } from 'node:path'
 import { Template } from '@huggingface/jinja'
-import { readText } from '../checkpoint/json.ts'
 import { MillraceError } from '../errors.ts'
-import type { ChatMessage } from '../options.ts'
-import type { TokenizerConfig } from './tokenizer.ts'
-
-const FILE = 'chat_template.jinja'
-
-export const ROLES = ['system', 'user', 'assistant', 'tool', 'developer']
-
-/** The folder's template, undefined if it has none; of a named list the one named 'default'. */
-export async function readChatTemplate(folder: string, config: TokenizerConfig): Promise<string | undefined> {
-  const file = await readText(join(folder, FILE))
-  if (file !== undefined) return file
-  const template = config.chat_template
-  if (template == null || typeof template === 'string') return template ?? undefined
-  return (template.find((entry) => entry.name === 'default') ?? template[0])?.template
-}
+import type { ChatMessage } from '../options/request.ts'
 
 /** Numbers that a template's range() may give. */
 const MAX_RANGE = 1_000_000
@@ -33,25 +17,22 @@ function boundedRange(start: number, stop?: number, step = 1): number[] {
 export class ChatTemplate {
   readonly #template: Template
 
-  readonly #text: string
-
-  constructor(text: string) {
-    this.#text = text
+  /** Throws CHAT_TEMPLATE_INVALID. */
+  constructor(text: unknown) {
+    if (typeof text !== 'string') {
+      throw new MillraceError('CHAT_TEMPLATE_INVALID', {
+        message: `expected the chat template to be a text, found ${text === null ? 'null' : typeof text}`,
+      })
+    }
     try {
       this.#template = new Template(text)
       this.#template.parsed.body.unshift(...new Template('{% set range = bounded_range %}').parsed.body)
     } catch (cause) {
-      throw new MillraceError('TOKENIZER_INVALID', {
+      throw new MillraceError('CHAT_TEMPLATE_INVALID', {
         message: `the chat template does not parse: ${(cause as Error).message}`,
-        remedy: 'use generate() with a prompt of your own, or report the template',
         cause,
       })
     }
-  }
-
-  /** The usual roles, and those that the template names: it would pass over a misspelt one without a word. */
-  takesRole(role: string): boolean {
-    return ROLES.includes(role) || [`'${role}'`, `"${role}"`].some((literal) => this.#text.includes(literal))
   }
 
   /** The prompt, ending where the assistant's answer begins. It holds its own special tokens: encode adds none. */

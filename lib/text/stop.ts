@@ -7,6 +7,8 @@
 export class StopMatcher {
   readonly #stops: readonly string[]
   #held = ''
+  /** Parts of what is held that are looked at and not passed on: [start, end) each, in order. */
+  #hidden: [start: number, end: number][] = []
   #stopped = false
 
   constructor(stops: readonly string[]) {
@@ -18,11 +20,12 @@ export class StopMatcher {
     return this.#stopped
   }
 
-  /** The text that is now certain to come before any stop string. */
-  push(text: string): string {
+  /** The text that is now certain to come before any stop string. What is `hidden` can be part of one, and is not passed on. */
+  push(text: string, hidden = false): string {
     if (this.#stopped) return ''
-    if (this.#stops.length === 0) return text
+    if (this.#stops.length === 0) return hidden ? '' : text
     const buffer = this.#held + text
+    if (hidden) this.#hidden.push([this.#held.length, buffer.length])
     let start = -1
     let end = Number.POSITIVE_INFINITY
     for (const stop of this.#stops) {
@@ -33,19 +36,31 @@ export class StopMatcher {
     }
     if (start !== -1) {
       this.#stopped = true
-      this.#held = ''
-      return buffer.slice(0, start)
+      return this.#pass(buffer.slice(0, start), '')
     }
-    const keep = this.#partial(buffer)
-    this.#held = buffer.slice(buffer.length - keep)
-    return buffer.slice(0, buffer.length - keep)
+    const certain = buffer.length - this.#partial(buffer)
+    return this.#pass(buffer.slice(0, certain), buffer.slice(certain))
   }
 
   /** At the end: what was held back and turned out to be no stop string. */
   flush(): string {
-    const rest = this.#held
-    this.#held = ''
-    return rest
+    return this.#pass(this.#held, '')
+  }
+
+  /** What is seen of `text`, while `held` stays. */
+  #pass(text: string, held: string): string {
+    let seen = ''
+    let at = 0
+    for (const [start, end] of this.#hidden) {
+      seen += text.slice(at, Math.max(at, start))
+      at = Math.max(at, end)
+    }
+    seen += text.slice(at)
+    this.#hidden = this.#hidden
+      .map(([start, end]): [number, number] => [Math.max(0, start - text.length), end - text.length])
+      .filter(([, end]) => end > 0)
+    this.#held = held
+    return seen
   }
 
   /** Length of the longest end of the buffer with which a stop string begins. */

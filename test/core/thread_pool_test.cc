@@ -155,3 +155,44 @@ TEST(nested_loops_are_refused) {
     CHECK_EQ(ran, 1);
   }
 }
+
+// What a body throws, on whichever thread, comes to the caller, and the pool goes on.
+TEST(what_a_body_throws_comes_to_the_caller) {
+  for (const int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    for (int round = 0; round < 200; round++) {
+      const int64_t thrower = round % 50;
+      std::atomic<int> after{0};
+      std::string told;
+      try {
+        pool.parallel_for(50, [&](int64_t i, int) {
+          if (i == thrower) throw std::runtime_error("index " + std::to_string(i));
+          after++;
+        });
+      } catch (const std::runtime_error& error) {
+        told = error.what();
+      }
+      CHECK_EQ(told, "index " + std::to_string(thrower));
+      CHECK(after.load() < 50);
+      std::atomic<int> ran{0};
+      pool.parallel_for(50, [&](int64_t, int) { ran++; });
+      CHECK_EQ(ran.load(), 50);
+    }
+    // Thrown by all of them at once: one of them is told.
+    bool thrown = false;
+    try {
+      pool.parallel_for(50, [](int64_t, int) { throw std::bad_alloc(); });
+    } catch (const std::bad_alloc&) {
+      thrown = true;
+    }
+    CHECK(thrown);
+    // A single index runs on the caller's thread.
+    bool alone = false;
+    try {
+      pool.parallel_for(1, [](int64_t, int) { throw std::bad_alloc(); });
+    } catch (const std::bad_alloc&) {
+      alone = true;
+    }
+    CHECK(alone);
+  }
+}

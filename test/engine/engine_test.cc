@@ -185,7 +185,25 @@ TEST(penalties_count_prompt_and_answer) {
   }
   CHECK(sink->wait(engine.submit(model, options, sink)).tokens == std::vector<int32_t>(80, 42));
   options.logit_bias.emplace_back(42, -std::numeric_limits<float>::infinity());
-  CHECK(sink->wait(engine.submit(model, options, sink)).finish == Finish::error);
+  // None is left: the request is to blame, whatever else it asks for, and its neighbours are not.
+  RequestOptions neighbour = options;
+  neighbour.logit_bias.clear();
+  const Result expected = sink->wait(engine.submit(model, neighbour, sink));
+  for (const float temperature : {0.0f, 0.8f}) {
+    options.temperature = temperature;
+    options.top_k = temperature > 0 ? 5 : 0;
+    options.typical_p = temperature > 0 ? 0.9f : 1.0f;
+    const uint64_t ids[] = {engine.submit(model, neighbour, sink), engine.submit(model, options, sink),
+                            engine.submit(model, neighbour, sink)};
+    const Result refused = sink->wait(ids[1]);
+    CHECK(refused.finish == Finish::error);
+    CHECK_EQ(refused.error_code, std::string(code::kInvalidArgument));
+    CHECK(refused.error_message.find("logitBias forbids every token") != std::string::npos);
+    CHECK(!refused.error_remedy.empty());
+    check_same(sink->wait(ids[0]), expected);
+    check_same(sink->wait(ids[2]), expected);
+  }
+  CHECK_EQ(model->counters().kv_blocks_used.load(), 0u);
   close_and_wait(engine, model);
 }
 
@@ -397,6 +415,22 @@ TEST(a_full_queue_refuses_and_late_requests_end) {
   CHECK(refused);
   CHECK_EQ(sink->wait(waiting[1]).error_code, std::string(code::kQueueTimeout));
   CHECK_EQ(sink->wait(waiting[2]).error_code, std::string(code::kDeadlineExceeded));
+  // A place taken ahead of the submission counts, and is given back.
+  const uint64_t early = Engine::admit(model);
+  const uint64_t other = Engine::admit(model);
+  CHECK_EQ(model->waiting(), 3);
+  CHECK_THROWS_CODE(Engine::admit(model), code::kQueueFull);
+  Engine::withdraw(model);
+  CHECK(other > early);
+  CHECK_EQ(model->waiting(), 2);
+  // Limits and timings count from the call, not from the submission.
+  RequestOptions aged = endless;
+  aged.id = early;
+  aged.age_ms = 60'000;
+  aged.deadline_ms = 50'000;
+  CHECK_EQ(engine.submit(model, aged, sink), early);
+  const Result late = sink->wait(early);
+  CHECK_EQ(late.error_code, std::string(code::kDeadlineExceeded));
   const uint64_t first = engine.submit(model, urgent, sink);
   CHECK(sink->wait(first).finish == Finish::length);
   CHECK(sink->tokens_of(waiting[0]) < 100u);  // came before, but of lower priority: it has just begun
@@ -582,7 +616,7 @@ TEST(a_failed_pass_ends_its_requests_and_no_others) {
     check_same(sink->wait(ids[2]), alone);
     check_same(sink->wait(engine.submit(model, options, sink)), alone);
     CHECK_EQ(model->counters().kv_blocks_used.load(), 0u);
-    CHECK_EQ(model->counters().waiting.load(), 0u);
+    CHECK_EQ(model->waiting(), 0);
     close_and_wait(engine, model);
   }
 }
@@ -710,13 +744,13 @@ TEST(same_bits_while_homes_and_arena_move) {
   engine.set_arena_limit(
       models[0], slabs, [] {}, fails);
   for (size_t i = 0; i < ids.size(); i++) check_same(sink->wait(ids[i]), alone[i / models.size()]);
-  CHECK_EQ(moved.load(), 60);
   CHECK(models[0]->counters().switches > 1u);
   std::string refused;
   engine.set_homes(
       models[0], std::vector<Home>(host->units().size(), Home::resident), {2 * largest},
       [](const std::vector<Home>&) {}, [&](const Error& error) { refused = error.code(); });
   for (const auto& model : models) close_and_wait(engine, model);
+  CHECK_EQ(moved.load(), 60);
   CHECK_EQ(refused, std::string(code::kInvalidArgument));
 }
 

@@ -30,7 +30,7 @@ struct Result {
   std::vector<float> logprobs, logits, top_logprobs;
   std::vector<int32_t> top_tokens;
   Finish finish = Finish::none;
-  std::string error_code;
+  std::string error_code, error_message, error_remedy;
 };
 
 // Collects events; wait() blocks until a request has ended.
@@ -47,6 +47,8 @@ class Collector : public EventSink {
     result.top_logprobs.insert(result.top_logprobs.end(), event.top_logprobs.begin(), event.top_logprobs.end());
     result.finish = event.finish;
     result.error_code = event.error_code;
+    result.error_message = event.error_message;
+    result.error_remedy = event.error_remedy;
   }
   void post_step(const StepEvent& event) override {
     std::lock_guard lock(mutex_);
@@ -61,6 +63,10 @@ class Collector : public EventSink {
       return it != results_.end() && it->second.finish != Finish::none;
     });
     return results_[request];
+  }
+  bool ended(uint64_t request) {
+    std::lock_guard lock(mutex_);
+    return results_[request].finish != Finish::none;
   }
   size_t tokens_of(uint64_t request) {
     std::lock_guard lock(mutex_);
@@ -93,13 +99,15 @@ struct Placement {
   int max_logit_rows = 24;
   int threads = 2;
   int kv_blocks = 40;
+  int kv_swap_blocks = 80;
   bool poison = false;
   bool prefix_reuse = true;
   int max_queue = 0;
   FeederHooks hooks;
   CpuStreamHooks stream_hooks;
-  int devices = 1;       // layers alternate, the head is where the last one is
-  bool scatter = false;  // units lie on the devices in no order at all
+  CpuStreamHooks cpu_hooks;  // of the twin that computes beside the devices
+  int devices = 1;           // layers alternate, the head is where the last one is
+  bool scatter = false;      // units lie on the devices in no order at all
   int64_t skip_hop_wait = -1;
 };
 
@@ -130,6 +138,8 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
   config.skip_hop_wait = placement.skip_hop_wait;
   config.context_length = kContext;
   config.kv_blocks = placement.kv_blocks;
+  config.kv_swap_bytes =
+      static_cast<size_t>(placement.kv_swap_blocks) * host->spec().layers * kv_block_bytes(host->spec());
   config.max_rows = placement.max_rows;
   config.max_logit_rows = placement.max_logit_rows;
   config.poison = placement.poison;
@@ -141,7 +151,7 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
     backends.push_back(create_cpu_backend(placement.threads, placement.stream_hooks));
   }
   return std::make_shared<Model>(Engine::next_id(), std::move(backends), host, config,
-                                 placement.cpu_feed_forwards ? create_cpu_backend(2) : nullptr);
+                                 placement.cpu_feed_forwards ? create_cpu_backend(2, placement.cpu_hooks) : nullptr);
 }
 
 inline RequestOptions request(std::mt19937_64& random) {
@@ -199,7 +209,7 @@ inline void close_and_wait(Engine& engine, const std::shared_ptr<Model>& model, 
 }
 
 // Throws at a feed-forward, in the middle of the pass whose number is `fails`.
-class FaultyExecutor final : public Executor {
+class FaultyExecutor : public Executor {
  public:
   FaultyExecutor(std::unique_ptr<Executor> inner, int fails, const char* error_code, int unit)
       : inner_(std::move(inner)), fails_(fails), error_code_(error_code), unit_(unit) {}
@@ -238,7 +248,7 @@ class FaultyExecutor final : public Executor {
   int unit_;
 };
 
-class FaultyBackend final : public Backend {
+class FaultyBackend : public Backend {
  public:
   FaultyBackend(int fails, const char* error_code, int unit = 3)
       : inner_(create_cpu_backend(2, unhurried())), fails_(fails), error_code_(error_code), unit_(unit) {}

@@ -333,3 +333,14 @@ test('verify compares with the twin, bit for bit where it is the twin itself', a
   expect(ok).toBe(true)
   expect(outputs).toMatchObject([{ name: 'y', relativeError: 0, notNumbers: 0, overrun: 0 }])
 })
+
+test.each([{}, { scaleType: 1 }, { zeros: 1 }, { zeros: 1, scaleType: 1 }])(
+  'random 4-bit weights make results of order one: %j',
+  async (code) => {
+    const { of } = await launched('gemv_q4', { rows: 4, n: 256, k: 512, group: 64, ...code })
+    const y = await of('y')
+    const size = Math.sqrt(y.reduce((sum, value) => sum + value * value, 0) / y.length)
+    expect(size).toBeGreaterThan(0.3)
+    expect(size).toBeLessThan(3)
+  },
+)

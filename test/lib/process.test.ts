@@ -1,37 +1,13 @@
 /** Programs of their own that use the built package: when they end, and what runs beside them. */
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import { beforeAll, expect, test } from 'vitest'
-import { build, DIST, ROOT } from '../built.ts'
+import { build, ROOT } from '../built.ts'
 import { MODELS } from '../models.ts'
 import { temporaryFolder } from './folder.ts'
+import { INDEX, program } from './program.ts'
 
 beforeAll(build)
-
-const INDEX = JSON.stringify(pathToFileURL(join(DIST, 'index.js')).href)
-
-/** Runs a module that has `millrace` and `demo`. */
-async function program(body: string) {
-  const source = `import * as millrace from ${INDEX}
-const demo = ${JSON.stringify(join(MODELS, 'demo'))}
-${body}`
-  const child = spawn(process.execPath, ['--input-type=module', '--eval', source], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-  })
-  let stdout = ''
-  let stderr = ''
-  child.stdout.setEncoding('utf8').on('data', (text) => {
-    stdout += text
-  })
-  child.stderr.setEncoding('utf8').on('data', (text) => {
-    stderr += text
-  })
-  const [code, signal] = await once(child, 'close')
-  return { code, signal, stdout, stderr }
-}
 
 test("the README's example runs", async () => {
   const readme = readFileSync(join(ROOT, 'README.md'), 'utf8')
@@ -84,10 +60,15 @@ const late = model.generate(long).result.catch((error) => error.code)
 console.log(...(await Promise.all(answers)), await late)
 await closed
 const other = await millrace.load(demo)
-const cut = other.generate(long).result.catch((error) => error.code)
+const cut = other.generate(long).result.then(({ finishReason }) => finishReason)
+const scored = other.score(long).catch((error) => error.code)
 await other.close({ drain: false })
-console.log(await cut)`)
-  expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: '3 2 true MODEL_CLOSED\nMODEL_CLOSED\n', stderr: '' })
+console.log(await cut, await scored)`)
+  expect({ code, stdout, stderr }).toEqual({
+    code: 0,
+    stdout: '3 2 true MODEL_CLOSED\nabort MODEL_CLOSED\n',
+    stderr: '',
+  })
 })
 
 /** The demo with another chat template, as a folder of its own. */
@@ -161,11 +142,11 @@ let turns = 0
 const timer = setInterval(() => turns++, 1)
 const failure = await model.score(text).catch((error) => error)
 clearInterval(timer)
-const expected = model.tokenizer.encode(text).length
+const expected = (await model.tokenizer.encode(text)).length
 console.log(failure.code, failure.message.includes('has ' + expected + ' tokens'), turns > 0)
 const spaced = ' '.repeat(9000) + 'The'
 const result = await model.generate(spaced, { maxTokens: 1 }).result.catch((error) => error)
-console.log(result.code ?? result.usage.promptTokens === model.tokenizer.encode(spaced).length)
+console.log(result.code ?? result.usage.promptTokens === (await model.tokenizer.encode(spaced)).length)
 await model.close()`)
   expect(stderr).toBe('')
   expect({ code, stdout }).toEqual({
@@ -250,7 +231,7 @@ let turns = 0
 const timer = setInterval(() => turns++, 1)
 const beside = await model.chat([message], { maxTokens: 5 }).result
 clearInterval(timer)
-// A function cannot be sent to a thread: this one is put through the template here.
+// A function cannot be sent to a thread, and means nothing to a template.
 const here = await model.chat([{ ...message, extra() {} }], { maxTokens: 5 }).result
 console.log(beside.text === here.text, beside.usage.promptTokens === here.usage.promptTokens, turns > 0)
 await model.close()`)

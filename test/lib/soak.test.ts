@@ -22,7 +22,16 @@ async function soak(...options: string[]) {
 }
 
 test('a crowd over a KV cache of a third of its need: what finishes is what it is alone', async () => {
-  const { code, output } = await soak('--seconds', '3', '--concurrent', '16', '--placement', 'streamed')
+  const { code, output } = await soak(
+    '--seconds',
+    '3',
+    '--concurrent',
+    '16',
+    '--distinct',
+    '24',
+    '--placement',
+    'streamed',
+  )
   expect({ code, output }).toEqual({ code: 0, output: expect.stringMatching(/^3 s, 16 at once, streamed/) })
 }, 120_000)
 

@@ -117,7 +117,7 @@ describe('demo', () => {
   })
 
   test('log-probabilities are those that score() gives the same text', async () => {
-    const prompt = model.tokenizer.encode('Once upon a time')
+    const prompt = await model.tokenizer.encode('Once upon a time')
     const { tokens, logprobs } = await model.generate(prompt, { maxTokens: 20, logprobs: true }).result
     const scored = await model.score([...prompt, ...tokens])
     tokens.forEach((_, index) => {
@@ -211,7 +211,8 @@ describe('close', () => {
   test('aborts without draining, and after the timeout', async () => {
     for (const options of [{ drain: false }, { timeoutMs: 1 }]) {
       const model = await load(demo)
-      const generations = Array.from({ length: 4 }, () => model.generate('The', { ignoreEos: true }))
+      const prompt = await model.tokenizer.encode('The')
+      const generations = Array.from({ length: 4 }, () => model.generate(prompt, { ignoreEos: true }))
       await model.close(options)
       for (const generation of generations) expect(await generation.result).toMatchObject({ finishReason: 'abort' })
     }

@@ -6,7 +6,7 @@ import { findModel, MODELS } from '../models.ts'
 
 /** As the READMEs of the models have it: no first token, windows of 513 tokens that overlap by one. */
 async function perplexity(model: Model, path: string) {
-  const tokens = model.tokenizer.encode(readFileSync(path, 'utf8'), false)
+  const tokens = await model.tokenizer.encode(readFileSync(path, 'utf8'), { specialTokens: false })
   let sum = 0
   let count = 0
   for (let begin = 0; begin + 1 < tokens.length; begin += 512) {

@@ -1,6 +1,6 @@
 /** A real model as a server uses it: penalties and biases, shared prefixes, a full queue, late requests, long prompts. */
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { type GenerateOptions, type GenerationChunk, load, type MillraceError, type Model } from '../../lib/index.ts'
 import { MODELS } from '../models.ts'
 
@@ -24,7 +24,7 @@ describe('sampling', () => {
   })
 
   test('a repetition penalty counts the prompt too', async () => {
-    const prompt = model.tokenizer.encode('Once upon a time')
+    const prompt = await model.tokenizer.encode('Once upon a time')
     const [first] = (await model.generate(prompt, { maxTokens: 1 }).result).tokens
     const { tokens } = await model.generate([first!, ...prompt], { maxTokens: 60, repetitionPenalty: 100 }).result
     expect(tokens).not.toContain(first)
@@ -54,7 +54,7 @@ describe('sampling', () => {
 
   test('log-probabilities are those before penalties', async () => {
     const { tokens, logprobs } = await ask({ maxTokens: 20, logprobs: true, repetitionPenalty: 1.5, ignoreEos: true })
-    const prompt = model.tokenizer.encode('Once upon a time')
+    const prompt = await model.tokenizer.encode('Once upon a time')
     const scored = await model.score([...prompt, ...tokens])
     tokens.forEach((_, index) => {
       expect(logprobs![index]).toBeCloseTo(scored.logprobs[prompt.length - 1 + index]!, 2)
@@ -87,7 +87,7 @@ test('prompts that begin alike are computed once, and answered the same', async 
   await using warm = await load(demo, { contextLength: 512 })
   await using cold = await load(demo, { contextLength: 512, prefixReuse: false })
   const prompt = `${'There was a boat on the sea. '.repeat(12)}The`
-  const length = warm.tokenizer.encode(prompt).length
+  const { length } = await warm.tokenizer.encode(prompt)
   const answer = async (of: Model) => (await of.generate(prompt, { maxTokens: 20, logprobs: true }).result).logprobs
   const expected = await answer(cold)
   for (const of of [warm, warm, cold]) expect(await answer(of)).toEqual(expected)
@@ -117,6 +117,45 @@ describe('overload', () => {
     for (const { value } of answered) expect(value.tokens).toHaveLength(20)
   })
 
+  test('the limit holds from the call on: of many long prompts at once all but two are refused at once', async () => {
+    await using small = await load(demo, { contextLength: 256, maxQueue: 2 })
+    const long = 'Once upon a time there was a boat. '.repeat(300)
+    let refused = 0
+    const outcomes = Array.from({ length: 2000 }, (_, index) =>
+      small.generate(long + index, { truncate: 'start', maxTokens: 2, ignoreEos: true }).result.catch((error) => {
+        refused++
+        return error as MillraceError
+      }),
+    )
+    expect(small.stats.sequences.waiting).toBe(2)
+    // Before anything can have been tokenised.
+    await Promise.resolve()
+    await Promise.resolve()
+    expect(refused).toBe(1998)
+    const answers = await Promise.all(outcomes)
+    expect(answers.slice(0, 2)).toMatchObject([{ tokens: { length: 2 } }, { tokens: { length: 2 } }])
+    for (const error of answers.slice(2)) expect(error).toMatchObject({ code: 'QUEUE_FULL', retryAfterMs: 1 })
+    expect(small.stats.sequences.waiting).toBe(0)
+    expect((await small.generate(long, { truncate: 'start', maxTokens: 2 }).result).tokens).toHaveLength(2)
+  })
+
+  test('limits and timings count what the tokenizer takes', async () => {
+    const encode = model.tokenizer.encode.bind(model.tokenizer)
+    const slow = vi.spyOn(model.tokenizer, 'encode').mockImplementation(async (text, options) => {
+      const tokens = await encode(text, options)
+      await new Promise((resolve) => setTimeout(resolve, 60))
+      return tokens
+    })
+    const { timings } = await ask({ maxTokens: 2 })
+    expect(timings.queueMs).toBeGreaterThan(59)
+    expect(timings.firstTokenMs).toBeGreaterThan(timings.queueMs)
+    expect(timings.totalMs).toBeGreaterThanOrEqual(timings.firstTokenMs)
+    expect((await model.score('The cat')).timings.queueMs).toBeGreaterThan(59)
+    await expect(ask({ deadlineMs: 30 })).rejects.toMatchObject({ code: 'DEADLINE_EXCEEDED' })
+    await expect(model.score('The cat', { queueTimeoutMs: 30 })).rejects.toMatchObject({ code: 'QUEUE_TIMEOUT' })
+    slow.mockRestore()
+  })
+
   test('requests that wait or take too long end', async () => {
     await using small = await load(demo, { contextLength: 512, maxSequences: 1 })
     const controller = new AbortController()
@@ -140,7 +179,7 @@ describe('overload', () => {
 test('a prompt longer than the context is refused, or cut where the caller says so', async () => {
   const prompt = 'Once upon a time there was a boat. '.repeat(200)
   await expect(ask({}, prompt)).rejects.toMatchObject({ code: 'CONTEXT_OVERFLOW' })
-  const tokens = model.tokenizer.encode(prompt)
+  const tokens = await model.tokenizer.encode(prompt)
   const { usage, tokens: answer } = await ask({ truncate: 'start', maxTokens: 10, ignoreEos: true }, prompt)
   expect(usage).toEqual({ promptTokens: 502, completionTokens: 10, truncatedTokens: tokens.length - 502 })
   // The same as cut by hand.

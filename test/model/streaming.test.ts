@@ -56,3 +56,17 @@ test('a trace holds every copy and every unit of a pass, and is closed with the 
   expect(spans(2).filter((event) => event.name === 'head')).toHaveLength(5)
   expect(events.every((event) => event.ph === 'M' || event.dur >= 0)).toBe(true)
 })
+
+test('a trace that does not fit is told as it is ended, and costs no answer', async () => {
+  await using model = await load(demo, { contextLength: 64, placement: 'streamed' })
+  const expected = await tell(model, 1)
+  await model.trace('/dev/full')
+  expect(await tell(model, 1)).toEqual(expected)
+  await expect(model.trace(null)).rejects.toMatchObject({
+    code: 'WRITE_FAILED',
+    message: expect.stringContaining("'/dev/full'"),
+    remedy: expect.stringContaining('room'),
+  })
+  expect(await tell(model, 1)).toEqual(expected)
+  await model.trace(null)
+})

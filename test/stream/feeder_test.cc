@@ -199,6 +199,45 @@ TEST(every_free_wait_is_needed) {
   }
 }
 
+// Units on their way to memory of their own: compute follows each copy.
+TEST(every_wait_for_a_unit_of_the_arena_is_needed) {
+  if (kRaceDetector) SKIP("the race that this test makes on purpose is what ThreadSanitizer reports");
+  auto random = check::random(11);
+  const Slabs slabs(5, 1024, 4096, random);
+  const auto exact = [&](int64_t skipped, std::function<void()> pause) {
+    CpuStreamHooks hooks;
+    hooks.before_copy = std::move(pause);
+    SmallDevice device(hooks, 100000);
+    const auto compute = create_cpu_backend(1)->create_stream();
+    Arena arena;
+    FeederConfig config;
+    config.homes.assign(slabs.units(), Home::shared);
+    for (int unit = 0; unit < slabs.units(); unit++) config.unit_bytes.push_back(slabs.bytes(unit));
+    config.ring_bytes = 4096;
+    config.arena = &arena;
+    config.hooks.skip_place_wait = skipped;
+    std::vector<std::vector<std::byte>> seen;
+    for (int unit = 0; unit < slabs.units(); unit++) seen.emplace_back(slabs.bytes(unit));
+    Feeder feeder(device, slabs, config);
+    arena.set_limit(100000);
+    feeder.begin(Route::decode);
+    for (int unit = 0; unit < slabs.units(); unit++) {
+      compute->copy(seen[unit].data(), feeder.acquire(*compute, unit), slabs.bytes(unit));
+      feeder.release(*compute, unit);
+    }
+    compute->synchronize();
+    CHECK_EQ(feeder.counters().place_waits, 5u);
+    for (int unit = 0; unit < slabs.units(); unit++) {
+      if (std::memcmp(seen[unit].data(), slabs.slab(unit), seen[unit].size()) != 0) return false;
+    }
+    return true;
+  };
+  CHECK(exact(-1, pause_of(std::chrono::milliseconds(2))));
+  for (int64_t wait = 0; wait < slabs.units(); wait++) {
+    CHECK(shows([&](std::function<void()> pause) { return !exact(wait, std::move(pause)); }));
+  }
+}
+
 // The host only enqueues: it never waits for a unit, however slow the copies are.
 TEST(the_host_runs_ahead_of_slow_copies) {
   auto random = check::random(4);

@@ -5,6 +5,7 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "core/error.h"
+#include "core/reclaimer.h"
 
 namespace millrace {
 
@@ -31,7 +32,11 @@ class SmallDevice final : public Backend {
   std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {
     return inner_->create_executor(config);
   }
-  size_t left() const { return *left_; }
+  // Once what was given up has been freed.
+  size_t left() const {
+    Reclaimer::process().wait();
+    return *left_;
+  }
   // From here on others have all memory that is free or becomes so; or all that can be pinned.
   void refuse(bool refuses) { refuses_ = refuses; }
   void refuse_host_memory(bool refuses) { refuses_host_ = refuses; }

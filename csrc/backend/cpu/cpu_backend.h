@@ -9,11 +9,12 @@
 
 namespace millrace {
 
-// For tests: delays at chosen places show which waits hold a pass together. Callbacks run on stream threads, of
-// several streams at a time, outside any lock.
+// For tests: delays at chosen places show which waits hold a pass together; what a callback throws fails the operation.
+// Callbacks run on stream threads, of several streams at a time, outside any lock; before_answer also on the pool's.
 struct CpuStreamHooks {
   std::function<void()> before_copy;     // before every chunk of a copy
   std::function<void()> before_compute;  // before every operation of an executor
+  std::function<void()> before_answer;   // before every row of logits is sampled from
   size_t copy_chunk = size_t{1} << 20;   // bytes a copy moves between two calls of before_copy
 };
 

@@ -1,8 +1,6 @@
 #include "backend/cpu/executor.h"
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <thread>
@@ -20,7 +18,7 @@ namespace {
 
 void require(bool condition, const char* what) {
   if (condition) return;
-  throw Error(code::kInvalidArgument, format("step: %s", what), "report this as a bug: the engine checks its steps");
+  throw Error(code::kInternal, format("step: %s", what), "report this as a bug: the engine checks its steps");
 }
 
 // Rows are handed to threads by several: a row of norm or rope takes about a microsecond.
@@ -38,7 +36,7 @@ void for_rows(ThreadPool& pool, int rows, Body&& body) {
 // False if the pass was given up.
 bool await_ticket(const HopState& hop, uint64_t ticket) {
   for (int spin = 0; hop.sent.load(std::memory_order_acquire) < ticket; spin++) {
-    if (hop.given_up.load(std::memory_order_relaxed) != 0) return false;
+    if (hop.given_up.load(std::memory_order_acquire) != 0) return false;
     if (spin < 100000) {
       cpu_relax();
     } else {
@@ -61,8 +59,7 @@ CpuExecutor::CpuExecutor(const ExecutorConfig& config, std::shared_ptr<ComputePo
   if (config_.units.size() != static_cast<size_t>(unit_count(spec)) || config_.max_rows < 1 ||
       config_.max_logit_rows < 0 || config_.max_context < 1 || config_.kv_blocks < 0 ||
       config_.embedding.rows == nullptr) {
-    throw Error(code::kInvalidArgument, "executor: the configuration does not belong to the model",
-                "report this as a bug");
+    throw Error(code::kInternal, "executor: the configuration does not belong to the model", "report this as a bug");
   }
   if (!config_.kernels.empty()) {
     throw Error(code::kInvalidArgument,
@@ -94,7 +91,7 @@ void CpuExecutor::enqueue(Stream& stream, std::function<void()> operation) {
 }
 
 void CpuExecutor::set_unit(Stream& stream, int unit, const std::byte* slab, bool) {
-  static_cast<CpuStream&>(stream).enqueue([this, unit, slab] { unit_table_[unit] = slab; });
+  static_cast<CpuStream&>(stream).enqueue_always([this, unit, slab] { unit_table_[unit] = slab; });
 }
 
 void CpuExecutor::check(const Step& step) const {
@@ -139,7 +136,7 @@ void CpuExecutor::check(const Step& step) const {
 
 void CpuExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
   check(step);
-  static_cast<CpuStream&>(stream).enqueue([this, step, &output] {
+  static_cast<CpuStream&>(stream).enqueue_always([this, step, &output] {
     step_ = step;
     output_ = &output;
   });
@@ -158,10 +155,13 @@ void CpuExecutor::feed_forward(Stream& stream, int unit, RowKind rows) {
 }
 
 void CpuExecutor::send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) {
-  static_cast<CpuStream&>(stream).enqueue([this, hop, rows, ticket] {
-    std::memcpy(hop.rows, residual_, static_cast<size_t>(rows) * config_.spec.hidden * sizeof(float));
-    hop.state->sent.store(ticket, std::memory_order_release);
-  });
+  static_cast<CpuStream&>(stream).enqueue(
+      [this, hop, rows, ticket] {
+        std::memcpy(hop.rows, residual_, static_cast<size_t>(rows) * config_.spec.hidden * sizeof(float));
+        hop.state->sent.store(ticket, std::memory_order_release);
+      },
+      // The rows will never come: nobody is to wait for them.
+      [hop] { hop.state->given_up.store(1, std::memory_order_release); });
 }
 
 void CpuExecutor::receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) {
@@ -200,7 +200,7 @@ void CpuExecutor::sample(Stream& stream) {
 }
 
 void CpuExecutor::end(Stream& stream) {
-  static_cast<CpuStream&>(stream).enqueue([this] {
+  static_cast<CpuStream&>(stream).enqueue_always([this] {
     step_ = Step{};
     output_ = nullptr;
   });
@@ -212,11 +212,8 @@ ExecutorCounters CpuExecutor::counters() const {
 
 const std::byte* CpuExecutor::slab(int unit) const {
   const std::byte* slab = unit_table_[unit];
-  if (slab == nullptr) {
-    std::fprintf(stderr, "millrace: unit %d was computed before set_unit\n", unit);
-    std::abort();
-  }
-  return slab;
+  if (slab != nullptr) return slab;
+  throw Error(code::kInternal, format("unit %d was computed before set_unit", unit), "report this as a bug");
 }
 
 void CpuExecutor::normalise(const float* x, int rows, const UnitLayout& layout, const std::byte* slab) {
@@ -391,6 +388,7 @@ void CpuExecutor::run_sample() {
   output.top_logprobs.resize(top_count);
   output.logits.resize(kept_rows * vocab);
   compute_->pool.parallel_for(static_cast<int64_t>(requests), [&](int64_t i, int thread) {
+    if (hooks_->before_answer) hooks_->before_answer();
     const LogitRequest& request = step_.logits[i];
     const std::span<const float> logits(logits_ + logit_row_[i] * vocab, vocab);
     const auto count = static_cast<size_t>(request.top_logprobs);

@@ -32,7 +32,7 @@ class CpuExecutor final : public Executor {
               std::shared_ptr<const CpuStreamHooks> hooks);
 
   void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) override;
-  // Checks the whole step before anything is enqueued: throws INVALID_ARGUMENT.
+  // Checks the whole step before anything is enqueued: throws INTERNAL, since the engine makes them.
   void begin(Stream& stream, const Step& step, StepOutput& output) override;
   void embed(Stream& stream) override;
   void attention(Stream& stream, int unit) override;

@@ -1,7 +1,7 @@
 /** A GGUF model's metadata and tensors, as the rest of the library knows checkpoints. */
 import { basename } from 'node:path'
 import type { LinearSource, ModelSource, NativeAddon, NativeTensor } from '../../binding.ts'
-import type { HeadType } from '../../options.ts'
+import type { HeadType } from '../../options/model.ts'
 import type { CheckpointParts } from '../checkpoint.ts'
 import { type ModelConfig, readConfig } from '../config.ts'
 import { identify } from '../folder.ts'

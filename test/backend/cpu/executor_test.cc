@@ -783,8 +783,8 @@ TEST(adjustments_belong_to_their_request) {
   CHECK_EQ(output.top_logprobs[1], output.logprobs[1]);
   CHECK_EQ(output.top_logprobs[3], output.logprobs[0]);
   requests[4].adjustments = 2;
-  CHECK_THROWS_CODE(runner.step({{2, tokens, 0}}, requests, adjustments), "INVALID_ARGUMENT");
-  CHECK_THROWS_CODE(runner.step({{2, tokens, 0}}, {{.row = 3}}, {{shape.vocab}}), "INVALID_ARGUMENT");
+  CHECK_THROWS_CODE(runner.step({{2, tokens, 0}}, requests, adjustments), "INTERNAL");
+  CHECK_THROWS_CODE(runner.step({{2, tokens, 0}}, {{.row = 3}}, {{shape.vocab}}), "INTERNAL");
 }
 
 TEST(a_row_of_nan_is_reported_and_spares_its_neighbours) {
@@ -805,7 +805,7 @@ TEST(a_step_that_does_not_fit_is_refused_whole) {
   const Shape shape;
   const Model model = Builder(shape).build();
   Runner runner(model, shape, 1);
-  const char* refused = "INVALID_ARGUMENT";
+  const char* refused = "INTERNAL";
   CHECK_THROWS_CODE(runner.step({{0, {shape.vocab}, 0}}), refused);
   CHECK_THROWS_CODE(runner.step({{0, {-1}, 0}}), refused);
   CHECK_THROWS_CODE(runner.step({{0, {1}, shape.max_context}}), refused);

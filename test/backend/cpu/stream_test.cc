@@ -4,7 +4,10 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <new>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -233,6 +236,102 @@ TEST(ready_and_free_events_carry_data_through_a_ring) {
   compute->synchronize();
   copies->synchronize();
   CHECK_EQ(wrong, 0);
+}
+
+namespace {
+
+template <typename Body>
+std::string code_of(Body&& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return error.code();
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST(what_an_operation_throws_is_told_by_synchronize) {
+  const auto backend = create_cpu_backend(1);
+  const auto stream = backend->create_stream();
+  std::atomic<int> ran{0}, instead{0}, always{0};
+  cpu(stream).enqueue([] { throw std::bad_alloc(); });
+  cpu(stream).enqueue([&] { ran++; });
+  cpu(stream).enqueue([&] { ran++; }, [&] { instead++; });
+  cpu(stream).enqueue_always([&] { always++; });
+  CHECK_EQ(code_of([&] { stream->synchronize(); }), std::string(code::kOutOfMemory));
+  CHECK_EQ(ran.load(), 0);
+  CHECK_EQ(instead.load(), 1);
+  CHECK_EQ(always.load(), 1);
+  // Told once; then the stream runs again.
+  stream->synchronize();
+  cpu(stream).enqueue([&] { ran++; }, [&] { instead++; });
+  stream->synchronize();
+  CHECK_EQ(ran.load(), 1);
+  CHECK_EQ(instead.load(), 1);
+  // The first of several; an Error as it is; anything else is a fault of ours.
+  cpu(stream).enqueue([] { throw Error(code::kInvalidArgument, "the first", "none"); });
+  cpu(stream).enqueue([] { throw std::bad_alloc(); });
+  CHECK_EQ(code_of([&] { stream->synchronize(); }), std::string(code::kInvalidArgument));
+  cpu(stream).enqueue([] { throw std::runtime_error("something else"); }, [&] { instead++; });
+  CHECK_EQ(code_of([&] { stream->synchronize(); }), std::string(code::kInternal));
+  CHECK_EQ(instead.load(), 2);
+  cpu(stream).enqueue([] { throw 7; });
+  CHECK_EQ(code_of([&] { stream->synchronize(); }), std::string(code::kInternal));
+}
+
+TEST(a_copy_that_fails_is_no_end_of_the_process) {
+  std::atomic<bool> fails{true};
+  CpuStreamHooks hooks;
+  hooks.before_copy = [&] {
+    if (fails) throw std::bad_alloc();
+  };
+  const auto backend = create_cpu_backend(1, hooks);
+  const auto stream = backend->create_stream();
+  std::vector<std::byte> from(100, std::byte{7}), to(100);
+  stream->copy(to.data(), from.data(), 100);
+  stream->fill(to.data(), 0xff, 100);
+  CHECK_EQ(code_of([&] { stream->synchronize(); }), std::string(code::kOutOfMemory));
+  CHECK(to[0] == std::byte{0});
+  fails = false;
+  stream->copy(to.data(), from.data(), 100);
+  stream->synchronize();
+  CHECK(to == from);
+}
+
+// Events are recorded all the same, so nobody hangs; whoever waits for one of a stream that has failed has failed too,
+// until the failure is told.
+TEST(a_failure_travels_with_events) {
+  const auto backend = create_cpu_backend(1);
+  const auto first = backend->create_stream(), second = backend->create_stream(), third = backend->create_stream();
+  const auto before = backend->create_event(), event = backend->create_event(), end = backend->create_event();
+  std::atomic<int> ran{0};
+  first->record(*before);
+  cpu(first).enqueue([] { throw std::bad_alloc(); });
+  first->record(*event);
+  second->wait(*event);
+  cpu(second).enqueue([&] { ran++; });
+  second->record(*end);
+  third->wait(*before);
+  cpu(third).enqueue([&] { ran += 10; });
+  third->synchronize();  // hears nothing of it
+  CHECK_EQ(ran.load(), 10);
+  before->synchronize();
+  CHECK_EQ(code_of([&] { end->synchronize(); }), std::string(code::kOutOfMemory));
+  CHECK(end->done());
+  third->wait(*end);  // reached long ago
+  CHECK_EQ(code_of([&] { third->synchronize(); }), std::string(code::kOutOfMemory));
+  // Told: old events are of no more harm, though the streams that have failed tell it too.
+  end->synchronize();
+  third->wait(*end);
+  cpu(third).enqueue([&] { ran += 100; });
+  third->synchronize();
+  CHECK_EQ(ran.load(), 110);
+  CHECK_EQ(code_of([&] { first->synchronize(); }), std::string(code::kOutOfMemory));
+  CHECK_EQ(code_of([&] { second->synchronize(); }), std::string(code::kOutOfMemory));
+  second->synchronize();
+  CHECK_EQ(ran.load(), 110);
 }
 
 TEST(memory_is_zero_and_writable) {

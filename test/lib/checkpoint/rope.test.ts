@@ -148,7 +148,13 @@ describe('original_max_position_embeddings', () => {
     expect(read({ [name]: 1024, rope_scaling })).toEqual(inside)
     expect(read({ [name]: 1024, rope_parameters: rope_scaling })).toEqual(inside)
     expect(read({ [name]: 1024, rope_scaling: { ...rope_scaling, [name]: 2048 } })).toEqual(inside)
-    expect(read({ [name]: 1024, rope_parameters: { full_attention: rope_scaling } })).toEqual(inside)
+    const nested = { full_attention: { ...rope_scaling, [name]: 1024 } }
+    expect(read({ [name]: 2048, rope_parameters: nested })).toEqual(inside)
+    refused(
+      { [name]: 1024, rope_parameters: { full_attention: rope_scaling } },
+      'CHECKPOINT_INVALID',
+      /'rope_parameters.full_attention.original_max_position_embeddings': expected a number there/,
+    )
     expect(read({ rope_scaling }).rope.originalMaxPosition).toBe(4096)
     refused(
       { [name]: 0.5, rope_scaling },

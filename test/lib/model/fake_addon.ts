@@ -3,6 +3,7 @@ import type {
   Home,
   NativeAddon,
   NativeEvent,
+  NativeGenerateRequest,
   NativeGpu,
   NativeLoadRequest,
   NativeModel,
@@ -129,6 +130,12 @@ export class FakeAddon implements NativeAddon {
     this.cancelledLoads.push(loadId)
   }
 
+  samplingOptions() {
+    return ['temperature', 'topK', 'topP', 'minP', 'typicalP'].concat(
+      ['repetition', 'presence', 'frequency'].map((kind) => `${kind}Penalty`),
+    )
+  }
+
   ref(): void {
     this.refs++
   }
@@ -154,10 +161,15 @@ export class FakeModel implements NativeModel {
     return this.onWrite()
   }
 
-  submitted: { id: number; request: NativeRequest }[] = []
+  // Tests know which kind they have asked for.
+  submitted: { id: number; request: NativeRequest & Partial<Pick<NativeGenerateRequest, 'seed' | 'maxTokens'>> }[] = []
   cancelled: number[] = []
   closes: { drain: boolean; timeoutMs: number }[] = []
+  /** What admit() and submit() throw. */
+  full: Error | undefined
   refusal: Error | undefined
+  admitted: number[] = []
+  withdrawn = 0
   /** Resolves close(). */
   finishClose: () => void = () => {}
 
@@ -166,9 +178,23 @@ export class FakeModel implements NativeModel {
     this.id = id
   }
 
-  submit(request: NativeRequest): number {
+  /** Have a place and are not submitted yet. */
+  get pending(): number {
+    return this.admitted.length - this.submitted.length - this.withdrawn
+  }
+
+  admit(): number {
+    if (this.full) throw this.full
+    this.admitted.push(nextRequest)
+    return nextRequest++
+  }
+
+  withdraw(): void {
+    this.withdrawn++
+  }
+
+  submit(id: number, request: NativeRequest): number {
     if (this.refusal) throw this.refusal
-    const id = nextRequest++
     this.submitted.push({ id, request })
     return id
   }
@@ -206,6 +232,7 @@ export class FakeModel implements NativeModel {
       promptTokens: 20,
       reusedTokens: 5,
       preemptions: 12,
+      recomputations: 21,
       savedKvBytes: 13,
     }
   }
@@ -213,7 +240,7 @@ export class FakeModel implements NativeModel {
   memory() {
     const own = { residentBytes: 0, ringBytes: 2, kvBytes: 3, workspaceBytes: 4 }
     const devices = [{ device: 'cpu', ...own, copiedBytes: 4, directHops: false }]
-    return { hostBytes: 1, sharedBytes: 0, ...own, devices }
+    return { hostBytes: 1, sharedBytes: 0, kvSwapBytes: 5, ...own, devices }
   }
 
   moved: { homes: Home[]; ringBytes: number[] }[] = []

@@ -17,7 +17,7 @@ vi.mock('../../../lib/binding.ts', async (original) => {
 
 let model: Model
 let native: FakeModel
-const ids = (text: string) => model.tokenizer.encode(text, false)
+const ids = async (text: string) => [...(await model.tokenizer.encode(text, { specialTokens: false }))]
 
 beforeEach(async () => {
   model = await load(join(MODELS, 'demo'))
@@ -28,10 +28,14 @@ afterEach(async () => {
   native.finishClose()
   await closed
   expect(fake.addon.refs).toBe(0)
+  expect(native.pending).toBe(0)
 })
 
 /** Turns of the event loop in which whatever can happen has happened. */
 const settle = () => new Promise((resolve) => setImmediate(resolve))
+
+/** Texts are tokenised in their own time. */
+const submitted = (count: number) => vi.waitFor(() => expect(native.submitted).toHaveLength(count))
 
 async function collect(generation: Generation): Promise<GenerationChunk[]> {
   const chunks = []
@@ -40,19 +44,19 @@ async function collect(generation: Generation): Promise<GenerationChunk[]> {
 }
 
 describe('requests', () => {
-  test('defaults: greedy, up to the end of the context, the model’s end tokens', () => {
+  test('defaults: greedy, up to the end of the context, the model’s end tokens', async () => {
     model.generate('Once')
+    await submitted(1)
     expect(native.submitted[0]!.request).toMatchObject({
       kind: 'generate',
-      tokens: Int32Array.of(0, ...ids('Once')),
-      maxTokens: 1024 - 1 - ids('Once').length,
+      tokens: Int32Array.of(0, ...(await ids('Once'))),
+      maxTokens: 1024 - 1 - (await ids('Once')).length,
       temperature: 0,
       topK: 0,
       topP: 1,
       minP: 0,
       stopTokens: Int32Array.of(0),
       logprobs: false,
-      logits: false,
     })
     native.answer([], { finish: 'stop' })
   })
@@ -132,24 +136,24 @@ describe('requests', () => {
     native.answer([], { finish: 'length' })
   })
 
-  test('chat writes the template’s special tokens once', () => {
+  test('chat writes the template’s special tokens once', async () => {
     model.chat([{ role: 'user', content: 'Hi' }])
-    expect([...native.submitted[0]!.request.tokens]).toEqual([0, 1, ...ids('Hi'), 2])
+    await submitted(1)
+    expect([...native.submitted[0]!.request.tokens]).toEqual([0, 1, ...(await ids('Hi')), 2])
     native.answer([], { finish: 'stop' })
   })
 
   test('wrong arguments throw at once and submit nothing', () => {
     const bad: [() => unknown, RegExp][] = [
-      [() => model.generate('x', { maxToken: 1 } as never), /did you mean 'maxTokens'/],
-      [() => model.generate('x', { stopTokens: [2048] }), /a token id from 0 to 2047 for stopTokens\[0\]/],
-      [() => model.generate('x', { logitBias: { 2048: 1 } }), /a token id from 0 to 2047 for logitBias\[0\]/],
+      [() => model.generate([5], { maxToken: 1 } as never), /did you mean 'maxTokens'/],
+      [() => model.generate([5], { stopTokens: [2048] }), /a token id from 0 to 2047 for stopTokens\[0\]/],
+      [() => model.generate([5], { logitBias: { 2048: 1 } }), /a token id from 0 to 2047 for logitBias\[0\]/],
       [() => model.chat('Hi' as never), /for messages/],
       [() => model.chat([]), /at least one message/],
       [
         () => model.chat([{ role: 'usr', content: 'Hi' }]),
         /expected one of 'system', 'user', .* for messages\[0\]\.role but received 'usr'/,
       ],
-      [() => model.tokenizer.encode(5 as never), /expected a text for text but received 5 of type number/],
     ]
     for (const [call, message] of bad) {
       expect(call).toThrowError(
@@ -177,14 +181,15 @@ describe('requests', () => {
 
   test('what the engine refuses rejects with its code and remedy', async () => {
     native.refusal = Object.assign(new Error('no room'), { code: 'CONTEXT_OVERFLOW', remedy: 'less' })
-    await expect(model.generate('x').result).rejects.toMatchObject({
+    await expect(model.generate([5]).result).rejects.toMatchObject({
       code: 'CONTEXT_OVERFLOW',
       message: 'no room',
       remedy: 'less',
     })
-    native.refusal = Object.assign(new Error('9 wait'), { code: 'QUEUE_FULL', remedy: 'wait', retryAfterMs: 12.5 })
-    await expect(model.generate('x').result).rejects.toMatchObject({ code: 'QUEUE_FULL', retryAfterMs: 12.5 })
     native.refusal = undefined
+    native.full = Object.assign(new Error('9 wait'), { code: 'QUEUE_FULL', remedy: 'wait', retryAfterMs: 12.5 })
+    await expect(model.generate([5]).result).rejects.toMatchObject({ code: 'QUEUE_FULL', retryAfterMs: 12.5 })
+    native.full = undefined
     expect(new MillraceError('INTERNAL', { message: 'x' })).not.toHaveProperty('retryAfterMs')
   })
 })
@@ -192,9 +197,10 @@ describe('requests', () => {
 describe('answers', () => {
   test('chunks come as tokens do; the result has all of them', async () => {
     const generation = model.generate('Once', { logprobs: true, seed: 1 })
+    await submitted(1)
     const iterator = generation[Symbol.asyncIterator]()
     const first = iterator.next()
-    const [a, b, c] = ids(' upon a time')
+    const [a, b, c] = await ids(' upon a time')
     native.answer([a!], { logprobs: Float32Array.of(-0.5) })
     expect(await first).toEqual({ done: false, value: { text: ' upon', tokens: [a], logprobs: [-0.5] } })
     native.answer([b!], { logprobs: Float32Array.of(-0.25) })
@@ -210,7 +216,7 @@ describe('answers', () => {
       tokens: [a, b, c],
       logprobs: [-0.5, -0.25, -1],
       finishReason: 'length',
-      usage: { promptTokens: 1 + ids('Once').length, completionTokens: 3 },
+      usage: { promptTokens: 1 + (await ids('Once')).length, completionTokens: 3 },
       timings: { queueMs: 1, firstTokenMs: 2, totalMs: 3 },
       seed: 1,
     })
@@ -218,8 +224,9 @@ describe('answers', () => {
 
   test('the most likely tokens come with the tokens', async () => {
     const generation = model.generate('Once', { topLogprobs: 2 })
+    await submitted(1)
     const iterator = generation[Symbol.asyncIterator]()
-    const [a, b] = ids(' upon a')
+    const [a, b] = await ids(' upon a')
     native.answer([a!, b!], {
       topTokens: Int32Array.of(a!, 9, 8, b!),
       topLogprobs: Float32Array.of(-0.5, -1, -0.25, -2),
@@ -246,9 +253,9 @@ describe('answers', () => {
       collectGarbage()
       return process.memoryUsage().heapUsed
     }
-    const generation = model.generate('x', { ignoreEos: true })
+    const generation = model.generate([5], { ignoreEos: true })
     const iterator = generation[Symbol.asyncIterator]()
-    const [token] = ids(' upon')
+    const [token] = await ids(' upon')
     native.answer([token!])
     await iterator.next()
     const missed = 200_000
@@ -265,8 +272,8 @@ describe('answers', () => {
   })
 
   test('a code point waits for its last byte, and its tokens with it', async () => {
-    const generation = model.generate('x')
-    const tokens = ids('🎉')
+    const generation = model.generate([5])
+    const tokens = await ids('🎉')
     const iterator = generation[Symbol.asyncIterator]()
     const first = iterator.next()
     for (const token of tokens.slice(0, -1)) native.answer([token])
@@ -278,14 +285,14 @@ describe('answers', () => {
   })
 
   test('an answer of nothing has no chunks', async () => {
-    const generation = model.generate('x')
+    const generation = model.generate([5])
     native.answer([], { finish: 'stop' })
     expect(await collect(generation)).toEqual([])
     expect(await generation.result).toMatchObject({ text: '', finishReason: 'stop', usage: { completionTokens: 0 } })
   })
 
   test('can be iterated over once', async () => {
-    const generation = model.generate('x')
+    const generation = model.generate([5])
     native.answer([], { finish: 'stop' })
     await collect(generation)
     expect(() => generation[Symbol.asyncIterator]()).toThrowError(expect.objectContaining({ code: 'INVALID_ARGUMENT' }))
@@ -294,20 +301,28 @@ describe('answers', () => {
 
 describe('stop strings', () => {
   test('end the answer before them and cancel the request', async () => {
-    const generation = model.generate('x', { stop: [' time'] })
-    native.answer(ids(' upon a time ago'))
+    const generation = model.generate([5], { stop: [' time'] })
+    native.answer(await ids(' upon a time ago'))
     expect(native.cancelled).toEqual([native.submitted[0]!.id])
-    native.answer(ids(' more'), { finish: 'abort' })
+    native.answer(await ids(' more'), { finish: 'abort' })
     const chunks = await collect(generation)
     expect(chunks.map((chunk) => chunk.text).join('')).toBe(' upon a')
     const { text, finishReason, usage } = await generation.result
     expect({ text, finishReason }).toEqual({ text: ' upon a', finishReason: 'stop' })
-    expect(usage.completionTokens).toBe(ids(' upon a time').length)
+    expect(usage.completionTokens).toBe((await ids(' upon a time')).length)
+  })
+
+  test('a special token is one too, and is not in the text', async () => {
+    const generation = model.generate([5], { stop: '<|assistant|>', ignoreEos: true })
+    native.answer([...(await ids(' upon')), 1, ...(await ids(' a')), 2, ...(await ids(' time'))])
+    expect(native.cancelled).toEqual([native.submitted[0]!.id])
+    native.answer([], { finish: 'abort' })
+    expect(await generation.result).toMatchObject({ text: ' upon a', finishReason: 'stop', tokens: { length: 4 } })
   })
 
   test('what only looked like one comes at the end', async () => {
-    const generation = model.generate('x', { stop: ' time flies' })
-    native.answer(ids(' a time'), { finish: 'length' })
+    const generation = model.generate([5], { stop: ' time flies' })
+    native.answer(await ids(' a time'), { finish: 'length' })
     expect(await generation.result).toMatchObject({ text: ' a time', finishReason: 'length' })
     expect(native.cancelled).toEqual([])
   })
@@ -315,19 +330,19 @@ describe('stop strings', () => {
 
 describe('ending early', () => {
   test('leaving the loop cancels; the result has what there is', async () => {
-    const generation = model.generate('x')
-    native.answer(ids(' upon'))
+    const generation = model.generate([5])
+    native.answer(await ids(' upon'))
     for await (const { text } of generation) {
       expect(text).toBe(' upon')
       break
     }
     expect(native.cancelled).toEqual([native.submitted[0]!.id])
-    native.answer(ids(' a'), { finish: 'abort' })
+    native.answer(await ids(' a'), { finish: 'abort' })
     expect(await generation.result).toMatchObject({ text: ' upon a', finishReason: 'abort' })
   })
 
   test('cancel() after the end does nothing', async () => {
-    const generation = model.generate('x')
+    const generation = model.generate([5])
     native.answer([], { finish: 'length' })
     generation.cancel()
     expect(native.cancelled).toEqual([])
@@ -336,9 +351,9 @@ describe('ending early', () => {
 
   test('a signal rejects iteration and result with ABORTED, and cancels', async () => {
     const controller = new AbortController()
-    const generation = model.generate('x', { signal: controller.signal })
+    const generation = model.generate([5], { signal: controller.signal })
     const reading = collect(generation)
-    native.answer(ids(' upon'))
+    native.answer(await ids(' upon'))
     await settle()
     const reason = new Error('enough')
     controller.abort(reason)
@@ -351,13 +366,13 @@ describe('ending early', () => {
   })
 
   test('a signal that is aborted already submits nothing', async () => {
-    const generation = model.generate('x', { signal: AbortSignal.abort() })
+    const generation = model.generate([5], { signal: AbortSignal.abort() })
     await expect(generation.result).rejects.toMatchObject({ code: 'ABORTED' })
     expect(native.submitted).toEqual([])
   })
 
   test('an error of the engine rejects with its code', async () => {
-    const generation = model.generate('x')
+    const generation = model.generate([5])
     native.answer([], { finish: 'error', error: { code: 'OUT_OF_MEMORY', message: 'full', remedy: 'less' } })
     await expect(generation.result).rejects.toMatchObject({ code: 'OUT_OF_MEMORY', message: 'full', remedy: 'less' })
     await expect(collect(generation)).rejects.toBeInstanceOf(MillraceError)
@@ -367,8 +382,8 @@ describe('ending early', () => {
     const unhandled = vi.fn()
     process.on('unhandledRejection', unhandled)
     model.generate([])
-    model.generate('x', { signal: AbortSignal.abort() })
-    model.generate('x')
+    model.generate([5], { signal: AbortSignal.abort() })
+    model.generate([5])
     native.answer([], { finish: 'error', error: { code: 'INTERNAL', message: 'x', remedy: '' } })
     await settle()
     await settle()
@@ -383,11 +398,11 @@ test('one signal serves many requests without a warning, and lets go of those th
   const controller = new AbortController()
   const end = () => native.answer([], { finish: 'length' })
   const early = Array.from({ length: 15 }, () => {
-    const generation = model.generate('x', { signal: controller.signal })
+    const generation = model.generate([5], { signal: controller.signal })
     end()
     return generation.result
   })
-  const late = Array.from({ length: 15 }, () => model.generate('x', { signal: controller.signal }))
+  const late = Array.from({ length: 15 }, () => model.generate([5], { signal: controller.signal }))
   await Promise.all(early)
   controller.abort()
   for (const generation of late) await expect(generation.result).rejects.toMatchObject({ code: 'ABORTED' })
@@ -401,22 +416,26 @@ test('one signal serves many requests without a warning, and lets go of those th
 describe('score', () => {
   test('gives the engine’s log-probabilities', async () => {
     const scoring = model.score('Once', { logits: true })
-    await settle()
+    await submitted(1)
     expect(native.submitted[0]!.request).toMatchObject({
       kind: 'score',
       logits: true,
-      tokens: Int32Array.of(0, ...ids('Once')),
+      tokens: Int32Array.of(0, ...(await ids('Once'))),
     })
     const logprobs = Float32Array.of(Math.log(0.5), Math.log(0.125))
     native.answer([], { finish: 'length', logprobs, logits: Float32Array.of(1, 2) })
     const result = await scoring
-    expect(result).toMatchObject({ logprobs, logits: Float32Array.of(1, 2), tokens: Int32Array.of(0, ...ids('Once')) })
+    expect(result).toMatchObject({
+      logprobs,
+      logits: Float32Array.of(1, 2),
+      tokens: Int32Array.of(0, ...(await ids('Once'))),
+    })
     expect(result.perplexity).toBeCloseTo(4, 5)
   })
   test('without special tokens, and refused where it does not fit', async () => {
     const scoring = model.score('Once', { specialTokens: false })
-    await settle()
-    expect([...native.submitted[0]!.request.tokens]).toEqual(ids('Once'))
+    await submitted(1)
+    expect([...native.submitted[0]!.request.tokens]).toEqual(await ids('Once'))
     native.answer([], { finish: 'length' })
     await scoring
     await expect(model.score(new Int32Array(1025))).rejects.toMatchObject({ code: 'CONTEXT_OVERFLOW' })
@@ -432,7 +451,7 @@ describe('score', () => {
   test('a signal aborts it', async () => {
     const controller = new AbortController()
     const scoring = model.score('Once', { signal: controller.signal })
-    await settle()
+    await submitted(1)
     controller.abort()
     expect(native.cancelled).toHaveLength(1)
     native.answer([], { finish: 'abort' })
@@ -491,7 +510,7 @@ describe('what is told of requests', () => {
     theirs.answer([], { finish: 'error', error: { code: 'DEADLINE_EXCEEDED', message: 'late', remedy: '' } })
     other.generate([5])
     theirs.answer([], { finish: 'error', error: { code: 'INTERNAL', message: 'broken', remedy: '' } })
-    theirs.refusal = Object.assign(new Error('full'), { code: 'QUEUE_FULL', retryAfterMs: 5 })
+    theirs.full = Object.assign(new Error('full'), { code: 'QUEUE_FULL', retryAfterMs: 5 })
     await other.generate([5]).result.catch(() => {})
     const closed = other.close()
     theirs.finishClose()
@@ -517,7 +536,7 @@ describe('what is told of requests', () => {
 describe('process lifetime', () => {
   test('pending work keeps the process alive, idleness does not', async () => {
     expect(fake.addon.refs).toBe(0)
-    const a = model.generate('x')
+    const a = model.generate([5])
     expect(fake.addon.refs).toBe(1)
     native.answer([], { finish: 'stop' })
     await a.result
@@ -533,14 +552,14 @@ describe('close', () => {
     await first
     await model.close()
     expect(native.closes).toEqual([{ drain: true, timeoutMs: 50 }])
-    await expect(model.generate('x').result).rejects.toMatchObject({ code: 'MODEL_CLOSED' })
+    await expect(model.generate([5]).result).rejects.toMatchObject({ code: 'MODEL_CLOSED' })
     await expect(model.score('x')).rejects.toMatchObject({ code: 'MODEL_CLOSED' })
     expect(() => model.stats).toThrowError(expect.objectContaining({ code: 'MODEL_CLOSED' }))
     expect(() => model.memory).toThrowError(expect.objectContaining({ code: 'MODEL_CLOSED' }))
   })
 
   test('a second close without draining aborts what still runs', async () => {
-    const generation = model.generate('x')
+    const generation = model.generate([5])
     const closed = model.close()
     expect(native.cancelled).toEqual([])
     void model.close({ drain: false })
@@ -588,8 +607,8 @@ test('stats and memory', () => {
     },
     arena: { copiedBytes: 17, switches: 18, switchMs: 20 },
     hops: 16,
-    sequences: { running: 8, waiting: 9, preemptions: 12 },
-    kv: { blocksUsed: 10, blocksTotal: 11, blockTokens: 16, savedBytes: 13 },
+    sequences: { running: 8, waiting: 9, preemptions: 12, recomputations: 21 },
+    kv: { blocksUsed: 10, blocksTotal: 11, blockTokens: 16, savedBytes: 13, swapBytes: 5 },
     prefixCache: { promptTokens: 20, reusedTokens: 5, hitRate: 0.25 },
   })
   expect(model.memory).toEqual({
@@ -599,6 +618,7 @@ test('stats and memory', () => {
     sharedBytes: 0,
     ringBytes: 2,
     kvBytes: 3,
+    kvSwapBytes: 5,
     savedKvBytes: 13,
     workspaceBytes: 4,
     vramBytes: 0,

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { Home } from '../../../lib/binding.ts'
-import type { PlanOptions } from '../../../lib/options.ts'
+import type { PlanOptions } from '../../../lib/options/model.ts'
 import { withinBudgets } from '../../../lib/plan/budget.ts'
 import { deviceIndices } from '../../../lib/plan/devices.ts'
 import { type MachineGpu, makePlan } from '../../../lib/plan/plan.ts'

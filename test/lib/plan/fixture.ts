@@ -54,6 +54,7 @@ export const gpu: MachineGpu = { name: 'a GPU', memoryBytes: 80e9, memoryFreeByt
 export const machine: Machine = {
   cores: 3,
   memoryLimitBytes: 1e12,
+  memoryAvailableBytes: 1e12,
   gpus: [],
   gpuReason: 'no NVIDIA driver was found',
   calibration,

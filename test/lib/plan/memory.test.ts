@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { checkMemory } from '../../../lib/plan/memory.ts'
 
 const GB = 1e9
-const need = { device: 'cpu', hostBytes: 4 * GB, kvBytes: 2 * GB, ringBytes: 0.5 * GB }
+const need = { device: 'cpu', hostBytes: 4 * GB, kvBytes: 2 * GB, kvSwapBytes: 0, ringBytes: 0.5 * GB }
 const memory = (availableBytes: number, limitBytes = 16 * GB) => ({ availableBytes, limitBytes })
 
 describe('checkMemory', () => {
@@ -25,6 +25,15 @@ describe('checkMemory', () => {
     )
   })
 
+  test('what preempted requests may take counts, on either', () => {
+    const swap = { ...need, kvSwapBytes: 1 * GB }
+    checkMemory(swap, memory(7.8 * GB), false)
+    expect(() => checkMemory(swap, memory(7.6 * GB), false)).toThrow(/needs 7500 MB of RAM .*, kvSwap 1000 MB\)/)
+    expect(() => checkMemory({ ...swap, device: 'cuda:0' }, memory(5.2 * GB), false)).toThrow(
+      /needs 5000 MB of RAM \(weights 4000 MB, kvSwap 1000 MB\)/,
+    )
+  })
+
   test('weights that this process has already are not taken again', () => {
     checkMemory(need, memory(2.8 * GB), true)
     expect(() => checkMemory(need, memory(2.4 * GB), true)).toThrow(/needs 2500 MB of RAM \(weights 0.0 MB, KV/)
@@ -34,6 +43,6 @@ describe('checkMemory', () => {
     expect(() => checkMemory(need, memory(3 * GB, 6 * GB), false)).toThrow(
       expect.objectContaining({ remedy: expect.stringMatching(/or choose a smaller model$/) }),
     )
-    checkMemory({ device: 'cpu', hostBytes: 8e6, kvBytes: 2e6, ringBytes: 0 }, memory(12e6), false)
+    checkMemory({ device: 'cpu', hostBytes: 8e6, kvBytes: 2e6, kvSwapBytes: 0, ringBytes: 0 }, memory(12e6), false)
   })
 })

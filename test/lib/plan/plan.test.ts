@@ -1,7 +1,8 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Home } from '../../../lib/binding.ts'
-import type { PlanOptions } from '../../../lib/options.ts'
+import type { PlanOptions } from '../../../lib/options/model.ts'
+import { checkMemory } from '../../../lib/plan/memory.ts'
 import { KV_BLOCK_TOKENS, type Machine, makePlan } from '../../../lib/plan/plan.ts'
 import * as fixture from './fixture.ts'
 
@@ -130,6 +131,49 @@ test('a model that this machine can never hold is refused with the figures', () 
   expect(() => plan({}, { memoryLimitBytes: needed - 1 })).toThrowError(
     expect.objectContaining({ code: 'OUT_OF_MEMORY', message: expect.stringContaining('KV cache 8.4 MB') }),
   )
+})
+
+describe('RAM for preempted requests', () => {
+  const block = 16 * 512
+  const { hostBytes, kvBytes } = plan()
+  const needed = hostBytes + kvBytes
+  /** Free, so that `bytes` are left beside the model and what it needs to work in. */
+  const leaves = (bytes: number) => Math.ceil(needed + needed / 8 + bytes)
+
+  test('is as large as the KV cache where there is enough', () => {
+    expect(plan().kvSwapBytes).toBe(kvBytes)
+    expect(plan({ device: 'cuda' }, { gpus: [gpu] }).kvSwapBytes).toBe(kvBytes)
+    const large = { ...spec, maxPosition: 2 ** 20 }
+    const made = makePlan(large, slabs, { contextLength: 2 ** 20, maxSequences: 64 }, machine)
+    expect(made.kvBytes).toBe(64 * 2 ** 20 * 512)
+    expect(made.kvSwapBytes).toBe(4 * 2 ** 30)
+  })
+
+  test('takes by default a quarter of what is free at most, in whole blocks, and never makes a model too large', () => {
+    expect(plan({}, { memoryAvailableBytes: leaves(4e6) }).kvSwapBytes).toBe(Math.floor(1e6 / block) * block)
+    expect(plan({}, { memoryLimitBytes: leaves(4e6) }).kvSwapBytes).toBe(Math.floor(1e6 / block) * block)
+    expect(plan({ ramBudget: leaves(4e6) }, { memoryAvailableBytes: 1 }).kvSwapBytes).toBeGreaterThan(0.9e6)
+    for (const free of [0, 1e5, 1e6, 1e7, 1e8, 1e9]) {
+      const on = { memoryAvailableBytes: leaves(free) }
+      const made = plan({}, on)
+      checkMemory(made, { limitBytes: machine.memoryLimitBytes, availableBytes: on.memoryAvailableBytes }, false)
+    }
+    expect(plan({}, { memoryAvailableBytes: 0 }).kvSwapBytes).toBe(0)
+  })
+
+  test('is what kvSwap names, and then counts', () => {
+    expect(plan({ kvSwap: 0 }).kvSwapBytes).toBe(0)
+    expect(plan({ kvSwap: 3 * block + 1 }).kvSwapBytes).toBe(3 * block)
+    expect(plan({ kvSwap: '1MiB' }).kvSwapBytes).toBe(2 ** 20)
+    expect(plan({ kvSwap: '2GiB' }).kvSwapBytes).toBe(2 * 2 ** 30)
+    for (const device of ['cpu', 'cuda']) {
+      const on = { memoryLimitBytes: 1e9, gpus: [gpu] }
+      expect(() => plan({ device, kvSwap: '2GiB' }, on)).toThrowError(
+        expect.objectContaining({ code: 'OUT_OF_MEMORY', message: expect.stringContaining('kvSwap 2147 MB') }),
+      )
+      expect(() => plan({ device, ramBudget: '1GiB', kvSwap: '2GiB' }, { gpus: [gpu] })).toThrowError(/ramBudget is/)
+    }
+  })
 })
 
 test('cuda is unavailable, for the reason that was found', () => {

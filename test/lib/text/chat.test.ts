@@ -2,18 +2,20 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { ChatTemplate, readChatTemplate } from '../../../lib/text/chat.ts'
-import { readTokenizerFiles, Tokenizer } from '../../../lib/text/tokenizer.ts'
+import { ChatTemplate } from '../../../lib/text/chat.ts'
+import { takesRole } from '../../../lib/text/roles.ts'
+import { readTokenizerFiles } from '../../../lib/text/tokenizer/files.ts'
+import { Tokenizer } from '../../../lib/text/tokenizer/tokenizer.ts'
 import { findModel, MODELS } from '../../models.ts'
 
 const tokens = { bosToken: '<s>', eosToken: '</s>' }
 const user = (content: string) => ({ role: 'user', content })
 
 async function prompt(folder: string, ...messages: { role: string; content: string }[]) {
-  const tokenizer = new Tokenizer(await readTokenizerFiles(folder))
-  const text = (await readChatTemplate(folder, tokenizer.config))!
-  const rendered = new ChatTemplate(text).render(messages, tokenizer)
-  return { rendered, ids: tokenizer.encode(rendered, false) }
+  const files = await readTokenizerFiles(folder)
+  const tokenizer = new Tokenizer(files)
+  const rendered = new ChatTemplate(files.template).render(messages, tokenizer)
+  return { rendered, ids: [...tokenizer.encode(rendered, false)] }
 }
 
 describe('templates of checkpoints', () => {
@@ -37,22 +39,28 @@ describe('where the template is', () => {
   let folder: string
   beforeEach(async () => {
     folder = await mkdtemp(join(tmpdir(), 'millrace-chat-'))
+    await writeFile(join(folder, 'tokenizer.json'), '{}')
   })
   afterEach(() => rm(folder, { recursive: true }))
 
+  async function template(config: object): Promise<unknown> {
+    await writeFile(join(folder, 'tokenizer_config.json'), JSON.stringify(config))
+    return (await readTokenizerFiles(folder)).template
+  }
+
   test('a file of its own rules over the setting', async () => {
     await writeFile(join(folder, 'chat_template.jinja'), 'file')
-    expect(await readChatTemplate(folder, { chat_template: 'setting' })).toBe('file')
+    expect(await template({ chat_template: 'setting' })).toBe('file')
   })
   test('a text, a named list, or nothing', async () => {
     const list = [
       { name: 'tool_use', template: 'tools' },
       { name: 'default', template: 'plain' },
     ]
-    expect(await readChatTemplate(folder, { chat_template: 'setting' })).toBe('setting')
-    expect(await readChatTemplate(folder, { chat_template: list })).toBe('plain')
-    expect(await readChatTemplate(folder, { chat_template: list.slice(0, 1) })).toBe('tools')
-    expect(await readChatTemplate(folder, {})).toBeUndefined()
+    expect(await template({ chat_template: 'setting' })).toBe('setting')
+    expect(await template({ chat_template: list })).toBe('plain')
+    expect(await template({ chat_template: list.slice(0, 1) })).toBe('tools')
+    expect(await template({})).toBeUndefined()
   })
 })
 
@@ -79,14 +87,15 @@ test('range() as Jinja has it', () => {
 })
 
 test('a template takes the usual roles and those that it names', () => {
-  const template = new ChatTemplate(
-    "{% if messages[0].role == 'critic' or messages[0]['role'] == \"poet\" %}x{% endif %}",
-  )
+  const template = "{% if messages[0].role == 'critic' or messages[0]['role'] == \"poet\" %}x{% endif %}"
   for (const role of ['system', 'user', 'assistant', 'tool', 'critic', 'poet'])
-    expect(template.takesRole(role)).toBe(true)
-  for (const role of ['usr', 'User', 'role x', 'cri']) expect(template.takesRole(role)).toBe(false)
+    expect(takesRole(template, role)).toBe(true)
+  for (const role of ['usr', 'User', 'role x', 'cri']) expect(takesRole(template, role)).toBe(false)
 })
 
-test("a template that does not parse is the checkpoint's mistake", () => {
-  expect(() => new ChatTemplate('{% if %}')).toThrowError(expect.objectContaining({ code: 'TOKENIZER_INVALID' }))
-})
+test.each([['{% if %}'], [5], [null]])(
+  "a template that does not parse is the checkpoint's mistake (%s)",
+  (template) => {
+    expect(() => new ChatTemplate(template)).toThrowError(expect.objectContaining({ code: 'CHAT_TEMPLATE_INVALID' }))
+  },
+)

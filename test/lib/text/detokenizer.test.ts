@@ -2,12 +2,31 @@ import { join } from 'node:path'
 import { Tokenizer as HubTokenizer } from '@huggingface/tokenizers'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { Detokenizer } from '../../../lib/text/detokenizer.ts'
-import { type DecoderConfig, makePieces } from '../../../lib/text/pieces.ts'
-import { readTokenizerFiles, Tokenizer } from '../../../lib/text/tokenizer.ts'
+import { Detokenizer, detokenize } from '../../../lib/text/detokenizer.ts'
+import { compileDecoder, type DecoderConfig } from '../../../lib/text/tokenizer/decoder.ts'
+import { readTokenizerFiles } from '../../../lib/text/tokenizer/files.ts'
+import { makeTable, Pieces } from '../../../lib/text/tokenizer/pieces.ts'
+import { Tokenizer } from '../../../lib/text/tokenizer/tokenizer.ts'
 import { findModel, MODELS } from '../../models.ts'
 
-function streamed(tokenizer: Tokenizer, prompt: number[], tokens: number[]): string[] {
+/** A tokenizer in this thread. */
+class Codec {
+  readonly pieces: Pieces
+  readonly #tokenizer: Tokenizer
+
+  constructor(tokenizer: Tokenizer) {
+    this.#tokenizer = tokenizer
+    this.pieces = new Pieces(tokenizer.table, tokenizer.rules)
+  }
+  encode(text: string, specialTokens = true): number[] {
+    return [...this.#tokenizer.encode(text, specialTokens)]
+  }
+  decode(tokens: number[]): string {
+    return detokenize(this.pieces, tokens)
+  }
+}
+
+function streamed(tokenizer: Codec, prompt: number[], tokens: number[]): string[] {
   const detokenizer = new Detokenizer(tokenizer.pieces, prompt)
   return [...tokens.map((token) => detokenizer.push(token)), detokenizer.flush()]
 }
@@ -17,14 +36,14 @@ const folders = [join(MODELS, 'demo'), join(MODELS, 'stories260k'), findModel('s
 )
 
 describe.each(folders)('%s', (folder) => {
-  let tokenizer: Tokenizer
+  let tokenizer: Codec
   let hub: HubTokenizer
   let vocabulary: number
   beforeAll(async () => {
     const files = await readTokenizerFiles(folder)
-    tokenizer = new Tokenizer(files)
-    hub = new HubTokenizer(files.tokenizer, files.config)
-    vocabulary = tokenizer.pieces.bytes.length
+    tokenizer = new Codec(new Tokenizer(files))
+    hub = new HubTokenizer(files.tokenizer as never, files.config as never)
+    vocabulary = tokenizer.pieces.size
   })
   const ids = () => fc.array(fc.nat({ max: vocabulary - 1 }), { maxLength: 24 })
 
@@ -70,7 +89,7 @@ describe.each(folders)('%s', (folder) => {
       fc.property(fc.string({ unit: 'grapheme', maxLength: 30 }), fc.boolean(), (text, asAnswer) => {
         const tokens = tokenizer.encode(text, false)
         // Texts that spell out a special token show nothing of it.
-        fc.pre(tokens.every((token) => tokenizer.pieces.bytes[token] !== undefined))
+        fc.pre(tokens.every((token) => tokenizer.pieces.bytes(token) !== undefined))
         if (!asAnswer) expect(streamed(tokenizer, [], tokens).join('')).toBe(text)
         else expect(streamed(tokenizer, tokenizer.encode('Hi'), tokens).join('').trimStart()).toBe(text.trimStart())
       }),
@@ -101,7 +120,7 @@ describe.each(folders)('%s', (folder) => {
 
 describe('spaces of metaspace tokenizers', () => {
   test('the first word of a text loses its space, the first word of an answer keeps it', async () => {
-    const tokenizer = new Tokenizer(await readTokenizerFiles(join(MODELS, 'stories260k')))
+    const tokenizer = new Codec(new Tokenizer(await readTokenizerFiles(join(MODELS, 'stories260k'))))
     const once = tokenizer.encode('Once', false)
     expect(tokenizer.decode(once)).toBe('Once')
     expect(streamed(tokenizer, [1], once).join('')).toBe('Once')
@@ -109,27 +128,93 @@ describe('spaces of metaspace tokenizers', () => {
   })
 })
 
-describe('makePieces', () => {
-  const vocabulary = new Map([
-    ['▁a', 0],
-    ['<0xE2>', 1],
-    ['b', 2],
-  ])
-  test('Metaspace decoder', () => {
-    const pieces = makePieces(vocabulary, [], { type: 'Metaspace', replacement: '▁' })
-    const detokenizer = new Detokenizer(pieces)
-    expect([0, 2, 0].map((token) => detokenizer.push(token))).toEqual(['a', 'b', ' a'])
+/** Pieces of a vocabulary whose ids are the order of its texts. */
+function piecesOf(texts: string[], decoder: DecoderConfig | null, cleanUp = false): Pieces {
+  const { toBytes, rules } = compileDecoder(decoder, cleanUp)
+  return new Pieces(makeTable(texts.map((text, id) => ({ id, text, bytes: toBytes(text), special: false }))), rules)
+}
+
+describe('decoders', () => {
+  const texts = ['▁a', '<0xE2>', 'b', '▁▁']
+  const shown = (decoder: DecoderConfig | null, tokens: number[]) => {
+    const detokenizer = new Detokenizer(piecesOf(texts, decoder))
+    return [...tokens.map((token) => detokenizer.push(token)), detokenizer.flush()]
+  }
+  test('Metaspace: the first token of a text has no space, unless none was put there', () => {
+    expect(shown({ type: 'Metaspace', replacement: '▁' }, [0, 2, 0])).toEqual(['a', 'b', ' a', ''])
+    expect(shown({ type: 'Metaspace', replacement: '▁', prepend_scheme: 'never' }, [0, 2, 0])).toEqual([
+      ' a',
+      'b',
+      ' a',
+      '',
+    ])
   })
-  test('no decoder at all: pieces as they are', () => {
-    expect(new Detokenizer(makePieces(vocabulary, [], null)).push(1)).toBe('<0xE2>')
+  test('no decoder at all: tokens as they are, a space between two', () => {
+    expect(shown(null, [1, 2])).toEqual(['<0xE2>', ' b', ''])
+  })
+  test('Strip takes off what the end may have, when it is known to be the end', () => {
+    const decoder = {
+      type: 'Sequence',
+      decoders: [
+        { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
+        { type: 'Fuse' },
+        { type: 'Strip', content: ' ', start: 1, stop: 1 },
+      ],
+    }
+    expect(shown(decoder, [3, 2, 3, 2, 3])).toEqual(['', ' b', ' ', ' b', ' ', ''])
   })
   test.each<DecoderConfig>([
     { type: 'WordPiece' },
     { type: 'Sequence', decoders: [{ type: 'CTC' }] },
-    { type: 'Strip', content: '_' },
-  ])('refuses a decoder that it does not know, by name: $type', (decoder) => {
-    expect(() => makePieces(vocabulary, [], decoder)).toThrowError(
-      expect.objectContaining({ code: 'TOKENIZER_INVALID' }),
+    { type: 'Sequence', decoders: [{ type: 'Fuse' }, { type: 'ByteFallback' }] },
+    { type: 'Sequence', decoders: [{ type: 'Fuse' }, { type: 'Replace', pattern: { String: 'ab' }, content: '' }] },
+  ])('refuses a decoder that it does not know, by name (%#)', (decoder) => {
+    expect(() => compileDecoder(decoder, false)).toThrowError(
+      expect.objectContaining({ code: 'TOKENIZER_INVALID', message: expect.stringContaining('decoder') }),
     )
   })
+})
+
+test('the table knows every token by its text, the later one where two have it', () => {
+  const bytes = Buffer.from('x')
+  const entry = (id: number, text: string, special = false) => ({ id, text, bytes, special })
+  const pieces = new Pieces(
+    makeTable([entry(0, 'a'), entry(1, ''), entry(7, 'Ġ日本'), entry(5, 'b'), entry(2, 'b'), entry(7, '<s>', true)]),
+    { separator: '', firstLoses: undefined, strip: undefined, cleanUp: false },
+  )
+  expect(['a', '', 'b', '<s>', 'Ġ日本', 'c'].map((text) => pieces.idOf(text))).toEqual([
+    0,
+    1,
+    2,
+    7,
+    undefined,
+    undefined,
+  ])
+  expect([0, 3, 5, 7, 8, -1, 0.5].map((id) => pieces.text(id))).toEqual([
+    'a',
+    undefined,
+    'b',
+    '<s>',
+    undefined,
+    undefined,
+    undefined,
+  ])
+  expect([0, 3, 7].map((id) => pieces.bytes(id)?.length)).toEqual([1, undefined, undefined])
+  expect([pieces.size, ...pieces.specials]).toEqual([8, [7, '<s>']])
+})
+
+test('spaces that are cleaned up are those of the whole text, however it comes', () => {
+  const texts = [' ', '.', "'", 'n', 't', 's', 've', 're', 'm', 'ab', 'x', '!', '日本']
+  const pieces = piecesOf(texts, { type: 'Fuse' }, true)
+  const whole = (text: string) =>
+    [' .', ' ?', ' !', ' ,', " ' ", " n't", " 'm", " 's", " 've", " 're"].reduce(
+      (now, from) => now.replaceAll(from, from === " ' " ? "'" : from.slice(1)),
+      text,
+    )
+  fc.assert(
+    fc.property(fc.array(fc.nat({ max: texts.length - 1 }), { maxLength: 20 }), (tokens) => {
+      expect(detokenize(pieces, tokens)).toBe(whole(tokens.map((token) => texts[token]).join('')))
+    }),
+    { numRuns: 3000 },
+  )
 })

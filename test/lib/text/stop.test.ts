@@ -37,6 +37,17 @@ describe('StopMatcher', () => {
     expect(run(['bc', 'abc'], ['xabc'])).toMatchObject({ text: 'x', stopped: true })
   })
 
+  test('hidden parts are looked at and not passed on', () => {
+    const matcher = new StopMatcher(['ab'])
+    expect([matcher.push('xa', true), matcher.push('a'), matcher.push('a', true), matcher.push('c')]).toEqual([
+      '',
+      '',
+      'a',
+      'c',
+    ])
+    expect([matcher.push('a'), matcher.push('b', true), matcher.stopped]).toEqual(['', '', true])
+  })
+
   test('the outcome depends on the text alone, not on how it is cut', () => {
     const letters = fc.string({ unit: fc.constantFrom('a', 'b', 'c'), maxLength: 40 })
     const stops = fc.array(fc.string({ unit: fc.constantFrom('a', 'b', 'c'), minLength: 1, maxLength: 5 }), {

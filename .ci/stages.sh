@@ -1,0 +1,74 @@
+# Sourced by .ci/run and .ci/long: the environment of their builds, and what runs stages one after the other.
+set -u -o pipefail
+export NO_COLOR=1 CI=1
+# The builds below have kernels for sm_90a; the stage `cuda` compiles them for older GPUs. No GPU is needed.
+export MILLRACE_CUDA_ARCHITECTURES=${MILLRACE_CUDA_ARCHITECTURES:-90}
+jobs=$(nproc)
+
+# Warnings stop here and not at users.
+build() {
+  npm ci --ignore-scripts --no-audit --no-fund &&
+    node scripts/build-native.mjs --all -DMILLRACE_WERROR=ON -DMILLRACE_BENCH=ON &&
+    npm run --silent build
+}
+
+configure_sanitized() { # <tree> <sanitizer>
+  local generator=()
+  # A tree keeps the generator it was made with.
+  [ -e "$1/CMakeCache.txt" ] || ! command -v ninja >/dev/null || generator=(-G Ninja)
+  cmake -S . -B "$1" "${generator[@]}" -DMILLRACE_SANITIZE="$2" -DMILLRACE_WERROR=ON
+}
+
+# Runs each line of its input as a command, says how it ended, and prints the counts last.
+each() {
+  local line passed=0 failed=0
+  while read -r line; do
+    echo "\$ $line"
+    if bash -c "$line" </dev/null; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "FAILED: $line"; fi
+  done
+  echo "$passed passed, $failed failed"
+  [ "$failed" = 0 ]
+}
+
+# Seeds replayed, then mutated for so many seconds. The seed of the mutations is in the output; see test/fuzz/driver.cc.
+fuzz_for() { # <seconds>
+  local tree=.cmake/asan target
+  configure_sanitized "$tree" address && cmake --build "$tree" --parallel "$jobs" --target fuzz || return 1
+  for target in test/fuzz/corpus/*; do
+    echo "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 $tree/fuzz/fuzz_${target##*/} $target --seconds $1"
+  done | each
+}
+
+# Every stage with its time, all of them even if one fails, and the sum of the counts last. A stage is the function
+# stage_<name>; the last line of counts that it prints is its own.
+run_stages() {
+  local stage verdict start seconds counts log p f s
+  local failed=0 passed_tests=0 failed_tests=0 skipped_tests=0 times=()
+  for stage in "$@"; do
+    declare -F "stage_$stage" >/dev/null && continue
+    echo "there is no stage '$stage'; there are: $(declare -F | sed -n 's/^declare -f stage_//p' | tr '\n' ' ')" >&2
+    exit 2
+  done
+  log=$(mktemp)
+  # shellcheck disable=SC2064 # the path of now
+  trap "rm -f '$log'" EXIT
+  for stage in "$@"; do
+    echo "== $stage"
+    start=$(date +%s.%N)
+    if "stage_$stage" 2>&1 | tee "$log"; then verdict=ok; else verdict=FAILED failed=$((failed + 1)); fi
+    seconds=$(awk -v a="$start" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f", b - a }')
+    counts=$(grep -E '^[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$' "$log" | tail -n 1)
+    p=0 f=0 s=0
+    [ -z "$counts" ] || read -r p _ f _ s _ <<<"${counts//,/}"
+    passed_tests=$((passed_tests + p)) failed_tests=$((failed_tests + f)) skipped_tests=$((skipped_tests + ${s:-0}))
+    [ "$verdict" = FAILED ] && [ "$f" = 0 ] && failed_tests=$((failed_tests + 1))
+    times+=("$(printf '%-9s %8s s  %s%s' "$stage" "$seconds" "$verdict" "${counts:+: $counts}")")
+    echo "== $stage: $verdict, $seconds s"
+  done
+  echo
+  printf '%s\n' "${times[@]}"
+  printf '%d passed, %d failed' "$passed_tests" "$failed_tests"
+  [ "$skipped_tests" -gt 0 ] && printf ', %d skipped' "$skipped_tests"
+  echo
+  [ "$failed" -eq 0 ]
+}

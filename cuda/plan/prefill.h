@@ -1,0 +1,53 @@
+#pragma once
+// Plans of linear_prefill, in its two kernels: mma.sync anywhere (linear_prefill.cu), wgmma on sm_90a
+// (linear_prefill_sm90.cu). Both sum the stored input features in order, whatever the tile.
+#include <optional>
+
+#include "cuda/plan/device.h"
+#include "model/slab_layout.h"
+
+namespace millrace::cuda {
+
+// mma.sync: 128 output features by `rows` activation rows a thread block, in stages of some slices.
+inline constexpr int kMmaThreads = 128;
+inline constexpr int kMmaRowBlocks = 2;
+constexpr int mma_tile_bytes(WeightType type) {
+  return type == WeightType::q4 ? static_cast<int>(kQ4TileBytes) : kTileN * kTileK * (type == WeightType::f32 ? 4 : 2);
+}
+constexpr int mma_stage_slices(WeightType type) {
+  return type == WeightType::q4 ? 4 : 2;
+}
+constexpr int mma_stage_bytes(WeightType type, int rows) {
+  return mma_stage_slices(type) * (rows * kTileK * 2 + kMmaRowBlocks * mma_tile_bytes(type));
+}
+
+// wgmma: 256 output features by `rows`, through a ring of stages of four slices.
+inline constexpr int kWgmmaThreads = 384;
+inline constexpr int kWgmmaBlocks = 4;  // slab row blocks of a tile
+inline constexpr int kWgmmaSlices = 4;  // of a stage
+inline constexpr int kWgmmaStages = 7;
+inline constexpr int kWgmmaBlockBytes = kWgmmaSlices * (static_cast<int>(kQ4TileBytes) + 192);
+inline constexpr int kWgmmaPassRows = 16;    // rows that a warp's epilogue turns around at once
+inline constexpr int kWgmmaPassStride = 36;  // floats; a multiple of 4 that spreads a fragment over all banks
+inline constexpr int kWgmmaPassBytes = kWgmmaPassRows * kWgmmaPassStride * 4;
+struct WgmmaShape {
+  int rows;
+
+  constexpr int x_bytes() const { return rows * 128; }
+  constexpr int weights_at() const { return kWgmmaStages * x_bytes(); }
+  constexpr int passes_at() const { return weights_at() + kWgmmaStages * kWgmmaBlocks * kWgmmaBlockBytes; }
+  constexpr int barriers_at() const { return passes_at() + 8 * kWgmmaPassBytes; }
+  constexpr int bytes() const { return barriers_at() + 2 * kWgmmaStages * 8 + 1024; }  // 1024: alignment
+};
+
+struct PrefillPlan {
+  bool wgmma = false;
+  int rows = 0;       // of a tile: mma 64 or 128; wgmma 64, 120 or 128
+  int stages = 0;     // mma: 2 or 4
+  bool fine = false;  // wgmma: groups may begin at any slice
+  LaunchShape launch;
+};
+
+std::optional<PrefillPlan> plan_prefill(const DeviceFacts& device, const MatrixLayout& matrix, int rows);
+
+}  // namespace millrace::cuda

@@ -1,0 +1,58 @@
+#include "cuda/plan/refusal.h"
+
+#include "core/error.h"
+#include "cuda/plan/attention.h"
+#include "cuda/plan/decode.h"
+#include "cuda/plan/prefill.h"
+
+namespace millrace::cuda {
+namespace {
+
+std::string device_text(const DeviceFacts& device) {
+  return format("this GPU (compute capability %d.%d, %d bytes of shared memory a thread block)", device.capability / 10,
+                device.capability % 10, device.block_bytes);
+}
+
+bool planned(const DeviceFacts& device, const MatrixLayout& matrix) {
+  for (int rows = 1; rows <= kDecodeRows; rows = rows < 8 ? rows + 1 : 2 * rows) {
+    if (!plan_decode(device, matrix, rows, false)) return false;
+    if (decode_norms(matrix, rows) && !plan_decode(device, matrix, rows, true)) return false;
+  }
+  return plan_prefill(device, matrix, 1) && plan_prefill(device, matrix, 4096);
+}
+
+}  // namespace
+
+std::optional<std::string> refusal_of(const DeviceFacts& device) {
+  if (device.capability >= kLeastCapability) return std::nullopt;
+  return format("%s is older than what kernels are written for, %d.%d", device_text(device).c_str(),
+                kLeastCapability / 10, kLeastCapability % 10);
+}
+
+std::optional<std::string> refusal_of(const DeviceFacts& device, const ModelSpec& spec,
+                                      std::span<const UnitLayout> units) {
+  if (auto refused = refusal_of(device)) return refused;
+  const AttentionShape attention{spec.heads, spec.kv_heads, spec.head_dim};
+  bool attends = true;
+  for (int rows = 1; rows <= kDecodeRows; rows *= 2) {
+    attends = attends && plan_attention_decode(device, attention, rows, 1 << 20) &&
+              plan_attention_prefill(device, attention, 16 * rows);
+  }
+  if (!attends) {
+    return format("%s has no room for attention with %d heads of %d elements, %d of them keys",
+                  device_text(device).c_str(), spec.heads, spec.head_dim, spec.kv_heads);
+  }
+  for (const UnitLayout& unit : units) {
+    for (const LinearLayout* linear : {&unit.first, &unit.second}) {
+      for (const LinearLayout::Segment& segment : linear->segments) {
+        const MatrixLayout& m = segment.matrix;
+        if (planned(device, m)) continue;
+        return format("%s has no room for a linear of %d x %d in %s (group %d)", device_text(device).c_str(), m.n, m.k,
+                      name_of(m.code), m.code.group);
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace millrace::cuda

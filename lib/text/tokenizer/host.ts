@@ -1,0 +1,89 @@
+/** The side of the tokenizer's thread: holds the tokenizers, and answers. */
+import { MillraceError } from '../../errors.ts'
+import type { ChatMessage } from '../../options/request.ts'
+import { ChatTemplate } from '../chat.ts'
+import { hashTokenizerFiles, readTokenizerFiles } from './files.ts'
+import type { OpenedTokenizer, Reply, Request, TokenizerRef } from './protocol.ts'
+import { Tokenizer } from './tokenizer.ts'
+
+interface Held {
+  tokenizer: Tokenizer
+  template: unknown
+  /** Once it has been used. */
+  chat?: ChatTemplate
+}
+
+export class TokenizerHost {
+  readonly #reply: (reply: Reply) => void
+  readonly #held = new Map<string, Held>()
+  #last: Promise<void> = Promise.resolve()
+
+  constructor(reply: (reply: Reply) => void) {
+    this.#reply = reply
+  }
+
+  /** Answers come in the order of the requests. */
+  take(request: Request): void {
+    this.#last = this.#last.then(() => this.#take(request))
+  }
+
+  async #take(request: Request): Promise<void> {
+    if ('forget' in request) {
+      this.#held.delete(request.forget)
+      return
+    }
+    const { id } = request
+    try {
+      if ('open' in request) this.#reply({ id, opened: await this.#open(request.open) })
+      else if ('text' in request) {
+        const { tokenizer } = await this.#find(request)
+        this.#reply({ id, tokens: tokenizer.encode(request.text, request.specialTokens) })
+      } else {
+        const held = await this.#find(request)
+        // The template writes the special tokens itself.
+        const tokens = held.tokenizer.encode(this.#render(id, held, request.messages as ChatMessage[]), false)
+        this.#reply({ id, tokens })
+      }
+    } catch (error) {
+      const { code, message, remedy } = MillraceError.fromNative(error)
+      this.#reply({ id, error: { code, message, remedy } })
+    }
+  }
+
+  async #open(folder: string): Promise<OpenedTokenizer> {
+    const key = await hashTokenizerFiles(folder)
+    const { tokenizer, template } = this.#held.get(key) ?? (await this.#read(key, folder))
+    const { table, rules, bosToken, eosToken, bosId } = tokenizer
+    return { key, table, rules, bosToken, eosToken, bosId, template }
+  }
+
+  /** A thread that took the place of another one has the tokenizers still to read. */
+  async #find({ key, folder }: TokenizerRef): Promise<Held> {
+    const held = this.#held.get(key)
+    if (held) return held
+    if ((await hashTokenizerFiles(folder)) !== key) {
+      throw new MillraceError('TOKENIZER_INVALID', {
+        message: `${folder}: the tokenizer's files are not those that were loaded`,
+        remedy: 'load the model again',
+      })
+    }
+    return this.#read(key, folder)
+  }
+
+  async #read(key: string, folder: string): Promise<Held> {
+    const files = await readTokenizerFiles(folder)
+    const held = { tokenizer: new Tokenizer(files), template: files.template }
+    this.#held.set(key, held)
+    return held
+  }
+
+  #render(id: number, held: Held, messages: readonly ChatMessage[]): string {
+    this.#reply({ id, rendering: true })
+    try {
+      held.chat ??= new ChatTemplate(held.template)
+      return held.chat.render(messages, held.tokenizer)
+    } finally {
+      this.#reply({ id, rendering: false })
+    }
+  }
+}

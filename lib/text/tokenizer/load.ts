@@ -1,0 +1,112 @@
+/** loadTokenizer(): from a folder to a tokenizer. */
+import { resolve } from 'node:path'
+import { MillraceError } from '../../errors.ts'
+import type { ChatMessage } from '../../options/request.ts'
+import { invalidArgument } from '../../options/validate.ts'
+import { detokenize } from '../detokenizer.ts'
+import type { EncodeOptions, TextCodec } from './codec.ts'
+import { plain } from './messages.ts'
+import { Pieces } from './pieces.ts'
+import type { OpenedTokenizer, TokenizerRef } from './protocol.ts'
+import { tokenizerService } from './service.ts'
+
+/**
+ * The tokenizer of a Hugging Face folder, which needs no weights. Several of the same files share what they hold.
+ * Rejects with TOKENIZER_INVALID, INVALID_ARGUMENT or ABORTED.
+ */
+export async function loadTokenizer(folder: string, options: { signal?: AbortSignal } = {}): Promise<LoadedTokenizer> {
+  if (typeof folder !== 'string' || folder === '') throw invalidArgument('the path of a folder', 'folder', folder)
+  const path = resolve(folder)
+  return new LoadedTokenizer(path, await tokenizerService().open(path, options.signal))
+}
+
+/** Tokenizers that everybody has forgotten are as good as closed. */
+const forgotten = new FinalizationRegistry((key: string) => tokenizerService().leave(key))
+
+export class LoadedTokenizer implements TextCodec, AsyncDisposable {
+  readonly pieces: Pieces
+  readonly bosToken: string
+  readonly eosToken: string
+  readonly bosId: number | undefined
+  /** The chat template's text; undefined where the files have none. */
+  readonly chatTemplate: string | undefined
+  readonly #ref: TokenizerRef
+  #closed = false
+
+  /** Called by loadTokenizer(). */
+  constructor(folder: string, opened: OpenedTokenizer) {
+    this.#ref = { folder, key: opened.key }
+    this.pieces = new Pieces(opened.table, opened.rules)
+    this.bosToken = opened.bosToken
+    this.eosToken = opened.eosToken
+    this.bosId = opened.bosId
+    this.chatTemplate = opened.template === undefined ? undefined : String(opened.template)
+    forgotten.register(this, opened.key, this)
+  }
+
+  async encode(text: string, options: EncodeOptions = {}): Promise<Int32Array> {
+    if (typeof text !== 'string') throw invalidArgument('a text', 'text', text)
+    if (typeof options !== 'object' || options === null) {
+      throw invalidArgument('an object such as { specialTokens: false }', 'options', options)
+    }
+    const { specialTokens = true, signal } = options
+    if (typeof specialTokens !== 'boolean') throw invalidArgument('true or false', 'specialTokens', specialTokens)
+    if (text.length > MAX_CHARACTERS) {
+      throw invalidArgument(`a text of at most ${MAX_CHARACTERS} characters`, 'text.length', text.length)
+    }
+    this.#requireOpen()
+    return tokensOf(await tokenizerService().ask({ ...this.#ref, text, specialTokens }, this, signal))
+  }
+
+  async encodeChat(messages: readonly ChatMessage[], { signal }: EncodeOptions = {}): Promise<Int32Array> {
+    if (!Array.isArray(messages) || messages.length === 0) {
+      throw invalidArgument("an array of messages such as [{ role: 'user', content: 'Hi' }]", 'messages', messages)
+    }
+    this.#requireOpen()
+    if (this.chatTemplate === undefined) {
+      throw new MillraceError('CHAT_TEMPLATE_MISSING', {
+        message: `${this.#ref.folder}: expected chat_template in tokenizer_config.json or chat_template.jinja, found neither`,
+      })
+    }
+    return tokensOf(await tokenizerService().ask({ ...this.#ref, messages: plain(messages) }, this, signal))
+  }
+
+  /** Also of a closed tokenizer. Special tokens show nothing. */
+  decode(tokens: ArrayLike<number>): string {
+    if (!Array.isArray(tokens) && !ArrayBuffer.isView(tokens)) throw invalidArgument('token ids', 'tokens', tokens)
+    return detokenize(this.pieces, tokens)
+  }
+
+  /** The id of a token's text, such as '<|im_end|>'; undefined if there is none. Also of a closed tokenizer. */
+  idOf(text: string): number | undefined {
+    return this.pieces.idOf(text)
+  }
+
+  /** Frees the tokenizer, and fails what is pending. */
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    forgotten.unregister(this)
+    tokenizerService().fail(this, closedError())
+    tokenizerService().leave(this.#ref.key)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close()
+  }
+
+  #requireOpen(): void {
+    if (this.#closed) throw closedError()
+  }
+}
+
+/** More is hardly meant, and takes gigabytes. */
+const MAX_CHARACTERS = 2 ** 26
+
+function closedError(): MillraceError {
+  return new MillraceError('MODEL_CLOSED', { message: 'the model, or its tokenizer, was closed' })
+}
+
+function tokensOf(answer: object): Int32Array {
+  return (answer as { tokens: Int32Array }).tokens
+}

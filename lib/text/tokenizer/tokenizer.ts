@@ -1,0 +1,220 @@
+/** Text to tokens, and the table that turns them back: what the files of a checkpoint's tokenizer say. */
+import { MillraceError } from '../../errors.ts'
+import { type AddedToken, AddedTokens } from './added.ts'
+import { compileDecoder, type DecodeRules, type DecoderConfig, isUtf8, MARK } from './decoder.ts'
+import {
+  checkFiles,
+  type PostProcessorConfig,
+  type TokenizerConfig,
+  type TokenizerFiles,
+  type TokenizerJson,
+} from './files.ts'
+import { compileNormalizer, type Normalize, type NormalizerConfig } from './normalizer.ts'
+import { makeTable, type TableEntry } from './pieces.ts'
+import { compilePreTokenizer, type PreTokenize, type PreTokenizerConfig } from './pretokenizer.ts'
+import { addedTokensOf, contentOf } from './special.ts'
+import { makeWordModel, type WordModel } from './words.ts'
+
+export class Tokenizer {
+  /** The texts of the special tokens that chat templates name; '' where there are none. */
+  readonly bosToken: string
+  readonly eosToken: string
+  readonly bosId: number | undefined
+  /** For Pieces. */
+  readonly table: SharedArrayBuffer
+  readonly rules: DecodeRules
+
+  readonly #added: AddedTokens
+  readonly #preTokenize: PreTokenize
+  readonly #words: WordModel
+  /** What comes before every text. */
+  readonly #prefix: readonly number[]
+  /** The beginning token is put before a text that does not have it. */
+  readonly #addBos: boolean
+
+  /** Throws TOKENIZER_INVALID. */
+  constructor(files: TokenizerFiles) {
+    const checked = checkFiles(files)
+    const { config } = checked
+    const tokenizer = withPrefixSpace(checked.tokenizer, config)
+    this.#words = wordModel(tokenizer)
+    const { vocabulary } = this.#words
+    const added = addedTokensOf(tokenizer, config, files, vocabulary)
+    const normalise = compileNormalizer(tokenizer.normalizer) ?? ((text) => text)
+    this.#added = new AddedTokens(added, normalise)
+    this.#preTokenize = compilePreTokenizer(tokenizer.pre_tokenizer)
+    // It was meant for word pieces, and would corrupt what byte pairs spell.
+    const cleanUp =
+      config.clean_up_tokenization_spaces === true &&
+      (this.#words.type !== 'BPE' ||
+        config.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output === true)
+    const { toBytes, rules } = compileDecoder(tokenizer.decoder, cleanUp)
+    this.rules = rules
+    this.table = makeTable(entriesOf(vocabulary, added, toBytes, normalise))
+    const idOf = (text: string) => added.find(({ content }) => content === text)?.id ?? vocabulary.get(text)
+    this.bosToken = contentOf(config.bos_token)
+    this.eosToken = contentOf(config.eos_token)
+    this.bosId = this.bosToken === '' ? undefined : idOf(this.bosToken)
+    const prefix = prefixOf(tokenizer.post_processor, idOf)
+    // Of Llama's own tokenizer classes the setting rules over the file's post-processor, and is true where absent; of
+    // others it can only add.
+    const llama = isLlama(config)
+    const wanted = config.add_bos_token ?? llama
+    this.#addBos = wanted
+    this.#prefix = !wanted && llama && prefix[0] === this.bosId ? prefix.slice(1) : prefix
+  }
+
+  /**
+   * Tokens of a text that is to be continued: what a tokenizer puts before a text comes first, unless `specialTokens` is
+   * false; what it puts after one, such as an end token, is never there.
+   */
+  encode(text: string, specialTokens = true): Int32Array {
+    const tokens = new TokenList()
+    if (specialTokens) for (const token of this.#prefix) tokens.push(token)
+    const take = (word: string) => this.#words.encode(word, tokens)
+    // A lone surrogate has no UTF-8 form.
+    for (const section of this.#added.split(text.replace(/\p{Surrogate}/gu, '\uFFFD'))) {
+      if ('token' in section) tokens.push(section.token.id)
+      else this.#preTokenize(section.text, section.first, take)
+    }
+    const { bosId } = this
+    if (specialTokens && this.#addBos && bosId !== undefined && tokens.first !== bosId) tokens.unshift(bosId)
+    return tokens.take()
+  }
+}
+
+/** Ids that grow in number, without an array of numbers in between. */
+class TokenList {
+  #tokens = new Int32Array(256)
+  /** The first place is left free, for unshift(). */
+  #start = 1
+  #end = 1
+
+  push(token: number): void {
+    if (this.#end === this.#tokens.length) {
+      const grown = new Int32Array(2 * this.#end)
+      grown.set(this.#tokens)
+      this.#tokens = grown
+    }
+    this.#tokens[this.#end++] = token
+  }
+
+  get first(): number | undefined {
+    return this.#end > this.#start ? this.#tokens[this.#start] : undefined
+  }
+
+  /** Once. */
+  unshift(token: number): void {
+    this.#tokens[--this.#start] = token
+  }
+
+  take(): Int32Array<ArrayBuffer> {
+    return this.#tokens.slice(this.#start, this.#end)
+  }
+}
+
+function wordModel({ model }: TokenizerJson): WordModel {
+  try {
+    return makeWordModel(model)
+  } catch (cause) {
+    if (MillraceError.isInstance(cause)) throw cause
+    throw new MillraceError('TOKENIZER_INVALID', {
+      message: `tokenizer.json could not be read: ${(cause as Error).message}`,
+      cause,
+    })
+  }
+}
+
+function* entriesOf(
+  vocabulary: ReadonlyMap<string, number>,
+  added: readonly AddedToken[],
+  toBytes: (token: string) => Uint8Array,
+  normalise: Normalize,
+): Iterable<TableEntry> {
+  for (const [text, id] of vocabulary) yield { id, text, bytes: toBytes(text), special: false }
+  for (const { id, content, normalized, special } of added) {
+    // They show as what was looked for. Most are plain text; some are spelt as the vocabulary is.
+    const shown = normalized ? normalise(content) : content
+    const bytes = toBytes(shown)
+    yield { id, text: content, bytes: isUtf8(bytes) ? bytes : Buffer.from(shown), special }
+  }
+}
+
+/** The special tokens that the post-processor puts before a text. */
+function prefixOf(
+  config: PostProcessorConfig | null | undefined,
+  idOf: (text: string) => number | undefined,
+): number[] {
+  switch (config?.type) {
+    case undefined:
+    case 'ByteLevel':
+      return []
+    // Each puts its own around what those before it made.
+    case 'Sequence':
+      return (config.processors ?? []).toReversed().flatMap((step) => prefixOf(step, idOf))
+    case 'BertProcessing':
+    case 'RobertaProcessing':
+      return config.cls ? [config.cls[1]] : []
+    case 'TemplateProcessing': {
+      const items = config.single ?? []
+      const end = items.findIndex((item) => item.Sequence)
+      return items.slice(0, end === -1 ? items.length : end).flatMap(({ SpecialToken: token }) => {
+        const name = token?.id ?? ''
+        const ids = config.special_tokens?.[name]?.ids ?? [idOf(name)]
+        return ids.map((id) => {
+          if (typeof id === 'number') return id
+          throw invalid(`the post-processor's token '${name}' is not in the vocabulary`)
+        })
+      })
+    }
+    default:
+      throw invalid(`post-processor '${config?.type}' is not supported`)
+  }
+}
+
+function isLlama({ tokenizer_class: name }: TokenizerConfig): boolean {
+  return /^Llama(Tokenizer|TokenizerFast)$/.test(name ?? '')
+}
+
+/** Llama's tokenizer classes with add_prefix_space: false put no space before a text, whatever tokenizer.json says. */
+function withPrefixSpace(tokenizer: TokenizerJson, config: TokenizerConfig): TokenizerJson {
+  if (!isLlama(config) || config.add_prefix_space !== false) return tokenizer
+  return {
+    ...tokenizer,
+    normalizer: without<NormalizerConfig>(tokenizer.normalizer, 'normalizers', ({ type, prepend }) =>
+      type === 'Prepend' && prepend === MARK ? undefined : 'same',
+    ),
+    pre_tokenizer: without<PreTokenizerConfig>(tokenizer.pre_tokenizer, 'pretokenizers', never),
+    decoder: without<DecoderConfig>(tokenizer.decoder, 'decoders', (step) =>
+      step.type === 'Strip' ? undefined : never(step),
+    ),
+  }
+}
+
+function never<T extends { type: string }>(step: T): T | 'same' {
+  return step.type === 'Metaspace' ? { ...step, prepend_scheme: 'never' } : 'same'
+}
+
+/** A part of tokenizer.json, and its steps where it is a Sequence, each changed or left out as `change` says. */
+function without<T extends { type: string }>(
+  part: T | null | undefined,
+  steps: keyof T,
+  change: (step: T) => T | 'same' | undefined,
+): T | null {
+  if (!part) return null
+  if (part.type === 'Sequence') {
+    const kept = ((part[steps] ?? []) as T[])
+      .map((step) => without(step, steps, change))
+      .filter((step) => step !== null)
+    return { ...part, [steps]: kept }
+  }
+  const changed = change(part)
+  return changed === 'same' ? part : (changed ?? null)
+}
+
+function invalid(what: string): MillraceError {
+  return new MillraceError('TOKENIZER_INVALID', {
+    message: `tokenizer.json could not be read: ${what}`,
+    remedy: 'use a checkpoint with another tokenizer',
+  })
+}

@@ -1,0 +1,86 @@
+// Every field of a layout takes part in its hash and in its equality.
+#include "model/layout_fields.h"
+
+#include <set>
+
+#include "check.h"
+#include "stream/packed_file.h"
+
+using namespace millrace;
+
+namespace {
+
+UnitLayout layout() {
+  UnitLayout unit;
+  unit.first.segments.resize(2);
+  unit.second.segments.resize(1);
+  return unit;
+}
+
+uint64_t hash(const UnitLayout& unit) {
+  const std::vector<uint64_t> fields = flatten(std::span(&unit, 1), WeightType::f16, 4096);
+  return hash_bytes(fields.data(), fields.size() * sizeof(uint64_t));
+}
+
+// Changes the nth number of the unit; false if there are fewer. `constant`: it is a length.
+bool change(UnitLayout& unit, int nth, bool& constant) {
+  int at = 0;
+  for_each_field(unit, [&](auto& field) {
+    using Field = std::remove_reference_t<decltype(field)>;
+    if (at++ != nth) return;
+    constant = std::is_const_v<Field>;
+    if constexpr (!std::is_const_v<Field>) field = static_cast<Field>(static_cast<uint64_t>(field) ^ 1);
+  });
+  return at > nth;
+}
+
+}  // namespace
+
+TEST(every_field_changes_the_hash_and_the_equality) {
+  const UnitLayout original = layout();
+  CHECK(layout() == original);
+  CHECK_EQ(hash(layout()), hash(original));
+  std::set<uint64_t> seen = {hash(original)};
+  int fields = 0;
+  for (int nth = 0;; nth++) {
+    UnitLayout changed = layout();
+    bool constant = false;
+    if (!change(changed, nth, constant)) break;
+    if (constant) continue;
+    fields++;
+    CHECK(!(changed == original));
+    CHECK(seen.insert(hash(changed)).second);  // unlike any other
+  }
+  // 7 of the unit itself, 4 of each linear, 13 of each of three segments.
+  CHECK_EQ(fields, 7 + 2 * 4 + 3 * 13);
+  for (const bool first : {false, true}) {
+    UnitLayout longer = layout();
+    (first ? longer.first : longer.second).segments.emplace_back();
+    CHECK(!(longer == original));
+    CHECK(seen.insert(hash(longer)).second);
+  }
+}
+
+TEST(a_segment_moved_between_linears_is_another_layout) {
+  UnitLayout a = layout(), b = layout();
+  a.first.segments.pop_back();
+  b.second.segments.pop_back();
+  CHECK(hash(a) != hash(b));
+  CHECK(!(a == b));
+}
+
+// The codes that a reader tells apart, and no other field: what a nibble more or less means is in the file's bytes
+// alone.
+TEST(matrices_of_four_and_eight_bits_hash_apart) {
+  UnitLayout four = layout(), eight = layout();
+  eight.first.segments[0].matrix.code.nibbles = 2;
+  CHECK(hash(four) != hash(eight));
+}
+
+TEST(the_embedding_takes_part) {
+  const UnitLayout unit = layout();
+  const std::span<const UnitLayout> units(&unit, 1);
+  CHECK(flatten(units, WeightType::f16, 4096) != flatten(units, WeightType::bf16, 4096));
+  CHECK(flatten(units, WeightType::f16, 4096) != flatten(units, WeightType::f16, 8192));
+  CHECK(flatten(units, WeightType::f16, 4096) != flatten({}, WeightType::f16, 4096));
+}
