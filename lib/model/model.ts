@@ -8,6 +8,7 @@ import type {
   NativeSchedule,
   NativeStats,
 } from '../binding.ts'
+import type { SamplingDefaults } from '../checkpoint/generation_defaults.ts'
 import { MillraceError } from '../errors.ts'
 import type { Logger } from '../log.ts'
 import { budgetSchema, type CloseOptions, closeOptions, type PlanOptions } from '../options/model.ts'
@@ -128,6 +129,7 @@ export interface ModelParts {
   tokenizer: TextCodec
   cache: ModelCache | undefined
   log: Logger
+  samplingDefaults: SamplingDefaults
   /** Tokens that end an answer. */
   endTokens: readonly number[]
 }
@@ -166,6 +168,11 @@ export class Model implements AsyncDisposable {
   /** What rests where, and what it takes: as of now, setBudget() moves it. */
   get plan(): Readonly<ModelPlan> {
     return this.#plan
+  }
+
+  /** What the checkpoint's generation_config.json has of the options of answers; a request's own rule over them. */
+  get samplingDefaults(): Readonly<SamplingDefaults> {
+    return this.#parts.samplingDefaults
   }
 
   /** The checkpoint has a chat template, so chat() can be used. */
@@ -377,7 +384,7 @@ export class Model implements AsyncDisposable {
   #nativeOptions(checked: AnswerOptions): Omit<NativeGenerateRequest, 'kind' | 'maxTokens' | 'seed'> {
     const { stopTokens = [], logitBias = [], ignoreEos, logprobs = false, topLogprobs = 0 } = checked
     return {
-      ...nativeSampling(checked),
+      ...nativeSampling(checked, this.#parts.samplingDefaults),
       biasTokens: Int32Array.from(logitBias, ([token]) => token),
       biasValues: Float32Array.from(logitBias, ([, value]) => value),
       stopTokens: Int32Array.from(new Set([...(ignoreEos ? [] : this.#parts.endTokens), ...stopTokens])),

@@ -76,6 +76,7 @@ export async function loadSynthetic(
       cache: undefined,
       log: makeLog(undefined),
       endTokens: [],
+      samplingDefaults: {},
     })
   } finally {
     release()

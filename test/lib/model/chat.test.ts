@@ -75,20 +75,20 @@ let model: Model
 let native: FakeModel
 
 /** The demo with the template, whose tags are special tokens. */
-async function folderOf(template: string, added = ADDED): Promise<string> {
+async function folderOf(template: string, generationConfig: object = {}): Promise<string> {
   const file = (name: string) => readFileSync(join(MODELS, 'demo', name))
   const tokenizer = JSON.parse(file('tokenizer.json').toString())
   const first = JSON.parse(file('config.json').toString()).vocab_size as number
   tokenizer.added_tokens.push(
-    ...added.map((content, index) => ({ id: first + index, content, special: true, normalized: false })),
+    ...ADDED.map((content, index) => ({ id: first + index, content, special: true, normalized: false })),
   )
   const config = JSON.parse(file('config.json').toString())
   return temporaryFolder({
-    'config.json': { ...config, vocab_size: first + added.length },
+    'config.json': { ...config, vocab_size: first + ADDED.length },
     'model.safetensors': file('model.safetensors'),
     'tokenizer.json': tokenizer,
     'tokenizer_config.json': { eos_token: '<|im_end|>' },
-    'generation_config.json': {},
+    'generation_config.json': generationConfig,
     'chat_template.jinja': template,
   })
 }
@@ -276,6 +276,37 @@ describe('what the model is shown', () => {
       code: 'INVALID_ARGUMENT',
     })
     tokenizer.close()
+  })
+})
+
+describe('sampling that a request leaves to the checkpoint', () => {
+  const FILE = { do_sample: true, temperature: 0.6, top_k: 20, top_p: 0.95, min_p: 7, repetition_penalty: 1.05 }
+
+  test.each([
+    [
+      'is that of its generation_config.json',
+      FILE,
+      {},
+      {},
+      { temperature: 0.6, topK: 20, topP: 0.95, repetitionPenalty: 1.05 },
+    ],
+    ['but a request’s own rules', FILE, {}, { temperature: 0, topK: 5 }, { temperature: 0, topK: 5, topP: 0.95 }],
+    ['and none of it on demand', FILE, { generationConfig: 'none' as const }, {}, { temperature: 0, topK: 0, topP: 1 }],
+    ['do_sample: false is greedy', { ...FILE, do_sample: false, top_k: -1 }, {}, {}, { temperature: 0, topK: 0 }],
+    ['do_sample alone is temperature 1', { do_sample: true }, {}, {}, { temperature: 1, topK: 0 }],
+    ['a file that says nothing is greedy', {}, {}, {}, { temperature: 0, topP: 1 }],
+  ])('%s', async (_, file, loadOptions, options, wanted) => {
+    native.finishClose()
+    await model.close()
+    const warnings: string[] = []
+    const logger = { debug() {}, info() {}, error() {}, warn: (_: object, message: string) => warnings.push(message) }
+    model = await load(await folderOf(QWEN, file), { ...loadOptions, logger })
+    native = fake.addon.models.at(-1)!
+    model.generate([1], options)
+    expect(native.submitted.at(-1)!.request).toMatchObject({ ...wanted, minP: 0 })
+    native.answer([], { finish: 'stop' })
+    const isRead = 'min_p' in file && !('generationConfig' in loadOptions)
+    expect(warnings.some((warning) => /'min_p' is 7/.test(warning))).toBe(isRead)
   })
 })
 
