@@ -91,7 +91,11 @@ export const sampling = {
     default: 0,
     native: true,
     wire: 'temperature',
-    flag: { form: '--temperature <value>', help: '0 (the default) takes the likeliest token', reads: 'number' },
+    flag: {
+      form: '--temperature <value>',
+      help: '0 takes the likeliest token; default 0, or what the checkpoint names',
+      reads: 'number',
+    },
   },
   /** Sample among so many of the most likely tokens, the first of the filters; 0: among all. */
   topK: {

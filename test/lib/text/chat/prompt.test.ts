@@ -145,3 +145,14 @@ test('a template takes the usual roles and those that one of its texts names', (
     for (const role of ['usr', 'User', 'role x', 'cri']) expect(takesRole(templates, role)).toBe(false)
   }
 })
+
+test.each([
+  ["{{ '{' * 8000 }}{{ tools | tojson if tools else '' }}{{ '}' * 8000 }}{{ messages | tojson }}"],
+  ["{{ messages | tojson }}{{ '{\"zq_alpha\": ' * 3000 }}{{ '}' * 3000 }}"],
+  ["{{ messages | tojson }}{{ '<think>' * 100000 }}"],
+  [`{{ messages | tojson }}{# ${'<think>'.repeat(100_000)} #}`],
+])('a template made to be hard to read an answer’s format from costs little (%#)', async (templates) => {
+  const files = await readTokenizerFiles(join(MODELS, 'demo'))
+  const { ids } = prompt({ ...files, templates }, user('Hi'))
+  expect(ids.length).toBeGreaterThan(4)
+})
