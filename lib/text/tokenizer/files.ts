@@ -83,7 +83,7 @@ export type NamedToken = z.output<typeof namedToken>
 export type TokenizerJson = z.output<typeof tokenizerSchema>
 export type TokenizerConfig = z.output<typeof configSchema>
 
-/** The files as they were read, and the template's text. */
+/** The files as they were read, and the chat templates. */
 export interface TokenizerFiles {
   tokenizer: Record<string, unknown>
   config: Record<string, unknown>
@@ -91,8 +91,8 @@ export interface TokenizerFiles {
   addedTokens?: Record<string, unknown> | undefined
   /** special_tokens_map.json. */
   specialTokens?: Record<string, unknown> | undefined
-  /** A text, unless the file has something else there. */
-  template?: unknown
+  /** A text, or a list of named ones, unless the file has something else there. */
+  templates?: unknown
 }
 
 /** The files of a folder. Throws TOKENIZER_INVALID. */
@@ -111,14 +111,8 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
     config,
     addedTokens: await json(ADDED),
     specialTokens: await json(SPECIAL),
-    template: (await readText(join(folder, TEMPLATE))) ?? templateOf(config.chat_template),
+    templates: (await readText(join(folder, TEMPLATE))) ?? config.chat_template ?? undefined,
   }
-}
-
-/** Of a named list of templates, the one named 'default'. */
-export function templateOf(template: unknown): unknown {
-  if (!Array.isArray(template)) return template ?? undefined
-  return (template.find((entry) => entry?.name === 'default') ?? template[0])?.template
 }
 
 /** What the files of a folder hold, as a key: the same for the same tokenizer, wherever it lies. */
