@@ -26,12 +26,22 @@ export { type PlanModelOptions, plan } from './model/plan.ts'
 export type { RequestTimings } from './model/request.ts'
 export type { ScoreResult } from './model/score.ts'
 export type { CloseOptions, HeadType, LoadOptions, LoadProgress, PlacementHome, PlanOptions } from './options/model.ts'
-export type { ChatMessage, GenerateOptions, ScheduleOptions, ScoreOptions } from './options/request.ts'
+export type {
+  ChatMessage,
+  ChatOptions,
+  ChatTemplateOptions,
+  ChatTool,
+  GenerateOptions,
+  ScheduleOptions,
+  ScoreOptions,
+} from './options/request.ts'
 export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'
 export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.ts'
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'
 export type { CostedUnit, DecodePrediction, Prediction, PrefillPrediction } from './plan/predict.ts'
 export * from './probe.ts'
+export type { Part as ChatPart } from './text/chat/parser.ts'
+export type { GeneratedToolCall, TextPart, ToolCall } from './text/chat/types.ts'
 export type { EncodeOptions, TextCodec } from './text/tokenizer/codec.ts'
 export { type LoadedTokenizer, loadTokenizer } from './text/tokenizer/load.ts'
 export type { Truncation } from './text/truncate.ts'

@@ -4,6 +4,9 @@ import type { NativeFinish, NativeGenerateRequest, NativeTokensEvent } from '../
 import { MillraceError } from '../errors.ts'
 import { AnswerText } from '../text/answer.ts'
 import { TextBuffer } from '../text/buffer.ts'
+import type { ParsedAnswer } from '../text/chat/answer.ts'
+import type { Part } from '../text/chat/parser.ts'
+import type { GeneratedToolCall } from '../text/chat/types.ts'
 import type { Pieces } from '../text/tokenizer/pieces.ts'
 import { promptRoom, type Truncation, truncatePrompt } from '../text/truncate.ts'
 import { ChunkReader } from './reader.ts'
@@ -22,6 +25,8 @@ const MAX_RANDOM_SEED = 2 ** 48 - 1
 export interface GenerationChunk {
   /** Whole code points; concatenated, the chunks are the result's text. */
   text: string
+  /** Of a chat whose model's format is known: what came since the last chunk, `text` being its parts of type 'text'. */
+  parts?: Part<FinishReason>[]
   /** Tokens that came since the last chunk. */
   tokens: number[]
   /** One a token, if asked for: natural logarithm of its probability before temperature, filters, penalties and biases. */
@@ -36,11 +41,19 @@ export interface TokenLogprob {
   logprob: number
 }
 
-/** 'stop': an end token or stop text; 'length': maxTokens or the context's end; 'abort': cancelled or closed. */
-export type FinishReason = 'stop' | 'length' | 'abort'
+/**
+ * 'stop': an end token or stop text; 'tool-calls': the same of an answer that calls tools; 'length': maxTokens or the
+ * context's end; 'abort': cancelled or closed.
+ */
+export type FinishReason = 'stop' | 'tool-calls' | 'length' | 'abort'
 
 export interface GenerationResult {
+  /** Of a chat whose model's format is known, without reasoning and calls. */
   text: string
+  /** What the model thought before it answered; absent if nothing. */
+  reasoning?: string
+  /** Of a chat with tools: the calls, as a message's `tool_calls` has them; none, one or several. */
+  toolCalls?: GeneratedToolCall[]
   tokens: number[]
   logprobs?: number[]
   topLogprobs?: TokenLogprob[][]
@@ -66,6 +79,16 @@ export interface GenerationTask extends RequestTask {
   /** The tokenizer's begin-of-text token, which truncation spares. */
   firstToken: number | undefined
   stop: readonly string[]
+  /** Asked for once, when the prompt's tokens are known. */
+  reading?: (() => AnswerReading | undefined) | undefined
+}
+
+/** How a chat's answer is read. */
+export interface AnswerReading {
+  parsed: ParsedAnswer
+  /** Special tokens that it must see. */
+  shown: ReadonlyMap<number, string>
+  hasTools: boolean
 }
 
 /**
@@ -80,6 +103,7 @@ export class Generation
   readonly #task: GenerationTask
   /** From the start of the request on. */
   #answer: AnswerText | undefined
+  #reading: AnswerReading | undefined
   #seed: number | undefined
   #promptTokens = 0
   #truncatedTokens = 0
@@ -132,7 +156,8 @@ export class Generation
       })
     }
     this.#promptTokens = tokens.length
-    this.#answer = new AnswerText(pieces, this.#task.stop, tokens)
+    this.#reading = this.#task.reading?.()
+    this.#answer = new AnswerText(pieces, this.#task.stop, tokens, this.#reading?.shown)
     return {
       kind: 'generate',
       ...options(),
@@ -157,18 +182,28 @@ export class Generation
       this.#tokens.push(token)
       if (event.logprobs) this.#logprobs.push(event.logprobs[index]!)
       if (event.topTokens) this.#topLogprobs.push(topOf(event, index))
-      this.#unread.push(this.#answer!.push(token))
+      this.#take(this.#answer!.push(token))
     }
     if (this.#stopped && event.finish === undefined) this.cancel()
   }
 
+  #take(text: string): void {
+    this.#unread.push(this.#reading ? this.#reading.parsed.push(text) : text)
+  }
+
   protected complete({ finish, timings, event }: RequestEnd): GenerationResult {
-    const { finishReason } = this.summary(finish)
-    if (finishReason === 'error') throw failureOf(event)
-    if (this.#answer) this.#unread.push(this.#answer.flush())
+    const { finishReason: ended } = this.summary(finish)
+    if (ended === 'error') throw failureOf(event)
+    if (this.#answer) this.#take(this.#answer.flush())
+    const { parsed, hasTools } = this.#reading ?? {}
+    const reason = () => (ended === 'stop' && parsed && parsed.toolCalls.length > 0 ? 'tool-calls' : ended)
+    if (parsed) this.#unread.push(parsed.finish(reason))
+    const finishReason: FinishReason = reason()
     const { logprobs, topLogprobs } = this.#task
     return {
       text: this.#read.toString() + this.#unread.toString(),
+      ...(parsed && parsed.reasoning !== '' ? { reasoning: parsed.reasoning } : {}),
+      ...(parsed && hasTools ? { toolCalls: parsed.toolCalls } : {}),
       tokens: this.#tokens,
       ...(logprobs ? { logprobs: this.#logprobs } : {}),
       ...(topLogprobs ? { topLogprobs: this.#topLogprobs } : {}),
@@ -187,9 +222,9 @@ export class Generation
     return { finishReason: this.#stopped ? 'stop' : finish, completionTokens: this.#tokens.length }
   }
 
-  /** By a stop text. */
+  /** By a stop text, or by a call too many. */
   get #stopped(): boolean {
-    return this.#answer?.stopped ?? false
+    return this.#answer?.stopped || this.#reading?.parsed.stopped || false
   }
 
   #seedOf(): number {
@@ -204,12 +239,14 @@ export class Generation
   #takeChunk(): GenerationChunk | undefined {
     // Tokens without text yet wait for the text that they are part of, or for the end.
     const rest = this.outcome && 'result' in this.outcome && this.#tokens.length > this.#readTokens
-    if (this.#unread.empty && !rest) return undefined
+    const parsed = this.#reading?.parsed
+    if (this.#unread.empty && (parsed?.empty ?? true) && !rest) return undefined
     const text = this.#unread.take()
     this.#read.push(text)
     const { logprobs, topLogprobs } = this.#task
     const chunk: GenerationChunk = {
       text,
+      ...(parsed ? { parts: parsed.take<FinishReason>() } : {}),
       tokens: this.#tokens.slice(this.#readTokens),
       ...(logprobs ? { logprobs: this.#logprobs.slice(this.#readTokens) } : {}),
       ...(topLogprobs ? { topLogprobs: this.#topLogprobs.slice(this.#readTokens) } : {}),

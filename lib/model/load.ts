@@ -1,6 +1,7 @@
 /** load(): from a checkpoint to a model that answers. */
 import type { NativeAddon, NativeModel } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
+import { readSamplingDefaults } from '../checkpoint/generation_defaults.ts'
 import { MillraceError } from '../errors.ts'
 import { readKernel } from '../lab/kernel.ts'
 import { makeLog } from '../log.ts'
@@ -35,6 +36,10 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     const checkpoint = await openCheckpoint(path, native, checked.head)
     const { folder } = checkpoint
     for (const warning of checkpoint.warnings) log.warn({ path: folder.path }, warning)
+    const samplingDefaults =
+      checked.generationConfig === 'none'
+        ? {}
+        : readSamplingDefaults(folder.generationConfig, (warning) => log.warn({ path: folder.path }, warning))
     report('checkpoint', folder.weightFiles.length, folder.weightFiles.length)
     requireNotAborted(signal, 'the load')
     const plan = makePlan(checkpoint.config.spec, checkpoint.slabs, checked, readMachine(native, await probing))
@@ -109,6 +114,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
       tokenizer,
       cache,
       log,
+      samplingDefaults,
       // Instruction-tuned checkpoints sometimes name the token that ends a turn in tokenizer_config.json alone.
       endTokens: [...new Set([...checkpoint.endTokens, ...(end === undefined ? [] : [end])])].filter(
         (token) => token < checkpoint.config.spec.vocab,

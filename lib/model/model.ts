@@ -8,12 +8,15 @@ import type {
   NativeSchedule,
   NativeStats,
 } from '../binding.ts'
+import type { SamplingDefaults } from '../checkpoint/generation_defaults.ts'
 import { MillraceError } from '../errors.ts'
 import type { Logger } from '../log.ts'
 import { budgetSchema, type CloseOptions, closeOptions, type PlanOptions } from '../options/model.ts'
 import {
   type ChatMessage,
-  chatMessages,
+  type ChatOptions,
+  chatOptions,
+  checkMessages,
   type GenerateOptions,
   generateOptions,
   type ScheduleOptions,
@@ -26,10 +29,11 @@ import { withinBudgets } from '../plan/budget.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withPlaced } from '../plan/plan.ts'
 import type { Prediction } from '../plan/predict.ts'
 import { budgetBytes } from '../plan/vram.ts'
-import { ROLES, takesRole } from '../text/roles.ts'
+import { isPlain, ParsedAnswer, tokensOf } from '../text/chat/answer.ts'
+import type { Tool } from '../text/chat/types.ts'
 import type { TextCodec } from '../text/tokenizer/codec.ts'
 import type { ModelCache } from './cache.ts'
-import { Generation } from './generation.ts'
+import { type AnswerReading, Generation } from './generation.ts'
 import { closedError, RequestQueue } from './queue.ts'
 import type { PromptSource } from './request.ts'
 import { awaitNative, callNative, runtime } from './runtime.ts'
@@ -125,6 +129,7 @@ export interface ModelParts {
   tokenizer: TextCodec
   cache: ModelCache | undefined
   log: Logger
+  samplingDefaults: SamplingDefaults
   /** Tokens that end an answer. */
   endTokens: readonly number[]
 }
@@ -137,8 +142,8 @@ export class Model implements AsyncDisposable {
   readonly spec: Readonly<ModelSpec>
   /** The file that keeps the repacked weights for the next load; undefined where none is kept. */
   readonly cache: Readonly<ModelCache> | undefined
-  /** encode() and decode() as generate() uses them. */
-  readonly tokenizer: Pick<TextCodec, 'encode' | 'decode' | 'idOf'>
+  /** As generate() and chat() use it. */
+  readonly tokenizer: Pick<TextCodec, 'encode' | 'decode' | 'idOf' | 'applyChatTemplate' | 'encodeChat'>
 
   readonly #parts: ModelParts
   #plan: ModelPlan
@@ -163,6 +168,11 @@ export class Model implements AsyncDisposable {
   /** What rests where, and what it takes: as of now, setBudget() moves it. */
   get plan(): Readonly<ModelPlan> {
     return this.#plan
+  }
+
+  /** What the checkpoint's generation_config.json has of the options of answers; a request's own rule over them. */
+  get samplingDefaults(): Readonly<SamplingDefaults> {
+    return this.#parts.samplingDefaults
   }
 
   /** The checkpoint has a chat template, so chat() can be used. */
@@ -202,27 +212,35 @@ export class Model implements AsyncDisposable {
    * Continues a prompt. Starts at once. Throws INVALID_ARGUMENT; everything else rejects the iteration and the result.
    */
   generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
-    return this.#generate(() => this.#source(prompt, true, 'prompt'), options)
+    return this.#generate(() => this.#source(prompt, true, 'prompt'), validate(generateOptions, options, 'options'))
   }
 
-  /** Answers the last of the messages, as the checkpoint's chat template has it. */
-  chat(messages: readonly ChatMessage[], options: GenerateOptions = {}): Generation {
-    const checked = validate(chatMessages, messages, 'messages')
-    const { tokenizer } = this.#parts
-    const { chatTemplate } = tokenizer
-    checked.forEach(({ role }, index) => {
-      if (chatTemplate !== undefined && !takesRole(chatTemplate, role)) {
-        throw invalidArgument(
-          `one of ${ROLES.map((known) => `'${known}'`).join(', ')}, or a role that the model's chat template names,`,
-          `messages[${index}].role`,
-          role,
-        )
+  /**
+   * Answers the last of the messages, as the checkpoint's chat template has it. What the answer holds of reasoning and
+   * calls of tools comes as parts, and apart from the text.
+   */
+  chat(messages: readonly ChatMessage[], options: ChatOptions = {}): Generation {
+    const { tokenizer, log, native, endTokens } = this.#parts
+    const checked = checkMessages(messages, tokenizer.chatTemplates)
+    const { chat, answer } = chatOptionsOf(validate(chatOptions, options, 'options'))
+    const { tools, parallelToolCalls, ...templateOptions } = chat
+    let reading: AnswerReading | undefined
+    const prompt = () => async (signal: AbortSignal) => {
+      const prepared = await tokenizer.prepareChat(checked, { ...templateOptions, tools, signal })
+      const { tokens, format, promptEnd } = prepared
+      const hasTools = tools !== undefined && tools.length > 0
+      if (hasTools && !format.calls) {
+        log.warn({ model: native.id }, 'how the model writes calls of tools is not known: they stay in the text')
       }
-    })
-    return this.#generate(
-      () => async (signal) => this.#checkPrompt(await tokenizer.encodeChat(checked, { signal }), 'prompt'),
-      options,
-    )
+      if (hasTools || !isPlain(format)) {
+        // Those that end the answer are none of it.
+        const shown = [...tokensOf(format, tokenizer.pieces)].filter(([token]) => !endTokens.includes(token))
+        const parsed = new ParsedAnswer(format, { tools: tools ?? [], parallelToolCalls, promptEnd })
+        reading = { parsed, shown: new Map(shown), hasTools }
+      }
+      return this.#checkPrompt(tokens, 'prompt')
+    }
+    return this.#generate(prompt, answer, () => reading)
   }
 
   /**
@@ -328,8 +346,7 @@ export class Model implements AsyncDisposable {
     }
   }
 
-  #generate(prompt: () => PromptSource, options: GenerateOptions): Generation {
-    const checked = validate(generateOptions, options, 'options')
+  #generate(prompt: () => PromptSource, checked: AnswerOptions, reading?: () => AnswerReading | undefined): Generation {
     this.#checkAnswer(checked)
     const { tokenizer } = this.#parts
     return new Generation({
@@ -347,6 +364,7 @@ export class Model implements AsyncDisposable {
       stop: checked.stop === undefined ? [] : [checked.stop].flat(),
       schedule: scheduleOf(checked),
       signal: checked.signal,
+      reading,
     })
   }
 
@@ -366,7 +384,7 @@ export class Model implements AsyncDisposable {
   #nativeOptions(checked: AnswerOptions): Omit<NativeGenerateRequest, 'kind' | 'maxTokens' | 'seed'> {
     const { stopTokens = [], logitBias = [], ignoreEos, logprobs = false, topLogprobs = 0 } = checked
     return {
-      ...nativeSampling(checked),
+      ...nativeSampling(checked, this.#parts.samplingDefaults),
       biasTokens: Int32Array.from(logitBias, ([token]) => token),
       biasValues: Float32Array.from(logitBias, ([, value]) => value),
       stopTokens: Int32Array.from(new Set([...(ignoreEos ? [] : this.#parts.endTokens), ...stopTokens])),
@@ -434,6 +452,22 @@ function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan):
     vramBytes: gpu ? residentBytes + sharedBytes + ringBytes + kvBytes + workspaceBytes : 0,
     devices: memory.devices.map(({ copiedBytes: _, ...device }) => device),
   }
+}
+
+/** Those of the chat, and those of the answer. */
+function chatOptionsOf(checked: z.output<typeof chatOptions>) {
+  const {
+    tools,
+    toolChoice,
+    parallelToolCalls = true,
+    continueFinalMessage,
+    variables,
+    templateName,
+    ...answer
+  } = checked
+  // A model that may call none is shown none: it has no way to call what it does not know.
+  const shown = toolChoice === 'none' ? undefined : (tools as readonly Tool[] | undefined)
+  return { answer, chat: { tools: shown, parallelToolCalls, continueFinalMessage, variables, templateName } }
 }
 
 function scheduleOf(options: ScheduleOptions): NativeSchedule {

@@ -27,8 +27,11 @@ const noTokenizer: TextCodec = {
   eosToken: '',
   bosId: undefined,
   chatTemplate: undefined,
+  chatTemplates: undefined,
   encode: refuse,
+  applyChatTemplate: refuse,
   encodeChat: refuse,
+  prepareChat: refuse,
   decode: () => '',
   idOf: () => undefined,
   close: () => {},
@@ -73,6 +76,7 @@ export async function loadSynthetic(
       cache: undefined,
       log: makeLog(undefined),
       endTokens: [],
+      samplingDefaults: {},
     })
   } finally {
     release()

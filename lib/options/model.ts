@@ -89,6 +89,11 @@ export interface LoadOptions extends PlanOptions {
   /** Keep the keys and values of earlier requests for later ones that begin with the same tokens. Default true. */
   prefixReuse?: boolean | undefined
   /**
+   * Sampling options that a request leaves out: 'model' takes those of the checkpoint's generation_config.json, 'none'
+   * the documented defaults alone. Default 'model'.
+   */
+  generationConfig?: 'model' | 'none' | undefined
+  /**
    * Of those, only what was computed from prompts: then the bits of an answer never depend on which answers came
    * before. Default false.
    */
@@ -208,6 +213,7 @@ export const loadOptions = z.strictObject({
     .optional(),
   signal: signal().optional(),
   prefixReuse: boolean().optional(),
+  generationConfig: z.enum(['model', 'none'], { error: "'model' or 'none'" }).optional(),
   deterministic: boolean().optional(),
   maxQueue: integer(1, 2 ** 31 - 1).optional(),
   cache: z.union([z.boolean(), z.string().min(1)], { error: 'true, false or the path of a folder' }).optional(),

@@ -91,7 +91,11 @@ export const sampling = {
     default: 0,
     native: true,
     wire: 'temperature',
-    flag: { form: '--temperature <value>', help: '0 (the default) takes the likeliest token', reads: 'number' },
+    flag: {
+      form: '--temperature <value>',
+      help: '0 takes the likeliest token; default 0, or what the checkpoint names',
+      reads: 'number',
+    },
   },
   /** Sample among so many of the most likely tokens, the first of the filters; 0: among all. */
   topK: {
@@ -270,11 +274,15 @@ export type NativeSampling = {
   [Name in NativeNames<typeof sampling>]: z.output<(typeof sampling)[Name]['schema']>
 }
 
-/** Checked options, or the default of each that the caller left out. */
+/** Checked options; of each that the caller left out the model's own default, or that of its row. */
 export function nativeSampling(
   options: { [Name in keyof NativeSampling]?: NativeSampling[Name] | undefined },
+  defaults: Partial<NativeSampling> = {},
 ): NativeSampling {
   const rows = Object.entries<OptionRow>(sampling).filter(([, row]) => row.native)
-  const entries = rows.map(([name, row]) => [name, options[name as keyof NativeSampling] ?? row.default])
+  const entries = rows.map(([row, { default: otherwise }]) => {
+    const name = row as keyof NativeSampling
+    return [name, options[name] ?? defaults[name] ?? otherwise]
+  })
   return Object.fromEntries(entries) as NativeSampling
 }

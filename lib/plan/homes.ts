@@ -94,7 +94,7 @@ function sizeRing(
   return bytes
 }
 
-const allocated = (bytes: number) => Math.ceil(bytes / ALLOCATION) * ALLOCATION
+export const allocated = (bytes: number) => Math.ceil(bytes / ALLOCATION) * ALLOCATION
 
 /** `ringUnits`: where `ring` leaves the choice. */
 export function place(

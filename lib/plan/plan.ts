@@ -18,7 +18,7 @@ import {
   unitDevices,
   workspaceBytesOf,
 } from './devices.ts'
-import { fastestHomes, headHomes, homesOf, type Placed, place } from './homes.ts'
+import { allocated, fastestHomes, headHomes, homesOf, type Placed, place } from './homes.ts'
 import { reserveBytes } from './memory.ts'
 import {
   breakEvenRows,
@@ -232,7 +232,9 @@ export function withPlaced<Plan extends Omit<ModelPlan, 'prediction'>>(
   const units = plan.units.map((unit, index) => ({ ...unit, home: homes[index]! }))
   const devices = plan.devices.map((device, at): PlannedDevice => {
     const of = (home: Home) => total(units.filter((unit) => unit.home === home && unit.device === device.device))
-    const residentBytes = of('resident')
+    const residentBytes = units
+      .filter((unit) => unit.home === 'resident' && unit.device === device.device)
+      .reduce((sum, { bytes }) => sum + (device.device === 'cpu' ? 0 : allocated(bytes)), 0)
     return {
       ...device,
       ringBytes: rings[at]!,

@@ -5,7 +5,7 @@ import type { Pieces } from './tokenizer/pieces.ts'
 
 /**
  * A detokenizer and a stop matcher in one. Special tokens show nothing, but a stop text may be one, or have some in it:
- * those are looked at, and are not in the text either.
+ * those are looked at, and are not in the text either. Some may be wanted in the text, `shown`.
  */
 export class AnswerText {
   readonly #detokenizer: Detokenizer
@@ -13,10 +13,18 @@ export class AnswerText {
   /** Texts of the special tokens that stop texts name. */
   readonly #watched: ReadonlyMap<number, string>
 
+  readonly #shown: ReadonlyMap<number, string>
+
   /** `prompt`: what the tokens continue. */
-  constructor(pieces: Pieces, stops: readonly string[], prompt: ArrayLike<number> = []) {
+  constructor(
+    pieces: Pieces,
+    stops: readonly string[],
+    prompt: ArrayLike<number> = [],
+    shown: ReadonlyMap<number, string> = new Map(),
+  ) {
     this.#detokenizer = new Detokenizer(pieces, prompt)
     this.#matcher = new StopMatcher(stops)
+    this.#shown = shown
     this.#watched = stops.length === 0 ? new Map() : watchedTokens(pieces, stops)
   }
 
@@ -27,10 +35,11 @@ export class AnswerText {
 
   /** The text that is now certain to be part of the answer: whole code points, '' if none. */
   push(token: number): string {
-    const special = this.#watched.get(token)
+    const shown = this.#shown.get(token)
+    const special = shown ?? this.#watched.get(token)
     if (special === undefined) return this.#matcher.push(this.#detokenizer.push(token))
     const before = this.#matcher.push(this.#detokenizer.settle())
-    return before + this.#matcher.push(special, true)
+    return before + this.#matcher.push(special, shown === undefined)
   }
 
   /** What is left at the end. */

@@ -1,11 +1,13 @@
 /** Who may speak in a chat. */
+import type { Templates } from './chat/types.ts'
 
 export const ROLES = ['system', 'user', 'assistant', 'tool', 'developer']
 
 /**
- * The usual roles, and those that the chat template names: it would pass over a misspelt one without a word. Of a text,
- * so that nobody has to parse it.
+ * The usual roles, and those that a chat template names: it would pass over a misspelt one without a word. Of texts, so
+ * that nobody has to parse them.
  */
-export function takesRole(template: string, role: string): boolean {
-  return ROLES.includes(role) || [`'${role}'`, `"${role}"`].some((literal) => template.includes(literal))
+export function takesRole(templates: Templates, role: string): boolean {
+  const texts = typeof templates === 'string' ? [templates] : templates.map(({ template }) => template)
+  return ROLES.includes(role) || texts.some((text) => [`'${role}'`, `"${role}"`].some((name) => text.includes(name)))
 }

@@ -188,27 +188,6 @@ TEST(models_and_labs_come_and_go_while_passes_are_captured) {
   close_and_wait(engine, first);
 }
 
-// What other add-ons of a process may do: they fail, and the model serves on.
-TEST(waits_of_others_for_the_whole_gpu_cost_no_request) {
-  require_gpus();
-  Watchdog watchdog(std::chrono::seconds(60));
-  const auto host = small_model();
-  Engine engine;
-  const auto first = resident_model(host, {0});
-  engine.add(first);
-  const std::vector<Result> alone = answers(engine, first);
-  std::atomic<int> refused{0};
-  Meanwhile others("another add-on", [&] {
-    cuda::check(cudaSetDevice(0), "choosing the GPU");
-    if (cudaDeviceSynchronize() != cudaSuccess) refused++;
-    cudaGetLastError();
-  });
-  serve(engine, host, alone, 4, watchdog);
-  const int rounds = others.end();
-  std::printf("%d of %d waits for the whole GPU met a capture\n", refused.load(), rounds);
-  close_and_wait(engine, first);
-}
-
 // Deterministic: somebody waits for the very stream that is being captured.
 TEST(an_invalidated_capture_gives_no_graph_and_its_stream_goes_on) {
   require_gpus();

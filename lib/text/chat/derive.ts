@@ -21,6 +21,11 @@ const parameters = {
 }
 const TOOLS: Tool[] = NAMES.map((name) => ({ type: 'function', function: { name, description: 'A tool', parameters } }))
 
+/** Characters of a turn: of real templates hundreds. What is looked for in one takes time that grows faster than it. */
+const MAX_SHOWN = 16_384
+/** Braces that are tried as the ends of an object. */
+const MAX_TRIES = 64
+
 export type RenderText = (messages: Message[], options: RenderChatOptions) => string
 
 const call = (index: 0 | 1, args: Record<string, unknown>) => ({
@@ -77,7 +82,8 @@ const lengthWithout = (text: string, end: string) =>
 function after(render: RenderText, messages: Message[], options: RenderChatOptions): string | undefined {
   try {
     const text = render([{ role: 'user', content: USER }, ...messages], { tools: TOOLS, ...options })
-    return text.slice(text.lastIndexOf(USER) + USER.length)
+    const shown = text.slice(text.lastIndexOf(USER) + USER.length)
+    return shown.length > MAX_SHOWN ? undefined : shown
   } catch (error) {
     if (MillraceError.isInstance(error)) return undefined
     throw error
@@ -104,7 +110,8 @@ function findReasoning(
     const open = own === '' ? lastTag(before) : own
     if (open !== '' && close.trim() !== '') return { open, close: close.trim() }
   }
-  const isKnown = /<think>[\s\S]*<\/think>/.test(template) || prompt.trimEnd().endsWith('<think>')
+  const opens = template.indexOf('<think>')
+  const isKnown = (opens !== -1 && template.indexOf('</think>', opens) !== -1) || prompt.trimEnd().endsWith('<think>')
   return isKnown ? { open: '<think>', close: '</think>' } : undefined
 }
 
@@ -188,11 +195,13 @@ function findCall(text: string, turn: Turn | undefined, index: 0 | 1 = 0): Core 
 
 function findObject(text: string, index: 0 | 1): Core | undefined {
   const name = text.indexOf(NAMES[index])
+  let tries = 0
   for (
     let start = text.lastIndexOf('{', name);
-    start !== -1;
+    start !== -1 && tries < MAX_TRIES;
     start = start === 0 ? -1 : text.lastIndexOf('{', start - 1)
   ) {
+    tries++
     const found = objectAt(text, start)
     if (!found) continue
     const keys = Object.entries(found.value)
@@ -215,7 +224,9 @@ function findObject(text: string, index: 0 | 1): Core | undefined {
 
 /** The JSON object that begins at a brace. */
 function objectAt(text: string, start: number): { value: Record<string, unknown>; end: number } | undefined {
-  for (let end = text.indexOf('}', start); end !== -1; end = text.indexOf('}', end + 1)) {
+  let end = text.indexOf('}', start)
+  for (let tries = 0; end !== -1 && tries < MAX_TRIES; end = text.indexOf('}', end + 1)) {
+    tries++
     try {
       return { value: JSON.parse(text.slice(start, end + 1)), end: end + 1 }
     } catch {

@@ -1,4 +1,4 @@
-/** How a model writes an answer: where reasoning stands, how calls of tools are written. */
+/** How a model writes an answer: where reasoning stands, how calls of tools are written. Plain data, which threads can be sent. */
 
 /** Literals are without white space around them; where they have some within, any amount of it is read. */
 interface Calls {
@@ -31,8 +31,8 @@ export interface NamedCalls extends Calls {
   idClose: string | undefined
   /** How arguments are written: JSON, Gemma's {a:<|"|>text<|"|>}, or Python's (a='text', b=1). */
   syntax: 'json' | 'gemma' | 'python'
-  /** The name that a model writes -> that of the tool, and an id where it holds one. */
-  readName?: (written: string) => { name: string; id?: string }
+  /** Finds the tool's name in what a model writes; which is the call's id too, where `isId`. */
+  written?: { name: RegExp; isId: boolean }
   /** A name that means the user: what follows is text. */
   textName?: string
 }

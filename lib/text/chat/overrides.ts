@@ -29,7 +29,7 @@ export const OVERRIDES: readonly Override[] = [
         idClose: undefined,
         syntax: 'json',
         // functions.get_weather:0 is the id too.
-        readName: (written) => ({ name: written.replace(/^functions\./, '').replace(/:\d+$/, ''), id: written }),
+        written: { name: /(?<=^functions\.|^(?!functions\.)).*?(?=:\d+$|$)/s, isId: true },
         callClose: '<|tool_call_end|>',
         sectionClose: '<|tool_calls_section_end|>',
       },
@@ -158,7 +158,7 @@ export const OVERRIDES: readonly Override[] = [
         nameClose: '<|message|>',
         idClose: undefined,
         syntax: 'json',
-        readName: (written) => ({ name: /^[^\s<]*/.exec(written)![0] }),
+        written: { name: /^[^\s<]*/, isId: false },
         callClose: '<|call|>',
       },
     }),

@@ -275,8 +275,8 @@ export class ChatParser {
       this.#name = written
       return this.#enter('id')
     } else {
-      const { name, id } = calls.readName?.(written) ?? { name: written }
-      this.#begin(name, id)
+      const name = calls.written?.name.exec(written)?.[0] ?? written
+      this.#begin(name, calls.written?.isId ? written : undefined)
     }
     this.#value = new ValueReader()
     return this.#enter(calls.syntax === 'json' ? 'json' : 'block')

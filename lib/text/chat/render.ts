@@ -4,6 +4,7 @@ import { AddedTokens, Marks, type Section } from '../template/marks.ts'
 import { ChatTemplate } from '../template/template.ts'
 import { prepareMessages } from './messages.ts'
 import { Profile } from './profile.ts'
+import { defaultTemplate } from './templates.ts'
 import type { Message, Templates, Tool } from './types.ts'
 
 export interface ChatSource {
@@ -37,9 +38,6 @@ export interface Prompt {
 /** What transformers puts behind the final message, to find its end. */
 const END = 'CONTINUE_FINAL_MESSAGE_TAG '
 
-/** Roles that templates know without naming them. */
-export const ROLES = ['system', 'user', 'assistant', 'tool', 'developer']
-
 interface Compiled {
   template: ChatTemplate
   profile: Profile
@@ -56,14 +54,6 @@ export class ChatRenderer {
     this.#templates = templates
     this.#specialTokens = specialTokens
     this.#addedTokens = new AddedTokens(addedTokens)
-  }
-
-  /** The usual roles, and those that a template names: it would pass over a misspelt one without a word. */
-  takesRole(role: string): boolean {
-    const texts =
-      typeof this.#templates === 'string' ? [this.#templates] : (this.#templates ?? []).map(({ template }) => template)
-    const isNamed = (text: string) => text.includes(`'${role}'`) || text.includes(`"${role}"`)
-    return ROLES.includes(role) || texts.some(isNamed)
   }
 
   /** The template that a chat takes. Throws CHAT_TEMPLATE_MISSING, _INVALID or _UNSUPPORTED. */
@@ -127,7 +117,7 @@ export class ChatRenderer {
         )
       return named
     }
-    return (hasTools ? find('tool_use') : undefined) ?? find('default') ?? templates[0]!.template
+    return (hasTools ? find('tool_use') : undefined) ?? defaultTemplate(templates)
   }
 }
 

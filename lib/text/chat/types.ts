@@ -1,5 +1,13 @@
 /** Chats as OpenAI's API writes them, with what templates know beyond that. */
 
+/** A call of a tool in an answer; a message's `tool_calls` take it as it is. */
+export interface GeneratedToolCall {
+  id: string
+  type: 'function'
+  /** `arguments` as the model wrote them: JSON, unless it made a mistake or was cut short. */
+  function: { name: string; arguments: string }
+}
+
 export interface TextPart {
   type: 'text'
   text: string
@@ -16,6 +24,7 @@ export interface ToolCall {
 }
 
 export interface Message {
+  /** 'system', 'user', 'assistant', 'tool', or what else the model's chat template knows. */
   role: string
   /** null, or absent, beside tool calls. */
   content?: string | readonly TextPart[] | null | undefined
@@ -24,8 +33,8 @@ export interface Message {
   reasoning_content?: string | null | undefined
   thinking?: string | null | undefined
   tool_calls?: readonly ToolCall[] | null | undefined
-  tool_call_id?: string | undefined
-  name?: string | undefined
+  tool_call_id?: string | null | undefined
+  name?: string | null | undefined
 }
 
 export interface Tool {
@@ -33,6 +42,7 @@ export interface Tool {
   function: {
     name: string
     description?: string | undefined
+    /** A JSON schema. */
     parameters?: Record<string, unknown> | undefined
   }
 }

@@ -23,13 +23,21 @@ const WORD_AT_END = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]$/u
 const WORD_AT_START = /^[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]/u
 const SPACE = /\p{White_Space}/u
 
+/** A piece of a prompt that holds one token, or none, whatever its text looks like. */
+interface Piece {
+  text: string
+  special: boolean
+}
+
 export class AddedTokens {
+  readonly #byContent: ReadonlyMap<string, AddedToken>
   readonly #plain: Finder
   readonly #normalised: Finder
   readonly #normalise: Normalize
 
   constructor(tokens: readonly AddedToken[], normalise: Normalize) {
     this.#normalise = normalise
+    this.#byContent = new Map(tokens.map((token) => [token.content, token]))
     this.#plain = new Finder(
       tokens.filter(({ normalized }) => !normalized).map((token) => ({ token, content: token.content })),
     )
@@ -47,6 +55,48 @@ export class AddedTokens {
       else yield* this.#normalised.split(this.#normalise(outer.text), outer.first)
     }
   }
+
+  /** The same of a text in pieces, of which those that are `special` are tokens, and no others hold any. */
+  splitPieces(pieces: readonly Piece[]): Iterable<Section> {
+    const sections = [...this.split(pieces.map(({ text }) => text).join(''))]
+    // As a rule no text looks like a token, and pieces say nothing new.
+    const found = sections.flatMap((section) => ('token' in section ? [section.token.content] : []))
+    const meant = pieces.filter(({ special }) => special).map(({ text }) => text)
+    const same = found.length === meant.length && found.every((text, index) => text === meant[index])
+    return same ? sections : this.#eachPiece(pieces)
+  }
+
+  *#eachPiece(pieces: readonly Piece[]): Iterable<Section> {
+    let first = true
+    let text = ''
+    let strip = false
+    for (const [index, piece] of pieces.entries()) {
+      const token = piece.special ? this.#byContent.get(piece.text) : undefined
+      const isWithin = token?.singleWord && isWithinWord(pieces[index - 1]?.text ?? '', pieces[index + 1]?.text ?? '')
+      if (!token || isWithin) {
+        text += strip ? trimmed(piece.text, 'start') : piece.text
+        strip = false
+        continue
+      }
+      if (token.lstrip) text = trimmed(text, 'end')
+      if (text !== '') yield { text: this.#normalise(text), first }
+      yield { token }
+      first = false
+      text = ''
+      strip = token.rstrip
+    }
+    if (text !== '') yield { text: this.#normalise(text), first }
+  }
+}
+
+const isWithinWord = (before: string, after: string) => WORD_AT_END.test(before) || WORD_AT_START.test(after)
+
+/** Without the white space that a token takes along. */
+function trimmed(text: string, side: 'start' | 'end'): string {
+  let [start, end] = [0, text.length]
+  if (side === 'start') while (start < end && SPACE.test(text[start]!)) start++
+  else while (end > start && SPACE.test(text[end - 1]!)) end--
+  return text.slice(start, end)
 }
 
 interface Entry {

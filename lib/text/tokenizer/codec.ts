@@ -1,4 +1,6 @@
-import type { ChatMessage } from '../../options/request.ts'
+import type { ChatMessage, ChatTemplateOptions } from '../../options/request.ts'
+import type { ChatFormat } from '../chat/format.ts'
+import type { Templates } from '../chat/types.ts'
 import type { Pieces } from './pieces.ts'
 
 /** Choices of one text. */
@@ -7,6 +9,14 @@ export interface EncodeOptions {
   specialTokens?: boolean
   /** Stops waiting for the tokens, also while the text waits its turn. */
   signal?: AbortSignal | undefined
+}
+
+/** A conversation as a model is given it, and what tells how to read its answer. */
+export interface PreparedChat {
+  tokens: Int32Array
+  /** The last characters of the prompt: they may begin the answer's reasoning. */
+  promptEnd: string
+  format: ChatFormat
 }
 
 /** A tokenizer's two directions. Text becomes tokens in another thread, tokens become text in this one. */
@@ -23,15 +33,25 @@ export interface TextCodec {
    */
   encode(text: string, options?: EncodeOptions): Promise<Int32Array>
   /**
-   * Tokens of a conversation as the chat template lays it out, ready for the assistant's turn. Rejects with
-   * CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_INVALID, and as encode() does.
+   * A conversation as the chat template lays it out, ready for the assistant's turn unless the options say otherwise.
+   * Rejects with INVALID_ARGUMENT, also where the template refuses the messages, with CHAT_TEMPLATE_MISSING, _INVALID or
+   * _UNSUPPORTED, and as encode() does.
    */
-  encodeChat(messages: readonly ChatMessage[], options?: { signal?: AbortSignal | undefined }): Promise<Int32Array>
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ChatTemplateOptions): Promise<string>
+  /**
+   * Its tokens: the template's special tokens, while texts of users, systems and tools are encoded without any. Rejects
+   * as applyChatTemplate() does.
+   */
+  encodeChat(messages: readonly ChatMessage[], options?: ChatTemplateOptions): Promise<Int32Array>
+  /** The same, with what reads the answer. Messages and options are checked already. */
+  prepareChat(messages: readonly ChatMessage[], options?: ChatTemplateOptions): Promise<PreparedChat>
   /** Text of a whole answer. Special tokens are left out. */
   decode(tokens: ArrayLike<number>): string
   /** The token of exactly this text, or undefined. */
   idOf(text: string): number | undefined
-  /** The chat template's text; undefined where there is none. */
+  /** The chat template's text, of several that of the default one; undefined where there is none. */
   readonly chatTemplate: string | undefined
+  /** All of them. */
+  readonly chatTemplates: Templates | undefined
   close(): void
 }

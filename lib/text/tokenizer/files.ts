@@ -85,7 +85,7 @@ export type NamedToken = z.output<typeof namedToken>
 export type TokenizerJson = z.output<typeof tokenizerSchema>
 export type TokenizerConfig = z.output<typeof configSchema>
 
-/** The files as they were read, and the template's text. */
+/** The files as they were read, and the chat templates. */
 export interface TokenizerFiles {
   tokenizer: Record<string, unknown>
   config: Record<string, unknown>
@@ -93,8 +93,8 @@ export interface TokenizerFiles {
   addedTokens?: Record<string, unknown> | undefined
   /** special_tokens_map.json. */
   specialTokens?: Record<string, unknown> | undefined
-  /** A text, unless the file has something else there. */
-  template?: unknown
+  /** A text, or a list of named ones, unless the file has something else there. */
+  templates?: unknown
 }
 
 /** Of a GGUF file, what is taken for its metadata: those of real vocabularies are 4 to 9 MB. */
@@ -119,24 +119,22 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
     config,
     addedTokens: await json(ADDED),
     specialTokens: await json(SPECIAL),
-    template: (await readText(join(folder, TEMPLATE))) ?? templateOf(config.chat_template),
+    templates: (await readText(join(folder, TEMPLATE))) ?? config.chat_template ?? undefined,
   }
-}
-
-/** Of a named list of templates, the one named 'default'. */
-export function templateOf(template: unknown): unknown {
-  if (!Array.isArray(template)) return template ?? undefined
-  return (template.find((entry) => entry?.name === 'default') ?? template[0])?.template
 }
 
 /** What the files of a folder, or the head of a GGUF file, hold, as a key: the same for the same tokenizer, wherever it lies. */
 export async function hashTokenizerFiles(folder: string): Promise<string> {
   const hash = createHash('sha256')
   if (await isFile(folder)) {
-    await using file = await open(folder)
-    const head = Buffer.alloc(Math.min(GGUF_HEAD_BYTES, (await file.stat()).size))
-    await file.read(head, 0, head.length, 0)
-    return hash.update(head).digest('hex')
+    const file = await open(folder)
+    try {
+      const head = Buffer.alloc(Math.min(GGUF_HEAD_BYTES, (await file.stat()).size))
+      const { bytesRead } = await file.read(head, 0, head.length, 0)
+      return hash.update(head.subarray(0, bytesRead)).digest('hex')
+    } finally {
+      await file.close()
+    }
   }
   for (const name of [TOKENIZER, CONFIG, ADDED, SPECIAL, TEMPLATE]) {
     const bytes = await readFile(join(folder, name)).catch(() => undefined)

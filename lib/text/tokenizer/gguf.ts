@@ -41,9 +41,9 @@ export function ggufTokenizerFiles(source: GgufTokenizer): TokenizerFiles {
   const tokens = source.tokens.toArray()
   switch (source.model) {
     case 'llama':
-      return { tokenizer: sentencePiece(source, tokens), config: configOf(source), template: source.chatTemplate }
+      return { tokenizer: sentencePiece(source, tokens), config: configOf(source), templates: source.chatTemplate }
     case 'gpt2':
-      return { tokenizer: byteLevel(source, tokens), config: configOf(source), template: source.chatTemplate }
+      return { tokenizer: byteLevel(source, tokens), config: configOf(source), templates: source.chatTemplate }
     default:
       throw invalid(source, 'tokenizer.ggml.model', source.model, 'llama, gpt2')
   }

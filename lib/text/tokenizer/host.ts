@@ -1,16 +1,15 @@
 /** The side of the tokenizer's thread: holds the tokenizers, and answers. */
 import { MillraceError } from '../../errors.ts'
-import type { ChatMessage } from '../../options/request.ts'
-import { ChatTemplate } from '../chat.ts'
+import { HeldChat } from '../chat/held.ts'
 import { hashTokenizerFiles, readTokenizerFiles } from './files.ts'
 import type { OpenedTokenizer, Reply, Request, TokenizerRef } from './protocol.ts'
 import { Tokenizer } from './tokenizer.ts'
 
 interface Held {
   tokenizer: Tokenizer
-  template: unknown
+  templates: unknown
   /** Once it has been used. */
-  chat?: ChatTemplate
+  chat?: HeldChat
 }
 
 export class TokenizerHost {
@@ -40,9 +39,10 @@ export class TokenizerHost {
         this.#reply({ id, tokens: tokenizer.encode(request.text, request.specialTokens) })
       } else {
         const held = await this.#find(request)
-        // The template writes the special tokens itself.
-        const tokens = held.tokenizer.encode(this.#render(id, held, request.messages as ChatMessage[]), false)
-        this.#reply({ id, tokens })
+        held.chat ??= new HeldChat(held.tokenizer, held.templates)
+        const { chat } = held
+        if (request.wanted === 'text') this.#reply({ id, text: chat.render(request.chat).text })
+        else this.#reply({ id, ...chat.prepare(request.chat) })
       }
     } catch (error) {
       const { code, message, remedy } = MillraceError.fromNative(error)
@@ -52,9 +52,9 @@ export class TokenizerHost {
 
   async #open(folder: string): Promise<OpenedTokenizer> {
     const key = await hashTokenizerFiles(folder)
-    const { tokenizer, template } = this.#held.get(key) ?? (await this.#read(key, folder))
+    const { tokenizer, templates } = this.#held.get(key) ?? (await this.#read(key, folder))
     const { table, rules, bosToken, eosToken, bosId } = tokenizer
-    return { key, table, rules, bosToken, eosToken, bosId, template }
+    return { key, table, rules, bosToken, eosToken, bosId, templates }
   }
 
   /** A thread that took the place of another one has the tokenizers still to read. */
@@ -72,18 +72,8 @@ export class TokenizerHost {
 
   async #read(key: string, folder: string): Promise<Held> {
     const files = await readTokenizerFiles(folder)
-    const held = { tokenizer: new Tokenizer(files), template: files.template }
+    const held = { tokenizer: new Tokenizer(files), templates: files.templates }
     this.#held.set(key, held)
     return held
-  }
-
-  #render(id: number, held: Held, messages: readonly ChatMessage[]): string {
-    this.#reply({ id, rendering: true })
-    try {
-      held.chat ??= new ChatTemplate(held.template)
-      return held.chat.render(messages, held.tokenizer)
-    } finally {
-      this.#reply({ id, rendering: false })
-    }
   }
 }

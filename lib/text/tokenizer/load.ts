@@ -1,13 +1,15 @@
 /** loadTokenizer(): from a folder to a tokenizer. */
 import { resolve } from 'node:path'
 import { MillraceError } from '../../errors.ts'
-import type { ChatMessage } from '../../options/request.ts'
+import { type ChatMessage, type ChatTemplateOptions, checkChat } from '../../options/request.ts'
 import { invalidArgument } from '../../options/validate.ts'
+import { checkTemplates, defaultTemplate } from '../chat/templates.ts'
+import type { Templates } from '../chat/types.ts'
 import { detokenize } from '../detokenizer.ts'
-import type { EncodeOptions, TextCodec } from './codec.ts'
+import type { EncodeOptions, PreparedChat, TextCodec } from './codec.ts'
 import { plain } from './messages.ts'
 import { Pieces } from './pieces.ts'
-import type { OpenedTokenizer, TokenizerRef } from './protocol.ts'
+import type { ChatTask, OpenedTokenizer, TokenizerRef } from './protocol.ts'
 import { tokenizerService } from './service.ts'
 
 /**
@@ -28,8 +30,8 @@ export class LoadedTokenizer implements TextCodec, AsyncDisposable {
   readonly bosToken: string
   readonly eosToken: string
   readonly bosId: number | undefined
-  /** The chat template's text; undefined where the files have none. */
   readonly chatTemplate: string | undefined
+  readonly chatTemplates: Templates | undefined
   readonly #ref: TokenizerRef
   #closed = false
 
@@ -40,7 +42,8 @@ export class LoadedTokenizer implements TextCodec, AsyncDisposable {
     this.bosToken = opened.bosToken
     this.eosToken = opened.eosToken
     this.bosId = opened.bosId
-    this.chatTemplate = opened.template === undefined ? undefined : String(opened.template)
+    this.chatTemplates = templatesOf(opened.templates)
+    this.chatTemplate = this.chatTemplates === undefined ? undefined : defaultTemplate(this.chatTemplates)
     forgotten.register(this, opened.key, this)
   }
 
@@ -58,17 +61,29 @@ export class LoadedTokenizer implements TextCodec, AsyncDisposable {
     return tokensOf(await tokenizerService().ask({ ...this.#ref, text, specialTokens }, this, signal))
   }
 
-  async encodeChat(messages: readonly ChatMessage[], { signal }: EncodeOptions = {}): Promise<Int32Array> {
-    if (!Array.isArray(messages) || messages.length === 0) {
-      throw invalidArgument("an array of messages such as [{ role: 'user', content: 'Hi' }]", 'messages', messages)
-    }
+  async applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): Promise<string> {
+    const answer = await this.#askChat('text', ...checkChat(messages, options, this.chatTemplates))
+    return (answer as { text: string }).text
+  }
+
+  async encodeChat(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): Promise<Int32Array> {
+    return tokensOf(await this.#askChat('tokens', ...checkChat(messages, options, this.chatTemplates)))
+  }
+
+  async prepareChat(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): Promise<PreparedChat> {
+    return (await this.#askChat('tokens', messages, options)) as unknown as PreparedChat
+  }
+
+  async #askChat(wanted: 'text' | 'tokens', messages: readonly ChatMessage[], options: ChatTemplateOptions) {
     this.#requireOpen()
-    if (this.chatTemplate === undefined) {
+    if (this.chatTemplates === undefined) {
       throw new MillraceError('CHAT_TEMPLATE_MISSING', {
         message: `${this.#ref.folder}: expected chat_template in tokenizer_config.json or chat_template.jinja, found neither`,
       })
     }
-    return tokensOf(await tokenizerService().ask({ ...this.#ref, messages: plain(messages) }, this, signal))
+    const { signal, ...rest } = options
+    const chat = plain({ messages, options: rest }) as ChatTask
+    return tokenizerService().ask({ ...this.#ref, chat, wanted }, this, signal)
   }
 
   /** Also of a closed tokenizer. Special tokens show nothing. */
@@ -102,6 +117,16 @@ export class LoadedTokenizer implements TextCodec, AsyncDisposable {
 
 /** More is hardly meant, and takes gigabytes. */
 const MAX_CHARACTERS = 2 ** 26
+
+/** What is none is told of when a chat needs it, by the thread; here it is as good as a template that does not parse. */
+function templatesOf(given: unknown): Templates | undefined {
+  try {
+    return checkTemplates(given)
+  } catch (error) {
+    if (MillraceError.isInstance(error)) return String(given)
+    throw error
+  }
+}
 
 function closedError(): MillraceError {
   return new MillraceError('MODEL_CLOSED', { message: 'the model, or its tokenizer, was closed' })

@@ -1,5 +1,7 @@
 /** What the tokenizer's thread is asked, and what it answers. Requests are answered in their order, one after the other. */
 import type { ErrorCode } from '../../errors.ts'
+import type { ChatTemplateOptions } from '../../options/request.ts'
+import type { ChatFormat } from '../chat/format.ts'
 import type { DecodeRules } from './decoder.ts'
 
 /** A tokenizer: `key` is the hash of its files, which lie in `folder`. */
@@ -11,7 +13,13 @@ export interface TokenizerRef {
 export type Task =
   | { open: string }
   | ({ text: string; specialTokens: boolean } & TokenizerRef)
-  | ({ messages: unknown } & TokenizerRef)
+  | ({ chat: ChatTask; wanted: 'text' | 'tokens' } & TokenizerRef)
+
+/** As they were checked; what cannot be sent to a thread is left out. */
+export interface ChatTask {
+  messages: unknown
+  options: Omit<ChatTemplateOptions, 'signal'>
+}
 
 export type Request = ({ id: number } & Task) | { forget: string }
 
@@ -24,13 +32,13 @@ export interface OpenedTokenizer {
   bosToken: string
   eosToken: string
   bosId: number | undefined
-  /** The chat template as the files have it: a text, if it is one at all. */
-  template: unknown
+  /** The chat templates as the files have them: a text or a list of named ones, if they are that at all. */
+  templates: unknown
 }
 
 export type Reply =
-  /** The template of the messages is about to be rendered, or has been. */
-  | { id: number; rendering: boolean }
   | { id: number; opened: OpenedTokenizer }
   | { id: number; tokens: Int32Array }
+  | { id: number; tokens: Int32Array; format: ChatFormat; promptEnd: string }
+  | { id: number; text: string }
   | { id: number; error: { code: ErrorCode; message: string; remedy: string } }

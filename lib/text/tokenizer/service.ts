@@ -1,15 +1,13 @@
 /**
  * The one thread that all tokenizers of this environment (the main thread, or a worker of the application's) share:
  * parsing and tokenising never hold the event loop, two models of one tokenizer share it, and a chat template, which is
- * a program of the checkpoint's, can neither run forever nor take all memory.
+ * a program of the checkpoint's, holds nobody up: it ends within a bound of steps, and the thread's memory is bounded.
  */
 import { MillraceError } from '../../errors.ts'
 import { abortedError, onAbort } from '../../model/signals.ts'
 import type { OpenedTokenizer, Reply, Task } from './protocol.ts'
 import { HEAP_LIMIT_MB, startThread, type TokenizerThread } from './thread.ts'
 
-/** Milliseconds that a template may take: those of checkpoints take a few. */
-const RENDER_LIMIT_MS = 5000
 /**
  * Tasks, and characters of texts, that the thread has at once: enough to keep it busy, and few, since what it has can
  * be called back no more.
@@ -17,7 +15,7 @@ const RENDER_LIMIT_MS = 5000
 const WINDOW_TASKS = 16
 const WINDOW_CHARACTERS = 64 * 1024
 
-type Answer = Exclude<Reply, { rendering: boolean } | { error: unknown }>
+type Answer = Exclude<Reply, { error: unknown }>
 
 /** A task until it is settled; the thread may have it longer. */
 class Entry {
@@ -77,7 +75,6 @@ class TokenizerService {
   /** How many use each tokenizer, by key; none of those that the thread shall forget. */
   readonly #users = new Map<string, number>()
   #thread: TokenizerThread | undefined
-  #rendering: NodeJS.Timeout | undefined
   #next = 0
   /** Tasks that are not settled, and those of them that open a tokenizer. */
   #pending = 0
@@ -145,10 +142,6 @@ class TokenizerService {
   }
 
   #onReply(reply: Reply): void {
-    if ('rendering' in reply) {
-      this.#watch(reply.rendering)
-      return
-    }
     const entry = this.#sent.get(reply.id)
     this.#sent.delete(reply.id)
     if ('opened' in reply) {
@@ -160,29 +153,16 @@ class TokenizerService {
     this.#pump()
   }
 
-  #watch(rendering: boolean): void {
-    clearTimeout(this.#rendering)
-    this.#rendering = undefined
-    if (!rendering) return
-    // Where this thread was busy for long, the answer may be there already: the loop reads it before the check.
-    const timer = setTimeout(
-      () =>
-        setImmediate(() => {
-          if (this.#rendering === timer) this.#replace(() => templateError(`more than ${RENDER_LIMIT_MS / 1000} s`))
-        }),
-      RENDER_LIMIT_MS,
-    )
-    this.#rendering = timer
-  }
-
   #onDeath(cause: Error): void {
     const limit = `more than ${HEAP_LIMIT_MB} MiB of memory`
     if ((cause as NodeJS.ErrnoException).code !== 'ERR_WORKER_OUT_OF_MEMORY') {
       const message = `the tokenizer's thread failed: ${cause.message}`
       this.#replace(() => new MillraceError('INTERNAL', { message, cause }))
-    } else if (this.#rendering) this.#replace(() => templateError(limit))
-    else {
+    } else {
       this.#replace((task) => {
+        if ('chat' in task) {
+          return new MillraceError('CHAT_TEMPLATE_INVALID', { message: `the chat, by its template, took ${limit}` })
+        }
         const what = 'text' in task ? `a text of ${task.text.length} characters` : 'the tokenizer'
         const message = `${what} took the tokenizer's thread ${limit}`
         return new MillraceError('OUT_OF_MEMORY', { message, remedy: 'tokenise it in several parts', cause })
@@ -203,7 +183,6 @@ class TokenizerService {
   }
 
   #stop(): void {
-    this.#watch(false)
     this.#thread?.stop()
     this.#thread = undefined
   }
@@ -222,10 +201,6 @@ class TokenizerService {
     this.#sent.clear()
     this.#stop()
   }
-}
-
-function templateError(took: string): MillraceError {
-  return new MillraceError('CHAT_TEMPLATE_INVALID', { message: `the chat template took ${took}` })
 }
 
 let instance: TokenizerService | undefined

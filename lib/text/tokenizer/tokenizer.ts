@@ -1,6 +1,7 @@
 /** Text to tokens, and the table that turns them back: what the files of a checkpoint's tokenizer say. */
 import { MillraceError } from '../../errors.ts'
-import { type AddedToken, AddedTokens } from './added.ts'
+import { specialTokensOf } from '../chat/special_tokens.ts'
+import { type AddedToken, AddedTokens, type Section } from './added.ts'
 import { compileDecoder, type DecodeRules, type DecoderConfig, isUtf8, MARK } from './decoder.ts'
 import {
   checkFiles,
@@ -23,6 +24,10 @@ export class Tokenizer {
   /** For Pieces. */
   readonly table: SharedArrayBuffer
   readonly rules: DecodeRules
+  /** What templates may name. */
+  readonly specialTokens: Record<string, string | string[]>
+  /** Texts of all tokens that are looked for in texts. */
+  readonly addedTexts: readonly string[]
 
   readonly #added: AddedTokens
   readonly #preTokenize: PreTokenize
@@ -42,6 +47,8 @@ export class Tokenizer {
     const added = addedTokensOf(tokenizer, config, files, vocabulary)
     const normalise = compileNormalizer(tokenizer.normalizer) ?? ((text) => text)
     this.#added = new AddedTokens(added, normalise)
+    this.addedTexts = added.map(({ content }) => content)
+    this.specialTokens = specialTokensOf(config)
     this.#preTokenize = compilePreTokenizer(tokenizer.pre_tokenizer)
     // It was meant for word pieces, and would corrupt what byte pairs spell.
     const cleanUp =
@@ -71,17 +78,31 @@ export class Tokenizer {
   encode(text: string, specialTokens = true): Int32Array {
     const tokens = new TokenList()
     if (specialTokens) for (const token of this.#prefix) tokens.push(token)
-    const take = (word: string) => this.#words.encode(word, tokens)
-    // A lone surrogate has no UTF-8 form.
-    for (const section of this.#added.split(text.replace(/\p{Surrogate}/gu, '\uFFFD'))) {
-      if ('token' in section) tokens.push(section.token.id)
-      else this.#preTokenize(section.text, section.first, take)
-    }
+    this.#encode(this.#added.split(wellFormed(text)), tokens)
     const { bosId } = this
     if (specialTokens && this.#addBos && bosId !== undefined && tokens.first !== bosId) tokens.unshift(bosId)
     return tokens.take()
   }
+
+  /** Tokens of a prompt in pieces: those that are special are a token each, and the others become none of the added ones. */
+  encodePieces(pieces: readonly { text: string; special: boolean }[]): Int32Array {
+    const tokens = new TokenList()
+    const whole = pieces.map(({ text, special }) => ({ text: wellFormed(text), special }))
+    this.#encode(this.#added.splitPieces(whole), tokens)
+    return tokens.take()
+  }
+
+  #encode(sections: Iterable<Section>, tokens: TokenList): void {
+    const take = (word: string) => this.#words.encode(word, tokens)
+    for (const section of sections) {
+      if ('token' in section) tokens.push(section.token.id)
+      else this.#preTokenize(section.text, section.first, take)
+    }
+  }
 }
+
+/** A lone surrogate has no UTF-8 form. */
+const wellFormed = (text: string) => text.replace(/\p{Surrogate}/gu, '\uFFFD')
 
 /** Ids that grow in number, without an array of numbers in between. */
 class TokenList {

@@ -124,6 +124,21 @@ describe('options', () => {
     ['hi', "for messages but received 'hi' of type string"],
     [['hi'], "for messages[0] but received 'hi' of type string"],
     [[{ role: 'user' }], 'expected a text for messages[0].content but received nothing'],
+    [[{ role: 'assistant', content: null }], 'no tool_calls, for messages[0].content but received null'],
+    [[{ role: 'user', content: [{ type: 'image_url' }] }], "for messages[0].content[0].type but received 'image_url'"],
+    [[{ role: 'user', content: [{ type: 'text' }] }], "expected { type: 'text', text } for messages[0].content[0]"],
+    [[{ role: 'assistant', tool_calls: [{ function: {} }] }], 'for messages[0].tool_calls[0].function.name'],
+    [
+      [{ role: 'assistant', tool_calls: [{ function: { name: 'f', arguments: 5 } }] }],
+      'JSON or an object for messages',
+    ],
+    [
+      [
+        { role: 'user', content: 'a' },
+        { role: 'assistant', reasoning: 5 },
+      ],
+      'for messages[1].reasoning',
+    ],
   ])('messages of a chat (%#)', (value, message) => {
     expect(refusal(() => validate(chatMessages, value, 'messages')).message).toContain(message)
   })

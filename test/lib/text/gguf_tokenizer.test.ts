@@ -51,7 +51,9 @@ const write = async (metadata: GgufMetadata) =>
   join(await temporaryFolder({ 'v.gguf': ggufBytes(metadata, []) }), 'v.gguf')
 const open = async (metadata: GgufMetadata) => {
   const tokenizer = await loadTokenizer(await write(metadata))
-  const encode = async (sample: string, specialTokens = true) => [...(await tokenizer.encode(sample, { specialTokens }))]
+  const encode = async (sample: string, specialTokens = true) => [
+    ...(await tokenizer.encode(sample, { specialTokens })),
+  ]
   return {
     encode,
     decode: (ids: number[]) => tokenizer.decode(ids),

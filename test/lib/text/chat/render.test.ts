@@ -205,16 +205,6 @@ test('developers speak as the system where a template does not know them', () =>
   expect(render(`${template}{# developer #}`, [{ role: 'developer', content: 'a' }])).toBe('developer')
 })
 
-test('roles that a template names', () => {
-  const renderer = new ChatRenderer({
-    templates: "{% if messages[0].role == 'critic' or messages[0]['role'] == \"poet\" %}x{% endif %}",
-  })
-  expect(
-    ['user', 'assistant', 'system', 'tool', 'developer', 'critic', 'poet'].every((role) => renderer.takesRole(role)),
-  ).toBe(true)
-  expect(renderer.takesRole('usr')).toBe(false)
-})
-
 describe('published templates', () => {
   const published = publishedTemplates()
   test.skipIf(!published)('show calls, however they are written', () => {
