@@ -177,7 +177,8 @@ async function soak() {
   )
   assert.equal(stats.kv.blocksUsed, 0, 'KV blocks were lost')
   assert.equal(stats.kv.savedBytes, 0, 'saved KV was lost')
-  assert.deepEqual({ ...stats.sequences, preemptions: 0 }, { running: 0, waiting: 0, preemptions: 0 })
+  const { running, waiting } = stats.sequences
+  assert.deepEqual({ running, waiting }, { running: 0, waiting: 0 })
   assert.ok(stats.sequences.preemptions > 0, 'the KV cache was never short: nothing was shown')
 }
 

@@ -169,6 +169,8 @@ function nodeProgram(args: string[], places: Places): Trial {
 /** Those in bench/ that are no programs. */
 export const SUPPORT: Record<string, string> = {
   'bench/program.mjs': 'what every bench in JavaScript begins with',
+  'bench/node/watch.mjs': 'how late the timers of a thread are',
+  'bench/node/vocabulary.mjs': 'a made-up vocabulary',
   'bench/usage.h': 'what every bench in C++ says of itself',
   'bench/cuda/shapes.h': 'sizes of models for cuda_pass_bench and cuda_devices_bench',
 }

@@ -81,27 +81,27 @@ async function withTemplate(template: string): Promise<string> {
 }
 
 test.each([
-  ['time', '{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}', /more than 5 s/],
+  [
+    'time',
+    '{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}',
+    /more than 2000000 steps/,
+  ],
   [
     'memory',
     '{% set ns = namespace(list=[]) %}{% for a in range(9999) %}{% set ns.list = [ns.list, range(999999)] %}{% endfor %}',
-    // A busy machine may reach the other limit first.
-    /of memory|more than 5 s/,
+    /has no end|steps|characters/,
   ],
 ])('a chat template without end stops at a limit, and stops nothing else (%s)', async (_, endless, message) => {
   const folder = await withTemplate(`{% if messages[0].content == 'endless' %}${endless}{% endif %}Once upon a time`)
   const { code, stdout, stderr } = await program(`
 const model = await millrace.load(${JSON.stringify(folder)}, { contextLength: 256 })
-let turns = 0
-const timer = setInterval(() => turns++, 10)
 const chat = (content) => model.chat([{ role: 'user', content }], { maxTokens: 9 }).result
 const [failure, { text }] = await Promise.all([chat('endless').catch((error) => error), chat('Hi')])
-clearInterval(timer)
-console.log(failure.code, ${message}.test(failure.message), turns > 10, /^, there was a .*\\.$/.test(text))
+console.log(failure.code, ${message}.test(failure.message), /^, there was a .*\\.$/.test(text))
 console.log((await chat('Hi')).text === text)`)
   expect({ code, stdout, stderr }).toEqual({
     code: 0,
-    stdout: 'CHAT_TEMPLATE_INVALID true true true\ntrue\n',
+    stdout: 'CHAT_TEMPLATE_INVALID true true\ntrue\n',
     stderr: '',
   })
 })
