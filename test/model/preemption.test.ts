@@ -51,7 +51,7 @@ test('a request that forbids every token fails alone, with what to do about it',
   await using model = await load(demo, { contextLength, device: 'cpu', cache: false })
   const all = new Map(Array.from({ length: model.spec.vocab }, (_, id) => [id, Number.NEGATIVE_INFINITY]))
   const [mine, ...others] = await Promise.allSettled([
-    model.generate(prompts[0]!, { ...options, logitBias: all, temperature: 0.8, topK: 5 }).result,
+    (async () => model.generate(prompts[0]!, { ...options, logitBias: all, temperature: 0.8, topK: 5 }).result)(),
     answer(model, prompts[0]!),
     answer(model, prompts[1]!),
   ])
