@@ -10,6 +10,7 @@ import { cacheCommand } from './cache.ts'
 import { chatCommand } from './chat.ts'
 import { generateCommand } from './generate.ts'
 import { inspectCommand } from './inspect.ts'
+import { lsCommand, pullCommand, rmCommand } from './models.ts'
 import { planCommand } from './plan.ts'
 import { probeCommand } from './probe.ts'
 import { scoreCommand } from './score.ts'
@@ -38,6 +39,9 @@ async function main(): Promise<void> {
     probeCommand,
     scoreCommand,
     benchCommand,
+    pullCommand,
+    lsCommand,
+    rmCommand,
     cacheCommand,
   ]) {
     program.addCommand(command(terminal).exitOverride())

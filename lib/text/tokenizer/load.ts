@@ -1,6 +1,7 @@
 /** loadTokenizer(): from a folder to a tokenizer. */
 import { resolve } from 'node:path'
 import { MillraceError } from '../../errors.ts'
+import { locate } from '../../hub/locate.ts'
 import { type ChatMessage, type ChatTemplateOptions, checkChat } from '../../options/request.ts'
 import { invalidArgument } from '../../options/validate.ts'
 import { checkTemplates, defaultTemplate } from '../chat/templates.ts'
@@ -12,13 +13,22 @@ import { Pieces } from './pieces.ts'
 import type { ChatTask, OpenedTokenizer, TokenizerRef } from './protocol.ts'
 import { tokenizerService } from './service.ts'
 
+export interface TokenizerOptions {
+  signal?: AbortSignal | undefined
+  /** Of a model by name, as load() takes them. */
+  revision?: string | undefined
+  offline?: boolean | undefined
+}
+
 /**
- * The tokenizer of a Hugging Face folder, which needs no weights. Several of the same files share what they hold.
- * Rejects with TOKENIZER_INVALID, INVALID_ARGUMENT or ABORTED.
+ * The tokenizer of a Hugging Face folder, or of a name of the hub, which needs no weights. Several of the same files share what they hold.
+ * Rejects with TOKENIZER_INVALID, the HUB_ errors, INVALID_ARGUMENT or ABORTED.
  */
-export async function loadTokenizer(folder: string, options: { signal?: AbortSignal } = {}): Promise<LoadedTokenizer> {
-  if (typeof folder !== 'string' || folder === '') throw invalidArgument('the path of a folder', 'folder', folder)
-  const path = resolve(folder)
+export async function loadTokenizer(folder: string, options: TokenizerOptions = {}): Promise<LoadedTokenizer> {
+  if (typeof folder !== 'string' || folder === '') {
+    throw invalidArgument('the path of a folder, or a name of the hub', 'folder', folder)
+  }
+  const path = resolve((await locate(folder, options, 'tokenizer')).path)
   return new LoadedTokenizer(path, await tokenizerService().open(path, options.signal))
 }
 
