@@ -13,6 +13,7 @@ import { inspectCommand } from './inspect.ts'
 import { planCommand } from './plan.ts'
 import { probeCommand } from './probe.ts'
 import { scoreCommand } from './score.ts'
+import { serveCommand } from './serve.ts'
 import { Interrupted, Terminal } from './terminal.ts'
 
 const EXIT = { ok: 0, failure: 1, usage: 2 }
@@ -39,6 +40,7 @@ async function main(): Promise<void> {
     scoreCommand,
     benchCommand,
     cacheCommand,
+    serveCommand,
   ]) {
     program.addCommand(command(terminal).exitOverride())
   }
