@@ -38,6 +38,10 @@ export type {
   ScheduleOptions,
   ScoreOptions,
 } from './options/request.ts'
+/** The options of an answer, one row each: its schema, its default, and its name over HTTP where it has one. */
+export { answerRows as answerOptions } from './options/sampling.ts'
+/** '256MiB' -> 268435456; undefined if the text is no size. */
+export { parseBytes } from './options/validate.ts'
 export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'
 export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.ts'
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'

@@ -14,6 +14,7 @@ import { lsCommand, pullCommand, rmCommand } from './models.ts'
 import { planCommand } from './plan.ts'
 import { probeCommand } from './probe.ts'
 import { scoreCommand } from './score.ts'
+import { serveCommand } from './serve.ts'
 import { Interrupted, Terminal } from './terminal.ts'
 
 const EXIT = { ok: 0, failure: 1, usage: 2 }
@@ -43,6 +44,7 @@ async function main(): Promise<void> {
     lsCommand,
     rmCommand,
     cacheCommand,
+    serveCommand,
   ]) {
     program.addCommand(command(terminal).exitOverride())
   }

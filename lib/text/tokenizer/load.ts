@@ -107,6 +107,16 @@ export class LoadedTokenizer implements TextCodec, AsyncDisposable {
     return this.pieces.idOf(text)
   }
 
+  /** A token's bytes; undefined for ids of no token. Also of a closed tokenizer. */
+  bytesOf(token: number): Uint8Array | undefined {
+    const { pieces } = this
+    const bytes = pieces.bytes(token)
+    // A copy: the table is everybody's.
+    if (bytes) return Uint8Array.from(bytes)
+    const text = pieces.text(token)
+    return text === undefined ? undefined : new TextEncoder().encode(text)
+  }
+
   /** Frees the tokenizer, and fails what is pending. */
   close(): void {
     if (this.#closed) return
