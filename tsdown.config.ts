@@ -5,7 +5,14 @@ import { build, defineConfig } from 'tsdown'
 const bundled = ['fastify', '@fastify/cors', 'pino', 'prom-client']
 
 export default defineConfig({
-  entry: ['lib/index.ts', 'lib/lab/index.ts', 'lib/server/index.ts', 'lib/cli/main.ts', 'lib/text/tokenizer/worker.ts'],
+  entry: [
+    'lib/index.ts',
+    'lib/ai/index.ts',
+    'lib/lab/index.ts',
+    'lib/server/index.ts',
+    'lib/cli/main.ts',
+    'lib/text/tokenizer/worker.ts',
+  ],
   // One file a module, as in lib/: the package's root is found from a module's place, and stack traces stay readable.
   unbundle: true,
   format: 'esm',
