@@ -28,6 +28,7 @@ export const modelSchema = z.looseObject({
   max_position_embeddings: fieldInteger(1).nullish(),
   rms_norm_eps: fieldNumber(0).nullish(),
   hidden_act: fieldText().nullish(),
+  hidden_activation: fieldText().nullish(),
   rope_theta: z.unknown().optional(),
   rope_scaling: ropeObject.nullish(),
   rope_parameters: ropeObject.nullish(),
@@ -37,6 +38,9 @@ export const modelSchema = z.looseObject({
   attention_bias: fieldBoolean().nullish(),
   mlp_bias: fieldBoolean().nullish(),
   sliding_window: fieldInteger(1).nullish(),
+  sliding_window_pattern: z
+    .union([fieldInteger(0), z.string().regex(/^[LG]+$/)], { error: 'a number or a word of L and G' })
+    .nullish(),
   use_sliding_window: fieldBoolean().nullish(),
   max_window_layers: fieldInteger(0).nullish(),
   layer_types: z.array(fieldText(), { error: 'an array of names' }).nullish(),

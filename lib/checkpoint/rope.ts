@@ -3,8 +3,9 @@
  * `rope_parameters`, or there once a layer type. Read as transformers 5 reads them; what would be lost on the way there is
  * refused or told.
  */
-import type { z } from 'zod'
+import { z } from 'zod'
 import type { RopeSpec } from '../binding.ts'
+import type { Architecture } from './architectures/architecture.ts'
 import type { Warn } from './config.ts'
 import { CONFIG_FILE, type Fields, invalidField, unsupportedField } from './fields.ts'
 import { fieldBoolean, fieldInteger, fieldNumber, fieldText, isObject, show } from './json.ts'
@@ -22,7 +23,11 @@ const FIELDS = {
   dynamic: ['factor'],
   llama3: ['factor', 'low_freq_factor', 'high_freq_factor'],
   yarn: ['factor', 'attention_factor', 'beta_fast', 'beta_slow', 'mscale', 'mscale_all_dim', 'truncate'],
+  longrope: ['factor', 'attention_factor', 'short_factor', 'long_factor'],
 } as const
+/** Of architectures that name them, and what they are called in older files. */
+const OWN_TYPES: readonly string[] = ['longrope']
+const OLDER_NAMES: Readonly<Record<string, string>> = { su: 'longrope' }
 // `finetuned`: how the weights came about.
 const FIELDS_OF_ALL = [
   'type',
@@ -33,7 +38,7 @@ const FIELDS_OF_ALL = [
   'finetuned',
 ]
 
-const UNSCALED: RopeSpec = {
+const UNSCALED: Omit<RopeSpec, 'headDim' | 'rotary'> = {
   theta: DEFAULT_THETA,
   scaling: 'none',
   factor: 1,
@@ -57,18 +62,42 @@ interface Parameters {
   values: Record<string, unknown>
 }
 
-/** The rotary embedding of layers of these types, and how long a context it makes of `maxPosition`. */
-export function readRope(config: Fields, maxPosition: number, layerTypes: readonly string[], warn: Warn): Rope {
+export interface Ropes {
+  /** By type of layer. */
+  ropes: ReadonlyMap<string, RopeSpec>
+  /** How long a context they make of it. */
+  maxPosition: number
+}
+
+/** What the parameters are read for. */
+interface Head {
+  headDim: number
+  architecture: Pick<Architecture, 'defaults' | 'ropeTypes' | 'ropeFields'>
+}
+
+/** The rotary embeddings of layers of these types. */
+export function readRopes(
+  config: Fields,
+  maxPosition: number,
+  layerTypes: readonly string[],
+  headDim: number,
+  architecture: Head['architecture'],
+  warn: Warn,
+): Ropes {
   const parameters = chooseParameters(config, warn)
   const nested = Object.keys(parameters.values).filter((key) => isObject(parameters.values[key]))
-  if (nested.length === 0) return resolve(config, parameters, maxPosition, warn)
-  const ropes = layerTypes.map((type) => resolve(config, parametersOf(parameters, nested, type), maxPosition, warn))
-  const other = ropes.findIndex((rope) => JSON.stringify(rope) !== JSON.stringify(ropes[0]))
-  if (other === -1) return ropes[0]!
-  throw unsupportedField(parameters.path, 'the same parameters for every type of layer that is there', [
-    layerTypes[0],
-    layerTypes[other],
-  ])
+  const head = { headDim, architecture }
+  const all = layerTypes.map((type): [string, Rope] => {
+    const own = nested.length === 0 ? parameters : parametersOf(parameters, nested, type)
+    return [
+      type,
+      resolve(config, own, maxPosition, head, type === layerTypes[0] || nested.length > 0 ? warn : () => {}),
+    ]
+  })
+  return {
+    ropes: new Map(all.map(([type, { rope }]) => [type, rope])),
+    maxPosition: Math.max(...all.map(([, rope]) => rope.maxPosition)),
+  }
 }
 
 /** rope_scaling, if it says anything, holds alone. */
@@ -109,11 +138,21 @@ function parametersOf({ path, values }: Parameters, nested: readonly string[], t
   return { path: `${path}.${type}`, values: { ...shared, ...own } }
 }
 
-function resolve(config: Fields, { path, values }: Parameters, maxPosition: number, warn: Warn): Rope {
+function resolve(
+  config: Fields,
+  { path, values }: Parameters,
+  maxPosition: number,
+  { headDim, architecture }: Head,
+  warn: Warn,
+): Rope {
   const typeField = values.rope_type == null && values.type != null ? 'type' : 'rope_type'
-  const type = check(fieldText(), `${path}.${typeField}`, values[typeField]) ?? 'default'
-  if (!Object.hasOwn(FIELDS, type))
-    throw unsupportedField(`${path}.${typeField}`, 'default, linear, dynamic, llama3 or yarn', type)
+  const said = check(fieldText(), `${path}.${typeField}`, values[typeField]) ?? 'default'
+  const own: readonly string[] = architecture.ropeTypes ?? []
+  const type = own.includes(OLDER_NAMES[said] ?? '') ? OLDER_NAMES[said]! : said
+  if (!Object.hasOwn(FIELDS, type) || (OWN_TYPES.includes(type) && !own.includes(type))) {
+    const names = ['default', 'linear', 'dynamic', 'llama3', ...(own.length > 0 ? ['yarn', ...own.slice(0, -1)] : [])]
+    throw unsupportedField(`${path}.${typeField}`, `${names.join(', ')} or ${own.at(-1) ?? 'yarn'}`, said)
+  }
   const number = (name: string) => check(fieldNumber(0), `${path}.${name}`, values[name])
   const require = (name: string) => {
     const value = number(name)
@@ -125,13 +164,31 @@ function resolve(config: Fields, { path, values }: Parameters, maxPosition: numb
       throw invalidField(`${path}.factor`, `a context of at most ${LONGEST_CONTEXT}`, length)
     return Math.max(maxPosition, Math.floor(length))
   }
-  refusePartial('partial_rotary_factor', config.partial_rotary_factor)
-  refusePartial(`${path}.partial_rotary_factor`, values.partial_rotary_factor)
-  tellUnread(path, type as keyof typeof FIELDS, values, warn)
+  const partial = (field: string, found: unknown) => {
+    if (architecture.defaults.partialRotary === undefined) refusePartial(field, found)
+    return check(fieldNumber(0), field, found)
+  }
+  const beside = partial('partial_rotary_factor', config.partial_rotary_factor)
+  const share =
+    partial(`${path}.partial_rotary_factor`, values.partial_rotary_factor) ??
+    beside ??
+    architecture.defaults.partialRotary ??
+    1
+  const rotary = Math.trunc(headDim * share)
+  if (rotary > headDim || rotary < 2 || rotary % 2 !== 0) {
+    throw invalidField(`${path}.partial_rotary_factor`, `an even part of a head's ${headDim} elements`, share)
+  }
+  tellUnread(path, type as keyof typeof FIELDS, values, architecture.ropeFields ?? [], warn)
 
   const rope: RopeSpec = {
+    headDim,
+    rotary,
     ...UNSCALED,
-    theta: number('rope_theta') ?? check(fieldNumber(0), 'rope_theta', config.rope_theta) ?? DEFAULT_THETA,
+    theta:
+      number('rope_theta') ??
+      check(fieldNumber(0), 'rope_theta', config.rope_theta) ??
+      architecture.defaults.theta ??
+      DEFAULT_THETA,
   }
   switch (type as keyof typeof FIELDS) {
     case 'default':
@@ -175,6 +232,25 @@ function resolve(config: Fields, { path, values }: Parameters, maxPosition: numb
       }
       return { rope: yarn, maxPosition: longer(original * factor) }
     }
+    case 'longrope': {
+      const original = originalMaxPosition(config, path, values) ?? maxPosition
+      const factor = number('factor') ?? maxPosition / original
+      const factors = (name: string) => {
+        const schema = z.array(fieldNumber(0), { error: 'an array of numbers' })
+        const found = check(schema, `${path}.${name}`, values[name])
+        if (found?.length === rotary / 2) return found
+        throw invalidField(`${path}.${name}`, `${rotary / 2} numbers, one a pair of elements`, found?.length)
+      }
+      const attention = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original))
+      const longrope: RopeSpec = {
+        ...rope,
+        originalMaxPosition: original,
+        attentionFactor: number('attention_factor') ?? attention,
+        factors: factors('short_factor'),
+        longFactors: factors('long_factor'),
+      }
+      return { rope: longrope, maxPosition }
+    }
   }
 }
 
@@ -197,8 +273,14 @@ function refusePartial(field: string, found: unknown): void {
   if (found != null && found !== 1) throw unsupportedField(field, '1', found)
 }
 
-function tellUnread(path: string, type: keyof typeof FIELDS, values: Record<string, unknown>, warn: Warn): void {
-  const read: readonly string[] = [...FIELDS_OF_ALL, ...FIELDS[type]]
+function tellUnread(
+  path: string,
+  type: keyof typeof FIELDS,
+  values: Record<string, unknown>,
+  own: readonly string[],
+  warn: Warn,
+): void {
+  const read: readonly string[] = [...FIELDS_OF_ALL, ...FIELDS[type], ...own]
   const unread = Object.keys(values).filter((key) => !read.includes(key) && !isNeutral(key, values[key]))
   if (unread.length === 0) return
   warn(
