@@ -1,14 +1,9 @@
 /** One tiny random model of every family, and of its kinds of layers, against transformers in float32. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { afterAll, describe, expect, test } from 'vitest'
 import { load } from '../../lib/index.ts'
-import { MODELS } from '../models.ts'
-
-const families = fileURLToPath(new URL('families', import.meta.url))
-const names = readdirSync(families, { withFileTypes: true }).flatMap((entry) => (entry.isDirectory() ? entry.name : []))
+import { FAMILIES, familyFolder, familyNames, removeFamilyFolders } from './families.ts'
 
 // Keys and values in float16, and activations of 16 bits before linears of 4: a wrong operation is far beyond.
 const MEAN = 2e-3
@@ -19,28 +14,14 @@ interface FamilyGolden {
   logprobs: number[]
 }
 
-const made: string[] = []
-afterAll(() => {
-  for (const dir of made) rmSync(dir, { recursive: true })
-})
+afterAll(removeFamilyFolders)
 
-/** The files with a tokenizer beside them, of which there is one for all. */
-function folderOf(name: string): string {
-  const dir = mkdtempSync(join(tmpdir(), 'millrace-family-'))
-  made.push(dir)
-  for (const file of ['config.json', 'model.safetensors']) symlinkSync(join(families, name, file), join(dir, file))
-  for (const file of ['tokenizer.json', 'tokenizer_config.json']) {
-    symlinkSync(join(MODELS, 'stories260k', file), join(dir, file))
-  }
-  return dir
-}
-
-describe.each(names)('%s', (name) => {
-  const golden = JSON.parse(readFileSync(join(families, name, 'golden.json'), 'utf8')) as FamilyGolden
+describe.each(familyNames)('%s', (name) => {
+  const golden = JSON.parse(readFileSync(join(FAMILIES, name, 'golden.json'), 'utf8')) as FamilyGolden
   const options = { device: 'cpu', contextLength: 160, cache: false, poison: true, threads: 2 } as const
 
   test('log-probabilities are those of transformers, wherever the weights rest', async () => {
-    const path = folderOf(name)
+    const path = familyFolder(name)
     const found: Float32Array[] = []
     const warnings: unknown[] = []
     const quiet = () => {}
@@ -58,7 +39,7 @@ describe.each(names)('%s', (name) => {
   })
 
   test('decoded token by token, among others or alone, the answers are what a prompt computes', async () => {
-    await using model = await load(folderOf(name), options)
+    await using model = await load(familyFolder(name), options)
     const prompts = [golden.ids.slice(0, 5), golden.ids.slice(0, 60), golden.ids.slice(20, 50)]
     const generate = (prompt: number[]) =>
       model.generate(prompt, { maxTokens: 40, temperature: 0, ignoreEos: true, logprobs: true }).result

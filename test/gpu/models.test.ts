@@ -7,31 +7,42 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { load, type Model, probe } from '../../lib/index.ts'
+import { familyFolder, familyNames, removeFamilyFolders } from '../goldens/families.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const { gpus, gpuReason } = await probe()
 if (gpus.length === 0) console.warn(`test/gpu is skipped: ${gpuReason}`)
 
 const goldens = join(root, 'test/goldens/models')
-const folders = [
-  'models/stories260k',
-  'models/demo',
-  ...(existsSync(goldens) ? readdirSync(goldens).map((name) => `test/goldens/models/${name}`) : []),
+const ggufs = join(root, 'test/goldens/gguf')
+const shared = process.env.MILLRACE_MODELS && join(process.env.MILLRACE_MODELS, 'gguf')
+const filesOf = (folder: string) => readdirSync(folder).filter((name) => /^[^-]*-[^-]*\.gguf$|00001-of/.test(name))
+/** Names, and where they are. */
+const checkpoints: [string, () => string][] = [
+  ...['models/stories260k', 'models/demo'].map((name): [string, () => string] => [name, () => join(root, name)]),
+  ...readdirSync(goldens).map((name): [string, () => string] => [name, () => join(goldens, name)]),
+  ...familyNames.map((name): [string, () => string] => [name, () => familyFolder(name)]),
+  ...[ggufs, ...(shared && existsSync(shared) ? [shared] : [])].flatMap((folder) =>
+    filesOf(folder).map((name): [string, () => string] => [name, () => join(folder, name)]),
+  ),
 ]
 const CONTEXT = 224
 
-describe.skipIf(gpus.length === 0).each(folders)('%s', (folder) => {
+describe.skipIf(gpus.length === 0).each(checkpoints)('%s', (_, pathOf) => {
+  let path: string
   let cpu: Model
   let gpu: Model
   let text: number[]
   beforeAll(async () => {
-    cpu = await load(join(root, folder), { device: 'cpu', contextLength: CONTEXT })
-    gpu = await load(join(root, folder), { device: 'cuda', contextLength: CONTEXT, maxSequences: 64 })
+    path = pathOf()
+    cpu = await load(path, { device: 'cpu', contextLength: CONTEXT })
+    gpu = await load(path, { device: 'cuda', contextLength: CONTEXT, maxSequences: 64 })
     text = Array.from({ length: 100 }, (_, i) => (i * 37 + 11) % Math.min(cpu.spec.vocab, 400))
   })
   afterAll(async () => {
     await cpu?.close()
     await gpu?.close()
+    removeFamilyFolders()
   })
   const tokensOf = async (model: Model, prompt: number[], options: object) => {
     const tokens: number[] = []
@@ -65,7 +76,7 @@ describe.skipIf(gpus.length === 0).each(folders)('%s', (folder) => {
   })
 
   test('streamed gives the bits of resident', async () => {
-    await using streamed = await load(join(root, folder), {
+    await using streamed = await load(path, {
       device: 'cuda',
       contextLength: CONTEXT,
       placement: 'streamed',
