@@ -14,8 +14,14 @@ export const identitySchema = z.looseObject({
   model_type: fieldText().nullish(),
 })
 
-/** What may hold one set of rope's parameters, or one a layer type: rope.ts reads what is in it. */
-const ropeObject = z.looseObject({}, { error: 'an object' })
+/**
+ * What may hold one set of rope's parameters, or one a layer type: rope.ts reads what is in it. What Python takes for
+ * nothing is none.
+ */
+const ropeObject = z.preprocess(
+  (value) => (!value || (Array.isArray(value) && value.length === 0) ? undefined : value),
+  z.looseObject({}, { error: 'an object' }).optional(),
+)
 
 export const modelSchema = z.looseObject({
   vocab_size: fieldInteger(1),
@@ -29,20 +35,29 @@ export const modelSchema = z.looseObject({
   rms_norm_eps: fieldNumber(0).nullish(),
   hidden_act: fieldText().nullish(),
   rope_theta: z.unknown().optional(),
-  rope_scaling: ropeObject.nullish(),
-  rope_parameters: ropeObject.nullish(),
+  rope_scaling: ropeObject,
+  rope_parameters: ropeObject,
   partial_rotary_factor: z.unknown().optional(),
   original_max_position_embeddings: z.unknown().optional(),
   tie_word_embeddings: fieldBoolean().nullish(),
   attention_bias: fieldBoolean().nullish(),
   mlp_bias: fieldBoolean().nullish(),
-  sliding_window: fieldInteger(1).nullish(),
-  use_sliding_window: fieldBoolean().nullish(),
-  max_window_layers: fieldInteger(0).nullish(),
+  // Some architectures read them (windows.ts); others have them from where they were copied.
+  sliding_window: z.unknown().optional(),
+  use_sliding_window: z.unknown().optional(),
+  max_window_layers: z.unknown().optional(),
   layer_types: z.array(fieldText(), { error: 'an array of names' }).nullish(),
   eos_token_id: tokenIds.nullish(),
 })
 export type Fields = z.output<typeof modelSchema>
+
+/** A field's value if it is there; null is as good as absent. Throws CHECKPOINT_INVALID. */
+export function checkField<Value>(schema: z.ZodType<Value>, field: string, found: unknown): Value | undefined {
+  if (found == null) return undefined
+  const outcome = schema.safeParse(found)
+  if (outcome.success) return outcome.data
+  throw invalidField(field, outcome.error.issues[0]!.message, found)
+}
 
 export function invalidField(field: string, expected: string, found: unknown): MillraceError {
   return new MillraceError('CHECKPOINT_INVALID', {

@@ -3,10 +3,9 @@
  * `rope_parameters`, or there once a layer type. Read as transformers 5 reads them; what would be lost on the way there is
  * refused or told.
  */
-import type { z } from 'zod'
 import type { RopeSpec } from '../binding.ts'
 import type { Warn } from './config.ts'
-import { CONFIG_FILE, type Fields, invalidField, unsupportedField } from './fields.ts'
+import { CONFIG_FILE, checkField, type Fields, invalidField, unsupportedField } from './fields.ts'
 import { fieldBoolean, fieldInteger, fieldNumber, fieldText, isObject, show } from './json.ts'
 import { isNeutral } from './keys.ts'
 
@@ -60,7 +59,9 @@ interface Parameters {
 /** The rotary embedding of layers of these types, and how long a context it makes of `maxPosition`. */
 export function readRope(config: Fields, maxPosition: number, layerTypes: readonly string[], warn: Warn): Rope {
   const parameters = chooseParameters(config, warn)
-  const nested = Object.keys(parameters.values).filter((key) => isObject(parameters.values[key]))
+  const { values } = parameters
+  // null stands there for layers without a rotation.
+  const nested = Object.keys(values).filter((key) => isObject(values[key]) || layerTypes.includes(key))
   if (nested.length === 0) return resolve(config, parameters, maxPosition, warn)
   const ropes = layerTypes.map((type) => resolve(config, parametersOf(parameters, nested, type), maxPosition, warn))
   const other = ropes.findIndex((rope) => JSON.stringify(rope) !== JSON.stringify(ropes[0]))
@@ -97,7 +98,8 @@ function chooseParameters(config: Fields, warn: Warn): Parameters {
 /** The parameters of one layer type. */
 function parametersOf({ path, values }: Parameters, nested: readonly string[], type: string): Parameters {
   if (!nested.includes(type)) throw invalidField(path, `parameters of ${type}`, nested)
-  const own = values[type] as Record<string, unknown>
+  const own = values[type]
+  if (!isObject(own)) throw unsupportedField(`${path}.${type}`, 'an object', own)
   const shared = Object.fromEntries(
     Object.entries(values).filter(([key, value]) => !nested.includes(key) && value != null),
   )
@@ -111,10 +113,10 @@ function parametersOf({ path, values }: Parameters, nested: readonly string[], t
 
 function resolve(config: Fields, { path, values }: Parameters, maxPosition: number, warn: Warn): Rope {
   const typeField = values.rope_type == null && values.type != null ? 'type' : 'rope_type'
-  const type = check(fieldText(), `${path}.${typeField}`, values[typeField]) ?? 'default'
+  const type = checkField(fieldText(), `${path}.${typeField}`, values[typeField]) ?? 'default'
   if (!Object.hasOwn(FIELDS, type))
     throw unsupportedField(`${path}.${typeField}`, 'default, linear, dynamic, llama3 or yarn', type)
-  const number = (name: string) => check(fieldNumber(0), `${path}.${name}`, values[name])
+  const number = (name: string) => checkField(fieldNumber(0), `${path}.${name}`, values[name])
   const require = (name: string) => {
     const value = number(name)
     if (value === undefined) throw invalidField(`${path}.${name}`, `a number for rope type '${type}'`, values[name])
@@ -131,7 +133,7 @@ function resolve(config: Fields, { path, values }: Parameters, maxPosition: numb
 
   const rope: RopeSpec = {
     ...UNSCALED,
-    theta: number('rope_theta') ?? check(fieldNumber(0), 'rope_theta', config.rope_theta) ?? DEFAULT_THETA,
+    theta: number('rope_theta') ?? checkField(fieldNumber(0), 'rope_theta', config.rope_theta) ?? DEFAULT_THETA,
   }
   switch (type as keyof typeof FIELDS) {
     case 'default':
@@ -160,7 +162,7 @@ function resolve(config: Fields, { path, values }: Parameters, maxPosition: numb
     case 'yarn': {
       const original = originalMaxPosition(config, path, values) ?? maxPosition
       const factor = number('factor') ?? maxPosition / original
-      const scale = (name: string) => check(fieldNumber(Number.NEGATIVE_INFINITY), `${path}.${name}`, values[name])
+      const scale = (name: string) => checkField(fieldNumber(Number.NEGATIVE_INFINITY), `${path}.${name}`, values[name])
       // As in Python, 0 is as good as nothing.
       const turns = (name: string, otherwise: number) => (values[name] === 0 ? otherwise : (number(name) ?? otherwise))
       const yarn: RopeSpec = {
@@ -171,7 +173,7 @@ function resolve(config: Fields, { path, values }: Parameters, maxPosition: numb
         attentionFactor: number('attention_factor') ?? yarnAttention(factor, scale('mscale'), scale('mscale_all_dim')),
         betaFast: turns('beta_fast', UNSCALED.betaFast),
         betaSlow: turns('beta_slow', UNSCALED.betaSlow),
-        truncate: check(fieldBoolean(), `${path}.truncate`, values.truncate) ?? true,
+        truncate: checkField(fieldBoolean(), `${path}.truncate`, values.truncate) ?? true,
       }
       return { rope: yarn, maxPosition: longer(original * factor) }
     }
@@ -184,8 +186,8 @@ function resolve(config: Fields, { path, values }: Parameters, maxPosition: numb
  */
 function originalMaxPosition(config: Fields, path: string, values: Record<string, unknown>): number | undefined {
   const name = 'original_max_position_embeddings'
-  const beside = check(fieldInteger(1), name, config[name])
-  const inside = check(fieldInteger(1), `${path}.${name}`, values[name])
+  const beside = checkField(fieldInteger(1), name, config[name])
+  const inside = checkField(fieldInteger(1), `${path}.${name}`, values[name])
   if (!path.includes('.')) return beside ?? inside
   if (inside === undefined && beside !== undefined && beside !== config.max_position_embeddings) {
     throw invalidField(`${path}.${name}`, `a number there, since parameters by layer type are read alone`, values[name])
@@ -204,14 +206,6 @@ function tellUnread(path: string, type: keyof typeof FIELDS, values: Record<stri
   warn(
     `${CONFIG_FILE}: field '${path}': not read for rope type '${type}', as in transformers: ${unread.map(show).join(', ')}`,
   )
-}
-
-/** A field's value if it is there; null is as good as absent. */
-function check<Value>(schema: z.ZodType<Value>, field: string, found: unknown): Value | undefined {
-  if (found == null) return undefined
-  const outcome = schema.safeParse(found)
-  if (outcome.success) return outcome.data
-  throw invalidField(field, outcome.error.issues[0]!.message, found)
 }
 
 /** YaRN's 1 / sqrt(temperature) (Peng et al. 2023, section 3.4), with DeepSeek's two scales where both are given. */

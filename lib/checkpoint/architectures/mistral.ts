@@ -1,10 +1,10 @@
 import type { Architecture } from './architecture.ts'
-import { readWindow } from './windows.ts'
+import { readMistralWindow } from './windows.ts'
 
 export const mistral: Architecture = {
   modelType: 'mistral',
   defaults: { maxPosition: 131072, kvHeads: 8 },
   attentionBias: () => 'none',
-  slidingWindow: (config) => readWindow(config, 0),
+  slidingWindow: readMistralWindow,
   fields: ['sliding_window'],
 }

@@ -141,6 +141,23 @@ describe('Mistral', () => {
     refused({ ...mistral, layer_types: ['chunked_attention'] }, 'CHECKPOINT_UNSUPPORTED', /"chunked_attention"/)
     refused({ ...mistral, sliding_window: 0 }, 'CHECKPOINT_INVALID', /'sliding_window': expected an integer from 1/)
     expect(readConfig({ ...mistral, layer_types: Array(32).fill('full_attention') }).spec.slidingWindow).toBe(0)
+    refused(
+      { ...mistral, sliding_window: 4096, layer_types: Array(32).fill('full_attention') },
+      'CHECKPOINT_INVALID',
+      /'layer_types': expected sliding_attention/,
+    )
+    refused(
+      { ...mistral, sliding_window: null, layer_types: Array(32).fill('sliding_attention') },
+      'CHECKPOINT_INVALID',
+      /'sliding_window': expected the window of layer_types/,
+    )
+  })
+  test('windows that an architecture does not read are no reason to refuse it', () => {
+    const strange = { sliding_window: -1, use_sliding_window: 'no', max_window_layers: null }
+    expect(readConfig({ ...llama, ...strange }).spec.slidingWindow).toBe(0)
+    const unused = { sliding_window: 0, use_sliding_window: false }
+    const qwen = { architectures: ['Qwen2ForCausalLM'], model_type: 'qwen2', num_key_value_heads: 4 }
+    expect(readConfig({ ...llama, ...qwen, ...unused }).spec.slidingWindow).toBe(0)
   })
 })
 
