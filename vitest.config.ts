@@ -8,7 +8,7 @@ export default defineConfig({
     maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 120_000,
-    // Tests leave nothing in the user's cache.
-    env: { MILLRACE_CACHE: 'off' },
+    // Tests leave nothing in the user's cache, and ask nothing of the network.
+    env: { MILLRACE_CACHE: 'off', HF_HUB_OFFLINE: '1' },
   },
 })

@@ -19,13 +19,30 @@ configure_sanitized() { # <tree> <sanitizer>
   cmake -S . -B "$1" "${generator[@]}" -DMILLRACE_SANITIZE="$2" -DMILLRACE_WERROR=ON
 }
 
-# Runs each line of its input as a command, says how it ended, and prints the counts last.
-each() {
-  local line passed=0 failed=0
-  while read -r line; do
-    echo "\$ $line"
-    if bash -c "$line" </dev/null; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "FAILED: $line"; fi
-  done
+# Runs each line of its input as a command, says how it ended, and prints the counts last. With a number, so many run at
+# once, and what each says comes when it has ended.
+each() { # [number]
+  local line passed=0 failed=0 folder i=0
+  folder=$(mktemp -d)
+  if [ "${1:-1}" = 1 ]; then
+    while read -r line; do
+      echo "\$ $line"
+      if bash -c "$line" </dev/null; then passed=$((passed + 1)); else failed=$((failed + 1)) && echo "FAILED: $line"; fi
+    done
+  else
+    while read -r line; do
+      while [ "$(jobs -rp | wc -l)" -ge "$1" ]; do wait -n; done
+      i=$((i + 1))
+      (
+        echo "\$ $line"
+        if bash -c "$line" </dev/null; then : >"$folder/$i.passed"; else echo "FAILED: $line"; fi
+      ) >"$folder/$i.log" 2>&1 &
+    done
+    wait
+    [ "$i" = 0 ] || cat $(seq -f "$folder/%g.log" "$i")
+    passed=$(find "$folder" -name '*.passed' | wc -l) failed=$((i - passed))
+  fi
+  rm -rf "$folder"
   echo "$passed passed, $failed failed"
   [ "$failed" = 0 ]
 }
@@ -36,7 +53,7 @@ fuzz_for() { # <seconds>
   configure_sanitized "$tree" address && cmake --build "$tree" --parallel "$jobs" --target fuzz || return 1
   for target in test/fuzz/corpus/*; do
     echo "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 $tree/fuzz/fuzz_${target##*/} $target --seconds $1"
-  done | each
+  done | each "$jobs"
 }
 
 # Every stage with its time, all of them even if one fails, and the sum of the counts last. A stage is the function

@@ -4,7 +4,7 @@ export const ERRORS = {
   ADDON_NOT_BUILT: 'run `npm run build` in the package folder (needs a C++20 compiler and CMake)',
   PLATFORM_UNSUPPORTED: 'millrace runs on Linux, x64 and arm64',
   CHECKPOINT_NOT_FOUND:
-    'pass the path of a Hugging Face model folder with config.json and *.safetensors, or of a GGUF file',
+    'pass the path of a Hugging Face model folder with config.json and *.safetensors, or of a GGUF file, or a name such as owner/name',
   CHECKPOINT_INVALID: 'fetch the file again, or report it to whoever published the checkpoint',
   CHECKPOINT_UNSUPPORTED: 'use a checkpoint in a supported format (see README)',
   TOKENIZER_INVALID: 'fetch tokenizer.json and tokenizer_config.json again',
@@ -13,6 +13,8 @@ export const ERRORS = {
   CHAT_TEMPLATE_UNSUPPORTED: 'use generate() with a prompt of your own, and report the template to millrace',
   CONTEXT_OVERFLOW: 'shorten the prompt, lower maxTokens, or load with a larger contextLength',
   OUT_OF_MEMORY: 'free memory, lower contextLength, or choose a smaller model',
+  HUB_ACCESS_DENIED: "visit the model's page with the account whose token HF_TOKEN is",
+  HUB_UNAVAILABLE: 'try again: what has come is kept; offline: true uses what the cache has',
   DEVICE_UNAVAILABLE: "use device: 'cpu', or see probe() for what was found",
   WRITE_FAILED: 'name a place that has room and that this user may write to',
   QUEUE_FULL: 'try again after retryAfterMs, or load with a larger maxQueue',
@@ -33,7 +35,7 @@ export class MillraceError extends Error {
   readonly code: ErrorCode
   /** What to do about it. */
   readonly remedy: string
-  /** Of QUEUE_FULL: when a place in the queue is likely to be free. */
+  /** Of QUEUE_FULL: when a place in the queue is likely to be free; of HUB_UNAVAILABLE: when the hub says to come again. */
   declare readonly retryAfterMs?: number
 
   constructor(code: ErrorCode, options: { message: string; remedy?: string; cause?: unknown; retryAfterMs?: number }) {

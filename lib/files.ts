@@ -1,5 +1,5 @@
 /** Files that the package writes: where the user's caches are, folders that are made on the way, failures told alike. */
-import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { homedir, userInfo } from 'node:os'
 import { dirname, isAbsolute, join, resolve } from 'node:path'
 import { MillraceError } from './errors.ts'
@@ -71,4 +71,12 @@ export function messageOf(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException
   if (code === undefined || !/^E[A-Z0-9]+$/.test(code)) return message
   return `${message.replace(/^E[A-Z0-9]+: /, '').replace(/, \w+( '[\s\S]*')?$/, '')} (${code})`
+}
+
+/** The folder, or the nearest above it that is there. */
+export async function nearestFolder(path: string): Promise<string> {
+  for (let at = resolve(path); ; at = dirname(at)) {
+    const info = await stat(at).catch(() => undefined)
+    if (info?.isDirectory() || at === dirname(at)) return at
+  }
 }

@@ -9,6 +9,9 @@ export type {
   Quantisation,
 } from './checkpoint/quantisation.ts'
 export { type ErrorCode, MillraceError } from './errors.ts'
+export type { CachedModel } from './hub/cache.ts'
+export { listModels, type RemovedModel, removeModel } from './hub/manage.ts'
+export { type HubOptions, type PulledModel, pull } from './hub/pull.ts'
 export type { Logger } from './log.ts'
 export { type CacheEntry, clearCache, listCache, type ModelCache } from './model/cache.ts'
 export { type CalibrateOptions, type CalibrationReport, calibrate } from './model/calibrate.ts'
@@ -35,6 +38,10 @@ export type {
   ScheduleOptions,
   ScoreOptions,
 } from './options/request.ts'
+/** The options of an answer, one row each: its schema, its default, and its name over HTTP where it has one. */
+export { answerRows as answerOptions } from './options/sampling.ts'
+/** '256MiB' -> 268435456; undefined if the text is no size. */
+export { parseBytes } from './options/validate.ts'
 export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'
 export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.ts'
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'
@@ -43,5 +50,5 @@ export * from './probe.ts'
 export type { Part as ChatPart } from './text/chat/parser.ts'
 export type { GeneratedToolCall, TextPart, ToolCall } from './text/chat/types.ts'
 export type { EncodeOptions, TextCodec } from './text/tokenizer/codec.ts'
-export { type LoadedTokenizer, loadTokenizer } from './text/tokenizer/load.ts'
+export { type LoadedTokenizer, loadTokenizer, type TokenizerOptions } from './text/tokenizer/load.ts'
 export type { Truncation } from './text/truncate.ts'

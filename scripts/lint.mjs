@@ -1,5 +1,5 @@
 // npm run lint: biome, tsc and clang-format; --fix lets biome and clang-format write.
-import { spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { command, ROOT, SetupError } from './build-native.mjs'
@@ -7,10 +7,18 @@ import { command, ROOT, SetupError } from './build-native.mjs'
 const fix = process.argv.includes('--fix')
 const program = (...path) => join(ROOT, 'node_modules', ...path)
 
+/** Whether it is clean; what it says comes whole, since others run beside it. */
 function check(what, args) {
-  const { status } = spawnSync(process.execPath, args, { cwd: ROOT, stdio: 'inherit' })
-  process.stdout.write(`${what}: ${status === 0 ? 'clean' : 'FAILED'}\n`)
-  return status === 0
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, args, { cwd: ROOT })
+    const said = []
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => said.push(chunk))
+    child.on('close', (status) => {
+      process.stdout.write(Buffer.concat(said))
+      process.stdout.write(`${what}: ${status === 0 ? 'clean' : 'FAILED'}\n`)
+      resolve(status === 0)
+    })
+  })
 }
 
 function nativeSources() {
@@ -20,13 +28,13 @@ function nativeSources() {
     .filter((path) => /\.(h|cc|cu|cuh)$/.test(path))
 }
 
-await command(() => {
+await command(async () => {
   const biome = program('@biomejs', 'biome', 'bin', 'biome')
   const format = program('clang-format', 'index.js')
-  const results = [
+  const results = await Promise.all([
     check('biome', fix ? [biome, 'check', '--write', '.'] : [biome, 'ci', '--error-on-warnings', '.']),
     check('tsc', [program('typescript', 'bin', 'tsc'), '--noEmit']),
     check('clang-format', [format, ...(fix ? ['-i'] : ['--dry-run', '-Werror']), ...nativeSources()]),
-  ]
+  ])
   if (results.includes(false)) throw new SetupError('lint failed.')
 })

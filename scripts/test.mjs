@@ -7,7 +7,7 @@ import { runVitest } from './vitest.mjs'
 await command(async () => {
   await setUp({ tests: true })
   const javascript = runVitest(process.argv.slice(2))
-  const native = runPrograms(cppPrograms(TREE))
+  const native = await runPrograms(cppPrograms(TREE))
   process.stdout.write(`\nvitest: ${summary(javascript)}\nC++:    ${summary(native)}\n`)
   const total = {
     passed: javascript.passed + native.passed,

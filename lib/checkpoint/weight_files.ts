@@ -29,6 +29,9 @@ const indexSchema = z.looseObject({
   weight_map: z.record(z.string(), fieldText(), { error: 'an object of tensor names and file names' }),
 })
 
+/** Whether a file of the folder, by its absolute path, is there. */
+export type IsThere = (file: string) => Promise<boolean>
+
 /** Files that belong together, all of the model's weights if any. */
 interface Candidate {
   /** The name without numbers, ending and variant: 'model' of the usual ones. */
@@ -40,16 +43,18 @@ interface Candidate {
 
 /**
  * What config.json's `transformers_weights` names; else, as transformers does, model.safetensors and then its index; else
- * the one index, full set of shards or single file that there is.
+ * the one index, full set of shards or single file that there is. Of files, only indexes are read; `isThere` may know of
+ * others that are still to be fetched.
  */
 export async function findWeights(
   path: string,
   files: readonly string[],
   config: Record<string, unknown> = {},
+  isThere: IsThere = isFile,
 ): Promise<WeightFiles> {
   const named = config.transformers_weights
   if (typeof named === 'string' && named !== '') {
-    if (INDEX_NAME.test(named)) return { ...(await readShards(path, named)), warnings: adapters(files, []) }
+    if (INDEX_NAME.test(named)) return { ...(await readShards(path, named, isThere)), warnings: adapters(files, []) }
     const file = inside(path, named, 'config.json')
     if (!named.endsWith('.safetensors')) {
       throw new MillraceError('CHECKPOINT_UNSUPPORTED', {
@@ -74,10 +79,10 @@ export async function findWeights(
   if (index !== undefined) {
     const names = shardNames(await readMap(path, index))
     // An index that came with the files of another model, of which no shard did.
-    const strange = !names.some((name) => files.includes(name)) && !(await anyIsThere(path, names))
+    const strange = !names.some((name) => files.includes(name)) && !(await anyIsThere(path, names, isThere))
     const only = candidates.filter(({ missing }) => missing.length === 0)
     if (!strange || only.length !== 1) {
-      const found = await readShards(path, index)
+      const found = await readShards(path, index, isThere)
       return { ...found, warnings: beside(files, names) }
     }
     const { files: own } = only[0]!
@@ -197,7 +202,7 @@ async function readMap(path: string, index: string): Promise<Record<string, stri
 
 const shardNames = (map: Record<string, string>): string[] => [...new Set(Object.values(map))].sort()
 
-async function readShards(path: string, index: string) {
+async function readShards(path: string, index: string, isThere: IsThere) {
   inside(path, index, 'config.json')
   const map = await readMap(path, index)
   const names = shardNames(map)
@@ -231,11 +236,11 @@ function inside(path: string, name: string, namedBy: string): string {
   return file
 }
 
-async function isThere(file: string): Promise<boolean> {
+const isFile: IsThere = async (file) => {
   return (await stat(file).catch(() => undefined))?.isFile() ?? false
 }
 
-async function anyIsThere(path: string, names: readonly string[]): Promise<boolean> {
+async function anyIsThere(path: string, names: readonly string[], isThere: IsThere): Promise<boolean> {
   for (const name of names) {
     const file = inside(path, name, INDEX)
     if ((await isThere(file)) || (await linkTarget(file)) !== undefined) return true

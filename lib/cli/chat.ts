@@ -12,6 +12,7 @@ import {
   checkTokens,
   type HeadFlag,
   loadModel,
+  MODEL,
   type RunFlags,
   samplingOptions,
 } from './options.ts'
@@ -25,13 +26,13 @@ interface Flags extends RunFlags, HeadFlag {
 export function chatCommand(terminal: Terminal): Command {
   const command = new Command('chat')
     .description('talk with a model; from a pipe, every line is a message')
-    .argument('<model>', 'folder of the checkpoint, or a GGUF file')
+    .argument('<model>', MODEL)
     .option('--system <text>', 'the system message')
   addSamplingFlags(addHeadFlag(addServeFlags(addLoadFlags(command))))
   return command.action(async (path: string, flags: Flags) => {
     const sampling = samplingOptions(flags)
     checkStdin()
-    await checkTokens(path, sampling)
+    await checkTokens(path, sampling, flags)
     await using model = await loadModel(path, flags, terminal, { head: flags.head })
     if (!model.hasChatTemplate) {
       throw new MillraceError('CHAT_TEMPLATE_MISSING', { message: `${path} has no chat template` })

@@ -11,6 +11,7 @@ import {
   checkTokens,
   type HeadFlag,
   loadModel,
+  MODEL,
   type RunFlags,
   samplingOptions,
 } from './options.ts'
@@ -30,7 +31,7 @@ interface Flags extends RunFlags, HeadFlag {
 export function generateCommand(terminal: Terminal): Command {
   const command = new Command('generate')
     .description('continue a prompt, or answer one request')
-    .argument('<model>', 'folder of the checkpoint, or a GGUF file')
+    .argument('<model>', MODEL)
     .argument('[prompt]', 'the text to continue; from standard input if it is given nowhere')
     .option('--prompt <text>', 'the text to continue')
     .option('--chat <request>', "answer this request, through the model's chat template")
@@ -42,7 +43,7 @@ export function generateCommand(terminal: Terminal): Command {
     checkFlags(positional, flags)
     const options = samplingOptions(flags)
     const text = flags.chat ?? flags.prompt ?? positional ?? (await terminal.readStdin()).replace(/\r?\n$/, '')
-    await checkTokens(path, options)
+    await checkTokens(path, options, flags)
     await using model = await loadModel(path, flags, terminal, { head: flags.head })
     const generation =
       flags.chat === undefined

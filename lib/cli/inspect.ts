@@ -1,18 +1,21 @@
 import { Command } from 'commander'
 import { type Inspection, inspect } from '../model/inspect.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
-import { addHeadFlag, type HeadFlag } from './options.ts'
+import { addHeadFlag, addHubFlags, type HeadFlag, type HubFlags, MODEL } from './options.ts'
 import type { Terminal } from './terminal.ts'
 
 export function inspectCommand(terminal: Terminal): Command {
   const command = new Command('inspect')
     .description('show what a checkpoint is and takes, without loading its weights')
-    .argument('<model>', 'folder of the checkpoint, or a GGUF file')
+    .argument('<model>', MODEL)
     .option('--json', 'print as JSON')
-  return addHeadFlag(command).action(async (path: string, flags: HeadFlag & { json?: boolean }) => {
-    const inspection = await inspect(path, { head: flags.head })
-    await terminal.write(flags.json ? `${JSON.stringify(inspection, null, 2)}\n` : describe(inspection))
-  })
+  return addHubFlags(addHeadFlag(command)).action(
+    async (path: string, flags: HeadFlag & HubFlags & { json?: boolean }) => {
+      const { json, ...options } = flags
+      const inspection = await inspect(path, options)
+      await terminal.write(json ? `${JSON.stringify(inspection, null, 2)}\n` : describe(inspection))
+    },
+  )
 }
 
 function describe(inspection: Inspection): string {

@@ -10,9 +10,11 @@ import { cacheCommand } from './cache.ts'
 import { chatCommand } from './chat.ts'
 import { generateCommand } from './generate.ts'
 import { inspectCommand } from './inspect.ts'
+import { lsCommand, pullCommand, rmCommand } from './models.ts'
 import { planCommand } from './plan.ts'
 import { probeCommand } from './probe.ts'
 import { scoreCommand } from './score.ts'
+import { serveCommand } from './serve.ts'
 import { Interrupted, Terminal } from './terminal.ts'
 
 const EXIT = { ok: 0, failure: 1, usage: 2 }
@@ -38,7 +40,11 @@ async function main(): Promise<void> {
     probeCommand,
     scoreCommand,
     benchCommand,
+    pullCommand,
+    lsCommand,
+    rmCommand,
     cacheCommand,
+    serveCommand,
   ]) {
     program.addCommand(command(terminal).exitOverride())
   }

@@ -36,8 +36,14 @@ export interface LoadFlags {
   batch?: number
 }
 
+/** Of commands that take a model by name. */
+export interface HubFlags {
+  revision?: string
+  offline?: boolean
+}
+
 /** Of commands that load the model. */
-export interface RunFlags extends LoadFlags {
+export interface RunFlags extends LoadFlags, HubFlags {
   trace?: string
   cache?: boolean | string
   quiet?: boolean
@@ -125,9 +131,17 @@ export function addServeFlags(command: Command): Command {
     )
 }
 
+export const MODEL = 'folder of the checkpoint, a GGUF file, or a name of the hub: owner/name, owner/name:file.gguf'
+
+export function addHubFlags(command: Command): Command {
+  return command
+    .addOption(new Option('--revision <revision>', 'of a model by name: a branch, a tag or a commit'))
+    .addOption(new Option('--offline', 'of a model by name: what the cache has, and no network'))
+}
+
 /** Of commands that load. */
 export function addLoadFlags(command: Command, context?: string): Command {
-  return addPlanFlags(command, context)
+  return addHubFlags(addPlanFlags(command, context))
     .addOption(new Option('--trace <file>', 'write what copies, kernels and waits take, for ui.perfetto.dev'))
     .addOption(new Option('--cache <folder>', 'keep repacked weights for the next load there'))
     .addOption(new Option('--no-cache', 'keep and use no repacked weights'))
@@ -188,11 +202,15 @@ export function planOptions(flags: LoadFlags): PlanOptions {
 }
 
 /** Told before weights are read: token ids that the model has not. */
-export async function checkTokens(path: string, { stopTokens = [], logitBias }: GenerateOptions): Promise<void> {
+export async function checkTokens(
+  path: string,
+  { stopTokens = [], logitBias }: GenerateOptions,
+  { revision, offline }: HubFlags,
+): Promise<void> {
   const biased = logitBias instanceof Map ? [...(logitBias as ReadonlyMap<number, number>).keys()] : []
   const ids = { '--stop-token': stopTokens, '--logit-bias': biased }
   if (Object.values(ids).every((list) => list.length === 0)) return
-  const { vocab } = (await inspect(path)).spec
+  const { vocab } = (await inspect(path, { revision, offline })).spec
   for (const [name, list] of Object.entries(ids)) {
     const wrong = list.find((id) => id >= vocab)
     if (wrong !== undefined) throw invalidArgument(`a token id from 0 to ${vocab - 1}`, name, wrong)
@@ -220,6 +238,8 @@ export async function loadModel(
   const model = await load(path, {
     ...plan,
     cache: flags.cache,
+    revision: flags.revision,
+    offline: flags.offline,
     signal: terminal.signal,
     onProgress: progress.report,
     logger: terminal.logger,

@@ -5,10 +5,20 @@ import type { HeadType } from '../options/model.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
-import { addPlanFlags, addServeFlags, type LoadFlags, noteWithoutGpu, parseNumber, planOptions } from './options.ts'
+import {
+  addHubFlags,
+  addPlanFlags,
+  addServeFlags,
+  type HubFlags,
+  type LoadFlags,
+  MODEL,
+  noteWithoutGpu,
+  parseNumber,
+  planOptions,
+} from './options.ts'
 import type { Terminal } from './terminal.ts'
 
-interface Flags extends LoadFlags {
+interface Flags extends LoadFlags, HubFlags {
   /** What --max-sequences was called before. */
   sequences?: number
   head?: HeadType
@@ -18,15 +28,21 @@ interface Flags extends LoadFlags {
 export function planCommand(terminal: Terminal): Command {
   const command = new Command('plan')
     .description('what a model would take and how fast it would be, without loading it')
-    .argument('<model>', `folder of a checkpoint, a GGUF file, or a published shape: ${Object.keys(SHAPES).join(', ')}`)
+    .argument('<model>', `${MODEL}, of which headers are read; or a published shape: ${Object.keys(SHAPES).join(', ')}`)
     .addOption(new Option('--sequences <count>').argParser(parseNumber).hideHelp())
     .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4', 'q8']))
     .option('--json', 'print as JSON')
-  addServeFlags(addPlanFlags(command))
+  addHubFlags(addServeFlags(addPlanFlags(command)))
   return command.action(async (name: string, flags: Flags) => {
-    const { sequences, head } = flags
+    const { sequences, head, revision, offline } = flags
     const options = planOptions(flags)
-    const made = await plan(name, { ...options, maxSequences: options.maxSequences ?? sequences, head })
+    const made = await plan(name, {
+      ...options,
+      maxSequences: options.maxSequences ?? sequences,
+      head,
+      revision,
+      offline,
+    })
     noteWithoutGpu(made.device, flags, terminal)
     await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made))
   })

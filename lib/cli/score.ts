@@ -3,7 +3,7 @@ import { Command, Option } from 'commander'
 import { MillraceError } from '../errors.ts'
 import type { Model } from '../model/model.ts'
 import { formatCount } from './format.ts'
-import { addHeadFlag, addLoadFlags, type HeadFlag, loadModel, parseNumber, type RunFlags } from './options.ts'
+import { addHeadFlag, addLoadFlags, type HeadFlag, loadModel, MODEL, parseNumber, type RunFlags } from './options.ts'
 import { endTrace } from './output.ts'
 import type { Terminal } from './terminal.ts'
 
@@ -17,7 +17,7 @@ interface Flags extends RunFlags, HeadFlag {
 export function scoreCommand(terminal: Terminal): Command {
   const command = new Command('score')
     .description('perplexity of a text under a model')
-    .argument('<model>', 'folder of the checkpoint, or a GGUF file')
+    .argument('<model>', MODEL)
     .argument('[text]', 'the text; from standard input if it is given nowhere')
     .option('--file <path>', 'a file with the text')
     .addOption(

@@ -8,6 +8,7 @@ import { messageOf } from '../files.ts'
 import type { Logger } from '../log.ts'
 import type { LoadProgress } from '../options/model.ts'
 import { formatBytes } from './format.ts'
+import { Pace } from './pace.ts'
 
 /** Thrown to leave a command after Ctrl-C; not a failure to be told. */
 export class Interrupted extends Error {}
@@ -110,21 +111,29 @@ export class Terminal {
     process.stderr.write(`${line}\n`)
   }
 
-  /** Shows a load: a bar on a terminal, a line now and then elsewhere. */
-  progress(name: string): { report: (progress: LoadProgress) => void; done: () => void } {
+  /** Shows a download and a load: a bar on a terminal, a line now and then elsewhere, with rate and time left. */
+  progress(name: string): { report: (progress: LoadProgress) => void; done: () => void; end: () => void } {
     const began = performance.now()
     let told = began
     let total = 0
+    let pace = new Pace('')
     return {
       report: (progress) => {
-        if (progress.stage !== 'weights' || this.quiet) return
-        total = progress.total
+        const what = WORDS[progress.stage]
+        if (what === undefined || this.quiet) return
+        if (progress.stage === 'weights') total = progress.total
+        if (pace.stage !== progress.stage) {
+          this.#stopBar()
+          pace = new Pace(progress.stage)
+        }
+        pace.report(progress)
         if (process.stderr.isTTY) {
-          this.#bar ??= this.#startBar(name, progress.total)
-          this.#bar.update(progress.done, { size: formatBytes(progress.done) })
+          this.#bar ??= this.#startBar(`${what} ${name}`, progress.total)
+          this.#bar.update(progress.done, { size: formatBytes(progress.done), pace: pace.text })
         } else if (performance.now() - told > LINE_INTERVAL_MS) {
           told = performance.now()
-          this.note(`loading ${name}: ${formatBytes(progress.done)} of ${formatBytes(progress.total)}`)
+          const { done, total } = progress
+          this.note(`${what} ${name}: ${formatBytes(done)} of ${formatBytes(total)}${pace.text && `, ${pace.text}`}`)
         }
       },
       done: () => {
@@ -132,17 +141,18 @@ export class Terminal {
         const seconds = (performance.now() - began) / 1000
         this.note(`loaded ${name}${total > 0 ? `: ${formatBytes(total)}` : ''} in ${seconds.toFixed(1)} s`)
       },
+      end: () => this.#stopBar(),
     }
   }
 
   #startBar(name: string, total: number): SingleBar {
     const bar = new SingleBar({
       stream: process.stderr,
-      format: `${name} [{bar}] {percentage} % | {size} of ${formatBytes(total)}`,
+      format: `${name} [{bar}] {percentage} % | {size} of ${formatBytes(total)} | {pace}`,
       clearOnComplete: true,
       hideCursor: true,
     })
-    bar.start(total, 0, { size: formatBytes(0) })
+    bar.start(total, 0, { size: formatBytes(0), pace: '' })
     return bar
   }
 
@@ -153,6 +163,8 @@ export class Terminal {
 }
 
 const LINE_INTERVAL_MS = 2000
+/** What stages that count bytes are called. */
+const WORDS: Partial<Record<LoadProgress['stage'], string>> = { download: 'fetching', weights: 'loading' }
 
 /** A folder would be read as an empty text. Throws INVALID_ARGUMENT. */
 export function checkStdin(): void {

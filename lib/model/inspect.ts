@@ -5,11 +5,13 @@ import { addon, type ModelSpec, type NativeUnit } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import type { GgufQuantisation } from '../checkpoint/gguf/types.ts'
 import type { Quantisation } from '../checkpoint/quantisation.ts'
+import { locate } from '../hub/locate.ts'
 import { type HeadType, inspectOptions } from '../options/model.ts'
 import { validate } from '../options/validate.ts'
 import { cacheFolder, packedFile } from './cache.ts'
 
 export interface Inspection {
+  /** Of a model by name that is not in the cache: its name. */
   path: string
   architecture: string
   spec: ModelSpec
@@ -34,18 +36,22 @@ export interface Inspection {
 export interface InspectOptions {
   /** As load() would have it. */
   head?: HeadType | undefined
+  /** Of a model by name, as load() takes them. */
+  revision?: string | undefined
+  offline?: boolean | undefined
 }
 
-/** Reads headers only. Rejects with the CHECKPOINT_ errors. */
+/** Reads headers only: of a model by name, too. Rejects with the CHECKPOINT_ and HUB_ errors. */
 export async function inspect(path: string, options: InspectOptions = {}): Promise<Inspection> {
-  const { head } = validate(inspectOptions, options, 'options')
-  const checkpoint = await openCheckpoint(path, addon(), head)
+  const { head, ...hub } = validate(inspectOptions, options, 'options')
+  await using place = await locate(path, hub, 'headers')
+  const checkpoint = await openCheckpoint(place.path, addon(), head)
   const { folder, config, quantisation, slabs } = checkpoint
   const files = []
   for (const file of folder.weightFiles) files.push({ name: basename(file), bytes: (await stat(file)).size })
-  const packed = packedFile(cacheFolder(undefined), folder, slabs)
+  const packed = place.headersOnly ? undefined : packedFile(cacheFolder(undefined), folder, slabs)
   return {
-    path: folder.path,
+    path: place.headersOnly ? path : folder.path,
     architecture: config.architecture,
     spec: config.spec,
     quantisation,

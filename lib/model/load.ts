@@ -3,6 +3,7 @@ import type { NativeAddon, NativeModel } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import { readSamplingDefaults } from '../checkpoint/generation_defaults.ts'
 import { MillraceError } from '../errors.ts'
+import { locate } from '../hub/locate.ts'
 import { readKernel } from '../lab/kernel.ts'
 import { makeLog } from '../log.ts'
 import { type LoadOptions, type LoadProgress, loadOptions } from '../options/model.ts'
@@ -18,8 +19,9 @@ import { requireNotAborted } from './signals.ts'
 import { loadWeights } from './weights.ts'
 
 /**
- * Loads the model of a Hugging Face folder or a GGUF file. Rejects with INVALID_ARGUMENT, ADDON_NOT_BUILT, the CHECKPOINT_ and
- * TOKENIZER_ errors, OUT_OF_MEMORY, DEVICE_UNAVAILABLE or ABORTED; nothing is left behind then.
+ * Loads the model of a Hugging Face folder, a GGUF file, or a name of the hub ('owner/name', 'owner/name:file.gguf'), which
+ * is fetched first. Rejects with INVALID_ARGUMENT, ADDON_NOT_BUILT, the CHECKPOINT_, TOKENIZER_ and HUB_ errors, WRITE_FAILED of
+ * a download, OUT_OF_MEMORY, DEVICE_UNAVAILABLE or ABORTED; nothing but what was fetched is left behind then.
  */
 export async function load(path: string, options: LoadOptions = {}): Promise<Model> {
   const checked = validate(loadOptions, options, 'options')
@@ -33,7 +35,9 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     const { native } = runtime()
     const probing = probeGpus(native, checked.device ?? 'auto')
     probing.catch(() => {}) // told below
-    const checkpoint = await openCheckpoint(path, native, checked.head)
+    const place = await locate(path, checked)
+    for (const warning of place.warnings) log.warn({ path: place.path }, warning)
+    const checkpoint = await openCheckpoint(place.path, native, checked.head)
     const { folder } = checkpoint
     for (const warning of checkpoint.warnings) log.warn({ path: folder.path }, warning)
     const samplingDefaults =

@@ -143,7 +143,7 @@ export class Model implements AsyncDisposable {
   /** The file that keeps the repacked weights for the next load; undefined where none is kept. */
   readonly cache: Readonly<ModelCache> | undefined
   /** As generate() and chat() use it. */
-  readonly tokenizer: Pick<TextCodec, 'encode' | 'decode' | 'idOf' | 'applyChatTemplate' | 'encodeChat'>
+  readonly tokenizer: Pick<TextCodec, 'encode' | 'decode' | 'idOf' | 'bytesOf' | 'applyChatTemplate' | 'encodeChat'>
 
   readonly #parts: ModelParts
   #plan: ModelPlan

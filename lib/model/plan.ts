@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import type { MillraceError } from '../errors.ts'
-import { type HeadType, loadOptions, type PlanOptions, planOptions } from '../options/model.ts'
+import { locate } from '../hub/locate.ts'
+import { type HeadType, hubOptions, loadOptions, type PlanOptions, planOptions } from '../options/model.ts'
 import { invalidArgument, nearest, validate } from '../options/validate.ts'
 import { type ModelPlan, makePlan } from '../plan/plan.ts'
 import { readMachine } from './machine.ts'
@@ -15,16 +16,19 @@ import { SYNTHETIC_DEFAULTS } from './synthetic.ts'
 export interface PlanModelOptions extends PlanOptions {
   /** Of a checkpoint: as load() takes it. Of a shape: 'q4' or 'q8', or float16 by default. */
   head?: HeadType | undefined
+  /** Of a model by name, as load() takes them. */
+  revision?: string | undefined
+  offline?: boolean | undefined
 }
 
-const schema = z.strictObject({ ...planOptions.shape, head: loadOptions.shape.head })
+const schema = z.strictObject({ ...planOptions.shape, head: loadOptions.shape.head, ...hubOptions })
 
 /**
- * `model` is a Hugging Face folder or a GGUF file, of which headers are read, or the name of a published shape ('llama3-8b'), as
+ * `model` is a Hugging Face folder, a GGUF file or a name of the hub, of which headers are read, or the name of a published shape ('llama3-8b'), as
  * with weights of 4 bits in groups of 128. Rejects as load() does.
  */
 export async function plan(model: string, options: PlanModelOptions = {}): Promise<ModelPlan> {
-  const { head, ...checked } = validate(schema, options, 'options')
+  const { head, revision, offline, ...checked } = validate(schema, options, 'options')
   if (typeof model !== 'string' || model === '') throw noModel(model)
   const { native } = runtime()
   const machine = readMachine(native)
@@ -37,7 +41,8 @@ export async function plan(model: string, options: PlanModelOptions = {}): Promi
   if (!existsSync(model) && !/[./\\]/.test(model)) {
     throw noModel(model)
   }
-  const checkpoint = await openCheckpoint(model, native, head)
+  await using place = await locate(model, { revision, offline }, 'headers')
+  const checkpoint = await openCheckpoint(place.path, native, head)
   return makePlan(checkpoint.config.spec, checkpoint.slabs, checked, machine)
 }
 

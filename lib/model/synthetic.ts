@@ -34,6 +34,7 @@ const noTokenizer: TextCodec = {
   prepareChat: refuse,
   decode: () => '',
   idOf: () => undefined,
+  bytesOf: () => undefined,
   close: () => {},
 }
 

@@ -11,8 +11,11 @@ import { boolean, integer, MAX_TOKENS, number, parseBytes, parsePercent, signal 
 export type PlacementHome = 'resident' | 'streamed' | 'cpu' | 'shared'
 
 export interface LoadProgress {
-  /** 'tokenizer' and 'checkpoint' count files; 'weights' counts bytes of weights repacked, or read from the cache. */
-  stage: 'checkpoint' | 'tokenizer' | 'weights'
+  /**
+   * 'tokenizer' and 'checkpoint' count files; 'weights' counts bytes of weights repacked, or read from the cache;
+   * 'download' counts bytes of a model's files, those that were there already included.
+   */
+  stage: 'download' | 'checkpoint' | 'tokenizer' | 'weights'
   done: number
   total: number
 }
@@ -78,6 +81,10 @@ export interface PlanOptions {
 export type HeadType = 'stored' | 'q4' | 'q8'
 
 export interface LoadOptions extends PlanOptions {
+  /** Of a model by name: a branch, a tag or a commit. Default 'main'. */
+  revision?: string | undefined
+  /** Of a model by name: ask nothing of the network. Default: HF_HUB_OFFLINE of the environment. */
+  offline?: boolean | undefined
   /**
    * 'q4' and 'q8' make 4 or 8 bits of a head that the checkpoint has in 16 or 32: a quarter or a half of its memory and
    * of the time to read it, at a loss that model.headError tells. Default 'stored': as the checkpoint has it.
@@ -203,10 +210,21 @@ export const planOptions = z.strictObject(plan)
 
 const head = z.enum(['stored', 'q4', 'q8'], { error: `'stored', 'q4' or 'q8'` })
 
-export const inspectOptions = z.strictObject({ head: head.optional() })
+const revision = { error: 'a branch, a tag or a commit' }
+/** Of models by name. */
+export const hubOptions = {
+  revision: z
+    .string(revision)
+    .regex(/^[^\s\0]+$/, revision)
+    .optional(),
+  offline: boolean().optional(),
+}
+
+export const inspectOptions = z.strictObject({ head: head.optional(), ...hubOptions })
 
 export const loadOptions = z.strictObject({
   ...plan,
+  ...hubOptions,
   head: head.optional(),
   onProgress: z
     .custom<(progress: LoadProgress) => void>((value) => typeof value === 'function', { error: 'a function' })

@@ -5,8 +5,10 @@
  * it says why it does not run.
  */
 import { spawn } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { probe } from '../../lib/index.ts'
 import { build, ROOT } from '../built.ts'
 
@@ -34,10 +36,18 @@ const kinds = [
 ] as const
 
 describe.skipIf(gpus.length === 0)('plans of', () => {
-  beforeAll(build, 120_000)
+  const folder = mkdtempSync(join(tmpdir(), 'millrace-portable-'))
+  const twin = join(folder, 'twin.json')
+  const child = join('test', 'gpu', 'portable_child.mjs')
 
-  test.each(kinds)('%s', { timeout: 600_000 }, async (_, environment) => {
-    const { wrong, changed, model } = JSON.parse(await run([join('test', 'gpu', 'portable_child.mjs')], environment))
+  beforeAll(async () => {
+    await build()
+    await run([child, 'twin', twin], {})
+  }, 120_000)
+  afterAll(() => rmSync(folder, { recursive: true }))
+
+  test.each(kinds)('%s', { timeout: 120_000 }, async (_, environment) => {
+    const { wrong, changed, model } = JSON.parse(await run([child, twin], environment))
     expect(wrong).toEqual([])
     expect(changed).toEqual([])
     expect(model.changed).toEqual([])

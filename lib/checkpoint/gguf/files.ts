@@ -80,23 +80,34 @@ function partsOf(name: string): string[] {
   )
 }
 
+/** The models among files by their paths: the parts of each, in their order. */
+export function ggufModels(paths: readonly string[]): string[][] {
+  const models = new Map<string, string[]>()
+  for (const path of paths) {
+    if (!ENDING.test(path) || BESIDE.test(basename(path))) continue
+    const parts = partsOf(basename(path)).map((part) => join(dirname(path), part))
+    models.set(parts[0]!, parts)
+  }
+  return [...models.values()]
+}
+
 async function ofFolder(folder: string): Promise<GgufFiles | undefined> {
   const files = (await readdir(folder).catch(() => [])).sort()
   const all = files.filter((name) => ENDING.test(name))
   if (all.length === 0 || files.some((name) => name.endsWith('.safetensors'))) return undefined
-  const models = new Map(all.filter((name) => !BESIDE.test(name)).map((name) => [partsOf(name)[0]!, name]))
-  if (models.size > 1) {
+  const models = ggufModels(all).map(([first]) => first!)
+  if (models.length > 1) {
     throw new MillraceError('CHECKPOINT_INVALID', {
-      message: `${folder}: expected one GGUF model, found ${list([...models.keys()])}`,
-      remedy: `pass the path of the file that is meant: ${join(folder, [...models.keys()][0]!)}`,
+      message: `${folder}: expected one GGUF model, found ${list(models)}`,
+      remedy: `pass the path of the file that is meant: ${join(folder, models[0]!)}`,
     })
   }
-  if (models.size === 0) {
+  if (models.length === 0) {
     throw new MillraceError('CHECKPOINT_UNSUPPORTED', {
       message: `${folder}: expected the GGUF file of a model, found only ${list(all)}`,
     })
   }
-  const found = await ofFile(join(folder, [...models.values()][0]!))
+  const found = await ofFile(join(folder, models[0]!))
   const others = all.filter((name) => BESIDE.test(name))
   const warnings = others.length === 0 ? [] : [`not read, beside the model's weights: ${list(others)}`]
   return { ...found, warnings }

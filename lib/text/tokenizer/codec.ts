@@ -49,6 +49,11 @@ export interface TextCodec {
   decode(tokens: ArrayLike<number>): string
   /** The token of exactly this text, or undefined. */
   idOf(text: string): number | undefined
+  /**
+   * The bytes that a token stands for, which may be a part of a code point; of a special token, those of its own text.
+   * undefined for ids of no token.
+   */
+  bytesOf(token: number): Uint8Array | undefined
   /** The chat template's text, of several that of the default one; undefined where there is none. */
   readonly chatTemplate: string | undefined
   /** All of them. */

@@ -2,6 +2,8 @@
 import { resolve } from 'node:path'
 import { z } from 'zod'
 import { MillraceError } from '../../errors.ts'
+import { locate } from '../../hub/locate.ts'
+import { hubOptions } from '../../options/model.ts'
 import { type ChatMessage, type ChatTemplateOptions, checkChat } from '../../options/request.ts'
 import { boolean, invalidArgument, signal as signalOption, validate } from '../../options/validate.ts'
 import { checkTemplates, defaultTemplate } from '../chat/templates.ts'
@@ -13,18 +15,27 @@ import { Pieces } from './pieces.ts'
 import type { ChatTask, OpenedTokenizer, TokenizerRef } from './protocol.ts'
 import { tokenizerService } from './service.ts'
 
-const loadOptions = z.strictObject({ signal: signalOption().optional() })
+export interface TokenizerOptions {
+  signal?: AbortSignal | undefined
+  /** Of a model by name, as load() takes them. */
+  revision?: string | undefined
+  offline?: boolean | undefined
+}
+
+const loadOptions = z.strictObject({ signal: signalOption().optional(), ...hubOptions })
 const encodeOptions = z.strictObject({ specialTokens: boolean().optional(), signal: signalOption().optional() })
 
 /**
- * The tokenizer of a Hugging Face folder, which needs no weights. Several of the same files share what they hold.
- * Rejects with TOKENIZER_INVALID, INVALID_ARGUMENT or ABORTED.
+ * The tokenizer of a Hugging Face folder, or of a name of the hub, which needs no weights. Several of the same files share what they hold.
+ * Rejects with TOKENIZER_INVALID, the HUB_ errors, INVALID_ARGUMENT or ABORTED.
  */
-export async function loadTokenizer(folder: string, options: { signal?: AbortSignal } = {}): Promise<LoadedTokenizer> {
-  if (typeof folder !== 'string' || folder === '') throw invalidArgument('the path of a folder', 'folder', folder)
-  const { signal } = validate(loadOptions, options, 'options')
-  const path = resolve(folder)
-  return new LoadedTokenizer(path, await tokenizerService().open(path, signal))
+export async function loadTokenizer(folder: string, options: TokenizerOptions = {}): Promise<LoadedTokenizer> {
+  if (typeof folder !== 'string' || folder === '') {
+    throw invalidArgument('the path of a folder, or a name of the hub', 'folder', folder)
+  }
+  const checked = validate(loadOptions, options, 'options')
+  const path = resolve((await locate(folder, checked, 'tokenizer')).path)
+  return new LoadedTokenizer(path, await tokenizerService().open(path, checked.signal))
 }
 
 /** Tokenizers that everybody has forgotten are as good as closed. */
@@ -96,6 +107,16 @@ export class LoadedTokenizer implements TextCodec, AsyncDisposable {
   /** The id of a token's text, such as '<|im_end|>'; undefined if there is none. Also of a closed tokenizer. */
   idOf(text: string): number | undefined {
     return this.pieces.idOf(text)
+  }
+
+  /** A token's bytes; undefined for ids of no token. Also of a closed tokenizer. */
+  bytesOf(token: number): Uint8Array | undefined {
+    const { pieces } = this
+    const bytes = pieces.bytes(token)
+    // A copy: the table is everybody's.
+    if (bytes) return Uint8Array.from(bytes)
+    const text = pieces.text(token)
+    return text === undefined ? undefined : new TextEncoder().encode(text)
   }
 
   /** Frees the tokenizer, and fails what is pending. */

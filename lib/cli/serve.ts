@@ -1,0 +1,121 @@
+import { readFile } from 'node:fs/promises'
+import { basename, extname, resolve } from 'node:path'
+import { Command, Option } from 'commander'
+import { MillraceError } from '../errors.ts'
+import { LOG_LEVELS, type LogLevel, type ServedModel, type ServeOptions } from '../server/options.ts'
+import {
+  addHeadFlag,
+  addPlanFlags,
+  addServeFlags,
+  type HeadFlag,
+  type LoadFlags,
+  parseNumber,
+  planOptions,
+} from './options.ts'
+import type { Terminal } from './terminal.ts'
+
+interface Flags extends LoadFlags, HeadFlag {
+  host?: string
+  port?: number
+  apiKey?: string[]
+  config?: string
+  maxWaitMs?: number
+  lazy?: boolean
+  cors?: string[]
+  logPrompts?: boolean
+  logLevel?: LogLevel
+  drainMs?: number
+  maxQueue?: number
+  cache?: boolean | string
+  page?: boolean
+}
+
+export function serveCommand(terminal: Terminal): Command {
+  const again = (text: string, before: string[] | undefined) => [...(before ?? []), text]
+  const command = new Command('serve')
+    .description('serve models over HTTP, as OpenAI, Anthropic and vLLM have it, with a page to try them at /')
+    .argument('[models...]', 'folders of checkpoints or GGUF files; name=path gives one another name than its own')
+    .option('--host <address>', 'to listen at; default 127.0.0.1')
+    .addOption(new Option('--port <number>', '0 chooses a free one; default 8080').argParser(parseNumber))
+    .addOption(new Option('--api-key <key>', 'that requests must bring; may be given again').argParser(again))
+    .option('--config <file>', 'JSON with the options of serve(); flags rule over it')
+    .option('--lazy', 'load a model when a request first names it')
+    .addOption(
+      new Option('--max-wait-ms <ms>', 'after so long a model that waits for room comes first').argParser(parseNumber),
+    )
+    .addOption(new Option('--max-queue <count>', 'requests of a model that may wait').argParser(parseNumber))
+    .addOption(new Option('--cors <origin>', 'whose pages may use the API; may be given again').argParser(again))
+    .addOption(new Option('--drain-ms <ms>', 'that requests have left at the end').argParser(parseNumber))
+    .addOption(new Option('--log-level <level>', 'of the log on stderr; default info').choices([...LOG_LEVELS]))
+    .option('--log-prompts', 'log bodies of requests, too')
+    .option('--no-page', 'no page at /')
+    .option('--cache <folder>', 'keep repacked weights for the next load there')
+    .option('--no-cache', 'keep and use no repacked weights')
+  addHeadFlag(addServeFlags(addPlanFlags(command)))
+  return command.action(async (models: string[], flags: Flags) => {
+    const options = await serveOptions(models, flags)
+    // Its parts are many: other commands do not wait for them.
+    const { serve } = await import('../server/serve.ts')
+    const server = await serve(options)
+    terminal.complain(`millrace: listening on ${server.url}`)
+    await new Promise<void>((done) => {
+      if (terminal.signal.aborted) done()
+      else terminal.signal.addEventListener('abort', () => done(), { once: true })
+    })
+    await server.close()
+  })
+}
+
+/** The config file's, the flags ruling over it. */
+async function serveOptions(models: readonly string[], flags: Flags): Promise<ServeOptions> {
+  const config: Partial<ServeOptions> = flags.config === undefined ? {} : await readConfig(flags.config)
+  const { host, port, apiKey, maxWaitMs, lazy, cors, logPrompts, logLevel, drainMs, page, ramBudget } = flags
+  const given = { host, port, apiKey, maxWaitMs, lazy, cors, logPrompts, logLevel, drainMs, ramBudget }
+  const named = Object.entries(given).filter(([, value]) => value !== undefined)
+  // The budget of RAM is that of all models.
+  const { ramBudget: _, ...plan } = planOptions({ ...flags, ...(ramBudget === undefined ? {} : { ramBudget }) })
+  const load = Object.entries({ ...plan, head: flags.head, maxQueue: flags.maxQueue, cache: flags.cache })
+  return {
+    ...config,
+    ...Object.fromEntries(named),
+    ...(page === false ? { page } : {}),
+    models: { ...config.models, ...modelsOf(models) },
+    load: { ...config.load, ...Object.fromEntries(load.filter(([, value]) => value !== undefined)) },
+  }
+}
+
+function modelsOf(words: readonly string[]): Record<string, ServedModel> {
+  const found: Record<string, ServedModel> = {}
+  for (const word of words) {
+    const [, name, path = word] = /^([\w.:@+-][\w.:@+/-]*)=(.+)$/.exec(word) ?? []
+    const known = name ?? nameOf(path)
+    if (found[known] !== undefined) {
+      throw new MillraceError('INVALID_ARGUMENT', {
+        message: `two models are named ${known}`,
+        remedy: 'give one of them another name: name=path',
+      })
+    }
+    found[known] = path
+  }
+  return found
+}
+
+/** Its folder's, or its file's without the ending. */
+function nameOf(path: string): string {
+  const name = basename(resolve(path))
+  return extname(name).toLowerCase() === '.gguf' ? name.slice(0, -'.gguf'.length) : name
+}
+
+async function readConfig(path: string): Promise<Partial<ServeOptions>> {
+  try {
+    const config: unknown = JSON.parse(await readFile(path, 'utf8'))
+    if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new Error('it holds no object')
+    return config as Partial<ServeOptions>
+  } catch (cause) {
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: `--config: ${path}: ${(cause as Error).message}`,
+      remedy: 'pass the path of a JSON file with options of serve()',
+      cause,
+    })
+  }
+}

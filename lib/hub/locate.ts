@@ -1,0 +1,48 @@
+/** What a caller's model is on this machine: a path as it is, or a model of the hub, fetched where it is missing. */
+import { invalidArgument } from '../options/validate.ts'
+import { type HubName, parseHubName } from './name.ts'
+import type { HubOptions } from './pull.ts'
+
+export interface Located extends AsyncDisposable {
+  path: string
+  warnings: readonly string[]
+  /** Only headers of weights are there, and only until it is disposed of. */
+  headersOnly: boolean
+}
+
+const stays = { headersOnly: false, [Symbol.asyncDispose]: async () => {} }
+
+/**
+ * With `need` 'headers', what is not in the cache is not fetched: inspect() and plan() read headers. Rejects as pull()
+ * does; of a path with nothing, whoever reads it says what is wrong.
+ */
+export async function locate(
+  model: string,
+  options: HubOptions,
+  need: 'weights' | 'headers' | 'tokenizer' = 'weights',
+): Promise<Located> {
+  const name = typeof model === 'string' ? parseHubName(model) : undefined
+  if (name !== undefined) return ofHub(name, options, need)
+  if (options.revision === undefined) return { path: model, warnings: [], ...stays }
+  const expected = 'none, since the model is a path and no name of the hub,'
+  throw invalidArgument(expected, 'revision', options.revision, 'leave revision out')
+}
+
+async function ofHub(name: HubName, options: HubOptions, need: 'weights' | 'headers' | 'tokenizer'): Promise<Located> {
+  const [{ pullInto, pullTokenizer, wholeOfCache }, { hubSettings }] = await Promise.all([
+    import('./pull.ts'),
+    import('./settings.ts'),
+  ])
+  const settings = await hubSettings(options)
+  if (need === 'weights' || settings.offline) return { ...(await pullInto(name, options, settings)), ...stays }
+  if (need === 'tokenizer') return { ...(await pullTokenizer(name, options, settings)), ...stays }
+  const kept = await wholeOfCache(name, options.revision ?? 'main', settings)
+  if (kept) return { ...kept, ...stays }
+  const headers = await (await import('./headers.ts')).fetchHeaders(name, options, settings)
+  return {
+    path: headers.path,
+    warnings: [],
+    headersOnly: true,
+    [Symbol.asyncDispose]: () => headers[Symbol.asyncDispose](),
+  }
+}

@@ -1,0 +1,85 @@
+/** What every route of a server works with. */
+import { randomUUID } from 'node:crypto'
+import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
+import type { ChatMessage, ChatOptions, Generation, Prompt } from '../index.ts'
+import type { AnswerOptions } from './answer/options.ts'
+import { invalid, type Problem } from './http/problem.ts'
+import { sendEvents } from './http/sse.ts'
+import type { Metrics } from './metrics.ts'
+import type { Lease, ModelPool } from './pool/pool.ts'
+
+export interface ServerContext {
+  pool: ModelPool
+  metrics: Metrics
+  pingMs: number
+  stallMs: number
+  /** Prompts and answers may be logged. */
+  logPrompts: boolean
+}
+
+/** chat()'s options as they are with constraints. */
+export type ChatAnswerOptions = Omit<ChatOptions, 'toolChoice'> &
+  AnswerOptions & { toolChoice?: 'auto' | 'none' | 'required' | { name: string } }
+
+/** One request to a route, and what it holds. */
+export class Call {
+  readonly context: ServerContext
+  readonly reply: FastifyReply
+  readonly log: FastifyBaseLogger
+  readonly controller = new AbortController()
+  readonly created = Math.floor(Date.now() / 1000)
+
+  constructor(context: ServerContext, request: FastifyRequest, reply: FastifyReply) {
+    this.context = context
+    this.reply = reply
+    this.log = request.log
+    // Also after the answer, where it changes nothing.
+    reply.raw.once('close', () => this.controller.abort())
+    if (context.logPrompts) request.log.info({ body: request.body }, 'request body')
+  }
+
+  get signal(): AbortSignal {
+    return this.controller.signal
+  }
+
+  /** The model that the request names; the only one there is, if it names none. */
+  async lease(model: string | undefined): Promise<Lease> {
+    const { pool } = this.context
+    const name = model ?? (pool.names.length === 1 ? pool.names[0] : undefined)
+    if (name === undefined) throw invalid(`expected the name of a model for model but received nothing`, 'model')
+    return pool.acquire(name, this.signal)
+  }
+
+  /** Runs with the model, and lets go of it at the end. */
+  async withModel<T>(model: string | undefined, run: (lease: Lease) => Promise<T>): Promise<T> {
+    const lease = await this.lease(model)
+    try {
+      return await run(lease)
+    } finally {
+      lease.release()
+    }
+  }
+
+  chat({ model, name }: Lease, messages: readonly ChatMessage[], options: ChatAnswerOptions): Generation {
+    // Constraints, and calls that are forced, are checked by chat() itself.
+    return this.#watched(name, model.chat(messages, { ...options, signal: this.signal } as ChatOptions))
+  }
+
+  generate({ model, name }: Lease, prompt: Prompt, options: AnswerOptions): Generation {
+    return this.#watched(name, model.generate(prompt, { ...options, signal: this.signal }))
+  }
+
+  #watched(name: string, generation: Generation): Generation {
+    this.context.metrics.watch(name, generation)
+    return generation
+  }
+
+  /** Answers with server-sent events. */
+  stream(events: AsyncIterable<string>, failed: (problem: Problem) => string): Promise<FastifyReply> {
+    const { pingMs, stallMs } = this.context
+    return sendEvents(events, { reply: this.reply, controller: this.controller, failed, pingMs, stallMs })
+  }
+}
+
+/** 'chatcmpl-4f9c...'. */
+export const newId = (prefix: string) => `${prefix}${randomUUID().replaceAll('-', '')}`

@@ -1,0 +1,90 @@
+/** serve(): a server of its own, from options to a listening socket and back. */
+import type { AddressInfo } from 'node:net'
+import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
+import { guardOrigins } from './http/origins.ts'
+import { Problem, problemOf } from './http/problem.ts'
+import { requestId } from './http/request_id.ts'
+import { checkOptions, type ServeOptions, type ServerOptions, serveSchema } from './options.ts'
+import { DRAIN_MS, millraceServer, type ServerHandle, sendProblem } from './plugin.ts'
+import { cors, type DestinationStream, fastify, pino } from './vendor.ts'
+
+export interface Server extends AsyncDisposable {
+  /** 'http://127.0.0.1:8080'. */
+  readonly url: string
+  readonly app: FastifyInstance
+  /**
+   * Takes no more connections, lets requests end for `drainMs` at most, aborts what is left, and frees the models. Again:
+   * the same promise.
+   */
+  close(drainMs?: number): Promise<void>
+}
+
+/** Resolves when it listens, its models being loaded unless `lazy`. Rejects as load() does, and where it cannot listen. */
+export async function serve(options: ServeOptions, logTo?: DestinationStream): Promise<Server> {
+  const checked = checkOptions(serveSchema, options) as ServeOptions
+  const {
+    host = '127.0.0.1',
+    port = 8080,
+    cors: origins = false,
+    drainMs = DRAIN_MS,
+    logLevel = 'info',
+    ...rest
+  } = checked
+  const log = pino({ level: logLevel, redact: ['req.headers.authorization'] }, logTo ?? pino.destination(2))
+  let handle: ServerHandle | undefined
+  const app: FastifyInstance = fastify({
+    loggerInstance: log as FastifyBaseLogger,
+    genReqId: requestId,
+    forceCloseConnections: 'idle',
+    // What comes over a connection that is there already is answered: the balancer has been told by then.
+    return503OnClosing: false,
+    requestTimeout: 60_000,
+    routerOptions: { maxParamLength: 512 },
+  })
+  app.setNotFoundHandler((request, reply) => {
+    const message = `There is no ${request.method} ${request.url.split('?')[0]!.slice(0, 200)} here`
+    sendProblem(new Problem({ status: 404, type: 'not_found_error', message, code: 'not_found' }), request, reply)
+  })
+  app.setErrorHandler((error, request, reply) => sendProblem(problemOf(error), request, reply))
+  guardOrigins(app, origins)
+  if (origins !== false) {
+    await app.register(cors, { origin: origins === true ? true : [...origins], exposedHeaders: ['x-request-id'] })
+  }
+  await app.register(millraceServer, { ...(rest as ServerOptions), onHandle: (found) => (handle = found) })
+  try {
+    await app.ready()
+    await handle!.loaded
+    await app.listen({ host, port })
+  } catch (error) {
+    await app.close()
+    throw error
+  }
+  const { port: bound } = app.server.address() as AddressInfo
+  let closing: Promise<void> | undefined
+  const close = (limit = drainMs) => {
+    closing ??= closeAll(app, handle!, limit)
+    return closing
+  }
+  return {
+    url: `http://${host.includes(':') ? `[${host}]` : host}:${bound}`,
+    app,
+    close,
+    [Symbol.asyncDispose]: () => close(),
+  }
+}
+
+async function closeAll(app: FastifyInstance, { pool, drain }: ServerHandle, limitMs: number): Promise<void> {
+  drain()
+  const { server } = app
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()))
+  await pool.idle(limitMs)
+  await pool.close()
+  // What they were told is on its way; who does not take it has had his time.
+  const giveUp = setTimeout(() => server.closeAllConnections(), LAST_WORDS_MS)
+  server.closeIdleConnections()
+  await closed
+  clearTimeout(giveUp)
+  await app.close()
+}
+
+const LAST_WORDS_MS = 2000
