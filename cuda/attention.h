@@ -11,7 +11,8 @@ namespace millrace::cuda {
 struct AttentionArguments {
   int rows = 0;  // of this kind
   int heads = 0, kv_heads = 0, head_dim = 0;
-  const float* qkv = nullptr;             // [rows, (heads + 2 kv_heads) * head_dim], before rope
+  // [rows, (heads + 2 kv_heads) * head_dim], before rope; with reads_only [rows, heads * head_dim]
+  const float* qkv = nullptr;
   const float* rope = nullptr;            // [max_context, head_dim]: cos of head_dim / 2 angles, then sin
   const int32_t* positions = nullptr;     // [rows] on the device; < 0: a row of padding, which does nothing
   const int32_t* sequences = nullptr;     // [rows], index into block_tables
@@ -21,6 +22,9 @@ struct AttentionArguments {
   int64_t kv_block_elements = 0;  // halves a block: 2 * kv_heads * 16 * head_dim
   __half* out = nullptr;          // [rows, out_stride], heads * head_dim of each
   int out_stride = 0;             // a multiple of 8
+  double scale = 0;               // of scores; 0: 1 / sqrt(head_dim)
+  float cap = 0;                  // of scores: cap * tanh(score / cap); 0: none
+  bool reads_only = false;        // the rows' own keys and values are in the cache: nothing is appended
   int window = 0;                 // a row at position p sees positions greater than p - window; 0: all
   int max_context = 0;            // of the launch's bucket: no position of it is greater or equal
   float* partials = nullptr;      // decode: attention_partials_bytes

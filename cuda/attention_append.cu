@@ -17,8 +17,7 @@ __global__ __launch_bounds__(kThreads) void append_kernel(AttentionArguments a) 
   const int pairs = a.kv_heads * half;
   const int block_id =
       a.block_tables[static_cast<int64_t>(a.sequences[row]) * a.block_table_stride + position / kBlockPositions];
-  const float* k = a.qkv + static_cast<int64_t>(row) * (a.heads + 2 * a.kv_heads) * a.head_dim +
-                   static_cast<int64_t>(a.heads) * a.head_dim;
+  const float* k = a.qkv + row * row_floats_of(a) + static_cast<int64_t>(a.heads) * a.head_dim;
   const float* v = k + static_cast<int64_t>(a.kv_heads) * a.head_dim;
   const float* rope = a.rope + static_cast<int64_t>(position) * a.head_dim;
   const int64_t to_values = values_after_keys(a);

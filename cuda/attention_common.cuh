@@ -16,9 +16,20 @@ inline AttentionShape shape_of(const AttentionArguments& a) {
   return {a.heads, a.kv_heads, a.head_dim};
 }
 
-// Softmax is taken in powers of two: scores are scaled by log2(e) / sqrt(head_dim).
-inline float query_scale_of(int head_dim) {
-  return static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(head_dim)));
+inline constexpr double kLog2e = 1.4426950408889634;
+
+// Softmax is taken in powers of two: scores are scaled by log2(e). With a cap, tanh takes them first.
+inline float query_scale_of(const AttentionArguments& a) {
+  const double root = std::sqrt(static_cast<double>(a.head_dim));
+  if (a.cap > 0) return static_cast<float>((a.scale > 0 ? a.scale : 1.0 / root) / a.cap);
+  return static_cast<float>(a.scale > 0 ? kLog2e * a.scale : kLog2e / root);
+}
+inline float score_cap_of(const AttentionArguments& a) {
+  return static_cast<float>(kLog2e * a.cap);
+}
+// Floats from one row of qkv to the next.
+__host__ __device__ inline int64_t row_floats_of(const AttentionArguments& a) {
+  return static_cast<int64_t>(a.heads + (a.reads_only ? 0 : 2 * a.kv_heads)) * a.head_dim;
 }
 
 // Keys of one head in a block are [16, head_dim]; its values follow kv_heads * 16 * head_dim halves later.

@@ -32,6 +32,7 @@ struct DecodeShape {
   int parts;        // of the bucket
   int most_parts_shift;
   float query_scale;
+  float score_cap;
   int stages;      // of a warp's ring, each the keys or the values of a block
   int warp_bytes;  // of a warp's ring, or of its sums
   bool cluster;    // the parts of a row are one
@@ -228,6 +229,7 @@ __global__ __launch_bounds__(32 * attention_warps(D),
     if (a.sequences[i] != sequence || a.positions[i] < 0 || a.positions[i] != position - (row - i)) break;
     fresh_rows++;
   }
+  if (a.reads_only) fresh_rows = 0;
   const int fresh_begin = position + 1 - fresh_rows;
 
   // ---- Rope. A lane's pairs are the same in every head.
@@ -242,7 +244,7 @@ __global__ __launch_bounds__(32 * attention_warps(D),
     }
   };
   load_angles(position, cosine, sine);
-  const int64_t row_floats = static_cast<int64_t>(a.heads + 2 * a.kv_heads) * head_dim;
+  const int64_t row_floats = row_floats_of(a);
   const float* qkv = a.qkv + row * row_floats;
   struct Pairs {
     float2 v[kLanePairs];
@@ -260,7 +262,7 @@ __global__ __launch_bounds__(32 * attention_warps(D),
 
   // The row's own key and value, for the warp whose block they belong to.
   const int own_key_block = visible - 1 - part * part_blocks;  // of the part, if below `blocks`
-  const bool owner = own_key_block < blocks && own_key_block % kWarps == warp;
+  const bool owner = !a.reads_only && own_key_block < blocks && own_key_block % kWarps == warp;
   const float* qkv_key = qkv + static_cast<int64_t>(a.heads + kv_head) * head_dim;
   Pairs own_key, own_value;
   if (owner) {
@@ -357,7 +359,7 @@ __global__ __launch_bounds__(32 * attention_warps(D),
   for (int i = 0; i < own_blocks; i++) {
     const int at = (begin_block + warp + i * kWarps) * kBlockPositions;
     const bool whole = at >= low && at + kBlockPositions <= position + 1;
-    const bool fresh = at + kBlockPositions > fresh_begin;
+    const bool fresh = !a.reads_only && at + kBlockPositions > fresh_begin;
 
     // ---- Scores: lane (g, t) has query g, positions 2t, 2t + 1, 2t + 8, 2t + 9.
     uint32_t unit = ring + slot * unit_bytes;
@@ -389,8 +391,9 @@ __global__ __launch_bounds__(32 * attention_warps(D),
 #pragma unroll
     for (int n = 0; n < 4; n++) {
       const int j = n / 2, x = n % 2, p = at + 8 * j + 2 * t + x;
-      score[n] = whole || (p <= position && p >= low) ? (s[j][0][x] + s[j][0][x + 2]) + (s[j][1][x] + s[j][1][x + 2])
-                                                      : -INFINITY;
+      score[n] = (s[j][0][x] + s[j][0][x + 2]) + (s[j][1][x] + s[j][1][x + 2]);
+      if (shape.score_cap > 0.0f) score[n] = shape.score_cap * tanhf(score[n]);
+      if (!whole && (p > position || p < low)) score[n] = -INFINITY;
       highest = fmaxf(highest, score[n]);
     }
     highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, 1));
@@ -550,7 +553,8 @@ cudaError_t start(const AttentionArguments& a, const AttentionDecodePlan& plan, 
   shape.query_tiles = plan.query_tiles;
   shape.parts = plan.parts;
   shape.most_parts_shift = plan.most_parts_shift;
-  shape.query_scale = query_scale_of(a.head_dim);
+  shape.query_scale = query_scale_of(a);
+  shape.score_cap = score_cap_of(a);
   shape.stages = plan.stages;
   shape.warp_bytes = plan.warp_bytes;
   shape.cluster = plan.cluster;

@@ -94,7 +94,7 @@ struct KeyLoader {
 template <class Tile>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kernel(AttentionArguments a, int heads,
                                                                                   int head_tiles, int tile_rows,
-                                                                                  float query_scale) {
+                                                                                  float query_scale, float score_cap) {
   constexpr int D = Tile::D, kKeys = Tile::kKeys, kWarpTiles = Tile::kWarpTiles;
   constexpr bool kExact = Tile::kExact;
   constexpr int kKeyTiles = kKeys / 8;  // n of S
@@ -120,7 +120,7 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
   __syncthreads();
 
   // ---- Queries, roped and scaled, to shared memory; zeros where the tile has no row.
-  const int64_t row_floats = static_cast<int64_t>(a.heads + 2 * a.kv_heads) * head_dim;
+  const int64_t row_floats = row_floats_of(a);
   constexpr int kWide = kExact ? 4 : 1;  // elements at once
   for (int i = threadIdx.x; i < Tile::kRows * (D / 2 / kWide); i += Tile::kThreads) {
     const int m = i / (D / 2 / kWide), d = i % (D / 2 / kWide) * kWide;
@@ -252,6 +252,16 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
         }
       }
 
+      if (score_cap > 0.0f) {
+#pragma unroll
+        for (int w = 0; w < kWarpTiles; w++) {
+#pragma unroll
+          for (int n = 0; n < kKeyTiles; n++) {
+#pragma unroll
+            for (int x = 0; x < 4; x++) s[w][n][x] = score_cap * tanhf(s[w][n][x]);
+          }
+        }
+      }
       const bool masked = at + kKeys > all || at < highest_low;
 #pragma unroll
       for (int r = 0; r < kThreadRows; r++) {
@@ -355,7 +365,7 @@ cudaError_t start(const AttentionArguments& a, const AttentionPrefillPlan& plan,
   });
   if (status != cudaSuccess) return status;
   return launch_planned(plan.launch, kernel, stream, programmatic, a, plan.heads, plan.head_tiles, plan.tile_rows,
-                        query_scale_of(a.head_dim));
+                        query_scale_of(a), score_cap_of(a));
 }
 
 template <int... INDICES>
@@ -379,7 +389,9 @@ cudaError_t attention_prefill(const AttentionArguments& a, cudaStream_t stream, 
   if (!shape_of(a).valid()) return cudaErrorInvalidValue;
   const DeviceFacts* device = nullptr;
   if (const cudaError_t status = device_facts(&device); status != cudaSuccess) return status;
-  if (const cudaError_t status = append_kv(a, stream, programmatic); status != cudaSuccess) return status;
+  if (!a.reads_only) {
+    if (const cudaError_t status = append_kv(a, stream, programmatic); status != cudaSuccess) return status;
+  }
   return start_planned(a, plan_attention_prefill(*device, shape_of(a), a.rows), stream, programmatic);
 }
 

@@ -51,22 +51,33 @@ CudaExecutor::Inputs CudaExecutor::lay_out_inputs(std::byte* base) const {
   inputs.logit_rows = reinterpret_cast<int32_t*>(take(logits * sizeof(int32_t)));
   inputs.requests = reinterpret_cast<LogitRequest*>(take(logits * sizeof(LogitRequest)));
   inputs.hops_before = reinterpret_cast<uint64_t*>(take(sizeof(uint64_t)));
-  inputs.block_tables = reinterpret_cast<int32_t*>(take(rows * block_table_stride_ * sizeof(int32_t)));
+  const size_t classes = std::max<size_t>(1, config_.kv.size());
+  inputs.block_tables = reinterpret_cast<int32_t*>(take(classes * table_sequences_ * block_table_stride_ * sizeof(int32_t)));
   inputs.bytes = at;
   return inputs;
 }
 
 CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
-    : device_(device), config_(config), own_(device), unit_table_(config.units.size()) {
-  const ModelSpec& spec = config_.spec;
+    : device_(device),
+      config_(config),
+      embed_(lower(config.program.embed)),
+      own_(device),
+      unit_table_(config.units.size()),
+      carried_(config.program.carried()) {
+  const Program& program = config_.program;
+  for (const ProgramUnit& unit : program.units) units_.push_back(lower(unit.ops));
   check(cudaSetDevice(device_), "choosing the GPU");
   block_table_stride_ = (config_.max_context + kKvBlockTokens - 1) / kKvBlockTokens;
   max_padded_rows_ = std::max(row_bucket(std::min(config_.max_rows, kDecodeRows)), config_.max_rows);
+  table_sequences_ = static_cast<int>(round_up(max_padded_rows_, 4));  // of each class on 16 bytes
   const size_t rows = max_padded_rows_;
   const int logit_rows = row_bucket(std::min(config_.max_logit_rows, kDecodeRows));
 
-  const size_t table_bytes = static_cast<size_t>(spec.vocab) * spec.hidden * element_bytes(config_.embedding.type);
-  embedding_ = std::make_unique<HostRegistration>(config_.embedding.rows, table_bytes, "the embedding table");
+  for (size_t i = 0; i < program.tables.size(); i++) {
+    const EmbeddingTable& table = config_.tables[i];
+    const size_t bytes = static_cast<size_t>(program.vocab) * program.tables[i] * element_bytes(table.type);
+    tables_.push_back(std::make_unique<HostRegistration>(table.rows, bytes, "the embedding table"));
+  }
 
   device_unit_table_ =
       reinterpret_cast<const std::byte**>(allocate(config_.units.size() * sizeof(std::byte*), "the table of units"));
@@ -90,59 +101,83 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
   const auto halves = [&](size_t count, const char* what) {
     return reinterpret_cast<__half*>(allocate(count * sizeof(__half), what));
   };
-  residual_ = floats(rows * spec.hidden, "the residual stream");
-  normed_ = halves(rows * padded_width(spec.hidden), "activations");
-  int wide = spec.qkv_width();
-  for (const UnitLayout& unit : config_.units) {
-    const bool fused = unit.interleaved && !unit.first.has_bias;  // its activation never leaves the linear
-    if (unit.kind == UnitKind::feed_forward && !fused) wide = std::max(wide, unit.first.n);
+  const std::vector<bool> half = half_values(program);
+  for (size_t value = 0; value < program.values.size(); value++) {
+    const int width = program.values[value];
+    const bool logits = static_cast<int>(value) == program.logits;
+    float_values_.push_back(half[value] ? nullptr
+                            : logits    ? floats(static_cast<size_t>(logit_rows) * width, "logits")
+                                        : floats(rows * width, "activations"));
+    half_values_.push_back(half[value] ? halves(rows * padded_width(width), "activations") : nullptr);
+    // Columns of padding are multiplied with weights that are zero: they must be numbers.
+    if (half[value]) clear(half_values_.back(), rows * padded_width(width) * sizeof(__half));
   }
-  wide_ = floats(rows * wide, "activations");
-  attended_ = halves(rows * padded_width(spec.query_width()), "activations");
-  activated_ = halves(rows * padded_width(spec.intermediate), "activations");
-  // Columns of padding are multiplied with weights that are zero: they must be numbers.
-  for (const auto& [p, width] :
-       {std::pair{normed_, spec.hidden}, {attended_, spec.query_width()}, {activated_, spec.intermediate}}) {
-    clear(p, rows * padded_width(width) * sizeof(__half));
+  size_t gate_up = 0, converted = 0;
+  for (size_t unit = 0; unit < program.units.size(); unit++) {
+    for (const Op& op : program.units[unit].ops) {
+      const auto* glu = std::get_if<GluOp>(&op);
+      const auto* linear = std::get_if<LinearOp>(&op);
+      if (glu != nullptr) {
+        const LinearLayout& layout = config_.units[unit].linears[glu->linear];
+        if (!fused_glu(*glu, layout) || !half[glu->out]) gate_up = std::max(gate_up, static_cast<size_t>(layout.n));
+      }
+      const int in = glu != nullptr ? glu->in : linear != nullptr ? linear->in : kNone;
+      if (in != kNone && !half[in]) {
+        converted = std::max(converted, static_cast<size_t>(padded_width(program.values[in])));
+      }
+    }
   }
-  logits_ = floats(static_cast<size_t>(logit_rows) * spec.vocab, "logits");
+  gate_up_ = floats(rows * gate_up, "activations");
+  converted_ = halves(rows * converted, "activations");
+  clear(converted_, rows * converted * sizeof(__half));
 
   check(linear_decode_prepare(), "loading the kernels");
   const DeviceFacts* facts = nullptr;
   check(device_facts(&facts), "asking the GPU");
-  if (const auto refused = refusal_of(*facts, spec, config_.units)) {
+  if (const auto refused = refusal_of(*facts, program, config_.units)) {
     throw Error(code::kDeviceUnavailable, *refused, "use device: 'cpu', or another GPU");
   }
   kernels_ = std::make_unique<UserKernels>(config_.kernels);
   size_t gathered = 0;
   for (const UnitLayout& unit : config_.units) {
-    for (const LinearLayout* linear : {&unit.first, &unit.second}) {
-      for (const LinearLayout::Segment& segment : linear->segments) {
+    for (const LinearLayout& linear : unit.linears) {
+      for (const LinearLayout::Segment& segment : linear.segments) {
         gathered = std::max(gathered, linear_gathered_bytes(segment.matrix, max_padded_rows_));
       }
     }
   }
   gathered_ = reinterpret_cast<__half*>(allocate(gathered, "permuted activations"));
 
-  AttentionArguments attention;
-  attention.rows = std::min(max_padded_rows_, kDecodeRows);
-  attention.heads = spec.heads;
-  attention.kv_heads = spec.kv_heads;
-  attention.head_dim = spec.head_dim;
-  attention.max_context = config_.max_context;
-  attention_partials_ = reinterpret_cast<float*>(allocate(attention_partials_bytes(attention), "partial attention"));
-  const size_t attention_counters = cuda::attention_counters(attention);
+  size_t partials = 0, attention_counters = 0;
+  for (const ProgramUnit& unit : program.units) {
+    for (const Op& op : unit.ops) {
+      const auto* attend = std::get_if<AttendOp>(&op);
+      if (attend == nullptr) continue;
+      AttentionArguments attention;
+      attention.rows = std::min(max_padded_rows_, kDecodeRows);
+      attention.heads = attend->heads;
+      attention.kv_heads = attend->kv_heads;
+      attention.head_dim = attend->head_dim;
+      attention.max_context = config_.max_context;
+      partials = std::max(partials, attention_partials_bytes(attention));
+      attention_counters = std::max(attention_counters, cuda::attention_counters(attention));
+    }
+  }
+  attention_partials_ = reinterpret_cast<float*>(allocate(partials, "partial attention"));
   attention_counters_ = reinterpret_cast<unsigned*>(allocate(attention_counters * sizeof(unsigned), "counters"));
   clear(attention_counters_, attention_counters * sizeof(unsigned));
 
   hop_counter_ = reinterpret_cast<unsigned*>(allocate(sizeof(unsigned), "a counter"));
   clear(hop_counter_, sizeof(unsigned));
-  sample_scratch_ = allocate(sample_scratch_bytes(logit_rows, spec.vocab), "the sampler");
+  sample_scratch_ = allocate(sample_scratch_bytes(logit_rows, program.vocab), "the sampler");
 
-  const std::vector<float> rope = rope_table(spec, 0, config_.max_context);
-  rope_ = floats(rope.size(), "the rope table");
-  own_.copy(reinterpret_cast<std::byte*>(rope_), reinterpret_cast<const std::byte*>(rope.data()),
-            rope.size() * sizeof(float));
+  for (const RopeSpec& spec : program.ropes) {
+    const std::vector<float> rope = rope_table(spec.of_context(config_.max_context), 0, config_.max_context);
+    ropes_.push_back(floats(rope.size(), "the rope table"));
+    own_.copy(reinterpret_cast<std::byte*>(ropes_.back()), reinterpret_cast<const std::byte*>(rope.data()),
+              rope.size() * sizeof(float));
+    own_.synchronize();  // the host's copy goes
+  }
   own_.synchronize();
 }
 
@@ -197,11 +232,18 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
     host_.positions[place(r)] = step.positions[r];
     host_.sequences[place(r)] = step.sequences[r];
   }
-  const int sequences = static_cast<int>(step.block_tables.size()) / std::max(step.block_table_stride, 1);
-  for (int s = 0; s < sequences; s++) {
-    std::memcpy(host_.block_tables + static_cast<size_t>(s) * block_table_stride_,
-                step.block_tables.data() + static_cast<size_t>(s) * step.block_table_stride,
-                step.block_table_stride * sizeof(int32_t));
+  const int classes = std::max(1, static_cast<int>(config_.kv.size()));
+  const int sequences =
+      static_cast<int>(step.block_tables.size()) / std::max(step.block_table_stride, 1) / classes;
+  const auto table_of = [&](int kv_class) {
+    return host_.block_tables + static_cast<size_t>(kv_class) * table_sequences_ * block_table_stride_;
+  };
+  for (int c = 0; c < classes; c++) {
+    for (int s = 0; s < sequences; s++) {
+      std::memcpy(table_of(c) + static_cast<size_t>(s) * block_table_stride_,
+                  step.block_tables.data() + static_cast<size_t>(c * sequences + s) * step.block_table_stride,
+                  step.block_table_stride * sizeof(int32_t));
+    }
   }
   for (int i = 0; i < shape_.logit_rows; i++) {
     const bool real = i < static_cast<int>(step.logits.size());
@@ -215,10 +257,13 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
     return HostPieces::Piece{static_cast<uint32_t>(begin - host_.base), static_cast<uint32_t>(count * sizeof(*first))};
   };
   // What is in use of them.
-  const HostPieces used{{piece(host_.tokens, rows()), piece(host_.positions, rows()), piece(host_.sequences, rows()),
-                         piece(host_.logit_rows, shape_.logit_rows), piece(host_.requests, shape_.logit_rows),
-                         piece(host_.hops_before, 1),
-                         piece(host_.block_tables, static_cast<size_t>(sequences) * block_table_stride_)}};
+  HostPieces used{{piece(host_.tokens, rows()), piece(host_.positions, rows()), piece(host_.sequences, rows()),
+                   piece(host_.logit_rows, shape_.logit_rows), piece(host_.requests, shape_.logit_rows),
+                   piece(host_.hops_before, 1)},
+                  6 + classes};
+  for (int c = 0; c < classes; c++) {
+    used.pieces[6 + c] = piece(table_of(c), static_cast<size_t>(sequences) * block_table_stride_);
+  }
   void* mapped = nullptr;
   check(cudaHostGetDevicePointer(&mapped, host_.base, 0), "mapping a step's inputs");
   check(bring(static_cast<const std::byte*>(mapped), device_inputs_.base, used, cuda.get()),
@@ -260,7 +305,7 @@ void CudaExecutor::abandon(Stream& stream) {
 
 void CudaExecutor::collect() {
   const size_t count = step_.logits.size();
-  const size_t vocab = config_.spec.vocab;
+  const size_t vocab = config_.program.vocab;
   check(cudaSetDevice(device_), "choosing the GPU");
   const auto* tokens = reinterpret_cast<const int32_t*>(host_outputs_->data());
   const auto* logprobs =
@@ -278,7 +323,7 @@ void CudaExecutor::collect() {
         request.adjustments > 0 || request.top_logprobs > 0 || (request.sample && request.typical_p < 1.0f);
     if (!rare && !request.keep_logits) continue;
     row_.resize(vocab);
-    own_.copy(reinterpret_cast<std::byte*>(row_.data()), reinterpret_cast<const std::byte*>(logits_ + i * vocab),
+    own_.copy(reinterpret_cast<std::byte*>(row_.data()), reinterpret_cast<const std::byte*>(float_values_[config_.program.logits] + i * vocab),
               vocab * sizeof(float));
     own_.synchronize();
     if (request.keep_logits) output.logits.insert(output.logits.end(), row_.begin(), row_.end());
@@ -305,15 +350,14 @@ void CudaExecutor::flush(CudaStream& stream) {
   if (cudaGraphExec_t graph = replayable() ? graph_of(shape_, stream) : nullptr; graph != nullptr) {
     for (const Held& held : held_) {
       if (held.operation != Operation::embed && held.operation != Operation::sample) {
-        const UnitLayout& layout = config_.units[held.unit];
-        for (const LinearLayout* linear : {&layout.first, &layout.second}) {
-          for (const auto& segment : linear->segments) counters_.weight_bytes_read += segment.matrix.bytes;
+        for (const LinearLayout& linear : config_.units[held.number].linears) {
+          for (const auto& segment : linear.segments) counters_.weight_bytes_read += segment.matrix.bytes;
         }
       }
     }
     check(cudaGraphLaunch(graph, stream.get()), "launching a pass");
   } else {
-    for (const Held& held : held_) run(held, stream.get());
+    for (const Held& held : held_) launch(held, stream.get());
   }
   held_.clear();
 }
@@ -322,7 +366,7 @@ cudaGraphExec_t CudaExecutor::graph_of(const Shape& shape, CudaStream& stream) {
   if (const auto it = graphs_.find(shape); it != graphs_.end()) return it->second.get();
   const ExecutorCounters counted = counters_;
   Graph graph = capture(stream.get(), "capturing a pass", [&] {
-    for (const Held& held : held_) run(held, stream.get());
+    for (const Held& held : held_) launch(held, stream.get());
   });
   counters_ = counted;
   if (graph == nullptr) return nullptr;

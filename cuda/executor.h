@@ -13,7 +13,9 @@
 #include "backend/sample_row.h"
 #include "backend/unit_table.h"
 #include "core/memory.h"
+#include "cuda/attention.h"
 #include "cuda/linear.h"
+#include "cuda/plan/lower.h"
 #include "cuda/runtime/graph.h"
 #include "cuda/runtime/memory.h"
 #include "cuda/runtime/stream.h"
@@ -34,18 +36,14 @@ class CudaExecutor final : public Executor, private Holder {
   void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) override;
   void begin(Stream& stream, const Step& step, StepOutput& output) override;
   void embed(Stream& stream) override { hold(stream, {Operation::embed, 0}); }
-  void attention(Stream& stream, int unit) override { hold(stream, {Operation::attention, unit}); }
-  void feed_forward(Stream& stream, int unit, RowKind rows) override {
-    hold(stream, {Operation::feed_forward, unit, rows});
-  }
-  void head(Stream& stream, int unit) override { hold(stream, {Operation::head, unit}); }
+  void run(Stream& stream, int unit, RowKind rows) override { hold(stream, {Operation::unit, unit, rows}); }
   void hand_over(Stream& stream, std::byte* rows) override {
     hold(stream, {Operation::hand_over, 0, RowKind::all, {rows, nullptr}});
   }
   void take_over(Stream& stream, const std::byte* rows) override {
     hold(stream, {Operation::take_over, 0, RowKind::all, {const_cast<std::byte*>(rows), nullptr}});
   }
-  size_t residual_bytes() const override;
+  size_t carried_bytes() const override;
   void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
   void receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
   void sample(Stream& stream) override { hold(stream, {Operation::sample, 0}); }
@@ -57,9 +55,9 @@ class CudaExecutor final : public Executor, private Holder {
 
  private:
   struct Held {
-    enum Operation : uint8_t { embed, attention, feed_forward, head, send, receive, hand_over, take_over, sample };
+    enum Operation : uint8_t { embed, unit, send, receive, hand_over, take_over, sample };
     Operation operation;
-    int unit;  // send, receive: the ticket, counted from Step::hops_before
+    int number;  // unit: which; send, receive: the ticket, counted from Step::hops_before
     RowKind rows = RowKind::all;
     Hop hop{};
   };
@@ -83,7 +81,7 @@ class CudaExecutor final : public Executor, private Holder {
     int32_t* logit_rows = nullptr;     // [max logit rows]: row of the step; -1: padding
     LogitRequest* requests = nullptr;  // [max logit rows], row: index into the logits; -1: padding
     uint64_t* hops_before = nullptr;   // [1]
-    int32_t* block_tables = nullptr;   // [max padded rows, block_table_stride_]
+    int32_t* block_tables = nullptr;   // [classes, max padded rows, block_table_stride_]
     size_t bytes = 0;
   };
   Inputs lay_out_inputs(std::byte* base) const;
@@ -93,20 +91,52 @@ class CudaExecutor final : public Executor, private Holder {
   // It is a whole pass that can be a graph.
   bool replayable() const;
   void hold(Stream& stream, Held held);
-  void run(const Held& held, cudaStream_t stream);
-  void run_attention(int unit, cudaStream_t stream);
-  void run_feed_forward(int unit, RowKind kind, cudaStream_t stream);
+  void launch(const Held& held, cudaStream_t stream);
   void run_hop(const Held& held, cudaStream_t stream);
   void run_move(const Held& held, cudaStream_t stream);
-  void run_head(int unit, cudaStream_t stream);
   void run_sample(cudaStream_t stream);
-  // y += or = x W^T of a linear of `unit`, decode rows and prefill rows in launches of their own kind. norm_x: rows of
-  // the residual stream that the linear norms by itself, in the place of x.
-  void apply(int unit, const LinearLayout& layout, const __half* x, int x_stride, LinearEpilogue epilogue, float* y,
-             int y_stride, __half* act, cudaStream_t stream, const float* norm_x = nullptr);
-  // The first linear of `unit`, of normed rows of the residual stream.
-  void apply_normed(int unit, const float* residual, LinearEpilogue epilogue, float* y, int y_stride, __half* act,
-                    cudaStream_t stream);
+  void run_unit(int unit, RowKind kind, cudaStream_t stream);
+
+  // What a unit's operations compute: these rows of the values, decode rows before prefill rows.
+  struct Scope {
+    int unit = 0;
+    int begin = 0;
+    int decode_rows = 0, prefill_rows = 0;
+    const int32_t* row_indices = nullptr;  // of the residual stream's rows, where they are not those from `begin` on
+    cudaStream_t stream = nullptr;
+    int rows() const { return decode_rows + prefill_rows; }
+  };
+  // A value: one of the two, from the scope's first row on.
+  struct Operand {
+    float* floats = nullptr;
+    __half* halves = nullptr;
+    int width = 0, stride = 0;
+  };
+  Operand operand(const Scope& scope, int value) const;
+  void run_ops(const std::vector<Lowered>& ops, const Scope& scope);
+  void run_op(const NormOp& op, const Lowered& lowered, const Scope& scope);
+  void run_op(const ScaleOp& op, const Lowered& lowered, const Scope& scope);
+  void run_op(const AddOp& op, const Lowered& lowered, const Scope& scope);
+  void run_op(const LinearOp& op, const Lowered& lowered, const Scope& scope);
+  void run_op(const GluOp& op, const Lowered& lowered, const Scope& scope);
+  void run_op(const GateOp& op, const Lowered& lowered, const Scope& scope);
+  void run_op(const GatherOp& op, const Lowered& lowered, const Scope& scope);
+  void run_op(const AttendOp& op, const Lowered& lowered, const Scope& scope);
+  AttentionArguments attention_arguments(const AttendOp& op) const;
+  // What a linear computes: y += or = x W^T, or activations.
+  struct Output {
+    LinearEpilogue epilogue = LinearEpilogue::store;
+    float* y = nullptr;
+    int y_stride = 0;
+    __half* act = nullptr;
+    int act_stride = 0, features = 0;
+  };
+  // Decode rows and prefill rows in launches of their own kind. norm_x: float32 rows that the linear norms by itself, as
+  // `norm` would, in the place of x.
+  void apply(const LinearLayout& layout, const __half* x, int x_stride, const Output& output, const Scope& scope,
+             const float* norm_x = nullptr, const NormOp* norm = nullptr);
+  // A linear of the value `in`, normed before if it is to be.
+  void apply_to(int in, const LinearLayout& layout, const Lowered& lowered, const Output& output, const Scope& scope);
   // What is held back as a graph, or null for this time.
   cudaGraphExec_t graph_of(const Shape& shape, CudaStream& stream);
   std::byte* allocate(size_t bytes, const char* what);
@@ -117,11 +147,15 @@ class CudaExecutor final : public Executor, private Holder {
   const ExecutorConfig config_;
   int block_table_stride_ = 0;
   int max_padded_rows_ = 0;
+  int table_sequences_ = 0;  // of a class's block tables
+
+  std::vector<Lowered> embed_;
+  std::vector<std::vector<Lowered>> units_;
 
   std::vector<std::unique_ptr<CudaMemory>> memory_;
   size_t workspace_bytes_ = 0;
   std::unique_ptr<UserKernels> kernels_;  // in place of ours
-  std::unique_ptr<HostRegistration> embedding_;
+  std::vector<std::unique_ptr<HostRegistration>> tables_;
 
   CudaStream own_;  // of what belongs to no pass
   UnitTable unit_table_;
@@ -130,13 +164,12 @@ class CudaExecutor final : public Executor, private Holder {
   Inputs host_, device_inputs_;
   int32_t* device_tokens_ = nullptr;
   float* device_logprobs_ = nullptr;
-  float* rope_ = nullptr;
-  float* residual_ = nullptr;    // [rows, hidden]
-  __half* normed_ = nullptr;     // [rows, hidden]
-  float* wide_ = nullptr;        // [rows, qkv width or 2 intermediate]
-  __half* attended_ = nullptr;   // [rows, query width]
-  __half* activated_ = nullptr;  // [rows, intermediate]
-  float* logits_ = nullptr;      // [logit rows, vocab]
+  std::vector<float*> ropes_;
+  std::vector<float*> float_values_;   // [rows, width] each, or null; logits [logit rows, vocab]
+  std::vector<__half*> half_values_;   // [rows, padded width] each, or null
+  std::vector<int> carried_;
+  float* gate_up_ = nullptr;           // [rows, n] of gate and up whose activation is not the linear's own
+  __half* converted_ = nullptr;        // [rows, padded width] of float32 values that linears read
   __half* gathered_ = nullptr;
   float* attention_partials_ = nullptr;
   unsigned* attention_counters_ = nullptr;

@@ -16,25 +16,16 @@ Weights CudaExecutor::weights(int unit) const {
   return {device_unit_table_, unit, unit_table_.early(unit)};
 }
 
-void CudaExecutor::run(const Held& held, cudaStream_t stream) {
-  static constexpr const char* kNames[] = {"embed",   "attention", "feed-forward", "head",  "send",
-                                           "receive", "hand over", "take over",    "sample"};
-  const Range range(kNames[held.operation], held.unit);
-  const ModelSpec& spec = config_.spec;
+void CudaExecutor::launch(const Held& held, cudaStream_t stream) {
+  static constexpr const char* kNames[] = {"embed", "unit", "send", "receive", "hand over", "take over", "sample"};
+  const bool named = held.operation == Operation::unit;
+  const Range range(named ? config_.program.units[held.number].name.c_str() : kNames[held.operation], held.number);
   switch (held.operation) {
     case Operation::embed:
-      check(cuda::embed(embedding_->device_address(), config_.embedding.type, device_inputs_.tokens, rows(),
-                        spec.hidden, residual_, spec.hidden, stream, false),
-            "embed");
+      run_ops(embed_, {0, 0, shape_.decode_rows, shape_.prefill_rows, nullptr, stream});
       break;
-    case Operation::attention:
-      run_attention(held.unit, stream);
-      break;
-    case Operation::feed_forward:
-      run_feed_forward(held.unit, held.rows, stream);
-      break;
-    case Operation::head:
-      run_head(held.unit, stream);
+    case Operation::unit:
+      run_unit(held.number, held.rows, stream);
       break;
     case Operation::send:
     case Operation::receive:
@@ -50,132 +41,272 @@ void CudaExecutor::run(const Held& held, cudaStream_t stream) {
   }
 }
 
-void CudaExecutor::apply(int unit, const LinearLayout& layout, const __half* x, int x_stride, LinearEpilogue epilogue,
-                         float* y, int y_stride, __half* act, cudaStream_t stream, const float* norm_x) {
+void CudaExecutor::run_unit(int unit, RowKind kind, cudaStream_t stream) {
+  Scope scope{unit, 0, shape_.decode_rows, shape_.prefill_rows, nullptr, stream};
+  if (config_.program.units[unit].head) {
+    if (shape_.logit_rows == 0) return;
+    // Rows that want logits are of one kind here, whatever they were in the layers.
+    scope.decode_rows = shape_.logit_rows;
+    scope.prefill_rows = 0;
+    scope.row_indices = device_inputs_.logit_rows;
+  } else if (kind == RowKind::prefill) {  // rows of one kind alone: decode rows come first
+    scope.begin = shape_.decode_rows;
+    scope.decode_rows = 0;
+  } else if (kind == RowKind::decode) {
+    scope.prefill_rows = 0;
+  }
+  run_ops(units_[unit], scope);
+}
+
+void CudaExecutor::run_ops(const std::vector<Lowered>& ops, const Scope& scope) {
+  for (const Lowered& lowered : ops) {
+    std::visit([&](const auto& op) { run_op(op, lowered, scope); }, lowered.op);
+  }
+}
+
+CudaExecutor::Operand CudaExecutor::operand(const Scope& scope, int value) const {
+  Operand out;
+  out.width = config_.program.values[value];
+  out.stride = half_values_[value] != nullptr ? padded_width(out.width) : out.width;
+  const size_t at = static_cast<size_t>(scope.begin) * out.stride;
+  if (half_values_[value] != nullptr) {
+    out.halves = half_values_[value] + at;
+  } else {
+    out.floats = float_values_[value] + at;
+  }
+  return out;
+}
+
+void CudaExecutor::apply(const LinearLayout& layout, const __half* x, int x_stride, const Output& output,
+                         const Scope& scope, const float* norm_x, const NormOp* norm) {
   for (const LinearLayout::Segment& segment : layout.segments) {
     LinearArguments arguments;
-    arguments.weights = weights(unit);
+    arguments.weights = weights(scope.unit);
     arguments.matrix = segment.matrix;
     arguments.x_stride = x_stride;
-    arguments.epilogue = epilogue;
-    arguments.y_stride = y_stride;
-    arguments.act_stride = padded_width(config_.spec.intermediate);
-    arguments.intermediate = config_.spec.intermediate;
+    arguments.epilogue = output.epilogue;
+    arguments.y_stride = output.y_stride;
+    arguments.act_stride = output.act_stride;
+    arguments.intermediate = output.features;
     arguments.gathered = gathered_;
     if (norm_x != nullptr) {
       arguments.norm_x = norm_x;
-      arguments.norm_offset = config_.units[unit].norm_offset;
-      arguments.norm_epsilon = static_cast<float>(config_.spec.rms_epsilon);
+      arguments.norm_offset = config_.units[scope.unit].vectors[norm->weight];
+      arguments.norm_epsilon = static_cast<float>(norm->epsilon);
     }
     const auto from_row = [&](int row, int count) {
       arguments.rows = count;
       arguments.x = x + static_cast<size_t>(row) * x_stride;
-      if (y != nullptr) arguments.y = y + static_cast<size_t>(row) * y_stride + segment.out_begin;
-      if (act != nullptr) arguments.act = act + static_cast<size_t>(row) * arguments.act_stride;
+      if (output.y != nullptr) {
+        arguments.y = output.y + static_cast<size_t>(row) * output.y_stride + segment.out_begin;
+      }
+      if (output.act != nullptr) arguments.act = output.act + static_cast<size_t>(row) * arguments.act_stride;
     };
-    if (shape_.decode_rows > 0) {
-      from_row(0, shape_.decode_rows);
+    if (scope.decode_rows > 0) {
+      from_row(0, scope.decode_rows);
       const UserKernel* theirs = kernels_->find(lab::Kind::gemv, segment.matrix.code.type);
-      check(theirs ? theirs->launch(arguments, stream) : linear_decode(arguments, stream, true), "a linear (decode)");
+      check(theirs ? theirs->launch(arguments, scope.stream) : linear_decode(arguments, scope.stream, true),
+            "a linear (decode)");
       counters_.weight_bytes_read += segment.matrix.bytes;
     }
-    if (shape_.prefill_rows > 0) {
-      from_row(shape_.decode_rows, shape_.prefill_rows);
+    if (scope.prefill_rows > 0) {
+      from_row(scope.decode_rows, scope.prefill_rows);
       const UserKernel* theirs = kernels_->find(lab::Kind::gemm, segment.matrix.code.type);
-      check(theirs ? theirs->launch(arguments, stream) : linear_prefill(arguments, stream, true), "a linear (prefill)");
+      check(theirs ? theirs->launch(arguments, scope.stream) : linear_prefill(arguments, scope.stream, true),
+            "a linear (prefill)");
       counters_.weight_bytes_read += segment.matrix.bytes;
     }
   }
   if (layout.has_bias) {
-    check(add_bias(y, y_stride, rows(), layout.n, weights(unit), layout.bias_offset, stream, true), "a bias");
+    check(add_bias(output.y, output.y_stride, scope.rows(), layout.n, weights(scope.unit), layout.bias_offset,
+                   scope.stream, true),
+          "a bias");
   }
 }
 
-void CudaExecutor::apply_normed(int unit, const float* residual, LinearEpilogue epilogue, float* y, int y_stride,
-                                __half* act, cudaStream_t stream) {
-  const ModelSpec& spec = config_.spec;
-  const UnitLayout& layout = config_.units[unit];
-  bool fused = shape_.prefill_rows == 0;
-  for (const LinearLayout::Segment& segment : layout.first.segments) {
-    fused = fused && decode_norms(segment.matrix, shape_.decode_rows) &&
+void CudaExecutor::apply_to(int in, const LinearLayout& layout, const Lowered& lowered, const Output& output,
+                            const Scope& scope) {
+  const Operand x = operand(scope, in);
+  if (!lowered.before) {
+    if (x.halves != nullptr) return apply(layout, x.halves, x.stride, output, scope);
+    const int stride = padded_width(x.width);
+    check(to_halves(x.floats, x.stride, scope.rows(), x.width, converted_, stride, scope.row_indices, scope.stream,
+                    true),
+          "a conversion");
+    return apply(layout, converted_, stride, output, scope);
+  }
+  const NormOp& norm = *lowered.before;
+  bool fused = scope.prefill_rows == 0 && scope.row_indices == nullptr;
+  for (const LinearLayout::Segment& segment : layout.segments) {
+    fused = fused && decode_norms(segment.matrix, scope.decode_rows) &&
             kernels_->find(lab::Kind::gemv, segment.matrix.code.type) == nullptr;  // theirs take normed rows
   }
-  if (!fused) {
-    check(rms_norm(residual, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon),
-                   rows(), spec.hidden, normed_, padded_width(spec.hidden), stream, true),
-          "a norm");
-  }
-  apply(unit, layout.first, normed_, padded_width(spec.hidden), epilogue, y, y_stride, act, stream,
-        fused ? residual : nullptr);
+  const Operand from = operand(scope, norm.in);
+  if (!fused) run_op(norm, {norm, {}, {}}, scope);
+  apply(layout, x.halves, x.stride, output, scope, fused ? from.floats : nullptr, &norm);
 }
 
-void CudaExecutor::run_attention(int unit, cudaStream_t stream) {
-  const ModelSpec& spec = config_.spec;
-  const UnitLayout& layout = config_.units[unit];
-  apply_normed(unit, residual_, LinearEpilogue::store, wide_, spec.qkv_width(), nullptr, stream);
-  if (spec.qk_norm) {
-    check(norm_heads(wide_, spec.qkv_width(), rows(), spec.heads, spec.kv_heads, spec.head_dim, weights(unit),
-                     layout.query_norm_offset, layout.key_norm_offset, static_cast<float>(spec.rms_epsilon), stream,
-                     true),
+void CudaExecutor::run_op(const NormOp& op, const Lowered& lowered, const Scope& scope) {
+  const Operand in = operand(scope, op.in), out = operand(scope, op.out);
+  const UnitLayout& layout = config_.units[scope.unit];
+  const auto epsilon = static_cast<float>(op.epsilon);
+  // Only the head reads rows by their indices, and only from the residual stream.
+  const int32_t* rows = op.in == kResidual ? scope.row_indices : nullptr;
+  if (lowered.keys) {
+    check(norm_heads(out.floats, out.stride, scope.rows(), op.groups, lowered.keys->groups, op.width,
+                     weights(scope.unit), layout.vectors[op.weight], layout.vectors[lowered.keys->weight], epsilon,
+                     scope.stream, true),
           "the norms of heads");
+    return;
   }
+  const bool whole = op.groups == 1 && op.begin == 0 && op.width == in.width && !op.mean && !op.add;
+  if (whole && out.halves != nullptr && op.weight != kNone && op.bias == kNone) {
+    check(rms_norm(in.floats, in.stride, weights(scope.unit), layout.vectors[op.weight], epsilon, scope.rows(),
+                   op.width, out.halves, out.stride, scope.stream, true, rows),
+          "a norm");
+    return;
+  }
+  NormGroups groups;
+  groups.x = in.floats + op.begin;
+  groups.x_stride = in.stride;
+  groups.row_indices = rows;
+  groups.rows = scope.rows();
+  groups.groups = op.groups;
+  groups.width = op.width;
+  groups.weights = weights(scope.unit);
+  if (op.weight != kNone) groups.weight_offset = static_cast<int64_t>(layout.vectors[op.weight]);
+  if (op.bias != kNone) groups.bias_offset = static_cast<int64_t>(layout.vectors[op.bias]);
+  groups.epsilon = epsilon;
+  groups.mean = op.mean;
+  groups.add = op.add;
+  if (out.floats != nullptr) groups.y = out.floats + op.begin;
+  if (out.halves != nullptr) groups.halves = out.halves + op.begin;
+  groups.y_stride = out.stride;
+  check(norm_groups(groups, scope.stream, true), "a norm");
+}
 
+void CudaExecutor::run_op(const ScaleOp& op, const Lowered&, const Scope& scope) {
+  const Operand value = operand(scope, op.value);
+  ScaleArguments arguments;
+  arguments.x = value.floats + op.begin;
+  arguments.stride = value.stride;
+  arguments.rows = scope.rows();
+  arguments.width = op.width;
+  arguments.factor = op.factor;
+  arguments.cap = op.cap;
+  arguments.weights = weights(scope.unit);
+  if (op.weight != kNone) {
+    arguments.weight_offset = static_cast<int64_t>(config_.units[scope.unit].vectors[op.weight]);
+  }
+  if (op.period > 0) {
+    arguments.positions = device_inputs_.positions + scope.begin;
+    arguments.period = op.period;
+    arguments.growth = static_cast<float>(op.growth);
+  }
+  check(scale(arguments, scope.stream, true), "a scale");
+}
+
+void CudaExecutor::run_op(const AddOp& op, const Lowered&, const Scope& scope) {
+  const Operand in = operand(scope, op.in), out = operand(scope, op.out);
+  check(add_scaled(in.floats, out.floats, static_cast<int64_t>(scope.rows()) * in.width, op.scale, scope.stream, true),
+        "a sum");
+}
+
+void CudaExecutor::run_op(const LinearOp& op, const Lowered& lowered, const Scope& scope) {
+  const Operand out = operand(scope, op.out);
+  Output output;
+  output.epilogue = op.add ? LinearEpilogue::add : LinearEpilogue::store;
+  output.y = out.floats;
+  output.y_stride = out.stride;
+  apply_to(op.in, config_.units[scope.unit].linears[op.linear], lowered, output, scope);
+}
+
+void CudaExecutor::run_op(const GluOp& op, const Lowered& lowered, const Scope& scope) {
+  const Operand out = operand(scope, op.out);
+  const LinearLayout& layout = config_.units[scope.unit].linears[op.linear];
+  Output output;
+  output.features = out.width;
+  output.act_stride = out.stride;
+  if (fused_glu(op, layout) && out.halves != nullptr) {
+    output.epilogue = LinearEpilogue::silu_mul;
+    output.act = out.halves;
+    apply_to(op.in, layout, lowered, output, scope);
+    return;
+  }
+  output.y = gate_up_;
+  output.y_stride = layout.n;
+  apply_to(op.in, layout, lowered, output, scope);
+  check(glu(gate_up_, layout.n, layout.interleaved, scope.rows(), out.width, op.activation, out.halves, out.floats,
+            out.stride, scope.stream, true),
+        "an activation");
+}
+
+void CudaExecutor::run_op(const GateOp& op, const Lowered&, const Scope& scope) {
+  const Operand in = operand(scope, op.in), by = operand(scope, op.by), out = operand(scope, op.out);
+  check(gate(in.floats, in.stride, by.floats + op.begin, by.stride, scope.rows(), in.width, op.activation, out.halves,
+             out.floats, out.stride, scope.stream, true),
+        "a gate");
+}
+
+void CudaExecutor::run_op(const GatherOp& op, const Lowered&, const Scope& scope) {
+  const Operand out = operand(scope, op.out);
+  check(cuda::embed(tables_[op.table]->device_address(), config_.tables[op.table].type,
+                    device_inputs_.tokens + scope.begin, scope.rows(), out.width, out.floats, out.stride, scope.stream,
+                    false),
+        "embed");
+  if (op.scale == 1.0f) return;
+  ScaleArguments arguments;
+  arguments.x = out.floats;
+  arguments.stride = out.stride;
+  arguments.rows = scope.rows();
+  arguments.width = out.width;
+  arguments.factor = op.scale;
+  check(scale(arguments, scope.stream, true), "a scale");
+}
+
+AttentionArguments CudaExecutor::attention_arguments(const AttendOp& op) const {
+  const KvClass& kv = config_.program.kv[op.kv_class];
   AttentionArguments arguments;
-  arguments.heads = spec.heads;
-  arguments.kv_heads = spec.kv_heads;
-  arguments.head_dim = spec.head_dim;
-  arguments.rope = rope_;
-  arguments.block_tables = device_inputs_.block_tables;
+  arguments.heads = op.heads;
+  arguments.kv_heads = op.kv_heads;
+  arguments.head_dim = op.head_dim;
+  arguments.rope = ropes_[op.rope];
+  arguments.block_tables =
+      device_inputs_.block_tables + static_cast<size_t>(op.kv_class) * table_sequences_ * block_table_stride_;
   arguments.block_table_stride = block_table_stride_;
-  arguments.kv_block_elements = static_cast<int64_t>(kv_block_bytes(spec) / sizeof(__half));
-  const int place = config_.kv_layers.empty() ? layout.layer : config_.kv_layers[layout.layer];
-  arguments.kv = reinterpret_cast<__half*>(config_.kv) +
-                 static_cast<int64_t>(place) * config_.kv_blocks * arguments.kv_block_elements;
-  arguments.out_stride = padded_width(spec.query_width());
-  arguments.window = spec.sliding_window;
+  arguments.kv_block_elements = static_cast<int64_t>(kv_block_bytes(kv) / sizeof(__half));
+  arguments.kv = reinterpret_cast<__half*>(config_.kv.at(op.kv_class).layer(op.kv_layer, kv_block_bytes(kv)));
+  arguments.window = kv.window;
+  arguments.scale = op.scale;
+  arguments.cap = op.cap;
+  arguments.reads_only = op.reads_only;
   arguments.max_context = shape_.context;
   arguments.partials = attention_partials_;
   arguments.counters = attention_counters_;
-  arguments.early = true;  // a step's inputs are on the device before its first kernel, older keys even longer
-  const auto from_row = [&](int row, int count) {
-    arguments.rows = count;
-    arguments.qkv = wide_ + static_cast<size_t>(row) * spec.qkv_width();
-    arguments.positions = device_inputs_.positions + row;
-    arguments.sequences = device_inputs_.sequences + row;
-    arguments.out = attended_ + static_cast<size_t>(row) * arguments.out_stride;
-  };
-  if (shape_.decode_rows > 0) {
-    from_row(0, shape_.decode_rows);
-    check(attention_decode(arguments, stream, true), "attention (decode)");
-  }
-  if (shape_.prefill_rows > 0) {
-    from_row(shape_.decode_rows, shape_.prefill_rows);
-    check(attention_prefill(arguments, stream, true), "attention (prefill)");
-  }
-  apply(unit, layout.second, attended_, padded_width(spec.query_width()), LinearEpilogue::add, residual_, spec.hidden,
-        nullptr, stream);
+  // A step's inputs are on the device before its first kernel, older keys even longer; not those of the step itself.
+  arguments.early = !op.reads_only;
+  return arguments;
 }
 
-void CudaExecutor::run_feed_forward(int unit, RowKind kind, cudaStream_t stream) {
-  const ModelSpec& spec = config_.spec;
-  const UnitLayout& layout = config_.units[unit];
-  // Rows of one kind alone: decode rows come first.
-  const Shape shape = shape_;
-  const int first = kind == RowKind::prefill ? shape.decode_rows : 0;
-  if (kind == RowKind::prefill) shape_.decode_rows = 0;
-  if (kind == RowKind::decode) shape_.prefill_rows = 0;
-  float* residual = residual_ + static_cast<size_t>(first) * spec.hidden;
-  if (layout.interleaved && !layout.first.has_bias) {
-    apply_normed(unit, residual, LinearEpilogue::silu_mul, nullptr, 0, activated_, stream);
-  } else {
-    apply_normed(unit, residual, LinearEpilogue::store, wide_, layout.first.n, nullptr, stream);
-    check(silu_mul(wide_, layout.first.n, layout.interleaved, rows(), spec.intermediate, activated_,
-                   padded_width(spec.intermediate), stream, true),
-          "an activation");
+void CudaExecutor::run_op(const AttendOp& op, const Lowered&, const Scope& scope) {
+  const Operand in = operand(scope, op.qkv), out = operand(scope, op.out);
+  AttentionArguments arguments = attention_arguments(op);
+  arguments.out_stride = out.stride;
+  const auto from_row = [&](int row, int count) {
+    arguments.rows = count;
+    arguments.qkv = in.floats + static_cast<size_t>(row) * in.stride;
+    arguments.positions = device_inputs_.positions + scope.begin + row;
+    arguments.sequences = device_inputs_.sequences + scope.begin + row;
+    arguments.out = out.halves + static_cast<size_t>(row) * arguments.out_stride;
+  };
+  if (scope.decode_rows > 0) {
+    from_row(0, scope.decode_rows);
+    check(attention_decode(arguments, scope.stream, true), "attention (decode)");
   }
-  apply(unit, layout.second, activated_, padded_width(spec.intermediate), LinearEpilogue::add, residual, spec.hidden,
-        nullptr, stream);
-  shape_ = shape;
+  if (scope.prefill_rows > 0) {
+    from_row(scope.decode_rows, scope.prefill_rows);
+    check(attention_prefill(arguments, scope.stream, true), "attention (prefill)");
+  }
 }
 
 void CudaExecutor::run_hop(const Held& held, cudaStream_t stream) {
@@ -183,14 +314,14 @@ void CudaExecutor::run_hop(const Held& held, cudaStream_t stream) {
   void* state = nullptr;
   check(cudaHostGetDevicePointer(&rows, held.hop.rows, 0), "mapping rows for the CPU");
   check(cudaHostGetDevicePointer(&state, held.hop.state, 0), "mapping rows for the CPU");
-  const int width = config_.spec.hidden;
-  const auto offset = static_cast<uint64_t>(held.unit);
+  const int width = config_.program.hidden();
+  const auto offset = static_cast<uint64_t>(held.number);
   if (held.operation == Operation::send) {
-    check(send_rows(residual_, shape_.decode_rows, width, static_cast<float*>(rows), static_cast<HopState*>(state),
+    check(send_rows(float_values_[kResidual], shape_.decode_rows, width, static_cast<float*>(rows), static_cast<HopState*>(state),
                     device_inputs_.hops_before, offset, hop_counter_, stream),
           "sending rows to the CPU");
   } else {
-    check(receive_rows(residual_, shape_.decode_rows, width, static_cast<const float*>(rows),
+    check(receive_rows(float_values_[kResidual], shape_.decode_rows, width, static_cast<const float*>(rows),
                        static_cast<const HopState*>(state), device_inputs_.hops_before, offset, stream),
           "receiving rows from the CPU");
   }
@@ -199,35 +330,27 @@ void CudaExecutor::run_hop(const Held& held, cudaStream_t stream) {
 void CudaExecutor::run_move(const Held& held, cudaStream_t stream) {
   auto* there = reinterpret_cast<float*>(held.hop.rows);  // one address on every device, where it is host memory too
   const bool over = held.operation == Operation::hand_over;
-  check(move_rows(over ? residual_ : there, rows(), config_.spec.hidden, over ? there : residual_, stream),
-        "moving rows between GPUs");
+  for (const int value : carried_) {
+    const int width = config_.program.values[value];
+    float* here = float_values_[value];
+    check(move_rows(over ? here : there, rows(), width, over ? there : here, stream), "moving rows between GPUs");
+    there += round_up(static_cast<size_t>(rows()) * width, 4);
+  }
 }
 
-size_t CudaExecutor::residual_bytes() const {
-  return static_cast<size_t>(max_padded_rows_) * config_.spec.hidden * sizeof(float);
-}
-
-void CudaExecutor::run_head(int unit, cudaStream_t stream) {
-  const ModelSpec& spec = config_.spec;
-  const UnitLayout& layout = config_.units[unit];
-  const int hidden = padded_width(spec.hidden);
-  if (shape_.logit_rows == 0) return;
-  check(rms_norm(residual_, spec.hidden, weights(unit), layout.norm_offset, static_cast<float>(spec.rms_epsilon),
-                 shape_.logit_rows, spec.hidden, normed_, hidden, stream, true, device_inputs_.logit_rows),
-        "the final norm");
-  // Rows that want logits are of one kind here, whatever they were in the layers.
-  const Shape shape = shape_;
-  shape_.decode_rows = shape.logit_rows;
-  shape_.prefill_rows = 0;
-  apply(unit, layout.first, normed_, hidden, LinearEpilogue::store, logits_, spec.vocab, nullptr, stream);
-  shape_ = shape;
+size_t CudaExecutor::carried_bytes() const {
+  size_t floats = 0;
+  for (const int value : carried_) {
+    floats += round_up(static_cast<size_t>(max_padded_rows_) * config_.program.values[value], 4);
+  }
+  return floats * sizeof(float);
 }
 
 void CudaExecutor::run_sample(cudaStream_t stream) {
   if (shape_.logit_rows == 0) return;
   SampleArguments arguments;
-  arguments.logits = logits_;
-  arguments.vocab = config_.spec.vocab;
+  arguments.logits = float_values_[config_.program.logits];
+  arguments.vocab = config_.program.vocab;
   arguments.requests = device_inputs_.requests;
   arguments.count = shape_.logit_rows;
   arguments.tokens = device_tokens_;

@@ -94,8 +94,8 @@ cudaError_t set_unit(const std::byte** units, int unit, const std::byte* slab, c
 
 cudaError_t bring(const std::byte* from, std::byte* to, const HostPieces& pieces, cudaStream_t stream) {
   uint32_t most = 0;
-  for (const HostPieces::Piece& piece : pieces.pieces) most = std::max(most, piece.bytes);
-  const dim3 grid(blocks_for(most / sizeof(float)), HostPieces::kMost);
+  for (int i = 0; i < pieces.count; i++) most = std::max(most, pieces.pieces[i].bytes);
+  const dim3 grid(blocks_for(most / sizeof(float)), pieces.count);
   return launch(bring_kernel, grid, dim3(kThreads), 0, stream, false, from, to, pieces);
 }
 

@@ -17,11 +17,12 @@ cudaError_t set_unit(const std::byte** units, int unit, const std::byte* slab, c
 
 // Parts of a block of host memory, each on 16 bytes.
 struct HostPieces {
-  static constexpr int kMost = 7;
+  static constexpr int kMost = 6 + kMostKvClasses;
   struct Piece {
     uint32_t offset = 0, bytes = 0;
   };
   Piece pieces[kMost];
+  int count = 0;
 };
 
 // to[piece] = from[piece], whole 16 bytes at a time.

@@ -223,7 +223,7 @@ class CudaLab final : public Device {
               name);
         break;
       case Kind::silu_mul:
-        check(silu_mul(floats(0), 2 * p["intermediate"], p["interleaved"] != 0, rows, p["intermediate"], halves(1),
+        check(glu(floats(0), 2 * p["intermediate"], p["interleaved"] != 0, rows, p["intermediate"], Activation::silu, halves(1), nullptr,
                        p["intermediate"], stream, chained),
               name);
         break;

@@ -26,38 +26,134 @@ export interface NativeTensor {
 }
 
 export interface RopeSpec {
+  headDim: number
+  /** Of so many elements of a head the first half turns with the second; even. */
+  rotary: number
   theta: number
   scaling: 'none' | 'linear' | 'dynamic' | 'llama3' | 'yarn'
   factor: number
   lowFrequencyFactor: number
   highFrequencyFactor: number
   originalMaxPosition: number
-  /** yarn: cosines and sines are multiplied by it; 1 otherwise. */
+  /** Cosines and sines are multiplied by it. */
   attentionFactor: number
   /** yarn: turns within the original context above which a pair is kept, below which it is stretched. */
   betaFast: number
   betaSlow: number
   /** yarn: the range between is rounded outwards to whole pairs. */
   truncate: boolean
-  /** One a pair of a head, that its frequency is divided by before any scaling. */
+  /** One a pair, that its frequency is divided by before any scaling. */
   factors?: number[]
+  /** The same in contexts longer than originalMaxPosition. */
+  longFactors?: number[]
+  /** Elements that exponents of frequencies are counted over; the rotated ones where it is left out. */
+  span?: number
 }
 
-export interface ModelSpec {
-  vocab: number
-  hidden: number
+export type Activation = 'silu' | 'gelu' | 'geluTanh'
+
+/**
+ * An operation on rows of values, which are numbered; weights are those of its unit, numbered too. What each computes is
+ * said in csrc/model/program.h.
+ */
+export type Op =
+  | {
+      op: 'norm'
+      in: number
+      out: number
+      begin?: number
+      width: number
+      groups?: number
+      weight?: number
+      bias?: number
+      epsilon: number
+      mean?: boolean
+      add?: boolean
+    }
+  | {
+      op: 'scale'
+      value: number
+      begin?: number
+      width: number
+      factor?: number
+      weight?: number
+      cap?: number
+      growth?: number
+      period?: number
+    }
+  | { op: 'add'; in: number; out: number; scale?: number }
+  | { op: 'linear'; in: number; out: number; linear: number; add?: boolean }
+  | { op: 'glu'; in: number; out: number; linear: number; activation: Activation }
+  | { op: 'gate'; in: number; by: number; begin: number; out: number; activation: Activation }
+  | { op: 'gather'; table: number; out: number; scale?: number }
+  | {
+      op: 'attend'
+      qkv: number
+      out: number
+      heads: number
+      kvHeads: number
+      headDim: number
+      kvClass: number
+      kvLayer: number
+      rope: number
+      scale?: number
+      cap?: number
+      readsOnly?: boolean
+    }
+
+export interface LinearShape {
+  k: number
+  /** Output features of each of the matrices that lie side by side. */
+  parts: number[]
+  glu?: boolean
+}
+
+export interface ProgramUnit {
+  name: string
+  layer: number
+  head: boolean
+  ops: Op[]
+  /** Widths of the norms' weights. */
+  vectors: number[]
+  linears: LinearShape[]
+}
+
+/** Layers whose keys and values have one shape and are kept for as long. */
+export interface KvClass {
   layers: number
-  heads: number
+  /** Positions that a row sees, its own counted; 0: all before it. */
+  window: number
   kvHeads: number
   headDim: number
-  intermediate: number
+}
+
+/** What a model computes, unit by unit. The native side checks it. */
+export interface Program {
+  vocab: number
   maxPosition: number
-  rmsEpsilon: number
-  rope: RopeSpec
-  /** Positions that a row sees, its own counted; 0: all before it. */
-  slidingWindow: number
-  /** RMSNorm of each query and key head before rope. */
-  qkNorm: boolean
+  /** Widths; the residual stream first. */
+  values: number[]
+  /** The value that the head writes. */
+  logits: number
+  /** Widths of the embedding tables. */
+  tables: number[]
+  embed: Op[]
+  units: ProgramUnit[]
+  kv: KvClass[]
+  ropes: RopeSpec[]
+}
+
+/** Of heads whose first `rotary` elements turn: each with the one half of them further on, or with its neighbour. */
+export interface HeadOrder {
+  headDim: number
+  rotary: number
+  interleaved: boolean
+}
+
+/** A part of a tensor's `of` rows. */
+export interface RowRange {
+  begin: number
+  of: number
 }
 
 /** How a linear is stored: tensor names, '' where the format has none. See csrc/checkpoint/repack.h. */
@@ -74,8 +170,8 @@ export interface LinearSource {
   groupSize: number
   symmetric: boolean
   zerosMinusOne: boolean
-  /** The first `rotary` rows of each head are in the order of a rotation of neighbours. */
-  interleavedHeads?: { headDim: number; rotary: number }
+  heads?: HeadOrder
+  rows?: RowRange
 }
 
 /** Texts one after the other in UTF-8, and where each ends. */
@@ -102,46 +198,61 @@ export type NativeGgufValue =
   | BigInt64Array
   | NativeGgufStrings
 
-export interface LayerSource {
-  attentionNorm: string
-  feedForwardNorm: string
-  query: LinearSource
-  key: LinearSource
-  value: LinearSource
-  output: LinearSource
-  gate: LinearSource
-  up: LinearSource
-  down: LinearSource
-  /** '' without qkNorm. */
-  queryNorm: string
-  keyNorm: string
+export interface VectorSource {
+  tensor: string
+  /** Stored as what is added to 1. */
+  plusOne?: boolean
+}
+
+/** Where the weights of a unit of the program come from: one a vector, one a part of each linear. */
+export interface UnitSource {
+  vectors: VectorSource[]
+  linears: LinearSource[][]
 }
 
 export interface ModelSource {
-  spec: ModelSpec
-  layers: LayerSource[]
-  embedding: string
-  finalNorm: string
-  head: LinearSource
+  program: Program
+  units: UnitSource[]
+  /** Names of the embedding tables. */
+  tables: string[]
   /** Make 4 or 8 bits of a head of floats while it is repacked; 0: leave it. */
   headBits: 0 | 4 | 8
 }
 
 export interface NativeUnit {
+  /** 'attention 3', 'feed-forward 3', 'head' */
+  name: string
+  /**
+   * What may be done with it: `feedForward` reads and writes the residual stream alone, so that the CPU can compute it beside
+   * a GPU; `attention` is all else of a layer.
+   */
   kind: 'attention' | 'feedForward' | 'head'
-  /** Of attention and feed-forward; -1 of the head. */
+  /** -1 of the head. */
   layer: number
+  /** Of NativeSlabPlan.kv, the one whose keys and values it appends; -1: none. */
+  kvClass: number
   bytes: number
   /** The weight types of its matrices, e.g. ['q4', 'q4']. */
   types: readonly WeightType[]
 }
 
+/** Keys and values of the layers that are kept for as long. */
+export interface NativeKvClass {
+  layers: number
+  /** 0: all positions are kept. */
+  window: number
+  /** Of all its layers. */
+  bytesPerToken: number
+}
+
 export interface NativeSlabPlan {
   layoutVersion: number
   units: NativeUnit[]
+  kv: NativeKvClass[]
+  /** Of all classes. */
+  kvBytesPerToken: number
   embeddingBytes: number
   embeddingType: WeightType
-  kvBytesPerToken: number
 }
 
 export interface SyntheticOptions {
@@ -164,7 +275,7 @@ export type NativeWeightsSource =
       packed: string
     }
   /** Random weights in a real shape: for benches. */
-  | { synthetic: { spec: ModelSpec; options: SyntheticOptions } }
+  | { synthetic: { program: Program; options: SyntheticOptions } }
 
 export type NativeLoadRequest = NativeWeightsSource & NativeLoadSettings
 
@@ -186,7 +297,8 @@ export interface NativeLoadSettings {
   /** With more sequences that decode than this, units at home on the CPU are streamed for them all. */
   cpuRows: number
   contextLength: number
-  kvBlocks: number
+  /** One a class of NativeSlabPlan.kv. */
+  kvBlocks: number[]
   /** Of system RAM, for keys and values of preempted requests. */
   kvSwapBytes: number
   /** Rows of a step: decode rows first, then prefill. */
@@ -549,7 +661,7 @@ export interface NativeAddon {
   /** The metadata of a GGUF file, keys and values in the file's order. */
   readGguf(path: string): { version: number; keys: string[]; values: NativeGgufValue[]; tensorCount: number }
   planSlabs(paths: string[], source: ModelSource): Promise<NativeSlabPlan>
-  planSynthetic(spec: ModelSpec, options: SyntheticOptions): NativeSlabPlan
+  planSynthetic(program: Program, options: SyntheticOptions): NativeSlabPlan
   probeCpu(): NativeCpu
   /** Bytes a second of one read pass over a buffer far larger than the caches, the best of several. */
   measureDramBandwidth(threads: number): Promise<number>

@@ -1,5 +1,5 @@
 /** millrace: language models whose weights stream from system memory. */
-export type { Home, ModelSpec, NativeUnit as ModelUnit, RopeSpec, WeightType } from './binding.ts'
+export type { Home, NativeUnit as ModelUnit, RopeSpec, WeightType } from './binding.ts'
 export type { GgufQuantisation } from './checkpoint/gguf/types.ts'
 export type {
   AwqQuantisation,
@@ -8,6 +8,7 @@ export type {
   GptqRule,
   Quantisation,
 } from './checkpoint/quantisation.ts'
+export type { ModelSpec } from './checkpoint/spec.ts'
 export { type ErrorCode, MillraceError } from './errors.ts'
 export type { CachedModel } from './hub/cache.ts'
 export { listModels, type RemovedModel, removeModel } from './hub/manage.ts'
@@ -44,6 +45,7 @@ export { answerRows as answerOptions } from './options/sampling.ts'
 export { parseBytes } from './options/validate.ts'
 export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'
 export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.ts'
+export type { PlannedKv } from './plan/kv.ts'
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'
 export type { CostedUnit, DecodePrediction, Prediction, PrefillPrediction } from './plan/predict.ts'
 export * from './probe.ts'

@@ -94,7 +94,7 @@ struct Measured {
 
 struct Bench {
   Flags flags;
-  ModelSpec spec;
+  DenseSpec spec;
   std::shared_ptr<const HostModel> host;
   Engine engine;
 
@@ -102,16 +102,15 @@ struct Bench {
     ModelConfig config;
     const int count = static_cast<int>(devices.size());
     size_t largest = 0;
-    for (const UnitLayout& unit : host->units()) {
-      const bool head = unit.kind == UnitKind::head;
-      config.homes.push_back(head ? Home::resident : layers);
-      if (count > 1) config.devices.push_back((head ? spec.layers - 1 : unit.layer) % count);
-      if (!head) largest = std::max(largest, unit.bytes);
+    for (size_t u = 0; u < host->units().size(); u++) {
+      const ProgramUnit& unit = host->program().units[u];
+      config.homes.push_back(unit.head ? Home::resident : layers);
+      if (count > 1) config.devices.push_back(unit.layer % count);
+      if (!unit.head) largest = std::max(largest, host->units()[u].bytes);
     }
     config.ring_bytes.assign(count, 2 * largest);
     config.context_length = flags.long_prompt + 64;
-    config.kv_blocks =
-        KvPool::blocks_for(config.context_length) + batch * KvPool::blocks_for(flags.prompt + flags.tokens);
+    config.kv_blocks = {KvPool::blocks_for(config.context_length) + batch * KvPool::blocks_for(flags.prompt + flags.tokens)};
     config.max_rows = 64 + 1984;
     config.max_logit_rows = 64;
     config.prefix_reuse = false;
@@ -253,9 +252,9 @@ int main(int argc, char** argv) {
   std::printf("together %.2f GB/s, %.2f x one; %.1f s so far\n", together / 1e9, together / best_link,
               seconds_since(began));
   const auto first = create_cuda_backend(devices[0]);
-  bench.host = synthetic_model(bench.spec, {}, pool, {first->pinner(), first->pinner()});
+  bench.host = synthetic_model(dense_program(bench.spec), {}, pool, {first->pinner(), first->pinner()});
   size_t bytes = 0;
-  for (const UnitLayout& unit : bench.host->units()) bytes += unit.kind == UnitKind::head ? 0 : unit.bytes;
+  for (size_t u = 0; u + 1 < bench.host->units().size(); u++) bytes += bench.host->units()[u].bytes;  // but the head
   std::printf("%s: layers of %.2f GB; %.1f s so far\n", flags.shape.c_str(), bytes / 1e9, seconds_since(began));
   bool same = true;
   for (const int batch : flags.batches) {

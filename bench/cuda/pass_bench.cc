@@ -56,11 +56,11 @@ int main(int argc, char** argv) {
       refuse(flag, usage);
     }
   }
-  const ModelSpec spec = shape(name);
+  const DenseSpec spec = shape(name);
   SyntheticOptions options;
   options.head = head == "q4" ? WeightType::q4 : WeightType::f16;
   ThreadPool pool(static_cast<int>(std::thread::hardware_concurrency()));
-  const auto host = synthetic_model(spec, options, pool);
+  const auto host = synthetic_model(dense_program(spec), options, pool);
   const auto backend = create_cuda_backend(0);
 
   FeederConfig feeding;
@@ -78,11 +78,10 @@ int main(int argc, char** argv) {
   const auto kv = backend->allocate(static_cast<size_t>(blocks) * spec.layers * kv_block_bytes(spec), "the KV cache");
   compute->fill(kv->data(), 0, kv->size());
   ExecutorConfig config;
-  config.spec = spec;
+  config.program = host->program();
   config.units = host->units();
-  config.embedding = {host->embedding(), host->embedding_type()};
-  config.kv = kv->data();
-  config.kv_blocks = blocks;
+  config.tables = {{host->embedding(), host->tables()[0].type}};
+  config.kv = {{kv->data(), {}, blocks}};
   config.max_rows = std::max(rows, 64);
   config.max_logit_rows = std::max(rows, 64);
   config.max_context = blocks_a_sequence * kKvBlockTokens;
@@ -114,19 +113,7 @@ int main(int argc, char** argv) {
   const auto pass = [&] {
     executor->begin(*compute, step, output);
     executor->embed(*compute);
-    for (int unit = 0; unit < static_cast<int>(config.units.size()); unit++) {
-      switch (config.units[unit].kind) {
-        case UnitKind::attention:
-          executor->attention(*compute, unit);
-          break;
-        case UnitKind::feed_forward:
-          executor->feed_forward(*compute, unit);
-          break;
-        case UnitKind::head:
-          executor->head(*compute, unit);
-          break;
-      }
-    }
+    for (int unit = 0; unit < static_cast<int>(config.units.size()); unit++) executor->run(*compute, unit);
     executor->sample(*compute);
     executor->end(*compute);
   };

@@ -4,13 +4,13 @@
 #include <cstdlib>
 #include <string>
 
-#include "model/spec.h"
+#include "test/dense.h"
 
 namespace millrace {
 
 // Positions beyond what the model was made for are for timing alone.
-inline ModelSpec shape(const std::string& name) {
-  ModelSpec spec;
+inline DenseSpec shape(const std::string& name) {
+  DenseSpec spec;
   if (name == "tinyllama-1.1b") {
     spec.vocab = 32000, spec.hidden = 2048, spec.layers = 22, spec.heads = 32, spec.kv_heads = 4, spec.head_dim = 64;
     spec.intermediate = 5632, spec.max_position = 8192;

@@ -5,6 +5,7 @@
 
 #include "addon/convert.h"
 #include "addon/environment.h"
+#include "addon/program.h"
 #include "backend/backend.h"
 #include "checkpoint/gguf.h"
 #include "checkpoint/mapped_file.h"
@@ -164,36 +165,57 @@ Napi::Value read_gguf(const Napi::CallbackInfo& info) {
 
 Napi::Array types_of(Napi::Env env, const UnitLayout& unit) {
   Napi::Array out = Napi::Array::New(env);
-  for (const LinearLayout* linear : {&unit.first, &unit.second}) {
-    for (const LinearLayout::Segment& segment : linear->segments) {
+  for (const LinearLayout& linear : unit.linears) {
+    for (const LinearLayout::Segment& segment : linear.segments) {
       out[out.Length()] = Napi::String::New(env, name_of(segment.matrix.code));
     }
   }
   return out;
 }
 
+int kv_class_of(const ProgramUnit& unit) {
+  for (const Op& op : unit.ops) {
+    const auto* attend = std::get_if<AttendOp>(&op);
+    if (attend != nullptr && !attend->reads_only) return attend->kv_class;
+  }
+  return kNone;
+}
+
 Napi::Value to_js(Napi::Env at, const SlabPlan& plan) {
+  const Program& program = plan.source.program;
   Napi::Array units = Napi::Array::New(at, plan.units.size());
   for (uint32_t i = 0; i < plan.units.size(); i++) {
-    const UnitLayout& unit = plan.units[i];
-    const char* kind = unit.kind == UnitKind::attention      ? "attention"
-                       : unit.kind == UnitKind::feed_forward ? "feedForward"
-                                                             : "head";
+    const ProgramUnit& unit = program.units[i];
     Napi::Object item = Napi::Object::New(at);
-    item["kind"] = Napi::String::New(at, kind);
-    item["layer"] = Napi::Number::New(at, unit.kind == UnitKind::head ? -1 : unit.layer);
-    item["bytes"] = Napi::Number::New(at, static_cast<double>(unit.bytes));
-    item["types"] = types_of(at, unit);
+    item["name"] = Napi::String::New(at, unit.name);
+    item["layer"] = Napi::Number::New(at, unit.head ? -1 : unit.layer);
+    item["kind"] = Napi::String::New(at, unit.head                                    ? "head"
+                                         : program.stands_alone(static_cast<int>(i)) ? "feedForward"
+                                                                                      : "attention");
+    item["kvClass"] = Napi::Number::New(at, kv_class_of(unit));
+    item["bytes"] = Napi::Number::New(at, static_cast<double>(plan.units[i].bytes));
+    item["types"] = types_of(at, plan.units[i]);
     units[i] = item;
   }
-  const ModelSpec& spec = plan.source.spec;
+  Napi::Array kv = Napi::Array::New(at, program.kv.size());
+  double kv_bytes = 0;
+  for (uint32_t i = 0; i < program.kv.size(); i++) {
+    const KvClass& kv_class = program.kv[i];
+    Napi::Object item = Napi::Object::New(at);
+    item["layers"] = Napi::Number::New(at, kv_class.layers);
+    item["window"] = Napi::Number::New(at, kv_class.window);
+    const auto bytes = static_cast<double>(kv_class.layers * kv_block_bytes(kv_class) / kKvBlockTokens);
+    item["bytesPerToken"] = Napi::Number::New(at, bytes);
+    kv_bytes += bytes;
+    kv[i] = item;
+  }
   Napi::Object out = Napi::Object::New(at);
   out["layoutVersion"] = Napi::Number::New(at, kSlabLayoutVersion);
   out["units"] = units;
+  out["kv"] = kv;
+  out["kvBytesPerToken"] = Napi::Number::New(at, kv_bytes);
   out["embeddingBytes"] = Napi::Number::New(at, static_cast<double>(plan.embedding_bytes));
-  out["embeddingType"] = Napi::String::New(at, name_of(plan.embedding_type));
-  out["kvBytesPerToken"] =
-      Napi::Number::New(at, static_cast<double>(spec.layers * kv_block_bytes(spec) / kKvBlockTokens));
+  out["embeddingType"] = Napi::String::New(at, name_of(plan.tables[0].type));
   return out;
 }
 
@@ -215,7 +237,7 @@ Napi::Value plan(const Napi::CallbackInfo& info) {
 Napi::Value plan_random(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     return to_js(info.Env(),
-                 plan_synthetic(model_spec(info[0].As<Napi::Object>()), synthetic_options(info[1].As<Napi::Object>())));
+                 plan_synthetic(program(info[0].As<Napi::Object>()), synthetic_options(info[1].As<Napi::Object>())));
   });
 }
 

@@ -7,8 +7,6 @@
 
 namespace millrace {
 
-namespace {
-
 Error wrong_type(const char* name, const char* expected) {
   return Error(code::kInvalidArgument, format("native call: expected %s for %s", expected, name),
                "call through the package's own API");
@@ -19,75 +17,6 @@ Napi::Array array_field(const Napi::Object& object, const char* name) {
   if (!value.IsArray()) throw wrong_type(name, "an array");
   return value.As<Napi::Array>();
 }
-
-RopeSpec rope_spec(const Napi::Object& object) {
-  RopeSpec rope;
-  rope.theta = number_field(object, "theta");
-  const std::string scaling = string_field(object, "scaling");
-  if (scaling == "none") {
-    rope.scaling = RopeScaling::none;
-  } else if (scaling == "linear") {
-    rope.scaling = RopeScaling::linear;
-  } else if (scaling == "dynamic") {
-    rope.scaling = RopeScaling::dynamic;
-  } else if (scaling == "llama3") {
-    rope.scaling = RopeScaling::llama3;
-  } else if (scaling == "yarn") {
-    rope.scaling = RopeScaling::yarn;
-  } else {
-    throw wrong_type("rope.scaling", "a known scaling");
-  }
-  rope.factor = number_field(object, "factor");
-  rope.low_frequency_factor = number_field(object, "lowFrequencyFactor");
-  rope.high_frequency_factor = number_field(object, "highFrequencyFactor");
-  rope.original_max_position = int_field(object, "originalMaxPosition");
-  rope.attention_factor = number_field(object, "attentionFactor");
-  rope.beta_fast = number_field(object, "betaFast");
-  rope.beta_slow = number_field(object, "betaSlow");
-  rope.truncate = bool_field(object, "truncate");
-  if (!field(object, "factors").IsUndefined()) {
-    const Napi::Array factors = array_field(object, "factors");
-    for (uint32_t i = 0; i < factors.Length(); i++) {
-      const Napi::Value factor = factors[i];
-      if (!factor.IsNumber()) throw wrong_type("rope.factors", "an array of numbers");
-      rope.factors.push_back(factor.As<Napi::Number>().DoubleValue());
-    }
-  }
-  return rope;
-}
-
-LinearSource linear_source(const Napi::Object& object) {
-  LinearSource source;
-  const std::string kind = string_field(object, "format");
-  if (kind == "plain") {
-    source.format = LinearFormat::plain;
-  } else if (kind == "gptq") {
-    source.format = LinearFormat::gptq;
-  } else if (kind == "awq") {
-    source.format = LinearFormat::awq;
-  } else if (kind == "compressed-tensors") {
-    source.format = LinearFormat::compressed_tensors;
-  } else {
-    throw wrong_type("format", "'plain', 'gptq', 'awq' or 'compressed-tensors'");
-  }
-  source.weight = string_field(object, "weight");
-  source.zeros = string_field(object, "zeros");
-  source.scales = string_field(object, "scales");
-  source.g_idx = string_field(object, "gIdx");
-  source.shape = string_field(object, "shape");
-  source.bias = string_field(object, "bias");
-  source.bits = int_field(object, "bits");
-  source.group_size = int_field(object, "groupSize");
-  source.symmetric = bool_field(object, "symmetric");
-  source.zeros_minus_one = bool_field(object, "zerosMinusOne");
-  if (!field(object, "interleavedHeads").IsUndefined()) {
-    const Napi::Object heads = object_field(object, "interleavedHeads");
-    source.interleaved_heads = {int_field(heads, "headDim"), int_field(heads, "rotary")};
-  }
-  return source;
-}
-
-}  // namespace
 
 Napi::Value field(const Napi::Object& object, const char* name) {
   return object.Get(name);
@@ -177,23 +106,6 @@ std::vector<std::string> string_array(const Napi::Value& value, const char* name
   return out;
 }
 
-ModelSpec model_spec(const Napi::Object& object) {
-  ModelSpec spec;
-  spec.vocab = int_field(object, "vocab");
-  spec.hidden = int_field(object, "hidden");
-  spec.layers = int_field(object, "layers");
-  spec.heads = int_field(object, "heads");
-  spec.kv_heads = int_field(object, "kvHeads");
-  spec.head_dim = int_field(object, "headDim");
-  spec.intermediate = int_field(object, "intermediate");
-  spec.max_position = int_field(object, "maxPosition");
-  spec.rms_epsilon = number_field(object, "rmsEpsilon");
-  spec.rope = rope_spec(object_field(object, "rope"));
-  spec.sliding_window = int_field(object, "slidingWindow");
-  spec.qk_norm = bool_field(object, "qkNorm");
-  return spec;
-}
-
 SyntheticOptions synthetic_options(const Napi::Object& object) {
   SyntheticOptions options;
   const auto type = [&](const char* name) {
@@ -213,28 +125,6 @@ SyntheticOptions synthetic_options(const Napi::Object& object) {
   options.embedding = type("embedding");
   options.seed = size_field(object, "seed");
   return options;
-}
-
-ModelSource model_source(const Napi::Object& object) {
-  ModelSource source;
-  source.spec = model_spec(object_field(object, "spec"));
-  const Napi::Array layers = array_field(object, "layers");
-  for (uint32_t i = 0; i < layers.Length(); i++) {
-    const Napi::Value item = layers[i];
-    if (!item.IsObject()) throw wrong_type("layers", "an array of objects");
-    const auto layer = item.As<Napi::Object>();
-    source.layers.push_back({string_field(layer, "attentionNorm"), string_field(layer, "feedForwardNorm"),
-                             linear_source(object_field(layer, "query")), linear_source(object_field(layer, "key")),
-                             linear_source(object_field(layer, "value")), linear_source(object_field(layer, "output")),
-                             linear_source(object_field(layer, "gate")), linear_source(object_field(layer, "up")),
-                             linear_source(object_field(layer, "down")), string_field(layer, "queryNorm"),
-                             string_field(layer, "keyNorm")});
-  }
-  source.embedding = string_field(object, "embedding");
-  source.final_norm = string_field(object, "finalNorm");
-  source.head = linear_source(object_field(object, "head"));
-  source.head_bits = int_field(object, "headBits");
-  return source;
 }
 
 const char* name_of(Home home) {

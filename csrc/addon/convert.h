@@ -6,13 +6,15 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/repack.h"
+#include "core/error.h"
 #include "engine/request.h"
 #include "stream/feeder.h"
 #include "stream/synthetic.h"
 
 namespace millrace {
 
+Error wrong_type(const char* name, const char* expected);
+Napi::Array array_field(const Napi::Object& object, const char* name);
 Napi::Value field(const Napi::Object& object, const char* name);
 double number_field(const Napi::Object& object, const char* name);
 int int_field(const Napi::Object& object, const char* name);      // an integer in int32
@@ -25,8 +27,6 @@ std::vector<int32_t> int32_array_field(const Napi::Object& object, const char* n
 std::vector<float> float32_array_field(const Napi::Object& object, const char* name);
 std::vector<std::string> string_array(const Napi::Value& value, const char* name);
 
-ModelSpec model_spec(const Napi::Object& object);
-ModelSource model_source(const Napi::Object& object);
 SyntheticOptions synthetic_options(const Napi::Object& object);
 const char* name_of(Home home);
 std::vector<Home> homes_field(const Napi::Object& object, const char* name);

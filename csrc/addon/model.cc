@@ -8,6 +8,7 @@
 
 #include "addon/convert.h"
 #include "addon/environment.h"
+#include "addon/program.h"
 #include "addon/lab.h"
 #include "addon/probe.h"
 #include "backend/cpu/cpu_backend.h"
@@ -132,7 +133,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     put("savedKvBytes", c.saved_kv_bytes);
     out["stepMs"] = Napi::Number::New(info.Env(), c.step_ms.load(std::memory_order_relaxed));
     out["switchMs"] = Napi::Number::New(info.Env(), c.switch_ms.load(std::memory_order_relaxed));
-    out["kvBlocksTotal"] = number(info.Env(), model_->config().kv_blocks);
+    out["kvBlocksTotal"] = number(info.Env(), model_->kv_blocks());
     return out;
   }
 
@@ -316,13 +317,13 @@ using WeightsSource = decltype(LoadRequest::weights);
 std::pair<WeightsSource, int> weights_source(const Napi::Object& request) {
   if (field(request, "synthetic").IsObject()) {
     const Napi::Object synthetic = object_field(request, "synthetic");
-    const ModelSpec spec = model_spec(object_field(synthetic, "spec"));
+    const Program model = program(object_field(synthetic, "program"));
     const SyntheticOptions options = synthetic_options(object_field(synthetic, "options"));
     return {[=](int threads, const RepackOptions&, const HostPinners& pinners, PackedOutcome&) {
               ThreadPool pool(threads);
-              return synthetic_model(spec, options, pool, pinners);
+              return synthetic_model(model, options, pool, pinners);
             },
-            spec.vocab};
+            model.vocab};
   }
   const std::vector<std::string> paths = string_array(field(request, "paths"), "paths");
   const auto source = std::make_shared<ModelSource>(model_source(object_field(request, "source")));
@@ -331,7 +332,7 @@ std::pair<WeightsSource, int> weights_source(const Napi::Object& request) {
   return {[=](int threads, const RepackOptions& options, const HostPinners& pinners, PackedOutcome& packed) {
             return HostStore::instance().load(identity, paths, *source, threads, options, pinners, file, &packed);
           },
-          source->spec.vocab};
+          source->program.vocab};
 }
 
 ModelConfig model_config(const Napi::Object& request) {
@@ -344,7 +345,9 @@ ModelConfig model_config(const Napi::Object& request) {
   config.turn_ms = int_field(request, "turnMs");
   config.cpu_rows = int_field(request, "cpuRows");
   config.context_length = int_field(request, "contextLength");
-  config.kv_blocks = int_field(request, "kvBlocks");
+  for (const size_t blocks : sizes_field(request, "kvBlocks")) {
+    config.kv_blocks.push_back(static_cast<int>(std::min<size_t>(blocks, INT32_MAX)));
+  }
   config.kv_swap_bytes = size_field(request, "kvSwapBytes");
   config.max_rows = int_field(request, "maxRows");
   config.max_logit_rows = int_field(request, "maxLogitRows");

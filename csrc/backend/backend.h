@@ -11,8 +11,8 @@
 
 #include "backend/kernel_image.h"
 #include "backend/sampling_options.h"
+#include "model/program.h"
 #include "model/slab_layout.h"
-#include "model/spec.h"
 
 namespace millrace {
 
@@ -60,14 +60,15 @@ class Pin {
 // memory. May be called from any thread, and outlives the backend that gave it.
 using Pinner = std::function<std::unique_ptr<Pin>(std::byte* data, size_t bytes)>;
 
-// ---- KV cache. Blocks of kKvBlockTokens positions, one id for all layers. Of layer l, block b:
+// ---- KV cache. Each class of layers has blocks of its own, of kKvBlockTokens positions, one id for all its layers. Of
+// layer l of a class, block b:
 //   K  float16 [kv_heads, kKvBlockTokens, head_dim], then V the same, at
-//   kv + (l * blocks + b) * kv_block_bytes(spec)
-// Where a model is spread over devices, each has the layers that are computed there: ExecutorConfig::kv_layers.
-// Nothing is read of a block wholly behind the sliding window of all its sequence's rows: any id stands for it.
+//   data + (l * blocks + b) * kv_block_bytes(class)
+// Where a model is spread over devices, each has the layers that are computed there: KvMemory::places.
+// Nothing is read of a block wholly behind the class's window of all its sequence's rows: any id stands for it.
 inline constexpr int kKvBlockTokens = 16;
-inline size_t kv_block_bytes(const ModelSpec& spec) {
-  return size_t{2} * spec.kv_heads * kKvBlockTokens * spec.head_dim * sizeof(uint16_t);
+inline size_t kv_block_bytes(const KvClass& kv) {
+  return size_t{2} * kv.kv_heads * kKvBlockTokens * kv.head_dim * sizeof(uint16_t);
 }
 
 // What a request changes of one token's logit before the choice: see sample_adjusted() in sample_arithmetic.h.
@@ -101,7 +102,7 @@ struct Step {
   std::span<const int32_t> tokens;        // [rows]
   std::span<const int32_t> positions;     // [rows]; a row sees positions 0..its own of its sequence
   std::span<const int32_t> sequences;     // [rows], index into the block tables
-  std::span<const int32_t> block_tables;  // [sequences, block_table_stride], KV block ids
+  std::span<const int32_t> block_tables;  // [classes, sequences, block_table_stride], KV block ids
   int block_table_stride = 0;
   std::span<const LogitRequest> logits;          // ascending rows; at most ExecutorConfig::max_logit_rows
   std::span<const LogitAdjustment> adjustments;  // of all logit requests
@@ -140,7 +141,7 @@ struct StepOutput {
 };
 
 struct EmbeddingTable {
-  const std::byte* rows = nullptr;  // host memory [vocab, hidden], never uploaded
+  const std::byte* rows = nullptr;  // host memory [vocab, width], never uploaded
   WeightType type = WeightType::f16;
 };
 
@@ -150,13 +151,24 @@ struct ExecutorHooks {
   int late_publish_us = 0;     // what follows a new address, and may begin early, has so long before it is there
 };
 
+// Keys and values of one class on this device.
+struct KvMemory {
+  std::byte* data = nullptr;
+  std::vector<int> places;  // [layers]: the place of each in data, -1: it has none; empty: data holds them all, in order
+  int blocks = 0;
+
+  // Block 0 of a layer.
+  std::byte* layer(int index, size_t block_bytes) const {
+    const size_t place = places.empty() ? index : places[index];
+    return data + place * blocks * block_bytes;
+  }
+};
+
 struct ExecutorConfig {
-  ModelSpec spec;
-  std::vector<UnitLayout> units;  // unit_count(spec)
-  EmbeddingTable embedding;
-  std::byte* kv = nullptr;
-  std::vector<int> kv_layers;  // [layers]: the place of each in kv, -1: it has none; empty: kv holds them all, in order
-  int kv_blocks = 0;
+  Program program;
+  std::vector<UnitLayout> units;  // of the program's
+  std::vector<EmbeddingTable> tables;
+  std::vector<KvMemory> kv;  // [classes]; none: attention is computed elsewhere
   int max_rows = 0;
   int max_logit_rows = 0;
   int max_context = 0;
@@ -180,20 +192,19 @@ class Executor {
   virtual void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent = false) = 0;
   virtual void begin(Stream& stream, const Step& step, StepOutput& output) = 0;
   virtual void embed(Stream& stream) = 0;
-  virtual void attention(Stream& stream, int unit) = 0;
-  virtual void feed_forward(Stream& stream, int unit, RowKind rows = RowKind::all) = 0;
-  virtual void head(Stream& stream, int unit) = 0;
+  // The unit's operations. Of the head's, rows of the step's logit requests alone.
+  virtual void run(Stream& stream, int unit, RowKind rows = RowKind::all) = 0;
   // The step's decode rows of the residual stream go to, or come from, another executor. Tickets ascend from
   // Step::hops_before + 1; receive() holds the stream, never the host, until the ticket was sent. An executor that only
-  // receives, computes feed-forwards and sends needs no begin().
+  // receives, computes units that stand alone and sends needs no begin().
   virtual void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) = 0;
   virtual void receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) = 0;
-  // The residual stream of all rows of the step to memory that this device writes, and from there into that of another
+  // The carried values of all rows of the step to memory that this device writes, and from there into those of another
   // executor which has begun the same step. The caller sees to the order of the two, with an event.
   virtual void hand_over(Stream& stream, std::byte* rows) = 0;
   virtual void take_over(Stream& stream, const std::byte* rows) = 0;
   // That hand_over() writes at most.
-  virtual size_t residual_bytes() const = 0;
+  virtual size_t carried_bytes() const = 0;
   virtual void sample(Stream& stream) = 0;
   virtual void end(Stream& stream) = 0;
   // Once the pass has run: brings what it sampled into its StepOutput, if the device has not done so itself.

@@ -6,11 +6,11 @@
 #include "checkpoint/awq.h"
 #include "checkpoint/compressed_tensors.h"
 #include "checkpoint/gptq.h"
-#include "checkpoint/interleaved.h"
 #include "checkpoint/messages.h"
 #include "checkpoint/packed.h"
 #include "checkpoint/plain.h"
 #include "checkpoint/quantise.h"
+#include "checkpoint/rows.h"
 #include "core/error.h"
 #include "core/half.h"
 
@@ -63,19 +63,54 @@ std::unique_ptr<LinearReader> open_as_stored(const Checkpoint& checkpoint, const
 }  // namespace
 
 std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k) {
-  auto reader = open_as_stored(checkpoint, source, n, k);
-  if (source.interleaved_heads.head_dim == 0) return reader;
-  return std::make_unique<InterleavedReader>(std::move(reader), source.interleaved_heads);
+  const RowRange& rows = source.rows;
+  if (rows.begin < 0 || rows.of < 0 || (rows.of != 0 && int64_t{rows.begin} + n > rows.of)) {
+    throw Error(code::kInvalidArgument,
+                format("%d output features from %d on, of a tensor of %d", n, rows.begin, rows.of),
+                "name a range that the tensor has");
+  }
+  auto reader = open_as_stored(checkpoint, source, rows.of == 0 ? n : rows.of, k);
+  if (source.heads.head_dim == 0 && rows.of == 0) return reader;
+  return std::make_unique<RowsReader>(std::move(reader), source, n);
 }
 
-std::unique_ptr<LinearReader> open_head(const Checkpoint& checkpoint, const ModelSource& source) {
-  const int n = source.spec.vocab, k = source.spec.hidden;
-  const bool floats = source.head.format == LinearFormat::plain &&
-                      !is_packed(require_weight(checkpoint, source.head.weight, n, k).dtype);
-  if (source.head_bits != 0 && floats) {
-    return std::make_unique<QuantisingReader>(checkpoint, source.head, source.final_norm, n, k, source.head_bits);
+namespace {
+
+// The weights of the norm whose rows the linear reads; no tensor where there is none.
+VectorSource norm_before(const ModelSource& source, int u, int linear) {
+  const ProgramUnit& unit = source.program.units[u];
+  VectorSource found;
+  int of = kNone;  // the value that it is in
+  for (const Op& op : unit.ops) {
+    if (const auto* norm = std::get_if<NormOp>(&op); norm != nullptr && norm->weight != kNone && !norm->add) {
+      found = source.units[u].vectors[norm->weight];
+      of = norm->out;
+    } else if (const auto* found_linear = std::get_if<LinearOp>(&op);
+               found_linear != nullptr && found_linear->linear == linear) {
+      return found_linear->in == of ? found : VectorSource{};
+    }
   }
-  return open_linear(checkpoint, source.head, n, k);
+  return {};
+}
+
+}  // namespace
+
+LinearReaders open_parts(const Checkpoint& checkpoint, const ModelSource& source, int u, int linear) {
+  const ProgramUnit& unit = source.program.units[u];
+  const LinearShape& shape = unit.linears[linear];
+  const std::vector<LinearSource>& parts = source.units[u].linears[linear];
+  LinearReaders readers;
+  for (size_t i = 0; i < parts.size(); i++) {
+    const LinearSource& part = parts[i];
+    if (unit.head && source.head_bits != 0 && part.format == LinearFormat::plain &&
+        !is_packed(require_weight(checkpoint, part.weight, shape.parts[i], shape.k).dtype)) {
+      readers.push_back(std::make_unique<QuantisingReader>(checkpoint, part, norm_before(source, u, linear),
+                                                           shape.parts[i], shape.k, source.head_bits));
+    } else {
+      readers.push_back(open_linear(checkpoint, part, shape.parts[i], shape.k));
+    }
+  }
+  return readers;
 }
 
 std::string describe(const Checkpoint& checkpoint, const Tensor& tensor) {

@@ -49,6 +49,8 @@ class LinearReader {
   virtual void refuse_not_finite(int begin, int end) const;
   // Output features are rows of the file, whose pages may be dropped once they are read.
   virtual bool by_rows() const { return code_.type != WeightType::q4; }
+  // The file's row of the first output feature.
+  virtual int first_row() const { return 0; }
   // Of a reader that makes 4 or 8 bits of float weights: of what was read so far.
   virtual QuantisationError error() const { return {}; }
 
@@ -65,8 +67,9 @@ class LinearReader {
 // Checks a linear of n output and k input features against the checkpoint. Throws CHECKPOINT_INVALID or
 // CHECKPOINT_UNSUPPORTED naming file, tensor, expected and found.
 std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k);
-// The head, made 4 or 8 bits where the model's source asks for it.
-std::unique_ptr<LinearReader> open_head(const Checkpoint& checkpoint, const ModelSource& source);
+using LinearReaders = std::vector<std::unique_ptr<LinearReader>>;
+// The parts of a linear of a unit; the head's, made 4 or 8 bits where the model's source asks for it.
+LinearReaders open_parts(const Checkpoint& checkpoint, const ModelSource& source, int unit, int linear);
 
 // ---- Checks shared by the formats.
 

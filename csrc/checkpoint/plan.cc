@@ -1,4 +1,4 @@
-// Checks a checkpoint against the model's spec and lays out its slabs. Reads headers, g_idx, weight_shape and zeros,
+// Checks a checkpoint against the model's program and lays out its slabs. Reads headers, g_idx, weight_shape and zeros,
 // nothing else.
 #include "checkpoint/linear_reader.h"
 #include "checkpoint/messages.h"
@@ -9,8 +9,6 @@ namespace millrace {
 
 namespace {
 
-using Readers = std::vector<std::unique_ptr<LinearReader>>;
-
 // Codes that agree, or would if both stored their zeros.
 bool fusable(const LinearReader& a, const LinearReader& b) {
   MatrixCode left = a.code(), right = b.code();
@@ -18,8 +16,8 @@ bool fusable(const LinearReader& a, const LinearReader& b) {
   return left == right && a.k_stored() == b.k_stored() && a.permutation() == b.permutation();
 }
 
-// Lays out linears that share their input, output features side by side, neighbours fused where they can be.
-LinearLayout lay_out(SlabBuilder& builder, const Readers& readers) {
+// Output features side by side, neighbours fused where they can be.
+LinearLayout lay_out_parts(SlabBuilder& builder, const LinearReaders& readers) {
   LinearLayout linear;
   linear.k = readers[0]->k();
   for (size_t i = 0; i < readers.size();) {
@@ -37,114 +35,89 @@ LinearLayout lay_out(SlabBuilder& builder, const Readers& readers) {
   return linear;
 }
 
-void lay_out_bias(SlabBuilder& builder, const Checkpoint& checkpoint,
-                  std::initializer_list<const LinearSource*> sources, const Readers& readers, LinearLayout& linear) {
-  size_t i = 0;
-  for (const LinearSource* source : sources) {
-    const int n = readers[i++]->n();
-    if (source->bias.empty()) continue;
-    require_floats(checkpoint, source->bias, n);
+LinearLayout lay_out(SlabBuilder& builder, const Checkpoint& checkpoint, const LinearShape& shape,
+                     const std::vector<LinearSource>& sources, const LinearReaders& readers) {
+  LinearLayout linear;
+  if (shape.glu && fusable(*readers[0], *readers[1])) {
+    MatrixCode code = readers[0]->code();
+    code.zeros = code.zeros || readers[1]->code().zeros;
+    linear.interleaved = true;
+    linear.k = shape.k;
+    linear.n = 2 * static_cast<int>(round_up(static_cast<size_t>(shape.parts[0]), 8));
+    linear.segments.push_back({builder.matrix(code, linear.n, shape.k, readers[0]->k_stored()), 0});
+  } else {
+    linear = lay_out_parts(builder, readers);
+  }
+  for (size_t i = 0; i < sources.size(); i++) {
+    if (sources[i].bias.empty()) continue;
+    require_floats(checkpoint, sources[i].bias, sources[i].rows.of == 0 ? shape.parts[i] : sources[i].rows.of);
     linear.has_bias = true;
   }
   if (linear.has_bias) linear.bias_offset = builder.floats(static_cast<size_t>(linear.n));
-}
-
-LinearLayout lay_out(SlabBuilder& builder, const Checkpoint& checkpoint,
-                     std::initializer_list<const LinearSource*> sources, const Readers& readers) {
-  LinearLayout linear = lay_out(builder, readers);
-  lay_out_bias(builder, checkpoint, sources, readers, linear);
   return linear;
 }
 
-UnitLayout plan_attention(const Checkpoint& checkpoint, const ModelSpec& spec, const LayerSource& source, int layer) {
-  UnitLayout unit;
-  unit.kind = UnitKind::attention;
-  unit.layer = layer;
+UnitLayout plan_unit(const Checkpoint& checkpoint, const ModelSource& source, int u) {
+  const ProgramUnit& unit = source.program.units[u];
+  UnitLayout layout;
   SlabBuilder builder;
-  require_floats(checkpoint, source.attention_norm, spec.hidden);
-  unit.norm_offset = builder.floats(static_cast<size_t>(spec.hidden));
-  if (spec.qk_norm) {
-    require_floats(checkpoint, source.query_norm, spec.head_dim);
-    require_floats(checkpoint, source.key_norm, spec.head_dim);
-    unit.query_norm_offset = builder.floats(static_cast<size_t>(spec.head_dim));
-    unit.key_norm_offset = builder.floats(static_cast<size_t>(spec.head_dim));
+  for (size_t i = 0; i < unit.vectors.size(); i++) {
+    require_floats(checkpoint, source.units[u].vectors[i].tensor, unit.vectors[i]);
+    layout.vectors.push_back(builder.floats(static_cast<size_t>(unit.vectors[i])));
   }
-  Readers qkv, output;
-  qkv.push_back(open_linear(checkpoint, source.query, spec.query_width(), spec.hidden));
-  qkv.push_back(open_linear(checkpoint, source.key, spec.kv_width(), spec.hidden));
-  qkv.push_back(open_linear(checkpoint, source.value, spec.kv_width(), spec.hidden));
-  unit.first = lay_out(builder, checkpoint, {&source.query, &source.key, &source.value}, qkv);
-  output.push_back(open_linear(checkpoint, source.output, spec.hidden, spec.query_width()));
-  unit.second = lay_out(builder, checkpoint, {&source.output}, output);
-  unit.bytes = builder.bytes();
-  return unit;
+  for (size_t i = 0; i < unit.linears.size(); i++) {
+    const LinearReaders readers = open_parts(checkpoint, source, u, static_cast<int>(i));
+    layout.linears.push_back(
+        lay_out(builder, checkpoint, unit.linears[i], source.units[u].linears[i], readers));
+  }
+  layout.bytes = builder.bytes();
+  return layout;
 }
 
-UnitLayout plan_feed_forward(const Checkpoint& checkpoint, const ModelSpec& spec, const LayerSource& source,
-                             int layer) {
-  UnitLayout unit;
-  unit.kind = UnitKind::feed_forward;
-  unit.layer = layer;
-  SlabBuilder builder;
-  require_floats(checkpoint, source.feed_forward_norm, spec.hidden);
-  unit.norm_offset = builder.floats(static_cast<size_t>(spec.hidden));
-  Readers gate_up, down;
-  gate_up.push_back(open_linear(checkpoint, source.gate, spec.intermediate, spec.hidden));
-  gate_up.push_back(open_linear(checkpoint, source.up, spec.intermediate, spec.hidden));
-  unit.interleaved = fusable(*gate_up[0], *gate_up[1]);
-  if (unit.interleaved) {
-    MatrixCode code = gate_up[0]->code();
-    code.zeros = code.zeros || gate_up[1]->code().zeros;
-    unit.first.k = spec.hidden;
-    unit.first.n = 2 * static_cast<int>(round_up(static_cast<size_t>(spec.intermediate), 8));
-    unit.first.segments.push_back({builder.matrix(code, unit.first.n, spec.hidden, gate_up[0]->k_stored()), 0});
-  } else {
-    unit.first = lay_out(builder, gate_up);
+// One source a weight of the program.
+void check_sources(const ModelSource& source) {
+  const Program& program = source.program;
+  bool sound = source.units.size() == program.units.size() && source.tables.size() == program.tables.size();
+  for (size_t u = 0; sound && u < program.units.size(); u++) {
+    const ProgramUnit& unit = program.units[u];
+    const UnitSource& from = source.units[u];
+    sound = from.vectors.size() == unit.vectors.size() && from.linears.size() == unit.linears.size();
+    for (size_t i = 0; sound && i < unit.linears.size(); i++) {
+      sound = from.linears[i].size() == unit.linears[i].parts.size();
+    }
   }
-  lay_out_bias(builder, checkpoint, {&source.gate, &source.up}, gate_up, unit.first);
-  down.push_back(open_linear(checkpoint, source.down, spec.hidden, spec.intermediate));
-  unit.second = lay_out(builder, checkpoint, {&source.down}, down);
-  unit.bytes = builder.bytes();
-  return unit;
-}
-
-UnitLayout plan_head(const Checkpoint& checkpoint, const ModelSource& source) {
-  UnitLayout unit;
-  unit.kind = UnitKind::head;
-  SlabBuilder builder;
-  require_floats(checkpoint, source.final_norm, source.spec.hidden);
-  unit.norm_offset = builder.floats(static_cast<size_t>(source.spec.hidden));
-  Readers head;
-  head.push_back(open_head(checkpoint, source));
-  unit.first = lay_out(builder, checkpoint, {&source.head}, head);
-  unit.bytes = builder.bytes();
-  return unit;
+  if (!sound) {
+    throw Error(code::kInvalidArgument, "a model's tensors: expected one source for each weight of its program",
+                "name every weight's tensors");
+  }
 }
 
 }  // namespace
 
 SlabPlan plan_slabs(const Checkpoint& checkpoint, const ModelSource& source) {
-  const ModelSpec& spec = source.spec;
-  spec.validate();
-  if (source.layers.size() != static_cast<size_t>(spec.layers)) {
-    throw Error(code::kInvalidArgument,
-                format("expected the tensors of %d layers, found %zu", spec.layers, source.layers.size()),
-                "name every layer's tensors");
-  }
+  const Program& program = source.program;
+  check_program(program);
+  check_sources(source);
   SlabPlan plan;
   plan.source = source;
-  const Tensor& embedding = require_weight(checkpoint, source.embedding, spec.vocab, spec.hidden);
-  plan.embedding_type = embedding_type_of(embedding.dtype);
-  plan.embedding_bytes =
-      static_cast<size_t>(spec.vocab) * static_cast<size_t>(spec.hidden) * element_bytes(plan.embedding_type);
-  for (int layer = 0; layer < spec.layers; layer++) {
-    checkpoint.drop_all();
-    plan.units.push_back(plan_attention(checkpoint, spec, source.layers[layer], layer));
-    plan.units.push_back(plan_feed_forward(checkpoint, spec, source.layers[layer], layer));
+  for (size_t t = 0; t < program.tables.size(); t++) {
+    const Tensor& tensor = require_weight(checkpoint, source.tables[t], program.vocab, program.tables[t]);
+    plan.add_table(embedding_type_of(tensor.dtype), program.tables[t]);
   }
-  plan.units.push_back(plan_head(checkpoint, source));
+  for (size_t u = 0; u < program.units.size(); u++) {
+    if (u == 0 || program.units[u].layer != program.units[u - 1].layer) checkpoint.drop_all();
+    plan.units.push_back(plan_unit(checkpoint, source, static_cast<int>(u)));
+  }
   checkpoint.drop_all();
   return plan;
+}
+
+void SlabPlan::add_table(WeightType type, int width) {
+  const size_t bytes =
+      static_cast<size_t>(source.program.vocab) * static_cast<size_t>(width) * element_bytes(type);
+  const size_t offset = round_up(embedding_bytes, kSlabAlignment);
+  tables.push_back({type, width, offset, bytes});
+  embedding_bytes = offset + bytes;
 }
 
 }  // namespace millrace

@@ -97,7 +97,7 @@ uint16_t fit_q8_scale(const float* weights, int count) {
   return float_to_half(std::clamp(scale, -kLargestHalf / 16, kLargestHalf / 16));  // 16 times it is stored too
 }
 
-QuantisingReader::QuantisingReader(const Checkpoint& checkpoint, const LinearSource& source, const std::string& norm,
+QuantisingReader::QuantisingReader(const Checkpoint& checkpoint, const LinearSource& source, const VectorSource& norm,
                                    int n, int k, int bits)
     : LinearReader(n, k),
       plain_(checkpoint, source, n, k),
@@ -111,7 +111,14 @@ QuantisingReader::QuantisingReader(const Checkpoint& checkpoint, const LinearSou
     throw Error(code::kInvalidArgument, format("a head of %d input features cannot be made %d bits", k, bits),
                 format("load it as it is: %d bits need a hidden size that is a multiple of 8", bits));
   }
-  read_floats(checkpoint, require_floats(checkpoint, norm, k), importance_.data());
+  if (norm.tensor.empty()) {
+    std::fill(importance_.begin(), importance_.end(), 1.0f);
+  } else {
+    read_floats(checkpoint, require_floats(checkpoint, norm.tensor, k), importance_.data());
+    if (norm.plus_one) {
+      for (float& weight : importance_) weight += 1.0f;
+    }
+  }
   for (float& value : importance_) value *= value;
   k_stored_ = static_cast<int>(round_up(static_cast<size_t>(k), kTileK));
   code_.type = WeightType::q4;

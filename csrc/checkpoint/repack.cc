@@ -8,11 +8,11 @@
 #include <exception>
 #include <mutex>
 
-#include "checkpoint/interleaved.h"
 #include "checkpoint/linear_reader.h"
 #include "checkpoint/messages.h"
 #include "checkpoint/packed.h"
 #include "checkpoint/plain.h"
+#include "checkpoint/rows.h"
 #include "core/error.h"
 #include "core/memory.h"
 
@@ -196,11 +196,9 @@ struct Job {
 
 // A unit with its linears opened, ready to be written.
 struct UnitWork {
-  std::vector<std::unique_ptr<LinearReader>> first, second;
-  std::vector<const LinearSource*> first_sources, second_sources;
-  const Tensor* norm = nullptr;
-  const Tensor* query_norm = nullptr;  // of models with qk_norm
-  const Tensor* key_norm = nullptr;
+  const UnitSource* source = nullptr;
+  std::vector<const Tensor*> vectors;
+  std::vector<LinearReaders> linears;  // the parts of each
 };
 
 class Repacker {
@@ -214,19 +212,19 @@ class Repacker {
                   "report this as a bug");
     }
     RepackReport result;
-    total_ = plan_.embedding_bytes;
+    for (const TableLayout& table : plan_.tables) total_ += table.bytes;
     for (size_t u = 0; u < plan_.units.size(); u++) {
       total_ += source_bytes(open(u));
       checkpoint_.drop_all();
     }
     UnitWork work = open(0);
-    write_embedding(embedding, work);
+    for (size_t t = 0; t < plan_.tables.size(); t++) write_table(t, embedding, work);
     for (size_t u = 0; u < plan_.units.size(); u++) {
       UnitWork next;
       if (u + 1 < plan_.units.size()) next = open(u + 1);
-      write_unit(plan_.units[u], work, slabs[u], next);
+      write_unit(u, work, slabs[u], next);
       report();
-      if (plan_.units[u].kind == UnitKind::head) result.head = work.first[0]->error();
+      if (plan_.source.program.units[u].head) result.head = work.linears[0][0]->error();
       work = std::move(next);
     }
     return result;
@@ -267,53 +265,28 @@ class Repacker {
   // ---- What a unit is made of.
 
   UnitWork open(size_t u) const {
-    const UnitLayout& unit = plan_.units[u];
     const ModelSource& source = plan_.source;
     UnitWork work;
-    if (unit.kind == UnitKind::head) {
-      work.norm = &checkpoint_.require(source.final_norm);
-      work.first_sources = {&source.head};
-      work.first.push_back(open_head(checkpoint_, source));
-      return work;
-    }
-    const ModelSpec& spec = source.spec;
-    const LayerSource& layer = source.layers[unit.layer];
-    if (unit.kind == UnitKind::attention) {
-      work.norm = &checkpoint_.require(layer.attention_norm);
-      if (spec.qk_norm) {
-        work.query_norm = &checkpoint_.require(layer.query_norm);
-        work.key_norm = &checkpoint_.require(layer.key_norm);
-      }
-      work.first_sources = {&layer.query, &layer.key, &layer.value};
-      work.first.push_back(open_linear(checkpoint_, layer.query, spec.query_width(), spec.hidden));
-      work.first.push_back(open_linear(checkpoint_, layer.key, spec.kv_width(), spec.hidden));
-      work.first.push_back(open_linear(checkpoint_, layer.value, spec.kv_width(), spec.hidden));
-      work.second_sources = {&layer.output};
-      work.second.push_back(open_linear(checkpoint_, layer.output, spec.hidden, spec.query_width()));
-    } else {
-      work.norm = &checkpoint_.require(layer.feed_forward_norm);
-      work.first_sources = {&layer.gate, &layer.up};
-      work.first.push_back(open_linear(checkpoint_, layer.gate, spec.intermediate, spec.hidden));
-      work.first.push_back(open_linear(checkpoint_, layer.up, spec.intermediate, spec.hidden));
-      work.second_sources = {&layer.down};
-      work.second.push_back(open_linear(checkpoint_, layer.down, spec.hidden, spec.intermediate));
+    work.source = &source.units[u];
+    for (const VectorSource& vector : work.source->vectors) work.vectors.push_back(&checkpoint_.require(vector.tensor));
+    for (size_t i = 0; i < work.source->linears.size(); i++) {
+      work.linears.push_back(open_parts(checkpoint_, source, static_cast<int>(u), static_cast<int>(i)));
     }
     return work;
   }
 
   template <typename Body>
   void for_tensors(const UnitWork& work, Body&& body) const {
-    for (const Tensor* norm : {work.norm, work.query_norm, work.key_norm}) {
-      if (norm != nullptr) body(*norm);
-    }
-    for (const auto* readers : {&work.first, &work.second}) {
-      for (const auto& reader : *readers) {
+    for (const Tensor* vector : work.vectors) body(*vector);
+    for (const LinearReaders& readers : work.linears) {
+      for (const auto& reader : readers) {
         for (const Tensor* tensor : reader->tensors()) body(*tensor);
       }
     }
-    for (const auto* sources : {&work.first_sources, &work.second_sources}) {
-      for (const LinearSource* source : *sources) {
-        if (!source->bias.empty()) body(checkpoint_.require(source->bias));
+    if (work.source == nullptr) return;
+    for (const std::vector<LinearSource>& parts : work.source->linears) {
+      for (const LinearSource& part : parts) {
+        if (!part.bias.empty()) body(checkpoint_.require(part.bias));
       }
     }
   }
@@ -326,11 +299,11 @@ class Repacker {
 
   // The matrices of a linear; its segments' parts follow from where they begin. The checkpoint was read once for the
   // plan and again now: had it changed between, the slab's sizes would be wrong.
-  void add_tasks(const LinearLayout& linear, const std::vector<std::unique_ptr<LinearReader>>& readers,
-                 bool interleaved, std::byte* slab, std::vector<MatrixTask>& tasks) const {
+  void add_tasks(const LinearLayout& linear, const LinearReaders& readers, std::byte* slab,
+                 std::vector<MatrixTask>& tasks) const {
     size_t next = 0;
     for (const LinearLayout::Segment& segment : linear.segments) {
-      MatrixTask task{&segment.matrix, slab, {}, interleaved};
+      MatrixTask task{&segment.matrix, slab, {}, linear.interleaved};
       int n = 0;
       for (; next < readers.size() && n < segment.matrix.n; next++) {
         const LinearReader& reader = *readers[next];
@@ -340,7 +313,7 @@ class Repacker {
             (!task.parts.empty() && reader.permutation() != task.parts[0]->permutation())) {
           changed(reader);
         }
-        n += interleaved ? static_cast<int>(round_up(static_cast<size_t>(reader.n()), 8)) : reader.n();
+        n += linear.interleaved ? static_cast<int>(round_up(static_cast<size_t>(reader.n()), 8)) : reader.n();
         task.parts.push_back(&reader);
       }
       if (n != segment.matrix.n) changed(*readers[0]);
@@ -355,20 +328,20 @@ class Repacker {
 
   // ---- Writing.
 
-  void write_unit(const UnitLayout& unit, const UnitWork& work, std::byte* slab, const UnitWork& next) {
+  void write_unit(size_t u, const UnitWork& work, std::byte* slab, const UnitWork& next) {
     poll();
+    const UnitLayout& unit = plan_.units[u];
     std::vector<MatrixTask> tasks;
-    add_tasks(unit.first, work.first, unit.interleaved, slab, tasks);
-    add_tasks(unit.second, work.second, false, slab, tasks);
-    fill_gaps(unit, tasks, slab);
+    for (size_t i = 0; i < unit.linears.size(); i++) add_tasks(unit.linears[i], work.linears[i], slab, tasks);
+    fill_gaps(u, tasks, slab);
 
-    write_norm(*work.norm, slab + unit.norm_offset);
-    if (work.query_norm != nullptr) {
-      write_norm(*work.query_norm, slab + unit.query_norm_offset);
-      write_norm(*work.key_norm, slab + unit.key_norm_offset);
+    for (size_t i = 0; i < unit.vectors.size(); i++) {
+      write_vector(*work.vectors[i], work.source->vectors[i], plan_.source.program.units[u].vectors[i],
+                   slab + unit.vectors[i]);
     }
-    write_bias(unit.first, work.first, work.first_sources, unit.interleaved, slab);
-    write_bias(unit.second, work.second, work.second_sources, false, slab);
+    for (size_t i = 0; i < unit.linears.size(); i++) {
+      write_bias(unit.linears[i], work.linears[i], work.source->linears[i], slab);
+    }
 
     std::vector<Job> jobs;
     for (const MatrixTask& task : tasks) {
@@ -395,24 +368,27 @@ class Repacker {
     checkpoint_.drop_all();
   }
 
-  void write_norm(const Tensor& tensor, std::byte* to) {
-    read_floats(checkpoint_, tensor, reinterpret_cast<float*>(to));
+  void write_vector(const Tensor& tensor, const VectorSource& source, int width, std::byte* to) {
+    auto* floats = reinterpret_cast<float*>(to);
+    read_floats(checkpoint_, tensor, floats);
+    if (source.plus_one) {
+      for (int i = 0; i < width; i++) floats[i] += 1.0f;
+    }
     count(tensor.bytes);
   }
 
   // Zero between the sections: every byte of a slab is defined, so equal checkpoints give equal slabs.
-  void fill_gaps(const UnitLayout& unit, const std::vector<MatrixTask>& tasks, std::byte* slab) const {
+  void fill_gaps(size_t u, const std::vector<MatrixTask>& tasks, std::byte* slab) const {
+    const UnitLayout& unit = plan_.units[u];
     std::vector<std::pair<size_t, size_t>> sections;  // begin, end
-    sections.emplace_back(unit.norm_offset, unit.norm_offset + static_cast<size_t>(plan_.source.spec.hidden) * 4);
-    if (unit.kind == UnitKind::attention && plan_.source.spec.qk_norm) {
-      const size_t bytes = static_cast<size_t>(plan_.source.spec.head_dim) * 4;
-      sections.emplace_back(unit.query_norm_offset, unit.query_norm_offset + bytes);
-      sections.emplace_back(unit.key_norm_offset, unit.key_norm_offset + bytes);
+    const auto floats = [&](size_t offset, int count) {
+      sections.emplace_back(offset, offset + static_cast<size_t>(count) * sizeof(float));
+    };
+    for (size_t i = 0; i < unit.vectors.size(); i++) {
+      floats(unit.vectors[i], plan_.source.program.units[u].vectors[i]);
     }
-    for (const LinearLayout* linear : {&unit.first, &unit.second}) {
-      if (linear->has_bias) {
-        sections.emplace_back(linear->bias_offset, linear->bias_offset + static_cast<size_t>(linear->n) * 4);
-      }
+    for (const LinearLayout& linear : unit.linears) {
+      if (linear.has_bias) floats(linear.bias_offset, linear.n);
     }
     for (const MatrixTask& task : tasks) {
       const MatrixLayout& m = *task.layout;
@@ -430,20 +406,20 @@ class Repacker {
     std::memset(slab + at, 0, unit.bytes - at);
   }
 
-  void write_bias(const LinearLayout& linear, const std::vector<std::unique_ptr<LinearReader>>& readers,
-                  const std::vector<const LinearSource*>& sources, bool interleaved, std::byte* slab) {
+  void write_bias(const LinearLayout& linear, const LinearReaders& readers, const std::vector<LinearSource>& sources,
+                  std::byte* slab) {
     if (!linear.has_bias) return;
     std::vector<float> bias(static_cast<size_t>(linear.n), 0.0f), values;
     size_t first = 0;
     for (size_t i = 0; i < sources.size(); i++) {
       const size_t n = static_cast<size_t>(readers[i]->n());
-      if (!sources[i]->bias.empty()) {
-        const Tensor& tensor = checkpoint_.require(sources[i]->bias);
-        values.resize(n);
+      if (!sources[i].bias.empty()) {
+        const Tensor& tensor = checkpoint_.require(sources[i].bias);
+        values.resize(static_cast<size_t>(tensor.shape[0]));
         read_floats(checkpoint_, tensor, values.data());
         for (size_t f = 0; f < n; f++) {
-          const size_t from = static_cast<size_t>(row_of(sources[i]->interleaved_heads, static_cast<int>(f)));
-          bias[interleaved ? 16 * (f / 8) + 8 * i + f % 8 : first + f] = values[from];
+          const size_t from = static_cast<size_t>(row_of(sources[i], static_cast<int>(f)));
+          bias[linear.interleaved ? 16 * (f / 8) + 8 * i + f % 8 : first + f] = values[from];
         }
         count(tensor.bytes);
       }
@@ -476,7 +452,7 @@ class Repacker {
         const size_t n = static_cast<size_t>(part->n());
         count(tensor->bytes * static_cast<size_t>(high) / n - tensor->bytes * static_cast<size_t>(low) / n);
       }
-      if (part->by_rows()) checkpoint_.drop(*part->tensors()[0], low, high);
+      if (part->by_rows()) checkpoint_.drop(*part->tensors()[0], part->first_row() + low, part->first_row() + high);
     }
   }
 
@@ -599,10 +575,12 @@ class Repacker {
     }
   }
 
-  void write_embedding(std::byte* to, const UnitWork& next) {
-    const Tensor& tensor = checkpoint_.require(plan_.source.embedding);
+  void write_table(size_t t, std::byte* to, const UnitWork& next) {
+    const Tensor& tensor = checkpoint_.require(plan_.source.tables[t]);
+    const TableLayout& table = plan_.tables[t];
+    to += table.offset;
     const int64_t rows = tensor.shape[0];
-    const size_t row_bytes = plan_.embedding_bytes / static_cast<size_t>(rows);
+    const size_t row_bytes = table.bytes / static_cast<size_t>(rows);
     const int64_t step = static_cast<int64_t>(std::max<size_t>(1, kFloatJobBytes / row_bytes));
     const std::byte* from = checkpoint_.data(tensor);
     parallel((rows + step - 1) / step + 1, [&](int64_t i, int) {
@@ -620,7 +598,7 @@ class Repacker {
         return;
       }
       bool finite;
-      switch (plan_.embedding_type) {
+      switch (table.type) {
         case WeightType::f16:
           finite = copy_finite<PairF16>(from + offset, to + offset, bytes);
           break;

@@ -10,19 +10,27 @@
 
 #include "checkpoint/checkpoint.h"
 #include "core/thread_pool.h"
+#include "model/program.h"
 #include "model/slab_layout.h"
-#include "model/spec.h"
 
 namespace millrace {
 
 // How a linear is stored. A new format is one more enumerator, and one more file with a LinearReader.
 enum class LinearFormat : uint8_t { plain, gptq, awq, compressed_tensors };
 
-// Rows of query or key that come pairwise, for a rotation of neighbours: of each head of head_dim, the first `rotary`
-// are 0, rotary / 2, 1, rotary / 2 + 1, ... of the order that is kept here. head_dim 0: they are in order.
-struct InterleavedHeads {
+// Rows of query or key of heads of which the first `rotary` elements are rotated: element i with element i + rotary / 2,
+// or, `interleaved`, with its neighbour. In slabs element i turns with i + head_dim / 2: the others stand between.
+// head_dim 0: rows are in order.
+struct HeadOrder {
   int head_dim = 0;
   int rotary = 0;
+  bool interleaved = false;
+};
+
+// Of a tensor that holds several linears' output features: those of this one begin at `begin`. of = 0: they are all.
+struct RowRange {
+  int begin = 0;
+  int of = 0;
 };
 
 // One linear of the checkpoint, by tensor names; empty where the format has none.
@@ -37,24 +45,29 @@ struct LinearSource {
   std::string bias;    // [n], any format
   int bits = 4;        // of every format but plain
   int group_size = 0;  // of every format but plain; -1 is one group of k
-  bool symmetric = false;              // all zeros must be 8, and are dropped
-  bool zeros_minus_one = true;         // gptq version 1 stores zero - 1
-  InterleavedHeads interleaved_heads;  // of weight and bias
+  bool symmetric = false;       // all zeros must be 8, and are dropped
+  bool zeros_minus_one = true;  // gptq version 1 stores zero - 1
+  HeadOrder heads;              // of weight and bias
+  RowRange rows;                // of weight and bias
 };
 
-struct LayerSource {
-  std::string attention_norm, feed_forward_norm;  // [hidden]
-  LinearSource query, key, value, output, gate, up, down;
-  std::string query_norm, key_norm;  // [head_dim], of models with qk_norm
+// A float32 vector of a unit: a norm's weights.
+struct VectorSource {
+  std::string tensor;     // [width]
+  bool plus_one = false;  // stored as what is added to 1
+};
+
+// Where the weights of a unit come from: one source a vector, and one a part of each linear.
+struct UnitSource {
+  std::vector<VectorSource> vectors;
+  std::vector<std::vector<LinearSource>> linears;
 };
 
 struct ModelSource {
-  ModelSpec spec;
-  std::vector<LayerSource> layers;  // spec.layers
-  std::string embedding;            // [vocab, hidden]
-  std::string final_norm;           // [hidden]
-  LinearSource head;                // plain with the embedding's name when tied
-  int head_bits = 0;                // a head of floats is made 4 or 8 bits while it is repacked; 0: it stays
+  Program program;
+  std::vector<UnitSource> units;
+  std::vector<std::string> tables;  // [vocab, width] each
+  int head_bits = 0;  // a head of floats is made 4 or 8 bits while it is repacked; 0: it stays
 };
 
 // What 4 or 8 bits made while repacking cost: root mean squares, relative to those of the values as they were.
@@ -72,9 +85,10 @@ struct RepackReport {
 // What a model will take, checked and laid out; no weights read yet but g_idx, weight_shape and zeros.
 struct SlabPlan {
   ModelSource source;
-  std::vector<UnitLayout> units;  // unit_count(spec)
-  WeightType embedding_type = WeightType::f16;
-  size_t embedding_bytes = 0;
+  std::vector<UnitLayout> units;  // of the program's
+  std::vector<TableLayout> tables;
+  size_t embedding_bytes = 0;  // of all tables
+  void add_table(WeightType type, int width);
   size_t slab_bytes() const {
     size_t total = 0;
     for (const UnitLayout& unit : units) total += unit.bytes;
@@ -90,7 +104,7 @@ struct RepackOptions {
   const std::atomic<bool>* cancelled = nullptr;  // polled; ends the repack with ABORTED
 };
 
-// Writes every unit's slab to slabs[unit] (plan.units[unit].bytes each) and the embedding's rows to `embedding`,
+// Writes every unit's slab to slabs[unit] (plan.units[unit].bytes each) and the tables' rows to `embedding`,
 // in parallel, dropping the file's pages on the way. Every byte of a slab is written.
 RepackReport repack(const Checkpoint& checkpoint, const SlabPlan& plan, const std::vector<std::byte*>& slabs,
                     std::byte* embedding, ThreadPool& pool, const RepackOptions& options);

@@ -7,107 +7,76 @@
 
 namespace millrace {
 
-KvPool::KvPool(std::vector<Device> devices, const ModelSpec& spec, int blocks, size_t swap_bytes)
-    : devices_(std::move(devices)),
-      places_(spec.layers),
-      block_bytes_(kv_block_bytes(spec)),
-      total_(blocks),
-      window_(spec.sliding_window),
-      blocks_(blocks),
-      swap_(swap_bytes, places_.size() * block_bytes_,
-            devices_[0].backend->reads_host_memory() ? Pinner{} : devices_[0].backend->pinner()) {
-  for (size_t device = 0; device < devices_.size(); device++) {
-    const std::vector<int>& layers = devices_[device].layers;
-    for (size_t i = 0; i < layers.size(); i++) places_[layers[i]] = {static_cast<int>(device), static_cast<int>(i)};
-    const size_t bytes = static_cast<size_t>(blocks) * layers.size() * block_bytes_;
-    memory_.push_back(devices_[device].backend->allocate(bytes, "the KV cache"));
+KvPool::KvPool(std::span<const Device> devices, std::span<const KvClass> classes, std::span<const int> blocks,
+               size_t swap_bytes) {
+  // The class that keeps most leads.
+  const auto keeps_more = [](const KvClass& a, const KvClass& b) {
+    return b.window != 0 && (a.window == 0 || a.window > b.window);
+  };
+  double all_bytes = 0;
+  const auto bytes_of = [&](size_t c) {
+    return static_cast<double>(kv_block_bytes(classes[c])) * classes[c].layers * blocks[c];
+  };
+  for (size_t c = 0; c < classes.size(); c++) {
+    all_bytes += bytes_of(c);
+    if (keeps_more(classes[c], classes[leader_])) leader_ = static_cast<int>(c);
   }
-  free_.reserve(blocks);
-  for (int32_t id = blocks - 1; id >= 0; id--) free_.push_back(id);
-}
-
-std::byte* KvPool::address(int layer, int32_t block) const {
-  const Place& place = places_[layer];
-  return memory_[place.device]->data() + (static_cast<size_t>(place.index) * total_ + block) * block_bytes_;
-}
-
-std::vector<int> KvPool::places(int device) const {
-  std::vector<int> places;
-  for (const Place& place : places_) places.push_back(place.device == device ? place.index : -1);
-  return places;
-}
-
-void KvPool::take(int32_t id) {
-  if (blocks_[id].users++ == 0) {
-    used_++;
-    if (blocks_[id].remembered) idle_.erase(blocks_[id].idle);
+  for (size_t c = 0; c < classes.size(); c++) {
+    std::vector<KvBlocks::Device> own;
+    for (const Device& device : devices) own.push_back({device.backend, device.compute, device.layers[c]});
+    const size_t share = classes.size() == 1 ? swap_bytes
+                                             : static_cast<size_t>(static_cast<double>(swap_bytes) * bytes_of(c) /
+                                                                   std::max(all_bytes, 1.0));
+    classes_.push_back(std::make_unique<KvBlocks>(classes[c], std::move(own), blocks[c], share));
+    beside_.emplace_back(blocks[c]);
+    followers_.emplace_back(blocks[leader_], -1);
   }
+  texts_.resize(blocks[leader_]);
+  leader().on_reclaim([this](int32_t id) { forget(id); });
+}
+
+int KvPool::least_blocks(const KvClass& kind, int context, int max_rows) {
+  if (kind.window == 0) return blocks_for(context);
+  const int64_t kept = int64_t{kind.window} + max_rows + 2 * kKvBlockTokens;
+  return blocks_for(static_cast<int>(std::min<int64_t>(context, kept)));
+}
+
+int KvPool::first_seen(int window, int index) {
+  return window == 0 ? 0 : std::max(0, index * kKvBlockTokens + 1 - window) / kKvBlockTokens;
 }
 
 void KvPool::forget(int32_t id) {
-  Block& block = blocks_[id];
-  const auto [begin, end] = by_key_.equal_range(block.key);
+  const auto [begin, end] = by_key_.equal_range(texts_[id].key);
   for (auto it = begin; it != end; ++it) {
     if (it->second == id) {
       by_key_.erase(it);
       break;
     }
   }
-  block.remembered = false;
-  if (block.users == 0) {
-    idle_.erase(block.idle);
-    free_.push_back(id);
+  for (int c = 0; c < classes(); c++) {
+    if (const int32_t follower = c == leader_ ? -1 : beside(c, id); follower >= 0) of(c).forget(follower);
   }
+  leader().forget(id);
 }
 
-bool KvPool::allocate(int count, std::vector<int32_t>& out) {
-  if (count > available()) return false;
-  for (int i = 0; i < count; i++) {
-    int32_t id;
-    if (!free_.empty()) {
-      id = free_.back();
-      free_.pop_back();
-    } else {
-      forget(idle_.front());
-      id = free_.back();
-      free_.pop_back();
-    }
-    blocks_[id].generation++;
-    take(id);
-    out.push_back(id);
-  }
-  return true;
+int32_t KvPool::beside(int kv_class, int32_t leader_block) const {
+  const int32_t id = followers_[kv_class][leader_block];
+  if (id < 0 || !of(kv_class).remembered(id)) return -1;
+  const Beside& own = beside_[kv_class][id];
+  return own.leader == leader_block && own.generation == leader().generation(leader_block) ? id : -1;
 }
 
-void KvPool::give_back(int32_t id) {
-  Block& block = blocks_[id];
-  if (--block.users > 0) return;
-  used_--;
-  if (block.remembered) {
-    block.idle = idle_.insert(idle_.end(), id);
-  } else {
-    free_.push_back(id);
-  }
-}
-
-void KvPool::release(std::vector<int32_t>& blocks) {
-  drop(blocks, 0, static_cast<int>(blocks.size()));
-  blocks.clear();
-}
-
-void KvPool::drop(std::vector<int32_t>& blocks, int begin, int end) {
-  // From the end, so that of one sequence the later blocks, useless without the earlier, are taken back first.
-  for (int i = end - 1; i >= begin; i--) {
-    if (blocks[i] == kNoBlock) continue;
-    give_back(blocks[i]);
-    blocks[i] = kNoBlock;
+void KvPool::release(BlockLists& blocks) {
+  for (size_t c = 0; c < blocks.size(); c++) {
+    of(static_cast<int>(c)).drop(blocks[c], 0, static_cast<int>(blocks[c].size()));
+    blocks[c].clear();
   }
 }
 
 uint64_t KvPool::key_of(int32_t parent, const int32_t* tokens) const {
-  uint64_t hash = parent < 0
-                      ? 0x9e3779b97f4a7c15ull
-                      : (static_cast<uint64_t>(parent) << 32) ^ blocks_[parent].generation * 0xd6e8feb86659fd93ull;
+  uint64_t hash = parent < 0 ? 0x9e3779b97f4a7c15ull
+                             : (static_cast<uint64_t>(parent) << 32) ^
+                                   leader().generation(parent) * 0xd6e8feb86659fd93ull;
   for (int i = 0; i < kKvBlockTokens; i++) {
     hash = (hash ^ static_cast<uint32_t>(tokens[i])) * 0xff51afd7ed558ccdull;
     hash ^= hash >> 32;
@@ -118,90 +87,152 @@ uint64_t KvPool::key_of(int32_t parent, const int32_t* tokens) const {
 int32_t KvPool::find(int32_t parent, const int32_t* tokens) const {
   const auto [begin, end] = by_key_.equal_range(key_of(parent, tokens));
   for (auto it = begin; it != end; ++it) {
-    const Block& block = blocks_[it->second];
+    const Text& text = texts_[it->second];
     const bool same_parent =
-        block.parent == parent && (parent < 0 || block.parent_generation == blocks_[parent].generation);
-    if (same_parent && std::memcmp(block.tokens, tokens, sizeof(block.tokens)) == 0) return it->second;
+        text.parent == parent && (parent < 0 || text.parent_generation == leader().generation(parent));
+    if (same_parent && std::memcmp(text.tokens, tokens, sizeof(text.tokens)) == 0) return it->second;
   }
   return -1;
 }
 
-void KvPool::reuse(std::span<const int32_t> tokens, bool prefill_only, std::vector<int32_t>& out) {
+int KvPool::reuse(std::span<const int32_t> tokens, bool prefill_only, BlockLists& blocks) {
   const int most = (static_cast<int>(tokens.size()) - 1) / kKvBlockTokens;
-  int32_t parent = -1;
-  for (int i = 0; i < most; i++) {
-    const int32_t id = find(parent, tokens.data() + i * kKvBlockTokens);
-    if (id < 0 || (prefill_only && blocks_[id].decoded)) return;
-    take(id);
-    out.push_back(id);
+  std::vector<int32_t> chain;
+  for (int32_t parent = -1; static_cast<int>(chain.size()) < most;) {
+    const int32_t id = find(parent, tokens.data() + chain.size() * kKvBlockTokens);
+    if (id < 0 || (prefill_only && texts_[id].decoded)) break;
+    chain.push_back(id);
     parent = id;
   }
+  // As far as the other classes still have what the next row sees.
+  const auto whole = [&](int count) {
+    for (int c = 0; c < classes(); c++) {
+      if (c == leader_) continue;
+      for (int i = count - 1; i >= first_seen(of(c).window(), count); i--) {
+        if (beside(c, chain[i]) < 0) return false;
+      }
+    }
+    return true;
+  };
+  int count = static_cast<int>(chain.size());
+  while (count > 0 && !whole(count)) count--;
+  for (int c = 0; c < classes(); c++) {
+    const int first = c == leader_ ? 0 : first_seen(of(c).window(), count);
+    for (int i = 0; i < count; i++) {
+      const int32_t id = i < first ? kNoBlock : c == leader_ ? chain[i] : beside(c, chain[i]);
+      if (id != kNoBlock) of(c).take(id);
+      blocks[c].push_back(id);
+    }
+  }
+  return count;
 }
 
-void KvPool::remember(std::span<const int32_t> tokens, std::span<int32_t> blocks, int index, bool decoded) {
+void KvPool::remember(std::span<const int32_t> tokens, BlockLists& lists, int index, bool decoded) {
+  std::vector<int32_t>& blocks = lists[leader_];
   const int32_t parent = index == 0 ? -1 : blocks[index - 1];
   const int32_t* own = tokens.data() + static_cast<size_t>(index) * kKvBlockTokens;
-  Block& block = blocks_[blocks[index]];
   // Only what continues something remembered can be found again.
-  if (block.remembered || (parent >= 0 && !blocks_[parent].remembered)) return;
-  block.decoded = decoded || (parent >= 0 && blocks_[parent].decoded);
+  if (leader().remembered(blocks[index]) || (parent >= 0 && !leader().remembered(parent))) return;
+  Text& text = texts_[blocks[index]];
+  text.decoded = decoded || (parent >= 0 && texts_[parent].decoded);
+  const bool own_decoded = text.decoded;
   // Of two that hold the same text one is remembered: the first, unless it was decoded and this one was not.
   if (const int32_t known = find(parent, own); known >= 0) {
-    if (!block.decoded && !blocks_[known].decoded) {  // the same bits: what follows continues the one that is found
-      take(known);
-      give_back(blocks[index]);
+    if (!own_decoded && !texts_[known].decoded) {  // the same bits: what follows continues the one that is found
+      leader().take(known);
+      leader().give_back(blocks[index]);
       blocks[index] = known;
+    } else if (own_decoded || !texts_[known].decoded) {
       return;
+    } else {
+      forget(known);
     }
-    if (block.decoded || !blocks_[known].decoded) return;
-    forget(known);
   }
-  block.remembered = true;
-  block.parent = parent;
-  block.parent_generation = parent < 0 ? 0 : blocks_[parent].generation;
-  std::memcpy(block.tokens, own, sizeof(block.tokens));
-  block.key = key_of(parent, own);
-  by_key_.emplace(block.key, blocks[index]);
+  if (!leader().remembered(blocks[index])) {
+    leader().set_remembered(blocks[index]);
+    text.parent = parent;
+    text.parent_generation = parent < 0 ? 0 : leader().generation(parent);
+    std::memcpy(text.tokens, own, sizeof(text.tokens));
+    text.key = key_of(parent, own);
+    by_key_.emplace(text.key, blocks[index]);
+  }
+  const int32_t found = blocks[index];
+  for (int c = 0; c < classes(); c++) {
+    if (c == leader_ || lists[c][index] == kNoBlock || beside(c, found) >= 0) continue;
+    const int32_t id = lists[c][index];
+    if (of(c).remembered(id)) continue;
+    of(c).set_remembered(id);
+    beside_[c][id] = {found, leader().generation(found)};
+    followers_[c][found] = id;
+  }
 }
 
-void KvPool::copy(Way way, int32_t block, int32_t slot) {
-  std::byte* saved = swap_.data(slot);
-  for (size_t layer = 0; layer < places_.size(); layer++, saved += block_bytes_) {
-    std::byte* own = address(static_cast<int>(layer), block);
-    stream_of(layer).copy(way == Way::out ? saved : own, way == Way::out ? own : saved, block_bytes_);
+bool KvPool::save(BlockLists& blocks, SavedKv& saved) {
+  SavedKv taken;
+  const auto give_back = [&] {
+    for (size_t c = 0; c < taken.classes.size(); c++) {
+      of(static_cast<int>(c)).swap().give_back(taken.classes[c].slots);
+    }
+  };
+  for (int c = 0; c < classes(); c++) {
+    SavedKv::OfClass& one = taken.classes.emplace_back();
+    one.dropped = static_cast<int>(std::count(blocks[c].begin(), blocks[c].end(), kNoBlock));
+    if (!of(c).swap().take(static_cast<int>(blocks[c].size()) - one.dropped, one.slots)) {
+      give_back();
+      return false;
+    }
   }
-}
-
-bool KvPool::save(std::vector<int32_t>& blocks, SavedKv& saved) {
-  const int dropped = static_cast<int>(std::count(blocks.begin(), blocks.end(), kNoBlock));
-  std::vector<int32_t> slots;
-  if (!swap_.take(static_cast<int>(blocks.size()) - dropped, slots)) return false;
-  size_t at = 0;
   try {
-    for (const int32_t block : blocks) {
-      if (block != kNoBlock) copy(Way::out, block, slots[at++]);
+    for (int c = 0; c < classes(); c++) {
+      size_t at = 0;
+      for (const int32_t block : blocks[c]) {
+        if (block != kNoBlock) of(c).save(block, taken.classes[c].slots[at++]);
+      }
     }
   } catch (...) {
-    swap_.give_back(slots);
+    give_back();
     throw;
   }
-  saved = {std::move(slots), dropped};
+  saved = std::move(taken);
   release(blocks);
   return true;
 }
 
-void KvPool::restore(SavedKv& saved, std::vector<int32_t>& blocks) {
-  if (saved.slots.empty()) return;
-  blocks.assign(static_cast<size_t>(saved.dropped), kNoBlock);
-  allocate(static_cast<int>(saved.slots.size()), blocks);
-  for (size_t i = 0; i < saved.slots.size(); i++) copy(Way::in, blocks[saved.dropped + i], saved.slots[i]);
+void KvPool::restore(SavedKv& saved, BlockLists& blocks) {
+  if (saved.empty()) return;
+  for (int c = 0; c < classes(); c++) {
+    const SavedKv::OfClass& one = saved.classes[c];
+    blocks[c].assign(static_cast<size_t>(one.dropped), kNoBlock);
+    of(c).allocate(static_cast<int>(one.slots.size()), blocks[c]);
+    for (size_t i = 0; i < one.slots.size(); i++) of(c).restore(one.slots[i], blocks[c][one.dropped + i]);
+  }
   discard(saved);
 }
 
 // Copies to or from the slots may be under way still: whoever has one next copies on the same streams, after them.
 void KvPool::discard(SavedKv& saved) {
-  swap_.give_back(saved.slots);
+  for (size_t c = 0; c < saved.classes.size(); c++) {
+    of(static_cast<int>(c)).swap().give_back(saved.classes[c].slots);
+  }
   saved = {};
+}
+
+size_t KvPool::bytes(int device) const {
+  size_t bytes = 0;
+  for (const auto& one : classes_) bytes += one->bytes(device);
+  return bytes;
+}
+
+size_t KvPool::swap_bytes() const {
+  size_t bytes = 0;
+  for (const auto& one : classes_) bytes += one->swap().bytes();
+  return bytes;
+}
+
+size_t KvPool::swap_used_bytes() const {
+  size_t bytes = 0;
+  for (const auto& one : classes_) bytes += one->swap().used_bytes();
+  return bytes;
 }
 
 }  // namespace millrace

@@ -1,116 +1,116 @@
 #pragma once
-// The paged KV cache of one model: block ids, one id for all layers on whatever device they are, counted by their
-// users. Full blocks are remembered by the tokens that led to them, so that a request whose text begins like an earlier
-// one finds its keys and values computed (block-level prefix reuse); a remembered block that nobody uses is taken back,
-// oldest first, when blocks run out. A preempted sequence's blocks rest in system RAM, as far as there is room for them
-// (kv_swap.h), and come back as they were.
+// The paged KV cache of one model. Layers whose keys and values are kept for as long share a class with blocks of its
+// own (kv_blocks.h); a sequence has a list of blocks in each. Full blocks are remembered by the tokens that led to them,
+// so that a request whose text begins like an earlier one finds its keys and values computed (block-level prefix reuse).
+// One class leads: its blocks are found by their text, those of the others by the leader's block of the same positions.
+// Of a class with a window only the blocks that the next row sees need to be there still. A preempted sequence's blocks
+// rest in system RAM, as far as there is room for them (kv_swap.h), and come back as they were.
 #include <cstdint>
-#include <list>
 #include <memory>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "backend/backend.h"
-#include "engine/kv_swap.h"
+#include "engine/kv_blocks.h"
 
 namespace millrace {
 
-// In a sequence's list of blocks: one that lies behind the sliding window and was given back.
-inline constexpr int32_t kNoBlock = -1;
+// A sequence's blocks, by class and index.
+using BlockLists = std::vector<std::vector<int32_t>>;
 
 // A preempted sequence's keys and values.
 struct SavedKv {
-  std::vector<int32_t> slots;  // of the swap, one a block: [layers, block bytes]
-  int dropped = 0;             // kNoBlock, before those
+  struct OfClass {
+    std::vector<int32_t> slots;  // of the class's swap, one a block: [layers, block bytes]
+    int dropped = 0;             // kNoBlock, before those
+  };
+  std::vector<OfClass> classes;
+  bool empty() const {
+    for (const OfClass& one : classes) {
+      if (!one.slots.empty()) return false;
+    }
+    return true;
+  }
 };
 
 class KvPool {
  public:
-  // Where the keys and values of some layers are.
   struct Device {
     Backend* backend;
-    Stream* compute;          // copies between the tiers are enqueued here, in order with the passes
-    std::vector<int> layers;  // computed there
+    Stream* compute;
+    std::vector<std::vector<int>> layers;  // [classes], computed there
   };
-  // Every layer is on one of the devices. `swap_bytes`: of system RAM, for what is saved.
-  KvPool(std::vector<Device> devices, const ModelSpec& spec, int blocks, size_t swap_bytes);
+  // Every layer is on one of the devices. `blocks`: of each class. `swap_bytes`: of system RAM, for what is saved.
+  KvPool(std::span<const Device> devices, std::span<const KvClass> classes, std::span<const int> blocks,
+         size_t swap_bytes);
 
-  // Appends `count` blocks, each used once, or none and returns false.
-  bool allocate(int count, std::vector<int32_t>& out);
-  // Gives up one use of each; what was remembered stays so until its block is needed. Leaves `blocks` empty.
-  void release(std::vector<int32_t>& blocks);
-  // The same of blocks [begin, end), which become kNoBlock.
-  void drop(std::vector<int32_t>& blocks, int begin, int end);
+  int classes() const { return static_cast<int>(classes_.size()); }
+  KvBlocks& of(int kv_class) { return *classes_[kv_class]; }
+  const KvBlocks& of(int kv_class) const { return *classes_[kv_class]; }
 
-  // Appends the remembered blocks that hold the first tokens of `tokens`, with one more use of each. At most
-  // (tokens - 1) / kKvBlockTokens of them: the last token is always computed, for its logits. With `prefill_only`,
-  // stops at the first block that holds tokens computed by decoding.
-  void reuse(std::span<const int32_t> tokens, bool prefill_only, std::vector<int32_t>& out);
-  // Remembers the block as holding the keys and values of tokens [16 * index, 16 * index + 16) of a sequence whose
-  // blocks before are `blocks`. `decoded`: not all of them were computed by prefill.
-  void remember(std::span<const int32_t> tokens, std::span<int32_t> blocks, int index, bool decoded);
+  // Gives up one use of each; what was remembered stays so until its block is needed. Leaves the lists empty.
+  void release(BlockLists& blocks);
+
+  // The remembered blocks that hold the first tokens of `tokens`, with one more use of each; kNoBlock for those behind a
+  // class's window. At most (tokens - 1) / kKvBlockTokens of them: the last token is always computed, for its logits.
+  // With `prefill_only`, stops at the first block that holds tokens computed by decoding. Returns how many positions'
+  // blocks.
+  int reuse(std::span<const int32_t> tokens, bool prefill_only, BlockLists& blocks);
+  // Remembers the blocks as holding the keys and values of tokens [16 * index, 16 * index + 16) of a sequence.
+  // `decoded`: not all of them were computed by prefill.
+  void remember(std::span<const int32_t> tokens, BlockLists& blocks, int index, bool decoded);
 
   // Blocks to system RAM and back, in the order of the devices' compute streams: nobody waits. save() leaves `blocks`
   // empty, or returns false where there is no room for them and leaves them as they are; restore() needs as many
   // available ones as there are slots.
-  bool save(std::vector<int32_t>& blocks, SavedKv& saved);
-  void restore(SavedKv& saved, std::vector<int32_t>& blocks);
+  bool save(BlockLists& blocks, SavedKv& saved);
+  void restore(SavedKv& saved, BlockLists& blocks);
   void discard(SavedKv& saved);
 
-  int total() const { return total_; }
-  int window() const { return window_; }  // positions that a row sees, its own counted; 0: all
-  int used() const { return used_; }
-  int available() const { return total_ - used_; }
-  size_t bytes(int device) const { return memory_[device]->size(); }
-  std::byte* data(int device) const { return memory_[device]->data(); }
-  // [layers], for ExecutorConfig.
-  std::vector<int> places(int device) const;
-  const KvSwap& swap() const { return swap_; }
+  // Of the leading class, as users know the cache.
+  int total() const { return classes_[leader_]->total(); }
+  int used() const { return classes_[leader_]->used(); }
+  size_t bytes(int device) const;
+  size_t swap_bytes() const;
+  size_t swap_used_bytes() const;
 
   static int blocks_for(int tokens) { return (tokens + kKvBlockTokens - 1) / kKvBlockTokens; }
+  // Blocks of a class that let one sequence of so long a context run in steps of so many rows.
+  static int least_blocks(const KvClass& kind, int context, int max_rows);
 
  private:
-  struct Block {
-    int users = 0;
-    bool remembered = false;
+  // What a block of the leading class holds.
+  struct Text {
     bool decoded = false;
-    uint64_t key = 0;     // of what is remembered
+    uint64_t key = 0;
     int32_t parent = -1;  // block before it, -1: the first
     uint64_t parent_generation = 0;
-    uint64_t generation = 0;  // grows when the block is given to somebody new: a parent may be gone and its id reused
     int32_t tokens[kKvBlockTokens];
-    std::list<int32_t>::iterator idle;  // its place among unused remembered blocks
+  };
+  // Of a class that follows: the leader's block that one stands beside.
+  struct Beside {
+    int32_t leader = -1;
+    uint64_t generation = 0;
   };
 
-  void take(int32_t id);
-  void give_back(int32_t id);
-  void forget(int32_t id);
+  KvBlocks& leader() { return *classes_[leader_]; }
+  const KvBlocks& leader() const { return *classes_[leader_]; }
+  void forget(int32_t id);  // of the leading class
   // The remembered block of these tokens after `parent`, or -1.
   int32_t find(int32_t parent, const int32_t* tokens) const;
   uint64_t key_of(int32_t parent, const int32_t* tokens) const;
-  std::byte* address(int layer, int32_t block) const;
-  enum class Way : uint8_t { out, in };
-  void copy(Way way, int32_t block, int32_t slot);
-  Stream& stream_of(size_t layer) const { return *devices_[places_[layer].device].compute; }
+  // The block of another class beside the leader's, or -1.
+  int32_t beside(int kv_class, int32_t leader_block) const;
+  // The first block that a row at the beginning of block `index` sees.
+  static int first_seen(int window, int index);
 
-  struct Place {
-    int device = -1;
-    int index = 0;  // of the device's layers
-  };
-
-  std::vector<Device> devices_;
-  std::vector<Place> places_;  // [layers]
-  size_t block_bytes_;         // of one layer
-  int total_;
-  int window_;
-  int used_ = 0;
-  std::vector<std::unique_ptr<Memory>> memory_;  // [devices]
-  std::vector<Block> blocks_;
-  std::vector<int32_t> free_;  // taken from the back: recently used blocks are warm
-  std::list<int32_t> idle_;    // remembered and unused, least recently used first
-  std::unordered_multimap<uint64_t, int32_t> by_key_;
-  KvSwap swap_;
+  int leader_ = 0;
+  std::vector<std::unique_ptr<KvBlocks>> classes_;
+  std::vector<Text> texts_;                                // [blocks of the leader]
+  std::unordered_multimap<uint64_t, int32_t> by_key_;      // of the leader's remembered blocks
+  std::vector<std::vector<Beside>> beside_;                // [classes, blocks]
+  std::vector<std::vector<int32_t>> followers_;            // [classes, blocks of the leader]
 };
 
 }  // namespace millrace

@@ -42,7 +42,8 @@ Model::Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::s
   }
 
   memory_.host_bytes = host_->bytes();
-  memory_.kv_swap_bytes = kv_->swap().bytes();
+  memory_.kv_swap_bytes = kv_->swap_bytes();
+  kv_total_ = kv_->total();
   for (const DeviceCounters& device : devices_) {
     memory_.kv_bytes += device.kv_bytes;
     memory_.workspace_bytes += device.workspace_bytes;
@@ -50,11 +51,19 @@ Model::Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::s
   publish_counters();
 }
 
+bool Model::enough_blocks() const {
+  for (size_t c = 0; c < program().kv.size(); c++) {
+    const int least = KvPool::least_blocks(program().kv[c], config_.context_length, config_.max_rows);
+    if (config_.kv_blocks[c] < least) return false;
+  }
+  return true;
+}
+
 void Model::check_config() const {
   const size_t units = host_->units().size();
   if (config_.homes.size() != units || config_.ring_bytes.size() != devices_.size() || config_.context_length < 1 ||
-      config_.max_rows < 1 || config_.max_logit_rows < 1 ||
-      config_.kv_blocks < KvPool::blocks_for(config_.context_length)) {
+      config_.max_rows < 1 || config_.max_logit_rows < 1 || config_.kv_blocks.size() != program().kv.size() ||
+      !enough_blocks()) {
     throw Error(code::kInvalidArgument,
                 "a model needs one home a unit, one ring a device, rows, and KV blocks for one full context",
                 "pass the plan unchanged, or one that keeps these bounds");
@@ -77,6 +86,16 @@ void Model::check_config() const {
   }
 }
 
+ExecutorConfig Model::executor_config() const {
+  ExecutorConfig config;
+  config.program = program();
+  config.units = host_->units();
+  for (const TableLayout& table : host_->tables()) {
+    config.tables.push_back({host_->embedding() + table.offset, table.type});
+  }
+  return config;
+}
+
 std::vector<Home> Model::homes_of(const std::vector<Home>& homes, size_t device) const {
   std::vector<Home> own = homes;
   for (size_t unit = 0; unit < own.size(); unit++) {
@@ -94,14 +113,18 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sl
     side.compute = side.backend->create_stream();
     // The CPU's threads need every processor.
     side.done = side.backend->create_event(sleeps ? EventUse::sleeps : EventUse::order);
-    kv.push_back({side.backend.get(), side.compute.get(), {}});
+    kv.push_back({side.backend.get(), side.compute.get(), std::vector<std::vector<int>>(program().kv.size())});
     sides_.push_back(std::move(side));
   }
   for (size_t unit = 0; unit < units.size(); unit++) {
-    if (units[unit].kind != UnitKind::attention) continue;
-    kv[device_of(static_cast<int>(unit))].layers.push_back(units[unit].layer);
+    for (const Op& op : program().units[unit].ops) {
+      const auto* attend = std::get_if<AttendOp>(&op);
+      if (attend != nullptr && !attend->reads_only) {
+        kv[device_of(static_cast<int>(unit))].layers[attend->kv_class].push_back(attend->kv_layer);
+      }
+    }
   }
-  kv_ = std::make_unique<KvPool>(std::move(kv), host_->spec(), config_.kv_blocks, config_.kv_swap_bytes);
+  kv_ = std::make_unique<KvPool>(kv, program().kv, config_.kv_blocks, config_.kv_swap_bytes);
   scheduler_ =
       std::make_unique<Scheduler>(SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse,
                                                   config_.deterministic, &counters_.queued},
@@ -111,13 +134,8 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sl
   for (size_t i = 0; i < sides_.size(); i++) {
     Side& side = sides_[i];
     const int device = static_cast<int>(i);
-    ExecutorConfig executor;
-    executor.spec = host_->spec();
-    executor.units = units;
-    executor.embedding = {host_->embedding(), host_->embedding_type()};
-    executor.kv = kv_->data(device);
-    executor.kv_layers = kv_->places(device);
-    executor.kv_blocks = config_.kv_blocks;
+    ExecutorConfig executor = executor_config();
+    for (int c = 0; c < kv_->classes(); c++) executor.kv.push_back(kv_->of(c).memory(device));
     executor.max_rows = config_.max_rows;
     executor.max_logit_rows = device == head ? config_.max_logit_rows : 1;
     executor.max_context = config_.context_length;
@@ -151,7 +169,7 @@ void Model::create_inboxes() {
     const bool direct = config_.direct_hops && std::all_of(sides_.begin(), sides_.end(), [&](const Side& other) {
                           return &other == &side || other.backend->reaches(*side.backend);
                         });
-    const size_t bytes = side.executor->residual_bytes();
+    const size_t bytes = side.executor->carried_bytes();
     const char* what = "rows on their way between devices";
     side.inbox = direct ? side.backend->allocate(bytes, what) : side.backend->allocate_host(bytes, what);
     devices_[i].direct_hops = direct;
@@ -162,7 +180,7 @@ void Model::create_inboxes() {
 void Model::create_cpu_side(std::unique_ptr<Backend> backend) {
   const std::vector<UnitLayout>& units = host_->units();
   for (size_t unit = 0; unit < units.size(); unit++) {
-    if (config_.homes[unit] != Home::cpu || units[unit].kind == UnitKind::feed_forward) continue;
+    if (config_.homes[unit] != Home::cpu || program().stands_alone(static_cast<int>(unit))) continue;
     throw Error(code::kInvalidArgument, "only feed-forwards can be at home on the CPU beside another device",
                 "give attention and head another home: their inputs rest on the device");
   }
@@ -171,10 +189,7 @@ void Model::create_cpu_side(std::unique_ptr<Backend> backend) {
   side->stream = side->backend->create_stream();
   side->done = side->backend->create_event();
   const int rows = std::min(config_.max_rows, config_.max_logit_rows);
-  ExecutorConfig executor;
-  executor.spec = host_->spec();
-  executor.units = units;
-  executor.embedding = {host_->embedding(), host_->embedding_type()};
+  ExecutorConfig executor = executor_config();
   executor.max_rows = rows;
   executor.max_context = 1;
   side->executor = side->backend->create_executor(executor);
@@ -183,7 +198,7 @@ void Model::create_cpu_side(std::unique_ptr<Backend> backend) {
     if (config_.homes[unit] == Home::cpu) side->executor->set_unit(*side->stream, u, host_->slab(u), true);
   }
   const size_t row_bytes =
-      std::bit_ceil(static_cast<size_t>(rows)) * static_cast<size_t>(host_->spec().hidden) * sizeof(float);
+      std::bit_ceil(static_cast<size_t>(rows)) * static_cast<size_t>(program().hidden()) * sizeof(float);
   constexpr size_t kApart = 256;  // the two states: each is polled by another device
   side->memory =
       sides_.front().backend->allocate_host(2 * (kApart + row_bytes), "rows on their way to the CPU and back");
@@ -293,9 +308,7 @@ void Model::release() {
 }
 
 std::string Model::unit_name(int unit) const {
-  const UnitLayout& layout = host_->units()[unit];
-  if (layout.kind == UnitKind::head) return "head";
-  return (layout.kind == UnitKind::attention ? "attention " : "feed-forward ") + std::to_string(layout.layer);
+  return program().units[unit].name;
 }
 
 void Model::trace(const std::string& path) {
@@ -358,12 +371,11 @@ void Model::run_pass(Step step) {
   }
   sides_[at].executor->embed(*sides_[at].compute);
   for (int unit = 0; unit < static_cast<int>(units.size()); unit++) {
-    const UnitKind kind = units[unit].kind;
     const int device = device_of(unit);
     Side& side = sides_[device];
     Stream& compute = *side.compute;
     const Home home = side.feeder->homes()[unit];
-    if (kind == UnitKind::head && step.logits.empty()) {
+    if (program().units[unit].head && step.logits.empty()) {
       if (side.feeder->streams(unit)) {  // its copy is under way: it goes unused
         side.feeder->acquire(compute, unit);
         side.feeder->release(compute, unit);
@@ -384,7 +396,7 @@ void Model::run_pass(Step step) {
       side.executor->send(compute, cpu_->there, step.decode_rows, ticket);
       cpu_->executor->receive(*cpu_->stream, cpu_->there, step.decode_rows, ticket);
       if (trace_) trace_->begin(Trace::cpu, unit_name(unit));
-      cpu_->executor->feed_forward(*cpu_->stream, unit, RowKind::all);
+      cpu_->executor->run(*cpu_->stream, unit, RowKind::all);
       if (trace_) trace_->end(Trace::cpu);
       cpu_->executor->send(*cpu_->stream, cpu_->back, step.decode_rows, ticket);
     }
@@ -395,17 +407,7 @@ void Model::run_pass(Step step) {
       if (streams) end_span();
       begin_span("", unit);
       side.executor->set_unit(compute, unit, slab, side.feeder->permanent(unit));
-      switch (kind) {
-        case UnitKind::attention:
-          side.executor->attention(compute, unit);
-          break;
-        case UnitKind::feed_forward:
-          side.executor->feed_forward(compute, unit, hops ? RowKind::prefill : RowKind::all);
-          break;
-        case UnitKind::head:
-          side.executor->head(compute, unit);
-          break;
-      }
+      side.executor->run(compute, unit, hops ? RowKind::prefill : RowKind::all);
       end_span();
       side.feeder->release(compute, unit);
     }
@@ -495,7 +497,7 @@ void Model::publish_counters() {
   store(counters_.running, scheduler_->running());
   store(counters_.preempted, scheduler_->preempted());
   store(counters_.kv_blocks_used, kv_->used());
-  store(counters_.saved_kv_bytes, kv_->swap().used_bytes());
+  store(counters_.saved_kv_bytes, kv_->swap_used_bytes());
   store(counters_.prompt_tokens, scheduler_->counters().prompt_tokens);
   store(counters_.reused_tokens, scheduler_->counters().reused_tokens);
   store(counters_.preemptions, scheduler_->counters().preemptions);
@@ -503,7 +505,7 @@ void Model::publish_counters() {
 }
 
 void Model::take_results(const StepBatch& batch) {
-  const size_t vocab = host_->spec().vocab;
+  const size_t vocab = program().vocab;
   const float* kept = output_.logits.data();
   size_t top = 0;  // into the output's top log-probabilities
   for (const StepBatch::Part& part : batch.parts) {

@@ -21,7 +21,7 @@ struct ModelConfig {
   bool direct_hops = true;         // rows cross straight into another device's memory, where there is a way
   size_t arena_bytes = 0;          // of the device, for the shared units of all its models; 0: as it is
   int context_length = 0;
-  int kv_blocks = 0;         // at least one context
+  std::vector<int> kv_blocks;  // of each class; of those without a window at least one context
   size_t kv_swap_bytes = 0;  // of system RAM, for the keys and values of preempted sequences
   int max_rows = 0;
   int max_logit_rows = 0;
@@ -72,7 +72,7 @@ struct DeviceCounters {
 
 class Model {
  public:
-  // On one device or spread over several. With a backend `cpu` beside them, `cpu` units (feed-forwards only) compute
+  // On one device or spread over several. With a backend `cpu` beside them, `cpu` units (that stand alone) compute
   // there, from host memory; without one they are resident. Throws OUT_OF_MEMORY or INVALID_ARGUMENT; anything
   // allocated is given back.
   Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::shared_ptr<const HostModel> host,
@@ -86,6 +86,7 @@ class Model {
   const ModelCounters& counters() const { return counters_; }
   const ModelMemory& memory() const { return memory_; }
   const std::vector<DeviceCounters>& devices() const { return devices_; }
+  int kv_blocks() const { return kv_total_; }  // of the class that keeps most
 
   // Throws QUEUE_FULL if no more may wait; counts one more as queued.
   void enter_queue();
@@ -153,6 +154,7 @@ class Model {
   // Rows go from one side to another.
   void cross(const Side& from, const Side& to);
   void check_config() const;
+  bool enough_blocks() const;
   void create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sleeps);
   void create_inboxes();
   void create_cpu_side(std::unique_ptr<Backend> backend);
@@ -164,6 +166,9 @@ class Model {
   std::vector<Home> homes_of(const std::vector<Home>& homes, size_t device) const;
 
   void run_pass(Step step);
+  const Program& program() const { return host_->program(); }
+  // What all executors of the model have alike.
+  ExecutorConfig executor_config() const;
   std::string unit_name(int unit) const;
   void take_results(const StepBatch& batch);
 
@@ -173,6 +178,7 @@ class Model {
   std::vector<Side> sides_;
   int64_t hop_waits_ = 0;
   std::unique_ptr<KvPool> kv_;
+  int kv_total_ = 0;
   Arena* arena_ = nullptr;  // of shared units
   std::unique_ptr<CpuSide> cpu_;
   std::unique_ptr<Trace> trace_;

@@ -73,8 +73,8 @@ struct Sequence {
   std::shared_ptr<EventSink> sink;
   std::vector<int32_t> tokens;  // prompt, then what was generated
   int computed = 0;             // tokens whose K and V are in the cache
-  std::vector<int32_t> blocks;  // of the KV cache, by index; the first `dropped` are kNoBlock
-  int dropped = 0;              // blocks that lie behind the model's sliding window and were given back
+  BlockLists blocks;            // of the KV cache, by class and index; the first `dropped` are kNoBlock
+  std::vector<int> dropped;     // [classes] blocks that lie behind the class's window and were given back
   std::vector<float> score_logprobs, score_logits;
   std::vector<LogitAdjustment> adjustments;  // ascending tokens; kept up to date while it runs
   SavedKv saved;                             // of a preempted sequence

@@ -64,6 +64,8 @@ void append_token(Sequence& sequence, int32_t token) {
 }
 
 void Scheduler::add(std::unique_ptr<Sequence> sequence) {
+  sequence->blocks.resize(kv_.classes());
+  sequence->dropped.resize(kv_.classes());
   insert(waiting_, std::move(sequence));
 }
 
@@ -71,34 +73,54 @@ bool Scheduler::may_run_more() const {
   return running() < std::min(config_.max_rows, config_.max_logit_rows);
 }
 
-int Scheduler::wanted_blocks(const Sequence& sequence) const {
+int Scheduler::wanted_blocks(const Sequence& sequence, int kv_class) const {
   const int64_t tokens = static_cast<int64_t>(sequence.tokens.size());
-  if (kv_.window() == 0) return KvPool::blocks_for(static_cast<int>(tokens));
-  // What is kept begins within the window, or up to two blocks before it: see drop_behind_window.
-  const int64_t kept = int64_t{kv_.window()} + config_.max_rows + 2 * kKvBlockTokens;
-  return KvPool::blocks_for(static_cast<int>(std::min(tokens, int64_t{sequence.dropped} * kKvBlockTokens + kept)));
+  const int window = kv_.of(kv_class).window();
+  if (window == 0) return KvPool::blocks_for(static_cast<int>(tokens));
+  // What is kept begins within the window, or up to two blocks before it: see drop_behind_windows.
+  const int64_t kept = int64_t{window} + config_.max_rows + 2 * kKvBlockTokens;
+  const int64_t dropped = int64_t{sequence.dropped[kv_class]} * kKvBlockTokens;
+  return KvPool::blocks_for(static_cast<int>(std::min(tokens, dropped + kept)));
 }
 
-void Scheduler::drop_behind_window(Sequence& sequence) {
-  if (kv_.window() == 0) return;
-  // The next row is at position `computed`; all others come after it.
-  int behind = std::max(0, sequence.computed + 1 - kv_.window()) / kKvBlockTokens;
-  // The next block to be remembered refers to the one before it.
-  if (config_.prefix_reuse) behind = std::min(behind, sequence.remembered - 1);
-  if (behind <= sequence.dropped) return;
-  kv_.drop(sequence.blocks, sequence.dropped, behind);
-  sequence.dropped = behind;
+void Scheduler::drop_behind_windows(Sequence& sequence) {
+  for (int c = 0; c < kv_.classes(); c++) {
+    const int window = kv_.of(c).window();
+    if (window == 0) continue;
+    // The next row is at position `computed`; all others come after it.
+    int behind = std::max(0, sequence.computed + 1 - window) / kKvBlockTokens;
+    // The next block to be remembered refers to the one before it.
+    if (config_.prefix_reuse) behind = std::min(behind, sequence.remembered - 1);
+    if (behind <= sequence.dropped[c]) continue;
+    kv_.of(c).drop(sequence.blocks[c], sequence.dropped[c], behind);
+    sequence.dropped[c] = behind;
+  }
+}
+
+bool Scheduler::has_room(const Sequence& sequence, bool saved) const {
+  for (int c = 0; c < kv_.classes(); c++) {
+    const int has = saved ? sequence.dropped[c] : static_cast<int>(sequence.blocks[c].size());
+    // A block for each that runs already, or the one that comes would soon push out another.
+    if (kv_.of(c).available() < wanted_blocks(sequence, c) - has + running()) return false;
+  }
+  return true;
+}
+
+bool Scheduler::grow(Sequence& sequence) {
+  for (int c = 0; c < kv_.classes(); c++) {
+    const int missing = wanted_blocks(sequence, c) - static_cast<int>(sequence.blocks[c].size());
+    if (missing > 0 && !kv_.of(c).allocate(missing, sequence.blocks[c])) return false;
+  }
+  return true;
 }
 
 void Scheduler::resume() {
   while (!preempted_.empty() && may_run_more()) {
     Sequence& sequence = *preempted_.front();
     if (!waiting_.empty() && goes_before(*waiting_.front(), sequence)) return;  // admit() is next
-    const int wanted = wanted_blocks(sequence);
-    // A block for each that runs already, or the one that comes back would soon push out another.
-    if (kv_.available() < wanted - sequence.dropped + running()) return;
+    if (!has_room(sequence, true)) return;
     kv_.restore(sequence.saved, sequence.blocks);
-    kv_.allocate(wanted - static_cast<int>(sequence.blocks.size()), sequence.blocks);
+    grow(sequence);
     insert(running_, std::move(preempted_.front()));
     preempted_.pop_front();
   }
@@ -109,15 +131,19 @@ void Scheduler::admit() {
     Sequence& sequence = *waiting_.front();
     if (!preempted_.empty() && !goes_before(sequence, *preempted_.front())) return;
     const bool generate = sequence.options.kind == RequestKind::generate;
-    if (config_.prefix_reuse && generate) kv_.reuse(sequence.tokens, config_.deterministic, sequence.blocks);
-    const int reused = static_cast<int>(sequence.blocks.size());
+    int reused = 0;
+    if (config_.prefix_reuse && generate) {
+      reused = kv_.reuse(sequence.tokens, config_.deterministic, sequence.blocks);
+      for (int c = 0; c < kv_.classes(); c++) {
+        const auto& blocks = sequence.blocks[c];
+        sequence.dropped[c] = static_cast<int>(std::count(blocks.begin(), blocks.end(), kNoBlock));
+      }
+    }
     sequence.computed = reused * kKvBlockTokens;
     sequence.remembered = reused;
-    drop_behind_window(sequence);
-    const int needed = wanted_blocks(sequence) - reused;
-    if (kv_.available() < needed + running() || !kv_.allocate(needed, sequence.blocks)) {
-      kv_.release(sequence.blocks);
-      sequence.computed = sequence.remembered = sequence.dropped = 0;
+    drop_behind_windows(sequence);
+    if (!has_room(sequence, false) || !grow(sequence)) {
+      begin_anew(sequence);
       return;
     }
     counters_.prompt_tokens += sequence.prompt_length();
@@ -128,6 +154,13 @@ void Scheduler::admit() {
     insert(running_, std::move(waiting_.front()));
     waiting_.pop_front();
   }
+}
+
+void Scheduler::begin_anew(Sequence& sequence) {
+  kv_.release(sequence.blocks);
+  sequence.computed = 0;
+  sequence.remembered = 0;
+  std::fill(sequence.dropped.begin(), sequence.dropped.end(), 0);
 }
 
 void Scheduler::preempt_last() {
@@ -148,10 +181,7 @@ void Scheduler::preempt_last() {
 void Scheduler::recompute(Sequence& sequence) {
   counters_.recomputations++;
   kv_.discard(sequence.saved);
-  kv_.release(sequence.blocks);
-  sequence.computed = 0;
-  sequence.remembered = 0;
-  sequence.dropped = 0;
+  begin_anew(sequence);
   sequence.decoded_from = INT32_MAX;
   sequence.score_logprobs.clear();
   sequence.score_logits.clear();
@@ -159,7 +189,7 @@ void Scheduler::recompute(Sequence& sequence) {
 
 void Scheduler::abandon() {
   for (const auto& sequence : preempted_) {
-    if (!sequence->saved.slots.empty() && sequence->saved_in_step == step_) recompute(*sequence);
+    if (!sequence->saved.empty() && sequence->saved_in_step == step_) recompute(*sequence);
   }
 }
 
@@ -167,9 +197,7 @@ void Scheduler::abandon() {
 void Scheduler::make_room() {
   for (size_t i = 0; i < running_.size(); i++) {
     for (;;) {
-      Sequence& sequence = *running_[i];
-      const int missing = wanted_blocks(sequence) - static_cast<int>(sequence.blocks.size());
-      if (missing <= 0 || kv_.allocate(missing, sequence.blocks)) break;
+      if (grow(*running_[i])) break;
       preempt_last();
       if (i >= running_.size()) return;  // it was this one
     }
@@ -247,14 +275,19 @@ bool Scheduler::build(StepBatch& batch) {
     if (rows > 0) add_rows(*sequence, rows);
   }
 
-  int stride = 0;
-  for (const auto& part : batch.parts) stride = std::max(stride, static_cast<int>(part.sequence->blocks.size()));
-  batch.block_tables.assign(batch.parts.size() * stride, 0);
-  for (size_t i = 0; i < batch.parts.size(); i++) {
-    const std::vector<int32_t>& blocks = batch.parts[i].sequence->blocks;
-    // Of a block that was dropped nothing is read: any id does.
-    std::transform(blocks.begin(), blocks.end(), batch.block_tables.begin() + static_cast<ptrdiff_t>(i * stride),
-                   [](int32_t id) { return std::max(id, 0); });
+  size_t stride = 0;
+  for (const auto& part : batch.parts) {
+    for (const auto& blocks : part.sequence->blocks) stride = std::max(stride, blocks.size());
+  }
+  batch.block_tables.assign(static_cast<size_t>(kv_.classes()) * batch.parts.size() * stride, 0);
+  auto table = batch.block_tables.begin();
+  for (int c = 0; c < kv_.classes(); c++) {
+    for (const auto& part : batch.parts) {
+      const std::vector<int32_t>& blocks = part.sequence->blocks[c];
+      // Of a block that was dropped nothing is read: any id does.
+      std::transform(blocks.begin(), blocks.end(), table, [](int32_t id) { return std::max(id, 0); });
+      table += static_cast<ptrdiff_t>(stride);
+    }
   }
   batch.step.rows = static_cast<int>(batch.tokens.size());
   batch.step.decode_rows = decode_rows;
@@ -262,7 +295,7 @@ bool Scheduler::build(StepBatch& batch) {
   batch.step.positions = batch.positions;
   batch.step.sequences = batch.sequences;
   batch.step.block_tables = batch.block_tables;
-  batch.step.block_table_stride = stride;
+  batch.step.block_table_stride = static_cast<int>(stride);
   batch.step.logits = batch.logits;
   batch.step.adjustments = batch.adjustments;
   return true;
@@ -279,7 +312,7 @@ void Scheduler::computed(const StepBatch& batch) {
                      (sequence.remembered + 1) * kKvBlockTokens > sequence.decoded_from);
       }
     }
-    drop_behind_window(sequence);
+    drop_behind_windows(sequence);
   }
 }
 

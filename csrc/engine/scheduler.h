@@ -76,10 +76,16 @@ class Scheduler {
  private:
   using Sequences = std::deque<std::unique_ptr<Sequence>>;
 
-  // Length of the sequence's list of blocks for its next rows.
-  int wanted_blocks(const Sequence& sequence) const;
+  // Length of the sequence's list of blocks of a class for its next rows.
+  int wanted_blocks(const Sequence& sequence, int kv_class) const;
   // Gives back what no row to come sees any more.
-  void drop_behind_window(Sequence& sequence);
+  void drop_behind_windows(Sequence& sequence);
+  // There are blocks for its next rows, and one more for each that runs. `saved`: it has none yet but those it dropped.
+  bool has_room(const Sequence& sequence, bool saved) const;
+  // Gets the blocks for its next rows, as far as there are any; false if there are not enough.
+  bool grow(Sequence& sequence);
+  // Without any blocks, nothing computed.
+  void begin_anew(Sequence& sequence);
   void resume();
   void admit();
   void make_room();

@@ -429,10 +429,9 @@ void fill_argument(const Problem& p, size_t index, uint64_t seed, std::byte* out
     }
     clear_padding(m, out + m.offset);
   } else if (name == "rope") {
-    ModelSpec spec;
-    spec.head_dim = p["headDim"];
-    spec.max_position = p["context"];
-    const std::vector<float> table = rope_table(spec, 0, p["context"]);
+    RopeSpec rope;
+    rope.head_dim = rope.rotary = p["headDim"];
+    const std::vector<float> table = rope_table(rope, 0, p["context"]);
     std::memcpy(out, table.data(), argument.bytes);
   } else if (name == "positions") {
     const bool decode = p.operation->kind == Kind::attention_decode;

@@ -25,12 +25,15 @@ auto layout_fields(Layout& layout) {
     auto& [matrix, out_begin] = layout;
     return std::tie(matrix, out_begin);
   } else if constexpr (std::is_same_v<Plain, LinearLayout>) {
-    auto& [n, k, segments, has_bias, bias_offset] = layout;
-    return std::tie(n, k, segments, has_bias, bias_offset);
+    auto& [n, k, segments, has_bias, bias_offset, interleaved] = layout;
+    return std::tie(n, k, segments, has_bias, bias_offset, interleaved);
+  } else if constexpr (std::is_same_v<Plain, TableLayout>) {
+    auto& [type, width, offset, bytes] = layout;
+    return std::tie(type, width, offset, bytes);
   } else {
     static_assert(std::is_same_v<Plain, UnitLayout>);
-    auto& [kind, layer, norm_offset, query_norm_offset, key_norm_offset, first, second, interleaved, bytes] = layout;
-    return std::tie(kind, layer, norm_offset, query_norm_offset, key_norm_offset, first, second, interleaved, bytes);
+    auto& [vectors, linears, bytes] = layout;
+    return std::tie(vectors, linears, bytes);
   }
 }
 
@@ -41,7 +44,9 @@ void for_each_field(Value& value, Visit&& visit) {
   using Plain = std::remove_const_t<Value>;
   if constexpr (std::is_arithmetic_v<Plain> || std::is_enum_v<Plain>) {
     visit(value);
-  } else if constexpr (std::is_same_v<Plain, std::vector<LinearLayout::Segment>>) {
+  } else if constexpr (std::is_same_v<Plain, std::vector<LinearLayout::Segment>> ||
+                       std::is_same_v<Plain, std::vector<LinearLayout>> ||
+                       std::is_same_v<Plain, std::vector<size_t>>) {
     const size_t length = value.size();
     visit(length);
     for (auto& item : value) for_each_field(item, visit);
@@ -51,6 +56,6 @@ void for_each_field(Value& value, Visit&& visit) {
 }
 
 // All of them as numbers, in a fixed order: two models lie alike where these are equal.
-std::vector<uint64_t> flatten(std::span<const UnitLayout> units, WeightType embedding, size_t embedding_bytes);
+std::vector<uint64_t> flatten(std::span<const UnitLayout> units, std::span<const TableLayout> tables);
 
 }  // namespace millrace

@@ -33,8 +33,6 @@
 #include <string>
 #include <vector>
 
-#include "model/spec.h"
-
 namespace millrace {
 
 inline constexpr int kSlabLayoutVersion = 1;
@@ -92,27 +90,24 @@ struct LinearLayout {
   std::vector<Segment> segments;
   bool has_bias = false;
   size_t bias_offset = 0;  // float32 [n]
+  // Of gate and up, where one matrix holds both: feature 16 b + g is gate feature 8 b + g and feature 16 b + 8 + g is up
+  // feature 8 b + g (g = 0..7), n = 2 * padded width. Otherwise gate features come first, then up features.
+  bool interleaved = false;
 };
 
-enum class UnitKind : uint8_t { attention, feed_forward, head };
-
-// Attention: norm, [query and key head norms], qkv (output: all query heads, then key heads, then value heads), o.
-// Feed-forward: norm, gate_up, down. gate_up's output is `interleaved` when one matrix holds both: feature
-//   16 b + g is gate feature 8 b + g and feature 16 b + 8 + g is up feature 8 b + g (g = 0..7), n = 2 * padded
-//   intermediate; otherwise gate features come first, then up features, n = 2 * intermediate.
-// Head: the final norm, then the projection to the vocabulary.
+// Where the weights of a unit of the program lie: float32 vectors first, then its linears, each before its bias.
 struct UnitLayout {
-  UnitKind kind = UnitKind::attention;
-  int layer = 0;           // of attention and feed-forward units
-  size_t norm_offset = 0;  // float32 [hidden], RMSNorm weight before the first linear
-  // Attention of a model with qk_norm: float32 [head_dim] each, RMSNorm weights of every query and every key head
-  // between the first linear and rope.
-  size_t query_norm_offset = 0;
-  size_t key_norm_offset = 0;
-  LinearLayout first;   // qkv, gate_up, or the head's projection
-  LinearLayout second;  // o, down; empty in a head
-  bool interleaved = false;
+  std::vector<size_t> vectors;  // their offsets
+  std::vector<LinearLayout> linears;
   size_t bytes = 0;  // of the whole slab, a multiple of kSlabAlignment
+};
+
+// An embedding table in system RAM: rows as the checkpoint has them, packed types as float32.
+struct TableLayout {
+  WeightType type = WeightType::f16;
+  int width = 0;
+  size_t offset = 0;  // of all tables' bytes
+  size_t bytes = 0;
 };
 
 // Field by field: layout_fields.h has them all.
@@ -121,20 +116,6 @@ bool operator==(const MatrixLayout& a, const MatrixLayout& b);
 bool operator==(const LinearLayout::Segment& a, const LinearLayout::Segment& b);
 bool operator==(const LinearLayout& a, const LinearLayout& b);
 bool operator==(const UnitLayout& a, const UnitLayout& b);
-
-// Units in the order of a pass: attention 0, feed-forward 0, attention 1, ..., head.
-inline int unit_count(const ModelSpec& spec) {
-  return 2 * spec.layers + 1;
-}
-inline int attention_unit(int layer) {
-  return 2 * layer;
-}
-inline int feed_forward_unit(int layer) {
-  return 2 * layer + 1;
-}
-inline int head_unit(const ModelSpec& spec) {
-  return 2 * spec.layers;
-}
 
 // Lays out matrices one after the other, aligned, and gives the slab's size.
 class SlabBuilder {

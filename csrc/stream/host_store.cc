@@ -28,11 +28,11 @@ size_t place(const std::vector<UnitLayout>& units, std::vector<size_t>& offsets)
 }  // namespace
 
 HostModel::HostModel(const SlabPlan& plan)
-    : spec_(plan.source.spec),
+    : program_(plan.source.program),
       units_(plan.units),
       slabs_(place(units_, offsets_), "the model's slabs"),
       embedding_(plan.embedding_bytes, "the embedding table"),
-      embedding_type_(plan.embedding_type) {
+      tables_(plan.tables) {
   bytes_of_all.fetch_add(bytes(), std::memory_order_relaxed);
 }
 

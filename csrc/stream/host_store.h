@@ -40,7 +40,7 @@ class HostModel : public SlabSource {
   HostModel(const HostModel&) = delete;
   HostModel& operator=(const HostModel&) = delete;
 
-  const ModelSpec& spec() const { return spec_; }
+  const Program& program() const { return program_; }
   const std::vector<UnitLayout>& units() const { return units_; }
   const std::byte* slab(int unit) const override { return slabs_.data() + offsets_[unit]; }
   bool pinned(int unit) const override;
@@ -55,7 +55,7 @@ class HostModel : public SlabSource {
   std::byte* mutable_slab(int unit) { return slabs_.data() + offsets_[unit]; }
   std::byte* mutable_embedding() { return embedding_.data(); }
   const std::byte* embedding() const { return embedding_.data(); }
-  WeightType embedding_type() const { return embedding_type_; }
+  const std::vector<TableLayout>& tables() const { return tables_; }
   const RepackReport& report() const { return report_; }
   void set_report(const RepackReport& report) { report_ = report; }
   size_t embedding_bytes() const { return embedding_.size(); }
@@ -66,12 +66,12 @@ class HostModel : public SlabSource {
   static size_t all_bytes();
 
  private:
-  ModelSpec spec_;
+  Program program_;
   std::vector<UnitLayout> units_;
   std::vector<size_t> offsets_;
   HostMemory slabs_;
   HostMemory embedding_;
-  WeightType embedding_type_;
+  std::vector<TableLayout> tables_;
   RepackReport report_;
   CheckpointStamp stamp_;
   mutable std::mutex pinning_mutex_;

@@ -92,7 +92,7 @@ FileLayout lay_out(const std::vector<UnitLayout>& units, size_t embedding_bytes)
 }
 
 uint64_t hash_layout(const HostModel& model) {
-  const std::vector<uint64_t> fields = flatten(model.units(), model.embedding_type(), model.embedding_bytes());
+  const std::vector<uint64_t> fields = flatten(model.units(), model.tables());
   return hash_bytes(fields.data(), fields.size() * sizeof(uint64_t));
 }
 

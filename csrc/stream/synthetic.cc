@@ -61,15 +61,8 @@ void fill_row_block(const MatrixLayout& m, std::byte* out, uint64_t seed) {
   }
 }
 
-SlabPlan plan_synthetic(const ModelSpec& spec, const SyntheticOptions& options) {
-  spec.validate();
-  for (const int width : {spec.hidden, spec.query_width(), spec.intermediate}) {
-    if (width % kTileK != 0 || options.group % kTileK != 0 || options.group <= 0) {
-      throw Error(code::kInvalidArgument,
-                  format("a synthetic model needs widths and groups that are multiples of %d", kTileK),
-                  "choose another shape");
-    }
-  }
+SlabPlan plan_synthetic(const Program& program, const SyntheticOptions& options) {
+  check_program(program);
   MatrixCode q4;
   q4.type = WeightType::q4;
   q4.group = options.group;
@@ -80,52 +73,49 @@ SlabPlan plan_synthetic(const ModelSpec& spec, const SyntheticOptions& options) 
     head.nibbles = options.head_nibbles;
     head.permuted = head.nibbles == 2;
     if (head.permuted) head.group = 128;  // as QuantisingReader makes them
-    while (spec.hidden % head.group != 0 && head.permuted) head.group /= 2;
+    while (program.hidden() % head.group != 0 && head.permuted) head.group /= 2;
   } else {
     head.type = options.head;
   }
   SlabPlan plan;
-  plan.source.spec = spec;
-  for (int unit = 0; unit < unit_count(spec); unit++) {
+  plan.source.program = program;
+  for (const ProgramUnit& unit : program.units) {
     UnitLayout layout;
     SlabBuilder builder;
-    layout.layer = unit / 2;
-    layout.norm_offset = builder.floats(spec.hidden);
-    if (unit == head_unit(spec)) {
-      layout.kind = UnitKind::head;
-      layout.first = lay_out(builder, head, spec.vocab, spec.hidden);
-    } else if (unit == attention_unit(unit / 2)) {
-      layout.kind = UnitKind::attention;
-      layout.first = lay_out(builder, q4, spec.qkv_width(), spec.hidden);
-      layout.second = lay_out(builder, q4, spec.hidden, spec.query_width());
-    } else {
-      layout.kind = UnitKind::feed_forward;
-      layout.interleaved = true;
-      layout.first = lay_out(builder, q4, 2 * static_cast<int>(round_up(spec.intermediate, 8)), spec.hidden);
-      layout.second = lay_out(builder, q4, spec.hidden, spec.intermediate);
+    for (const int width : unit.vectors) layout.vectors.push_back(builder.floats(static_cast<size_t>(width)));
+    for (const LinearShape& shape : unit.linears) {
+      if (shape.k % kTileK != 0 || options.group % kTileK != 0 || options.group <= 0) {
+        throw Error(code::kInvalidArgument,
+                    format("a synthetic model needs widths and groups that are multiples of %d", kTileK),
+                    "choose another shape");
+      }
+      const int n = shape.glu ? 2 * static_cast<int>(round_up(static_cast<size_t>(shape.parts[0]), 8)) : shape.n();
+      layout.linears.push_back(lay_out(builder, unit.head ? head : q4, n, shape.k));
+      layout.linears.back().interleaved = shape.glu;
     }
     layout.bytes = builder.bytes();
     plan.units.push_back(layout);
   }
-  plan.embedding_type = options.embedding;
-  plan.embedding_bytes = static_cast<size_t>(spec.vocab) * spec.hidden * element_bytes(options.embedding);
+  for (const int width : program.tables) plan.add_table(options.embedding, width);
   return plan;
 }
 
-std::shared_ptr<const HostModel> synthetic_model(const ModelSpec& spec, const SyntheticOptions& options,
+std::shared_ptr<const HostModel> synthetic_model(const Program& program, const SyntheticOptions& options,
                                                  ThreadPool& pool, const HostPinners& pinners) {
-  const SlabPlan planned = plan_synthetic(spec, options);
+  const SlabPlan planned = plan_synthetic(program, options);
   auto model = std::make_shared<HostModel>(planned);
   model->pin(pinners);
   uint64_t stream = options.seed << 40;
   for (size_t unit = 0; unit < planned.units.size(); unit++) {
     const UnitLayout& layout = planned.units[unit];
     std::byte* slab = model->mutable_slab(static_cast<int>(unit));
-    Random norms(stream++);
-    auto* norm = reinterpret_cast<float*>(slab + layout.norm_offset);
-    for (int i = 0; i < spec.hidden; i++) norm[i] = 1.0f + 0.2f * norms.uniform();
-    for (const LinearLayout* linear : {&layout.first, &layout.second}) {
-      for (const LinearLayout::Segment& segment : linear->segments) {
+    for (size_t i = 0; i < layout.vectors.size(); i++) {
+      Random norms(stream++);
+      auto* norm = reinterpret_cast<float*>(slab + layout.vectors[i]);
+      for (int j = 0; j < program.units[unit].vectors[i]; j++) norm[j] = 1.0f + 0.2f * norms.uniform();
+    }
+    for (const LinearLayout& linear : layout.linears) {
+      for (const LinearLayout::Segment& segment : linear.segments) {
         const MatrixLayout& m = segment.matrix;
         const uint64_t base = (stream++) << 20;
         if (m.code.nibbles == 2) {
@@ -138,12 +128,14 @@ std::shared_ptr<const HostModel> synthetic_model(const ModelSpec& spec, const Sy
       }
     }
   }
-  const size_t row_bytes = spec.hidden * element_bytes(options.embedding);
-  const uint64_t base = (stream++) << 20;
-  pool.parallel_for(spec.vocab, [&](int64_t row, int) {
-    Random random(base + static_cast<uint64_t>(row));
-    fill_floats(model->mutable_embedding() + row * row_bytes, spec.hidden, options.embedding, 1.0f, random);
-  });
+  for (const TableLayout& table : planned.tables) {
+    const size_t row_bytes = table.bytes / static_cast<size_t>(program.vocab);
+    const uint64_t base = (stream++) << 20;
+    pool.parallel_for(program.vocab, [&](int64_t row, int) {
+      Random random(base + static_cast<uint64_t>(row));
+      fill_floats(model->mutable_embedding() + table.offset + row * row_bytes, table.width, table.type, 1.0f, random);
+    });
+  }
   return model;
 }
 

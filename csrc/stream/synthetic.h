@@ -22,10 +22,10 @@ struct SyntheticOptions {
 void fill_row_block(const MatrixLayout& matrix, std::byte* out, uint64_t seed);
 
 // Units and sizes of such a model. Widths must be multiples of 16 (INVALID_ARGUMENT).
-SlabPlan plan_synthetic(const ModelSpec& spec, const SyntheticOptions& options);
+SlabPlan plan_synthetic(const Program& program, const SyntheticOptions& options);
 
 // Weights of variance about 1 / k, so that activations stay of order one; the same for any number of threads.
-std::shared_ptr<const HostModel> synthetic_model(const ModelSpec& spec, const SyntheticOptions& options,
+std::shared_ptr<const HostModel> synthetic_model(const Program& program, const SyntheticOptions& options,
                                                  ThreadPool& pool, const HostPinners& pinners = {});
 
 }  // namespace millrace

@@ -29,22 +29,27 @@ std::optional<std::string> refusal_of(const DeviceFacts& device) {
                 kLeastCapability / 10, kLeastCapability % 10);
 }
 
-std::optional<std::string> refusal_of(const DeviceFacts& device, const ModelSpec& spec,
+std::optional<std::string> refusal_of(const DeviceFacts& device, const Program& program,
                                       std::span<const UnitLayout> units) {
   if (auto refused = refusal_of(device)) return refused;
-  const AttentionShape attention{spec.heads, spec.kv_heads, spec.head_dim};
-  bool attends = true;
-  for (int rows = 1; rows <= kDecodeRows; rows *= 2) {
-    attends = attends && plan_attention_decode(device, attention, rows, 1 << 20) &&
-              plan_attention_prefill(device, attention, 16 * rows);
-  }
-  if (!attends) {
-    return format("%s has no room for attention with %d heads of %d elements, %d of them keys",
-                  device_text(device).c_str(), spec.heads, spec.head_dim, spec.kv_heads);
+  for (const ProgramUnit& unit : program.units) {
+    for (const Op& op : unit.ops) {
+      const auto* attend = std::get_if<AttendOp>(&op);
+      if (attend == nullptr) continue;
+      const AttentionShape attention{attend->heads, attend->kv_heads, attend->head_dim};
+      bool attends = true;
+      for (int rows = 1; rows <= kDecodeRows; rows *= 2) {
+        attends = attends && plan_attention_decode(device, attention, rows, 1 << 20) &&
+                  plan_attention_prefill(device, attention, 16 * rows);
+      }
+      if (attends) continue;
+      return format("%s has no room for attention with %d heads of %d elements, %d of them keys",
+                    device_text(device).c_str(), attention.heads, attention.head_dim, attention.kv_heads);
+    }
   }
   for (const UnitLayout& unit : units) {
-    for (const LinearLayout* linear : {&unit.first, &unit.second}) {
-      for (const LinearLayout::Segment& segment : linear->segments) {
+    for (const LinearLayout& linear : unit.linears) {
+      for (const LinearLayout::Segment& segment : linear.segments) {
         const MatrixLayout& m = segment.matrix;
         if (planned(device, m)) continue;
         return format("%s has no room for a linear of %d x %d in %s (group %d)", device_text(device).c_str(), m.n, m.k,

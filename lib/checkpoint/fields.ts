@@ -34,6 +34,7 @@ export const modelSchema = z.looseObject({
   max_position_embeddings: fieldInteger(1).nullish(),
   rms_norm_eps: fieldNumber(0).nullish(),
   hidden_act: fieldText().nullish(),
+  hidden_activation: fieldText().nullish(),
   rope_theta: z.unknown().optional(),
   rope_scaling: ropeObject,
   rope_parameters: ropeObject,
@@ -42,22 +43,16 @@ export const modelSchema = z.looseObject({
   tie_word_embeddings: fieldBoolean().nullish(),
   attention_bias: fieldBoolean().nullish(),
   mlp_bias: fieldBoolean().nullish(),
-  // Some architectures read them (windows.ts); others have them from where they were copied.
-  sliding_window: z.unknown().optional(),
-  use_sliding_window: z.unknown().optional(),
-  max_window_layers: z.unknown().optional(),
+  sliding_window: fieldInteger(1).nullish(),
+  sliding_window_pattern: z
+    .union([fieldInteger(0), z.string().regex(/^[LG]+$/)], { error: 'a number or a word of L and G' })
+    .nullish(),
+  use_sliding_window: fieldBoolean().nullish(),
+  max_window_layers: fieldInteger(0).nullish(),
   layer_types: z.array(fieldText(), { error: 'an array of names' }).nullish(),
   eos_token_id: tokenIds.nullish(),
 })
 export type Fields = z.output<typeof modelSchema>
-
-/** A field's value if it is there; null is as good as absent. Throws CHECKPOINT_INVALID. */
-export function checkField<Value>(schema: z.ZodType<Value>, field: string, found: unknown): Value | undefined {
-  if (found == null) return undefined
-  const outcome = schema.safeParse(found)
-  if (outcome.success) return outcome.data
-  throw invalidField(field, outcome.error.issues[0]!.message, found)
-}
 
 export function invalidField(field: string, expected: string, found: unknown): MillraceError {
   return new MillraceError('CHECKPOINT_INVALID', {

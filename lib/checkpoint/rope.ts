@@ -3,9 +3,11 @@
  * `rope_parameters`, or there once a layer type. Read as transformers 5 reads them; what would be lost on the way there is
  * refused or told.
  */
+import { z } from 'zod'
 import type { RopeSpec } from '../binding.ts'
+import type { Architecture } from './architectures/architecture.ts'
 import type { Warn } from './config.ts'
-import { CONFIG_FILE, checkField, type Fields, invalidField, unsupportedField } from './fields.ts'
+import { CONFIG_FILE, type Fields, invalidField, unsupportedField } from './fields.ts'
 import { fieldBoolean, fieldInteger, fieldNumber, fieldText, isObject, show } from './json.ts'
 import { isNeutral } from './keys.ts'
 
@@ -21,7 +23,11 @@ const FIELDS = {
   dynamic: ['factor'],
   llama3: ['factor', 'low_freq_factor', 'high_freq_factor'],
   yarn: ['factor', 'attention_factor', 'beta_fast', 'beta_slow', 'mscale', 'mscale_all_dim', 'truncate'],
+  longrope: ['factor', 'attention_factor', 'short_factor', 'long_factor'],
 } as const
+/** Of architectures that name them, and what they are called in older files. */
+const OWN_TYPES: readonly string[] = ['longrope']
+const OLDER_NAMES: Readonly<Record<string, string>> = { su: 'longrope' }
 // `finetuned`: how the weights came about.
 const FIELDS_OF_ALL = [
   'type',
@@ -32,7 +38,7 @@ const FIELDS_OF_ALL = [
   'finetuned',
 ]
 
-const UNSCALED: RopeSpec = {
+const UNSCALED: Omit<RopeSpec, 'headDim' | 'rotary'> = {
   theta: DEFAULT_THETA,
   scaling: 'none',
   factor: 1,
@@ -56,20 +62,44 @@ interface Parameters {
   values: Record<string, unknown>
 }
 
-/** The rotary embedding of layers of these types, and how long a context it makes of `maxPosition`. */
-export function readRope(config: Fields, maxPosition: number, layerTypes: readonly string[], warn: Warn): Rope {
+export interface Ropes {
+  /** By type of layer. */
+  ropes: ReadonlyMap<string, RopeSpec>
+  /** How long a context they make of it. */
+  maxPosition: number
+}
+
+/** What the parameters are read for. */
+interface Head {
+  headDim: number
+  architecture: Pick<Architecture, 'defaults' | 'ropeTypes' | 'ropeFields'>
+}
+
+/** The rotary embeddings of layers of these types. */
+export function readRopes(
+  config: Fields,
+  maxPosition: number,
+  layerTypes: readonly string[],
+  headDim: number,
+  architecture: Head['architecture'],
+  warn: Warn,
+): Ropes {
   const parameters = chooseParameters(config, warn)
   const { values } = parameters
   // null stands there for layers without a rotation.
   const nested = Object.keys(values).filter((key) => isObject(values[key]) || layerTypes.includes(key))
-  if (nested.length === 0) return resolve(config, parameters, maxPosition, warn)
-  const ropes = layerTypes.map((type) => resolve(config, parametersOf(parameters, nested, type), maxPosition, warn))
-  const other = ropes.findIndex((rope) => JSON.stringify(rope) !== JSON.stringify(ropes[0]))
-  if (other === -1) return ropes[0]!
-  throw unsupportedField(parameters.path, 'the same parameters for every type of layer that is there', [
-    layerTypes[0],
-    layerTypes[other],
-  ])
+  const head = { headDim, architecture }
+  const all = layerTypes.map((type): [string, Rope] => {
+    const own = nested.length === 0 ? parameters : parametersOf(parameters, nested, type)
+    return [
+      type,
+      resolve(config, own, maxPosition, head, type === layerTypes[0] || nested.length > 0 ? warn : () => {}),
+    ]
+  })
+  return {
+    ropes: new Map(all.map(([type, { rope }]) => [type, rope])),
+    maxPosition: Math.max(...all.map(([, rope]) => rope.maxPosition)),
+  }
 }
 
 /** rope_scaling, if it says anything, holds alone. */
@@ -111,12 +141,22 @@ function parametersOf({ path, values }: Parameters, nested: readonly string[], t
   return { path: `${path}.${type}`, values: { ...shared, ...own } }
 }
 
-function resolve(config: Fields, { path, values }: Parameters, maxPosition: number, warn: Warn): Rope {
+function resolve(
+  config: Fields,
+  { path, values }: Parameters,
+  maxPosition: number,
+  { headDim, architecture }: Head,
+  warn: Warn,
+): Rope {
   const typeField = values.rope_type == null && values.type != null ? 'type' : 'rope_type'
-  const type = checkField(fieldText(), `${path}.${typeField}`, values[typeField]) ?? 'default'
-  if (!Object.hasOwn(FIELDS, type))
-    throw unsupportedField(`${path}.${typeField}`, 'default, linear, dynamic, llama3 or yarn', type)
-  const number = (name: string) => checkField(fieldNumber(0), `${path}.${name}`, values[name])
+  const said = check(fieldText(), `${path}.${typeField}`, values[typeField]) ?? 'default'
+  const own: readonly string[] = architecture.ropeTypes ?? []
+  const type = own.includes(OLDER_NAMES[said] ?? '') ? OLDER_NAMES[said]! : said
+  if (!Object.hasOwn(FIELDS, type) || (OWN_TYPES.includes(type) && !own.includes(type))) {
+    const names = ['default', 'linear', 'dynamic', 'llama3', ...(own.length > 0 ? ['yarn', ...own.slice(0, -1)] : [])]
+    throw unsupportedField(`${path}.${typeField}`, `${names.join(', ')} or ${own.at(-1) ?? 'yarn'}`, said)
+  }
+  const number = (name: string) => check(fieldNumber(0), `${path}.${name}`, values[name])
   const require = (name: string) => {
     const value = number(name)
     if (value === undefined) throw invalidField(`${path}.${name}`, `a number for rope type '${type}'`, values[name])
@@ -127,13 +167,31 @@ function resolve(config: Fields, { path, values }: Parameters, maxPosition: numb
       throw invalidField(`${path}.factor`, `a context of at most ${LONGEST_CONTEXT}`, length)
     return Math.max(maxPosition, Math.floor(length))
   }
-  refusePartial('partial_rotary_factor', config.partial_rotary_factor)
-  refusePartial(`${path}.partial_rotary_factor`, values.partial_rotary_factor)
-  tellUnread(path, type as keyof typeof FIELDS, values, warn)
+  const partial = (field: string, found: unknown) => {
+    if (architecture.defaults.partialRotary === undefined) refusePartial(field, found)
+    return check(fieldNumber(0), field, found)
+  }
+  const beside = partial('partial_rotary_factor', config.partial_rotary_factor)
+  const share =
+    partial(`${path}.partial_rotary_factor`, values.partial_rotary_factor) ??
+    beside ??
+    architecture.defaults.partialRotary ??
+    1
+  const rotary = Math.trunc(headDim * share)
+  if (rotary > headDim || rotary < 2 || rotary % 2 !== 0) {
+    throw invalidField(`${path}.partial_rotary_factor`, `an even part of a head's ${headDim} elements`, share)
+  }
+  tellUnread(path, type as keyof typeof FIELDS, values, architecture.ropeFields ?? [], warn)
 
   const rope: RopeSpec = {
+    headDim,
+    rotary,
     ...UNSCALED,
-    theta: number('rope_theta') ?? checkField(fieldNumber(0), 'rope_theta', config.rope_theta) ?? DEFAULT_THETA,
+    theta:
+      number('rope_theta') ??
+      check(fieldNumber(0), 'rope_theta', config.rope_theta) ??
+      architecture.defaults.theta ??
+      DEFAULT_THETA,
   }
   switch (type as keyof typeof FIELDS) {
     case 'default':
@@ -162,7 +220,7 @@ function resolve(config: Fields, { path, values }: Parameters, maxPosition: numb
     case 'yarn': {
       const original = originalMaxPosition(config, path, values) ?? maxPosition
       const factor = number('factor') ?? maxPosition / original
-      const scale = (name: string) => checkField(fieldNumber(Number.NEGATIVE_INFINITY), `${path}.${name}`, values[name])
+      const scale = (name: string) => check(fieldNumber(Number.NEGATIVE_INFINITY), `${path}.${name}`, values[name])
       // As in Python, 0 is as good as nothing.
       const turns = (name: string, otherwise: number) => (values[name] === 0 ? otherwise : (number(name) ?? otherwise))
       const yarn: RopeSpec = {
@@ -173,9 +231,28 @@ function resolve(config: Fields, { path, values }: Parameters, maxPosition: numb
         attentionFactor: number('attention_factor') ?? yarnAttention(factor, scale('mscale'), scale('mscale_all_dim')),
         betaFast: turns('beta_fast', UNSCALED.betaFast),
         betaSlow: turns('beta_slow', UNSCALED.betaSlow),
-        truncate: checkField(fieldBoolean(), `${path}.truncate`, values.truncate) ?? true,
+        truncate: check(fieldBoolean(), `${path}.truncate`, values.truncate) ?? true,
       }
       return { rope: yarn, maxPosition: longer(original * factor) }
+    }
+    case 'longrope': {
+      const original = originalMaxPosition(config, path, values) ?? maxPosition
+      const factor = number('factor') ?? maxPosition / original
+      const factors = (name: string) => {
+        const schema = z.array(fieldNumber(0), { error: 'an array of numbers' })
+        const found = check(schema, `${path}.${name}`, values[name])
+        if (found?.length === rotary / 2) return found
+        throw invalidField(`${path}.${name}`, `${rotary / 2} numbers, one a pair of elements`, found?.length)
+      }
+      const attention = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original))
+      const longrope: RopeSpec = {
+        ...rope,
+        originalMaxPosition: original,
+        attentionFactor: number('attention_factor') ?? attention,
+        factors: factors('short_factor'),
+        longFactors: factors('long_factor'),
+      }
+      return { rope: longrope, maxPosition }
     }
   }
 }
@@ -186,8 +263,8 @@ function resolve(config: Fields, { path, values }: Parameters, maxPosition: numb
  */
 function originalMaxPosition(config: Fields, path: string, values: Record<string, unknown>): number | undefined {
   const name = 'original_max_position_embeddings'
-  const beside = checkField(fieldInteger(1), name, config[name])
-  const inside = checkField(fieldInteger(1), `${path}.${name}`, values[name])
+  const beside = check(fieldInteger(1), name, config[name])
+  const inside = check(fieldInteger(1), `${path}.${name}`, values[name])
   if (!path.includes('.')) return beside ?? inside
   if (inside === undefined && beside !== undefined && beside !== config.max_position_embeddings) {
     throw invalidField(`${path}.${name}`, `a number there, since parameters by layer type are read alone`, values[name])
@@ -199,13 +276,27 @@ function refusePartial(field: string, found: unknown): void {
   if (found != null && found !== 1) throw unsupportedField(field, '1', found)
 }
 
-function tellUnread(path: string, type: keyof typeof FIELDS, values: Record<string, unknown>, warn: Warn): void {
-  const read: readonly string[] = [...FIELDS_OF_ALL, ...FIELDS[type]]
+function tellUnread(
+  path: string,
+  type: keyof typeof FIELDS,
+  values: Record<string, unknown>,
+  own: readonly string[],
+  warn: Warn,
+): void {
+  const read: readonly string[] = [...FIELDS_OF_ALL, ...FIELDS[type], ...own]
   const unread = Object.keys(values).filter((key) => !read.includes(key) && !isNeutral(key, values[key]))
   if (unread.length === 0) return
   warn(
     `${CONFIG_FILE}: field '${path}': not read for rope type '${type}', as in transformers: ${unread.map(show).join(', ')}`,
   )
+}
+
+/** A field's value if it is there; null is as good as absent. */
+function check<Value>(schema: z.ZodType<Value>, field: string, found: unknown): Value | undefined {
+  if (found == null) return undefined
+  const outcome = schema.safeParse(found)
+  if (outcome.success) return outcome.data
+  throw invalidField(field, outcome.error.issues[0]!.message, found)
 }
 
 /** YaRN's 1 / sqrt(temperature) (Peng et al. 2023, section 3.4), with DeepSeek's two scales where both are given. */

@@ -1,13 +1,11 @@
 /** Tensor names -> which tensors make up which linear. Shapes and types are the native side's to check. */
-import type { LayerSource, LinearSource, ModelSource, NativeTensor } from '../binding.ts'
+import type { LinearSource, ModelSource, NativeTensor } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { HeadType } from '../options/model.ts'
 import type { ModelConfig } from './config.ts'
+import { EMBEDDING, HEAD } from './decoder.ts'
+import type { LinearPart } from './program.ts'
 import { moduleSettings, type Quantisation } from './quantisation.ts'
-
-const ATTENTION = { query: 'q', key: 'k', value: 'v', output: 'o' } as const
-const FEED_FORWARD = { gate: 'gate', up: 'up', down: 'down' } as const
-const HEAD = 'lm_head'
 
 /** What a linear is stored as, by the format's name of the packed weights. */
 const PACKED = { gptq: 'qweight', awq: 'qweight', 'compressed-tensors': 'weight_packed' } as const
@@ -92,61 +90,39 @@ export function makeSource(
     return require(name)
   }
 
-  const layer = (index: number): LayerSource => {
-    const attention = (part: keyof typeof ATTENTION) =>
-      linear(
-        moduleName(index, part),
-        config.attentionBias === 'all' || (config.attentionBias === 'qkv' && part !== 'output'),
-      )
-    const feedForward = (part: keyof typeof FEED_FORWARD) => linear(moduleName(index, part), config.feedForwardBias)
-    const prefix = `model.layers.${index}`
-    const headNorm = (name: string) => (config.spec.qkNorm ? require(`${prefix}.self_attn.${name}.weight`) : '')
-    return {
-      attentionNorm: require(`${prefix}.input_layernorm.weight`),
-      feedForwardNorm: require(`${prefix}.post_attention_layernorm.weight`),
-      query: attention('query'),
-      key: attention('key'),
-      value: attention('value'),
-      output: attention('output'),
-      gate: feedForward('gate'),
-      up: feedForward('up'),
-      down: feedForward('down'),
-      queryNorm: headNorm('q_norm'),
-      keyNorm: headNorm('k_norm'),
-    }
-  }
-
   // Tied, either name will do; a head that is there as well is the head, whatever config.json says.
   const headName = [`${HEAD}.weight`, ...Object.values(PACKED).map((part) => `${HEAD}.${part}`)].find((name) =>
     names.has(name),
   )
   const tied = config.tiedEmbeddings && headName === undefined
-  const embeddingName = 'model.embed_tokens.weight'
-  const headAlone = config.tiedEmbeddings && !names.has(embeddingName) && names.has(`${HEAD}.weight`)
-  const embedding = headAlone ? `${HEAD}.weight` : requireEmbedding(embeddingName)
-  const layers = Array.from({ length: config.spec.layers }, (_, index) => layer(index))
-  const headSource = tied ? plain(embedding, '') : linear(HEAD, false)
+  const { program, units, tables } = config.named
+  const headAlone = (module: string) =>
+    module.endsWith(`.${EMBEDDING}`) &&
+    config.tiedEmbeddings &&
+    !names.has(`${module}.weight`) &&
+    names.has(`${HEAD}.weight`)
+  const tableNames = tables.map((module) =>
+    headAlone(module) ? `${HEAD}.weight` : requireEmbedding(`${module}.weight`),
+  )
+  const part = ({ module, bias = false, heads, rows }: LinearPart): LinearSource => {
+    const source = module === HEAD && tied ? plain(tableNames[0]!, '') : linear(module, bias)
+    return { ...source, ...(heads ? { heads } : {}), ...(rows ? { rows } : {}) }
+  }
+  const sources = units.map(({ vectors, linears }) => ({
+    vectors: vectors.map((vector) => ({ ...vector, tensor: require(vector.tensor) })),
+    linears: linears.map((parts) => parts.map(part)),
+  }))
+  const headSource = sources.at(-1)!.linears[0]![0]!
   return {
-    spec: config.spec,
-    layers,
-    embedding,
-    finalNorm: require('model.norm.weight'),
-    head: headSource,
+    program,
+    units: sources,
+    tables: tableNames,
     headBits: headSource.format !== 'plain' || head === 'stored' ? 0 : head === 'q8' ? 8 : 4,
   }
 }
 
-function moduleName(layer: number, part: keyof typeof ATTENTION | keyof typeof FEED_FORWARD): string {
-  const prefix = `model.layers.${layer}`
-  return part in ATTENTION
-    ? `${prefix}.self_attn.${ATTENTION[part as keyof typeof ATTENTION]}_proj`
-    : `${prefix}.mlp.${FEED_FORWARD[part as keyof typeof FEED_FORWARD]}_proj`
-}
-
-function moduleNames(config: ModelConfig): string[] {
-  const parts = [...Object.keys(ATTENTION), ...Object.keys(FEED_FORWARD)] as Parameters<typeof moduleName>[1][]
-  const layers = Array.from({ length: config.spec.layers }, (_, index) => parts.map((part) => moduleName(index, part)))
-  return [...layers.flat(), HEAD]
+function moduleNames({ named }: ModelConfig): string[] {
+  return [...new Set(named.units.flatMap(({ linears }) => linears.flat().map(({ module }) => module)))]
 }
 
 const settingsFields = ({ bits, groupSize, symmetric }: { bits: number; groupSize: number; symmetric: boolean }) => ({

@@ -99,13 +99,14 @@ export async function checkUnread(
 export async function checkTies(
   files: readonly string[],
   { tiedEmbeddings }: ModelConfig,
-  { embedding, head }: ModelSource,
+  { units, tables: [embedding] }: ModelSource,
   tensors: readonly NativeTensor[],
   warn: Warn,
 ): Promise<boolean> {
+  const head = units.at(-1)!.linears[0]![0]!
   if (!tiedEmbeddings || head.weight === embedding) return tiedEmbeddings
   const find = (name: string) => tensors.find((tensor) => tensor.name === name)!
-  if (await isEqual(files, find(embedding), find(head.weight))) return true
+  if (await isEqual(files, find(embedding!), find(head.weight))) return true
   warn(`'${head.weight}' is not '${embedding}', though tie_word_embeddings says so: it is the head, as in transformers`)
   return false
 }
@@ -117,8 +118,7 @@ function namesOf(source: ModelSource): string[] {
       : typeof value === 'object' && value !== null
         ? Object.values(value).flatMap(of)
         : []
-  const { layers, embedding, finalNorm, head } = source
-  return of([layers, embedding, finalNorm, head]).filter((name) => name.includes('.'))
+  return of([source.units, source.tables]).filter((name) => name.includes('.'))
 }
 
 const moduleOf = (name: string): string => name.slice(0, Math.max(0, name.lastIndexOf('.')))

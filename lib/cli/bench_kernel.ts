@@ -1,5 +1,6 @@
 /** bench kernel: one operation, or a kernel of one's own in its place, at the sizes that a model's shape gives it. */
 import { Command, Option } from 'commander'
+import { specOf } from '../checkpoint/spec.ts'
 import { MillraceError } from '../errors.ts'
 import { type Lab, type LabKernel, openLab, type Work } from '../lab/lab.ts'
 import { checkOperation, describe } from '../lab/operations.ts'
@@ -131,7 +132,7 @@ function problemsOf(flags: Flags): ShapedOperation[] {
     describe(op, dimensions)
     return [{ part: `${n} x ${k}`, operation: op, dimensions }]
   }
-  const all = shapedOperations(op, requireShape(flags.shape), { rows, group, context })
+  const all = shapedOperations(op, specOf(requireShape(flags.shape)), { rows, group, context })
   const wanted = flags.part === undefined ? all : all.filter(({ part }) => part === flags.part)
   if (wanted.length === 0) throw invalidArgument(`one of ${all.map(({ part }) => part).join(', ')}`, 'part', flags.part)
   const problems = wanted.map((problem) => ({ ...problem, dimensions: { ...problem.dimensions, ...extra } }))

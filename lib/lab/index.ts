@@ -1,6 +1,13 @@
 /** millrace/lab: for experiments with kernels. */
-export type { ModelSpec } from '../binding.ts'
-export { SHAPES } from '../model/shapes.ts'
+import { type ModelSpec, specOf } from '../checkpoint/spec.ts'
+import { SHAPES as DECODERS } from '../model/shapes.ts'
+
+export type { ModelSpec }
+
+/** Shapes of published models. */
+export const SHAPES: Readonly<Record<string, ModelSpec>> = Object.fromEntries(
+  Object.entries(DECODERS).map(([name, shape]) => [name, specOf(shape)]),
+)
 export {
   type BufferPart,
   Lab,

@@ -1,5 +1,5 @@
 /** The operations of a model's pass with the dimensions that its shape gives them. */
-import type { ModelSpec } from '../binding.ts'
+import type { ModelSpec } from '../checkpoint/spec.ts'
 import { invalidArgument } from '../options/validate.ts'
 import { checkOperation } from './operations.ts'
 

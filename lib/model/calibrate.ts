@@ -2,7 +2,8 @@
 import { channel } from 'node:diagnostics_channel'
 import { setTimeout } from 'node:timers/promises'
 import { z } from 'zod'
-import type { Home, ModelSpec, NativeStepEvent, SyntheticOptions } from '../binding.ts'
+import type { Home, NativeStepEvent, SyntheticOptions } from '../binding.ts'
+import type { DecoderShape } from '../checkpoint/decoder.ts'
 import { MillraceError } from '../errors.ts'
 import { userCacheFolder, writeFailed } from '../files.ts'
 import { loadOptions, planOptions } from '../options/model.ts'
@@ -53,7 +54,7 @@ const calibrateOptions = z.strictObject({
 })
 
 /** Widths of a 1B and of an 8B model. The vocabulary is small: heads are measured by themselves. */
-const BASE: PerShape<ModelSpec> = { small: SHAPES['tinyllama-1.1b']!, large: SHAPES['llama3-8b']! }
+const BASE: PerShape<DecoderShape> = { small: SHAPES['tinyllama-1.1b']!, large: SHAPES['llama3-8b']! }
 const LAYERS = { small: { few: 4, many: 12 }, large: { few: 2, many: 6 } }
 const VOCAB = 512
 const LARGE_VOCAB = 65536

@@ -1,10 +1,12 @@
 /** inspect(): what a checkpoint is and takes, without loading its weights. */
 import { stat } from 'node:fs/promises'
 import { basename } from 'node:path'
-import { addon, type ModelSpec, type NativeUnit } from '../binding.ts'
+import { addon, type NativeUnit } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
+import { countParameters } from '../checkpoint/count.ts'
 import type { GgufQuantisation } from '../checkpoint/gguf/types.ts'
 import type { Quantisation } from '../checkpoint/quantisation.ts'
+import type { ModelSpec } from '../checkpoint/spec.ts'
 import { locate } from '../hub/locate.ts'
 import { type HeadType, inspectOptions } from '../options/model.ts'
 import { validate } from '../options/validate.ts'
@@ -61,7 +63,7 @@ export async function inspect(path: string, options: InspectOptions = {}): Promi
     embeddingBytes: slabs.embeddingBytes,
     embeddingType: slabs.embeddingType,
     kvBytesPerToken: slabs.kvBytesPerToken,
-    parameters: countParameters(config.spec, config.tiedEmbeddings),
+    parameters: countParameters(config.named, config.tiedEmbeddings),
     files,
     cache: packed && {
       ...packed,
@@ -72,11 +74,4 @@ export async function inspect(path: string, options: InspectOptions = {}): Promi
     },
     warnings: checkpoint.warnings,
   }
-}
-
-function countParameters(spec: ModelSpec, tied: boolean): number {
-  const { vocab, hidden, layers, heads, kvHeads, headDim, intermediate, qkNorm } = spec
-  const attention = hidden * headDim * (heads + 2 * kvHeads) + heads * headDim * hidden
-  const layer = attention + 3 * hidden * intermediate + 2 * hidden + (qkNorm ? 2 * headDim : 0)
-  return layers * layer + hidden + vocab * hidden * (tied ? 1 : 2)
 }

@@ -46,7 +46,12 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
         : readSamplingDefaults(folder.generationConfig, (warning) => log.warn({ path: folder.path }, warning))
     report('checkpoint', folder.weightFiles.length, folder.weightFiles.length)
     requireNotAborted(signal, 'the load')
-    const plan = makePlan(checkpoint.config.spec, checkpoint.slabs, checked, readMachine(native, await probing))
+    const plan = makePlan(
+      checkpoint.config.named.program,
+      checkpoint.slabs,
+      checked,
+      readMachine(native, await probing),
+    )
     // A budget is the user's word, also where the system says less.
     if (checked.ramBudget === undefined) {
       checkMemory(plan, readMemory(native), native.holdsWeights(checkpoint.identity))
@@ -114,7 +119,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
       plan,
       ring: checked.ring,
       gpuMemory: (now) => gpuMemoryFor(native, now),
-      predict: (moved) => predictionOf(checkpoint.config.spec, moved, readMachine(native)),
+      predict: (moved) => predictionOf(checkpoint.config.named.program, moved, readMachine(native)),
       tokenizer,
       cache,
       log,

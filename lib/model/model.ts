@@ -1,14 +1,8 @@
 /** A loaded model: what load() resolves to. */
 import type { z } from 'zod'
-import type {
-  ModelSpec,
-  NativeGenerateRequest,
-  NativeMemory,
-  NativeModel,
-  NativeSchedule,
-  NativeStats,
-} from '../binding.ts'
+import type { NativeGenerateRequest, NativeMemory, NativeModel, NativeSchedule, NativeStats } from '../binding.ts'
 import type { SamplingDefaults } from '../checkpoint/generation_defaults.ts'
+import type { ModelSpec } from '../checkpoint/spec.ts'
 import { MillraceError } from '../errors.ts'
 import type { Logger } from '../log.ts'
 import { budgetSchema, type CloseOptions, closeOptions, type PlanOptions } from '../options/model.ts'

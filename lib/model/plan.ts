@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
+import { buildDecoder } from '../checkpoint/decoder.ts'
 import type { MillraceError } from '../errors.ts'
 import { locate } from '../hub/locate.ts'
 import { type HeadType, hubOptions, loadOptions, type PlanOptions, planOptions } from '../options/model.ts'
@@ -32,18 +33,19 @@ export async function plan(model: string, options: PlanModelOptions = {}): Promi
   if (typeof model !== 'string' || model === '') throw noModel(model)
   const { native } = runtime()
   const machine = readMachine(native)
-  const spec = shapeOf(model)
-  if (spec) {
+  const shape = shapeOf(model)
+  if (shape) {
+    const { program } = buildDecoder(shape)
     const weights = { ...SYNTHETIC_DEFAULTS, ...(head === 'q4' || head === 'q8' ? { head } : {}) }
-    const slabs = callNative(() => native.planSynthetic(spec, weights))
-    return makePlan(spec, slabs, checked, machine)
+    const slabs = callNative(() => native.planSynthetic(program, weights))
+    return makePlan(program, slabs, checked, machine)
   }
   if (!existsSync(model) && !/[./\\]/.test(model)) {
     throw noModel(model)
   }
   await using place = await locate(model, { revision, offline }, 'headers')
   const checkpoint = await openCheckpoint(place.path, native, head)
-  return makePlan(checkpoint.config.spec, checkpoint.slabs, checked, machine)
+  return makePlan(checkpoint.config.named.program, checkpoint.slabs, checked, machine)
 }
 
 function noModel(received: unknown): MillraceError {

@@ -1,6 +1,22 @@
 /** Shapes of published models, as their config.json has them: for random weights at sizes that nobody wants to fetch. */
-import type { ModelSpec } from '../binding.ts'
+import type { RopeSpec } from '../binding.ts'
+import type { DecoderShape } from '../checkpoint/decoder.ts'
 import { invalidArgument, nearest } from '../options/validate.ts'
+
+export const plainRope = (headDim: number, theta: number): RopeSpec => ({
+  headDim,
+  rotary: headDim,
+  theta,
+  scaling: 'none',
+  factor: 1,
+  lowFrequencyFactor: 1,
+  highFrequencyFactor: 4,
+  originalMaxPosition: 0,
+  attentionFactor: 1,
+  betaFast: 32,
+  betaSlow: 1,
+  truncate: true,
+})
 
 const shape = (
   vocab: number,
@@ -11,33 +27,27 @@ const shape = (
   intermediate: number,
   maxPosition: number,
   theta: number,
-): ModelSpec => ({
+): DecoderShape => ({
   vocab,
   hidden,
   layers,
-  heads,
-  kvHeads,
-  headDim: hidden / heads,
-  intermediate,
   maxPosition,
-  rmsEpsilon: 1e-5,
-  rope: {
-    theta,
-    scaling: 'none',
-    factor: 1,
-    lowFrequencyFactor: 1,
-    highFrequencyFactor: 4,
-    originalMaxPosition: 0,
-    attentionFactor: 1,
-    betaFast: 32,
-    betaSlow: 1,
-    truncate: true,
-  },
-  slidingWindow: 0,
-  qkNorm: false,
+  epsilon: 1e-5,
+  norms: { beforeAttention: 'input_layernorm', beforeFeedForward: 'post_attention_layernorm' },
+  layer: () => ({
+    heads,
+    kvHeads,
+    headDim: hidden / heads,
+    intermediate,
+    activation: 'silu',
+    window: 0,
+    rope: plainRope(hidden / heads, theta),
+    biases: [],
+    headNorms: 'none',
+  }),
 })
 
-export const SHAPES: Readonly<Record<string, ModelSpec>> = {
+export const SHAPES: Readonly<Record<string, DecoderShape>> = {
   'smollm2-135m': shape(49152, 576, 30, 9, 3, 1536, 8192, 1e5),
   'tinyllama-1.1b': shape(32000, 2048, 22, 32, 4, 5632, 2048, 1e4),
   'llama3.2-1b': shape(128256, 2048, 16, 32, 8, 8192, 131072, 5e5),
@@ -51,14 +61,14 @@ export const SHAPES: Readonly<Record<string, ModelSpec>> = {
 }
 
 /** A shape by its name; hyphens and case do not matter, so that 'Llama-3-8B' is found. Undefined if there is none. */
-export function findShape(name: string): ModelSpec | undefined {
+export function findShape(name: string): DecoderShape | undefined {
   const plain = (text: string) => text.toLowerCase().replace(/[^a-z0-9.]/g, '')
   const known = Object.keys(SHAPES).find((shape) => plain(shape) === plain(name))
   return known === undefined ? undefined : SHAPES[known]
 }
 
 /** A shape by its name. Throws INVALID_ARGUMENT. */
-export function requireShape(name: string, what = 'one'): ModelSpec {
+export function requireShape(name: string, what = 'one'): DecoderShape {
   const found = findShape(name)
   if (found) return found
   const likely = nearest(name, Object.keys(SHAPES))

@@ -1,5 +1,7 @@
 /** Models of random weights in real shapes: for benches at sizes that nobody wants to fetch. */
-import type { ModelSpec, NativeKernelImage, SyntheticOptions } from '../binding.ts'
+import type { NativeKernelImage, SyntheticOptions } from '../binding.ts'
+import { buildDecoder, type DecoderShape } from '../checkpoint/decoder.ts'
+import { specOf } from '../checkpoint/spec.ts'
 import { MillraceError } from '../errors.ts'
 import { makeLog } from '../log.ts'
 import type { PlanOptions } from '../options/model.ts'
@@ -44,7 +46,7 @@ const noTokenizer: TextCodec = {
  */
 export async function loadSynthetic(
   name: string,
-  spec: ModelSpec,
+  shape: DecoderShape,
   options: PlanOptions & {
     signal?: AbortSignal | undefined
     prefixReuse?: boolean | undefined
@@ -56,11 +58,12 @@ export async function loadSynthetic(
   try {
     const { native } = runtime()
     const all = { ...SYNTHETIC_DEFAULTS, ...weights }
-    const slabs = callNative(() => native.planSynthetic(spec, all))
+    const { program } = buildDecoder(shape)
+    const slabs = callNative(() => native.planSynthetic(program, all))
     // Nothing is preempted in a bench, and pinning memory beside it would be measured too.
-    const plan = makePlan(spec, slabs, { ...options, kvSwap: options.kvSwap ?? 0 }, readMachine(native))
+    const plan = makePlan(program, slabs, { ...options, kvSwap: options.kvSwap ?? 0 }, readMachine(native))
     if (options.ramBudget === undefined) checkMemory(plan, readMemory(native), false)
-    const source = { synthetic: { spec, options: all } }
+    const source = { synthetic: { program, options: all } }
     const { signal, prefixReuse = true, kernels = [] } = options
     const settings = { prefixReuse, deterministic: false, maxQueue: 0, poison: false, kernels: [...kernels] }
     const model = await loadWeights(source, plan, { ...settings, signal, onProgress: () => {} })
@@ -68,11 +71,11 @@ export async function loadSynthetic(
       native: model,
       path: name,
       architecture: 'LlamaForCausalLM',
-      spec,
+      spec: specOf(shape),
       plan,
       ring: options.ring,
       gpuMemory: (now) => gpuMemoryFor(native, now),
-      predict: (moved) => predictionOf(spec, moved, readMachine(native)),
+      predict: (moved) => predictionOf(program, moved, readMachine(native)),
       tokenizer: noTokenizer,
       cache: undefined,
       log: makeLog(undefined),

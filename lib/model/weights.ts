@@ -49,7 +49,7 @@ export async function loadWeights(
         turnMs: plan.turnMs,
         cpuRows: plan.cpuRows,
         contextLength: plan.contextLength,
-        kvBlocks: plan.kvTokens / KV_BLOCK_TOKENS,
+        kvBlocks: plan.kv.map(({ tokens }) => tokens / KV_BLOCK_TOKENS),
         kvSwapBytes: plan.kvSwapBytes,
         maxRows: plan.maxRows,
         maxLogitRows: plan.maxLogitRows,

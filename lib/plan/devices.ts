@@ -1,9 +1,11 @@
 /** Which device has which unit: whole layers, the devices in turn, so that each fills its ring while others compute. */
-import type { Home, ModelSpec, NativeSlabPlan, NativeUnit } from '../binding.ts'
+import type { Home, NativeSlabPlan, NativeUnit, Program } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { PlanOptions } from '../options/model.ts'
 import { invalidArgument } from '../options/validate.ts'
+import type { PlannedKv } from './kv.ts'
 import type { Machine, ModelPlan } from './plan.ts'
+import { hiddenOf, layersOf } from './program.ts'
 import { type WorkspaceShape, workspaceBytes } from './vram.ts'
 
 /** The units of one device. */
@@ -13,17 +15,16 @@ export interface Share {
   indices: number[]
   /** As a model of their own: layers counted from 0, and an empty head where that is on another device. */
   units: NativeUnit[]
-  layers: number
   hasHead: boolean
   /** The only one. */
   alone: boolean
 }
 
-const NO_HEAD: NativeUnit = { kind: 'head', layer: -1, bytes: 0, types: [] }
+const NO_HEAD: NativeUnit = { name: 'head', kind: 'head', layer: -1, kvClass: -1, bytes: 0, types: [] }
 
 /** The head is with the last layer: its rows need not cross once more. */
 export function sharesOf(units: readonly NativeUnit[], devices: readonly string[]): Share[] {
-  const layers = (units.length - 1) / 2
+  const layers = layersOf(units)
   if (devices.length > layers) {
     throw invalidArgument(`no more devices than the model has layers (${layers})`, 'device', devices)
   }
@@ -41,7 +42,6 @@ export function sharesOf(units: readonly NativeUnit[], devices: readonly string[
       device,
       indices,
       units: hasHead ? renumbered : [...renumbered, NO_HEAD],
-      layers: Math.floor(indices.length / 2),
       hasHead,
       alone: devices.length === 1,
     }
@@ -80,24 +80,23 @@ export function deviceIndices({ units, devices }: Pick<ModelPlan, 'units' | 'dev
 }
 
 /** KV cache of the device's layers. */
-export function kvBytesOf(
-  share: Share,
-  spec: ModelSpec,
-  slabs: Pick<NativeSlabPlan, 'kvBytesPerToken'>,
-  tokens: number,
-) {
-  return (tokens * slabs.kvBytesPerToken * share.layers) / spec.layers
+export function kvBytesOf(share: Share, { kv }: Pick<NativeSlabPlan, 'kv'>, planned: readonly PlannedKv[]): number {
+  return share.units.reduce((sum, { kvClass }) => {
+    if (kvClass < 0) return sum
+    const { bytesPerToken, layers } = kv[kvClass]!
+    return sum + (planned[kvClass]!.tokens * bytesPerToken) / layers
+  }, 0)
 }
 
 /** Of the device's executor, and the rows that come to it from other devices. */
 export function workspaceBytesOf(
   share: Share,
-  spec: ModelSpec,
+  program: Program,
   units: readonly NativeUnit[],
   shape: WorkspaceShape,
 ): number {
-  const own = workspaceBytes(spec, units, { ...shape, maxLogitRows: share.hasHead ? shape.maxLogitRows : 1 })
-  return own + (share.alone ? 0 : shape.maxRows * spec.hidden * 4)
+  const own = workspaceBytes(program, units, { ...shape, maxLogitRows: share.hasHead ? shape.maxLogitRows : 1 })
+  return own + (share.alone ? 0 : shape.maxRows * hiddenOf(program) * 4)
 }
 
 /** 'cpu', or GPUs as 'cuda:<index>'. Throws DEVICE_UNAVAILABLE, GPU_LOST or INVALID_ARGUMENT. */

@@ -4,6 +4,7 @@ import type { PlanOptions } from '../options/model.ts'
 import { invalidArgument, parseBytes } from '../options/validate.ts'
 import type { Calibration } from './calibration.ts'
 import { addUnit, boundSeconds, type DecodeRows, type PassParts, passParts, simulatePass } from './predict.ts'
+import { layersOf } from './program.ts'
 
 export interface Placed {
   homes: Home[]
@@ -118,12 +119,12 @@ export function homesOf(
   device: string,
   placement: Exclude<NonNullable<PlanOptions['placement']>, 'auto'>,
 ): Home[] {
-  const layers = (units.length - 1) / 2
+  const layers = layersOf(units)
   if (typeof placement !== 'string' && placement.length === units.length) {
     const misplaced = units.findIndex((unit, index) => placement[index] === 'cpu' && unit.kind !== 'feedForward')
     if (device !== 'cpu' && misplaced >= 0) {
       throw invalidArgument(
-        `'resident' or 'streamed' for ${units[misplaced]!.kind === 'head' ? 'the head' : 'attention'} on ${device}`,
+        `'resident' or 'streamed' for ${units[misplaced]!.kind === 'head' ? 'the head' : units[misplaced]!.name} on ${device}`,
         `placement[${misplaced}]`,
         'cpu',
         'beside a GPU the CPU computes feed-forwards only: keys and values stay on the GPU',
@@ -209,12 +210,16 @@ interface Rated extends Counts {
   seconds: number
 }
 
+const counted = (units: readonly NativeUnit[], kind: NativeUnit['kind']) =>
+  units.filter((unit) => unit.kind === kind).length
+
 function homesFor(units: readonly NativeUnit[], { head, attention, resident, cpu }: Counts): Home[] {
-  const layers = (units.length - 1) / 2
-  const ofAttention = spread({ resident: attention, cpu: 0, streamed: layers - attention })
-  const ofFeedForward = spread({ resident, cpu, streamed: layers - cpu - resident })
-  return units.map(({ kind, layer }) =>
-    kind === 'head' ? head : (kind === 'attention' ? ofAttention : ofFeedForward)[layer]!,
+  const [attentions, feedForwards] = [counted(units, 'attention'), counted(units, 'feedForward')]
+  const ofAttention = spread({ resident: attention, cpu: 0, streamed: attentions - attention })
+  const ofFeedForward = spread({ resident, cpu, streamed: feedForwards - cpu - resident })
+  const taken = { attention: 0, feedForward: 0 }
+  return units.map(({ kind }) =>
+    kind === 'head' ? head : (kind === 'attention' ? ofAttention : ofFeedForward)[taken[kind]++]!,
   )
 }
 
@@ -228,19 +233,23 @@ function* candidates(
   calibration: Calibration,
   mostOnCpu: number,
 ): Generator<Rated> {
-  const layers = (units.length - 1) / 2
+  const attentionUnits = units.filter((unit) => unit.kind === 'attention')
+  const feedForwards = units.filter((unit) => unit.kind === 'feedForward')
   // There are thousands: what depends on one count alone is summed up once.
   const none = passParts([], decode, calibration)
   const headUnit = units.at(-1)!
   const headParts = summary([headUnit], [head], decode, calibration)
-  const attentionUnits = units.filter((unit) => unit.kind === 'attention')
-  const feedForwards = units.filter((unit) => unit.kind === 'feedForward')
-  const attention = Array.from({ length: layers + 1 }, (_, count) =>
-    summary(attentionUnits, spread({ resident: count, cpu: 0, streamed: layers - count }), decode, calibration),
+  const attention = Array.from({ length: attentionUnits.length + 1 }, (_, count) =>
+    summary(
+      attentionUnits,
+      spread({ resident: count, cpu: 0, streamed: attentionUnits.length - count }),
+      decode,
+      calibration,
+    ),
   )
-  for (let cpu = 0; cpu <= Math.min(layers, mostOnCpu); cpu++) {
-    for (let resident = 0; resident <= layers - cpu; resident++) {
-      const homes = spread({ resident, cpu, streamed: layers - cpu - resident })
+  for (let cpu = 0; cpu <= Math.min(feedForwards.length, mostOnCpu); cpu++) {
+    for (let resident = 0; resident <= feedForwards.length - cpu; resident++) {
+      const homes = spread({ resident, cpu, streamed: feedForwards.length - cpu - resident })
       const feedForward = summary(feedForwards, homes, decode, calibration)
       for (const ringUnits of cpu === 0
         ? [RING_UNITS.alone]
@@ -258,7 +267,7 @@ function* candidates(
           return attention[count]!.resident + feedForward.resident + headParts.resident + ringBytes
         }
         if (taken(0) > room) break // so would be larger rings
-        let [count, beyond] = [0, layers + 1]
+        let [count, beyond] = [0, attentionUnits.length + 1]
         while (beyond - count > 1) {
           const middle = (count + beyond) >> 1
           if (taken(middle) <= room) count = middle

@@ -2,7 +2,7 @@
  * What a model takes and where, decided before any weight is read: homes, ring, KV cache, rows of a step, and how fast
  * that will be. Pure: the native side executes any plan it is handed.
  */
-import type { Home, ModelSpec, NativeSlabPlan, NativeUnit, WeightType } from '../binding.ts'
+import type { Home, NativeSlabPlan, NativeUnit, Program, WeightType } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { PlanOptions } from '../options/model.ts'
 import { invalidArgument, parseBytes } from '../options/validate.ts'
@@ -19,6 +19,7 @@ import {
   workspaceBytesOf,
 } from './devices.ts'
 import { allocated, fastestHomes, headHomes, homesOf, type Placed, place } from './homes.ts'
+import { type PlannedKv, planKv } from './kv.ts'
 import { reserveBytes } from './memory.ts'
 import {
   breakEvenRows,
@@ -28,17 +29,23 @@ import {
   predictDecode,
   predictPrefill,
 } from './predict.ts'
+import { attendsOf } from './program.ts'
 import { budgetBytes, KV_BLOCK_TOKENS } from './vram.ts'
 
 export { chooseDevice, KV_BLOCK_TOKENS }
 
 export interface PlannedUnit {
+  /** 'attention 3', 'feed-forward 3', 'head' */
+  name: string
+  /** `feedForward`: it can be computed by the CPU beside a GPU; `attention`: all else of a layer. */
   kind: 'attention' | 'feedForward' | 'head'
   /** -1 of the head. */
   layer: number
   /** That has it, or computes it where its home is the CPU: layers alternate between several. */
   device: string
   home: Home
+  /** Whose keys and values it appends; -1: none. */
+  kvClass: number
   bytes: number
   /** Of its matrices. */
   types: readonly WeightType[]
@@ -81,8 +88,10 @@ export interface ModelPlan {
   /** Tokens of one request, prompt and answer. */
   contextLength: number
   kvBytesPerToken: number
-  /** Tokens that the KV cache holds. */
+  /** Tokens that the KV cache holds, of the layers that keep most. */
   kvTokens: number
+  /** Layers by what is kept of their keys and values. */
+  kv: PlannedKv[]
   kvBytes: number
   /** Of system RAM, for keys and values of preempted requests: pinned for a GPU. */
   kvSwapBytes: number
@@ -157,24 +166,25 @@ const PREDICTED_CONTEXT = 512
 const PREDICTED_PROMPT = 2048
 
 /** Throws INVALID_ARGUMENT, DEVICE_UNAVAILABLE, or OUT_OF_MEMORY where the machine can never hold the model. */
-export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOptions, machine: Machine): ModelPlan {
+export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanOptions, machine: Machine): ModelPlan {
   const names = chooseDevices(options.device, machine)
   const shares = sharesOf(slabs.units, names)
   const gpus = names.flatMap((name) => gpuOf(name, machine) ?? [])
   const gpu = gpus.length > 0
-  if (gpu && spec.headDim > MOST_GPU_HEAD_DIM) {
+  const headDim = Math.max(0, ...attendsOf(program).map((attend) => attend.headDim))
+  if (gpu && headDim > MOST_GPU_HEAD_DIM) {
     throw new MillraceError('CHECKPOINT_UNSUPPORTED', {
-      message: `attention on a GPU has heads of at most ${MOST_GPU_HEAD_DIM} elements, this model's have ${spec.headDim}`,
+      message: `attention on a GPU has heads of at most ${MOST_GPU_HEAD_DIM} elements, this model's have ${headDim}`,
       remedy: "load it on the CPU: device: 'cpu'",
     })
   }
   const calibration = gpus[0]?.calibration ?? machine.calibration
-  const contextLength = chooseContext(spec, options.contextLength)
+  const contextLength = chooseContext(program, options.contextLength)
   const maxLogitRows = logitRows(options)
   const batch = Math.min(options.batch ?? 1, maxLogitRows)
   const threads = options.threads ?? machine.cores
-  const fixed = { spec, slabs, shares, options, calibration, contextLength, batch, maxLogitRows, threads }
-  const { homes, devices, kvTokens, maxRows } = gpu ? planGpus(fixed, gpus) : planCpu(fixed)
+  const fixed = { program, slabs, shares, options, calibration, contextLength, batch, maxLogitRows, threads }
+  const { homes, devices, kvTokens, kv, maxRows } = gpu ? planGpus(fixed, gpus) : planCpu(fixed)
   const streams = gpu && homes.some((home) => home !== 'resident')
   const deviceOf = unitDevices(shares)
   const withoutSwap: Omit<ModelPlan, 'prediction'> = {
@@ -189,6 +199,7 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
     contextLength,
     kvBytesPerToken: slabs.kvBytesPerToken,
     kvTokens,
+    kv,
     kvSwapBytes: 0,
     hostBytes: total(slabs.units) + slabs.embeddingBytes,
     pinnedBytes: gpu ? slabs.embeddingBytes + (streams ? total(slabs.units) : 0) : 0,
@@ -199,9 +210,9 @@ export function makePlan(spec: ModelSpec, slabs: NativeSlabPlan, options: PlanOp
     threads,
   }
   const fixedRoute = { ...withoutSwap, kvSwapBytes: kvSwapBytes(withoutSwap, options, machine) }
-  const plan = options.adaptive ? { ...fixedRoute, cpuRows: mostCpuRows(spec, fixedRoute, machine) } : fixedRoute
+  const plan = options.adaptive ? { ...fixedRoute, cpuRows: mostCpuRows(program, fixedRoute, machine) } : fixedRoute
   checkRam(plan, options, machine)
-  return { ...plan, prediction: predictionOf(spec, plan, machine) }
+  return { ...plan, prediction: predictionOf(program, plan, machine) }
 }
 
 const gpuOf = (device: string, machine: Machine) =>
@@ -248,7 +259,7 @@ export function withPlaced<Plan extends Omit<ModelPlan, 'prediction'>>(
 }
 
 interface Fixed {
-  spec: ModelSpec
+  program: Program
   slabs: NativeSlabPlan
   shares: Share[]
   options: PlanOptions
@@ -263,6 +274,7 @@ interface Decided {
   homes: Home[]
   devices: PlannedDevice[]
   kvTokens: number
+  kv: PlannedKv[]
   maxRows: number
 }
 
@@ -271,24 +283,26 @@ function streamedBytes(units: readonly NativeUnit[], homes: readonly Home[]): nu
 }
 
 /** On the twin host memory is device memory, so all fits where the model fits at all, and resident is fastest. */
-function planCpu({ spec, slabs, shares, options, contextLength, batch, maxLogitRows }: Fixed): Decided {
+function planCpu({ slabs, shares, options, contextLength, batch, maxLogitRows }: Fixed): Decided {
   const { placement = 'auto', ring } = options
   const homes = homesOf(slabs.units, 'cpu', placement === 'auto' ? 'resident' : placement)
   const kvTokens = kvChoices(contextLength, options, batch)[0]!
+  const maxRows = maxLogitRows + CPU_PREFILL_ROWS
+  const kv = planKv(slabs.kv, kvTokens, contextLength, maxRows)
   const devices = shares.map((share): PlannedDevice => {
     const placed = place(share.units, homesOfShare(share, homes), ring, false)
     return {
       device: share.device,
       ringBytes: placed.ringBytes,
       residentBytes: 0,
-      kvBytes: kvBytesOf(share, spec, slabs, kvTokens),
+      kvBytes: kvBytesOf(share, slabs, kv),
       workspaceBytes: 0,
       vramBytes: 0,
       vramBudgetBytes: 0,
       streamedBytesPerPass: streamedBytes(share.units, placed.homes),
     }
   })
-  return { homes, devices, kvTokens, maxRows: maxLogitRows + CPU_PREFILL_ROWS }
+  return { homes, devices, kvTokens, kv, maxRows }
 }
 
 /**
@@ -296,7 +310,7 @@ function planCpu({ spec, slabs, shares, options, contextLength, batch, maxLogitR
  * beyond one context where nobody has asked for it.
  */
 function planGpus(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
-  const { spec, slabs, shares, options, calibration, contextLength, batch, maxLogitRows, threads } = fixed
+  const { program, slabs, shares, options, calibration, contextLength, batch, maxLogitRows, threads } = fixed
   const { placement = 'auto', ring } = options
   const decode = decodeRows({ contextLength, kvBytesPerToken: slabs.kvBytesPerToken, threads }, batch)
   // 'auto' leaves the CPU to one GPU: the search knows nothing of several that share it.
@@ -317,18 +331,19 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
     return { share, gpu, asked, budget: Math.min(asked, gpu.memoryFreeBytes), asWanted }
   })
   const rowsFor = (homes: readonly Home[]) =>
-    prefillRows(spec, withHomes(slabs.units, homes, unitDevices(shares)), calibration)
+    prefillRows(program, withHomes(slabs.units, homes, unitDevices(shares)), calibration)
   const mostRows = rowsFor(wanted ?? slabs.units.map(() => 'streamed' as const))
   let lacking: { part: (typeof parts)[number]; device: PlannedDevice } | undefined
   for (const kvTokens of kvChoices(contextLength, options, batch)) {
     const tryRows = (rows: number): Decided | undefined => {
       const maxRows = maxLogitRows + rows
+      const kv = planKv(slabs.kv, kvTokens, contextLength, maxRows)
       const found: { homes: Home[]; device: PlannedDevice }[] = []
       for (const part of parts) {
         const { share, budget, asWanted } = part
-        const kvBytes = kvBytesOf(share, spec, slabs, kvTokens)
+        const kvBytes = kvBytesOf(share, slabs, kv)
         const shape = { maxRows, maxLogitRows, contextLength }
-        const workspace = workspaceBytesOf(share, spec, slabs.units, shape)
+        const workspace = workspaceBytesOf(share, program, slabs.units, shape)
         const room = budget - kvBytes - workspace
         const fits = asWanted ?? fastestHomes(share.units, ring, room, decode, calibration, mostOnCpu)
         const { homes, ringBytes, residentBytes } = fits ?? leastHomes(share.units, ring)
@@ -355,7 +370,7 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
       // What is resident needs no more rows: their room serves residency.
       const enough = rowsFor(homes)
       if (enough < rows) return tryRows(enough)
-      return { homes, devices: found.map((one) => one.device), kvTokens, maxRows }
+      return { homes, devices: found.map((one) => one.device), kvTokens, kv, maxRows }
     }
     // A step has no more rows than the cache has room for.
     const cached = Math.ceil(kvTokens / 64) * 64
@@ -409,8 +424,8 @@ function logitRows({ batch = 1, maxSequences = 1 }: PlanOptions): number {
 }
 
 /** In multiples of 64, the rows of a tile. */
-function prefillRows(spec: ModelSpec, units: readonly CostedUnit[], calibration: Calibration): number {
-  const even = Math.ceil(breakEvenRows(spec, units, calibration) / 64) * 64
+function prefillRows(program: Program, units: readonly CostedUnit[], calibration: Calibration): number {
+  const even = Math.ceil(breakEvenRows(program, units, calibration) / 64) * 64
   return Math.min(MOST_PREFILL_ROWS, Math.max(GPU_PREFILL_ROWS, even))
 }
 
@@ -420,10 +435,10 @@ function decodeRows(of: Pick<ModelPlan, 'contextLength' | 'kvBytesPerToken' | 't
 }
 
 /** The most sequences that the CPU serves no slower than the link would: beyond, its units are streamed. */
-function mostCpuRows(spec: ModelSpec, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): number {
+function mostCpuRows(program: Program, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): number {
   if (plan.device === 'cpu' || !plan.units.some((unit) => unit.home === 'cpu')) return ANY_ROWS
   const seconds = (rows: number, cpuRows: number) =>
-    predictionOf(spec, { ...plan, batch: rows, cpuRows }, machine).batch.passSeconds
+    predictionOf(program, { ...plan, batch: rows, cpuRows }, machine).batch.passSeconds
   for (let rows = 1; rows <= plan.maxLogitRows; rows++) {
     if (seconds(rows, 0) < seconds(rows, ANY_ROWS)) return rows - 1
   }
@@ -431,7 +446,7 @@ function mostCpuRows(spec: ModelSpec, plan: Omit<ModelPlan, 'prediction'>, machi
 }
 
 /** How fast a plan is on this machine. */
-export function predictionOf(spec: ModelSpec, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): Prediction {
+export function predictionOf(program: Program, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): Prediction {
   const { device, units, ringBytes, batch, maxRows, maxLogitRows } = plan
   const gpu = gpuOf(device, machine)
   const calibration = gpu?.calibration ?? machine.calibration
@@ -443,7 +458,7 @@ export function predictionOf(spec: ModelSpec, plan: Omit<ModelPlan, 'prediction'
       : predictCpu(units, decodeRows(plan, rows), calibration)
   // The twin's rows are bound by arithmetic, in a prompt as in a large batch.
   const prefill = gpu
-    ? predictPrefill(spec, units, prompt, maxRows - maxLogitRows, calibration)
+    ? predictPrefill(program, units, prompt, maxRows - maxLogitRows, calibration)
     : { tokens: prompt, tokensPerSecond: decode(ROWS[ROWS.length - 1]!).tokensPerSecond, boundBy: 'cpu' as const }
   return { calibrated: calibration.calibrated, single: decode(1), batch: decode(batch), prefill }
 }
@@ -493,11 +508,11 @@ function sizeArena(homes: readonly Home[], { arena, device, placement }: PlanOpt
   return typeof arena === 'string' ? parseBytes(arena)! : (arena ?? 0)
 }
 
-function chooseContext(spec: ModelSpec, wanted: number | undefined): number {
-  if (wanted === undefined) return Math.min(spec.maxPosition, DEFAULT_CONTEXT)
-  if (wanted > spec.maxPosition) {
+function chooseContext(program: Program, wanted: number | undefined): number {
+  if (wanted === undefined) return Math.min(program.maxPosition, DEFAULT_CONTEXT)
+  if (wanted > program.maxPosition) {
     throw invalidArgument(
-      `at most the ${spec.maxPosition} positions that the model was made for`,
+      `at most the ${program.maxPosition} positions that the model was made for`,
       'contextLength',
       wanted,
     )

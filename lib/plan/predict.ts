@@ -3,8 +3,9 @@
  * the two, as far as the ring lets the copies run ahead. simulatePass() plays that through for any homes; boundSeconds()
  * is its limit for units that are evenly spread, for the search of the best placement.
  */
-import type { Home, ModelSpec, WeightType } from '../binding.ts'
+import type { Home, Program, WeightType } from '../binding.ts'
 import { type Calibration, type Curve, ROWS } from './calibration.ts'
+import { attentionFlops, hiddenOf, layerWeights } from './program.ts'
 
 export interface CostedUnit {
   kind: 'attention' | 'feedForward' | 'head'
@@ -360,13 +361,10 @@ export function predictDecode(
 }
 
 /** Seconds of `rows` rows of a prompt at `position`, without what is streamed. */
-function promptSeconds(spec: ModelSpec, rows: number, position: number, { prefill }: Calibration): number {
-  const { hidden, heads, kvHeads, headDim, intermediate, layers } = spec
-  const weights = hidden * headDim * 2 * (heads + kvHeads) + 3 * hidden * intermediate
-  const seen = position + rows / 2
-  const linears = (2 * rows * weights) / prefill.flopsPerSecond
-  const attention = (4 * rows * seen * heads * headDim) / prefill.attentionFlopsPerSecond
-  return layers * (linears + attention)
+function promptSeconds(program: Program, rows: number, position: number, { prefill }: Calibration): number {
+  const linears = (2 * rows * layerWeights(program)) / prefill.flopsPerSecond
+  const attention = (rows * attentionFlops(program, position + rows / 2)) / prefill.attentionFlopsPerSecond
+  return linears + attention
 }
 
 /** Bytes that pass through a ring where prompts are computed: those of the CPU too. */
@@ -375,13 +373,13 @@ function promptBytes(units: readonly CostedUnit[]): number {
 }
 
 /** Rows of a prompt that take as long to compute as the link takes to bring the weights; 0 where all are resident. */
-export function breakEvenRows(spec: ModelSpec, units: readonly CostedUnit[], calibration: Calibration): number {
+export function breakEvenRows(program: Program, units: readonly CostedUnit[], calibration: Calibration): number {
   const link = promptBytes(units) / calibration.link.bytesPerSecond
-  return Math.ceil((link / promptSeconds(spec, 1024, 0, calibration)) * 1024)
+  return Math.ceil((link / promptSeconds(program, 1024, 0, calibration)) * 1024)
 }
 
 export function predictPrefill(
-  spec: ModelSpec,
+  program: Program,
   units: readonly CostedUnit[],
   tokens: number,
   rowsOfStep: number,
@@ -398,9 +396,9 @@ export function predictPrefill(
       at(calibration.stepSeconds, few) +
       units.reduce((sum, { bytes }) => sum + bytes, 0) * calibration.launched.secondsPerByte[0]!
     // Rows cross as through RAM; GPUs that reach each other do better.
-    const crossing = (crossings(units) * rows * spec.hidden * 4) / calibration.link.bytesPerSecond
+    const crossing = (crossings(units) * rows * hiddenOf(program) * 4) / calibration.link.bytesPerSecond
     const seconds =
-      crossing + Math.max(least, promptSeconds(spec, rows, position, calibration) + calibration.stepSeconds[0]!)
+      crossing + Math.max(least, promptSeconds(program, rows, position, calibration) + calibration.stepSeconds[0]!)
     computing += seconds
     total += Math.max(seconds, link)
   }

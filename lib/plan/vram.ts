@@ -1,6 +1,7 @@
 /** What a model takes on a GPU beside its weights, before it is loaded; and budgets in the user's words. */
-import type { ModelSpec, NativeUnit } from '../binding.ts'
+import type { NativeUnit, Program } from '../binding.ts'
 import { invalidArgument, parseBytes, parsePercent } from '../options/validate.ts'
+import { attendsOf, rowBytes } from './program.ts'
 
 /** Positions of a KV block: kKvBlockTokens in csrc/backend/backend.h. */
 export const KV_BLOCK_TOKENS = 16
@@ -20,29 +21,32 @@ export interface WorkspaceShape {
 
 /** What the GPU's executor allocates, a little more: as CudaExecutor's constructor does. test/gpu compares the two. */
 export function workspaceBytes(
-  spec: ModelSpec,
+  program: Program,
   units: readonly NativeUnit[],
   { maxRows, maxLogitRows, contextLength }: WorkspaceShape,
 ): number {
-  const { hidden, heads, kvHeads, headDim, intermediate, vocab } = spec
   const decodeRows = Math.min(maxRows, DECODE_ROWS)
-  const query = heads * headDim
-  const projections = query + 2 * kvHeads * headDim
   // Gate and up that are one matrix leave their linear as one activation; two need room between.
-  const fused = units.every(({ kind, types }) => kind !== 'feedForward' || types.length === 2)
-  const wide = fused ? projections : Math.max(projections, 2 * intermediate)
-  // Two of halves for inputs of linears whose columns are permuted, which only some checkpoints have.
-  const aRow = 4 * hidden + 2 * hidden + 4 * wide + 2 * query + 2 * intermediate
-  const permuted = 2 * Math.max(hidden, query, intermediate)
-  const inputs = maxRows * (16 + 4 * Math.ceil(contextLength / KV_BLOCK_TOKENS) + LOGIT_REQUEST_BYTES)
-  const tiles = kvHeads * Math.ceil(heads / kvHeads / MOST_PARTS.queriesOfOne)
-  let mostParts = MOST_PARTS.least
-  while (mostParts < MOST_PARTS.most && tiles * mostParts < MOST_PARTS.ctas) mostParts *= 2
-  const parts = Math.min(Math.ceil(contextLength / PART_POSITIONS), mostParts)
-  const partials = parts > 1 ? decodeRows * heads * parts * (headDim + 2) * 4 : 0
-  const logits = maxLogitRows * vocab * 4
-  const rope = contextLength * headDim * 4
-  const all = maxRows * (aRow + permuted) + inputs + partials + logits + rope + units.length * 8
+  const matrices = (linears: number, types: number) => types === linears
+  const fused = program.units.every(
+    ({ linears }, index) =>
+      !linears.some(({ glu }) => glu) || matrices(linears.length, units[index]?.types.length ?? 0),
+  )
+  const tables = Math.max(1, program.kv.length) * 4 * Math.ceil(contextLength / KV_BLOCK_TOKENS)
+  const inputs = maxRows * (16 + tables + LOGIT_REQUEST_BYTES)
+  const partials = Math.max(
+    0,
+    ...attendsOf(program).map(({ heads, kvHeads, headDim }) => {
+      const tiles = kvHeads * Math.ceil(heads / kvHeads / MOST_PARTS.queriesOfOne)
+      let mostParts = MOST_PARTS.least
+      while (mostParts < MOST_PARTS.most && tiles * mostParts < MOST_PARTS.ctas) mostParts *= 2
+      const parts = Math.min(Math.ceil(contextLength / PART_POSITIONS), mostParts)
+      return parts > 1 ? decodeRows * heads * parts * (headDim + 2) * 4 : 0
+    }),
+  )
+  const logits = maxLogitRows * program.vocab * 4
+  const ropes = program.ropes.reduce((sum, { headDim }) => sum + contextLength * headDim * 4, 0)
+  const all = maxRows * rowBytes(program, fused) + inputs + partials + logits + ropes + units.length * 8
   return Math.ceil(all * MARGIN.share) + MARGIN.bytes
 }
 

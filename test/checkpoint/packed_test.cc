@@ -43,7 +43,7 @@ std::vector<size_t> halves_of(DType type) {
 
 struct PackedModel {
   GgufWriter writer;
-  ModelSource source;
+  DenseSource source;
   std::map<std::string, std::string> bytes;
   std::mt19937_64 random;
 
@@ -82,9 +82,9 @@ struct PackedModel {
   }
 
   void build(DType type, DType embedding) {
-    ModelSpec& spec = source.spec;
+    DenseSpec& spec = source.spec;
     spec = tiny_spec(256, 4, 2, 64, 512, 70);
-    LayerSource layer;
+    DenseLayer layer;
     layer.attention_norm = norm("an", 256);
     layer.feed_forward_norm = norm("fn", 256);
     layer.query = linear("q", type, 256, 256);
@@ -171,15 +171,15 @@ TEST(every_packed_type_is_repacked_exactly) {
     std::vector<float> expected = model.values("q", type);
     append(expected, model.values("k", type));
     append(expected, model.values("v", type == DType::q4_k ? DType::q6_k : type));
-    CHECK(decode(attention.first, packed.slabs[0].data()) == expected);
-    CHECK(decode(attention.second, packed.slabs[0].data()) == model.values("o", type));
+    CHECK(decode(attention.linears[0], packed.slabs[0].data()) == expected);
+    CHECK(decode(attention.linears[1], packed.slabs[0].data()) == model.values("o", type));
     CHECK(decode(packed.plan.units[1].second, packed.slabs[1].data()) == model.values("d", type));
     const std::vector<float> embedding = model.values("e", type);
     CHECK(packed.plan.embedding_type == WeightType::f32);
     REQUIRE(packed.embedding.size() == embedding.size() * sizeof(float));
     CHECK(std::memcmp(packed.embedding.data(), embedding.data(), packed.embedding.size()) == 0);
-    CHECK(decode(packed.plan.units[2].first, packed.slabs[2].data()) == embedding);  // tied
-    const MatrixCode& code = attention.first.segments[0].matrix.code;
+    CHECK(decode(packed.plan.units[2].linears[0], packed.slabs[2].data()) == embedding);  // tied
+    const MatrixCode& code = attention.linears[0].segments[0].matrix.code;
     CHECK(code == code_of(type));
     if (type == DType::q4_0) {
       CHECK(code.type == WeightType::q4 && code.group == 32 && !code.zeros && !code.permuted);
@@ -192,10 +192,10 @@ TEST(interleaved_rows_come_back_in_order_whatever_their_type) {
     for (const int rotary : {64, 32, 2}) {
       PackedModel model(check::seed() + 7);
       model.build(type, type);
-      model.source.layers[0].query.interleaved_heads = {64, rotary};
+      model.source.layers[0].query.heads = {64, rotary, true};
       const Repacked packed = pack(model);
       const std::vector<float> stored = model.values("q", type);
-      const std::vector<float> found = decode(packed.plan.units[0].first, packed.slabs[0].data());
+      const std::vector<float> found = decode(packed.plan.units[0].linears[0], packed.slabs[0].data());
       for (int row = 0; row < 256; row++) {
         // Pair i of a head, elements i and i + rotary / 2 here, is rows 2 i and 2 i + 1 there.
         const int head = row / 64 * 64, within = row % 64;
@@ -272,7 +272,7 @@ TEST(heads_that_do_not_divide_the_rows) {
   for (const auto& [head, rotary] : {std::pair{48, 48}, {64, 66}, {64, 3}, {64, 0}}) {
     PackedModel model(check::seed());
     model.build(DType::q4_0, DType::f32);
-    model.source.layers[0].query.interleaved_heads = {head, rotary};
+    model.source.layers[0].query.heads = {head, rotary, true};
     refused(model, code::kInvalidArgument, {std::to_string(head)});
   }
 }

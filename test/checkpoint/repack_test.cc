@@ -85,39 +85,37 @@ void check_linear(const LinearLayout& layout, const std::byte* slab, const Dense
 
 // All of a model's slabs against what its tensors mean.
 void check_model(const TinyModel& model, const Packed& packed) {
-  const ModelSpec& spec = model.source.spec;
+  const DenseSpec& spec = model.source.spec;
   REQUIRE(packed.plan.units.size() == static_cast<size_t>(unit_count(spec)));
   const auto at = [](int first) { return [first](int n) { return first + n; }; };
   for (int l = 0; l < spec.layers; l++) {
     const std::string layer = std::to_string(l) + ".";
     const UnitLayout& attention = packed.plan.units[attention_unit(l)];
     const std::byte* slab = packed.slabs[attention_unit(l)].data();
-    CHECK(attention.kind == UnitKind::attention);
     CHECK_EQ(attention.layer, l);
-    CHECK(floats_at(slab, attention.norm_offset, spec.hidden) == model.norms.at(layer + "attention"));
+    CHECK(floats_at(slab, attention.vectors[0], spec.hidden) == model.norms.at(layer + "attention"));
     if (spec.qk_norm) {
-      CHECK(floats_at(slab, attention.query_norm_offset, spec.head_dim) == model.norms.at(layer + "query"));
-      CHECK(floats_at(slab, attention.key_norm_offset, spec.head_dim) == model.norms.at(layer + "key"));
+      CHECK(floats_at(slab, attention.vectors[1], spec.head_dim) == model.norms.at(layer + "query"));
+      CHECK(floats_at(slab, attention.vectors[2], spec.head_dim) == model.norms.at(layer + "key"));
     }
-    check_linear(attention.first, slab, model.linears.at(layer + "query"), layer + "query", at(0));
-    check_linear(attention.first, slab, model.linears.at(layer + "key"), layer + "key", at(spec.query_width()));
-    check_linear(attention.first, slab, model.linears.at(layer + "value"), layer + "value",
+    check_linear(attention.linears[0], slab, model.linears.at(layer + "query"), layer + "query", at(0));
+    check_linear(attention.linears[0], slab, model.linears.at(layer + "key"), layer + "key", at(spec.query_width()));
+    check_linear(attention.linears[0], slab, model.linears.at(layer + "value"), layer + "value",
                  at(spec.query_width() + spec.kv_width()));
-    check_linear(attention.second, slab, model.linears.at(layer + "output"), layer + "output", at(0));
+    check_linear(attention.linears[1], slab, model.linears.at(layer + "output"), layer + "output", at(0));
 
     const UnitLayout& unit = packed.plan.units[feed_forward_unit(l)];
     slab = packed.slabs[feed_forward_unit(l)].data();
-    CHECK(unit.kind == UnitKind::feed_forward);
-    CHECK(floats_at(slab, unit.norm_offset, spec.hidden) == model.norms.at(layer + "feed_forward"));
-    const bool interleaved = unit.interleaved;
+    CHECK(floats_at(slab, unit.vectors[0], spec.hidden) == model.norms.at(layer + "feed_forward"));
+    const bool interleaved = unit.linears[0].interleaved;
     const int padded = (spec.intermediate + 7) / 8 * 8;
-    CHECK_EQ(unit.first.n, 2 * (interleaved ? padded : spec.intermediate));
-    check_linear(unit.first, slab, model.linears.at(layer + "gate"), layer + "gate",
+    CHECK_EQ(unit.linears[0].n, 2 * (interleaved ? padded : spec.intermediate));
+    check_linear(unit.linears[0], slab, model.linears.at(layer + "gate"), layer + "gate",
                  [&](int n) { return interleaved ? 16 * (n / 8) + n % 8 : n; });
-    check_linear(unit.first, slab, model.linears.at(layer + "up"), layer + "up",
+    check_linear(unit.linears[0], slab, model.linears.at(layer + "up"), layer + "up",
                  [&](int n) { return interleaved ? 16 * (n / 8) + 8 + n % 8 : spec.intermediate + n; });
     if (interleaved) {
-      const std::vector<float> decoded = decode(unit.first, slab);
+      const std::vector<float> decoded = decode(unit.linears[0], slab);
       for (int n = spec.intermediate; n < padded; n++) {
         for (int k = 0; k < spec.hidden; k++) {
           CHECK_EQ(decoded[static_cast<size_t>(16 * (n / 8) + n % 8) * spec.hidden + k], 0.0f);
@@ -125,13 +123,12 @@ void check_model(const TinyModel& model, const Packed& packed) {
         }
       }
     }
-    check_linear(unit.second, slab, model.linears.at(layer + "down"), layer + "down", at(0));
+    check_linear(unit.linears[1], slab, model.linears.at(layer + "down"), layer + "down", at(0));
   }
   const UnitLayout& head = packed.plan.units[head_unit(spec)];
   const std::byte* slab = packed.slabs[head_unit(spec)].data();
-  CHECK(head.kind == UnitKind::head);
-  CHECK(floats_at(slab, head.norm_offset, spec.hidden) == model.norms.at("final"));
-  check_linear(head.first, slab, model.linears.at("head"), "head", at(0));
+  CHECK(floats_at(slab, head.vectors[0], spec.hidden) == model.norms.at("final"));
+  check_linear(head.linears[0], slab, model.linears.at("head"), "head", at(0));
 }
 
 void check_float_padding(const MatrixLayout& m, const std::byte* data) {
@@ -185,7 +182,7 @@ void check_padding(const MatrixLayout& m, const std::byte* slab) {
 
 void check_all_padding(const Packed& packed) {
   for (size_t u = 0; u < packed.plan.units.size(); u++) {
-    for (const LinearLayout* linear : {&packed.plan.units[u].first, &packed.plan.units[u].second}) {
+    for (const LinearLayout* linear : {&packed.plan.units[u].linears[0], &packed.plan.units[u].second}) {
       for (const LinearLayout::Segment& segment : linear->segments)
         check_padding(segment.matrix, packed.slabs[u].data());
     }
@@ -216,7 +213,7 @@ Packed round_trip(TinyModel& model, bool aligned = true) {
   return packed;
 }
 
-const ModelSpec kSpec = tiny_spec(192, 5, 1, 40, 264, 104);
+const DenseSpec kSpec = tiny_spec(192, 5, 1, 40, 264, 104);
 
 // The call throws this code and names all of `words`.
 void refused(const std::function<void()>& call, const char* code, const std::vector<std::string>& words) {
@@ -245,7 +242,7 @@ TEST(gptq_round_trips_at_any_group_size) {
           model.build(kSpec, gptq(group, zeros, order, version), {{"head", plain("F16")}});
           const Packed packed = round_trip(model, seed % 2 == 0);
           for (const UnitLayout& unit : packed.plan.units) {
-            for (const LinearLayout* linear : {&unit.first, &unit.second}) {
+            for (const LinearLayout* linear : {&unit.linears[0], &unit.linears[1]}) {
               for (const auto& segment : linear->segments) {
                 if (segment.matrix.code.type == WeightType::q4)
                   CHECK_EQ(segment.matrix.code.zeros, zeros == Zeros::random);
@@ -269,7 +266,7 @@ TEST(awq_round_trips_at_any_group_size) {
       model.build(kSpec, kind, {{"head", of_format(LinearFormat::awq, gptq(group, zeros))}});
       const Packed packed = round_trip(model, seed % 2 == 0);
       for (const UnitLayout& unit : packed.plan.units) {
-        CHECK_EQ(unit.first.segments[0].matrix.code.zeros, zeros == Zeros::random);
+        CHECK_EQ(unit.linears[0].segments[0].matrix.code.zeros, zeros == Zeros::random);
       }
     }
   }
@@ -287,7 +284,7 @@ TEST(compressed_tensors_round_trips_at_any_group_size) {
         model.build(tiny_spec(192, 5, 1, 40, 264, 107), kind);
         const Packed packed = round_trip(model, seed % 2 == 0);
         for (const UnitLayout& unit : packed.plan.units) {
-          const MatrixCode& code = unit.first.segments[0].matrix.code;
+          const MatrixCode& code = unit.linears[0].segments[0].matrix.code;
           CHECK_EQ(code.zeros, zeros == Zeros::random);
           if (order != Order::act_order && group % 16 == 0) CHECK(!code.permuted);
         }
@@ -299,7 +296,7 @@ TEST(compressed_tensors_round_trips_at_any_group_size) {
 TEST(normed_heads_have_their_weights_in_the_slab) {
   for (const char* dtype : {"F16", "BF16", "F32"}) {
     TinyModel model(check::seed() + 450);
-    ModelSpec spec = kSpec;
+    DenseSpec spec = kSpec;
     spec.qk_norm = true;
     model.build(spec, gptq(32, Zeros::random), {}, "F16", false, dtype);
     const Packed packed = round_trip(model);
@@ -320,7 +317,7 @@ TEST(gptq_with_a_short_last_group) {
       model.build(tiny_spec(576, 3, 1, 64, 200, 192), gptq(128, zeros, order), {{"head", gptq(128, zeros, order)}},
                   "BF16");
       const Packed packed = round_trip(model);
-      const MatrixLayout& qkv = packed.plan.units[0].first.segments[0].matrix;
+      const MatrixLayout& qkv = packed.plan.units[0].linears[0].segments[0].matrix;
       CHECK_EQ(qkv.code.permuted, order != Order::sequential);
       if (order == Order::sequential) {
         CHECK_EQ(qkv.k_stored, 576);
@@ -335,7 +332,7 @@ TEST(sequential_g_idx_needs_no_permutation) {
     TinyModel model(check::seed() + 40);
     model.build(kSpec, gptq(64, Zeros::random, order));
     const Packed packed = round_trip(model);
-    const MatrixLayout& m = packed.plan.units[0].first.segments[0].matrix;
+    const MatrixLayout& m = packed.plan.units[0].linears[0].segments[0].matrix;
     CHECK(!m.code.permuted);
     CHECK_EQ(m.code.group, 64);
     CHECK_EQ(m.k_stored, 192);
@@ -343,7 +340,7 @@ TEST(sequential_g_idx_needs_no_permutation) {
   // Groups that are no multiple of a tile's 16 input features are padded, each by itself.
   TinyModel model(check::seed() + 41);
   model.build(kSpec, gptq(40));
-  const MatrixLayout m = round_trip(model).plan.units[0].first.segments[0].matrix;
+  const MatrixLayout m = round_trip(model).plan.units[0].linears[0].segments[0].matrix;
   CHECK(m.code.permuted);
   CHECK_EQ(m.code.group, 48);
   CHECK_EQ(m.k_stored, 4 * 48 + 32);
@@ -386,15 +383,15 @@ TEST(a_group_without_features_is_left_out) {
   }
   const Packed packed = pack(c, model.source);
   check_model(model, packed);
-  CHECK_EQ(packed.plan.units[0].first.segments[0].matrix.k_stored, 192);
-  CHECK(!packed.plan.units[0].first.segments[0].matrix.code.permuted);
+  CHECK_EQ(packed.plan.units[0].linears[0].segments[0].matrix.k_stored, 192);
+  CHECK(!packed.plan.units[0].linears[0].segments[0].matrix.code.permuted);
 }
 
 TEST(zeros_that_are_all_8_are_dropped) {
   for (const int version : {1, 2}) {
     TinyModel model(check::seed() + 80);
     model.build(kSpec, gptq(64, Zeros::eights, Order::sequential, version));
-    for (const UnitLayout& unit : round_trip(model).plan.units) CHECK(!unit.first.segments[0].matrix.code.zeros);
+    for (const UnitLayout& unit : round_trip(model).plan.units) CHECK(!unit.linears[0].segments[0].matrix.code.zeros);
   }
 }
 
@@ -407,8 +404,8 @@ TEST(plain_linears_round_trip) {
         kind.bias = bias;
         model.build(tiny_spec(100, 6, 2, 18, 171, 77, 2), kind, {}, dtype, tied, tied ? "F32" : "F64");
         const Packed packed = round_trip(model, tied);
-        CHECK(packed.plan.units[0].first.segments.size() == 1);
-        CHECK(packed.plan.units[1].interleaved);
+        CHECK(packed.plan.units[0].linears[0].segments.size() == 1);
+        CHECK(packed.plan.units[1].linears[0].interleaved);
         const auto written = write(model);
         const Tensor& embedding = written->checkpoint->require("embed.weight");
         CHECK_EQ(packed.plan.embedding_bytes, embedding.bytes);
@@ -426,7 +423,7 @@ TEST(interleaved_heads_come_in_order_in_every_format) {
       kind.bias = true;
       TinyModel model(check::seed() + 95);
       model.build(kSpec, kind);
-      LayerSource& layer = model.source.layers[0];
+      DenseLayer& layer = model.source.layers[0];
       for (auto [linear, name] : {std::pair{&layer.query, "0.query"}, {&layer.key, "0.key"}}) {
         linear->interleaved_heads = {kSpec.head_dim, rotary};
         Dense& dense = model.linears.at(name);
@@ -488,11 +485,11 @@ TEST(a_head_made_4_or_8_bits_is_as_far_off_as_reported) {
     const auto written = write(model);
     const Packed stored = pack(*written->checkpoint, model.source);
     CHECK(!stored.report.head.made);
-    ModelSource source = model.source;
+    DenseSource source = model.source;
     source.head_bits = c.bits;
     const Packed packed = pack(*written->checkpoint, source);
     const int unit = head_unit(source.spec);
-    const MatrixLayout& matrix = packed.plan.units[unit].first.segments.at(0).matrix;
+    const MatrixLayout& matrix = packed.plan.units[unit].linears[0].segments.at(0).matrix;
     CHECK(matrix.code.type == WeightType::q4);
     CHECK(!matrix.code.zeros);
     CHECK_EQ(matrix.code.group, c.group);
@@ -502,7 +499,7 @@ TEST(a_head_made_4_or_8_bits_is_as_far_off_as_reported) {
     for (int u = 0; u < unit; u++) CHECK(packed.slabs[u] == stored.slabs[u]);
 
     const Dense& head = model.linears.at("head");
-    const std::vector<float> weights = decode(packed.plan.units[unit].first, packed.slabs[unit].data());
+    const std::vector<float> weights = decode(packed.plan.units[unit].linears[0], packed.slabs[unit].data());
     const double error = relative_rms(weights, head.weight);
     CHECK(packed.report.head.made);
     CHECK(std::fabs(packed.report.head.weights - error) < 1e-6);
@@ -566,7 +563,7 @@ TEST(linears_of_one_input_are_fused_where_they_agree) {
   biased.bias = true;
   LinearKind bf16 = gptq(64);
   bf16.dtype = "BF16";
-  ModelSpec spec = kSpec;
+  DenseSpec spec = kSpec;
   spec.layers = 8;
   const LinearKind ordered = gptq(64, Zeros::symmetric, Order::act_order);
   LinearKind reordered = ordered;
@@ -594,14 +591,14 @@ TEST(linears_of_one_input_are_fused_where_they_agree) {
                {"7.gate", ordered},
                {"7.up", ordered}});
   const Packed packed = round_trip(model);
-  const auto segments = [&](int layer) { return packed.plan.units[attention_unit(layer)].first.segments.size(); };
-  const auto interleaved = [&](int layer) { return packed.plan.units[feed_forward_unit(layer)].interleaved; };
+  const auto segments = [&](int layer) { return packed.plan.units[attention_unit(layer)].linears[0].segments.size(); };
+  const auto interleaved = [&](int layer) { return packed.plan.units[feed_forward_unit(layer)].linears[0].interleaved; };
   CHECK_EQ(segments(0), 1);
-  CHECK(packed.plan.units[0].first.has_bias);
+  CHECK(packed.plan.units[0].linears[0].has_bias);
   CHECK_EQ(segments(1), 1);
-  CHECK(packed.plan.units[attention_unit(1)].first.segments[0].matrix.code.zeros);
+  CHECK(packed.plan.units[attention_unit(1)].linears[0].segments[0].matrix.code.zeros);
   CHECK(interleaved(0) && interleaved(1));
-  CHECK(packed.plan.units[feed_forward_unit(1)].first.segments[0].matrix.code.zeros);
+  CHECK(packed.plan.units[feed_forward_unit(1)].linears[0].segments[0].matrix.code.zeros);
   CHECK_EQ(segments(2), 2);
   CHECK_EQ(segments(3), 2);
   CHECK_EQ(segments(4), 3);
@@ -619,7 +616,7 @@ TEST(interleaved_bias_follows_its_features) {
   model.build(tiny_spec(32, 2, 1, 16, 13, 20), plain("F32"), {{"0.up", biased}, {"0.down", biased}, {"head", biased}},
               "F32");
   const Packed packed = round_trip(model);
-  const LinearLayout& gate_up = packed.plan.units[1].first;
+  const LinearLayout& gate_up = packed.plan.units[1].linears[0];
   CHECK(gate_up.has_bias);
   CHECK_EQ(gate_up.n, 32);
   const std::vector<float> bias = floats_at(packed.slabs[1].data(), gate_up.bias_offset, 32);
@@ -844,7 +841,7 @@ TEST(malformed_linears_of_awq_and_compressed_tensors_are_refused_by_name_while_p
 TEST(the_norms_of_heads_are_checked) {
   for (const bool key : {false, true}) {
     TinyModel model(check::seed() + 127);
-    ModelSpec spec = kSpec;
+    DenseSpec spec = kSpec;
     spec.qk_norm = true;
     model.build(spec, gptq(64));
     std::string& name = key ? model.source.layers[0].key_norm : model.source.layers[0].query_norm;
@@ -1073,7 +1070,7 @@ namespace {
 
 struct RealModel {
   const char* folder;
-  ModelSpec spec;
+  DenseSpec spec;
   std::vector<std::string> files;
   int group;  // 0: plain
   bool symmetric;
@@ -1136,14 +1133,14 @@ void check_real(const RealModel& real) {
   std::vector<std::string> paths;
   for (const std::string& file : real.files) paths.push_back(folder + "/" + file);
   const Checkpoint checkpoint(paths);
-  ModelSource source;
+  DenseSource source;
   source.spec = real.spec;
   source.embedding = "model.embed_tokens.weight";
   source.final_norm = "model.norm.weight";
   source.head.weight = source.embedding;
   for (int l = 0; l < real.spec.layers; l++) {
     const std::string layer = "model.layers." + std::to_string(l) + ".";
-    LayerSource s;
+    DenseLayer s;
     s.attention_norm = layer + "input_layernorm.weight";
     s.feed_forward_norm = layer + "post_attention_layernorm.weight";
     s.query = real_linear(real, layer + "self_attn.q_proj");
@@ -1157,7 +1154,7 @@ void check_real(const RealModel& real) {
   }
   const Packed packed = pack(checkpoint, source);
 
-  const ModelSpec& spec = real.spec;
+  const DenseSpec& spec = real.spec;
   std::mt19937_64 random = check::random(7);
   const auto compare = [&](const LinearSource& linear, int group, const std::vector<float>& decoded, int k_width,
                            const std::function<int(int)>& place, int n_width) {
@@ -1173,27 +1170,27 @@ void check_real(const RealModel& real) {
   };
   const auto at = [](int first) { return [first](int n) { return first + n; }; };
   for (int l = 0; l < spec.layers; l += std::max(1, spec.layers / 4)) {
-    const LayerSource& s = source.layers[l];
+    const DenseLayer& s = source.layers[l];
     const UnitLayout& attention = packed.plan.units[attention_unit(l)];
-    CHECK_EQ(attention.first.segments.size(), 1);  // one matrix: one input, one order
+    CHECK_EQ(attention.linears[0].segments.size(), 1);  // one matrix: one input, one order
     const std::byte* slab = packed.slabs[attention_unit(l)].data();
-    const std::vector<float> qkv = decode(attention.first, slab);
+    const std::vector<float> qkv = decode(attention.linears[0], slab);
     compare(s.query, real.group, qkv, spec.hidden, at(0), spec.query_width());
     compare(s.key, real.group, qkv, spec.hidden, at(spec.query_width()), spec.kv_width());
     compare(s.value, real.group, qkv, spec.hidden, at(spec.query_width() + spec.kv_width()), spec.kv_width());
-    compare(s.output, real.group, decode(attention.second, slab), spec.query_width(), at(0), spec.hidden);
+    compare(s.output, real.group, decode(attention.linears[1], slab), spec.query_width(), at(0), spec.hidden);
     const UnitLayout& unit = packed.plan.units[feed_forward_unit(l)];
-    CHECK(unit.interleaved);
+    CHECK(unit.linears[0].interleaved);
     slab = packed.slabs[feed_forward_unit(l)].data();
-    const std::vector<float> gate_up = decode(unit.first, slab);
+    const std::vector<float> gate_up = decode(unit.linears[0], slab);
     compare(
         s.gate, real.group, gate_up, spec.hidden, [](int n) { return 16 * (n / 8) + n % 8; }, spec.intermediate);
     compare(
         s.up, real.group, gate_up, spec.hidden, [](int n) { return 16 * (n / 8) + 8 + n % 8; }, spec.intermediate);
-    compare(s.down, real.group, decode(unit.second, slab), spec.intermediate, at(0), spec.hidden);
+    compare(s.down, real.group, decode(unit.linears[1], slab), spec.intermediate, at(0), spec.hidden);
   }
   const UnitLayout& head = packed.plan.units[head_unit(spec)];
-  compare(source.head, 0, decode(head.first, packed.slabs[head_unit(spec)].data()), spec.hidden, at(0), spec.vocab);
+  compare(source.head, 0, decode(head.linears[0], packed.slabs[head_unit(spec)].data()), spec.hidden, at(0), spec.vocab);
   const Tensor& embedding = checkpoint.require(source.embedding);
   CHECK(std::memcmp(packed.embedding.data(), checkpoint.data(embedding), embedding.bytes) == 0);
 }

@@ -10,6 +10,7 @@
 
 #include "checkpoint/repack.h"
 #include "core/half.h"
+#include "dense.h"
 #include "writer.h"
 
 namespace millrace::testing {
@@ -62,7 +63,7 @@ class TinyModel {
   explicit TinyModel(uint64_t seed) : random(seed) {}
 
   SafetensorsWriter writer;
-  ModelSource source;
+  DenseSource source;
   std::map<std::string, Dense> linears;             // "0.query", ..., "head"
   std::map<std::string, std::vector<float>> norms;  // "0.attention", "0.feed_forward", "final"
   std::vector<float> embedding;
@@ -267,7 +268,7 @@ class TinyModel {
   }
 
   // A model all of whose linears are of `kind`, but for those named in `others` ("0.query", "head").
-  void build(const ModelSpec& spec, const LinearKind& kind, const std::map<std::string, LinearKind>& others = {},
+  void build(const DenseSpec& spec, const LinearKind& kind, const std::map<std::string, LinearKind>& others = {},
              const std::string& embedding_type = "F16", bool tied = false, const std::string& norm_type = "F16") {
     source.spec = spec;
     const auto kind_of = [&](const std::string& name) {
@@ -288,7 +289,7 @@ class TinyModel {
     };
     for (int l = 0; l < spec.layers; l++) {
       const std::string layer = std::to_string(l) + ".";
-      LayerSource s;
+      DenseLayer s;
       s.attention_norm = norm(layer + "attention");
       s.feed_forward_norm = norm(layer + "feed_forward");
       const auto add = [&](const std::string& role, int n, int k) {
@@ -327,9 +328,9 @@ class TinyModel {
   }
 };
 
-inline ModelSpec tiny_spec(int hidden, int heads, int kv_heads, int head_dim, int intermediate, int vocab,
+inline DenseSpec tiny_spec(int hidden, int heads, int kv_heads, int head_dim, int intermediate, int vocab,
                            int layers = 1) {
-  ModelSpec spec;
+  DenseSpec spec;
   spec.hidden = hidden;
   spec.heads = heads;
   spec.kv_heads = kv_heads;

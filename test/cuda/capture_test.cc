@@ -20,7 +20,7 @@ using namespace millrace;
 namespace {
 
 std::shared_ptr<const HostModel> small_model() {
-  ModelSpec spec;
+  DenseSpec spec;
   spec.vocab = 256;
   spec.hidden = 256;
   spec.layers = 2;
@@ -32,7 +32,7 @@ std::shared_ptr<const HostModel> small_model() {
   SyntheticOptions options;
   options.group = 64;
   ThreadPool pool(2);
-  return synthetic_model(spec, options, pool);
+  return synthetic_model(dense_program(spec), options, pool);
 }
 
 std::shared_ptr<Model> resident_model(const std::shared_ptr<const HostModel>& host, const std::vector<int>& gpus) {
@@ -44,7 +44,7 @@ std::shared_ptr<Model> resident_model(const std::shared_ptr<const HostModel>& ho
     config.devices.push_back(unit / 2 % gpus.size() == 0 ? 0 : 1);
   }
   config.context_length = 256;
-  config.kv_blocks = 40 * 16;
+  config.kv_blocks = {40 * 16};
   config.max_rows = 64;
   config.max_logit_rows = 64;
   config.prefix_reuse = false;

@@ -112,17 +112,9 @@ class DelayedExecutor final : public Executor {
   }
   void begin(Stream& stream, const Step& step, StepOutput& output) override { inner_->begin(stream, step, output); }
   void embed(Stream& stream) override { inner_->embed(stream); }
-  void attention(Stream& stream, int unit) override {
+  void run(Stream& stream, int unit, RowKind rows) override {
     pause(stream);
-    inner_->attention(stream, unit);
-  }
-  void feed_forward(Stream& stream, int unit, RowKind rows) override {
-    pause(stream);
-    inner_->feed_forward(stream, unit, rows);
-  }
-  void head(Stream& stream, int unit) override {
-    pause(stream);
-    inner_->head(stream, unit);
+    inner_->run(stream, unit, rows);
   }
   void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override {
     if (sends_++ != omissions_.send) inner_->send(stream, hop, rows, ticket);
@@ -134,7 +126,7 @@ class DelayedExecutor final : public Executor {
   }
   void hand_over(Stream& stream, std::byte* rows) override { inner_->hand_over(stream, rows); }
   void take_over(Stream& stream, const std::byte* rows) override { inner_->take_over(stream, rows); }
-  size_t residual_bytes() const override { return inner_->residual_bytes(); }
+  size_t carried_bytes() const override { return inner_->carried_bytes(); }
   void sample(Stream& stream) override { inner_->sample(stream); }
   void end(Stream& stream) override {
     inner_->end(stream);

@@ -13,7 +13,7 @@ using std::chrono::milliseconds;
 namespace {
 
 std::shared_ptr<const HostModel> small_model(uint64_t seed, bool pinned = true) {
-  ModelSpec spec;
+  DenseSpec spec;
   spec.vocab = 256;
   spec.hidden = 256;
   spec.layers = 3;
@@ -29,7 +29,7 @@ std::shared_ptr<const HostModel> small_model(uint64_t seed, bool pinned = true) 
   ThreadPool pool(2);
   // Slabs that are not pinned hold up the host, which would then enqueue no pass ahead of its copies.
   const HostPinners pinners{pinned ? create_cuda_backend(0)->pinner() : Pinner{}, {}};
-  auto model = synthetic_model(spec, options, pool, pinners);
+  auto model = synthetic_model(dense_program(spec), options, pool, pinners);
   model->wait_until_pinned();
   return model;
 }
@@ -80,19 +80,21 @@ struct Loaded {
 Loaded load(const std::shared_ptr<const HostModel>& host, const Setup& setup) {
   ModelConfig config;
   size_t largest = 0, all = 0;
-  for (const UnitLayout& unit : host->units()) {
-    const bool computed_there = setup.beside_cpu && unit.kind == UnitKind::feed_forward && unit.layer != 1;
+  for (size_t u = 0; u < host->units().size(); u++) {
+    const ProgramUnit& unit = host->program().units[u];
+    const size_t bytes = host->units()[u].bytes;
+    const bool computed_there =
+        setup.beside_cpu && host->program().stands_alone(static_cast<int>(u)) && unit.layer != 1;
     config.homes.push_back(computed_there ? Home::cpu : setup.layers);
-    const int layer = unit.kind == UnitKind::head ? host->spec().layers - 1 : unit.layer;
-    if (setup.gpus.size() > 1) config.devices.push_back(layer % static_cast<int>(setup.gpus.size()));
-    largest = std::max(largest, unit.bytes);
-    all += unit.bytes;
+    if (setup.gpus.size() > 1) config.devices.push_back(unit.layer % static_cast<int>(setup.gpus.size()));
+    largest = std::max(largest, bytes);
+    all += bytes;
   }
   config.ring_bytes.assign(setup.gpus.size(), 2 * largest);
   config.direct_hops = setup.direct_hops;
   if (setup.layers == Home::shared) config.arena_bytes = 2 * all;
   config.context_length = kContext;
-  config.kv_blocks = 40;
+  config.kv_blocks = {40};
   config.max_rows = 48;
   config.max_logit_rows = 24;
   config.poison = true;

@@ -120,7 +120,7 @@ TEST(same_bits_on_one_device_and_on_several) {
       } else {
         CHECK_EQ(counters.copied_bytes - counters.prefetched_bytes, all * counters.steps);
       }
-      CHECK_EQ(kv, placement.kv_blocks * host->spec().layers * kv_block_bytes(host->spec()));
+      CHECK_EQ(kv, placement.kv_blocks * host->program().layers() * kv_block_bytes(host->program().kv[0]));
     }
   }
 }

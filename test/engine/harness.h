@@ -123,23 +123,24 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
   size_t largest = 1;
   for (size_t unit = 0; unit < host->units().size(); unit++) {
     const UnitLayout& layout = host->units()[unit];
+    const ProgramUnit& described = host->program().units[unit];
     Home home = placement.layers;
-    if (placement.mixed && layout.layer == 1) home = Home::resident;
-    if (placement.cpu_feed_forwards && layout.kind == UnitKind::feed_forward && layout.layer != 1) home = Home::cpu;
-    if (layout.kind == UnitKind::head) home = placement.head_streamed ? Home::streamed : Home::resident;
+    if (placement.mixed && described.layer == 1) home = Home::resident;
+    if (placement.cpu_feed_forwards && host->program().stands_alone(static_cast<int>(unit)) && described.layer != 1) home = Home::cpu;
+    if (described.head) home = placement.head_streamed ? Home::streamed : Home::resident;
     config.homes.push_back(home);
     if (home != Home::resident) largest = std::max(largest, layout.bytes);
   }
   config.ring_bytes.assign(placement.devices, 2 * largest);
   for (size_t unit = 0; placement.devices > 1 && unit < host->units().size(); unit++) {
-    const int layer = host->units()[unit].kind == UnitKind::head ? host->spec().layers - 1 : host->units()[unit].layer;
+    const int layer = host->program().units[unit].layer;
     config.devices.push_back((placement.scatter ? static_cast<int>(unit * 5 / 3) : layer) % placement.devices);
   }
   config.skip_hop_wait = placement.skip_hop_wait;
   config.context_length = kContext;
-  config.kv_blocks = placement.kv_blocks;
+  config.kv_blocks = {placement.kv_blocks};
   config.kv_swap_bytes =
-      static_cast<size_t>(placement.kv_swap_blocks) * host->spec().layers * kv_block_bytes(host->spec());
+      static_cast<size_t>(placement.kv_swap_blocks) * host->program().layers() * kv_block_bytes(host->program().kv[0]);
   config.max_rows = placement.max_rows;
   config.max_logit_rows = placement.max_logit_rows;
   config.poison = placement.poison;
@@ -218,10 +219,9 @@ class FaultyExecutor : public Executor {
   }
   void begin(Stream& stream, const Step& step, StepOutput& output) override { inner_->begin(stream, step, output); }
   void embed(Stream& stream) override { inner_->embed(stream); }
-  void attention(Stream& stream, int unit) override { inner_->attention(stream, unit); }
-  void feed_forward(Stream& stream, int unit, RowKind rows) override {
+  void run(Stream& stream, int unit, RowKind rows) override {
     if (unit == unit_ && passes_++ == fails_) throw Error(error_code_, "an injected fault", "none");
-    inner_->feed_forward(stream, unit, rows);
+    inner_->run(stream, unit, rows);
   }
   void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override {
     inner_->send(stream, hop, rows, ticket);
@@ -231,8 +231,7 @@ class FaultyExecutor : public Executor {
   }
   void hand_over(Stream& stream, std::byte* rows) override { inner_->hand_over(stream, rows); }
   void take_over(Stream& stream, const std::byte* rows) override { inner_->take_over(stream, rows); }
-  size_t residual_bytes() const override { return inner_->residual_bytes(); }
-  void head(Stream& stream, int unit) override { inner_->head(stream, unit); }
+  size_t carried_bytes() const override { return inner_->carried_bytes(); }
   void sample(Stream& stream) override { inner_->sample(stream); }
   void end(Stream& stream) override { inner_->end(stream); }
   void collect() override { inner_->collect(); }

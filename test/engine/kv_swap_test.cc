@@ -165,7 +165,7 @@ TEST(a_slot_serves_once_its_part_is_pinned) {
 // Whatever the cap, the same bits; never more is saved, and what finds no room is computed again.
 TEST(preempted_keys_and_values_keep_within_the_cap) {
   const auto host = tiny_model(16);
-  const size_t block = host->spec().layers * kv_block_bytes(host->spec());
+  const size_t block = host->program().layers() * kv_block_bytes(host->program().kv[0]);
   Engine engine;
   const auto sink = std::make_shared<Collector>();
   const std::vector<RequestOptions> requests = four_that_grow();

@@ -1,11 +1,12 @@
 #pragma once
 #include "core/thread_pool.h"
+#include "dense.h"
 #include "stream/synthetic.h"
 
 namespace millrace {
 
 inline std::shared_ptr<const HostModel> tiny_model(uint64_t seed, int window = 0) {
-  ModelSpec spec;
+  DenseSpec spec;
   spec.vocab = 97;
   spec.hidden = 64;
   spec.layers = 3;
@@ -22,7 +23,7 @@ inline std::shared_ptr<const HostModel> tiny_model(uint64_t seed, int window = 0
   options.embedding = WeightType::f32;
   options.seed = seed;
   ThreadPool pool(1);
-  return synthetic_model(spec, options, pool);
+  return synthetic_model(dense_program(spec), options, pool);
 }
 
 }  // namespace millrace

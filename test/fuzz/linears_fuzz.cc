@@ -3,6 +3,7 @@
 // header.
 #include <cstring>
 
+#include "dense.h"
 #include "../checkpoint/writer.h"
 #include "safetensors_input.h"
 
@@ -128,8 +129,8 @@ int width(uint8_t byte) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Bytes bytes(data, size);
-  ModelSource source;
-  ModelSpec& spec = source.spec;
+  DenseSource source;
+  DenseSpec& spec = source.spec;
   spec.vocab = 3;
   spec.hidden = width(bytes.next());
   spec.intermediate = width(bytes.next());
@@ -138,7 +139,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   spec.max_position = 64;
 
   Builder builder{bytes, "", ""};
-  LayerSource layer;
+  DenseLayer layer;
   layer.query = builder.plain("q", 2, spec.hidden);
   layer.key = layer.value = layer.query;
   layer.output = builder.plain("o", spec.hidden, 2);

@@ -2,6 +2,7 @@
 // that chooses how linears are stored, then files one after the other, each with its length in two bytes before it.
 #include <cstring>
 
+#include "dense.h"
 #include "safetensors_input.h"
 
 using namespace millrace;
@@ -37,9 +38,9 @@ LinearSource linear(const std::string& name, int format) {
 }
 
 // As test/fuzz/make_seeds.mjs writes it.
-ModelSource model(int format) {
-  ModelSource source;
-  ModelSpec& spec = source.spec;
+DenseSource model(int format) {
+  DenseSource source;
+  DenseSpec& spec = source.spec;
   spec.vocab = 8;
   spec.hidden = 16;
   spec.layers = 1;
@@ -49,7 +50,7 @@ ModelSource model(int format) {
   spec.intermediate = 32;
   spec.max_position = 64;
   spec.qk_norm = true;
-  LayerSource layer;
+  DenseLayer layer;
   layer.attention_norm = "an";
   layer.feed_forward_norm = "fn";
   layer.query_norm = "qn";

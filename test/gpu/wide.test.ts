@@ -5,7 +5,8 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Model, probe } from '../../lib/index.ts'
-import { type Lab, type LabBuffer, openLab, SHAPES, verify } from '../../lib/lab/index.ts'
+import { type Lab, type LabBuffer, openLab, verify } from '../../lib/lab/index.ts'
+import { SHAPES } from '../../lib/model/shapes.ts'
 import { loadSynthetic } from '../../lib/model/synthetic.ts'
 
 const { gpus, gpuReason } = await probe()

@@ -12,13 +12,17 @@ namespace {
 
 UnitLayout layout() {
   UnitLayout unit;
-  unit.first.segments.resize(2);
-  unit.second.segments.resize(1);
+  unit.vectors = {0, 64};
+  unit.linears.resize(2);
+  unit.linears[0].segments.resize(2);
+  unit.linears[1].segments.resize(1);
   return unit;
 }
 
+constexpr TableLayout kTable{WeightType::f16, 64, 0, 4096};
+
 uint64_t hash(const UnitLayout& unit) {
-  const std::vector<uint64_t> fields = flatten(std::span(&unit, 1), WeightType::f16, 4096);
+  const std::vector<uint64_t> fields = flatten(std::span(&unit, 1), std::span(&kTable, 1));
   return hash_bytes(fields.data(), fields.size() * sizeof(uint64_t));
 }
 
@@ -51,11 +55,11 @@ TEST(every_field_changes_the_hash_and_the_equality) {
     CHECK(!(changed == original));
     CHECK(seen.insert(hash(changed)).second);  // unlike any other
   }
-  // 7 of the unit itself, 4 of each linear, 13 of each of three segments.
-  CHECK_EQ(fields, 7 + 2 * 4 + 3 * 13);
+  // 1 of the unit itself, 2 vectors, 5 of each linear, 13 of each of three segments.
+  CHECK_EQ(fields, 1 + 2 + 2 * 5 + 3 * 13);
   for (const bool first : {false, true}) {
     UnitLayout longer = layout();
-    (first ? longer.first : longer.second).segments.emplace_back();
+    longer.linears[first ? 0 : 1].segments.emplace_back();
     CHECK(!(longer == original));
     CHECK(seen.insert(hash(longer)).second);
   }
@@ -63,8 +67,8 @@ TEST(every_field_changes_the_hash_and_the_equality) {
 
 TEST(a_segment_moved_between_linears_is_another_layout) {
   UnitLayout a = layout(), b = layout();
-  a.first.segments.pop_back();
-  b.second.segments.pop_back();
+  a.linears[0].segments.pop_back();
+  b.linears[1].segments.pop_back();
   CHECK(hash(a) != hash(b));
   CHECK(!(a == b));
 }
@@ -73,14 +77,19 @@ TEST(a_segment_moved_between_linears_is_another_layout) {
 // alone.
 TEST(matrices_of_four_and_eight_bits_hash_apart) {
   UnitLayout four = layout(), eight = layout();
-  eight.first.segments[0].matrix.code.nibbles = 2;
+  eight.linears[0].segments[0].matrix.code.nibbles = 2;
   CHECK(hash(four) != hash(eight));
 }
 
-TEST(the_embedding_takes_part) {
+TEST(the_tables_take_part) {
   const UnitLayout unit = layout();
-  const std::span<const UnitLayout> units(&unit, 1);
-  CHECK(flatten(units, WeightType::f16, 4096) != flatten(units, WeightType::bf16, 4096));
-  CHECK(flatten(units, WeightType::f16, 4096) != flatten(units, WeightType::f16, 8192));
-  CHECK(flatten(units, WeightType::f16, 4096) != flatten({}, WeightType::f16, 4096));
+  const auto flat = [&](const std::vector<TableLayout>& tables) { return flatten(std::span(&unit, 1), tables); };
+  TableLayout typed = kTable, wider = kTable, larger = kTable, further = kTable;
+  typed.type = WeightType::bf16;
+  wider.width++;
+  larger.bytes++;
+  further.offset++;
+  for (const TableLayout& other : {typed, wider, larger, further}) CHECK(flat({kTable}) != flat({other}));
+  CHECK(flat({kTable}) != flat({kTable, kTable}));
+  CHECK(flat({kTable}) != flatten({}, std::span(&kTable, 1)));
 }

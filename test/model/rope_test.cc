@@ -11,23 +11,20 @@ using namespace millrace;
 
 namespace {
 
-ModelSpec spec_of(RopeScaling scaling, double factor, int original) {
-  ModelSpec spec;
-  spec.vocab = spec.hidden = spec.intermediate = 64;
-  spec.layers = spec.heads = spec.kv_heads = 1;
-  spec.head_dim = 64;
-  spec.max_position = 4096;
-  spec.rope.scaling = scaling;
-  spec.rope.factor = factor;
-  spec.rope.original_max_position = original;
+RopeSpec spec_of(RopeScaling scaling, double factor, int original) {
+  RopeSpec spec;
+  spec.head_dim = spec.rotary = 64;
+  spec.scaling = scaling;
+  spec.factor = factor;
+  spec.original_max_position = original;
   return spec;
 }
 
 }  // namespace
 
 TEST(dynamic_scaling_enlarges_theta_for_the_greatest_length) {
-  const ModelSpec plain = spec_of(RopeScaling::none, 1, 0);
-  const ModelSpec scaled = spec_of(RopeScaling::dynamic, 4, 1024);
+  const RopeSpec plain = spec_of(RopeScaling::none, 1, 0);
+  const RopeSpec scaled = spec_of(RopeScaling::dynamic, 4, 1024);
   const double theta = 10000 * std::pow(4 * 4 - 3, 64.0 / 62.0);
   const auto frequencies = rope_frequencies(scaled);
   for (int i = 0; i < 32; i++) CHECK_NEAR(frequencies[i], std::pow(theta, -i / 32.0), 1e-12);
@@ -37,8 +34,8 @@ TEST(dynamic_scaling_enlarges_theta_for_the_greatest_length) {
 
 TEST(yarn_keeps_fast_pairs_and_stretches_slow_ones) {
   const auto plain = rope_frequencies(spec_of(RopeScaling::none, 1, 0));
-  ModelSpec spec = spec_of(RopeScaling::yarn, 8, 1024);
-  spec.rope.attention_factor = 1.25;
+  RopeSpec spec = spec_of(RopeScaling::yarn, 8, 1024);
+  spec.attention_factor = 1.25;
   const auto scaled = rope_frequencies(spec);
   CHECK_EQ(scaled[0], plain[0]);
   CHECK_NEAR(scaled[31], plain[31] / 8, 1e-15);
@@ -53,16 +50,16 @@ TEST(yarn_keeps_fast_pairs_and_stretches_slow_ones) {
 
 TEST(factors_of_pairs_divide_frequencies_before_any_scaling) {
   for (const RopeScaling scaling : {RopeScaling::none, RopeScaling::linear, RopeScaling::yarn}) {
-    ModelSpec spec = spec_of(scaling, 4, 1024);
+    RopeSpec spec = spec_of(scaling, 4, 1024);
     const auto without = rope_frequencies(spec);
-    for (int i = 0; i < 32; i++) spec.rope.factors.push_back(1.0 + i / 8.0);
+    for (int i = 0; i < 32; i++) spec.factors.push_back(1.0 + i / 8.0);
     const auto with = rope_frequencies(spec);
-    for (int i = 0; i < 32; i++) CHECK_NEAR(with[i] * spec.rope.factors[i], without[i], 1e-12);
+    for (int i = 0; i < 32; i++) CHECK_NEAR(with[i] * spec.factors[i], without[i], 1e-12);
   }
 }
 
 TEST(scalings_without_what_they_need_are_refused_by_name) {
-  const auto refused = [](ModelSpec spec, const char* word) {
+  const auto refused = [](RopeSpec spec, const char* word) {
     CHECK_THROWS_CODE(spec.validate(), code::kCheckpointInvalid);
     try {
       spec.validate();
@@ -75,19 +72,32 @@ TEST(scalings_without_what_they_need_are_refused_by_name) {
   refused(spec_of(RopeScaling::dynamic, 4, 0), "'dynamic'");
   refused(spec_of(RopeScaling::dynamic, 0.5, 1024), "factor");
   refused(spec_of(RopeScaling::yarn, 4, 0), "'yarn'");
-  ModelSpec spec = spec_of(RopeScaling::yarn, 4, 1024);
-  spec.rope.beta_slow = 64;
+  RopeSpec spec = spec_of(RopeScaling::yarn, 4, 1024);
+  spec.beta_slow = 64;
   refused(spec, "beta_slow");
   spec = spec_of(RopeScaling::yarn, 4, 1024);
-  spec.rope.attention_factor = std::nan("");
+  spec.attention_factor = std::nan("");
   refused(spec, "attention_factor");
   for (const std::vector<double>& factors :
        {std::vector<double>(31, 1.0), std::vector<double>(32, 0.0), std::vector<double>(32, INFINITY)}) {
     spec = spec_of(RopeScaling::none, 1, 0);
-    spec.rope.factors = factors;
+    spec.factors = factors;
     refused(spec, "32 positive factors");
   }
   spec = spec_of(RopeScaling::none, 1, 0);
-  spec.sliding_window = -1;
-  refused(spec, "sliding_window");
+  spec.rotary = 66;
+  refused(spec, "head_dim");
+}
+
+TEST(what_is_not_rotated_stays_as_it_is) {
+  RopeSpec spec = spec_of(RopeScaling::none, 1, 0);
+  spec.rotary = 16;
+  spec.attention_factor = 2;
+  RopeSpec whole = spec;
+  whole.head_dim = 16;
+  const auto table = rope_table(spec, 5, 6), expected = rope_table(whole, 5, 6);
+  for (int i = 0; i < 32; i++) {
+    CHECK_EQ(table[i], i < 8 ? expected[i] : 1.0f);
+    CHECK_EQ(table[32 + i], i < 8 ? expected[8 + i] : 0.0f);
+  }
 }

@@ -18,7 +18,7 @@ using Loaded = std::shared_ptr<const HostModel>;
 struct Files {
   TempFolder folder;
   std::vector<std::string> paths;
-  ModelSource source;
+  DenseSource source;
 
   Files() {
     TinyModel model(check::seed());

@@ -46,7 +46,7 @@ std::string bytes_of(const HostModel& model) {
 struct Files {
   TempFolder folder;
   std::vector<std::string> paths;
-  ModelSource source;
+  DenseSource source;
   std::string packed = folder / "model.packed";
   std::string expected;  // what is repacked from the checkpoint
   size_t packed_bytes = 0;

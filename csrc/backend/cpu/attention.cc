@@ -35,6 +35,14 @@ struct RowTile {
   int begin_span = 0;  // first span of positions that any of them sees anything of
 };
 
+constexpr double kLog2e = 1.4426950408889634;
+
+double query_scale_of(const AttentionCall& call) {
+  const double root = std::sqrt(static_cast<double>(call.head_dim));
+  if (call.cap > 0) return (call.scale > 0 ? call.scale : 1.0 / root) / call.cap;
+  return call.scale > 0 ? kLog2e * call.scale : kLog2e / root;
+}
+
 int spans_of(int positions) {
   return (positions + kAttentionSpan - 1) / kAttentionSpan;
 }
@@ -69,7 +77,8 @@ class Attention {
         kernels_(kernels()),
         group_(call.heads / call.kv_heads),
         padded_dim_((call.head_dim + kAttentionLanes - 1) / kAttentionLanes * kAttentionLanes),
-        query_scale_(static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(call.head_dim)))) {}
+        query_scale_(static_cast<float>(query_scale_of(call))),
+        cap_(static_cast<float>(kLog2e * call.cap)) {}
 
   void run(ThreadPool& pool) {
     data_.workers.resize(std::max<size_t>(data_.workers.size(), pool.threads()));
@@ -152,6 +161,7 @@ class Attention {
     task.group = group_;
     task.head_dim = call_.head_dim;
     task.padded_dim = padded_dim_;
+    task.cap = cap_;
     task.queries = worker.queries.data();
     task.first = worker.first.data();
     task.visible = worker.visible.data();
@@ -274,6 +284,7 @@ class Attention {
   const int group_;
   const int padded_dim_;
   const float query_scale_;
+  const float cap_;
 };
 
 }  // namespace

@@ -19,6 +19,8 @@ struct AttentionCall {
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
+  double scale = 0;          // of scores; 0: 1 / sqrt(head_dim)
+  float cap = 0;             // of scores: cap * tanh(score / cap); 0: none
   int window = 0;            // a row at position p sees positions greater than p - window; 0: all
   const float* q = nullptr;  // [rows, heads, head_dim] after rope
   int64_t q_stride = 0;      // floats from row to row

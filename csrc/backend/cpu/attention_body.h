@@ -123,6 +123,10 @@ void score_block(const AttentionSpan& task, int query_begin, int query_end, floa
   }
 }
 
+inline void cap_scores(float* scores, int first, int visible, float cap) {
+  for (int i = first; i < visible; i++) scores[i] = cap * __builtin_tanhf(scores[i]);
+}
+
 // Scores [first, visible) of one query become exp2(score - maximum), the rest of the first and last block 0.
 inline void weigh(float* scores, int first, int visible, float* maximum, float* sum) {
   const int begin = first / kBlock * kBlock;
@@ -206,6 +210,7 @@ void attend_span(const AttentionSpan& task) {
   }
   for (int r = 0; r < task.rows; r++) {
     for (int q = r * task.group; q < (r + 1) * task.group; q++) {
+      if (task.cap > 0.0f) cap_scores(task.scores + q * kAttentionSpan, task.first[r], task.visible[r], task.cap);
       weigh(task.scores + q * kAttentionSpan, task.first[r], task.visible[r], task.maximum + q, task.sum + q);
     }
   }

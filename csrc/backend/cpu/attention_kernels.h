@@ -16,7 +16,10 @@ struct AttentionSpan {
   int group = 0;
   int head_dim = 0;
   int padded_dim = 0;
-  const float* queries = nullptr;  // [queries, padded_dim], scaled by log2(e) / sqrt(head_dim), zero in the padding
+  // [queries, padded_dim], zero in the padding; scaled so that scores are powers of two or, with a cap, that tanh takes
+  // them.
+  const float* queries = nullptr;
+  float cap = 0;                   // times log2(e); 0: none
   const int* first = nullptr;      // [rows], the first position of this span that a row sees, < visible
   const int* visible = nullptr;    // [rows], one more than the last, 1..kAttentionSpan
   int begin = 0;                   // the smallest first, down to a whole block

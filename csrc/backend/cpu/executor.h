@@ -1,6 +1,7 @@
 #pragma once
-// One model's passes on the CPU twin: every operation is a closure on the stream's thread, which calls the kernels
-// and shares the backend's thread pool with the other executors.
+// One model's passes on the CPU twin: every unit is a closure on the stream's thread, which interprets the unit's
+// operations, calls the kernels and shares the backend's thread pool with the other executors. executor_run.cc has the
+// operations.
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -35,33 +36,49 @@ class CpuExecutor final : public Executor {
   // Checks the whole step before anything is enqueued: throws INTERNAL, since the engine makes them.
   void begin(Stream& stream, const Step& step, StepOutput& output) override;
   void embed(Stream& stream) override;
-  void attention(Stream& stream, int unit) override;
-  void feed_forward(Stream& stream, int unit, RowKind rows) override;
+  void run(Stream& stream, int unit, RowKind rows) override;
   void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
   void receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
   void hand_over(Stream& stream, std::byte* rows) override;
   void take_over(Stream& stream, const std::byte* rows) override;
-  size_t residual_bytes() const override;
-  void head(Stream& stream, int unit) override;
+  size_t carried_bytes() const override;
   void sample(Stream& stream) override;
   void end(Stream& stream) override;
   ExecutorCounters counters() const override;
-  size_t workspace_bytes() const override { return workspace_.size() + rope_.size(); }
+  size_t workspace_bytes() const override;
 
  private:
   void check(const Step& step) const;
   void enqueue(Stream& stream, std::function<void()> operation);
   const std::byte* slab(int unit) const;
-  void normalise(const float* x, int rows, const UnitLayout& layout, const std::byte* slab);
-  void apply(const LinearLayout& layout, const std::byte* slab, const float* x, int rows, float* y, Epilogue epilogue,
-             const UnitLayout& unit);
   // To the positions of the step.
-  void grow_rope();
+  void grow_ropes();
 
-  void run_embed();
-  void run_attention(int unit);
-  void run_feed_forward(int unit, RowKind rows);
-  void run_head(int unit);
+  // Rows [begin, begin + rows) of the values, and the weights of the unit.
+  struct Scope {
+    const UnitLayout* layout = nullptr;
+    const std::byte* slab = nullptr;
+    int begin = 0;
+    int rows = 0;
+  };
+  // The rows of a value, from the scope's first on.
+  float* rows_of(const Scope& scope, int value) const;
+  int width(int value) const { return config_.program.values[value]; }
+  const float* vector(const Scope& scope, int index) const;
+  void copy_carried(std::byte* there, bool over);
+
+  void run_ops(const std::vector<Op>& ops, const Scope& scope);
+  void run_unit(int unit, RowKind rows);
+  // The residual stream's rows that logits are wanted of, to its beginning; how many they are.
+  int gather_logit_rows();
+  void run_op(const NormOp& op, const Scope& scope);
+  void run_op(const ScaleOp& op, const Scope& scope);
+  void run_op(const AddOp& op, const Scope& scope);
+  void run_op(const LinearOp& op, const Scope& scope);
+  void run_op(const GluOp& op, const Scope& scope);
+  void run_op(const GateOp& op, const Scope& scope);
+  void run_op(const GatherOp& op, const Scope& scope);
+  void run_op(const AttendOp& op, const Scope& scope);
   void run_sample();
 
   const ExecutorConfig config_;
@@ -76,13 +93,11 @@ class CpuExecutor final : public Executor {
   int logit_rows_ = 0;
 
   HostMemory workspace_;
-  float* residual_ = nullptr;  // [max_rows, hidden]
-  float* normed_ = nullptr;    // [max_rows, hidden]
-  float* wide_ = nullptr;      // [max_rows, max(qkv width, intermediate)]
-  float* attended_ = nullptr;  // [max_rows, query width]
-  float* logits_ = nullptr;    // [max_logit_rows, vocab]
-  HostMemory rope_;            // [max_context, head_dim], filled as contexts grow
+  std::vector<float*> values_;  // [max_rows, width] each; the logits [max_logit_rows, vocab]
+  const std::vector<int> carried_;
+  std::vector<HostMemory> ropes_;  // [max_context, head_dim], filled as contexts grow
   int rope_positions_ = 0;
+  std::vector<float> gate_up_;  // [rows, n] of a gate_up linear whose activation is no linear's own
   LinearScratch linear_scratch_;
   AttentionScratch attention_scratch_;
   std::vector<RowScratch> row_scratch_;  // [threads]

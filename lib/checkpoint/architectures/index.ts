@@ -1,13 +1,42 @@
-/** The supported architectures, as config.json spells them: one file each. */
+/** The supported architectures, as config.json spells them: a small file each, or each kind. */
 import type { Architecture } from './architecture.ts'
+import { cohere, cohere2 } from './cohere.ts'
+import { gemma2, gemma3 } from './gemma.ts'
+import { glm, glm4 } from './glm.ts'
+import { granite, graniteHybrid } from './granite.ts'
 import { llama } from './llama.ts'
+import { ministral, ministral3 } from './ministral.ts'
 import { mistral } from './mistral.ts'
+import { olmo2, olmo3 } from './olmo.ts'
+import { ernie45, exaone4, seedOss } from './others.ts'
+import { phi3 } from './phi3.ts'
 import { qwen2 } from './qwen2.ts'
 import { qwen3 } from './qwen3.ts'
+import { smollm3 } from './smollm3.ts'
 
 export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   LlamaForCausalLM: llama,
   MistralForCausalLM: mistral,
   Qwen2ForCausalLM: qwen2,
   Qwen3ForCausalLM: qwen3,
+  Gemma2ForCausalLM: gemma2,
+  Gemma3ForCausalLM: gemma3,
+  Phi3ForCausalLM: phi3,
+  GlmForCausalLM: glm,
+  Glm4ForCausalLM: glm4,
+  GraniteForCausalLM: granite,
+  GraniteMoeHybridForCausalLM: graniteHybrid,
+  Olmo2ForCausalLM: olmo2,
+  Olmo3ForCausalLM: olmo3,
+  SmolLM3ForCausalLM: smollm3,
+  CohereForCausalLM: cohere,
+  Cohere2ForCausalLM: cohere2,
+  MinistralForCausalLM: ministral,
+  Ministral3ForCausalLM: ministral3,
+  SeedOssForCausalLM: seedOss,
+  Exaone4ForCausalLM: exaone4,
+  Ernie4_5ForCausalLM: ernie45,
 }
+
+/** Models of several parts, of which the text's is read: it says in `text_config` which of the above it is. */
+export const WITH_TEXT_CONFIG = ['Gemma3ForConditionalGeneration', 'Mistral3ForConditionalGeneration'] as const

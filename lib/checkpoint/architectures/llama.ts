@@ -1,9 +1,9 @@
-import type { Architecture } from './architecture.ts'
+import { type Architecture, ATTENTION, FEED_FORWARD, withBiases } from './architecture.ts'
 
 export const llama: Architecture = {
   modelType: 'llama',
   defaults: { maxPosition: 2048 },
-  attentionBias: (config) => (config.attention_bias ? 'all' : 'none'),
-  feedForwardBias: (config) => config.mlp_bias ?? false,
+  decoder: (config, shape) =>
+    withBiases(shape, [...(config.attention_bias ? ATTENTION : []), ...(config.mlp_bias ? FEED_FORWARD : [])]),
   fields: [],
 }

@@ -1,10 +1,9 @@
 import type { Architecture } from './architecture.ts'
-import { readMistralWindow } from './windows.ts'
+import { readWindows } from './windows.ts'
 
 export const mistral: Architecture = {
   modelType: 'mistral',
   defaults: { maxPosition: 131072, kvHeads: 8 },
-  attentionBias: () => 'none',
-  slidingWindow: readMistralWindow,
+  windows: (config) => readWindows(config, 4096),
   fields: ['sliding_window'],
 }

@@ -1,10 +1,10 @@
-import type { Architecture } from './architecture.ts'
-import { QWEN_WINDOW_FIELDS, readQwenWindow } from './windows.ts'
+import { type Architecture, QKV, withBiases } from './architecture.ts'
+import { QWEN_WINDOW_FIELDS, readQwenWindows } from './windows.ts'
 
 export const qwen2: Architecture = {
   modelType: 'qwen2',
   defaults: { maxPosition: 32768, kvHeads: 32 },
-  attentionBias: () => 'qkv',
-  slidingWindow: readQwenWindow,
+  windows: readQwenWindows,
+  decoder: (_, shape) => withBiases(shape, QKV),
   fields: QWEN_WINDOW_FIELDS,
 }

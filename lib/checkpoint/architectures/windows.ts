@@ -1,41 +1,41 @@
-/** Sliding windows, as transformers reads them. */
-import { checkField, type Fields, invalidField, unsupportedField } from '../fields.ts'
-import { fieldBoolean, fieldInteger } from '../json.ts'
+/** Sliding windows by layer, as transformers reads them. */
+import type { Fields } from '../fields.ts'
 
-/** Transformers' MistralConfig, Qwen2Config and Qwen3Config alike. */
-const DEFAULT_WINDOW = 4096
-const DEFAULT_MAX_WINDOW_LAYERS = 28
+/** Of Qwen2Config and Qwen3Config alike. */
+const QWEN_WINDOW = 4096
+const QWEN_MAX_WINDOW_LAYERS = 28
 
-/** The fields that readQwenWindow reads. */
+/** The fields that readQwenWindows reads. */
 export const QWEN_WINDOW_FIELDS = ['sliding_window', 'use_sliding_window', 'max_window_layers'] as const
 
-/** The window of a model whose layers from `firstLayer` on have one, unless layer_types says which; 0: none. */
-export function readWindow(config: Fields, firstLayer: number): number {
-  const { sliding_window: said, layer_types: types, num_hidden_layers: layers } = config
-  const window = said === undefined ? DEFAULT_WINDOW : checkField(fieldInteger(1), 'sliding_window', said)
-  const sliding = types
-    ? types.filter((type) => type === 'sliding_attention').length
-    : layers - Math.min(layers, firstLayer)
-  if (window === undefined) {
-    if (types && sliding > 0) throw invalidField('sliding_window', 'the window of layer_types', said)
-    return 0
-  }
-  if (sliding === 0) return 0
-  if (sliding === layers) return window
-  throw types
-    ? unsupportedField('layer_types', 'one type for all layers', [...new Set(types)])
-    : unsupportedField('max_window_layers', `0, or at least num_hidden_layers (${layers})`, firstLayer)
+/**
+ * `otherwise`: the window of a config that names none. Layers have it as `layer_types` says, or where it does not, those
+ * for which `slides` holds.
+ */
+export function readWindows(
+  config: Fields,
+  otherwise: number,
+  slides: (layer: number) => boolean = () => true,
+): number[] {
+  const window = config.sliding_window === undefined ? otherwise : config.sliding_window
+  return Array.from({ length: config.num_hidden_layers }, (_, layer) => {
+    const type = config.layer_types?.[layer]
+    const sliding = type === undefined ? slides(layer) : type === 'sliding_attention'
+    return sliding ? (window ?? 0) : 0
+  })
 }
 
-/** Mistral's, of every layer: it reads no layer_types, which must not say otherwise. */
-export function readMistralWindow(config: Fields): number {
-  const window = readWindow(config, 0)
-  if (window > 0 || config.sliding_window == null) return window
-  throw invalidField('layer_types', 'sliding_attention, by sliding_window', config.layer_types![0])
+/** All layers but every so-manieth. */
+export const everyButEach = (pattern: number) => (layer: number) => (layer + 1) % pattern !== 0
+
+/** By `sliding_window_pattern`: a number, or a word of L and G that is repeated. */
+export function byPattern({ sliding_window_pattern: pattern }: Fields, otherwise: number) {
+  if (typeof pattern === 'string') return (layer: number) => pattern[layer % pattern.length] === 'L'
+  return everyButEach(pattern || otherwise)
 }
 
-export function readQwenWindow(config: Fields): number {
-  const first = checkField(fieldInteger(0), 'max_window_layers', config.max_window_layers)
-  const used = checkField(fieldBoolean(), 'use_sliding_window', config.use_sliding_window)
-  return used ? readWindow(config, first ?? DEFAULT_MAX_WINDOW_LAYERS) : 0
+export function readQwenWindows(config: Fields): number[] {
+  if (!config.use_sliding_window) return Array(config.num_hidden_layers).fill(0)
+  const first = config.max_window_layers ?? QWEN_MAX_WINDOW_LAYERS
+  return readWindows(config, QWEN_WINDOW, (layer) => layer >= first)
 }

@@ -1,10 +1,12 @@
 /** A GGUF model's metadata and tensors, as the rest of the library knows checkpoints. */
 import { basename } from 'node:path'
-import type { LinearSource, ModelSource, NativeAddon, NativeTensor } from '../../binding.ts'
+import type { NativeAddon, NativeTensor } from '../../binding.ts'
 import type { HeadType } from '../../options/model.ts'
 import type { CheckpointParts } from '../checkpoint.ts'
 import { type ModelConfig, readConfig } from '../config.ts'
+import { MODULES } from '../decoder.ts'
 import { identify } from '../folder.ts'
+import type { NamedProgram } from '../program.ts'
 import { makeSource } from '../source.ts'
 import { checkUnread, readBytes } from '../unread.ts'
 import { architectureOf } from './architectures.ts'
@@ -31,15 +33,15 @@ export async function openGguf(files: GgufFiles, native: NativeAddon, head: Head
   const names = new TensorNames(architecture, stored)
   try {
     const { record, headDim } = makeConfig(metadata, kind, stored)
-    const said = await withRopeFactors(readConfig(record, warn), files.parts, stored, metadata)
+    const read = await withRopeFactors(readConfig(record, warn), files.parts, stored, metadata)
+    const said = architecture.interleaved ? { ...read, named: interleaved(read.named, headDim) } : read
     checkGgufKeys(metadata, kind, warn)
     const tensors = stored
       .filter((tensor) => tensor.name !== ROPE_FACTORS)
       .map((tensor) => ({ ...tensor, name: names.toHub(tensor.name) }))
     const plain = makeSource(said, { method: 'none' }, tensors, head)
     await checkUnread(files.parts, said, plain, tensors, (message) => warn(inFileNames(message, names)))
-    const ofFile = names.ofSource(plain)
-    const source = architecture.interleaved ? interleaved(ofFile, headDim) : ofFile
+    const source = names.ofSource(plain)
     return {
       folder: {
         path: files.path,
@@ -95,7 +97,7 @@ async function withRopeFactors(
 ): Promise<ModelConfig> {
   const tensor = tensors.find(({ name }) => name === ROPE_FACTORS)
   if (!tensor) return config
-  const pairs = config.spec.headDim / 2
+  const pairs = config.spec.rope.rotary / 2
   if (tensor.dtype !== 'F32' || tensor.shape.length !== 1 || tensor.shape[0] !== pairs) {
     throw metadata.invalid(
       `tensor '${ROPE_FACTORS}': expected F32 [${pairs}], found ${tensor.dtype} [${tensor.shape.join(', ')}]`,
@@ -108,16 +110,24 @@ async function withRopeFactors(
     throw metadata.invalid(`tensor '${ROPE_FACTORS}': expected positive numbers, found ${wrong}`)
   }
   if (factors.every((factor) => factor === 1)) return config
-  return { ...config, spec: { ...config.spec, rope: { ...config.spec.rope, factors } } }
+  const { spec, named } = config
+  const ropes = named.program.ropes.map((rope) => ({ ...rope, factors }))
+  return {
+    ...config,
+    spec: { ...spec, rope: { ...spec.rope, factors } },
+    named: { ...named, program: { ...named.program, ropes } },
+  }
 }
 
-/** Of query and key. */
-function interleaved(source: ModelSource, headDim: number): ModelSource {
-  const turned = (linear: LinearSource) => ({ ...linear, interleavedHeads: { headDim, rotary: headDim } })
-  return {
-    ...source,
-    layers: source.layers.map((layer) => ({ ...layer, query: turned(layer.query), key: turned(layer.key) })),
-  }
+/** The rows of query and key come in the order of a rotation of neighbours. */
+function interleaved(named: NamedProgram, headDim: number): NamedProgram {
+  const turns = (module: string) => module.endsWith(MODULES.query) || module.endsWith(MODULES.key)
+  const heads = { headDim, rotary: headDim, interleaved: true }
+  const units = named.units.map(({ vectors, linears }) => ({
+    vectors,
+    linears: linears.map((parts) => parts.map((part) => (turns(part.module) ? { ...part, heads } : part))),
+  }))
+  return { ...named, units }
 }
 
 const inFileNames = (message: string, names: TensorNames): string =>

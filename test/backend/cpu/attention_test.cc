@@ -13,6 +13,7 @@
 #include "backend/cpu/linear.h"
 #include "check.h"
 #include "core/half.h"
+#include "dense.h"
 
 using namespace millrace;
 
@@ -22,7 +23,7 @@ constexpr uint16_t kHalfNan = 0x7e00;
 
 // A cache of several sequences whose blocks are scattered; positions never written hold NaN.
 struct Cache {
-  ModelSpec spec;
+  DenseSpec spec;
   int stride = 0;  // blocks of a sequence
   std::vector<uint16_t> kv;
   std::vector<int32_t> tables;
@@ -61,7 +62,7 @@ struct Rows {
 };
 
 // The query of a position of a sequence, whatever the step it is in.
-std::vector<float> query_of(const ModelSpec& spec, int sequence, int position) {
+std::vector<float> query_of(const DenseSpec& spec, int sequence, int position) {
   std::mt19937_64 random = check::random(1000 * sequence + position + 7);
   std::normal_distribution<float> normal(0, 2);
   std::vector<float> q(spec.query_width());
@@ -70,7 +71,7 @@ std::vector<float> query_of(const ModelSpec& spec, int sequence, int position) {
 }
 
 std::vector<std::vector<float>> run(Cache& cache, const Rows& rows, ThreadPool& pool) {
-  const ModelSpec& spec = cache.spec;
+  const DenseSpec& spec = cache.spec;
   const size_t q_stride = spec.query_width() + 5, out_stride = spec.query_width() + 3;
   std::vector<float> q(rows.positions.size() * q_stride), out(rows.positions.size() * out_stride, -7.0f);
   for (size_t r = 0; r < rows.positions.size(); r++) {
@@ -105,7 +106,7 @@ std::vector<std::vector<float>> run(Cache& cache, const Rows& rows, ThreadPool& 
 }
 
 std::vector<double> expected(Cache& cache, int sequence, int position) {
-  const ModelSpec& spec = cache.spec;
+  const DenseSpec& spec = cache.spec;
   const std::vector<float> q = query_of(spec, sequence, position);
   const int first = spec.sliding_window == 0 ? 0 : std::max(0, position + 1 - spec.sliding_window);
   std::vector<double> out(spec.query_width(), 0.0);

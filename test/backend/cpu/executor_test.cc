@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "core/half.h"
 #include "core/memory.h"
+#include "dense.h"
 
 using namespace millrace;
 
@@ -32,7 +33,7 @@ struct Shape {
 
 // Weights as the reference sees them (row-major [n, k], float64) beside the same weights in slabs.
 struct Model {
-  ModelSpec spec;
+  DenseSpec spec;
   std::vector<UnitLayout> units;
   std::vector<HostMemory> slabs;
   std::vector<std::byte> embedding_rows;
@@ -51,7 +52,7 @@ class Builder {
   explicit Builder(const Shape& shape) : shape_(shape), random_(check::random(17)) {}
 
   Model build() {
-    ModelSpec& spec = model_.spec;
+    DenseSpec& spec = model_.spec;
     spec.vocab = shape_.vocab;
     spec.hidden = shape_.hidden;
     spec.layers = shape_.layers;
@@ -60,16 +61,15 @@ class Builder {
     spec.head_dim = shape_.head_dim;
     spec.intermediate = shape_.intermediate;
     spec.max_position = shape_.max_context;
-    spec.validate();
+    check_program(dense_program(spec));
     model_.embedding_type = shape_.embedding;
     build_embedding();
-    for (int l = 0; l < shape_.layers; l++) build_layer(l);
+    for (int l = 0; l < shape_.layers; l++) build_layer();
     UnitLayout head;
-    head.kind = UnitKind::head;
     start();
-    head.norm_offset = norm(model_.final_norm);
+    head.vectors.push_back(norm(model_.final_norm));
     model_.head = weights(spec.vocab, spec.hidden);
-    head.first = linear({{&model_.head, spec.vocab}}, spec.hidden);
+    head.linears.push_back(linear({{&model_.head, spec.vocab}}, spec.hidden));
     finish(head);
     return std::move(model_);
   }
@@ -100,31 +100,27 @@ class Builder {
     }
   }
 
-  void build_layer(int l) {
-    const ModelSpec& spec = model_.spec;
+  void build_layer() {
+    const DenseSpec& spec = model_.spec;
     Model::Layer layer;
     UnitLayout attention;
-    attention.layer = l;
     start();
-    attention.norm_offset = norm(layer.attention_norm);
+    attention.vectors.push_back(norm(layer.attention_norm));
     layer.qkv = weights(spec.qkv_width(), spec.hidden);
-    attention.first = linear({{&layer.qkv, spec.qkv_width()}}, spec.hidden);
+    attention.linears.push_back(linear({{&layer.qkv, spec.qkv_width()}}, spec.hidden));
     if (shape_.bias) {
-      attention.first.has_bias = true;
-      attention.first.bias_offset = builder_.floats(spec.qkv_width());
+      attention.linears[0].has_bias = true;
+      attention.linears[0].bias_offset = builder_.floats(spec.qkv_width());
       for (int i = 0; i < spec.qkv_width(); i++) layer.qkv_bias.push_back(static_cast<float>(uniform(-0.5, 0.5)));
-      floats_.push_back({attention.first.bias_offset, layer.qkv_bias});
+      floats_.push_back({attention.linears[0].bias_offset, layer.qkv_bias});
     }
     layer.o = weights(spec.hidden, spec.query_width());
-    attention.second = linear({{&layer.o, spec.hidden}}, spec.query_width());
+    attention.linears.push_back(linear({{&layer.o, spec.hidden}}, spec.query_width()));
     finish(attention);
 
     UnitLayout feed_forward;
-    feed_forward.kind = UnitKind::feed_forward;
-    feed_forward.layer = l;
-    feed_forward.interleaved = shape_.interleaved;
     start();
-    feed_forward.norm_offset = norm(layer.feed_forward_norm);
+    feed_forward.vectors.push_back(norm(layer.feed_forward_norm));
     layer.gate = weights(spec.intermediate, spec.hidden);
     layer.up = weights(spec.intermediate, spec.hidden);
     std::vector<double> both;
@@ -138,7 +134,8 @@ class Builder {
           both[to + 8 * spec.hidden + k] = layer.up[static_cast<size_t>(i) * spec.hidden + k];
         }
       }
-      feed_forward.first = linear({{&both, 2 * padded}}, spec.hidden);
+      feed_forward.linears.push_back(linear({{&both, 2 * padded}}, spec.hidden));
+      feed_forward.linears[0].interleaved = true;
       for (int i = 0; i < spec.intermediate; i++) {  // as quantised
         const size_t from = static_cast<size_t>(16 * (i / 8) + i % 8) * spec.hidden;
         for (int k = 0; k < spec.hidden; k++) {
@@ -147,10 +144,10 @@ class Builder {
         }
       }
     } else {
-      feed_forward.first = linear({{&layer.gate, spec.intermediate}, {&layer.up, spec.intermediate}}, spec.hidden);
+      feed_forward.linears.push_back(linear({{&layer.gate, spec.intermediate}, {&layer.up, spec.intermediate}}, spec.hidden));
     }
     layer.down = weights(spec.hidden, spec.intermediate);
-    feed_forward.second = linear({{&layer.down, spec.hidden}}, spec.intermediate);
+    feed_forward.linears.push_back(linear({{&layer.down, spec.hidden}}, spec.intermediate));
     finish(feed_forward);
     model_.layers.push_back(std::move(layer));
   }
@@ -322,7 +319,7 @@ void rotate(double* head, int head_dim, int position, double theta) {
 // what is left is the product's own error.
 std::vector<std::vector<double>> reference(const Model& model, const std::vector<int>& tokens,
                                            bool rounded_kv = false) {
-  const ModelSpec& spec = model.spec;
+  const DenseSpec& spec = model.spec;
   const int d = spec.head_dim, group = spec.heads / spec.kv_heads;
   std::vector<std::vector<double>> x;
   for (int token : tokens) {
@@ -386,11 +383,10 @@ class Runner {
     // Never-written positions must not matter: NaN everywhere.
     std::memset(kv_->data(), 0xff, kv_bytes);
     ExecutorConfig config;
-    config.spec = model.spec;
+    config.program = dense_program(model.spec);
     config.units = model.units;
-    config.embedding = {model.embedding_rows.data(), model.embedding_type};
-    config.kv = kv_->data();
-    config.kv_blocks = blocks;
+    config.tables = {{model.embedding_rows.data(), model.embedding_type}};
+    config.kv = {{kv_->data(), {}, blocks}};
     config.max_rows = shape.max_rows;
     config.max_logit_rows = shape.max_rows;
     config.max_context = shape.max_context;
@@ -458,10 +454,10 @@ class Runner {
     executor_->begin(*stream_, step, output);
     executor_->embed(*stream_);
     for (int l = 0; l < model_.spec.layers; l++) {
-      executor_->attention(*stream_, attention_unit(l));
-      executor_->feed_forward(*stream_, feed_forward_unit(l));
+      executor_->run(*stream_, attention_unit(l));
+      executor_->run(*stream_, feed_forward_unit(l));
     }
-    executor_->head(*stream_, head_unit(model_.spec));
+    executor_->run(*stream_, head_unit(model_.spec));
     executor_->sample(*stream_);
     executor_->end(*stream_);
     stream_->synchronize();
@@ -680,13 +676,7 @@ TEST(units_are_read_through_the_table_in_stream_order) {
   for (int u = 0; u < unit_count(model.spec); u++) {
     stream.copy(slot.data(), sources[u].data(), model.units[u].bytes);
     executor.set_unit(stream, u, slot.data());
-    if (u == head_unit(model.spec)) {
-      executor.head(stream, u);
-    } else if (u % 2 == 0) {
-      executor.attention(stream, u);
-    } else {
-      executor.feed_forward(stream, u);
-    }
+    executor.run(stream, u);
     stream.fill(slot.data(), 0xff, largest);
   }
   executor.sample(stream);
@@ -704,8 +694,8 @@ TEST(a_step_reads_each_weight_once_whatever_its_rows) {
   Runner runner(model, shape, 2);
   size_t matrices = 0;
   for (const UnitLayout& unit : model.units) {
-    for (const LinearLayout* linear : {&unit.first, &unit.second}) {
-      for (const auto& segment : linear->segments) matrices += segment.matrix.bytes;
+    for (const LinearLayout& linear : unit.linears) {
+      for (const auto& segment : linear.segments) matrices += segment.matrix.bytes;
     }
   }
   uint64_t before = runner.executor().counters().weight_bytes_read;

@@ -257,10 +257,12 @@ TEST(what_a_gpu_cannot_run_is_refused_by_name) {
   REQUIRE(old.has_value());
   CHECK(old->find("7.0") != std::string::npos && old->find("7.5") != std::string::npos);
 
-  ModelSpec spec;
-  spec.heads = 8, spec.kv_heads = 2, spec.head_dim = 128;
+  AttendOp attend;
+  attend.heads = 8, attend.kv_heads = 2, attend.head_dim = 128;
+  Program spec;
+  spec.units.push_back({.ops = {attend}});
   UnitLayout unit;
-  unit.first.segments.push_back(
+  unit.linears.emplace_back().segments.push_back(
       {measure_matrix({.type = WeightType::q4, .zeros = true, .group = 32}, 6144, 4096, 4096), 0});
   const std::vector<UnitLayout> units{unit};
   CHECK(!refusal_of(DeviceFacts{75, 40, 65536, 65536, false}, spec, units));

@@ -16,6 +16,13 @@ const llama = {
   rms_norm_eps: 1e-5,
   eos_token_id: 2,
 }
+/** Of the first layer, the parts that have a bias. */
+const biasesOf = (config: Record<string, unknown>) =>
+  readConfig(config)
+    .named.units.slice(0, 2)
+    .flatMap(({ linears }) => linears.flat())
+    .flatMap(({ module, bias }) => (bias ? [module.slice('model.layers.0.'.length)] : []))
+const QKV = ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj']
 const refused = (config: object, code: string, message: RegExp) =>
   expect(() => readConfig({ ...llama, ...config })).toThrowError(
     expect.objectContaining({ code, message: expect.stringMatching(message) }),
@@ -36,6 +43,8 @@ describe('Llama', () => {
         maxPosition: 4096,
         rmsEpsilon: 1e-5,
         rope: {
+          headDim: 128,
+          rotary: 128,
           theta: 10000,
           scaling: 'none',
           factor: 1,
@@ -48,13 +57,14 @@ describe('Llama', () => {
           truncate: true,
         },
         slidingWindow: 0,
+        windowedLayers: 0,
         qkNorm: false,
       },
+      named: expect.anything(),
       tiedEmbeddings: false,
-      attentionBias: 'none',
-      feedForwardBias: false,
       endTokens: [2],
     })
+    expect(biasesOf(llama)).toEqual([])
   })
 
   test('Llama 3: grouped heads, rope scaling in every spelling', () => {
@@ -92,7 +102,9 @@ describe('Llama', () => {
       attention_bias: true,
       mlp_bias: true,
     })
-    expect(config).toMatchObject({ tiedEmbeddings: true, attentionBias: 'all', feedForwardBias: true })
+    expect(config.tiedEmbeddings).toBe(true)
+    const mlp = ['mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj']
+    expect(biasesOf({ ...llama, attention_bias: true, mlp_bias: true })).toEqual([...QKV, 'self_attn.o_proj', ...mlp])
     expect(config.spec).toMatchObject({ headDim: 64, rope: { scaling: 'linear', factor: 4 } })
   })
 
@@ -117,10 +129,9 @@ describe('Mistral', () => {
   test('version 0.1 has a window, version 0.3 none', () => {
     expect(readConfig({ ...mistral, sliding_window: 4096 })).toMatchObject({
       architecture: 'MistralForCausalLM',
-      spec: { slidingWindow: 4096, qkNorm: false, kvHeads: 8 },
-      attentionBias: 'none',
-      feedForwardBias: false,
+      spec: { slidingWindow: 4096, windowedLayers: 32, qkNorm: false, kvHeads: 8 },
     })
+    expect(biasesOf(mistral)).toEqual([])
     expect(readConfig({ ...mistral, sliding_window: null }).spec.slidingWindow).toBe(0)
   })
   test("absent fields take transformers' defaults, which are not Llama's", () => {
@@ -131,26 +142,17 @@ describe('Mistral', () => {
   test('a head size of its own', () => {
     expect(readConfig({ ...mistral, head_dim: 160, sliding_window: null }).spec).toMatchObject({ headDim: 160 })
   })
-  test('layers that differ are refused by name', () => {
+  test('layers have a window or none, as each is said to', () => {
     const layer_types = [...Array(31).fill('full_attention'), 'sliding_attention']
-    refused(
-      { ...mistral, layer_types },
-      'CHECKPOINT_UNSUPPORTED',
-      /'layer_types': \["full_attention","sliding_attention"\]/,
-    )
+    const { spec, named } = readConfig({ ...mistral, layer_types })
+    expect(spec).toMatchObject({ slidingWindow: 4096, windowedLayers: 1 })
+    expect(named.program.kv).toEqual([
+      { layers: 31, window: 0, kvHeads: 8, headDim: 128 },
+      { layers: 1, window: 4096, kvHeads: 8, headDim: 128 },
+    ])
     refused({ ...mistral, layer_types: ['chunked_attention'] }, 'CHECKPOINT_UNSUPPORTED', /"chunked_attention"/)
     refused({ ...mistral, sliding_window: 0 }, 'CHECKPOINT_INVALID', /'sliding_window': expected an integer from 1/)
     expect(readConfig({ ...mistral, layer_types: Array(32).fill('full_attention') }).spec.slidingWindow).toBe(0)
-    refused(
-      { ...mistral, sliding_window: 4096, layer_types: Array(32).fill('full_attention') },
-      'CHECKPOINT_INVALID',
-      /'layer_types': expected sliding_attention/,
-    )
-    refused(
-      { ...mistral, sliding_window: null, layer_types: Array(32).fill('sliding_attention') },
-      'CHECKPOINT_INVALID',
-      /'sliding_window': expected the window of layer_types/,
-    )
   })
   test('windows that an architecture does not read are no reason to refuse it', () => {
     const strange = { sliding_window: -1, use_sliding_window: 'no', max_window_layers: null }
@@ -170,22 +172,19 @@ describe('Qwen2 and Qwen3', () => {
     expect(readConfig({ ...qwen2, ...said })).toMatchObject({
       architecture: 'Qwen2ForCausalLM',
       spec: { slidingWindow: 0, qkNorm: false, headDim: 128 },
-      attentionBias: 'qkv',
-      feedForwardBias: false,
     })
+    expect(biasesOf({ ...qwen2, ...said })).toEqual(QKV)
   })
   test('Qwen3 norms its heads, whose size is 128 unless said', () => {
     expect(readConfig({ ...qwen3, hidden_size: 1024, num_attention_heads: 16 })).toMatchObject({
       architecture: 'Qwen3ForCausalLM',
       spec: { qkNorm: true, headDim: 128, heads: 16, kvHeads: 4 },
-      attentionBias: 'none',
     })
-    expect(readConfig({ ...qwen3, head_dim: 64, attention_bias: true })).toMatchObject({
-      spec: { headDim: 64 },
-      attentionBias: 'all',
-    })
+    expect(biasesOf(qwen3)).toEqual([])
+    expect(readConfig({ ...qwen3, head_dim: 64 }).spec.headDim).toBe(64)
+    expect(biasesOf({ ...qwen3, attention_bias: true })).toEqual([...QKV, 'self_attn.o_proj'])
   })
-  test('a window of all layers, or of none', () => {
+  test('a window of all layers, of the last, or of none', () => {
     const window = { use_sliding_window: true, sliding_window: 512 }
     expect(readConfig({ ...qwen2, ...window, max_window_layers: 0 }).spec.slidingWindow).toBe(512)
     expect(readConfig({ ...qwen2, ...window, max_window_layers: 32 }).spec.slidingWindow).toBe(0)
@@ -193,11 +192,7 @@ describe('Qwen2 and Qwen3', () => {
     expect(
       readConfig({ ...qwen3, ...window, layer_types: Array(32).fill('sliding_attention') }).spec.slidingWindow,
     ).toBe(512)
-    refused(
-      { ...qwen2, ...window, max_window_layers: 28 },
-      'CHECKPOINT_UNSUPPORTED',
-      /'max_window_layers': 28 is not supported, expected 0, or at least num_hidden_layers \(32\)/,
-    )
+    expect(readConfig({ ...qwen2, ...window, max_window_layers: 28 }).spec.windowedLayers).toBe(4)
   })
 })
 

@@ -1,8 +1,10 @@
 /** The config.json of published models, as published: every one is read, and nothing is said against it. */
+
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { type ModelConfig, readConfig } from '../../../lib/checkpoint/config.ts'
+import { countParameters } from '../../../lib/checkpoint/count.ts'
 import { readQuantisation } from '../../../lib/checkpoint/quantisation.ts'
 
 const FOLDER = join(import.meta.dirname, 'published')
@@ -61,16 +63,7 @@ const PARAMETERS: Record<string, number> = {
   'qwen3-32b': 32_762_123_264,
 }
 
-function countParameters({ spec, tiedEmbeddings, attentionBias, feedForwardBias }: ModelConfig): number {
-  const { vocab, hidden, layers, heads, kvHeads, headDim, intermediate, qkNorm } = spec
-  const [queries, keys] = [heads * headDim, kvHeads * headDim]
-  const biases =
-    (attentionBias === 'none' ? 0 : queries + 2 * keys + (attentionBias === 'all' ? hidden : 0)) +
-    (feedForwardBias ? 2 * intermediate + hidden : 0)
-  const attention = hidden * (queries + 2 * keys) + queries * hidden
-  const layer = attention + 3 * hidden * intermediate + 2 * hidden + (qkNorm ? 2 * headDim : 0) + biases
-  return layers * layer + hidden + vocab * hidden * (tiedEmbeddings ? 1 : 2)
-}
+const parameters = ({ named, tiedEmbeddings }: ModelConfig) => countParameters(named, tiedEmbeddings)
 
 describe('published models', () => {
   test.each(PUBLISHED)('%s: no refusal, no warning', async (name) => {
@@ -78,7 +71,7 @@ describe('published models', () => {
     const config = configOf(name)
     const read = readConfig(config, (message) => warnings.push(message))
     expect(warnings).toEqual([])
-    if (name in PARAMETERS) expect(countParameters(read)).toBe(PARAMETERS[name])
+    if (name in PARAMETERS) expect(parameters(read)).toBe(PARAMETERS[name])
     const { quantization_config: said } = config
     const quantisation = await readQuantisation({ path: FOLDER, files: [], config } as never)
     expect(quantisation.method).toBe(said ? said.quant_method : 'none')

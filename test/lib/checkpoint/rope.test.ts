@@ -84,16 +84,15 @@ describe('one set of parameters a type of layer', () => {
       maxPosition: 4096,
     })
   })
-  test('refused: types that are there and differ, a type that is not there, two thetas', () => {
+  test('by layer where types differ; refused: a type that is not there, two thetas', () => {
     const qwen2 = { ...llama, architectures: ['Qwen2ForCausalLM'], model_type: 'qwen2', num_key_value_heads: 8 }
     const both = { full_attention: full, sliding_attention: sliding }
     const mixed = { layer_types: ['full_attention', 'sliding_attention', 'full_attention', 'full_attention'] }
-    refused(
-      { rope_parameters: both, ...mixed },
-      'CHECKPOINT_UNSUPPORTED',
-      /'rope_parameters': \["full_attention","sliding_attention"\]/,
-      qwen2,
-    )
+    const window = { use_sliding_window: true, sliding_window: 64 }
+    const { named } = readConfig({ ...qwen2, ...mixed, ...window, rope_parameters: both })
+    expect(named.program.ropes.map(({ theta }) => theta)).toEqual([5e5, 1e4])
+    const attends = named.program.units.flatMap(({ ops }) => ops.filter(({ op }) => op === 'attend'))
+    expect(attends).toMatchObject([{ rope: 0 }, { rope: 1 }, { rope: 0 }, { rope: 0 }])
     expect(read({ rope_parameters: { ...both, sliding_attention: full }, ...mixed }, qwen2).rope.theta).toBe(5e5)
     refused(
       { rope_parameters: { sliding_attention: sliding } },

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { readConfig } from '../../../lib/checkpoint/config.ts'
 import type { Quantisation } from '../../../lib/checkpoint/quantisation.ts'
-import { makeSource } from '../../../lib/checkpoint/source.ts'
+import { makeSource as makeUnits } from '../../../lib/checkpoint/source.ts'
 
 const linears = [
   'self_attn.q_proj',
@@ -41,6 +41,32 @@ function names(parts: string[], more: string[] = []): { name: string }[] {
     ...linears.flatMap((linear) => parts.map((part) => `model.layers.${index}.${linear}.${part}`)),
   ]
   return ['model.embed_tokens.weight', 'model.norm.weight', ...layer(0), ...layer(1), ...more].map((name) => ({ name }))
+}
+
+/** A plain decoder's tensors by what they are. */
+function makeSource(...of: Parameters<typeof makeUnits>) {
+  const { units, tables, headBits } = makeUnits(...of)
+  const head = units.at(-1)!
+  const layers = Array.from({ length: (units.length - 1) / 2 }, (_, layer) => {
+    const [attention, feedForward] = [units[2 * layer]!, units[2 * layer + 1]!]
+    const [query, key, value] = attention.linears[0]!
+    const [gate, up] = feedForward.linears[0]!
+    const [attentionNorm, queryNorm, keyNorm] = attention.vectors.map(({ tensor }) => tensor)
+    return {
+      attentionNorm,
+      queryNorm,
+      keyNorm,
+      feedForwardNorm: feedForward.vectors[0]!.tensor,
+      query: query!,
+      key: key!,
+      value: value!,
+      output: attention.linears[1]![0]!,
+      gate: gate!,
+      up: up!,
+      down: feedForward.linears[1]![0]!,
+    }
+  })
+  return { layers, embedding: tables[0], finalNorm: head.vectors[0]!.tensor, head: head.linears[0]![0]!, headBits }
 }
 
 describe('makeSource', () => {

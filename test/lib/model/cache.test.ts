@@ -67,9 +67,10 @@ describe('a packed file', () => {
   const checkpoint = (path: string) => ({ path, weightFiles: [join(path, 'model.safetensors')] }) as CheckpointFolder
   const plan = (headBytes: number, type: 'f16' | 'q4' = 'f16'): NativeSlabPlan => ({
     layoutVersion: 1,
-    units: [{ kind: 'head', layer: -1, bytes: headBytes, types: [type] }],
+    units: [{ name: 'head', kind: 'head', layer: -1, kvClass: -1, bytes: headBytes, types: [type] }],
     embeddingBytes: 10,
     embeddingType: 'f16',
+    kv: [],
     kvBytesPerToken: 1,
   })
 

@@ -63,15 +63,30 @@ export class FakeAddon implements NativeAddon {
 
   async planSlabs() {
     const layers = Array.from({ length: 8 }, (_, layer) => [
-      { kind: 'attention' as const, layer, bytes: 1024, types: ['q4' as const] },
-      { kind: 'feedForward' as const, layer, bytes: 2048, types: ['q4' as const] },
+      {
+        name: `attention ${layer}`,
+        kind: 'attention' as const,
+        layer,
+        kvClass: 0,
+        bytes: 1024,
+        types: ['q4' as const],
+      },
+      {
+        name: `feed-forward ${layer}`,
+        kind: 'feedForward' as const,
+        layer,
+        kvClass: -1,
+        bytes: 2048,
+        types: ['q4' as const],
+      },
     ])
-    const head = { kind: 'head' as const, layer: -1, bytes: 4096, types: ['f16' as const] }
+    const head = { name: 'head', kind: 'head' as const, layer: -1, kvClass: -1, bytes: 4096, types: ['f16' as const] }
     return {
       layoutVersion: 1,
       units: [...layers.flat(), head],
       embeddingBytes: 4096,
       embeddingType: 'f16' as const,
+      kv: [{ layers: 8, window: 0, bytesPerToken: 64 }],
       kvBytesPerToken: 64,
     }
   }

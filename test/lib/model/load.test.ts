@@ -36,7 +36,7 @@ describe('load', () => {
       unitDevices: [],
       ringBytes: [3 * 2048],
       contextLength: 100,
-      kvBlocks: 32,
+      kvBlocks: [32],
       threads: 1,
       poison: true,
     })

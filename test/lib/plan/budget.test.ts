@@ -3,10 +3,15 @@ import { expect, test } from 'vitest'
 import type { Home } from '../../../lib/binding.ts'
 import { withinBudget } from '../../../lib/plan/budget.ts'
 import { type ModelPlan, makePlan } from '../../../lib/plan/plan.ts'
-import { gpu, machine, slabs, spec } from './fixture.ts'
+import { gpu, machine, program, slabs } from './fixture.ts'
 
 const planned = (placement: Home | Home[]): ModelPlan =>
-  makePlan(spec, slabs, { device: 'cuda', placement, contextLength: 64, maxSequences: 1 }, { ...machine, gpus: [gpu] })
+  makePlan(
+    program,
+    slabs,
+    { device: 'cuda', placement, contextLength: 64, maxSequences: 1 },
+    { ...machine, gpus: [gpu] },
+  )
 
 test('whatever the budget: within it, evenly spread, more of it never means less residency', () => {
   const plan = planned('streamed')

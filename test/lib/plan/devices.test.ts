@@ -1,15 +1,16 @@
 import { describe, expect, test } from 'vitest'
 import type { Home } from '../../../lib/binding.ts'
+import { buildDecoder } from '../../../lib/checkpoint/decoder.ts'
 import type { PlanOptions } from '../../../lib/options/model.ts'
 import { withinBudgets } from '../../../lib/plan/budget.ts'
 import { deviceIndices } from '../../../lib/plan/devices.ts'
 import { type MachineGpu, makePlan } from '../../../lib/plan/plan.ts'
 import * as fixture from './fixture.ts'
 
-const { spec, slabs, machine, gpu } = fixture
+const { program, slabs, machine, gpu } = fixture
 const small = { contextLength: 64, maxSequences: 1 }
 const plan = (options: PlanOptions = {}, gpus: readonly MachineGpu[] = [gpu, gpu, gpu]) =>
-  makePlan(spec, slabs, { device: ['cuda:0', 'cuda:1'], ...small, ...options }, { ...machine, gpus })
+  makePlan(program, slabs, { device: ['cuda:0', 'cuda:1'], ...small, ...options }, { ...machine, gpus })
 
 describe('several devices', () => {
   test('layers alternate, the head is with the last one', () => {
@@ -80,7 +81,7 @@ describe('several devices', () => {
   test('streamed over two links it is nearly twice as fast', () => {
     const layers = 16
     const large = { ...slabs, units: fixture.unitsOf(layers, 25e6, 87e6, 1e9) }
-    const deep = { ...spec, layers }
+    const deep = buildDecoder({ ...fixture.shape, layers }).program
     const options = { placement: 'streamed' as const, ...small }
     const on = { ...machine, gpus: [gpu, gpu] }
     const one = makePlan(deep, large, { ...options, device: 'cuda:0' }, on).prediction.single

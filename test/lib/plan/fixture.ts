@@ -1,49 +1,69 @@
 /** A small model and a machine for plans. */
-import type { ModelSpec, NativeSlabPlan, NativeUnit } from '../../../lib/binding.ts'
+import type { NativeSlabPlan, NativeUnit, RopeSpec } from '../../../lib/binding.ts'
+import { buildDecoder, type DecoderShape } from '../../../lib/checkpoint/decoder.ts'
 import { defaultCalibration } from '../../../lib/plan/calibration.ts'
 import type { Machine, MachineGpu } from '../../../lib/plan/plan.ts'
 
-export const spec: ModelSpec = {
+const rope: RopeSpec = {
+  headDim: 16,
+  rotary: 16,
+  theta: 1e4,
+  scaling: 'none',
+  factor: 1,
+  lowFrequencyFactor: 1,
+  highFrequencyFactor: 4,
+  originalMaxPosition: 0,
+  attentionFactor: 1,
+  betaFast: 32,
+  betaSlow: 1,
+  truncate: true,
+}
+
+export const shape: DecoderShape = {
   vocab: 1000,
   hidden: 64,
   layers: 4,
-  heads: 4,
-  kvHeads: 2,
-  headDim: 16,
-  intermediate: 128,
   maxPosition: 8192,
-  rmsEpsilon: 1e-5,
-  rope: {
-    theta: 1e4,
-    scaling: 'none',
-    factor: 1,
-    lowFrequencyFactor: 1,
-    highFrequencyFactor: 4,
-    originalMaxPosition: 0,
-    attentionFactor: 1,
-    betaFast: 32,
-    betaSlow: 1,
-    truncate: true,
-  },
-  slidingWindow: 0,
-  qkNorm: false,
+  epsilon: 1e-5,
+  norms: { beforeAttention: 'input_layernorm', beforeFeedForward: 'post_attention_layernorm' },
+  layer: () => ({
+    heads: 4,
+    kvHeads: 2,
+    headDim: 16,
+    intermediate: 128,
+    activation: 'silu',
+    window: 0,
+    rope,
+    biases: [],
+    headNorms: 'none',
+  }),
 }
+
+export const { program } = buildDecoder(shape)
 
 export function unitsOf(layers: number, attention: number, feedForward: number, head: number): NativeUnit[] {
   return [
     ...Array.from({ length: layers }, (_, layer): NativeUnit[] => [
-      { kind: 'attention', layer, bytes: attention, types: ['q4', 'q4'] },
-      { kind: 'feedForward', layer, bytes: feedForward, types: ['q4', 'q4'] },
+      { name: `attention ${layer}`, kind: 'attention', layer, kvClass: 0, bytes: attention, types: ['q4', 'q4'] },
+      {
+        name: `feed-forward ${layer}`,
+        kind: 'feedForward',
+        layer,
+        kvClass: -1,
+        bytes: feedForward,
+        types: ['q4', 'q4'],
+      },
     ]).flat(),
-    { kind: 'head', layer: -1, bytes: head, types: ['f16'] },
+    { name: 'head', kind: 'head', layer: -1, kvClass: -1, bytes: head, types: ['f16'] },
   ]
 }
 
 export const slabs: NativeSlabPlan = {
   layoutVersion: 1,
-  units: unitsOf(spec.layers, 1024, 3072, 9728),
+  units: unitsOf(shape.layers, 1024, 3072, 9728),
   embeddingBytes: 128_000,
   embeddingType: 'f16',
+  kv: [{ layers: shape.layers, window: 0, bytesPerToken: 512 }],
   kvBytesPerToken: 512,
 }
 

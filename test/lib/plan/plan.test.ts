@@ -1,14 +1,15 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Home } from '../../../lib/binding.ts'
+import { buildDecoder } from '../../../lib/checkpoint/decoder.ts'
 import type { PlanOptions } from '../../../lib/options/model.ts'
 import { checkMemory } from '../../../lib/plan/memory.ts'
 import { KV_BLOCK_TOKENS, type Machine, makePlan } from '../../../lib/plan/plan.ts'
 import * as fixture from './fixture.ts'
 
-const { spec, slabs, machine, gpu, unitsOf } = fixture
+const { program, shape, slabs, machine, gpu, unitsOf } = fixture
 const plan = (options: PlanOptions = {}, on: Partial<Machine> = {}) =>
-  makePlan(spec, slabs, options, { ...machine, ...on })
+  makePlan(program, slabs, options, { ...machine, ...on })
 
 describe('placement', () => {
   test('auto is resident on the CPU, with no ring', () => {
@@ -88,7 +89,7 @@ describe('ring', () => {
 describe('context and KV cache', () => {
   test('defaults: at most 4096 tokens, four contexts', () => {
     expect(plan()).toMatchObject({ contextLength: 4096, kvTokens: 4 * 4096, kvBytes: 4 * 4096 * 512 })
-    const short = makePlan({ ...spec, maxPosition: 512 }, slabs, {}, machine)
+    const short = makePlan({ ...program, maxPosition: 512 }, slabs, {}, machine)
     expect(short).toMatchObject({ contextLength: 512, kvTokens: 2048 })
   })
   test('maxSequences and kvTokens', () => {
@@ -98,7 +99,7 @@ describe('context and KV cache', () => {
     expect(() => plan({ kvTokens: 16, maxSequences: 1 })).toThrow(/one of kvTokens and maxSequences/)
   })
   test('heads that no kernel of the GPU takes', () => {
-    const wide = { ...spec, headDim: 320 }
+    const wide = buildDecoder({ ...shape, layer: (index) => ({ ...shape.layer(index), headDim: 320 }) }).program
     expect(makePlan(wide, slabs, { device: 'cpu' }, machine).device).toBe('cpu')
     expect(() => makePlan(wide, slabs, { device: 'cuda' }, { ...machine, gpus: [gpu] })).toThrow(
       expect.objectContaining({ code: 'CHECKPOINT_UNSUPPORTED' }),
@@ -143,7 +144,7 @@ describe('RAM for preempted requests', () => {
   test('is as large as the KV cache where there is enough', () => {
     expect(plan().kvSwapBytes).toBe(kvBytes)
     expect(plan({ device: 'cuda' }, { gpus: [gpu] }).kvSwapBytes).toBe(kvBytes)
-    const large = { ...spec, maxPosition: 2 ** 20 }
+    const large = { ...program, maxPosition: 2 ** 20 }
     const made = makePlan(large, slabs, { contextLength: 2 ** 20, maxSequences: 64 }, machine)
     expect(made.kvBytes).toBe(64 * 2 ** 20 * 512)
     expect(made.kvSwapBytes).toBe(4 * 2 ** 30)
@@ -216,9 +217,10 @@ describe('budgets', () => {
   })
 
   test('default sizes give way, wishes do not', () => {
+    const kv = [{ layers: 4, window: 0, bytesPerToken: 1e5 }]
     const tight = makePlan(
-      { ...spec, maxPosition: 8192 },
-      { ...slabs, kvBytesPerToken: 1e5 },
+      { ...program, maxPosition: 8192 },
+      { ...slabs, kv, kvBytesPerToken: 1e5 },
       { device: 'cuda', vramBudget: 6e8 },
       { ...machine, gpus: [gpu] },
     )
@@ -226,8 +228,8 @@ describe('budgets', () => {
     expect(tight.vramBytes).toBeLessThanOrEqual(6e8)
     expect(() =>
       makePlan(
-        spec,
-        { ...slabs, kvBytesPerToken: 1e5 },
+        program,
+        { ...slabs, kv, kvBytesPerToken: 1e5 },
         { device: 'cuda', vramBudget: 6e8, maxSequences: 4 },
         { ...machine, gpus: [gpu] },
       ),
@@ -282,9 +284,9 @@ test('whatever the options, the plan is consistent', () => {
 })
 
 test('adaptive: the CPU serves as many as it serves no slower than the link', () => {
-  const large = { ...slabs, units: unitsOf(spec.layers, 20e6, 90e6, 100e6) }
+  const large = { ...slabs, units: unitsOf(shape.layers, 20e6, 90e6, 100e6) }
   const options = { device: 'cuda', placement: 'cpu' as const, contextLength: 64, maxSequences: 1, threads: 16 }
-  const made = (more: PlanOptions) => makePlan(spec, large, { ...options, ...more }, { ...machine, gpus: [gpu] })
+  const made = (more: PlanOptions) => makePlan(program, large, { ...options, ...more }, { ...machine, gpus: [gpu] })
   const fixed = made({})
   expect(fixed.cpuRows).toBe(2 ** 31 - 1)
   const { cpuRows } = made({ adaptive: true })

@@ -12,7 +12,7 @@ import {
   predictPrefill,
   simulatePass,
 } from '../../../lib/plan/predict.ts'
-import { calibration as guesses, spec, unitsOf } from './fixture.ts'
+import { calibration as guesses, program, unitsOf } from './fixture.ts'
 
 const flat = (value: number): Curve => ROWS.map(() => value)
 /** Round figures: a unit of 100 takes 1 s over the link, 0.1 s on the GPU, 2 s on the CPU. */
@@ -45,7 +45,7 @@ test('two devices copy side by side: as fast as the links together, as long as t
   // Bunched, either link waits for the other half of the pass.
   const bunched = one.map((unit, index) => ({ ...unit, device: index < 8 ? 'cuda:0' : 'cuda:1' }))
   expect(predictDecode(bunched, 400, decode, calibration).passSeconds).toBeGreaterThan(1.3 * both.passSeconds)
-  expect(breakEvenRows(spec, two, calibration)).toBe(Math.ceil(breakEvenRows(spec, one, calibration) / 2))
+  expect(breakEvenRows(program, two, calibration)).toBe(Math.ceil(breakEvenRows(program, one, calibration) / 2))
 })
 
 test('curves are straight between the rows that are known, and go on as they end, never lower', () => {
@@ -170,16 +170,16 @@ test.each(MEASURED)(
 
 describe('a prompt', () => {
   test('break-even: as many rows as compute while the link copies', () => {
-    expect(breakEvenRows(spec, all('resident'), calibration)).toBe(0)
-    const rows = breakEvenRows(spec, all('streamed'), calibration)
-    const prefill = predictPrefill(spec, all('streamed'), rows, rows, calibration)
+    expect(breakEvenRows(program, all('resident'), calibration)).toBe(0)
+    const rows = breakEvenRows(program, all('streamed'), calibration)
+    const prefill = predictPrefill(program, all('streamed'), rows, rows, calibration)
     const flops = 2 * rows * 4 * (64 * 16 * 2 * 6 + 3 * 64 * 128) + 4 * rows * 512 * 64 * 4
     expect(flops / 1e9 / 16).toBeCloseTo(1, 1)
     expect(rows / prefill.tokensPerSecond).toBeGreaterThanOrEqual(16)
   })
 
   test('units of the CPU pass through the ring, and every step brings all of them again', () => {
-    const { tokensPerSecond, boundBy } = predictPrefill(spec, all('cpu'), 200, 100, calibration)
+    const { tokensPerSecond, boundBy } = predictPrefill(program, all('cpu'), 200, 100, calibration)
     expect({ tokensPerSecond, boundBy }).toEqual({ tokensPerSecond: 200 / 32, boundBy: 'link' })
   })
 })

@@ -1,27 +1,30 @@
 #pragma once
-// Query and key of models whose rotation pairs neighbours: rows of a head come as 0, half, 1, half + 1, ... of the
-// order that kernels rotate, element i with element i + half. Put in that order they are rotated to the same products.
+// A linear whose output features are not the file's rows one after the other: some of the rows alone, or those of heads
+// in the order that kernels rotate.
 #include "checkpoint/linear_reader.h"
 
 namespace millrace {
 
 // The file's row of output feature `feature`.
-int row_of(const InterleavedHeads& heads, int feature);
+int row_of(const LinearSource& source, int feature);
 
-class InterleavedReader : public LinearReader {
+class RowsReader : public LinearReader {
  public:
-  InterleavedReader(std::unique_ptr<LinearReader> inner, const InterleavedHeads& heads);
+  // `inner` has all rows of the tensors, this reader `n` of them.
+  RowsReader(std::unique_ptr<LinearReader> inner, const LinearSource& source, int n);
   void read_words(int begin, int end, int column, int count, uint32_t* out) const override;
   bool in_stored_order() const override { return inner_->in_stored_order(); }
   void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const override;
   const std::byte* elements(int n, int begin, int end, std::byte* scratch) const override;
   void refuse_not_finite(int begin, int end) const override;
   bool by_rows() const override { return inner_->by_rows(); }
+  int first_row() const override { return source_.rows.begin; }
   QuantisationError error() const override { return inner_->error(); }
 
  private:
+  bool in_order() const { return source_.heads.head_dim == 0; }
   std::unique_ptr<LinearReader> inner_;
-  InterleavedHeads heads_;
+  LinearSource source_;
 };
 
 }  // namespace millrace

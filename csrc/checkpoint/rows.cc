@@ -1,0 +1,54 @@
+#include "checkpoint/rows.h"
+
+#include "core/error.h"
+
+namespace millrace {
+
+int row_of(const LinearSource& source, int feature) {
+  const HeadOrder& heads = source.heads;
+  if (heads.head_dim == 0) return source.rows.begin + feature;
+  const int within = feature % heads.head_dim, half = heads.head_dim / 2, turning = heads.rotary / 2;
+  const int pair = within % half, side = within / half;
+  int row;
+  if (pair < turning) {
+    row = heads.interleaved ? 2 * pair + side : pair + side * turning;
+  } else {
+    row = heads.rotary + (pair - turning) + side * (half - turning);
+  }
+  return source.rows.begin + feature - within + row;
+}
+
+RowsReader::RowsReader(std::unique_ptr<LinearReader> inner, const LinearSource& source, int n)
+    : LinearReader(n, inner->k()), inner_(std::move(inner)), source_(source) {
+  const HeadOrder& heads = source_.heads;
+  if (heads.head_dim != 0 && (heads.head_dim < 0 || heads.head_dim % 2 != 0 || heads.rotary < 2 ||
+                              heads.rotary % 2 != 0 || heads.rotary > heads.head_dim || n_ % heads.head_dim != 0)) {
+    throw Error(code::kInvalidArgument,
+                format("%d output features in heads of %d, of which %d are rotated", n_, heads.head_dim, heads.rotary),
+                "give a head size that divides the output features, and an even part of it");
+  }
+  code_ = inner_->code();
+  k_stored_ = inner_->k_stored();
+  permutation_ = inner_->permutation();
+  tensors_ = inner_->tensors();
+}
+
+void RowsReader::read_words(int begin, int end, int column, int count, uint32_t* out) const {
+  if (in_order()) return inner_->read_words(begin, end, row_of(source_, column), count, out);
+  for (int c = 0; c < count; c++) inner_->read_words(begin, end, row_of(source_, column + c), 1, out + c);
+}
+
+void RowsReader::read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const {
+  if (in_order()) return inner_->read_group(group, row_of(source_, column), count, scales, zeros);
+  for (int c = 0; c < count; c++) inner_->read_group(group, row_of(source_, column + c), 1, scales + c, zeros + c);
+}
+
+const std::byte* RowsReader::elements(int n, int begin, int end, std::byte* scratch) const {
+  return inner_->elements(row_of(source_, n), begin, end, scratch);
+}
+
+void RowsReader::refuse_not_finite(int begin, int end) const {
+  for (int n = begin; n < end; n++) inner_->refuse_not_finite(row_of(source_, n), row_of(source_, n) + 1);
+}
+
+}  // namespace millrace

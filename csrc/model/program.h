@@ -1,0 +1,150 @@
+#pragma once
+// What a model computes, as a list of operations a unit. A unit is what is placed and moved: a slab of weights and the
+// operations that read it. Executors interpret the list; nothing here knows a model by name.
+//
+// Values are buffers of rows, one row a token of the step, so many floats wide. Value 0 is the residual stream. A value
+// that is read in another unit than it was written in is carried from unit to unit, and from device to device.
+#include <cstdint>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "model/rope.h"
+
+namespace millrace {
+
+inline constexpr int kResidual = 0;
+inline constexpr int kNone = -1;
+
+enum class Activation : uint8_t { silu, gelu, gelu_tanh };
+
+// out = RMSNorm(in), or LayerNorm with `mean`, of `groups` groups of `width` columns each, times weights [width] (none:
+// 1), plus biases. With `add` that is added to `out`. Columns begin at `begin` in both.
+struct NormOp {
+  int in = 0, out = 0;
+  int begin = 0, width = 0, groups = 1;
+  int weight = kNone, bias = kNone;  // vectors of the unit
+  double epsilon = 1e-5;
+  bool mean = false;
+  bool add = false;
+};
+
+// value = factor * value, of columns [begin, begin + width); then, of a cap, cap * tanh(value / cap).
+struct ScaleOp {
+  int value = 0, begin = 0, width = 0;
+  float factor = 1;
+  int weight = kNone;  // a vector of one: times that too
+  float cap = 0;
+  // Times 1 + growth * log(1 + floor(position / period)), where there is a period.
+  double growth = 0;
+  int period = 0;
+};
+
+// out += scale * in
+struct AddOp {
+  int in = 0, out = 0;
+  float scale = 1;
+};
+
+// out = in W^T + bias; with `add` out += that. W is a linear of the unit.
+struct LinearOp {
+  int in = 0, out = 0, linear = 0;
+  bool add = false;
+};
+
+// out = activation(gate) * up, gate and up being the two parts of a linear of the unit.
+struct GluOp {
+  int in = 0, out = 0, linear = 0;
+  Activation activation = Activation::silu;
+};
+
+// out = activation(in) * by, of `by` the columns from `begin` on.
+struct GateOp {
+  int in = 0, by = 0, begin = 0, out = 0;
+  Activation activation = Activation::silu;
+};
+
+// out = rows of an embedding table, times scale.
+struct GatherOp {
+  int table = 0, out = 0;
+  float scale = 1;
+};
+
+// Turns query and key heads of `qkv` (all query heads, then key heads, then value heads), appends keys and values to
+// the cache and attends to the positions that the row sees.
+struct AttendOp {
+  int qkv = 0, out = 0;
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  int kv_class = 0, kv_layer = 0;  // of Program::kv, and of the class's layers
+  int rope = 0;                    // of Program::ropes
+  float scale = 0;                 // of scores; 0: 1 / sqrt(head_dim)
+  float cap = 0;                   // of scores: cap * tanh(score / cap); 0: none
+  // Keys and values are those that an operation before it has appended; `qkv` has query heads alone.
+  bool reads_only = false;
+
+  int query_width() const { return heads * head_dim; }
+  int kv_width() const { return kv_heads * head_dim; }
+  int qkv_width() const { return query_width() + (reads_only ? 0 : 2 * kv_width()); }
+};
+
+using Op = std::variant<NormOp, ScaleOp, AddOp, LinearOp, GluOp, GateOp, GatherOp, AttendOp>;
+
+// Output features of several matrices side by side over one input.
+struct LinearShape {
+  int k = 0;
+  std::vector<int> parts;  // output features of each
+  bool glu = false;        // two parts, gate and up, of a GluOp: one matrix where they can be
+  int n() const;
+};
+
+struct ProgramUnit {
+  std::string name;  // "attention 3"
+  int layer = 0;
+  bool head = false;  // computes the rows that logits are wanted of, and is the last unit
+  std::vector<Op> ops;
+  std::vector<int> vectors;  // widths of the float32 vectors: norms' weights
+  std::vector<LinearShape> linears;
+};
+
+// Layers whose keys and values have one shape and are kept for as long. Each class has blocks of its own.
+struct KvClass {
+  int layers = 0;
+  int window = 0;  // a row at position p sees positions greater than p - window; 0: all before it
+  int kv_heads = 0, head_dim = 0;
+};
+
+inline constexpr int kMostKvClasses = 8;
+
+struct Program {
+  int vocab = 0;           // rows of the embedding tables and of the head
+  int max_position = 0;    // longest context the model was made for
+  std::vector<int> values;  // widths; the residual stream first
+  int logits = 0;          // the value that the head writes, of rows whose logits are wanted
+  std::vector<int> tables;  // widths of the embedding tables
+  std::vector<Op> embed;    // before the first unit: a gather to the residual stream first
+  std::vector<ProgramUnit> units;
+  std::vector<KvClass> kv;
+  std::vector<RopeSpec> ropes;
+
+  int hidden() const { return values.empty() ? 0 : values[kResidual]; }
+  int layers() const;  // one more than the highest
+  // The residual stream, and what else is read in another unit than it was written in.
+  std::vector<int> carried() const;
+  // It reads and writes the residual stream alone and could be computed by another executor than its neighbours.
+  bool stands_alone(int unit) const;
+};
+
+// Throws CHECKPOINT_INVALID naming unit and operation: shapes that do not match, values that are read before they are
+// written, weights that no operation or more than one reads, sizes beyond all bounds.
+void check_program(const Program& program);
+
+// Values that an operation reads, and the one that it writes.
+struct Access {
+  std::vector<int> reads;
+  int writes = kNone;
+  bool updates = false;  // reads what it writes
+};
+Access access_of(const Op& op);
+
+}  // namespace millrace

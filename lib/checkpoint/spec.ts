@@ -1,0 +1,45 @@
+/** What inspect() and a model say of a shape; what is computed is the program's to say. */
+import type { RopeSpec } from '../binding.ts'
+import type { DecoderShape } from './decoder.ts'
+
+export interface ModelSpec {
+  vocab: number
+  hidden: number
+  layers: number
+  heads: number
+  kvHeads: number
+  headDim: number
+  intermediate: number
+  maxPosition: number
+  rmsEpsilon: number
+  rope: RopeSpec
+  /** Positions that a row sees in layers that have a window, its own counted; 0: there are none. */
+  slidingWindow: number
+  /** Of the layers, those that have it. */
+  windowedLayers: number
+  /** Norms of queries and keys before they are rotated. */
+  qkNorm: boolean
+}
+
+/** Where layers differ, what is said is of the last without a window. */
+export function specOf(shape: DecoderShape): ModelSpec {
+  const layers = Array.from({ length: shape.layers }, (_, index) => shape.layer(index))
+  const windowed = layers.filter(({ window }) => window > 0)
+  const typical = layers.findLast(({ window }) => window === 0) ?? layers.at(-1)!
+  const { heads, kvHeads, headDim, intermediate, rope, headNorms } = typical
+  return {
+    vocab: shape.vocab,
+    hidden: shape.hidden,
+    layers: shape.layers,
+    heads,
+    kvHeads,
+    headDim,
+    intermediate,
+    maxPosition: shape.maxPosition,
+    rmsEpsilon: shape.epsilon,
+    rope,
+    slidingWindow: windowed[0]?.window ?? 0,
+    windowedLayers: windowed.length,
+    qkNorm: headNorms !== 'none',
+  }
+}

@@ -1,0 +1,81 @@
+/** What plans ask of a program. */
+import type { NativeUnit, Op, Program } from '../binding.ts'
+
+type AttendOp = Extract<Op, { op: 'attend' }>
+
+const opsOf = ({ embed, units }: Program): Op[] => [...embed, ...units.flatMap(({ ops }) => ops)]
+
+export const attendsOf = (program: Program): AttendOp[] =>
+  opsOf(program).filter((op): op is AttendOp => op.op === 'attend')
+
+/** Width of the residual stream. */
+export const hiddenOf = ({ values }: Program): number => values[0]!
+
+/** Of the layers' linears, the head apart. */
+export function layerWeights({ units }: Program): number {
+  const sum = (numbers: readonly number[]) => numbers.reduce((all, one) => all + one, 0)
+  return sum(units.map(({ linears, head }) => (head ? 0 : sum(linears.map(({ k, parts }) => k * sum(parts))))))
+}
+
+/** Multiplications and additions of attention for a row that sees so many positions. */
+export function attentionFlops(program: Program, seen: number): number {
+  return attendsOf(program).reduce((all, { heads, headDim, kvClass }) => {
+    const { window } = program.kv[kvClass]!
+    return all + 4 * heads * headDim * (window > 0 ? Math.min(seen, window) : seen)
+  }, 0)
+}
+
+/** As half_values() in cuda/plan/lower.cc: values that only linears read, in rows of whole vectors of 64. */
+function halfValues(program: Program): boolean[] {
+  const half = program.values.map((_, value) => value !== 0 && value !== program.logits)
+  for (const op of opsOf(program)) {
+    switch (op.op) {
+      case 'norm':
+        half[op.in] = false
+        if (op.in === op.out || op.add) half[op.out] = false
+        break
+      case 'scale':
+        half[op.value] = false
+        break
+      case 'add':
+        half[op.in] = half[op.out] = false
+        break
+      case 'linear':
+      case 'gather':
+        half[op.out] = false
+        break
+      case 'gate':
+        half[op.in] = half[op.by] = false
+        break
+      case 'attend':
+        half[op.qkv] = false
+        break
+    }
+  }
+  return half
+}
+
+/** Bytes of a GPU's buffers for a row of a step. `fused`: gate and up are one matrix in every layer. */
+export function rowBytes(program: Program, fused: boolean): number {
+  const half = halfValues(program)
+  let bytes = program.values.reduce((sum, width, value) => {
+    if (value === program.logits) return sum
+    return sum + (half[value] ? 2 * Math.ceil(width / 64) * 64 : 4 * width)
+  }, 0)
+  let [gateUp, converted, permuted] = [0, 0, 0]
+  for (const op of opsOf(program)) {
+    if (op.op === 'glu' && !(fused && op.activation === 'silu')) {
+      gateUp = Math.max(gateUp, 8 * Math.ceil(program.values[op.out]! / 8) * 8)
+    }
+    if (op.op !== 'glu' && op.op !== 'linear') continue
+    const width = program.values[op.in]!
+    // Inputs of linears whose columns are permuted, which only some checkpoints have.
+    permuted = Math.max(permuted, 2 * width)
+    if (!half[op.in]) converted = Math.max(converted, 2 * Math.ceil(width / 64) * 64)
+  }
+  bytes += gateUp + converted + permuted
+  return bytes
+}
+
+export const layersOf = (units: readonly Pick<NativeUnit, 'layer'>[]): number =>
+  Math.max(0, ...units.map(({ layer }) => layer + 1))
