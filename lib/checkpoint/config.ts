@@ -109,13 +109,22 @@ export function readEndTokens(config: Record<string, unknown>, file: string): nu
   return ids == null ? [] : [ids].flat()
 }
 
+const WINDOWS = ['sliding_window', 'sliding_window_pattern', 'use_sliding_window', 'max_window_layers']
+
+/** What an architecture does not read may be anything: it was copied with the rest. */
+function withoutUnreadWindows(raw: Record<string, unknown>, { fields }: Architecture): Record<string, unknown> {
+  const unused = fields.includes('use_sliding_window') && !raw.use_sliding_window
+  const isRead = (key: string) => fields.includes(key) && !(unused && key === 'sliding_window')
+  return Object.fromEntries(Object.entries(raw).filter(([key]) => !WINDOWS.includes(key) || isRead(key)))
+}
+
 function readModel(
   raw: Record<string, unknown>,
   architecture: Architecture,
   warn: Warn,
 ): Omit<ModelConfig, 'architecture'> {
   const { defaults } = architecture
-  const config = checkFields(modelSchema, raw, CONFIG_FILE)
+  const config = checkFields(modelSchema, withoutUnreadWindows(raw, architecture), CONFIG_FILE)
   const heads = config.num_attention_heads
   // transformers writes only what differs from its defaults, and null for "as many as there are heads".
   const kvHeads =

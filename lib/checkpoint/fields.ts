@@ -14,8 +14,14 @@ export const identitySchema = z.looseObject({
   model_type: fieldText().nullish(),
 })
 
-/** What may hold one set of rope's parameters, or one a layer type: rope.ts reads what is in it. */
-const ropeObject = z.looseObject({}, { error: 'an object' })
+/**
+ * What may hold one set of rope's parameters, or one a layer type: rope.ts reads what is in it. What Python takes for
+ * nothing is none.
+ */
+const ropeObject = z.preprocess(
+  (value) => (!value || (Array.isArray(value) && value.length === 0) ? undefined : value),
+  z.looseObject({}, { error: 'an object' }).optional(),
+)
 
 export const modelSchema = z.looseObject({
   vocab_size: fieldInteger(1),
@@ -30,8 +36,8 @@ export const modelSchema = z.looseObject({
   hidden_act: fieldText().nullish(),
   hidden_activation: fieldText().nullish(),
   rope_theta: z.unknown().optional(),
-  rope_scaling: ropeObject.nullish(),
-  rope_parameters: ropeObject.nullish(),
+  rope_scaling: ropeObject,
+  rope_parameters: ropeObject,
   partial_rotary_factor: z.unknown().optional(),
   original_max_position_embeddings: z.unknown().optional(),
   tie_word_embeddings: fieldBoolean().nullish(),

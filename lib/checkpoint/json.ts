@@ -7,12 +7,12 @@ import { type ErrorCode, MillraceError } from '../errors.ts'
 /** Far beyond any published file; keeps a wrong file from being read into memory. */
 const MAX_JSON_BYTES = 256 * 1024 * 1024
 
-/** A file's text without a byte order mark; undefined if there is no such file. */
-export async function readText(path: string): Promise<string | undefined> {
+/** A file's text without a byte order mark; undefined if there is no such file. Throws `code` where it cannot be read. */
+export async function readText(path: string, code: ErrorCode = 'CHECKPOINT_INVALID'): Promise<string | undefined> {
   try {
     const { size } = await stat(path)
     if (size > MAX_JSON_BYTES) {
-      throw new MillraceError('CHECKPOINT_INVALID', {
+      throw new MillraceError(code, {
         message: `${path}: expected at most ${MAX_JSON_BYTES} bytes, found ${size}`,
       })
     }
@@ -20,7 +20,7 @@ export async function readText(path: string): Promise<string | undefined> {
   } catch (error) {
     if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return undefined
     if (MillraceError.isInstance(error)) throw error
-    throw new MillraceError('CHECKPOINT_INVALID', {
+    throw new MillraceError(code, {
       message: `${path}: could not be read: ${(error as Error).message}`,
       remedy: 'check the permissions of the file',
       cause: error,
@@ -33,7 +33,7 @@ export async function readJson(
   path: string,
   code: ErrorCode = 'CHECKPOINT_INVALID',
 ): Promise<Record<string, unknown> | undefined> {
-  const text = await readText(path)
+  const text = await readText(path, code)
   if (text === undefined) return undefined
   let value: unknown
   try {

@@ -128,7 +128,7 @@ const HARMLESS_GROUPS = [
   /_token_ids?$/,
   /dropout(_prob|_rate)?$/,
   /^(initializer|init)_|_init(ializer)?(_std|_range)?$/,
-  /^output_/,
+  /^output_(attentions|hidden_states|past|router_logits)$/,
   /(aux|z)_loss_coef(ficient)?$/,
   /^(train|training|pretrain|finetune|freeze|unfreeze|tune|lora|peft|unsloth|wandb|gradient|optimizer|neftune)(_|$)/,
   /(^|_)(lr|learning_rate|weight_decay|version|path|commit|hash|date|license|author|url|description)$/,

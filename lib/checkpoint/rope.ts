@@ -85,7 +85,9 @@ export function readRopes(
   warn: Warn,
 ): Ropes {
   const parameters = chooseParameters(config, warn)
-  const nested = Object.keys(parameters.values).filter((key) => isObject(parameters.values[key]))
+  const { values } = parameters
+  // null stands there for layers without a rotation.
+  const nested = Object.keys(values).filter((key) => isObject(values[key]) || layerTypes.includes(key))
   const head = { headDim, architecture }
   const all = layerTypes.map((type): [string, Rope] => {
     const own = nested.length === 0 ? parameters : parametersOf(parameters, nested, type)
@@ -126,7 +128,8 @@ function chooseParameters(config: Fields, warn: Warn): Parameters {
 /** The parameters of one layer type. */
 function parametersOf({ path, values }: Parameters, nested: readonly string[], type: string): Parameters {
   if (!nested.includes(type)) throw invalidField(path, `parameters of ${type}`, nested)
-  const own = values[type] as Record<string, unknown>
+  const own = values[type]
+  if (!isObject(own)) throw unsupportedField(`${path}.${type}`, 'an object', own)
   const shared = Object.fromEntries(
     Object.entries(values).filter(([key, value]) => !nested.includes(key) && value != null),
   )

@@ -125,8 +125,9 @@ const moduleOf = (name: string): string => name.slice(0, Math.max(0, name.lastIn
 
 /** Zeros of either sign. */
 async function isZero(files: readonly string[], tensor: NativeTensor): Promise<boolean> {
-  const size = FLOATS[tensor.dtype]
-  if (size === undefined || tensor.bytes > LARGEST_BIAS) return false
+  // Of others than floats no bit is a sign.
+  const size = FLOATS[tensor.dtype] ?? Number.POSITIVE_INFINITY
+  if (tensor.bytes > LARGEST_BIAS) return false
   const bytes = await readBytes(files, tensor, 0, tensor.bytes)
   return bytes.every((byte, at) => (at % size === size - 1 ? byte & 0x7f : byte) === 0)
 }

@@ -1,6 +1,7 @@
 /** The operations of a model's pass with the dimensions that its shape gives them. */
 import type { ModelSpec } from '../checkpoint/spec.ts'
 import { invalidArgument } from '../options/validate.ts'
+import { checkOperation } from './operations.ts'
 
 export interface ShapedOperation {
   /** What it is in the model: 'qkv', 'o', 'gate_up', 'down', 'head', or the operation itself. */
@@ -23,6 +24,7 @@ export function shapedOperations(operation: string, spec: ModelSpec, options: Sh
   const { rows = 1, group = 128, context = 1024 } = options
   const query = spec.heads * spec.headDim
   const qkv = query + 2 * spec.kvHeads * spec.headDim
+  checkOperation(operation)
   const linear = /^(gemv|gemm)_(\w+)$/.exec(operation)
   if (linear) {
     const q4 = linear[2] === 'q4' ? { group } : {}

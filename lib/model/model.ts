@@ -146,6 +146,7 @@ export class Model implements AsyncDisposable {
   readonly #queue: RequestQueue
   #closing: Promise<void> | undefined
   #closed = false
+  #tracing = false
 
   /** Called by load(). */
   constructor(parts: ModelParts) {
@@ -295,17 +296,21 @@ export class Model implements AsyncDisposable {
   /**
    * From the next pass on, writes what copies, kernels, CPU units and waits take to a file that Perfetto
    * (ui.perfetto.dev) and chrome://tracing show; null ends it and closes the file, as close() does. Passes are launched
-   * unit by unit meanwhile. Rejects with INVALID_ARGUMENT where the file cannot be opened; ending it with WRITE_FAILED
-   * where it has not all that it should have.
+   * unit by unit meanwhile. Rejects with INVALID_ARGUMENT where the file cannot be opened; ending it, and close(), with
+   * WRITE_FAILED where it has not all that it should have.
    */
   async trace(path: string | null): Promise<void> {
-    if (path !== null && (typeof path !== 'string' || path === ''))
+    if (path !== null && (typeof path !== 'string' || path === '' || path.includes('\0')))
       throw invalidArgument('a path or null', 'path', path)
     this.#requireUsable()
+    this.#tracing = path !== null
     await awaitNative(() => this.#parts.native.trace(path ?? ''))
   }
 
-  /** Frees the model. Calling it again gives the same promise; with `drain: false` it aborts what still runs. */
+  /**
+   * Frees the model. Calling it again gives the same promise; with `drain: false` it aborts what still runs. Rejects with
+   * WRITE_FAILED, all being freed, where a trace that it ends is not whole.
+   */
   close(options: CloseOptions = {}): Promise<void> {
     const { drain = true, timeoutMs } = validate(closeOptions, options, 'options')
     if (this.#closing && !drain) this.#queue.cancel('all')
@@ -320,17 +325,21 @@ export class Model implements AsyncDisposable {
   async #close(drain: boolean, timeoutMs: number | undefined): Promise<void> {
     const release = runtime().hold()
     const began = performance.now()
+    // The longest a timer can hold: draining ends anyway, since the context bounds every request.
+    const limit = Math.min(timeoutMs ?? MAX_TIMEOUT_MS, MAX_TIMEOUT_MS)
+    const left = () => Math.max(0, Math.floor(limit - (performance.now() - began)))
     this.#queue.shut()
+    let trace = Promise.resolve()
     try {
-      // The longest a timer can hold: draining ends anyway, since the context bounds every request.
-      let left = Math.min(timeoutMs ?? MAX_TIMEOUT_MS, MAX_TIMEOUT_MS)
-      if (drain && this.#queue.anyPending) {
-        // What was asked for before runs too, though its prompt is with the tokenizer still.
-        await this.#queue.handedOver(left)
-        left = Math.max(0, Math.floor(left - (performance.now() - began)))
-      }
+      // What was asked for before runs too, though its prompt is with the tokenizer still.
+      if (drain && this.#queue.anyPending) await this.#queue.handedOver(left())
       this.#queue.cancel('pending')
-      await awaitNative(() => this.#parts.native.close(drain, left))
+      if (this.#tracing) {
+        if (drain) await this.#queue.ended(left())
+        trace = awaitNative(() => this.#parts.native.trace(''))
+        await trace.catch(() => {}) // told below
+      }
+      await awaitNative(() => this.#parts.native.close(drain, left()))
     } finally {
       this.#closed = true
       this.#parts.tokenizer.close()
@@ -338,6 +347,7 @@ export class Model implements AsyncDisposable {
       this.#parts.log.info({ model: this.#parts.native.id }, 'model closed')
       release()
     }
+    await trace
   }
 
   #generate(prompt: () => PromptSource, checked: AnswerOptions, reading?: () => AnswerReading | undefined): Generation {

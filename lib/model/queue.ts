@@ -18,7 +18,8 @@ export class RequestQueue {
   /** Of those, the ones that the engine has not been handed yet. */
   readonly #pending = new Set<Member>()
   #closed = false
-  #onNonePending: (() => void) | undefined
+  /** Told whenever a member has gone on. */
+  readonly #waiting = new Set<() => void>()
 
   constructor(native: NativeModel, log: Logger) {
     this.native = native
@@ -43,8 +44,7 @@ export class RequestQueue {
   /** It has ended. */
   leave(member: Member): void {
     this.#open.delete(member)
-    if (!this.#pending.delete(member)) return
-    this.native.withdraw()
+    if (this.#pending.delete(member)) this.native.withdraw()
     this.#tell()
   }
 
@@ -62,13 +62,28 @@ export class RequestQueue {
   }
 
   /** Waits until the engine has all that were admitted, for so long at most. */
-  async handedOver(timeoutMs: number): Promise<void> {
+  handedOver(timeoutMs: number): Promise<void> {
+    return this.#until(() => !this.anyPending, timeoutMs)
+  }
+
+  /** Waits until all have ended, for so long at most. */
+  ended(timeoutMs: number): Promise<void> {
+    return this.#until(() => this.#open.size === 0, timeoutMs)
+  }
+
+  async #until(isSo: () => boolean, timeoutMs: number): Promise<void> {
+    if (isSo()) return
+    let look = () => {}
     let timer: NodeJS.Timeout | undefined
     await new Promise<void>((resolve) => {
-      this.#onNonePending = resolve
+      look = () => {
+        if (isSo()) resolve()
+      }
+      this.#waiting.add(look)
       timer = setTimeout(resolve, timeoutMs)
     })
     clearTimeout(timer)
+    this.#waiting.delete(look)
   }
 
   /** Ends those that the engine does not have, or all. */
@@ -77,7 +92,7 @@ export class RequestQueue {
   }
 
   #tell(): void {
-    if (!this.anyPending) this.#onNonePending?.()
+    for (const look of this.#waiting) look()
   }
 }
 

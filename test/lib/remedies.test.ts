@@ -2,7 +2,17 @@
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { ERRORS } from '../../lib/errors.ts'
-import { calibrate, inspect, listCache, load, MillraceError, type Model, plan, probe } from '../../lib/index.ts'
+import {
+  calibrate,
+  inspect,
+  listCache,
+  load,
+  loadTokenizer,
+  MillraceError,
+  type Model,
+  plan,
+  probe,
+} from '../../lib/index.ts'
 import { describe as describeOperation, openLab, shapedOperations } from '../../lib/lab/index.ts'
 import { MODELS } from '../models.ts'
 
@@ -73,6 +83,10 @@ const calls: [string, () => unknown][] = [
   ['openLab', () => openLab({ device: 'gpu' })],
   ['an operation', () => describeOperation('gemv_q5', {})],
   ['an operation of no model', () => shapedOperations('nope', model.spec)],
+  ['a linear of no type', () => shapedOperations('gemv_q5', model.spec)],
+  ['trace: a path with a NUL', () => model.trace('a\0b')],
+  ['loadTokenizer: options', () => loadTokenizer(demo, wrong({ sginal: undefined }))],
+  ['decode: no ids', () => model.tokenizer.decode(wrong(new BigInt64Array(1)))],
 ]
 
 describe('the remedy', () => {

@@ -19,7 +19,7 @@ const SPECIAL = 'special_tokens_map.json'
 const TEMPLATE = 'chat_template.jinja'
 
 /** Far beyond any vocabulary; a table has a row for every id. */
-const MAX_ID = 2 ** 24
+export const MAX_ID = 2 ** 24
 const id = z.int().min(0).max(MAX_ID)
 
 const flags = {
@@ -51,11 +51,28 @@ const decoderSchema: z.ZodType<DecoderConfig> = z.looseObject({
 const part = <T extends { type: string }>() =>
   z.looseObject({ type: z.string() }).nullish() as unknown as z.ZodType<T | null | undefined>
 
+const postProcessorSchema: z.ZodType<PostProcessorConfig> = z.looseObject({
+  type: z.string(),
+  get processors() {
+    return z.array(postProcessorSchema).optional()
+  },
+  single: z
+    .array(
+      z.looseObject({
+        Sequence: z.looseObject({}).optional(),
+        SpecialToken: z.looseObject({ id: z.string().optional() }).optional(),
+      }),
+    )
+    .optional(),
+  special_tokens: z.record(z.string(), z.looseObject({ ids: z.array(id).optional() })).optional(),
+  cls: z.tuple([z.string(), id]).optional(),
+})
+
 const tokenizerSchema = z.looseObject({
   added_tokens: z.array(addedToken).nullish(),
   normalizer: part<NormalizerConfig>(),
   pre_tokenizer: part<PreTokenizerConfig>(),
-  post_processor: part<PostProcessorConfig>(),
+  post_processor: postProcessorSchema.nullish(),
   decoder: decoderSchema.nullish(),
   model: z.looseObject({}) as unknown as z.ZodType<ModelConfig>,
 })
@@ -75,8 +92,8 @@ const configSchema = z.looseObject({
 export interface PostProcessorConfig {
   type: string
   processors?: PostProcessorConfig[] | undefined
-  single?: Record<string, { id?: string } | undefined>[] | undefined
-  special_tokens?: Record<string, { ids?: number[] } | undefined> | undefined
+  single?: { Sequence?: object | undefined; SpecialToken?: { id?: string | undefined } | undefined }[] | undefined
+  special_tokens?: Record<string, { ids?: number[] | undefined }> | undefined
   cls?: [string, number] | undefined
 }
 
@@ -119,7 +136,7 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
     config,
     addedTokens: await json(ADDED),
     specialTokens: await json(SPECIAL),
-    templates: (await readText(join(folder, TEMPLATE))) ?? config.chat_template ?? undefined,
+    templates: (await readText(join(folder, TEMPLATE), 'TOKENIZER_INVALID')) ?? config.chat_template ?? undefined,
   }
 }
 

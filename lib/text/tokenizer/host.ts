@@ -1,7 +1,7 @@
 /** The side of the tokenizer's thread: holds the tokenizers, and answers. */
 import { MillraceError } from '../../errors.ts'
 import { HeldChat } from '../chat/held.ts'
-import { hashTokenizerFiles, readTokenizerFiles } from './files.ts'
+import { hashTokenizerFiles, readTokenizerFiles, type TokenizerFiles } from './files.ts'
 import type { OpenedTokenizer, Reply, Request, TokenizerRef } from './protocol.ts'
 import { Tokenizer } from './tokenizer.ts'
 
@@ -72,8 +72,21 @@ export class TokenizerHost {
 
   async #read(key: string, folder: string): Promise<Held> {
     const files = await readTokenizerFiles(folder)
-    const held = { tokenizer: new Tokenizer(files), templates: files.templates }
+    const held = { tokenizer: makeTokenizer(files, folder), templates: files.templates }
     this.#held.set(key, held)
     return held
+  }
+}
+
+/** Parts of the files are checked where they are used: what fails there is the files' fault. */
+function makeTokenizer(files: TokenizerFiles, folder: string): Tokenizer {
+  try {
+    return new Tokenizer(files)
+  } catch (cause) {
+    if (MillraceError.isInstance(cause)) throw cause
+    throw new MillraceError('TOKENIZER_INVALID', {
+      message: `${folder}: the tokenizer's files could not be read: ${(cause as Error).message}`,
+      cause,
+    })
   }
 }

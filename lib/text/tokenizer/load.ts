@@ -1,9 +1,11 @@
 /** loadTokenizer(): from a folder to a tokenizer. */
 import { resolve } from 'node:path'
+import { z } from 'zod'
 import { MillraceError } from '../../errors.ts'
 import { locate } from '../../hub/locate.ts'
+import { hubOptions } from '../../options/model.ts'
 import { type ChatMessage, type ChatTemplateOptions, checkChat } from '../../options/request.ts'
-import { invalidArgument } from '../../options/validate.ts'
+import { boolean, invalidArgument, signal as signalOption, validate } from '../../options/validate.ts'
 import { checkTemplates, defaultTemplate } from '../chat/templates.ts'
 import type { Templates } from '../chat/types.ts'
 import { detokenize } from '../detokenizer.ts'
@@ -20,6 +22,9 @@ export interface TokenizerOptions {
   offline?: boolean | undefined
 }
 
+const loadOptions = z.strictObject({ signal: signalOption().optional(), ...hubOptions })
+const encodeOptions = z.strictObject({ specialTokens: boolean().optional(), signal: signalOption().optional() })
+
 /**
  * The tokenizer of a Hugging Face folder, or of a name of the hub, which needs no weights. Several of the same files share what they hold.
  * Rejects with TOKENIZER_INVALID, the HUB_ errors, INVALID_ARGUMENT or ABORTED.
@@ -28,8 +33,9 @@ export async function loadTokenizer(folder: string, options: TokenizerOptions = 
   if (typeof folder !== 'string' || folder === '') {
     throw invalidArgument('the path of a folder, or a name of the hub', 'folder', folder)
   }
-  const path = resolve((await locate(folder, options, 'tokenizer')).path)
-  return new LoadedTokenizer(path, await tokenizerService().open(path, options.signal))
+  const checked = validate(loadOptions, options, 'options')
+  const path = resolve((await locate(folder, checked, 'tokenizer')).path)
+  return new LoadedTokenizer(path, await tokenizerService().open(path, checked.signal))
 }
 
 /** Tokenizers that everybody has forgotten are as good as closed. */
@@ -59,11 +65,7 @@ export class LoadedTokenizer implements TextCodec, AsyncDisposable {
 
   async encode(text: string, options: EncodeOptions = {}): Promise<Int32Array> {
     if (typeof text !== 'string') throw invalidArgument('a text', 'text', text)
-    if (typeof options !== 'object' || options === null) {
-      throw invalidArgument('an object such as { specialTokens: false }', 'options', options)
-    }
-    const { specialTokens = true, signal } = options
-    if (typeof specialTokens !== 'boolean') throw invalidArgument('true or false', 'specialTokens', specialTokens)
+    const { specialTokens = true, signal } = validate(encodeOptions, options, 'options')
     if (text.length > MAX_CHARACTERS) {
       throw invalidArgument(`a text of at most ${MAX_CHARACTERS} characters`, 'text.length', text.length)
     }
@@ -98,7 +100,7 @@ export class LoadedTokenizer implements TextCodec, AsyncDisposable {
 
   /** Also of a closed tokenizer. Special tokens show nothing. */
   decode(tokens: ArrayLike<number>): string {
-    if (!Array.isArray(tokens) && !ArrayBuffer.isView(tokens)) throw invalidArgument('token ids', 'tokens', tokens)
+    if (!isNumbers(tokens)) throw invalidArgument('an array of token ids or an Int32Array', 'tokens', tokens)
     return detokenize(this.pieces, tokens)
   }
 
@@ -133,6 +135,12 @@ export class LoadedTokenizer implements TextCodec, AsyncDisposable {
   #requireOpen(): void {
     if (this.#closed) throw closedError()
   }
+}
+
+/** An array, or a typed one whose elements are numbers. */
+function isNumbers(value: unknown): boolean {
+  if (Array.isArray(value)) return true
+  return ArrayBuffer.isView(value) && 'length' in value && typeof value[0 as never] !== 'bigint'
 }
 
 /** More is hardly meant, and takes gigabytes. */

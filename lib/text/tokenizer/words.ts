@@ -1,6 +1,8 @@
 /** The model of tokenizer.json: words to tokens. */
 
+import { isObject, show } from '../../checkpoint/json.ts'
 import { MillraceError } from '../../errors.ts'
+import { MAX_ID } from './files.ts'
 import { BPE, Unigram, WordPiece } from './library.ts'
 
 /** The tokenizer's `model`, as far as it is read here. */
@@ -29,6 +31,7 @@ export function makeWordModel(config: ModelConfig): WordModel {
   const type = config.type ?? kindOf(config)
   switch (type) {
     case 'BPE': {
+      checkVocabulary(config.vocab)
       // Either would change the tokens, and the library reads neither.
       if (config.continuing_subword_prefix) throw unsupported('a BPE model with continuing_subword_prefix')
       if (config.dropout) throw unsupported('a BPE model with dropout')
@@ -39,6 +42,7 @@ export function makeWordModel(config: ModelConfig): WordModel {
       return { type, vocabulary, encode: pieceByPiece(model, vocabulary, unknown, config.fuse_unk ?? false, false) }
     }
     case 'Unigram': {
+      checkScores(config.vocab)
       const model = new Unigram({ ...config, type }, '')
       const vocabulary = model.tokens_to_ids
       forget(model)
@@ -49,11 +53,13 @@ export function makeWordModel(config: ModelConfig): WordModel {
       }
     }
     case 'WordPiece': {
+      checkVocabulary(config.vocab)
       const model = new WordPiece({ continuing_subword_prefix: '##', ...config, type })
       const vocabulary = model.tokens_to_ids
       return { type, vocabulary, encode: pieceByPiece(model, vocabulary, model.unk_token_id, false, false) }
     }
     case 'WordLevel': {
+      checkVocabulary(config.vocab)
       const vocabulary = new Map(Object.entries(config.vocab as Record<string, number>))
       const unknown = vocabulary.get(config.unk_token ?? '')
       return {
@@ -67,6 +73,25 @@ export function makeWordModel(config: ModelConfig): WordModel {
     }
     default:
       throw unsupported(`a model of type '${type}'`)
+  }
+}
+
+/** Of Unigram: pieces and scores. */
+function checkScores(vocab: unknown): void {
+  if (!Array.isArray(vocab)) throw invalid(`expected a vocabulary of pieces and scores, found ${show(vocab)}`)
+  for (const piece of vocab) {
+    if (Array.isArray(piece) && typeof piece[0] === 'string' && typeof piece[1] === 'number') continue
+    throw invalid(`expected a piece and its score in the vocabulary, found ${show(piece)}`)
+  }
+}
+
+/** Ids that the table of tokens has rows for. */
+function checkVocabulary(vocab: unknown): void {
+  if (!isObject(vocab)) throw invalid(`expected a vocabulary of texts and their ids, found ${show(vocab)}`)
+  for (const text in vocab) {
+    const id = vocab[text]
+    if (typeof id === 'number' && Number.isInteger(id) && id >= 0 && id <= MAX_ID) continue
+    throw invalid(`expected an id from 0 to ${MAX_ID} for ${show(text)} in the vocabulary, found ${show(id)}`)
   }
 }
 
@@ -119,6 +144,10 @@ function forget(model: { config: unknown; vocab: unknown[]; merges?: unknown[] }
   model.config = undefined
   model.vocab = []
   if (model.merges) model.merges = []
+}
+
+function invalid(what: string): MillraceError {
+  return new MillraceError('TOKENIZER_INVALID', { message: `tokenizer.json could not be read: ${what}` })
 }
 
 function unsupported(what: string): MillraceError {

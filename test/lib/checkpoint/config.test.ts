@@ -154,6 +154,13 @@ describe('Mistral', () => {
     refused({ ...mistral, sliding_window: 0 }, 'CHECKPOINT_INVALID', /'sliding_window': expected an integer from 1/)
     expect(readConfig({ ...mistral, layer_types: Array(32).fill('full_attention') }).spec.slidingWindow).toBe(0)
   })
+  test('windows that an architecture does not read are no reason to refuse it', () => {
+    const strange = { sliding_window: -1, use_sliding_window: 'no', max_window_layers: null }
+    expect(readConfig({ ...llama, ...strange }).spec.slidingWindow).toBe(0)
+    const unused = { sliding_window: 0, use_sliding_window: false }
+    const qwen = { architectures: ['Qwen2ForCausalLM'], model_type: 'qwen2', num_key_value_heads: 4 }
+    expect(readConfig({ ...llama, ...qwen, ...unused }).spec.slidingWindow).toBe(0)
+  })
 })
 
 describe('Qwen2 and Qwen3', () => {

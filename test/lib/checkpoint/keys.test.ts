@@ -30,6 +30,7 @@ describe('fields that are not read', () => {
     { sliding_window: 4096 },
     { text_config: { tie_word_embeddings: true } },
     { rope_interleaved: true },
+    { output_multiplier_scale: 0.5 },
     { never_heard_of: 'something' },
   ])('are told by name where they could matter: %j', (config) => {
     expect(warningsOf(config)).toEqual([expect.stringContaining(`"${Object.keys(config)[0]}"`)])
@@ -45,6 +46,7 @@ describe('fields that are not read', () => {
     { id2label: { 0: 'LABEL_0' }, temperature: 0.6, top_p: 0.9, do_sample: true, max_length: 20, pad_token_id: -1 },
     { attention_dropout: 0.1, hidden_dropout_prob: 0.1, initializer_range: Number.NaN, router_aux_loss_coef: 0.001 },
     { pretraining_tp: 2, unsloth_version: '2024.9', vision_config: { hidden_size: 5 }, image_token_index: 3 },
+    { output_attentions: true, output_hidden_states: true, output_router_logits: true },
     { is_causal: true, is_encoder_decoder: false, per_layer_config: {} },
   ])('are passed over where they do not: %j', (config) => expect(warningsOf(config)).toEqual([]))
   test.each([{ is_causal: false }, { is_encoder_decoder: true }, { per_layer_config: { 0: { head_dim: 64 } } }])(

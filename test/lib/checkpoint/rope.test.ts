@@ -30,6 +30,7 @@ describe('theta', () => {
     ['at top level', { rope_theta: 5e5 }, 5e5],
     ['null, everywhere', { rope_theta: null, rope_scaling: null, rope_parameters: null }, 10000],
     ['beside an empty rope_scaling', { rope_theta: 5e5, rope_scaling: {} }, 5e5],
+    ['beside what Python takes for nothing', { rope_theta: 5e5, rope_scaling: false, rope_parameters: [] }, 5e5],
     ['in rope_parameters', { rope_parameters: { rope_type: 'default', rope_theta: 5e5 } }, 5e5],
     ['in rope_parameters without a type', { rope_parameters: { rope_theta: 5e5 } }, 5e5],
     ['in rope_scaling', { rope_scaling: { rope_type: 'default', rope_theta: 5e5 } }, 5e5],
@@ -97,6 +98,11 @@ describe('one set of parameters a type of layer', () => {
       { rope_parameters: { sliding_attention: sliding } },
       'CHECKPOINT_INVALID',
       /'rope_parameters': expected parameters of full_attention/,
+    )
+    refused(
+      { rope_theta: 5e5, rope_parameters: { full_attention: null } },
+      'CHECKPOINT_UNSUPPORTED',
+      /'rope_parameters.full_attention': null/,
     )
     refused(
       { rope_parameters: { rope_theta: 1e6, full_attention: full } },

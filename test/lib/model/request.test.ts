@@ -246,6 +246,37 @@ describe('close', () => {
     expect(asked.every(({ signal }) => signal?.aborted)).toBe(true)
   })
 
+  test('a trace that it ends has all that ran, and what it lacks is told when all is freed', async () => {
+    const traced = await load(join(MODELS, 'demo'))
+    const engine = fake.addon.models.at(-1)!
+    await traced.trace('trace.json')
+    const trace = vi
+      .spyOn(engine, 'trace')
+      .mockRejectedValue(Object.assign(new Error('not whole'), { code: 'WRITE_FAILED' }))
+    const generation = traced.generate([5], { maxTokens: 1 })
+    const closed = code(traced.close())
+    await turn()
+    expect(trace).not.toHaveBeenCalled()
+    engine.answer([7], { finish: 'length' })
+    await turn()
+    expect(trace).toHaveBeenCalledExactlyOnceWith('')
+    expect(engine.closes).toMatchObject([{ drain: true }])
+    engine.finishClose()
+    expect(await closed).toBe('WRITE_FAILED')
+    expect((await generation.result).tokens).toEqual([7])
+    expect(await code(traced.tokenizer.encode('x'))).toBe('MODEL_CLOSED')
+  })
+
+  test('a trace that ended before is not ended again', async () => {
+    await model.trace('trace.json')
+    await model.trace(null)
+    const closed = model.close()
+    await turn()
+    native.finishClose()
+    await closed
+    expect(native.traces).toEqual(['trace.json', ''])
+  })
+
   test('a second one without draining hurries the first: what is tokenised and what runs, scores too', async () => {
     const scored = code(model.score([5, 6]))
     const generation = model.generate('a')

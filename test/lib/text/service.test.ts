@@ -86,11 +86,31 @@ const refusal = (promise) => promise.then(() => 'none', ({ code }) => code)
 const tokenizer = await loadTokenizer(demo)
 console.log(await refusal(loadTokenizer('/nowhere')), await refusal(loadTokenizer(5)), await refusal(loadTokenizer(demo, { signal: AbortSignal.abort() })))
 console.log(await refusal(tokenizer.encode(5)), await refusal(tokenizer.encode('x'.repeat(2 ** 26 + 1))), await refusal(tokenizer.encode('x', false)), await refusal(tokenizer.encodeChat('x')))
+const wrong = [{ specialToken: false }, { specialTokens: 1 }, { signal: 5 }, null]
+console.log(...(await Promise.all(wrong.map((options) => refusal(tokenizer.encode('x', options))))))
+console.log(await refusal(loadTokenizer(demo, { signal: 5 })), await refusal(loadTokenizer(demo, { sginal: undefined })), await refusal(loadTokenizer(demo, null)))
+console.log(...['x', new BigInt64Array([1n]), new DataView(new ArrayBuffer(4))].map((tokens) => { try { tokenizer.decode(tokens) } catch ({ code }) { return code } }))
 tokenizer.close()`),
     ).toEqual([
       'TOKENIZER_INVALID INVALID_ARGUMENT ABORTED',
       'INVALID_ARGUMENT INVALID_ARGUMENT INVALID_ARGUMENT INVALID_ARGUMENT',
+      'INVALID_ARGUMENT INVALID_ARGUMENT INVALID_ARGUMENT INVALID_ARGUMENT',
+      'INVALID_ARGUMENT INVALID_ARGUMENT INVALID_ARGUMENT',
+      'INVALID_ARGUMENT INVALID_ARGUMENT INVALID_ARGUMENT',
     ])
+  })
+
+  test('what its files have wrong is never a fault of the package', async () => {
+    const model = { type: 'BPE', vocab: { a: 0 }, merges: [] }
+    const normalizer = { type: 'Sequence', normalizers: 5 }
+    const parts = await temporaryFolder({ 'tokenizer.json': { model, normalizer } })
+    const unreadable = await temporaryFolder({ 'tokenizer.json/a': '' })
+    const folders = JSON.stringify([parts, unreadable])
+    expect(
+      await printed(
+        `for (const folder of ${folders}) console.log(await loadTokenizer(folder).catch(({ code }) => code))`,
+      ),
+    ).toEqual(['TOKENIZER_INVALID', 'TOKENIZER_INVALID'])
   })
 })
 

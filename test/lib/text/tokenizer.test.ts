@@ -162,6 +162,25 @@ describe('files that are not right', () => {
     ['a post-processor', json({ post_processor: { type: 'Own' } }), /post-processor 'Own' is not supported/],
     ['a decoder', json({ decoder: { type: 'CTC' } }), /decoder 'CTC' is not supported/],
     ['an id beyond all', json({ added_tokens: [{ id: 2 ** 31, content: 'x' }] }), /field 'added_tokens\.0\.id'/],
+    ['an id of the vocabulary beyond all', json({}, { vocab: { a: 2 ** 31 } }), /an id from 0 to \d+ for "a"/],
+    ['an id below all', json({}, { vocab: { a: -1 } }), /an id from 0 to \d+ for "a" in the vocabulary, found -1/],
+    ['an id that is none', json({}, { vocab: { a: 'x' } }), /for "a" in the vocabulary, found "x"/],
+    [
+      'a word that is none',
+      json({}, { type: 'WordLevel', vocab: { a: 0.5 } }),
+      /for "a" in the vocabulary, found 0\.5/,
+    ],
+    ['no vocabulary', json({}, { vocab: undefined }), /a vocabulary of texts and their ids, found nothing/],
+    [
+      'no scores',
+      json({}, { type: 'Unigram', vocab: [['a']] }),
+      /a piece and its score in the vocabulary, found \["a"\]/,
+    ],
+    [
+      'a template that is none',
+      json({ post_processor: { type: 'TemplateProcessing', single: '<s> $A' } }),
+      /'post_processor/,
+    ],
   ])('%s', async (_, content, message) => {
     if (content !== undefined) await writeFile(join(folder, 'tokenizer.json'), content)
     await expect(open(folder)).rejects.toThrowError(
