@@ -63,12 +63,14 @@ export async function dist(path) {
   }
 }
 
-/** A published shape by its name, with fewer layers if it is to be small. */
+/** A published shape by its name, with fewer layers if it is to be small: what loadSynthetic() takes, and its sizes. */
 export async function shapeOf(name, layers) {
   const { requireShape } = await dist('model/shapes.js')
+  const { specOf } = await dist('checkpoint/spec.js')
   try {
     const shape = requireShape(name)
-    return { ...shape, layers: layers ?? shape.layers }
+    const sized = { ...shape, layers: layers ?? shape.layers }
+    return { ...specOf(sized), ...sized }
   } catch (error) {
     fail(`${error.message}: ${error.remedy}`)
   }

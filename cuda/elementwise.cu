@@ -187,8 +187,8 @@ cudaError_t scale(const ScaleArguments& arguments, cudaStream_t stream, bool pro
 }
 
 cudaError_t norm_groups(const NormGroups& arguments, cudaStream_t stream, bool programmatic) {
-  return launch(norm_groups_kernel, dim3(arguments.groups, arguments.rows), dim3(kNormThreads), 0, stream,
-                programmatic, arguments);
+  return launch(norm_groups_kernel, dim3(arguments.groups, arguments.rows), dim3(kNormThreads), 0, stream, programmatic,
+                arguments);
 }
 
 cudaError_t add_bias(float* y, int y_stride, int rows, int n, const Weights& weights, size_t bias_offset,

@@ -11,8 +11,8 @@
 namespace millrace::cuda {
 
 // activation(gate_i) * up_i of float32 [rows, x_stride]: gate features first, then up features from `features` on; or,
-// `interleaved`, in the order of an interleaved gate_up (csrc/model/slab_layout.h). To halves, saturated at 65504, or to
-// floats, whichever is given.
+// `interleaved`, in the order of an interleaved gate_up (csrc/model/slab_layout.h). To halves, saturated at 65504, or
+// to floats, whichever is given.
 cudaError_t glu(const float* x, int x_stride, bool interleaved, int rows, int features, Activation activation,
                 __half* halves, float* floats, int stride, cudaStream_t stream, bool programmatic);
 

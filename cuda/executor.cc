@@ -52,7 +52,8 @@ CudaExecutor::Inputs CudaExecutor::lay_out_inputs(std::byte* base) const {
   inputs.requests = reinterpret_cast<LogitRequest*>(take(logits * sizeof(LogitRequest)));
   inputs.hops_before = reinterpret_cast<uint64_t*>(take(sizeof(uint64_t)));
   const size_t classes = std::max<size_t>(1, config_.kv.size());
-  inputs.block_tables = reinterpret_cast<int32_t*>(take(classes * table_sequences_ * block_table_stride_ * sizeof(int32_t)));
+  inputs.block_tables =
+      reinterpret_cast<int32_t*>(take(classes * table_sequences_ * block_table_stride_ * sizeof(int32_t)));
   inputs.bytes = at;
   return inputs;
 }
@@ -233,8 +234,7 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
     host_.sequences[place(r)] = step.sequences[r];
   }
   const int classes = std::max(1, static_cast<int>(config_.kv.size()));
-  const int sequences =
-      static_cast<int>(step.block_tables.size()) / std::max(step.block_table_stride, 1) / classes;
+  const int sequences = static_cast<int>(step.block_tables.size()) / std::max(step.block_table_stride, 1) / classes;
   const auto table_of = [&](int kv_class) {
     return host_.block_tables + static_cast<size_t>(kv_class) * table_sequences_ * block_table_stride_;
   };
@@ -323,7 +323,8 @@ void CudaExecutor::collect() {
         request.adjustments > 0 || request.top_logprobs > 0 || (request.sample && request.typical_p < 1.0f);
     if (!rare && !request.keep_logits) continue;
     row_.resize(vocab);
-    own_.copy(reinterpret_cast<std::byte*>(row_.data()), reinterpret_cast<const std::byte*>(float_values_[config_.program.logits] + i * vocab),
+    own_.copy(reinterpret_cast<std::byte*>(row_.data()),
+              reinterpret_cast<const std::byte*>(float_values_[config_.program.logits] + i * vocab),
               vocab * sizeof(float));
     own_.synchronize();
     if (request.keep_logits) output.logits.insert(output.logits.end(), row_.begin(), row_.end());

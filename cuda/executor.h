@@ -131,8 +131,8 @@ class CudaExecutor final : public Executor, private Holder {
     __half* act = nullptr;
     int act_stride = 0, features = 0;
   };
-  // Decode rows and prefill rows in launches of their own kind. norm_x: float32 rows that the linear norms by itself, as
-  // `norm` would, in the place of x.
+  // Decode rows and prefill rows in launches of their own kind. norm_x: float32 rows that the linear norms by itself,
+  // as `norm` would, in the place of x.
   void apply(const LinearLayout& layout, const __half* x, int x_stride, const Output& output, const Scope& scope,
              const float* norm_x = nullptr, const NormOp* norm = nullptr);
   // A linear of the value `in`, normed before if it is to be.
@@ -165,11 +165,11 @@ class CudaExecutor final : public Executor, private Holder {
   int32_t* device_tokens_ = nullptr;
   float* device_logprobs_ = nullptr;
   std::vector<float*> ropes_;
-  std::vector<float*> float_values_;   // [rows, width] each, or null; logits [logit rows, vocab]
-  std::vector<__half*> half_values_;   // [rows, padded width] each, or null
+  std::vector<float*> float_values_;  // [rows, width] each, or null; logits [logit rows, vocab]
+  std::vector<__half*> half_values_;  // [rows, padded width] each, or null
   std::vector<int> carried_;
-  float* gate_up_ = nullptr;           // [rows, n] of gate and up whose activation is not the linear's own
-  __half* converted_ = nullptr;        // [rows, padded width] of float32 values that linears read
+  float* gate_up_ = nullptr;     // [rows, n] of gate and up whose activation is not the linear's own
+  __half* converted_ = nullptr;  // [rows, padded width] of float32 values that linears read
   __half* gathered_ = nullptr;
   float* attention_partials_ = nullptr;
   unsigned* attention_counters_ = nullptr;

@@ -130,9 +130,9 @@ void CudaExecutor::apply_to(int in, const LinearLayout& layout, const Lowered& l
   if (!lowered.before) {
     if (x.halves != nullptr) return apply(layout, x.halves, x.stride, output, scope);
     const int stride = padded_width(x.width);
-    check(to_halves(x.floats, x.stride, scope.rows(), x.width, converted_, stride, scope.row_indices, scope.stream,
-                    true),
-          "a conversion");
+    check(
+        to_halves(x.floats, x.stride, scope.rows(), x.width, converted_, stride, scope.row_indices, scope.stream, true),
+        "a conversion");
     return apply(layout, converted_, stride, output, scope);
   }
   const NormOp& norm = *lowered.before;
@@ -153,10 +153,10 @@ void CudaExecutor::run_op(const NormOp& op, const Lowered& lowered, const Scope&
   // Only the head reads rows by their indices, and only from the residual stream.
   const int32_t* rows = op.in == kResidual ? scope.row_indices : nullptr;
   if (lowered.keys) {
-    check(norm_heads(out.floats, out.stride, scope.rows(), op.groups, lowered.keys->groups, op.width,
-                     weights(scope.unit), layout.vectors[op.weight], layout.vectors[lowered.keys->weight], epsilon,
-                     scope.stream, true),
-          "the norms of heads");
+    check(
+        norm_heads(out.floats, out.stride, scope.rows(), op.groups, lowered.keys->groups, op.width, weights(scope.unit),
+                   layout.vectors[op.weight], layout.vectors[lowered.keys->weight], epsilon, scope.stream, true),
+        "the norms of heads");
     return;
   }
   const bool whole = op.groups == 1 && op.begin == 0 && op.width == in.width && !op.mean && !op.add;
@@ -317,8 +317,8 @@ void CudaExecutor::run_hop(const Held& held, cudaStream_t stream) {
   const int width = config_.program.hidden();
   const auto offset = static_cast<uint64_t>(held.number);
   if (held.operation == Operation::send) {
-    check(send_rows(float_values_[kResidual], shape_.decode_rows, width, static_cast<float*>(rows), static_cast<HopState*>(state),
-                    device_inputs_.hops_before, offset, hop_counter_, stream),
+    check(send_rows(float_values_[kResidual], shape_.decode_rows, width, static_cast<float*>(rows),
+                    static_cast<HopState*>(state), device_inputs_.hops_before, offset, hop_counter_, stream),
           "sending rows to the CPU");
   } else {
     check(receive_rows(float_values_[kResidual], shape_.decode_rows, width, static_cast<const float*>(rows),

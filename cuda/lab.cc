@@ -223,8 +223,8 @@ class CudaLab final : public Device {
               name);
         break;
       case Kind::silu_mul:
-        check(glu(floats(0), 2 * p["intermediate"], p["interleaved"] != 0, rows, p["intermediate"], Activation::silu, halves(1), nullptr,
-                       p["intermediate"], stream, chained),
+        check(glu(floats(0), 2 * p["intermediate"], p["interleaved"] != 0, rows, p["intermediate"], Activation::silu,
+                  halves(1), nullptr, p["intermediate"], stream, chained),
               name);
         break;
       case Kind::embed:

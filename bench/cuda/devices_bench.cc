@@ -110,7 +110,8 @@ struct Bench {
     }
     config.ring_bytes.assign(count, 2 * largest);
     config.context_length = flags.long_prompt + 64;
-    config.kv_blocks = {KvPool::blocks_for(config.context_length) + batch * KvPool::blocks_for(flags.prompt + flags.tokens)};
+    config.kv_blocks = {KvPool::blocks_for(config.context_length) +
+                        batch * KvPool::blocks_for(flags.prompt + flags.tokens)};
     config.max_rows = 64 + 1984;
     config.max_logit_rows = 64;
     config.prefix_reuse = false;

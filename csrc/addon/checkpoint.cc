@@ -189,9 +189,9 @@ Napi::Value to_js(Napi::Env at, const SlabPlan& plan) {
     Napi::Object item = Napi::Object::New(at);
     item["name"] = Napi::String::New(at, unit.name);
     item["layer"] = Napi::Number::New(at, unit.head ? -1 : unit.layer);
-    item["kind"] = Napi::String::New(at, unit.head                                    ? "head"
+    item["kind"] = Napi::String::New(at, unit.head                                   ? "head"
                                          : program.stands_alone(static_cast<int>(i)) ? "feedForward"
-                                                                                      : "attention");
+                                                                                     : "attention");
     item["kvClass"] = Napi::Number::New(at, kv_class_of(unit));
     item["bytes"] = Napi::Number::New(at, static_cast<double>(plan.units[i].bytes));
     item["types"] = types_of(at, plan.units[i]);

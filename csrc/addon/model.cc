@@ -8,9 +8,9 @@
 
 #include "addon/convert.h"
 #include "addon/environment.h"
-#include "addon/program.h"
 #include "addon/lab.h"
 #include "addon/probe.h"
+#include "addon/program.h"
 #include "backend/cpu/cpu_backend.h"
 #include "cuda/cuda_backend.h"
 #include "engine/engine.h"

@@ -154,7 +154,8 @@ struct ExecutorHooks {
 // Keys and values of one class on this device.
 struct KvMemory {
   std::byte* data = nullptr;
-  std::vector<int> places;  // [layers]: the place of each in data, -1: it has none; empty: data holds them all, in order
+  std::vector<int>
+      places;  // [layers]: the place of each in data, -1: it has none; empty: data holds them all, in order
   int blocks = 0;
 
   // Block 0 of a layer.

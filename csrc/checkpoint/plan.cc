@@ -67,8 +67,7 @@ UnitLayout plan_unit(const Checkpoint& checkpoint, const ModelSource& source, in
   }
   for (size_t i = 0; i < unit.linears.size(); i++) {
     const LinearReaders readers = open_parts(checkpoint, source, u, static_cast<int>(i));
-    layout.linears.push_back(
-        lay_out(builder, checkpoint, unit.linears[i], source.units[u].linears[i], readers));
+    layout.linears.push_back(lay_out(builder, checkpoint, unit.linears[i], source.units[u].linears[i], readers));
   }
   layout.bytes = builder.bytes();
   return layout;
@@ -113,8 +112,7 @@ SlabPlan plan_slabs(const Checkpoint& checkpoint, const ModelSource& source) {
 }
 
 void SlabPlan::add_table(WeightType type, int width) {
-  const size_t bytes =
-      static_cast<size_t>(source.program.vocab) * static_cast<size_t>(width) * element_bytes(type);
+  const size_t bytes = static_cast<size_t>(source.program.vocab) * static_cast<size_t>(width) * element_bytes(type);
   const size_t offset = round_up(embedding_bytes, kSlabAlignment);
   tables.push_back({type, width, offset, bytes});
   embedding_bytes = offset + bytes;

@@ -18,8 +18,8 @@ namespace millrace {
 
 class QuantisingReader : public LinearReader {
  public:
-  // `norm`: the float vector [k] of the norm that the linear's input comes from; no tensor: ones. `bits`: 4 or 8, whose nibbles are
-  // input features of their own (slab_layout.h).
+  // `norm`: the float vector [k] of the norm that the linear's input comes from; no tensor: ones. `bits`: 4 or 8, whose
+  // nibbles are input features of their own (slab_layout.h).
   QuantisingReader(const Checkpoint& checkpoint, const LinearSource& source, const VectorSource& norm, int n, int k,
                    int bits);
   // Of each output feature, groups one after the other and each before its words; different output features may be

@@ -18,8 +18,8 @@ namespace millrace {
 // How a linear is stored. A new format is one more enumerator, and one more file with a LinearReader.
 enum class LinearFormat : uint8_t { plain, gptq, awq, compressed_tensors };
 
-// Rows of query or key of heads of which the first `rotary` elements are rotated: element i with element i + rotary / 2,
-// or, `interleaved`, with its neighbour. In slabs element i turns with i + head_dim / 2: the others stand between.
+// Rows of query or key of heads of which the first `rotary` elements are rotated: element i with element i + rotary /
+// 2, or, `interleaved`, with its neighbour. In slabs element i turns with i + head_dim / 2: the others stand between.
 // head_dim 0: rows are in order.
 struct HeadOrder {
   int head_dim = 0;
@@ -67,7 +67,7 @@ struct ModelSource {
   Program program;
   std::vector<UnitSource> units;
   std::vector<std::string> tables;  // [vocab, width] each
-  int head_bits = 0;  // a head of floats is made 4 or 8 bits while it is repacked; 0: it stays
+  int head_bits = 0;                // a head of floats is made 4 or 8 bits while it is repacked; 0: it stays
 };
 
 // What 4 or 8 bits made while repacking cost: root mean squares, relative to those of the values as they were.

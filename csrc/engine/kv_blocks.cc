@@ -74,8 +74,8 @@ void KvBlocks::drop(std::vector<int32_t>& list, int begin, int end) {
 void KvBlocks::copy(bool out, int32_t block, int32_t slot) {
   std::byte* saved = swap_.data(slot);
   for (const Place& place : places_) {
-    std::byte* own = memory_[place.device]->data() +
-                     (static_cast<size_t>(place.index) * blocks_.size() + block) * block_bytes_;
+    std::byte* own =
+        memory_[place.device]->data() + (static_cast<size_t>(place.index) * blocks_.size() + block) * block_bytes_;
     devices_[place.device].compute->copy(out ? saved : own, out ? own : saved, block_bytes_);
     saved += block_bytes_;
   }

@@ -24,9 +24,10 @@ KvPool::KvPool(std::span<const Device> devices, std::span<const KvClass> classes
   for (size_t c = 0; c < classes.size(); c++) {
     std::vector<KvBlocks::Device> own;
     for (const Device& device : devices) own.push_back({device.backend, device.compute, device.layers[c]});
-    const size_t share = classes.size() == 1 ? swap_bytes
-                                             : static_cast<size_t>(static_cast<double>(swap_bytes) * bytes_of(c) /
-                                                                   std::max(all_bytes, 1.0));
+    const size_t share =
+        classes.size() == 1
+            ? swap_bytes
+            : static_cast<size_t>(static_cast<double>(swap_bytes) * bytes_of(c) / std::max(all_bytes, 1.0));
     classes_.push_back(std::make_unique<KvBlocks>(classes[c], std::move(own), blocks[c], share));
     beside_.emplace_back(blocks[c]);
     followers_.emplace_back(blocks[leader_], -1);
@@ -74,9 +75,9 @@ void KvPool::release(BlockLists& blocks) {
 }
 
 uint64_t KvPool::key_of(int32_t parent, const int32_t* tokens) const {
-  uint64_t hash = parent < 0 ? 0x9e3779b97f4a7c15ull
-                             : (static_cast<uint64_t>(parent) << 32) ^
-                                   leader().generation(parent) * 0xd6e8feb86659fd93ull;
+  uint64_t hash = parent < 0
+                      ? 0x9e3779b97f4a7c15ull
+                      : (static_cast<uint64_t>(parent) << 32) ^ leader().generation(parent) * 0xd6e8feb86659fd93ull;
   for (int i = 0; i < kKvBlockTokens; i++) {
     hash = (hash ^ static_cast<uint32_t>(tokens[i])) * 0xff51afd7ed558ccdull;
     hash ^= hash >> 32;

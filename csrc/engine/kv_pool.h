@@ -1,10 +1,10 @@
 #pragma once
 // The paged KV cache of one model. Layers whose keys and values are kept for as long share a class with blocks of its
-// own (kv_blocks.h); a sequence has a list of blocks in each. Full blocks are remembered by the tokens that led to them,
-// so that a request whose text begins like an earlier one finds its keys and values computed (block-level prefix reuse).
-// One class leads: its blocks are found by their text, those of the others by the leader's block of the same positions.
-// Of a class with a window only the blocks that the next row sees need to be there still. A preempted sequence's blocks
-// rest in system RAM, as far as there is room for them (kv_swap.h), and come back as they were.
+// own (kv_blocks.h); a sequence has a list of blocks in each. Full blocks are remembered by the tokens that led to
+// them, so that a request whose text begins like an earlier one finds its keys and values computed (block-level prefix
+// reuse). One class leads: its blocks are found by their text, those of the others by the leader's block of the same
+// positions. Of a class with a window only the blocks that the next row sees need to be there still. A preempted
+// sequence's blocks rest in system RAM, as far as there is room for them (kv_swap.h), and come back as they were.
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -52,8 +52,8 @@ class KvPool {
   // Gives up one use of each; what was remembered stays so until its block is needed. Leaves the lists empty.
   void release(BlockLists& blocks);
 
-  // The remembered blocks that hold the first tokens of `tokens`, with one more use of each; kNoBlock for those behind a
-  // class's window. At most (tokens - 1) / kKvBlockTokens of them: the last token is always computed, for its logits.
+  // The remembered blocks that hold the first tokens of `tokens`, with one more use of each; kNoBlock for those behind
+  // a class's window. At most (tokens - 1) / kKvBlockTokens of them: the last token is always computed, for its logits.
   // With `prefill_only`, stops at the first block that holds tokens computed by decoding. Returns how many positions'
   // blocks.
   int reuse(std::span<const int32_t> tokens, bool prefill_only, BlockLists& blocks);
@@ -107,10 +107,10 @@ class KvPool {
 
   int leader_ = 0;
   std::vector<std::unique_ptr<KvBlocks>> classes_;
-  std::vector<Text> texts_;                                // [blocks of the leader]
-  std::unordered_multimap<uint64_t, int32_t> by_key_;      // of the leader's remembered blocks
-  std::vector<std::vector<Beside>> beside_;                // [classes, blocks]
-  std::vector<std::vector<int32_t>> followers_;            // [classes, blocks of the leader]
+  std::vector<Text> texts_;                            // [blocks of the leader]
+  std::unordered_multimap<uint64_t, int32_t> by_key_;  // of the leader's remembered blocks
+  std::vector<std::vector<Beside>> beside_;            // [classes, blocks]
+  std::vector<std::vector<int32_t>> followers_;        // [classes, blocks of the leader]
 };
 
 }  // namespace millrace

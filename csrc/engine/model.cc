@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <map>
 #include <new>
 
 #include "core/error.h"
@@ -51,6 +52,20 @@ Model::Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::s
   publish_counters();
 }
 
+// Whoever reads keys and values is on the device that appends them.
+bool Model::keys_are_at_hand() const {
+  std::map<std::pair<int, int>, int> device;  // of a class's layer
+  for (size_t unit = 0; unit < program().units.size(); unit++) {
+    for (const Op& op : program().units[unit].ops) {
+      const auto* attend = std::get_if<AttendOp>(&op);
+      if (attend == nullptr) continue;
+      const int own = device_of(static_cast<int>(unit));
+      if (device.emplace(std::pair{attend->kv_class, attend->kv_layer}, own).first->second != own) return false;
+    }
+  }
+  return true;
+}
+
 bool Model::enough_blocks() const {
   for (size_t c = 0; c < program().kv.size(); c++) {
     const int least = KvPool::least_blocks(program().kv[c], config_.context_length, config_.max_rows);
@@ -78,6 +93,10 @@ void Model::check_config() const {
   if (!known || std::find(used.begin(), used.end(), false) != used.end()) {
     throw Error(code::kInvalidArgument, "a model on several devices needs one of them a unit, and a unit for each",
                 "name no more devices than the model has layers");
+  }
+  if (devices_.size() > 1 && !keys_are_at_hand()) {
+    throw Error(code::kInvalidArgument, "layers that share keys and values cannot be spread over several devices",
+                "name one device");
   }
   if (std::find(config_.homes.begin(), config_.homes.end(), Home::shared) != config_.homes.end() &&
       devices_.size() > 1) {

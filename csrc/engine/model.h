@@ -22,7 +22,7 @@ struct ModelConfig {
   size_t arena_bytes = 0;          // of the device, for the shared units of all its models; 0: as it is
   int context_length = 0;
   std::vector<int> kv_blocks;  // of each class; of those without a window at least one context
-  size_t kv_swap_bytes = 0;  // of system RAM, for the keys and values of preempted sequences
+  size_t kv_swap_bytes = 0;    // of system RAM, for the keys and values of preempted sequences
   int max_rows = 0;
   int max_logit_rows = 0;
   bool prefix_reuse = true;
@@ -155,6 +155,7 @@ class Model {
   void cross(const Side& from, const Side& to);
   void check_config() const;
   bool enough_blocks() const;
+  bool keys_are_at_hand() const;
   void create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sleeps);
   void create_inboxes();
   void create_cpu_side(std::unique_ptr<Backend> backend);

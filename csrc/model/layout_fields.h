@@ -45,8 +45,7 @@ void for_each_field(Value& value, Visit&& visit) {
   if constexpr (std::is_arithmetic_v<Plain> || std::is_enum_v<Plain>) {
     visit(value);
   } else if constexpr (std::is_same_v<Plain, std::vector<LinearLayout::Segment>> ||
-                       std::is_same_v<Plain, std::vector<LinearLayout>> ||
-                       std::is_same_v<Plain, std::vector<size_t>>) {
+                       std::is_same_v<Plain, std::vector<LinearLayout>> || std::is_same_v<Plain, std::vector<size_t>>) {
     const size_t length = value.size();
     visit(length);
     for (auto& item : value) for_each_field(item, visit);

@@ -142,8 +142,8 @@ class Checker {
     }
   }
   void check_op(const ProgramUnit& unit, const ScaleOp& op) {
-    require(columns(op.value, op.begin, op.width) && std::isfinite(op.factor) && op.cap >= 0 &&
-                std::isfinite(op.cap) && op.period >= 0 && std::isfinite(op.growth),
+    require(columns(op.value, op.begin, op.width) && std::isfinite(op.factor) && op.cap >= 0 && std::isfinite(op.cap) &&
+                op.period >= 0 && std::isfinite(op.growth),
             "a scale's columns");
     if (op.weight != kNone) use_vector(unit, op.weight, 1);
   }

@@ -117,10 +117,10 @@ struct KvClass {
 inline constexpr int kMostKvClasses = 8;
 
 struct Program {
-  int vocab = 0;           // rows of the embedding tables and of the head
-  int max_position = 0;    // longest context the model was made for
+  int vocab = 0;            // rows of the embedding tables and of the head
+  int max_position = 0;     // longest context the model was made for
   std::vector<int> values;  // widths; the residual stream first
-  int logits = 0;          // the value that the head writes, of rows whose logits are wanted
+  int logits = 0;           // the value that the head writes, of rows whose logits are wanted
   std::vector<int> tables;  // widths of the embedding tables
   std::vector<Op> embed;    // before the first unit: a gather to the residual stream first
   std::vector<ProgramUnit> units;

@@ -51,9 +51,9 @@ void RopeSpec::validate() const {
     if (!sound) throw Error(code::kCheckpointInvalid, what, "check that config.json belongs to this checkpoint");
   };
   const auto positive = [](double value) { return value > 0 && std::isfinite(value); };
-  require(head_dim >= 2 && head_dim <= 1 << 10 && head_dim % 2 == 0 && rotary >= 0 && rotary <= head_dim &&
-              rotary % 2 == 0,
-          "config.json: head_dim and its part that is rotated must be even, and no more than 1024");
+  require(
+      head_dim >= 2 && head_dim <= 1 << 10 && head_dim % 2 == 0 && rotary >= 0 && rotary <= head_dim && rotary % 2 == 0,
+      "config.json: head_dim and its part that is rotated must be even, and no more than 1024");
   require(positive(theta) && positive(factor), "config.json: rope_theta and the rope factor must be positive");
   const auto one_a_pair = [&](const std::vector<double>& list) {
     return list.empty() ||

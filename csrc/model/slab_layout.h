@@ -90,8 +90,8 @@ struct LinearLayout {
   std::vector<Segment> segments;
   bool has_bias = false;
   size_t bias_offset = 0;  // float32 [n]
-  // Of gate and up, where one matrix holds both: feature 16 b + g is gate feature 8 b + g and feature 16 b + 8 + g is up
-  // feature 8 b + g (g = 0..7), n = 2 * padded width. Otherwise gate features come first, then up features.
+  // Of gate and up, where one matrix holds both: feature 16 b + g is gate feature 8 b + g and feature 16 b + 8 + g is
+  // up feature 8 b + g (g = 0..7), n = 2 * padded width. Otherwise gate features come first, then up features.
   bool interleaved = false;
 };
 

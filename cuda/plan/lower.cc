@@ -22,8 +22,8 @@ bool read_after(const std::vector<Op>& ops, size_t at, int value) {
 }
 
 bool is_whole_rms(const NormOp& norm) {
-  return norm.groups == 1 && norm.begin == 0 && !norm.mean && !norm.add && norm.weight != kNone &&
-         norm.bias == kNone && norm.in != norm.out;
+  return norm.groups == 1 && norm.begin == 0 && !norm.mean && !norm.add && norm.weight != kNone && norm.bias == kNone &&
+         norm.in != norm.out;
 }
 
 const int* input_of_linear(const Op& op) {

@@ -148,7 +148,14 @@ function readModel(
     config.layer_types?.[layer] ?? (windows[layer]! > 0 ? 'sliding_attention' : 'full_attention')
   const types = [...new Set(windows.map((_, layer) => typeOf(layer)))]
   const positions = config.max_position_embeddings ?? defaults.maxPosition
-  const { ropes, maxPosition } = readRopes(config, positions, types, headDim, architecture, warn)
+  const { ropes, maxPosition } = readRopes(
+    config,
+    positions,
+    types,
+    (type) => architecture.headDimOf?.(config, type) ?? headDim,
+    architecture,
+    warn,
+  )
   const llama: DecoderShape = {
     vocab: config.vocab_size,
     hidden: config.hidden_size,
@@ -171,7 +178,7 @@ function readModel(
   const shape = architecture.decoder?.(config, llama) ?? llama
   return {
     spec: specOf(shape),
-    named: (architecture.build ?? buildDecoder)(shape),
+    named: buildDecoder(shape),
     tiedEmbeddings: config.tie_word_embeddings ?? defaults.tied ?? false,
     endTokens: config.eos_token_id == null ? [] : [config.eos_token_id].flat(),
   }

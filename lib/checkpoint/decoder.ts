@@ -3,7 +3,7 @@
  * architecture says in a DecoderShape what it does otherwise.
  */
 import type { Activation, HeadOrder, RopeSpec } from '../binding.ts'
-import { type LinearPart, type NamedProgram, ProgramBuilder, type UnitBuilder } from './program.ts'
+import { type AttendOp, type LinearPart, type NamedProgram, ProgramBuilder, type UnitBuilder } from './program.ts'
 
 /** Names of modules within a layer. */
 export interface LayerModules {
@@ -52,6 +52,12 @@ export interface LayerShape {
   headNorms: 'none' | 'heads' | 'whole'
   /** Of the query, by position: times 1 + growth * log(1 + floor(position / period)). */
   queryGrowth?: { growth: number; period: number }
+  /** A norm without weights of each value head. */
+  valueNorm?: boolean
+  /** Values are the keys as they are before their norm and rotation. */
+  keyIsValue?: boolean
+  /** The layer whose keys and values it reads, having none of its own. */
+  sharesKv?: number
   /** One matrix that holds query, key and value, or gate and up, one after the other. */
   fused?: { qkv?: string; gateUp?: string }
 }
@@ -84,9 +90,12 @@ export interface DecoderShape {
   logitScale?: number
   /** cap * tanh(logit / cap) */
   logitCap?: number
+  /** Of each layer's own embedding, which its rows are gated by; 0: none. */
+  perLayerInput?: number
+  /** Name within a layer of a number that its output is multiplied by. */
+  layerScalar?: string
   /** Before the names of everything but the head: 'model'. */
   prefix?: string
-  /** The embedding table is the head too. */
   modules?: Partial<LayerModules>
 }
 
@@ -97,8 +106,10 @@ export function buildDecoder(shape: DecoderShape): NamedProgram {
   const { vocab, hidden, layers, maxPosition, epsilon, prefix = 'model' } = shape
   const builder = new ProgramBuilder({ vocab, hidden, maxPosition, epsilon })
   builder.embed(`${prefix}.${EMBEDDING}`, shape.embeddingScale)
+  if (shape.perLayerInput) buildPerLayerInputs(builder, shape, shape.perLayerInput)
+  const places = new Map<number, KvPlace>()
   for (let index = 0; index < layers; index++) {
-    const layer = new DecoderLayer(builder, shape, index)
+    const layer = new DecoderLayer(builder, shape, index, places)
     if (shape.parallel) {
       const unit = builder.unit(`layer ${index}`, index)
       const normed = layer.norm(unit, shape.norms.beforeAttention)
@@ -109,11 +120,29 @@ export function buildDecoder(shape: DecoderShape): NamedProgram {
       layer.attention(attention, layer.norm(attention, shape.norms.beforeAttention))
       const feedForward = builder.unit(`feed-forward ${index}`, index)
       layer.feedForward(feedForward, layer.norm(feedForward, shape.norms.beforeFeedForward))
+      layer.finish(feedForward)
     }
   }
   buildHead(builder, shape)
   return builder.finish()
 }
+
+/** Every layer's embedding of the token, and what the residual stream says to it, one after the other. */
+function buildPerLayerInputs(builder: ProgramBuilder, shape: DecoderShape, width: number): void {
+  const { hidden, layers, prefix = 'model', plusOne = false } = shape
+  const all = layers * width
+  const unit = builder.unit('per-layer inputs', 0)
+  const [tokens, inputs] = [builder.value('per-layer tokens', all), builder.value('per-layer inputs', all)]
+  const table = builder.table(`${prefix}.${EMBEDDING}_per_layer`, all)
+  unit.op({ op: 'gather', table, out: tokens, scale: Math.sqrt(width) })
+  unit.linear(0, inputs, [{ module: `${prefix}.per_layer_model_projection`, n: all }])
+  unit.op({ op: 'scale', value: inputs, width: all, factor: 1 / Math.sqrt(hidden) })
+  unit.norm(inputs, inputs, `${prefix}.per_layer_projection_norm.weight`, { width, groups: layers, plusOne })
+  unit.op({ op: 'add', in: tokens, out: inputs })
+  unit.op({ op: 'scale', value: inputs, width: all, factor: Math.SQRT1_2 })
+}
+
+type KvPlace = Pick<AttendOp, 'kvClass' | 'kvLayer'>
 
 export function buildHead(builder: ProgramBuilder, shape: DecoderShape): void {
   const { vocab, hidden, layers, prefix = 'model' } = shape
@@ -140,8 +169,13 @@ export class DecoderLayer {
   readonly #shape: LayerShape
   readonly #prefix: string
   readonly #modules: LayerModules
+  readonly #index: number
+  readonly #places: Map<number, KvPlace>
 
-  constructor(builder: ProgramBuilder, model: DecoderShape, index: number) {
+  /** `places`: of the keys and values of layers before it. */
+  constructor(builder: ProgramBuilder, model: DecoderShape, index: number, places: Map<number, KvPlace>) {
+    this.#index = index
+    this.#places = places
     this.#builder = builder
     this.#model = model
     this.#shape = model.layer(index)
@@ -159,14 +193,17 @@ export class DecoderLayer {
   }
 
   attention(unit: UnitBuilder, from: number): void {
-    const { heads, kvHeads, headDim, window, rope, scale, cap, queryGrowth } = this.#shape
+    const { heads, kvHeads, headDim, window, rope, scale, cap, queryGrowth, sharesKv } = this.#shape
     const [queries, keys] = [heads * headDim, kvHeads * headDim]
-    const qkv = this.#builder.value('qkv', queries + 2 * keys)
+    const readsOnly = sharesKv !== undefined
+    const qkv = readsOnly ? this.#builder.value('query', queries) : this.#builder.value('qkv', queries + 2 * keys)
     const attended = this.#builder.value('attended', queries)
-    unit.linear(from, qkv, this.#qkv(queries, keys))
+    unit.linear(from, qkv, this.#qkv(queries, keys).slice(0, readsOnly ? 1 : 3))
     this.#headNorms(unit, qkv, queries, keys)
     // A rotation keeps lengths: a query may grow before it.
     if (queryGrowth) unit.op({ op: 'scale', value: qkv, width: queries, ...queryGrowth })
+    const place = readsOnly ? this.#places.get(sharesKv)! : this.#builder.kvLayer({ window, kvHeads, headDim })
+    this.#places.set(this.#index, place)
     unit.op({
       op: 'attend',
       qkv,
@@ -174,10 +211,11 @@ export class DecoderLayer {
       heads,
       kvHeads,
       headDim,
-      ...this.#builder.kvLayer({ window, kvHeads, headDim }),
+      ...place,
       rope: this.#builder.rope(rope),
       ...(scale === undefined ? {} : { scale }),
       ...(cap === undefined ? {} : { cap }),
+      ...(readsOnly ? { readsOnly } : {}),
     })
     this.#add(unit, attended, this.#part('output', this.#model.hidden), this.#model.norms.afterAttention)
   }
@@ -194,6 +232,23 @@ export class DecoderLayer {
     this.#add(unit, activated, this.#part('down', this.#model.hidden), this.#model.norms.afterFeedForward)
   }
 
+  /** What comes after both halves. */
+  finish(unit: UnitBuilder): void {
+    const { hidden, perLayerInput: width, layerScalar, layers, plusOne = false } = this.#model
+    if (width) {
+      const [gate, gated] = [this.#builder.value('gate', width), this.#builder.value('gated', width)]
+      const projected = this.#builder.value('projected', hidden)
+      const by = this.#builder.value('per-layer inputs', layers * width)
+      unit.linear(0, gate, [this.#named('per_layer_input_gate', width)])
+      unit.op({ op: 'gate', in: gate, by, begin: this.#index * width, out: gated, activation: this.#shape.activation })
+      unit.linear(gated, projected, [this.#named('per_layer_projection', hidden)])
+      unit.norm(projected, 0, `${this.#prefix}.post_per_layer_input_norm.weight`, { plusOne, add: true })
+    }
+    if (layerScalar === undefined) return
+    const weight = unit.vector(`${this.#prefix}.${layerScalar}`, 1)
+    unit.op({ op: 'scale', value: 0, width: hidden, weight })
+  }
+
   #named(module: string, n: number): LinearPart {
     return { module: `${this.#prefix}.${module}`, n }
   }
@@ -203,8 +258,9 @@ export class DecoderLayer {
   }
 
   #qkv(queries: number, keys: number): LinearPart[] {
-    const { headDim, rope, interleaved = false, fused, biases } = this.#shape
-    const inOrder = rope.rotary === 0 || (!interleaved && rope.rotary === headDim)
+    const { headDim, rope, interleaved = false, keyIsValue = false, fused, biases } = this.#shape
+    const whole = rope.rotary === headDim || rope.span !== undefined
+    const inOrder = rope.rotary === 0 || (!interleaved && whole)
     const heads: HeadOrder | undefined = inOrder ? undefined : { headDim, rotary: rope.rotary, interleaved }
     const of = queries + 2 * keys
     const rows = (begin: number) => ({ begin, of })
@@ -213,7 +269,7 @@ export class DecoderLayer {
       return [
         { ...this.#part('query', queries), heads },
         { ...this.#part('key', keys), heads },
-        this.#part('value', keys),
+        this.#part(keyIsValue ? 'key' : 'value', keys),
       ]
     }
     const bias = biases.includes('query')
@@ -225,7 +281,7 @@ export class DecoderLayer {
   }
 
   #headNorms(unit: UnitBuilder, qkv: number, queries: number, keys: number): void {
-    const { headNorms, heads, kvHeads, headDim } = this.#shape
+    const { headNorms, heads, kvHeads, headDim, valueNorm, sharesKv } = this.#shape
     if (headNorms === 'none') return
     const whole = headNorms === 'whole'
     const { plusOne = false } = this.#model
@@ -235,12 +291,14 @@ export class DecoderLayer {
       groups: whole ? 1 : heads,
       plusOne,
     })
+    if (sharesKv !== undefined) return
     unit.norm(qkv, qkv, weight(this.#modules.keyNorm), {
       begin: queries,
       width: whole ? keys : headDim,
       groups: whole ? 1 : kvHeads,
       plusOne,
     })
+    if (valueNorm) unit.norm(qkv, qkv, undefined, { begin: queries + keys, width: headDim, groups: kvHeads })
   }
 
   /** A linear's result, normed or scaled, to the residual stream. */

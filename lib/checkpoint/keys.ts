@@ -161,7 +161,7 @@ export function checkKeys(
 ): void {
   const unread: string[] = []
   for (const [key, value] of Object.entries(config)) {
-    if (Object.hasOwn(REFUSED, key)) {
+    if (Object.hasOwn(REFUSED, key) && !fields.includes(key)) {
       const { expected, is } = REFUSED[key]!
       if (!is(value)) throw unsupportedField(key, expected, value)
     } else if (!READ.includes(key) && !fields.includes(key) && !isHarmless(key) && !isNeutral(key, value)) {

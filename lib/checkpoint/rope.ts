@@ -24,9 +24,10 @@ const FIELDS = {
   llama3: ['factor', 'low_freq_factor', 'high_freq_factor'],
   yarn: ['factor', 'attention_factor', 'beta_fast', 'beta_slow', 'mscale', 'mscale_all_dim', 'truncate'],
   longrope: ['factor', 'attention_factor', 'short_factor', 'long_factor'],
+  proportional: ['factor'],
 } as const
 /** Of architectures that name them, and what they are called in older files. */
-const OWN_TYPES: readonly string[] = ['longrope']
+const OWN_TYPES: readonly string[] = ['longrope', 'proportional']
 const OLDER_NAMES: Readonly<Record<string, string>> = { su: 'longrope' }
 // `finetuned`: how the weights came about.
 const FIELDS_OF_ALL = [
@@ -80,7 +81,7 @@ export function readRopes(
   config: Fields,
   maxPosition: number,
   layerTypes: readonly string[],
-  headDim: number,
+  headDimOf: (type: string) => number,
   architecture: Head['architecture'],
   warn: Warn,
 ): Ropes {
@@ -88,9 +89,9 @@ export function readRopes(
   const { values } = parameters
   // null stands there for layers without a rotation.
   const nested = Object.keys(values).filter((key) => isObject(values[key]) || layerTypes.includes(key))
-  const head = { headDim, architecture }
   const all = layerTypes.map((type): [string, Rope] => {
     const own = nested.length === 0 ? parameters : parametersOf(parameters, nested, type)
+    const head = { headDim: headDimOf(type), architecture }
     return [
       type,
       resolve(config, own, maxPosition, head, type === layerTypes[0] || nested.length > 0 ? warn : () => {}),
@@ -168,7 +169,7 @@ function resolve(
     return Math.max(maxPosition, Math.floor(length))
   }
   const partial = (field: string, found: unknown) => {
-    if (architecture.defaults.partialRotary === undefined) refusePartial(field, found)
+    if (architecture.defaults.partialRotary === undefined && type !== 'proportional') refusePartial(field, found)
     return check(fieldNumber(0), field, found)
   }
   const beside = partial('partial_rotary_factor', config.partial_rotary_factor)
@@ -177,7 +178,7 @@ function resolve(
     beside ??
     architecture.defaults.partialRotary ??
     1
-  const rotary = Math.trunc(headDim * share)
+  const rotary = type === 'proportional' ? 2 * Math.floor((headDim * share) / 2) : Math.trunc(headDim * share)
   if (rotary > headDim || rotary < 2 || rotary % 2 !== 0) {
     throw invalidField(`${path}.partial_rotary_factor`, `an even part of a head's ${headDim} elements`, share)
   }
@@ -235,6 +236,9 @@ function resolve(
       }
       return { rope: yarn, maxPosition: longer(original * factor) }
     }
+    // The pairs that turn are those of a whole head's first half; exponents are counted over the whole head.
+    case 'proportional':
+      return { rope: { ...rope, span: headDim, scaling: 'linear', factor: number('factor') ?? 1 }, maxPosition }
     case 'longrope': {
       const original = originalMaxPosition(config, path, values) ?? maxPosition
       const factor = number('factor') ?? maxPosition / original

@@ -173,9 +173,9 @@ TEST(every_packed_type_is_repacked_exactly) {
     append(expected, model.values("v", type == DType::q4_k ? DType::q6_k : type));
     CHECK(decode(attention.linears[0], packed.slabs[0].data()) == expected);
     CHECK(decode(attention.linears[1], packed.slabs[0].data()) == model.values("o", type));
-    CHECK(decode(packed.plan.units[1].second, packed.slabs[1].data()) == model.values("d", type));
+    CHECK(decode(packed.plan.units[1].linears[1], packed.slabs[1].data()) == model.values("d", type));
     const std::vector<float> embedding = model.values("e", type);
-    CHECK(packed.plan.embedding_type == WeightType::f32);
+    CHECK(packed.plan.tables[0].type == WeightType::f32);
     REQUIRE(packed.embedding.size() == embedding.size() * sizeof(float));
     CHECK(std::memcmp(packed.embedding.data(), embedding.data(), packed.embedding.size()) == 0);
     CHECK(decode(packed.plan.units[2].linears[0], packed.slabs[2].data()) == embedding);  // tied
@@ -197,9 +197,9 @@ TEST(interleaved_rows_come_back_in_order_whatever_their_type) {
       const std::vector<float> stored = model.values("q", type);
       const std::vector<float> found = decode(packed.plan.units[0].linears[0], packed.slabs[0].data());
       for (int row = 0; row < 256; row++) {
-        // Pair i of a head, elements i and i + rotary / 2 here, is rows 2 i and 2 i + 1 there.
-        const int head = row / 64 * 64, within = row % 64;
-        const int from = within >= rotary ? row : head + within % (rotary / 2) * 2 + within / (rotary / 2);
+        // Pair i of a head, elements i and i + 32 here, is rows 2 i and 2 i + 1 there; what is not rotated follows.
+        const int head = row / 64 * 64, pair = row % 32, side = row % 64 / 32, turning = rotary / 2;
+        const int from = head + (pair < turning ? 2 * pair + side : rotary + pair - turning + side * (32 - turning));
         CHECK(std::equal(found.begin() + row * 256, found.begin() + (row + 1) * 256, stored.begin() + from * 256));
       }
     }
@@ -210,7 +210,7 @@ TEST(a_packed_head_stays_as_it_is_whatever_is_asked) {
   PackedModel model(check::seed());
   model.build(DType::q8_0, DType::q8_0);
   model.source.head_bits = 4;
-  CHECK(pack(model).plan.units[2].first.segments[0].matrix.code == code_of(DType::q8_0));
+  CHECK(pack(model).plan.units[2].linears[0].segments[0].matrix.code == code_of(DType::q8_0));
 }
 
 TEST(scales_that_are_not_finite_are_refused_by_place) {

@@ -92,7 +92,6 @@ void check_model(const TinyModel& model, const Packed& packed) {
     const std::string layer = std::to_string(l) + ".";
     const UnitLayout& attention = packed.plan.units[attention_unit(l)];
     const std::byte* slab = packed.slabs[attention_unit(l)].data();
-    CHECK_EQ(attention.layer, l);
     CHECK(floats_at(slab, attention.vectors[0], spec.hidden) == model.norms.at(layer + "attention"));
     if (spec.qk_norm) {
       CHECK(floats_at(slab, attention.vectors[1], spec.head_dim) == model.norms.at(layer + "query"));
@@ -182,8 +181,8 @@ void check_padding(const MatrixLayout& m, const std::byte* slab) {
 
 void check_all_padding(const Packed& packed) {
   for (size_t u = 0; u < packed.plan.units.size(); u++) {
-    for (const LinearLayout* linear : {&packed.plan.units[u].linears[0], &packed.plan.units[u].second}) {
-      for (const LinearLayout::Segment& segment : linear->segments)
+    for (const LinearLayout& linear : packed.plan.units[u].linears) {
+      for (const LinearLayout::Segment& segment : linear.segments)
         check_padding(segment.matrix, packed.slabs[u].data());
     }
   }
@@ -242,8 +241,8 @@ TEST(gptq_round_trips_at_any_group_size) {
           model.build(kSpec, gptq(group, zeros, order, version), {{"head", plain("F16")}});
           const Packed packed = round_trip(model, seed % 2 == 0);
           for (const UnitLayout& unit : packed.plan.units) {
-            for (const LinearLayout* linear : {&unit.linears[0], &unit.linears[1]}) {
-              for (const auto& segment : linear->segments) {
+            for (const LinearLayout& linear : unit.linears) {
+              for (const auto& segment : linear.segments) {
                 if (segment.matrix.code.type == WeightType::q4)
                   CHECK_EQ(segment.matrix.code.zeros, zeros == Zeros::random);
               }
@@ -425,19 +424,49 @@ TEST(interleaved_heads_come_in_order_in_every_format) {
       model.build(kSpec, kind);
       DenseLayer& layer = model.source.layers[0];
       for (auto [linear, name] : {std::pair{&layer.query, "0.query"}, {&layer.key, "0.key"}}) {
-        linear->interleaved_heads = {kSpec.head_dim, rotary};
+        linear->heads = {kSpec.head_dim, rotary, true};
         Dense& dense = model.linears.at(name);
         const Dense stored = dense;
         for (int n = 0; n < dense.n; n++) {
-          // Rows 2 i and 2 i + 1 are elements i and i + rotary / 2 of their head.
-          const int within = n % kSpec.head_dim;
-          const int to = within >= rotary ? n : n - within + within / 2 + within % 2 * (rotary / 2);
+          // Rows 2 i and 2 i + 1 are elements i and i + head_dim / 2 of their head; what is not rotated stands between.
+          const int within = n % kSpec.head_dim, half = kSpec.head_dim / 2, rest = half - rotary / 2;
+          const int beyond = within - rotary;
+          const int to =
+              n - within +
+              (beyond < 0 ? within / 2 + within % 2 * half : rotary / 2 + beyond % rest + beyond / rest * half);
           dense.bias[to] = stored.bias[n];
           for (int k = 0; k < dense.k; k++) dense.weight[static_cast<size_t>(to) * dense.k + k] = stored.at(n, k);
         }
       }
       round_trip(model);
     }
+  }
+}
+
+TEST(parts_of_one_tensor_are_linears_of_their_own_in_every_format) {
+  for (LinearKind kind :
+       {plain("BF16"), gptq(32, Zeros::random, Order::act_order), of_format(LinearFormat::awq, gptq(32, Zeros::random)),
+        of_format(LinearFormat::compressed_tensors, gptq(32))}) {
+    kind.bias = true;
+    TinyModel model(check::seed() + 96);
+    model.build(kSpec, kind);
+    DenseLayer& layer = model.source.layers[0];
+    const int n = kSpec.intermediate;
+    const LinearSource both = model.add_linear("0.gate_up", kind, 2 * n, kSpec.hidden);
+    const Dense whole = model.linears.at("0.gate_up");
+    model.linears.erase("0.gate_up");
+    for (auto [linear, name, begin] : {std::tuple{&layer.gate, "0.gate", 0}, {&layer.up, "0.up", n}}) {
+      *linear = both;
+      linear->rows = {begin, 2 * n};
+      Dense& dense = model.linears.at(name);
+      std::copy_n(whole.weight.begin() + static_cast<ptrdiff_t>(begin) * whole.k, dense.weight.size(),
+                  dense.weight.begin());
+      dense.bias.assign(whole.bias.begin() + begin, whole.bias.begin() + begin + n);
+    }
+    round_trip(model);
+    layer.up.rows = {n + 1, 2 * n};
+    const auto written = write(model);
+    refused([&] { plan_slabs(*written->checkpoint, model.source); }, code::kInvalidArgument, {"output features"});
   }
 }
 
@@ -551,7 +580,7 @@ TEST(a_head_made_4_or_8_bits_is_as_far_off_as_reported) {
       continue;
     }
     const Packed packed = pack(*written->checkpoint, flat.source);
-    for (const float weight : decode(packed.plan.units.back().first, packed.slabs.back().data())) {
+    for (const float weight : decode(packed.plan.units.back().linears[0], packed.slabs.back().data())) {
       CHECK(std::fabs(weight - value) <= 1e-3f * std::fabs(value) + 1e-30f);
     }
   }
@@ -592,7 +621,9 @@ TEST(linears_of_one_input_are_fused_where_they_agree) {
                {"7.up", ordered}});
   const Packed packed = round_trip(model);
   const auto segments = [&](int layer) { return packed.plan.units[attention_unit(layer)].linears[0].segments.size(); };
-  const auto interleaved = [&](int layer) { return packed.plan.units[feed_forward_unit(layer)].linears[0].interleaved; };
+  const auto interleaved = [&](int layer) {
+    return packed.plan.units[feed_forward_unit(layer)].linears[0].interleaved;
+  };
   CHECK_EQ(segments(0), 1);
   CHECK(packed.plan.units[0].linears[0].has_bias);
   CHECK_EQ(segments(1), 1);
@@ -707,8 +738,8 @@ TEST(malformed_linears_are_refused_by_name_while_planning) {
        },
        code::kCheckpointInvalid,
        {"head.qweight", "by 8", "105"}},
-      {[&](TinyModel& m) { m.source.layers.pop_back(); }, code::kInvalidArgument, {"layers"}},
-      {[&](TinyModel& m) { m.source.spec.heads = 0; }, code::kCheckpointInvalid, {"num_attention_heads"}},
+      {[&](TinyModel& m) { m.source.layers.pop_back(); }, code::kInvalidArgument, {"one source for each weight"}},
+      {[&](TinyModel& m) { m.source.spec.heads = 0; }, code::kCheckpointInvalid, {"a width", "found 0"}},
   };
   for (const Case& c : cases) {
     TinyModel model(check::seed() + 120);
@@ -1190,7 +1221,8 @@ void check_real(const RealModel& real) {
     compare(s.down, real.group, decode(unit.linears[1], slab), spec.intermediate, at(0), spec.hidden);
   }
   const UnitLayout& head = packed.plan.units[head_unit(spec)];
-  compare(source.head, 0, decode(head.linears[0], packed.slabs[head_unit(spec)].data()), spec.hidden, at(0), spec.vocab);
+  compare(source.head, 0, decode(head.linears[0], packed.slabs[head_unit(spec)].data()), spec.hidden, at(0),
+          spec.vocab);
   const Tensor& embedding = checkpoint.require(source.embedding);
   CHECK(std::memcmp(packed.embedding.data(), checkpoint.data(embedding), embedding.bytes) == 0);
 }

@@ -126,7 +126,8 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
     const ProgramUnit& described = host->program().units[unit];
     Home home = placement.layers;
     if (placement.mixed && described.layer == 1) home = Home::resident;
-    if (placement.cpu_feed_forwards && host->program().stands_alone(static_cast<int>(unit)) && described.layer != 1) home = Home::cpu;
+    if (placement.cpu_feed_forwards && host->program().stands_alone(static_cast<int>(unit)) && described.layer != 1)
+      home = Home::cpu;
     if (described.head) home = placement.head_streamed ? Home::streamed : Home::resident;
     config.homes.push_back(home);
     if (home != Home::resident) largest = std::max(largest, layout.bytes);

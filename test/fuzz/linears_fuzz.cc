@@ -3,8 +3,8 @@
 // header.
 #include <cstring>
 
-#include "dense.h"
 #include "../checkpoint/writer.h"
+#include "dense.h"
 #include "safetensors_input.h"
 
 using namespace millrace;

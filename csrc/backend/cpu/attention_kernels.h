@@ -19,11 +19,11 @@ struct AttentionSpan {
   // [queries, padded_dim], zero in the padding; scaled so that scores are powers of two or, with a cap, that tanh takes
   // them.
   const float* queries = nullptr;
-  float cap = 0;                   // times log2(e); 0: none
-  const int* first = nullptr;      // [rows], the first position of this span that a row sees, < visible
-  const int* visible = nullptr;    // [rows], one more than the last, 1..kAttentionSpan
-  int begin = 0;                   // the smallest first, down to a whole block
-  int positions = 0;               // the largest visible
+  float cap = 0;                 // times log2(e); 0: none
+  const int* first = nullptr;    // [rows], the first position of this span that a row sees, < visible
+  const int* visible = nullptr;  // [rows], one more than the last, 1..kAttentionSpan
+  int begin = 0;                 // the smallest first, down to a whole block
+  int positions = 0;             // the largest visible
   const uint16_t* keys[kAttentionSpanBlocks] = {};    // float16 [16, head_dim] a block
   const uint16_t* values[kAttentionSpanBlocks] = {};  // the same; blocks before `begin` are not read
   float* block = nullptr;                             // work: [16, padded_dim]

@@ -154,8 +154,7 @@ void CpuExecutor::run(Stream& stream, int unit, RowKind rows) {
 void CpuExecutor::send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) {
   static_cast<CpuStream&>(stream).enqueue(
       [this, hop, rows, ticket] {
-        std::memcpy(hop.rows, values_[kResidual],
-                    static_cast<size_t>(rows) * config_.program.hidden() * sizeof(float));
+        std::memcpy(hop.rows, values_[kResidual], static_cast<size_t>(rows) * config_.program.hidden() * sizeof(float));
         hop.state->sent.store(ticket, std::memory_order_release);
       },
       // The rows will never come: nobody is to wait for them.
@@ -166,8 +165,7 @@ void CpuExecutor::receive(Stream& stream, const Hop& hop, int rows, uint64_t tic
   static_cast<CpuStream&>(stream).enqueue([this, hop, rows, ticket] {
     // Of a pass that was given up somebody may still be writing rows.
     if (await_ticket(*hop.state, ticket)) {
-      std::memcpy(values_[kResidual], hop.rows,
-                  static_cast<size_t>(rows) * config_.program.hidden() * sizeof(float));
+      std::memcpy(values_[kResidual], hop.rows, static_cast<size_t>(rows) * config_.program.hidden() * sizeof(float));
     }
     if (output_ == nullptr) step_.rows = step_.decode_rows = rows;  // outside of begin() and end()
   });

@@ -4,7 +4,6 @@ import type { Activation } from '../../binding.ts'
 import type { BiasedPart, DecoderShape, LayerShape } from '../decoder.ts'
 import { CONFIG_FILE, type Fields } from '../fields.ts'
 import { checkFields } from '../json.ts'
-import type { NamedProgram } from '../program.ts'
 
 export interface Architecture {
   /** Stands for the architecture where `architectures` is absent. */
@@ -29,19 +28,19 @@ export interface Architecture {
   /** The field that the activation is in. */
   activationField?: 'hidden_act' | 'hidden_activation'
   /** Types of rope beside those that all have. */
-  ropeTypes?: readonly 'longrope'[]
+  ropeTypes?: readonly ('longrope' | 'proportional')[]
   /** Keys among rope's parameters that the architecture reads itself. */
   ropeFields?: readonly string[]
   /** Layers with and without a window have ropes of their own: their thetas, and an older field's name of one. */
   ropesByType?: { full: number; sliding: number; slidingField?: string }
+  /** Size of the heads of a type of layer, where it is not head_dim. */
+  headDimOf?: (config: Fields, type: string) => number | undefined
   /** Types of layers beside full attention and windows. */
   layerTypes?: readonly string[]
   /** By layer, positions that a row sees; 0: all before it. Absent: the architecture has no windows. */
   windows?: (config: Fields) => number[]
   /** What it does otherwise than `llama` does by the same fields. */
   decoder?: (config: Fields, llama: DecoderShape) => DecoderShape
-  /** The program of the decoder, where that is not buildDecoder()'s. */
-  build?: (shape: DecoderShape) => NamedProgram
   /** Fields that it reads beside those that all do (keys.ts). */
   fields: readonly string[]
 }

@@ -9,7 +9,7 @@ import { byPattern, everyButEach, readWindows } from './windows.ts'
 
 export const GEMMA_ACTIVATIONS = { gelu_pytorch_tanh: 'geluTanh', gelu: 'gelu' } as const
 
-const NORMS: LayerNorms = {
+export const GEMMA_NORMS: LayerNorms = {
   beforeAttention: 'input_layernorm',
   afterAttention: 'post_attention_layernorm',
   beforeFeedForward: 'pre_feedforward_layernorm',
@@ -30,7 +30,7 @@ function decoder(config: Fields, shape: DecoderShape): DecoderShape {
   const layers = withLayers(shape, () => ({ scale: (scalar ?? 256) ** -0.5, ...(cap == null ? {} : { cap }) }))
   return {
     ...layers,
-    norms: NORMS,
+    norms: GEMMA_NORMS,
     plusOne: true,
     embeddingScale: Math.sqrt(shape.hidden),
     ...(logitCap == null ? {} : { logitCap }),

@@ -2,6 +2,7 @@
 import type { Architecture } from './architecture.ts'
 import { cohere, cohere2 } from './cohere.ts'
 import { gemma2, gemma3 } from './gemma.ts'
+import { gemma4 } from './gemma4.ts'
 import { glm, glm4 } from './glm.ts'
 import { granite, graniteHybrid } from './granite.ts'
 import { llama } from './llama.ts'
@@ -21,6 +22,7 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   Qwen3ForCausalLM: qwen3,
   Gemma2ForCausalLM: gemma2,
   Gemma3ForCausalLM: gemma3,
+  Gemma4ForCausalLM: gemma4,
   Phi3ForCausalLM: phi3,
   GlmForCausalLM: glm,
   Glm4ForCausalLM: glm4,
@@ -39,4 +41,8 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
 }
 
 /** Models of several parts, of which the text's is read: it says in `text_config` which of the above it is. */
-export const WITH_TEXT_CONFIG = ['Gemma3ForConditionalGeneration', 'Mistral3ForConditionalGeneration'] as const
+export const WITH_TEXT_CONFIG = [
+  'Gemma3ForConditionalGeneration',
+  'Gemma4ForConditionalGeneration',
+  'Mistral3ForConditionalGeneration',
+] as const

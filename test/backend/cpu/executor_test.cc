@@ -144,7 +144,8 @@ class Builder {
         }
       }
     } else {
-      feed_forward.linears.push_back(linear({{&layer.gate, spec.intermediate}, {&layer.up, spec.intermediate}}, spec.hidden));
+      feed_forward.linears.push_back(
+          linear({{&layer.gate, spec.intermediate}, {&layer.up, spec.intermediate}}, spec.hidden));
     }
     layer.down = weights(spec.hidden, spec.intermediate);
     feed_forward.linears.push_back(linear({{&layer.down, spec.hidden}}, spec.intermediate));

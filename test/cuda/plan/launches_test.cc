@@ -260,7 +260,7 @@ TEST(what_a_gpu_cannot_run_is_refused_by_name) {
   AttendOp attend;
   attend.heads = 8, attend.kv_heads = 2, attend.head_dim = 128;
   Program spec;
-  spec.units.push_back({.ops = {attend}});
+  spec.units.emplace_back().ops = {attend};
   UnitLayout unit;
   unit.linears.emplace_back().segments.push_back(
       {measure_matrix({.type = WeightType::q4, .zeros = true, .group = 32}, 6144, 4096, 4096), 0});
