@@ -40,12 +40,16 @@ set_target_properties(millrace_addon PROPERTIES PREFIX "" OUTPUT_NAME millrace S
 
 # Node unloads an addon when a worker thread that required it ends, while the engine's threads still run its code:
 # nodelete keeps it mapped. The archive's symbols are hidden too, so that only Node-API's entry is exported.
+if(MILLRACE_PORTABLE)
+  include(MillracePortable)
+  millrace_make_portable(millrace_addon)
+endif()
 target_link_options(millrace_addon PRIVATE -Wl,-z,nodelete -Wl,-z,now -Wl,--exclude-libs,ALL)
 
 # An output of its own, not a step after linking: node-gyp rebuild empties build/ and nothing else.
-set(addon_file "${CMAKE_CURRENT_SOURCE_DIR}/build/Release/millrace.node")
+set(addon_file "${MILLRACE_OUTPUT}/millrace.node")
 add_custom_command(OUTPUT "${addon_file}"
-  COMMAND "${CMAKE_COMMAND}" -E make_directory "${CMAKE_CURRENT_SOURCE_DIR}/build/Release"
+  COMMAND "${CMAKE_COMMAND}" -E make_directory "${MILLRACE_OUTPUT}"
   # Replaced by renaming, never overwritten: a running process has the old file mapped.
   COMMAND "${CMAKE_COMMAND}" -E copy "$<TARGET_FILE:millrace_addon>" "${addon_file}.new"
   COMMAND "${CMAKE_COMMAND}" -E rename "${addon_file}.new" "${addon_file}"

@@ -688,23 +688,52 @@ let loaded: NativeAddon | undefined
 
 /** Loads the addon at first use, so that importing the package never fails for want of it. */
 export function addon(): NativeAddon {
-  if (loaded) return loaded
-  if (process.platform !== 'linux' || !['x64', 'arm64'].includes(process.arch)) {
-    throw new MillraceError('PLATFORM_UNSUPPORTED', {
-      message: `millrace has no native side for ${process.platform} on ${process.arch}`,
-    })
-  }
+  loaded ??= loadAddon(process.platform, process.arch)
+  return loaded
+}
+
+const PLATFORMS = ['linux-x64', 'linux-arm64']
+
+/** What was built here (`millrace build`, a clone), else the package of this platform. */
+export function loadAddon(platform: string, arch: string): NativeAddon {
+  const name = `${platform}-${arch}`
+  if (!PLATFORMS.includes(name)) throw unsupported(platform, arch)
   const require = createRequire(import.meta.url)
   const root = packageRoot()
-  try {
-    loaded = require('node-gyp-build')(root) as NativeAddon
-  } catch (cause) {
-    throw new MillraceError('ADDON_NOT_BUILT', {
-      message: `the native addon could not be loaded from ${join(root, 'build')}: ${(cause as Error).message.split('\n')[0]}`,
-      cause,
-    })
+  const load = require('node-gyp-build') as (folder: string) => NativeAddon
+  const places = [
+    ['its own build', () => root],
+    [`@millrace/${name}`, () => dirname(require.resolve(`@millrace/${name}/package.json`))],
+  ] as const
+  const failures: { place: string; cause: Error }[] = []
+  for (const [place, folderOf] of places) {
+    try {
+      return load(folderOf())
+    } catch (error) {
+      failures.push({ place, cause: error as Error })
+    }
   }
-  return loaded
+  // Where one was found and does not load, that is what is wrong.
+  const { place, cause } = failures.find((failure) => !isAbsent(failure.cause)) ?? failures[1]!
+  throw new MillraceError('ADDON_NOT_BUILT', {
+    message: isAbsent(cause)
+      ? `the native addon was found neither in ${join(root, 'build')} nor as the package @millrace/${name}`
+      : `the native addon of ${place} could not be loaded: ${cause.message.split('\n')[0]}`,
+    cause,
+  })
+}
+
+const isAbsent = ({ message, code }: Error & { code?: string }) =>
+  code === 'MODULE_NOT_FOUND' || message.startsWith('No native build was found')
+
+function unsupported(platform: string, arch: string): MillraceError {
+  return new MillraceError('PLATFORM_UNSUPPORTED', {
+    message: `millrace has no native side for ${platform} on ${arch}`,
+    remedy:
+      platform === 'win32'
+        ? 'run it in WSL2 (wsl --install), where Windows lends its GPU to Linux'
+        : 'run it on Linux, x64 or arm64, or in a Linux container',
+  })
 }
 
 /** The folder of package.json: one above lib/ in the sources and one above dist/ in the package. */

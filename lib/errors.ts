@@ -1,7 +1,8 @@
 /** Every failure of the package is a MillraceError: a stable code, a sentence, a remedy. This table is all of them. */
 export const ERRORS = {
   INVALID_ARGUMENT: 'pass what the message says was expected',
-  ADDON_NOT_BUILT: 'run `npm run build` in the package folder (needs a C++20 compiler and CMake)',
+  ADDON_NOT_BUILT:
+    'install again with optional packages (npm install --include=optional), or compile it: npx millrace build (needs a C++20 compiler and CMake)',
   PLATFORM_UNSUPPORTED: 'millrace runs on Linux, x64 and arm64',
   CHECKPOINT_NOT_FOUND:
     'pass the path of a Hugging Face model folder with config.json and *.safetensors, or of a GGUF file, or a name such as owner/name',

@@ -48,7 +48,7 @@ export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.
 export type { PlannedKv } from './plan/kv.ts'
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'
 export type { CostedUnit, DecodePrediction, Prediction, PrefillPrediction } from './plan/predict.ts'
-export * from './probe.ts'
+export { type CpuReport, type GpuReport, type ProbeOptions, type ProbeReport, probe } from './probe.ts'
 export type { Part as ChatPart } from './text/chat/parser.ts'
 export type { GeneratedToolCall, TextPart, ToolCall } from './text/chat/types.ts'
 export type { EncodeOptions, TextCodec } from './text/tokenizer/codec.ts'

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { z } from 'zod'
 import { addon, type NativeCpu, type NativeGpu } from './binding.ts'
 import { MillraceError } from './errors.ts'
@@ -53,6 +54,17 @@ export async function probe(options: ProbeOptions = {}): Promise<ProbeReport> {
     cpu,
     weightBytes: native.weightBytes(),
     gpus,
-    ...(gpus.length === 0 ? { gpuReason: reason } : {}),
+    ...(gpus.length === 0 ? { gpuReason: explainNoGpu(reason, hasNvidiaGpu()) } : {}),
   }
+}
+
+/** A build without CUDA beside a GPU is a mistake that nothing else would tell. */
+export function explainNoGpu(reason: string, hasGpu: boolean): string {
+  if (!hasGpu || !reason.startsWith('this build has no CUDA backend')) return reason
+  return 'this build has no CUDA backend, and this machine has a GPU: `MILLRACE_CUDA=ON npx millrace build` compiles it (with the CUDA toolkit 12 or newer), and the package from npm has it'
+}
+
+/** By the driver's own files: of a machine, of a container with its devices, of WSL2. */
+export function hasNvidiaGpu(): boolean {
+  return ['/proc/driver/nvidia/version', '/dev/nvidiactl', '/usr/lib/wsl/lib/libcuda.so.1'].some(existsSync)
 }

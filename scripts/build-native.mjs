@@ -1,10 +1,10 @@
 // Builds the addon (and, when asked, the C++ tests and benches) through cmake-js, resolved by path: no Python, no
 // header download. No dependency of its own, since it runs before or during an installation.
 //
-//   node scripts/build-native.mjs [--all] [--bench] [-DNAME=VALUE ...]
+//   node scripts/build-native.mjs [--all] [--bench] [--quiet] [-DNAME=VALUE ...]
 //
 // The tree is .cmake/Release and keeps the generator it was configured with. --all builds every target, the tests
-// included, and not only millrace.node. MILLRACE_CUDA and MILLRACE_CUDA_ARCHITECTURES may be set in the environment, for
+// included, and not only millrace.node; --quiet prints what was found of CUDA and the result. MILLRACE_CUDA and MILLRACE_CUDA_ARCHITECTURES may be set in the environment, for
 // builds that somebody else's command starts (npm install).
 import { execFileSync, spawnSync } from 'node:child_process'
 import { accessSync, constants, existsSync, readFileSync, rmSync } from 'node:fs'
@@ -72,31 +72,32 @@ export function checkTools() {
 }
 
 /** The tree's recorded generator, or the better one that is here. */
-function generator() {
-  const recorded = cached('CMAKE_GENERATOR')
+function generator(tree) {
+  const recorded = cached(tree, 'CMAKE_GENERATOR')
   const program = { Ninja: 'ninja', 'Unix Makefiles': 'make' }
   if (recorded && onPath(program[recorded] ?? recorded)) return recorded
-  if (recorded) rmSync(TREE, { recursive: true, force: true }) // its program is gone: the tree cannot be built any more
+  if (recorded) rmSync(tree, { recursive: true, force: true }) // its program is gone: the tree cannot be built any more
   return onPath('ninja') ? 'Ninja' : 'Unix Makefiles'
 }
 
-function cached(name) {
-  const cache = join(TREE, 'CMakeCache.txt')
+function cached(tree, name) {
+  const cache = join(tree, 'CMakeCache.txt')
   if (!existsSync(cache)) return undefined
   const source = /^CMAKE_HOME_DIRECTORY:[A-Z]+=(.*)$/m.exec(readFileSync(cache, 'utf8'))?.[1]
   if (source !== ROOT) {
     // The folder was moved or copied: CMake refuses such a tree.
-    rmSync(TREE, { recursive: true, force: true })
+    rmSync(tree, { recursive: true, force: true })
     return undefined
   }
   return new RegExp(`^${name}:[A-Z]+=(.*)$`, 'm').exec(readFileSync(cache, 'utf8'))?.[1]
 }
 
 /**
- * @param {{ all?: boolean, defines?: Record<string, string>, quiet?: boolean }} options
- *   all: every target; defines: CMake cache entries, kept by the tree; quiet: output only if the build fails.
+ * @param {{ all?: boolean, defines?: Record<string, string>, quiet?: boolean, tree?: string }} options
+ *   all: every target; defines: CMake cache entries, kept by the tree; quiet: of the output only what was found of CUDA,
+ *   unless the build fails; tree: where it is built.
  */
-export function buildNative({ all = false, defines = {}, quiet = false } = {}) {
+export function buildNative({ all = false, defines = {}, quiet = false, tree = TREE } = {}) {
   checkTools()
   let cmakeJs
   try {
@@ -109,7 +110,7 @@ export function buildNative({ all = false, defines = {}, quiet = false } = {}) {
     throw new SetupError('cmake-js is not installed: run `npm install` first.')
   }
   const run = (...args) => {
-    const full = [cmakeJs, ...args, '-d', ROOT, '-O', TREE, '-B', 'Release', '-l', 'error', '-G', generator()]
+    const full = [cmakeJs, ...args, '-d', ROOT, '-O', tree, '-B', 'Release', '-l', 'error', '-G', generator(tree)]
     const result = spawnSync(process.execPath, full, {
       cwd: ROOT,
       stdio: quiet ? ['ignore', 'pipe', 'pipe'] : ['ignore', 2, 2],
@@ -117,6 +118,7 @@ export function buildNative({ all = false, defines = {}, quiet = false } = {}) {
       maxBuffer: 1 << 28,
     })
     if (result.error) throw result.error
+    if (quiet) for (const [, found] of `${result.stdout}${result.stderr}`.matchAll(/^-- (CUDA: .*)$/gm)) say(found)
     if (result.status !== 0) {
       if (quiet) process.stderr.write(result.stdout + result.stderr)
       throw new SetupError(`the native build failed (${args[0]}); what it printed is above.`)
@@ -127,7 +129,8 @@ export function buildNative({ all = false, defines = {}, quiet = false } = {}) {
   const entries = { ...Object.fromEntries(cuda.map((name) => [name, process.env[name]])), ...defines }
   run('configure', ...Object.entries(entries).map(([name, value]) => `--CD${name}=${value}`))
   run('build', '-p', parallel, ...(all ? [] : ['-T', 'millrace']))
-  if (!existsSync(ADDON)) throw new SetupError(`the native build ended without ${ADDON}.`)
+  const addon = join(entries.MILLRACE_OUTPUT ?? dirname(ADDON), 'millrace.node')
+  if (!existsSync(addon)) throw new SetupError(`the native build ended without ${addon}.`)
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
@@ -137,8 +140,9 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       const define = /^-D(\w+)=(.*)$/.exec(argument)
       if (define) options.defines[define[1]] = define[2]
       else if (argument === '--all') options.all = true
+      else if (argument === '--quiet') options.quiet = true
       else if (argument === '--bench') options.defines.MILLRACE_BENCH = 'ON'
-      else throw new SetupError(`unknown argument ${argument}: expected --all, --bench or -DNAME=VALUE.`)
+      else throw new SetupError(`unknown argument ${argument}: expected --all, --bench, --quiet or -DNAME=VALUE.`)
     }
     if (options.defines.MILLRACE_BENCH === 'ON') options.all = true
     buildNative(options)

@@ -1,120 +1,173 @@
-// Packs the package, installs the archive in an empty project as a user would, and uses it there by import and by
-// require; publint reads it too. Prints one line a check and their counts.
+// Installs the tarballs of release/ in an empty project as a user would, on a PATH that has node's own tools and no
+// compiler, CMake or Python, and uses them there. Prints one line a check and their counts.
+//   node scripts/check-package.mjs [npm|pnpm|yarn|bun]
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { delimiter, join } from 'node:path'
 import { ROOT } from './build-native.mjs'
 
+const manager = process.argv[2] ?? 'npm'
+const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'))
+const platform = `${process.platform}-${process.arch}`
+const main = join(ROOT, 'release', `millrace-${version}.tgz`)
+const native = join(ROOT, 'release', `millrace-${platform}-${version}.tgz`)
 const folder = mkdtempSync(join(tmpdir(), 'millrace-package-'))
-// As in a shell of one's own: without what npm tells the scripts it runs.
-const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_|^INIT_CWD$/i.test(name)))
+const project = join(folder, 'project')
+const bin = join(folder, 'bin')
+
+// As in a shell of one's own: without what npm tells the scripts it runs, and without anything to build with.
+const environment = Object.fromEntries(
+  Object.entries(process.env).filter(([name]) => !/^(npm_|INIT_CWD$|MILLRACE_)/i.test(name)),
+)
+environment.PATH = bin
 
 let passed = 0
 let failed = 0
+let skipped = 0
 
-function run(file, args, cwd) {
-  const result = spawnSync(file, args, { cwd, encoding: 'utf8', env: environment, maxBuffer: 1 << 28 })
+function find(program) {
+  const folders = (process.env.PATH ?? '').split(delimiter)
+  return folders.map((at) => join(at, program)).find((path) => existsSync(path))
+}
+
+function run(file, args, cwd, env = environment) {
+  const result = spawnSync(file, args, { cwd, encoding: 'utf8', env, maxBuffer: 1 << 28 })
   if (result.error) throw result.error
   return { ...result, output: `${result.stdout}${result.stderr}` }
 }
 
 function check(what, file, args, cwd, judge = () => true) {
   const result = run(file, args, cwd)
-  const good = result.status === 0 && judge(result.stdout)
+  const good = result.status === 0 && judge(result.stdout, result.stderr)
   process.stdout.write(`${good ? 'ok' : 'FAILED'}: ${what}\n`)
   if (!good) process.stdout.write(`${result.output.trimEnd().replace(/^/gm, '  ')}\n`)
   good ? passed++ : failed++
   return good
 }
 
-try {
-  const packed = check('npm pack', 'npm', ['pack', '--pack-destination', folder], ROOT)
-  const archive = packed && join(folder, readdirSync(folder).find((name) => name.endsWith('.tgz')) ?? '')
-  if (archive) {
-    check(
-      'publint',
-      process.execPath,
-      [join(ROOT, 'node_modules', 'publint', 'src', 'cli.js'), archive, '--strict'],
-      ROOT,
-    )
+function install() {
+  writeFileSync(join(project, 'package.json'), '{ "name": "project", "version": "1.0.0", "private": true }\n')
+  const tarballs = [main, native]
+  switch (manager) {
+    case 'npm':
+      return check('npm install', 'npm', ['install', '--no-audit', '--no-fund', ...tarballs], project, () =>
+        // Scripts of dependencies are held back by some: there are none.
+        readFileSync(join(project, 'node_modules', '.package-lock.json'), 'utf8').includes('"millrace"'),
+      )
+    case 'pnpm':
+      return check('pnpm add', 'pnpm', ['add', ...tarballs], project)
+    case 'yarn':
+      writeFileSync(join(project, '.yarnrc.yml'), 'nodeLinker: node-modules\nenableGlobalCache: true\n')
+      writeFileSync(join(project, 'yarn.lock'), '')
+      return check(
+        'yarn add',
+        'yarn',
+        [
+          'add',
+          ...tarballs.map((file) => `${file.includes('linux') ? `@millrace/${platform}` : 'millrace'}@file:${file}`),
+        ],
+        project,
+      )
+    case 'bun':
+      return check('bun add', 'bun', ['add', ...tarballs], project)
+    default:
+      throw new Error(`expected npm, pnpm, yarn or bun, not ${manager}`)
+  }
+}
 
-    const project = join(folder, 'project')
-    run('mkdir', ['-p', project])
-    writeFileSync(join(project, 'package.json'), '{ "name": "project", "version": "1.0.0", "private": true }\n')
-    // Some npm versions run the scripts of dependencies only if asked to; running them again finds the addon built.
-    check('npm install', 'npm', ['install', '--no-audit', '--no-fund', archive], project)
-    const installed = join(project, 'node_modules', 'millrace')
-    if (!existsSync(join(installed, 'build', 'Release', 'millrace.node'))) {
-      check('npm rebuild', 'npm', ['rebuild', 'millrace', '--foreground-scripts'], project)
-    }
-    check(
-      'the addon was built in the package',
-      'test',
-      ['-f', join(installed, 'build', 'Release', 'millrace.node')],
-      project,
-    )
+function checkUse() {
+  const use = 'probe().then((report) => console.log(report.version, typeof load, typeof inspect, MillraceError.name))'
+  const expected = `${version} function function MillraceError\n`
+  const names = '{ load, probe, inspect, MillraceError }'
+  const same = (stdout) => stdout === expected
+  const module = ['--input-type=module', '-e']
+  check('import', 'node', [...module, `import ${names} from 'millrace'; ${use}`], project, same)
+  const quiet = ['--no-warnings=ExperimentalWarning', '--input-type=commonjs', '-e']
+  check('require', 'node', [...quiet, `const ${names} = require('millrace'); ${use}`], project, same)
+  const lab =
+    "import { operations } from 'millrace/lab'; console.log(operations().some(({ name }) => name === 'gemv_q4'))"
+  check('import of the lab', 'node', [...module, lab], project, (stdout) => stdout === 'true\n')
+  // As on a Mac: it installs and imports, and says at first use what is the matter.
+  const other = `Object.defineProperty(process, 'platform', { value: 'darwin' })
+    const { probe } = await import('millrace')
+    console.log(await probe().catch(({ code }) => code))`
+  check('another platform', 'node', [...module, other], project, (stdout) => stdout === 'PLATFORM_UNSUPPORTED\n')
 
-    const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'))
-    const use = `probe().then((report) => console.log(report.version, typeof load, typeof inspect, MillraceError.name))`
-    const expected = `${version} function function MillraceError\n`
-    const names = '{ load, probe, inspect, MillraceError }'
-    const same = (stdout) => stdout === expected
-    check(
-      'import',
-      process.execPath,
-      ['--input-type=module', '-e', `import ${names} from 'millrace'; ${use}`],
-      project,
-      same,
-    )
-    const quiet = ['--no-warnings=ExperimentalWarning', '--input-type=commonjs']
-    check('require', process.execPath, [...quiet, '-e', `const ${names} = require('millrace'); ${use}`], project, same)
+  const demo = join(realpathSync(join(project, 'node_modules', 'millrace')), 'models', 'demo')
+  const generate = ['generate', demo, '--prompt', 'Once upon a time', '--placement', 'streamed', '--max-tokens', '8']
+  const told = (stdout) => stdout.includes(', there was a kind girl named')
+  check('the command', join(project, 'node_modules', '.bin', 'millrace'), generate, project, told)
+  if (manager === 'npm') check('npx millrace', 'npx', ['--no', 'millrace', ...generate], project, told)
+  check('millrace doctor', join(project, 'node_modules', '.bin', 'millrace'), ['doctor'], project, (stdout) =>
+    /^ok +addon/m.test(stdout),
+  )
+}
 
-    const lab = "operations().some(({ name }) => name === 'gemv_q4')"
-    check(
-      'import of the lab',
-      process.execPath,
-      ['--input-type=module', '-e', `import { operations } from 'millrace/lab'; console.log(${lab})`],
-      project,
-      (stdout) => stdout === 'true\n',
-    )
+const CONSUMER =
+  "import { load, type MillraceError, pull } from 'millrace'\n" +
+  "import { type Lab, openLab } from 'millrace/lab'\n" +
+  "export const lab: Promise<Lab> = openLab({ device: 'cpu' })\n" +
+  "export const model = load('owner/name', { device: 'cpu', placement: 'streamed', revision: 'main' })\n" +
+  "export const path: Promise<string> = pull('owner/name').then((pulled) => pulled.path)\n" +
+  'export const code = (error: MillraceError): string => error.code\n'
 
-    const demo = join(installed, 'models', 'demo')
-    const command = join(project, 'node_modules', '.bin', 'millrace')
-    const generate = ['generate', demo, '--prompt', 'Once upon a time', '--placement', 'streamed', '--max-tokens', '8']
-    check('the command line', command, generate, project, (stdout) => stdout.includes(', there was a kind girl named'))
-
-    writeFileSync(
-      join(project, 'types.ts'),
-      "import { load, type MillraceError } from 'millrace'\n" +
-        "import { type Lab, openLab } from 'millrace/lab'\n" +
-        "export const lab: Promise<Lab> = openLab({ device: 'cpu' })\n" +
-        "export const model = load('model', { device: 'cpu', placement: 'streamed' })\n" +
-        'export const code = (error: MillraceError): string => error.code\n',
-    )
+/** ESM and CommonJS, by the ways that TypeScript finds types. */
+function checkTypes() {
+  for (const [name, file, options] of [
+    ['node16', 'types.mts', { module: 'node16' }],
+    ['nodenext', 'types.mts', { module: 'nodenext' }],
+    ['nodenext, from CommonJS', 'types.cts', { module: 'nodenext' }],
+    ['bundler', 'types.ts', { module: 'esnext', moduleResolution: 'bundler' }],
+  ]) {
+    writeFileSync(join(project, file), CONSUMER)
+    const compilerOptions = { strict: true, noEmit: true, target: 'es2022', types: [], ...options }
     writeFileSync(
       join(project, 'tsconfig.json'),
       JSON.stringify({
-        compilerOptions: {
-          strict: true,
-          noEmit: true,
-          module: 'nodenext',
-          target: 'es2022',
-          lib: ['es2023', 'esnext.disposable', 'dom'],
-          types: [],
-        },
-        files: ['types.ts'],
+        compilerOptions: { ...compilerOptions, lib: ['es2023', 'esnext.disposable', 'dom'] },
+        files: [file],
       }),
     )
-    check(
-      'its types',
-      process.execPath,
-      [join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', project],
-      project,
-    )
+    const tsc = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc')
+    check(`its types, module ${name}`, process.execPath, [tsc, '-p', project], project)
+  }
+}
+
+try {
+  mkdirSync(project)
+  mkdirSync(bin)
+  // A shell too: npx and the managers start programs by it.
+  const tools = ['node', 'npm', 'npx', 'sh', manager]
+  for (const tool of new Set(tools)) {
+    const path = tool === 'node' ? process.execPath : find(tool)
+    if (path !== undefined) symlinkSync(path, join(bin, tool))
+  }
+  if (!existsSync(join(bin, manager))) {
+    process.stdout.write(`not run: ${manager} is not here\n`)
+    skipped++
+  } else if (!existsSync(main) || !existsSync(native)) {
+    process.stdout.write('FAILED: release/ has no tarballs of this version and platform: npm run release\n')
+    failed++
+  } else if (install()) {
+    checkUse()
+    if (manager === 'npm') {
+      checkTypes()
+      const publint = join(ROOT, 'node_modules', 'publint', 'src', 'cli.js')
+      check('publint', process.execPath, [publint, main, '--strict'], ROOT)
+    }
   }
 } finally {
   rmSync(folder, { recursive: true, force: true })
 }
-process.stdout.write(`${passed} passed, ${failed} failed\n`)
+process.stdout.write(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}\n`)
 process.exitCode = failed === 0 ? 0 : 1

@@ -1,10 +1,19 @@
 import { execFile, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { packageRoot } from '../lib/binding.ts'
+import { loadAddon, packageRoot } from '../lib/binding.ts'
 
 const root = packageRoot()
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
@@ -22,13 +31,20 @@ describe('package.json', () => {
   })
 
   test('lists what the package needs, and nothing that is not there', () => {
-    const made = ['dist', 'prebuilds'] // by npm pack and by prebuildify
+    const made = ['dist'] // by npm pack
     for (const path of manifest.files) if (!made.includes(path)) expect(existsSync(join(root, path)), path).toBe(true)
-    // The install script runs before anything else could be fetched or built.
-    for (const script of ['install', 'build']) {
-      const file = /^node (\S+)$/.exec(manifest.scripts[script])![1]
-      expect(manifest.files).toContain(file)
-    }
+    // `millrace build` runs it in the installed package.
+    expect(manifest.files).toContain('scripts/build-native.mjs')
+  })
+
+  test('runs nothing at installation, and refuses no platform there', () => {
+    for (const script of ['preinstall', 'install', 'postinstall']) expect(manifest.scripts[script]).toBeUndefined()
+    // npm compiles by itself what has a binding.gyp.
+    expect(manifest.gypfile).toBe(false)
+    expect(existsSync(join(root, 'binding.gyp'))).toBe(false)
+    expect(manifest).not.toHaveProperty('os')
+    expect(manifest).not.toHaveProperty('cpu')
+    for (const field of ['repository', 'bugs', 'homepage']) expect(manifest[field]).toBeTruthy()
   })
 
   test('the lock file names no download host and every package has a digest', () => {
@@ -56,8 +72,43 @@ describe('a missing addon', () => {
     expect(stderr).toBe('')
     const error = JSON.parse(stdout)
     expect(error.code).toBe('ADDON_NOT_BUILT')
-    expect(error.remedy).toContain('npm run build')
-    expect(error.text).toContain('No native build was found')
+    expect(error.remedy).toContain('npx millrace build')
+    expect(error.text).toContain(`the package @millrace/linux-${process.arch}`)
+  })
+})
+
+describe('another platform', () => {
+  test.each([
+    ['win32', 'x64', /WSL2/],
+    ['darwin', 'arm64', /Linux/],
+    ['linux', 'riscv64', /Linux/],
+  ])('%s on %s is PLATFORM_UNSUPPORTED at first use', (platform, arch, remedy) => {
+    try {
+      loadAddon(platform, arch)
+      expect.unreachable()
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'PLATFORM_UNSUPPORTED', remedy: expect.stringMatching(remedy) })
+    }
+  })
+})
+
+describe('README.md', () => {
+  test('is read in a minute or two', () => {
+    expect(readFileSync(join(root, 'README.md'), 'utf8').split(/\s+/).length).toBeLessThanOrEqual(600)
+  })
+
+  test('links to what is there, as the guides do', () => {
+    const documents = [
+      'README.md',
+      ...readdirSync(join(root, 'docs'))
+        .filter((name) => name.endsWith('.md'))
+        .map((name) => join('docs', name)),
+    ]
+    for (const path of documents) {
+      for (const [, target] of readFileSync(join(root, path), 'utf8').matchAll(/\]\(([^)#:]+)(?:#[^)]*)?\)/g)) {
+        expect(existsSync(join(root, path, '..', target!)), `${path}: ${target}`).toBe(true)
+      }
+    }
   })
 })
 

@@ -144,7 +144,7 @@ const compressedSchema = z.looseObject({
 })
 
 /** Reads the settings of the folder, wherever they are. */
-export async function readQuantisation(folder: CheckpointFolder): Promise<Quantisation> {
+export async function readQuantisation(folder: Pick<CheckpointFolder, 'path' | 'config'>): Promise<Quantisation> {
   // compressed-tensors of early 2024 wrote compression_config.
   for (const field of ['quantization_config', 'compression_config']) {
     const inside = folder.config[field]

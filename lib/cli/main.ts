@@ -6,11 +6,13 @@ import { Command, CommanderError } from 'commander'
 import { packageRoot } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import { benchCommand } from './bench.ts'
+import { buildCommand } from './build.ts'
 import { cacheCommand } from './cache.ts'
 import { chatCommand } from './chat.ts'
+import { doctorCommand } from './doctor.ts'
 import { generateCommand } from './generate.ts'
 import { inspectCommand } from './inspect.ts'
-import { lsCommand, pullCommand, rmCommand } from './models.ts'
+import { lsCommand, modelsCommand, pullCommand, rmCommand } from './models.ts'
 import { planCommand } from './plan.ts'
 import { probeCommand } from './probe.ts'
 import { scoreCommand } from './score.ts'
@@ -45,6 +47,9 @@ async function main(): Promise<void> {
     rmCommand,
     cacheCommand,
     serveCommand,
+    modelsCommand,
+    doctorCommand,
+    buildCommand,
   ]) {
     program.addCommand(command(terminal).exitOverride())
   }

@@ -1,9 +1,15 @@
-/** pull, ls, rm: models of the hub, and the cache that keeps them. */
+/** pull, ls, rm: models of the hub, and the cache that keeps them; models: which fit this machine. */
 import { Command } from 'commander'
+import { MillraceError } from '../errors.ts'
 import { listModels, removeModel } from '../hub/manage.ts'
 import { pull } from '../hub/pull.ts'
+import { plan } from '../model/plan.ts'
+import { SHAPES } from '../model/shapes.ts'
+import type { HeadType, PlanOptions } from '../options/model.ts'
+import { probe } from '../probe.ts'
 import { formatBytes, formatTable } from './format.ts'
-import { addHubFlags, type HubFlags } from './options.ts'
+import { addHubFlags, addPlanFlags, addServeFlags, type HubFlags, type LoadFlags, planOptions } from './options.ts'
+import { describeHomes, significant } from './plan.ts'
 import type { Terminal } from './terminal.ts'
 
 interface PullFlags extends HubFlags {
@@ -64,4 +70,70 @@ export function rmCommand(terminal: Terminal): Command {
       const { bytes, path } = await removeModel(name)
       await terminal.write(`removed ${name}, ${formatBytes(bytes)}, from ${path}\n`)
     })
+}
+
+interface ModelsFlags extends LoadFlags {
+  json?: boolean
+}
+
+/** Heads that the table has rows for: as checkpoints store them, and made 4 bits by `head: 'q4'`. */
+const HEADS = ['stored', 'q4'] as const
+
+export function modelsCommand(terminal: Terminal): Command {
+  const command = new Command('models')
+    .description('which published models fit this machine, in 4 bits, and how fast they would be')
+    .option('--json', 'print as JSON')
+  return addServeFlags(addPlanFlags(command)).action(async ({ json, ...flags }: ModelsFlags) => {
+    const { cpu } = await probe()
+    const options = planOptions(flags)
+    const rows = []
+    for (const model of Object.keys(SHAPES)) {
+      if (model === 'millrace-demo') continue
+      for (const head of HEADS)
+        rows.push({ model, head, ...(await rowOf(model, head, options, cpu.memoryAvailableBytes)) })
+    }
+    await terminal.write(json ? `${JSON.stringify(rows, null, 2)}\n` : tableOf(rows))
+  })
+}
+
+interface Row {
+  fits: boolean
+  device?: string
+  ramBytes?: number
+  vramBytes?: number
+  tokensPerSecond?: number
+  homes?: string
+  why?: string
+}
+
+async function rowOf(model: string, head: HeadType, options: PlanOptions, freeBytes: number): Promise<Row> {
+  try {
+    const { device, hostBytes, vramBytes, kvBytes, ...made } = await plan(model, {
+      ...options,
+      // Two full contexts suit one person; what a server holds, its flags say.
+      maxSequences: options.maxSequences ?? (options.kvTokens === undefined ? 2 : undefined),
+      head,
+    })
+    const ramBytes = hostBytes + (device === 'cpu' ? kvBytes : 0)
+    const fits = ramBytes <= freeBytes
+    const { tokensPerSecond } = made.prediction.single
+    const why = fits ? {} : { why: `needs ${formatBytes(ramBytes)} of RAM, ${formatBytes(freeBytes)} are free` }
+    const homes = device === 'cpu' ? 'on the CPU' : describeHomes(made)
+    return { fits, device, ramBytes, vramBytes: device === 'cpu' ? 0 : vramBytes, tokensPerSecond, homes, ...why }
+  } catch (error) {
+    if (!MillraceError.isInstance(error) || error.code !== 'OUT_OF_MEMORY') throw error
+    return { fits: false, why: error.message }
+  }
+}
+
+function tableOf(rows: readonly (Row & { model: string; head: string })[]): string {
+  const lines = rows.map(
+    ({ model, head, fits, ramBytes = 0, vramBytes = 0, tokensPerSecond = 0, homes, why }): [string, string] => [
+      `${model}, head ${head === 'q4' ? 'of 4 bits' : 'of 16 bits'}`,
+      fits
+        ? `${significant(tokensPerSecond)} tok/s; RAM ${formatBytes(ramBytes)}${vramBytes > 0 ? `, VRAM ${formatBytes(vramBytes)}` : ''}; ${homes}`
+        : `does not fit: ${why}`,
+    ],
+  )
+  return formatTable(lines)
 }

@@ -205,7 +205,7 @@ export function planOptions(flags: LoadFlags): PlanOptions {
 export async function checkTokens(
   path: string,
   { stopTokens = [], logitBias }: GenerateOptions,
-  { revision, offline }: HubFlags,
+  { revision, offline }: HubFlags = {},
 ): Promise<void> {
   const biased = logitBias instanceof Map ? [...(logitBias as ReadonlyMap<number, number>).keys()] : []
   const ids = { '--stop-token': stopTokens, '--logit-bias': biased }

@@ -49,7 +49,7 @@ export function planCommand(terminal: Terminal): Command {
 }
 
 /** '32 streamed, 0 ...' of one kind, in the order of homes. */
-export function describeHomes(plan: ModelPlan): string {
+export function describeHomes(plan: Pick<ModelPlan, 'units'>): string {
   const parts = (['attention', 'feedForward', 'head'] as const).map((kind) => {
     const counts = new Map<string, number>()
     for (const unit of plan.units) if (unit.kind === kind) counts.set(unit.home, (counts.get(unit.home) ?? 0) + 1)

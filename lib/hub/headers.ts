@@ -1,9 +1,11 @@
 /** What inspect() and plan() read of a model that is not here: its settings, and of its weights the headers alone. */
-import { mkdtemp, open, rm, symlink } from 'node:fs/promises'
+import { type FileHandle, mkdtemp, open, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
+import { readQuantisation } from '../checkpoint/quantisation.ts'
 import { blobFile, hasBlob, snapshotFolder } from './cache.ts'
 import type { HubName } from './name.ts'
+import { writePlausible } from './plausible.ts'
 import { chooseGguf, fetchSettings, type HubOptions } from './pull.ts'
 import { type HubFile, type HubRepository, readRepository } from './repository.ts'
 import { ask, asTransient, Transient, Watch, withRetries } from './request.ts'
@@ -32,7 +34,12 @@ export async function fetchHeaders(name: HubName, options: HubOptions, settings:
   const weights = await weightsOf(repository, snapshot, described.config)
   return inFolder(async (folder) => {
     for (const { path } of described.files) await symlink(join(snapshot, path), join(folder, path))
-    for (const file of weights) await headerOf(repository, file, folder, safetensorsHead, settings, signal)
+    const quantisation = await readQuantisation({ path: snapshot, config: described.config })
+    for (const file of weights) {
+      await headerOf(repository, file, folder, safetensorsHead, settings, signal, (handle, head) =>
+        writePlausible(handle, head, quantisation),
+      )
+    }
     return folder
   })
 }
@@ -73,6 +80,7 @@ async function headerOf(
   head: Head,
   settings: HubSettings,
   signal: AbortSignal | undefined,
+  complete?: (handle: FileHandle, head: Buffer) => Promise<void>,
 ): Promise<void> {
   const { repo } = repository
   const target = join(folder, basename(file.path))
@@ -84,6 +92,7 @@ async function headerOf(
   try {
     await handle.writeFile(bytes.subarray(0, wanted))
     await handle.truncate(file.size)
+    await complete?.(handle, bytes.subarray(0, wanted))
   } finally {
     await handle.close()
   }

@@ -7,12 +7,22 @@ import { pathToFileURL } from 'node:url'
 import ts from 'typescript'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { build, DIST, ROOT } from '../built.ts'
+import { documented, LocalHub } from '../lib/hub/server.ts'
 import { documents, type Found, snippetsOf } from './extract.ts'
+import { hubEnvironment } from './trials.ts'
 
 const PACKAGES = { millrace: 'index', 'millrace/lab': 'lab/index' }
 const folder = mkdtempSync(join(ROOT, '.cmake', 'snippets-'))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
-beforeAll(build)
+let hub: LocalHub
+afterAll(() => {
+  hub.close()
+  rmSync(folder, { recursive: true, force: true })
+})
+beforeAll(async () => {
+  await build()
+  hub = await LocalHub.start()
+  hub.fallback = documented
+})
 
 const snippets = documents().flatMap(snippetsOf)
 
@@ -63,6 +73,7 @@ test.each(snippets.filter(({ text }) => !NEEDS_GPU.test(text)))('$where runs', a
   const child = spawn(process.execPath, ['--input-type=module', '--eval', program], {
     cwd: ROOT,
     stdio: ['ignore', 'ignore', 'pipe'],
+    env: { ...process.env, ...hubEnvironment(hub, folder) },
   })
   let stderr = ''
   child.stderr.setEncoding('utf8').on('data', (text) => {

@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { build, ROOT } from '../built.ts'
+import { build, DIST, ROOT } from '../built.ts'
+import { documented, LocalHub } from '../lib/hub/server.ts'
 import { type Found, wordsOf } from './extract.ts'
 import { writePeer } from './peer.ts'
 import { type Places, type Trial, trialOf } from './rules.ts'
@@ -18,12 +19,32 @@ const { isSetUp } = (await import(setup)) as { isSetUp(): boolean }
 export function places(): Places {
   const temporary = mkdtempSync(join(tmpdir(), 'millrace-docs-'))
   const peer = join(temporary, 'peer')
-  afterAll(() => rmSync(temporary, { recursive: true, force: true }))
+  const where: Places = { temporary, peer, hub: {} }
+  let hub: LocalHub
+  afterAll(() => {
+    hub.close()
+    rmSync(temporary, { recursive: true, force: true })
+  })
   beforeAll(async () => {
     await build()
     writePeer(peer)
+    hub = await LocalHub.start()
+    hub.fallback = documented
+    where.hub = hubEnvironment(hub, temporary)
+    // What a command lists or removes is there.
+    await run({ argv: [process.execPath, join(DIST, 'cli', 'main.js'), 'pull', 'Qwen/Qwen3-8B-AWQ'] }, where)
   })
-  return { temporary, peer }
+  return where
+}
+
+/** Of a process that fetches from a local hub. */
+export function hubEnvironment(hub: LocalHub, folder: string): NodeJS.ProcessEnv {
+  return {
+    HF_ENDPOINT: hub.endpoint,
+    HF_HUB_CACHE: join(folder, 'hub'),
+    HF_HUB_OFFLINE: '0',
+    HF_HUB_DISABLE_IMPLICIT_TOKEN: '1',
+  }
 }
 
 /** Every trial once, named after the first place that has it; and commands without a rule. */
@@ -44,13 +65,13 @@ export function collect(found: readonly Found[], where: Places) {
   return { trials: [...trials.values()], failures }
 }
 
-async function run({ argv, input = '' }: Trial, { temporary }: Places) {
+async function run({ argv, input = '' }: Trial, { temporary, hub }: Places) {
   const [program, ...args] = argv
   const { MILLRACE_CACHE: _, ...environment } = process.env
   const child = spawn(program!, args, {
     cwd: ROOT,
     stdio: ['pipe', 'pipe', 'pipe'],
-    env: { ...environment, XDG_CACHE_HOME: join(temporary, 'caches'), NO_COLOR: '1' },
+    env: { ...environment, ...hub, XDG_CACHE_HOME: join(temporary, 'caches'), NO_COLOR: '1' },
     timeout: 100_000,
   })
   let output = ''

@@ -59,8 +59,20 @@ export function filesOf(folder: string): Record<string, Buffer> {
   )
 }
 
+const MODELS = join(import.meta.dirname, '..', '..', '..', 'models')
+const GGUF = join(import.meta.dirname, '..', '..', 'goldens', 'gguf')
+
+/** What the documents name, as the smallest models there are: of GGUF one in two types, of others the demo. */
+export function documented(name: string): Repo {
+  if (!/gguf$/i.test(name)) return { files: filesOf(join(MODELS, 'demo')) }
+  const read = (file: string) => readFileSync(join(GGUF, file))
+  return { files: { 'model-Q4_K_M.gguf': read('llama-Q4_0.gguf'), 'model-Q8_0.gguf': read('llama-Q3_K_M.gguf') } }
+}
+
 export class LocalHub {
   readonly repos = new Map<string, Repo>()
+  /** Of names that are not among them. */
+  fallback: (name: string) => Repo | undefined = () => undefined
   readonly token = 'hf_test'
   /** Requests for content, at the hub and at its storage. */
   readonly served: Served[] = []
@@ -112,7 +124,7 @@ export class LocalHub {
     const api = /^\/api\/models\/([^/]+\/[^/]+)\/(revision|tree)\/([^?]+)$/.exec(path)
     const [, resolved, revision, file] = /^\/([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/.exec(path) ?? []
     const name = api?.[1] ?? resolved ?? ''
-    const repo = this.repos.get(name)
+    const repo = this.repos.get(name) ?? this.fallback(name)
     const token = request.headers.authorization
     if (token !== undefined && token !== `Bearer ${this.token}`) return refuse(response, 401, '', 'Invalid credentials')
     const hidden = repo?.access === 'private' && token === undefined
@@ -163,7 +175,7 @@ export class LocalHub {
     const url = new URL(request.url!, this.storage)
     const [, name, path] = /^\/([^/]+\/[^/]+)\/(.+)$/.exec(decodeURIComponent(url.pathname))!
     const fault = this.fault('storage', path!, this.#count(`storage ${path}`)) ?? {}
-    void this.#send(request, response, path!, this.repos.get(name!)!.files[path!]!, fault)
+    void this.#send(request, response, path!, (this.repos.get(name!) ?? this.fallback(name!))!.files[path!]!, fault)
   }
 
   async #send(
