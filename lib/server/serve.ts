@@ -46,6 +46,9 @@ export async function serve(options: ServeOptions, logTo?: DestinationStream): P
     sendProblem(new Problem({ status: 404, type: 'not_found_error', message, code: 'not_found' }), request, reply)
   })
   app.setErrorHandler((error, request, reply) => sendProblem(problemOf(error), request, reply))
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('x-request-id', request.id)
+  })
   guardOrigins(app, origins)
   if (origins !== false) {
     await app.register(cors, { origin: origins === true ? true : [...origins], exposedHeaders: ['x-request-id'] })
