@@ -86,7 +86,7 @@ export function answerOptionsOf(request: AnswerRequest): AnswerOptions {
   const options: Record<string, unknown> = {}
   for (const [name, { wire }] of rows) if (given[wire!] !== undefined) options[name] = given[wire!]
   const { seed, stop, top_k: topK, priority, logit_bias: biases, min_tokens: minTokens } = request
-  if (seed !== undefined) options.seed = ((seed % SEEDS) + SEEDS) % SEEDS
+  if (seed !== undefined) options.seed = seed < 0 ? seed + SEEDS : seed
   if (stop !== undefined && stop.length > 0) options.stop = stop
   if (topK !== undefined) options.topK = Math.max(0, topK)
   // 0 is never -0 here.
