@@ -14,6 +14,8 @@ import { estimateBytes } from './pool/bytes.ts'
 import { responses } from './responses/responses.ts'
 import { isSleeping, sleep, wakeUp } from './vllm/sleep.ts'
 import { applyTemplate, detokenize, tokenize } from './vllm/tokens.ts'
+import { live } from './page/live.ts'
+import { PAGE, PAGE_HEADERS } from './page/page.ts'
 import { ModelPool, stopping } from './pool/pool.ts'
 import type { ModelSource, PoolLog } from './pool/types.ts'
 
@@ -114,6 +116,10 @@ function addRoutes(app: FastifyInstance, context: ServerContext, options: Server
   app.get('/version', async () => ({ version }))
   app.get('/v1/models', async () => listModels(pool, created))
   app.get<{ Params: { '*': string } }>('/v1/models/*', async ({ params }) => findModel(pool, params['*'], created))
+  if (options.page ?? true) {
+    app.get('/', { config: { open: true } }, async (_, reply) => reply.headers(PAGE_HEADERS).send(PAGE))
+    app.get('/live', (request, reply) => live(new Call(context, request, reply)))
+  }
   app.get('/health', { config: { open: true } }, async () => ({}))
   app.get('/ready', { config: { open: true } }, async () => health.requireReady())
   app.get('/metrics', { config: { open: true } }, async (_, reply) => {
