@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { Command, CommanderError } from 'commander'
 import { packageRoot } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
+import { batchCommand } from './batch.ts'
 import { benchCommand } from './bench.ts'
 import { cacheCommand } from './cache.ts'
 import { chatCommand } from './chat.ts'
@@ -41,6 +42,7 @@ async function main(): Promise<void> {
     benchCommand,
     cacheCommand,
     serveCommand,
+    batchCommand,
   ]) {
     program.addCommand(command(terminal).exitOverride())
   }

@@ -1,8 +1,8 @@
 /** The server as a fastify plugin, for an application of one's own: routes, errors and metrics, in a scope of their own. */
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import { probe } from '../index.ts'
-import { Call, type ServerContext } from './context.ts'
 import { countTokens, messages } from './anthropic/messages.ts'
+import { Call, type ServerContext } from './context.ts'
 import { makeKeyCheck } from './http/keys.ts'
 import { anthropicError, openaiError, Problem, problemOf } from './http/problem.ts'
 import { Metrics } from './metrics.ts'
@@ -10,14 +10,14 @@ import { chatCompletions } from './openai/chat.ts'
 import { completions } from './openai/completions.ts'
 import { findModel, listModels } from './openai/models.ts'
 import { checkOptions, isModel, ramBudgetBytes, type ServerOptions, serverSchema } from './options.ts'
+import { live } from './page/live.ts'
+import { PAGE, PAGE_HEADERS } from './page/page.ts'
 import { estimateBytes } from './pool/bytes.ts'
+import { ModelPool, stopping } from './pool/pool.ts'
+import type { ModelSource, PoolLog } from './pool/types.ts'
 import { responses } from './responses/responses.ts'
 import { isSleeping, sleep, wakeUp } from './vllm/sleep.ts'
 import { applyTemplate, detokenize, tokenize } from './vllm/tokens.ts'
-import { live } from './page/live.ts'
-import { PAGE, PAGE_HEADERS } from './page/page.ts'
-import { ModelPool, stopping } from './pool/pool.ts'
-import type { ModelSource, PoolLog } from './pool/types.ts'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -91,7 +91,12 @@ async function checkAll(pool: ModelPool): Promise<void> {
   for (const { source } of pool.entries) if (!source.model) await estimateBytes(source)
 }
 
-function addRoutes(app: FastifyInstance, context: ServerContext, options: ServerOptions & { version: string }, health: Health): void {
+function addRoutes(
+  app: FastifyInstance,
+  context: ServerContext,
+  options: ServerOptions & { version: string },
+  health: Health,
+): void {
   const { pool, metrics } = context
   const { version } = options
   const created = Math.floor(Date.now() / 1000)

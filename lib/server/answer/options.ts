@@ -24,6 +24,8 @@ export const answerShape = {
     z.ZodType<unknown>
   >),
   model: optional(text()),
+  temperature: optional(answerOptions.temperature.schema),
+  top_p: optional(answerOptions.topP.schema),
   stream: optional(flag()),
   n: optional(integer(1, 128)),
   seed: optional(integer(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER)),

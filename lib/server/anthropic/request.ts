@@ -20,7 +20,10 @@ export const countSchema = z.object({
     .min(1, { error: 'a list of at least one message' }),
   system: optional(content),
   tools: optional(
-    list(z.looseObject({ name: text(), description: optional(text()), input_schema: optional(record()) }), 'a list of tools'),
+    list(
+      z.looseObject({ name: text(), description: optional(text()), input_schema: optional(record()) }),
+      'a list of tools',
+    ),
   ),
   tool_choice: optional(
     z.looseObject({
@@ -39,8 +42,8 @@ export const messagesSchema = z.object({
   max_tokens: integer(1, 2 ** 27),
   stop_sequences: optional(list(text().min(1, { error: 'a text that is not empty' }), 'a list of texts')),
   stream: optional(flag()),
-  temperature: answerShape.temperature!,
-  top_p: answerShape.top_p!,
+  temperature: answerShape.temperature,
+  top_p: answerShape.top_p,
   top_k: answerShape.top_k,
   output_format: optional(format),
   output_config: optional(z.looseObject({ format: optional(format), effort: optional(text()) })),
@@ -67,7 +70,10 @@ export function anthropicChat(request: CountRequest): AnthropicChat {
     else {
       const { name } = choice
       if (!shown.some((tool) => tool.function.name === name)) {
-        throw invalid(`expected the name of one of the tools for tool_choice.name but received ${JSON.stringify(name)}`, 'tool_choice.name')
+        throw invalid(
+          `expected the name of one of the tools for tool_choice.name but received ${JSON.stringify(name)}`,
+          'tool_choice.name',
+        )
       }
       options.toolChoice = { name: name! }
     }
@@ -80,7 +86,14 @@ export function anthropicChat(request: CountRequest): AnthropicChat {
 
 export function messagesTask(request: MessagesRequest): AnthropicChat {
   const { messages, options } = anthropicChat(request)
-  const { temperature, top_p: topP, top_k: topK, stop_sequences: stop, output_format: older, output_config: output } = request
+  const {
+    temperature,
+    top_p: topP,
+    top_k: topK,
+    stop_sequences: stop,
+    output_format: older,
+    output_config: output,
+  } = request
   const schema = (output?.format ?? older)?.schema
   const given = {
     maxTokens: request.max_tokens,
@@ -90,7 +103,8 @@ export function messagesTask(request: MessagesRequest): AnthropicChat {
     stop: stop?.length ? stop : undefined,
     constraint: schema && { schema },
   }
-  const effort = output?.effort === undefined ? {} : { variables: { reasoning_effort: output.effort, ...options.variables } }
+  const effort =
+    output?.effort === undefined ? {} : { variables: { reasoning_effort: output.effort, ...options.variables } }
   const named = Object.entries(given).filter(([, value]) => value !== undefined)
   return { messages, options: { ...options, ...effort, ...Object.fromEntries(named) } }
 }
@@ -133,7 +147,11 @@ function assistantOf(blocks: readonly Block[], name: string): ChatMessage {
     else if (block.type === 'tool_use') {
       if (typeof block.name !== 'string') throw invalid(`expected a text for ${name}.name`, name)
       const input = (block.input ?? {}) as Record<string, unknown>
-      calls.push({ id: String(block.id), type: 'function', function: { name: block.name, arguments: JSON.stringify(input) } })
+      calls.push({
+        id: String(block.id),
+        type: 'function',
+        function: { name: block.name, arguments: JSON.stringify(input) },
+      })
     } else if (block.type !== 'redacted_thinking') texts.push(block)
   }
   const text = textOf(texts, name)
@@ -150,7 +168,10 @@ function textOf(given: Content, name: string): string {
   return given
     .map(({ type, text: said }) => {
       if (type === 'text' && typeof said === 'string') return said
-      throw invalid(`expected blocks of type 'text' for ${name} but received type ${JSON.stringify(type)}: models here read nothing else`, name)
+      throw invalid(
+        `expected blocks of type 'text' for ${name} but received type ${JSON.stringify(type)}: models here read nothing else`,
+        name,
+      )
     })
     .join('\n')
 }

@@ -9,8 +9,8 @@ import { invalid, unsupported } from '../http/problem.ts'
 import { dataEvent } from '../http/sse.ts'
 import type { Lease } from '../pool/pool.ts'
 import { StreamClock } from './chat.ts'
-import { type LegacyLogprobs, LogprobsWriter } from './legacy_logprobs.ts'
 import { type Echo, makeEcho } from './echo.ts'
+import { type LegacyLogprobs, LogprobsWriter } from './legacy_logprobs.ts'
 import { DONE, failedEvent, finishReason, variantOf } from './shared.ts'
 
 const MAX_TOKENS = 2 ** 27
@@ -41,12 +41,16 @@ export async function completions(call: Call, body: unknown): Promise<object> {
   const { n = 1, suffix, best_of: bestOf, max_tokens: maxTokens = DEFAULT_MAX_TOKENS, echo, stream } = request
   if (suffix !== undefined && suffix !== '') throw unsupported('suffix', 'models here write on, not between')
   if (bestOf !== undefined && bestOf !== n) throw unsupported('best_of', 'ask for n answers and choose')
-  if (maxTokens === 0 && !echo) throw invalid('expected an integer of at least 1 for max_tokens but received 0', 'max_tokens')
+  if (maxTokens === 0 && !echo)
+    throw invalid('expected an integer of at least 1 for max_tokens but received 0', 'max_tokens')
   const prompts = promptsOf(request)
   if (prompts.length * n > MAX_ANSWERS) {
     throw invalid(`expected at most ${MAX_ANSWERS} answers but received a request for ${prompts.length * n}`, 'n')
   }
-  const options: AnswerOptions = { ...answerOptionsOf(request as AnswerRequest), ...(maxTokens > 0 ? { maxTokens } : {}) }
+  const options: AnswerOptions = {
+    ...answerOptionsOf(request as AnswerRequest),
+    ...(maxTokens > 0 ? { maxTokens } : {}),
+  }
   if (request.logprobs !== undefined) {
     options.logprobs = true
     options.topLogprobs = request.logprobs
@@ -126,11 +130,11 @@ class Completion {
       const writers = this.#writers(echoes)
       const choices = Array.from({ length: this.#prompts.length * this.#n }, (_, index) => {
         const result = results[index]
-        if (result) writers?.[index]!.add(result)
+        if (result) writers?.[index]?.add(result)
         return this.#choice(
           index,
           (echoes[Math.floor(index / this.#n)]?.text ?? '') + (result?.text ?? ''),
-          writers?.[index]!.take() ?? null,
+          writers?.[index]?.take() ?? null,
           result ? finishReason(result.finishReason) : 'length',
         )
       })
@@ -149,7 +153,7 @@ class Completion {
       const event = (choice: object) => dataEvent({ ...head, choices: [choice] })
       for (let index = 0; index < echoes.length * this.#n; index++) {
         const { text } = echoes[Math.floor(index / this.#n)]!
-        yield event(this.#choice(index, text, writers?.[index]!.take() ?? null, null))
+        yield event(this.#choice(index, text, writers?.[index]?.take() ?? null, null))
       }
       const clock = new StreamClock(this.#call, this.#lease, this.#generations.length)
       if (this.#writes) {

@@ -24,7 +24,8 @@ export class LogprobsWriter {
   }
 
   echo({ tokens, logprobs = [], topLogprobs = [] }: Echo): void {
-    for (const [index, token] of tokens.entries()) this.#push(token, logprobs[index] ?? null, topLogprobs[index] ?? null)
+    for (const [index, token] of tokens.entries())
+      this.#push(token, logprobs[index] ?? null, topLogprobs[index] ?? null)
   }
 
   add({ tokens, logprobs = [], topLogprobs = [] }: TokenFacts): void {

@@ -4,7 +4,13 @@ import type { Ui } from './dom.ts'
 /** The conversation: sends, shows what comes as it comes, stops. */
 export function startChat(ui: Ui): void {
   type Call = { id: string; type: 'function'; function: { name: string; arguments: string } }
-  type Message = { role: string; content: string | null; reasoning_content?: string; tool_calls?: Call[]; tool_call_id?: string }
+  type Message = {
+    role: string
+    content: string | null
+    reasoning_content?: string
+    tool_calls?: Call[]
+    tool_call_id?: string
+  }
   type Delta = {
     content?: string
     reasoning_content?: string
@@ -120,7 +126,8 @@ export function startChat(ui: Ui): void {
         }
       }
       const seconds = (performance.now() - began) / 1000
-      if (tokens > 1) speed.textContent = `${tokens} tokens, ${((tokens - 1) / Math.max(seconds, 1e-3)).toFixed(1)} tokens/s`
+      if (tokens > 1)
+        speed.textContent = `${tokens} tokens, ${((tokens - 1) / Math.max(seconds, 1e-3)).toFixed(1)} tokens/s`
     } catch (error) {
       if (!controller.signal.aborted) complain((error as Error).message)
       else speed.textContent = 'Stopped'

@@ -1,6 +1,7 @@
 /// <reference lib="dom" />
-import type { LiveModel, LiveReport } from './live.ts'
+
 import type { Ui } from './dom.ts'
+import type { LiveModel, LiveReport } from './live.ts'
 
 /** The live picture: where weights are, the ring that they pass through, queues, caches and the link. */
 export function startPicture(ui: Ui): void {
@@ -75,7 +76,8 @@ export function startPicture(ui: Ui): void {
       // As far as the pass: one turn of the hand is one pass over the model.
       hand.style.transform = `rotate(${(passed / streamed.length) * 360}deg)`
       const now = streamed[passed % streamed.length]!
-      for (const [index, cell] of [...units.children].entries()) cell.classList.toggle('now', index === now && model.running > 0)
+      for (const [index, cell] of [...units.children].entries())
+        cell.classList.toggle('now', index === now && model.running > 0)
       ringText.textContent = `${passed.toLocaleString()} units have passed, ${bytes(copiedBytes)} in all; the ring holds ${bytes(model.ringBytes)}`
     }
 
@@ -101,7 +103,7 @@ export function startPicture(ui: Ui): void {
         if (before && seconds > 0) {
           const last = before.model
           figure('Tokens/s', ((model.rows - last.rows) / seconds).toFixed(1))
-          figure('Busy', `${Math.min(100, ((model.stepMs - last.stepMs) / seconds / 10)).toFixed(0)} % of the time`)
+          figure('Busy', `${Math.min(100, (model.stepMs - last.stepMs) / seconds / 10).toFixed(0)} % of the time`)
           const copied = model.streaming.copiedBytes - last.streaming.copiedBytes
           figure('Link', `${bytes(copied / seconds)}/s`)
         }

@@ -92,12 +92,20 @@ const formatOf = (format: NonNullable<ResponsesRequest['text']>['format']) =>
   format?.type === 'json_schema' ? { type: format.type, json_schema: { schema: format.schema } } : format
 
 /** As chats have them. */
-function chatTools({ tools, tool_choice: choice, parallel_tool_calls }: ResponsesRequest): Parameters<typeof toolsOf>[0] {
+function chatTools({
+  tools,
+  tool_choice: choice,
+  parallel_tool_calls,
+}: ResponsesRequest): Parameters<typeof toolsOf>[0] {
   const nested = ({ name }: { name: string }) => ({ type: 'function' as const, function: { name } })
   return {
     tools: tools?.map(({ name, description, parameters }) => ({
       type: 'function',
-      function: { name: name!, ...(description === undefined ? {} : { description }), ...(parameters ? { parameters } : {}) },
+      function: {
+        name: name!,
+        ...(description === undefined ? {} : { description }),
+        ...(parameters ? { parameters } : {}),
+      },
     })),
     tool_choice:
       typeof choice !== 'object'
@@ -159,7 +167,9 @@ function textField(item: Item, field: string, name: string): string {
 }
 
 function reasoningOf({ content, summary }: Item): string {
-  const parts = [content, summary].find((list) => Array.isArray(list) && list.length > 0) as { text?: unknown }[] | undefined
+  const parts = [content, summary].find((list) => Array.isArray(list) && list.length > 0) as
+    | { text?: unknown }[]
+    | undefined
   return (parts ?? []).map(({ text: said }) => (typeof said === 'string' ? said : '')).join('\n')
 }
 

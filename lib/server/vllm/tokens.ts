@@ -31,9 +31,15 @@ const templateSchema = z.object({ model: optional(text()), messages, ...template
 const idError = 'a list of token ids'
 const detokenizeSchema = z.object({
   model: optional(text()),
-  tokens: z.array(z.int({ error: idError }).min(0, { error: idError }).max(2 ** 31 - 1, { error: idError }), {
-    error: idError,
-  }),
+  tokens: z.array(
+    z
+      .int({ error: idError })
+      .min(0, { error: idError })
+      .max(2 ** 31 - 1, { error: idError }),
+    {
+      error: idError,
+    },
+  ),
 })
 
 type TemplateFields = Omit<z.output<typeof templateSchema>, 'model' | 'messages'>

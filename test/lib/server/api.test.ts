@@ -134,7 +134,11 @@ describe('chat', () => {
       .catch((caught) => caught)
     expect(error).toBeInstanceOf(OpenAI.BadRequestError)
     expect(error.code).toBe('context_length_exceeded')
-    const stream = client.chat.completions.create({ model: 'demo', messages: [{ role: 'user', content }], stream: true })
+    const stream = client.chat.completions.create({
+      model: 'demo',
+      messages: [{ role: 'user', content }],
+      stream: true,
+    })
     await expect(stream).rejects.toThrow(OpenAI.BadRequestError)
   })
 
@@ -213,7 +217,13 @@ describe('completions', () => {
       const at = logprobs!.text_offset![index]!
       if (index > 0) expect(text.slice(at, at + token.length)).toBe(token)
     }
-    const only = await client.completions.create({ model: 'demo', prompt: PROMPT, max_tokens: 0, echo: true, logprobs: 1 })
+    const only = await client.completions.create({
+      model: 'demo',
+      prompt: PROMPT,
+      max_tokens: 0,
+      echo: true,
+      logprobs: 1,
+    })
     expect(only.choices[0]!.text).toBe(PROMPT)
     expect(only.choices[0]!.logprobs!.token_logprobs!.slice(1)).toEqual([...scored.logprobs])
   })
@@ -272,7 +282,9 @@ describe('models and errors', () => {
   })
 
   test('what is not JSON by its type, and what is not there', async () => {
-    const typed = await post(server, '/v1/chat/completions', 'a=b', { 'content-type': 'application/x-www-form-urlencoded' })
+    const typed = await post(server, '/v1/chat/completions', 'a=b', {
+      'content-type': 'application/x-www-form-urlencoded',
+    })
     expect(typed.status).toBe(415)
     expectValid('ErrorResponse', typed.json)
     const nowhere = await post(server, '/v1/none', {})

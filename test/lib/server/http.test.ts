@@ -26,7 +26,12 @@ describe('keys', () => {
   test.each(['/v1/chat/completions', '/v1/completions', '/v1/responses', '/v1/messages', '/tokenize', '/sleep'])(
     '%s wants one',
     async (path) => {
-      for (const headers of [{}, { authorization: 'Bearer wrong' }, { authorization: 'first-key' }, { 'x-api-key': '' }]) {
+      for (const headers of [
+        {},
+        { authorization: 'Bearer wrong' },
+        { authorization: 'first-key' },
+        { 'x-api-key': '' },
+      ]) {
         const { status, json } = await post(server, path, chat, headers as Record<string, string>)
         expect(status).toBe(401)
         expect(json.error).toBeDefined()
@@ -180,7 +185,9 @@ describe('options', () => {
 
   test('a model that does not load, or a port that is taken, rejects and leaves nothing', async () => {
     await expect(start({ models: { none: '/nowhere' } })).rejects.toMatchObject({ code: 'CHECKPOINT_NOT_FOUND' })
-    await expect(start({ models: { none: '/nowhere' }, lazy: true })).rejects.toMatchObject({ code: 'CHECKPOINT_NOT_FOUND' })
+    await expect(start({ models: { none: '/nowhere' }, lazy: true })).rejects.toMatchObject({
+      code: 'CHECKPOINT_NOT_FOUND',
+    })
     const other = createServer().listen(0, '127.0.0.1')
     await once(other, 'listening')
     await expect(start({ port: (other.address() as AddressInfo).port })).rejects.toMatchObject({ code: 'EADDRINUSE' })
@@ -200,7 +207,11 @@ describe('options', () => {
     let log = ''
     const server = await serve(
       { models: { demo: model }, port: 0, logLevel: 'trace', apiKey: 'my-secret-key' },
-      { write: (line: string) => void (log += line) },
+      {
+        write: (line: string) => {
+          log += line
+        },
+      },
     )
     const secret = 'a-private-thought'
     const headers = { authorization: 'Bearer my-secret-key' }

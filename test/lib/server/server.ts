@@ -51,4 +51,3 @@ export function eventsOf(text: string): Json[] {
     .filter((data) => data !== '[DONE]')
     .map((data) => JSON.parse(data))
 }
-

@@ -6,6 +6,7 @@ import OpenAI from 'openai'
 import { beforeAll, describe, expect, test, vi } from 'vitest'
 import type { Server } from '../../../lib/server/index.ts'
 import type { FakeAddon } from '../model/fake_addon.ts'
+import { hasBrowser, openPage } from './browser.ts'
 import { expectValid } from './openai_schema.ts'
 import { type Played, playedModel } from './played.ts'
 import { eventsOf, post, start } from './server.ts'
@@ -26,8 +27,7 @@ beforeAll(async () => {
 
 const THOUGHT = 'I must look.'
 const TEXT = 'Let me look.'
-const call = (place: string) =>
-  `<tool_call>\n{"name": "get_weather", "arguments": {"place": "${place}"}}\n</tool_call>`
+const call = (place: string) => `<tool_call>\n{"name": "get_weather", "arguments": {"place": "${place}"}}\n</tool_call>`
 const ANSWER = `<think>\n${THOUGHT}\n</think>\n\n${TEXT}\n${call('Oslo')}\n${call('Rome')}`
 const PARAMETERS = { type: 'object' as const, properties: { place: { type: 'string' } }, required: ['place'] }
 const TOOLS = [
@@ -64,7 +64,9 @@ describe('openai, chat', () => {
 
   test('the next turn brings the calls and their results', async () => {
     played.say('It is warm.')
-    const calls = [{ id: 'a1', type: 'function' as const, function: { name: 'get_weather', arguments: '{"place":"Oslo"}' } }]
+    const calls = [
+      { id: 'a1', type: 'function' as const, function: { name: 'get_weather', arguments: '{"place":"Oslo"}' } },
+    ]
     const { choices } = await client().chat.completions.create({
       model: 'qwen',
       tools: TOOLS,
@@ -249,7 +251,12 @@ describe('openai, responses', () => {
     const stripped = (items: object[]) => JSON.stringify(items).replace(/"(id|call_id)":"[^"]*"/g, '')
     expect(stripped(response.output)).toBe(stripped(whole.output))
     const deltas = events.filter((event) => event.type === 'response.function_call_arguments.delta')
-    expect(deltas.filter((event) => event.output_index === 2).map((event) => event.delta).join('')).toBe('{"place": "Oslo"}')
+    expect(
+      deltas
+        .filter((event) => event.output_index === 2)
+        .map((event) => event.delta)
+        .join(''),
+    ).toBe('{"place": "Oslo"}')
     expect(response.store).toBe(false)
   })
 
@@ -263,7 +270,7 @@ describe('openai, responses', () => {
       tools,
       input: [
         { role: 'user', content: 'How is the weather?' },
-        ...first.output,
+        ...(first.output as OpenAI.Responses.ResponseInputItem[]),
         ...calls.map(({ call_id }) => ({ type: 'function_call_output' as const, call_id, output: '21 degrees' })),
       ],
     })
@@ -291,5 +298,33 @@ describe('openai, responses', () => {
     const { status, json } = await post(server, '/v1/responses', { model: 'qwen', input: 'Hi', [field]: value })
     expect(status).toBe(400)
     expect(json.error.param).toContain(field)
+  })
+})
+
+describe.skipIf(!hasBrowser)('the page', () => {
+  test('reasoning and the call are shown, the result goes back', async () => {
+    const { page, problems, picture } = await openPage(server.url)
+    played.say(
+      '<think>\nI must look.\n</think>\n\n<tool_call>\n{"name": "get_weather", "arguments": {"place": "Oslo"}}\n</tool_call>',
+    )
+    await page.locator('details > summary', { hasText: 'Settings' }).click()
+    const tool = { type: 'function', function: { name: 'get_weather', parameters: { type: 'object', properties: {} } } }
+    await page.getByLabel(/^Tools/).fill(JSON.stringify([tool]))
+    await page.getByLabel(/^Message/).fill('How is the weather in Oslo?')
+    await page.keyboard.press('Enter')
+    const result = page.getByLabel('What get_weather gave')
+    await result.waitFor()
+    expect(await page.locator('.thought pre').textContent()).toContain('I must look.')
+    expect(await page.locator('.call pre').textContent()).toBe('{"place": "Oslo"}')
+    await picture('call')
+    played.say('It is 21 degrees in Oslo.')
+    await result.fill('21 degrees')
+    await page.keyboard.press('Enter')
+    await expect
+      .poll(() => page.locator('.turn.assistant .text').last().textContent())
+      .toBe('It is 21 degrees in Oslo.')
+    expect(played.prompt()).toContain('21 degrees')
+    expect(problems).toEqual([])
+    await page.close()
   })
 })
