@@ -125,7 +125,7 @@ describe('the commands', () => {
     const args = ['batch', input, output, '--model', DEMO, '--device', 'cpu', '--threads', '1', '--at-once', '4']
     const first = start(args)
     await expect
-      .poll(async () => (await readFile(output, 'utf8').catch(() => '')).split('\n').length, { timeout: 60_000, interval: 5 })
+      .poll(async () => (await readFile(output, 'utf8').catch(() => '')).split('\n').length, { timeout: 150_000, interval: 5 })
       .toBeGreaterThan(5)
     first.child.kill('SIGKILL')
     await once(first.child, 'close')
@@ -135,7 +135,7 @@ describe('the commands', () => {
     const ids = parsed(await readFile(output, 'utf8')).map(({ custom_id }) => custom_id)
     expect(ids).toHaveLength(60)
     expect(new Set(ids).size).toBe(60)
-  }, 120_000)
+  }, 400_000)
 
   test('serve says where it listens, takes a config file, ends at SIGTERM', async () => {
     const folder = await temporaryFolder({
@@ -143,7 +143,7 @@ describe('the commands', () => {
     })
     const flags = ['--config', join(folder, 'config.json'), '--port', '0', '--device', 'cpu', '--log-level', 'warn']
     const { child, told } = start(['serve', `named=${DEMO}`, ...flags])
-    await expect.poll(() => told.stderr, { timeout: 60_000 }).toMatch(/^millrace: listening on http:\/\/127\.0\.0\.1:\d+$/m)
+    await expect.poll(() => told.stderr, { timeout: 150_000 }).toMatch(/^millrace: listening on http:\/\/127\.0\.0\.1:\d+$/m)
     const url = /http:\S+/.exec(told.stderr)![0]
     const list = await (await fetch(`${url}/v1/models`, { headers: { 'x-api-key': 'k' } })).json()
     const models = (list as { data: { id: string; max_model_len: number }[] }).data
@@ -155,7 +155,7 @@ describe('the commands', () => {
     child.kill('SIGTERM')
     const [code] = await once(child, 'close')
     expect(code).toBe(143)
-  }, 120_000)
+  }, 400_000)
 
   test.each([
     [['serve'], 'models'],
