@@ -38,6 +38,7 @@ export function trialOf(words: string[], places: Places): Trial {
 
 const NOT_RUN: Record<string, string> = {
   cd: 'the folder is there',
+  curl: 'test/lib/server sends the same request',
   cmake: 'a build of its own: .ci/run builds with the same options (build, asan, fuzz)',
   fuzz: '.ci/run fuzz runs it',
   git: 'needs a network',
@@ -89,7 +90,9 @@ const MOST: Record<string, Record<string, number>> = {
 function millrace(args: string[]): Trial {
   const name = args[0] === 'bench' ? args.slice(0, 2).join(' ') : (args[0] ?? '')
   // What these do is done by a GPU: their flags are looked up instead.
-  const onGpu = name === 'bench stream' || args.some((word) => ['--calibrate', '--cubin', '--kernel'].includes(word))
+  // So are those of what runs until it is ended, and of what needs a file of requests.
+  const served = name === 'serve' || name === 'batch'
+  const onGpu = served || name === 'bench stream' || args.some((word) => ['--calibrate', '--cubin', '--kernel'].includes(word))
   if (onGpu || name === '' || args.includes('--help')) {
     const flags = args.filter((word) => /^--[a-z]/.test(word) && word !== '--help')
     const help = [/^Usage: millrace/m, ...flags.map((flag) => new RegExp(`^ +${flag}[ ,]`, 'm'))]
