@@ -83,7 +83,7 @@ describe.skipIf(!there)('two replicas behind haproxy', () => {
       })),
     )
     await expect
-      .poll(() => Math.min(...models.map((model) => model.stats.sequences.running)), { timeout: 20_000 })
+      .poll(() => Math.min(...models.map((model) => model.stats.sequences.running)), { timeout: 60_000 })
       .toBeGreaterThan(0)
     const ended = replicas[0]!.close(60_000)
     const later = Array.from({ length: 8 }, async () => {
@@ -98,5 +98,5 @@ describe.skipIf(!there)('two replicas behind haproxy', () => {
     for (const { status } of await Promise.all(later)) expect(status).toBe(200)
     await ended
     expect((await ask()).status).toBe(200)
-  }, 180_000)
+  }, 300_000)
 })

@@ -53,7 +53,9 @@ describe('runBatch', () => {
 
   test('goes on behind a line that was torn, and asks nothing again', async () => {
     const { input, output } = await files([0, 1, 2, 3, 4].map((index) => line(`id-${index}`, chat(index))))
-    const before = ['id-3', 'id-0'].map((custom_id) => JSON.stringify({ custom_id, response: { status_code: 200 }, kept: 1 }))
+    const before = ['id-3', 'id-0'].map((custom_id) =>
+      JSON.stringify({ custom_id, response: { status_code: 200 }, kept: 1 }),
+    )
     await writeFile(output, `${before.join('\n')}\n{"custom_id": "id-1", "respon`)
     const progress = await runBatch(models, { input, output })
     expect(progress).toMatchObject({ done: 5, total: 5, answered: 3 })
@@ -112,7 +114,9 @@ describe('the commands', () => {
   beforeAll(build)
 
   function start(args: string[]) {
-    const child = spawn(process.execPath, [join(DIST, 'cli', 'main.js'), ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const child = spawn(process.execPath, [join(DIST, 'cli', 'main.js'), ...args], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
     const told = { stderr: '' }
     child.stderr.setEncoding('utf8').on('data', (text) => {
       told.stderr += text
@@ -125,13 +129,19 @@ describe('the commands', () => {
     const args = ['batch', input, output, '--model', DEMO, '--device', 'cpu', '--threads', '1', '--at-once', '4']
     const first = start(args)
     await expect
-      .poll(async () => (await readFile(output, 'utf8').catch(() => '')).split('\n').length, { timeout: 150_000, interval: 5 })
+      .poll(async () => (await readFile(output, 'utf8').catch(() => '')).split('\n').length, {
+        timeout: 150_000,
+        interval: 5,
+      })
       .toBeGreaterThan(5)
     first.child.kill('SIGKILL')
     await once(first.child, 'close')
     const second = start(args)
     const [code] = await once(second.child, 'close')
-    expect({ code, told: second.told.stderr }).toMatchObject({ code: 0, told: expect.stringContaining('60 of 60 answered, 0 failed') })
+    expect({ code, told: second.told.stderr }).toMatchObject({
+      code: 0,
+      told: expect.stringContaining('60 of 60 answered, 0 failed'),
+    })
     const ids = parsed(await readFile(output, 'utf8')).map(({ custom_id }) => custom_id)
     expect(ids).toHaveLength(60)
     expect(new Set(ids).size).toBe(60)
@@ -143,7 +153,9 @@ describe('the commands', () => {
     })
     const flags = ['--config', join(folder, 'config.json'), '--port', '0', '--device', 'cpu', '--log-level', 'warn']
     const { child, told } = start(['serve', `named=${DEMO}`, ...flags])
-    await expect.poll(() => told.stderr, { timeout: 150_000 }).toMatch(/^millrace: listening on http:\/\/127\.0\.0\.1:\d+$/m)
+    await expect
+      .poll(() => told.stderr, { timeout: 150_000 })
+      .toMatch(/^millrace: listening on http:\/\/127\.0\.0\.1:\d+$/m)
     const url = /http:\S+/.exec(told.stderr)![0]
     const list = await (await fetch(`${url}/v1/models`, { headers: { 'x-api-key': 'k' } })).json()
     const models = (list as { data: { id: string; max_model_len: number }[] }).data
