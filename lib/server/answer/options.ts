@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { answerOptions, type GenerateOptions } from '../../index.ts'
 import { flag, integer, list, optional, record, text } from '../http/body.ts'
-import { invalid } from '../http/problem.ts'
+import { invalid, unsupported } from '../http/problem.ts'
 
 /** What each API words its own way. */
 const APART = ['maxTokens', 'stop', 'seed', 'logprobs', 'topLogprobs', 'topK', 'priority', 'logitBias'] as const
@@ -94,7 +94,7 @@ export function answerOptionsOf(request: AnswerRequest): AnswerOptions {
   // 0 is never -0 here.
   if (priority !== undefined) options.priority = 0 - priority
   if (biases !== undefined) options.logitBias = new Map(biases)
-  if (minTokens !== undefined && minTokens > 0) options.minTokens = minTokens
+  if (minTokens !== undefined && minTokens > 0) throw unsupported('min_tokens', 'end tokens are not held back')
   const constraint = constraintOf(request)
   if (constraint) options.constraint = constraint
   return options
