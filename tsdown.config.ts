@@ -1,8 +1,33 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { build, defineConfig } from 'tsdown'
 
 /** What the server is made of: put into one file, so that installing the package brings none of it. */
 const bundled = ['fastify', '@fastify/cors', 'pino', 'prom-client']
+
+/** The licences of what is bundled, beside it. */
+const licences = {
+  name: 'licences',
+  generateBundle(
+    this: { emitFile(file: { type: 'asset'; fileName: string; source: string }): unknown },
+    _: unknown,
+    bundle: Record<string, { modules?: object }>,
+  ) {
+    const paths = Object.values(bundle).flatMap(({ modules = {} }) => Object.keys(modules))
+    const folders = paths.flatMap((path) => /^.*\/node_modules\/(?:@[^/]+\/)?[^/]+(?=\/)/.exec(path)?.[0] ?? [])
+    const texts = [...new Set(folders)].sort().map((folder) => {
+      const { name, version, license } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'))
+      const file = existsSync(folder) && readdirSync(folder).find((one) => /^licen[cs]e/i.test(one))
+      const text = file ? readFileSync(join(folder, file), 'utf8').trim() : ''
+      return `${name} ${version} (${license})\n\n${text}\n`
+    })
+    this.emitFile({
+      type: 'asset',
+      fileName: 'server/vendor.LICENSES.txt',
+      source: texts.join(`\n${'-'.repeat(80)}\n\n`),
+    })
+  },
+}
 
 export default defineConfig({
   entry: [
@@ -39,6 +64,7 @@ export default defineConfig({
         // Its CommonJS has locals that the bundler confuses with its modules.
         alias: { '@opentelemetry/api': join(import.meta.dirname, 'node_modules/@opentelemetry/api/dist/index.mjs') },
         minify: true,
+        plugins: [licences],
         outputOptions: { codeSplitting: false },
       })
     },

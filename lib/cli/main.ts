@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { Command, CommanderError } from 'commander'
 import { packageRoot } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
+import { batchCommand } from './batch.ts'
 import { benchCommand } from './bench.ts'
 import { buildCommand } from './build.ts'
 import { cacheCommand } from './cache.ts'
@@ -50,6 +51,7 @@ async function main(): Promise<void> {
     modelsCommand,
     doctorCommand,
     buildCommand,
+    batchCommand,
   ]) {
     program.addCommand(command(terminal).exitOverride())
   }

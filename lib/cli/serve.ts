@@ -1,8 +1,5 @@
-import { readFile } from 'node:fs/promises'
-import { basename, extname, resolve } from 'node:path'
 import { Command, Option } from 'commander'
-import { MillraceError } from '../errors.ts'
-import { LOG_LEVELS, type LogLevel, type ServedModel, type ServeOptions } from '../server/options.ts'
+import { LOG_LEVELS, type LogLevel, type ServeOptions } from '../server/options.ts'
 import {
   addHeadFlag,
   addPlanFlags,
@@ -12,6 +9,7 @@ import {
   parseNumber,
   planOptions,
 } from './options.ts'
+import { modelsOf, readConfig } from './served.ts'
 import type { Terminal } from './terminal.ts'
 
 interface Flags extends LoadFlags, HeadFlag {
@@ -81,41 +79,5 @@ async function serveOptions(models: readonly string[], flags: Flags): Promise<Se
     ...(page === false ? { page } : {}),
     models: { ...config.models, ...modelsOf(models) },
     load: { ...config.load, ...Object.fromEntries(load.filter(([, value]) => value !== undefined)) },
-  }
-}
-
-function modelsOf(words: readonly string[]): Record<string, ServedModel> {
-  const found: Record<string, ServedModel> = {}
-  for (const word of words) {
-    const [, name, path = word] = /^([\w.:@+-][\w.:@+/-]*)=(.+)$/.exec(word) ?? []
-    const known = name ?? nameOf(path)
-    if (found[known] !== undefined) {
-      throw new MillraceError('INVALID_ARGUMENT', {
-        message: `two models are named ${known}`,
-        remedy: 'give one of them another name: name=path',
-      })
-    }
-    found[known] = path
-  }
-  return found
-}
-
-/** Its folder's, or its file's without the ending. */
-function nameOf(path: string): string {
-  const name = basename(resolve(path))
-  return extname(name).toLowerCase() === '.gguf' ? name.slice(0, -'.gguf'.length) : name
-}
-
-async function readConfig(path: string): Promise<Partial<ServeOptions>> {
-  try {
-    const config: unknown = JSON.parse(await readFile(path, 'utf8'))
-    if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new Error('it holds no object')
-    return config as Partial<ServeOptions>
-  } catch (cause) {
-    throw new MillraceError('INVALID_ARGUMENT', {
-      message: `--config: ${path}: ${(cause as Error).message}`,
-      remedy: 'pass the path of a JSON file with options of serve()',
-      cause,
-    })
   }
 }

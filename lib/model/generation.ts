@@ -123,6 +123,11 @@ export class Generation
     this.start()
   }
 
+  /** Tokens of the prompt; 0 until it is tokenised. */
+  get promptTokens(): number {
+    return this.#promptTokens
+  }
+
   /** The chunks, once. Leaving the loop cancels the request. */
   [Symbol.asyncIterator](): AsyncGenerator<GenerationChunk, void, undefined> {
     if (this.#reader) {

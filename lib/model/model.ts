@@ -1,6 +1,13 @@
 /** A loaded model: what load() resolves to. */
 import type { z } from 'zod'
-import type { NativeGenerateRequest, NativeMemory, NativeModel, NativeSchedule, NativeStats } from '../binding.ts'
+import type {
+  Home,
+  NativeGenerateRequest,
+  NativeMemory,
+  NativeModel,
+  NativeSchedule,
+  NativeStats,
+} from '../binding.ts'
 import type { SamplingDefaults } from '../checkpoint/generation_defaults.ts'
 import type { ModelSpec } from '../checkpoint/spec.ts'
 import { MillraceError } from '../errors.ts'
@@ -141,8 +148,10 @@ export class Model implements AsyncDisposable {
 
   readonly #parts: ModelParts
   #plan: ModelPlan
-  /** setBudget() calls take turns. */
+  /** Changes of homes take turns. */
   #budgets: Promise<unknown> = Promise.resolve()
+  /** What it goes back to, while it sleeps. */
+  #awake: ModelPlan | undefined
   readonly #queue: RequestQueue
   #closing: Promise<void> | undefined
   #closed = false
@@ -262,16 +271,14 @@ export class Model implements AsyncDisposable {
    * OUT_OF_MEMORY where KV cache, workspace and ring alone take more; nothing has changed then.
    */
   setBudget(budget: number | string): Promise<Readonly<ModelPlan>> {
-    const turn = this.#budgets.then(() => this.#setBudget(budget))
-    this.#budgets = turn.catch(() => {})
-    return turn
+    return this.#inTurn(() => this.#setBudget(budget))
   }
 
   async #setBudget(budget: number | string): Promise<Readonly<ModelPlan>> {
     const checked = validate(budgetSchema, budget, 'budget')
     this.#requireUsable()
     const { native, ring, gpuMemory } = this.#parts
-    const plan = this.#plan
+    const plan = this.#awake ?? this.#plan
     const budgets = plan.devices.map((device) => budgetBytes('budget', checked, gpuMemory(device)))
     if (plan.units.some((unit) => unit.home === 'shared')) {
       const arenaBytes = budgets[0]!
@@ -285,12 +292,63 @@ export class Model implements AsyncDisposable {
         remedy: "load it with device: 'cuda', or with placement: 'shared' to give its arena another size",
       })
     }
-    const { homes, rings } = withinBudgets(plan, ring, budgets)
-    const found = await awaitNative(() => native.setHomes({ homes, ringBytes: rings }))
+    const placed = withinBudgets(plan, ring, budgets)
+    await this.#move(plan, placed.homes, placed.rings, budgets)
+    this.#awake = undefined
+    return this.#plan
+  }
+
+  async #move(plan: ModelPlan, homes: Home[], rings: number[], budgets: readonly number[]): Promise<void> {
+    const found = await awaitNative(() => this.#parts.native.setHomes({ homes, ringBytes: rings }))
     // Where the GPU had no room after all, a unit stays streamed.
     const moved = withPlaced(plan, found, rings, budgets)
     this.#plan = { ...moved, prediction: this.#parts.predict(moved) }
-    return this.#plan
+  }
+
+  /** Between sleep() and wake(), or a new budget. */
+  get asleep(): boolean {
+    return this.#awake !== undefined
+  }
+
+  /**
+   * Gives back the GPU memory of resident weights, which are in system RAM anyway, until wake(): what is asked meanwhile is
+   * answered all the same, by streaming, with the same bits. KV cache and ring stay. Shared units give way by
+   * themselves, and on the CPU there is nothing to give back.
+   */
+  sleep(): Promise<void> {
+    return this.#inTurn(async () => {
+      this.#requireUsable()
+      if (this.#awake) return
+      const plan = this.#plan
+      if (plan.units.some(({ home }) => home === 'resident') && plan.device !== 'cpu') {
+        const budgets = plan.devices.map(({ vramBudgetBytes }) => vramBudgetBytes)
+        const { homes, rings } = withinBudgets(plan, this.#parts.ring, 'least')
+        await this.#move(plan, homes, rings, budgets)
+      }
+      this.#awake = plan
+    })
+  }
+
+  /** Brings back what sleep() gave away; as much of it as the GPU still has room for. */
+  wake(): Promise<void> {
+    return this.#inTurn(async () => {
+      this.#requireUsable()
+      const plan = this.#awake
+      if (!plan) return
+      if (this.#plan !== plan) {
+        const homes = plan.units.map(({ home }) => home)
+        const rings = plan.devices.map(({ ringBytes }) => ringBytes)
+        const budgets = plan.devices.map(({ vramBudgetBytes }) => vramBudgetBytes)
+        await this.#move(plan, homes, rings, budgets)
+      }
+      this.#awake = undefined
+    })
+  }
+
+  #inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const turn = this.#budgets.then(change)
+    this.#budgets = turn.catch(() => {})
+    return turn
   }
 
   /**

@@ -51,17 +51,20 @@ export async function loadSynthetic(
     signal?: AbortSignal | undefined
     prefixReuse?: boolean | undefined
     kernels?: readonly NativeKernelImage[] | undefined
+    /** Its answers then have texts. */
+    tokenizer?: TextCodec | undefined
   } = {},
   weights: Partial<SyntheticOptions> = {},
 ): Promise<Model> {
   const release = runtime().hold()
   try {
     const { native } = runtime()
+    const { tokenizer = noTokenizer, ...planned } = options
     const all = { ...SYNTHETIC_DEFAULTS, ...weights }
     const { program } = buildDecoder(shape)
     const slabs = callNative(() => native.planSynthetic(program, all))
     // Nothing is preempted in a bench, and pinning memory beside it would be measured too.
-    const plan = makePlan(program, slabs, { ...options, kvSwap: options.kvSwap ?? 0 }, readMachine(native))
+    const plan = makePlan(program, slabs, { ...planned, kvSwap: options.kvSwap ?? 0 }, readMachine(native))
     if (options.ramBudget === undefined) checkMemory(plan, readMemory(native), false)
     const source = { synthetic: { program, options: all } }
     const { signal, prefixReuse = true, kernels = [] } = options
@@ -76,7 +79,7 @@ export async function loadSynthetic(
       ring: options.ring,
       gpuMemory: (now) => gpuMemoryFor(native, now),
       predict: (moved) => predictionOf(program, moved, readMachine(native)),
-      tokenizer: noTokenizer,
+      tokenizer,
       cache: undefined,
       log: makeLog(undefined),
       endTokens: [],

@@ -9,12 +9,12 @@ import type { ModelPlan } from './plan.ts'
 /**
  * Homes within other budgets of device memory, one a device: units move between resident and streamed, as many resident
  * as then fit, evenly over the pass; those of the CPU and of the arena stay. KV cache and workspace keep their size.
- * Throws OUT_OF_MEMORY where these and the ring alone take more.
+ * Throws OUT_OF_MEMORY where these and the ring alone take more. 'least': as little as there is a way for.
  */
 export function withinBudgets(
   plan: ModelPlan,
   ring: PlanOptions['ring'],
-  budgets: readonly number[],
+  budgets: readonly number[] | 'least',
 ): { homes: Home[]; rings: number[] } {
   const devices = plan.devices.map(({ device }) => device)
   const shares = sharesOf(plan.units, devices)
@@ -22,7 +22,7 @@ export function withinBudgets(
   const placed = shares.map((share, at) => {
     const own = homesOfShare(share, homes)
     const units = share.units.map((unit, index) => ({ ...unit, home: own[index]! }))
-    return withinBudget({ ...plan.devices[at]!, units }, ring, budgets[at]!)
+    return withinBudget({ ...plan.devices[at]!, units }, ring, budgets === 'least' ? budgets : budgets[at]!)
   })
   return {
     homes: joinHomes(
@@ -36,8 +36,7 @@ export function withinBudgets(
 type Budgeted = Pick<ModelPlan, 'kvBytes' | 'workspaceBytes'> & { units: readonly (NativeUnit & { home: Home })[] }
 
 /** Of one device. */
-export function withinBudget(plan: Budgeted, ring: PlanOptions['ring'], budget: number): Placed {
-  const room = budget - plan.kvBytes - plan.workspaceBytes
+export function withinBudget(plan: Budgeted, ring: PlanOptions['ring'], budget: number | 'least'): Placed {
   const movable = plan.units.flatMap(({ home, kind }, index) =>
     kind !== 'head' && (home === 'resident' || home === 'streamed') ? [index] : [],
   )
@@ -47,12 +46,18 @@ export function withinBudget(plan: Budgeted, ring: PlanOptions['ring'], budget: 
     for (const [at, index] of movable.entries()) homes[index] = words[at]!
     return place(plan.units, homes, ring, true)
   }
-  const fits = ({ residentBytes, ringBytes }: Placed) => residentBytes + ringBytes <= room
+  const bytes = ({ residentBytes, ringBytes }: Placed) => residentBytes + ringBytes
+  if (budget === 'least') {
+    return headHomes(plan.units, ring)
+      .map((head) => moved(head, 0))
+      .reduce((a, b) => (bytes(b) < bytes(a) ? b : a))
+  }
+  const room = budget - plan.kvBytes - plan.workspaceBytes
   // The head is worth most: it takes no part in the ring while it is resident.
   for (const head of headHomes(plan.units, ring)) {
     for (let resident = movable.length; resident >= 0; resident--) {
       const placed = moved(head, resident)
-      if (fits(placed)) return placed
+      if (bytes(placed) <= room) return placed
     }
   }
   const least = moved('resident', 0)

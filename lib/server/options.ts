@@ -77,7 +77,9 @@ const sizeError = "bytes, a size such as '64GiB' or a share such as '80%'"
 const serverShape = {
   models: z
     .record(
-      z.string().regex(/^[\w.:@+-][\w.:@+/-]{0,199}$/, { error: 'a name of letters, digits and . _ - / : @ +' }),
+      z.string().regex(/^(?!.*(^|\/)\.\.?(\/|$))[\w.:@+-][\w.:@+/-]{0,199}$/, {
+        error: 'a name of letters, digits and . _ - / : @ +',
+      }),
       model,
       {
         error: "an object such as { demo: 'models/demo' }",

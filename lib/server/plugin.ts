@@ -1,16 +1,23 @@
 /** The server as a fastify plugin, for an application of one's own: routes, errors and metrics, in a scope of their own. */
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import { probe } from '../index.ts'
+import { countTokens, messages } from './anthropic/messages.ts'
 import { Call, type ServerContext } from './context.ts'
 import { makeKeyCheck } from './http/keys.ts'
 import { anthropicError, openaiError, Problem, problemOf } from './http/problem.ts'
 import { Metrics } from './metrics.ts'
 import { chatCompletions } from './openai/chat.ts'
+import { completions } from './openai/completions.ts'
 import { findModel, listModels } from './openai/models.ts'
 import { checkOptions, isModel, ramBudgetBytes, type ServerOptions, serverSchema } from './options.ts'
+import { live } from './page/live.ts'
+import { PAGE, PAGE_HEADERS } from './page/page.ts'
 import { estimateBytes } from './pool/bytes.ts'
 import { ModelPool, stopping } from './pool/pool.ts'
 import type { ModelSource, PoolLog } from './pool/types.ts'
+import { responses } from './responses/responses.ts'
+import { isSleeping, sleep, wakeUp } from './vllm/sleep.ts'
+import { applyTemplate, detokenize, tokenize } from './vllm/tokens.ts'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -46,9 +53,10 @@ export const millraceServer: FastifyPluginAsync<ServerOptions & { onHandle?: (ha
   // Options of fastify's own, such as the prefix, are not the server's.
   const { prefix: _, logLevel: __, logSerializers: ___, ...own } = given as Record<string, unknown>
   const options = checkOptions(serverSchema, own) as ServerOptions
-  const pool = new ModelPool(await sourcesOf(options, app.log), {
+  const machine = await probe()
+  const pool = new ModelPool(sourcesOf(options, app.log, machine.gpus.length > 0), {
     log: app.log,
-    ramBudgetBytes: ramBudgetBytes(options.ramBudget, (await probe()).cpu.memoryAvailableBytes),
+    ramBudgetBytes: ramBudgetBytes(options.ramBudget, machine.cpu.memoryAvailableBytes),
     maxWaitMs: options.maxWaitMs,
   })
   const context: ServerContext = {
@@ -66,6 +74,8 @@ export const millraceServer: FastifyPluginAsync<ServerOptions & { onHandle?: (ha
   const checkKey = makeKeyCheck([options.apiKey ?? []].flat())
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id)
+    // As Anthropic's clients read it.
+    reply.header('request-id', request.id)
     if (health.draining) reply.header('connection', 'close')
     if (!request.routeOptions.config.open) checkKey(request)
   })
@@ -74,15 +84,21 @@ export const millraceServer: FastifyPluginAsync<ServerOptions & { onHandle?: (ha
     health.note(problem)
     sendProblem(problem, request, reply)
   })
-  addRoutes(app, context, options, health)
+  addRoutes(app, context, { ...options, version: machine.version }, health)
 }
 
 async function checkAll(pool: ModelPool): Promise<void> {
   for (const { source } of pool.entries) if (!source.model) await estimateBytes(source)
 }
 
-function addRoutes(app: FastifyInstance, context: ServerContext, options: ServerOptions, health: Health): void {
+function addRoutes(
+  app: FastifyInstance,
+  context: ServerContext,
+  options: ServerOptions & { version: string },
+  health: Health,
+): void {
   const { pool, metrics } = context
+  const { version } = options
   const created = Math.floor(Date.now() / 1000)
   const bodyLimit = options.bodyLimit ?? 32 * 2 ** 20
   const post = (path: string, handler: Handler, errors: 'openai' | 'anthropic' = 'openai') =>
@@ -91,8 +107,24 @@ function addRoutes(app: FastifyInstance, context: ServerContext, options: Server
       return handler(call, request.body)
     })
   post('/v1/chat/completions', chatCompletions)
+  post('/v1/completions', completions)
+  post('/v1/responses', responses)
+  post('/v1/messages', messages, 'anthropic')
+  post('/v1/messages/count_tokens', countTokens, 'anthropic')
+  post('/tokenize', tokenize)
+  post('/detokenize', detokenize)
+  post('/apply-template', applyTemplate)
+  type Named = { Querystring: { model?: string } }
+  app.post<Named>('/sleep', ({ query }) => sleep(pool, query.model))
+  app.post<Named>('/wake_up', ({ query }) => wakeUp(pool, query.model))
+  app.get<Named>('/is_sleeping', async ({ query }) => isSleeping(pool, query.model))
+  app.get('/version', async () => ({ version }))
   app.get('/v1/models', async () => listModels(pool, created))
   app.get<{ Params: { '*': string } }>('/v1/models/*', async ({ params }) => findModel(pool, params['*'], created))
+  if (options.page ?? true) {
+    app.get('/', { config: { open: true } }, async (_, reply) => reply.headers(PAGE_HEADERS).send(PAGE))
+    app.get('/live', (request, reply) => live(new Call(context, request, reply)))
+  }
   app.get('/health', { config: { open: true } }, async () => ({}))
   app.get('/ready', { config: { open: true } }, async () => health.requireReady())
   app.get('/metrics', { config: { open: true } }, async (_, reply) => {
@@ -134,9 +166,10 @@ class Health {
 }
 
 export function sendProblem(problem: Problem, request: FastifyRequest, reply: FastifyReply): void {
-  const { status, code, message, retryAfterMs, cause } = problem
+  const { status, code, message, param, retryAfterMs, cause } = problem
   if (status >= 500) request.log.error({ code, err: cause ?? problem }, message)
-  else request.log.info({ code, status }, message)
+  // The message may quote the request, which may be a prompt.
+  else request.log.info({ code, status, param }, 'request refused')
   if (reply.raw.headersSent || reply.raw.destroyed) {
     reply.raw.destroy()
     return
@@ -153,15 +186,14 @@ export function sendProblem(problem: Problem, request: FastifyRequest, reply: Fa
 }
 
 /** Several models on one GPU share its memory, unless they have homes of their own. */
-async function sourcesOf({ models, load: common = {} }: ServerOptions, log: PoolLog): Promise<ModelSource[]> {
+function sourcesOf({ models, load: common = {} }: ServerOptions, log: PoolLog, hasGpu: boolean): ModelSource[] {
   const several = Object.keys(models).length > 1
-  const hasGpu = several && (await probe()).gpus.length > 0
   return Object.entries(models).map(([name, given]) => {
     if (isModel(given)) return { name, path: given.path, options: {}, model: given }
     const { path, ...own } = typeof given === 'string' ? { path: given } : given
     const options = { logger: log, ...common, ...own }
     const { device = 'auto', placement } = options
-    if (hasGpu && placement === undefined && (device === 'auto' || String(device).startsWith('cuda'))) {
+    if (hasGpu && several && placement === undefined && (device === 'auto' || String(device).startsWith('cuda'))) {
       options.placement = 'shared'
     }
     return { name, path, options }

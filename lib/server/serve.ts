@@ -19,17 +19,17 @@ export interface Server extends AsyncDisposable {
   close(drainMs?: number): Promise<void>
 }
 
-/** Resolves when it listens, its models being loaded unless `lazy`. Rejects as load() does, and where it cannot listen. */
-export async function serve(options: ServeOptions, logTo?: DestinationStream): Promise<Server> {
-  const checked = checkOptions(serveSchema, options) as ServeOptions
-  const {
-    host = '127.0.0.1',
-    port = 8080,
-    cors: origins = false,
-    drainMs = DRAIN_MS,
-    logLevel = 'info',
-    ...rest
-  } = checked
+interface App {
+  app: FastifyInstance
+  handle: ServerHandle
+}
+
+/** All but the socket. Rejects as load() does; nothing is left behind then. */
+export async function makeApp(
+  options: Omit<ServeOptions, 'host' | 'port' | 'drainMs'>,
+  logTo?: DestinationStream,
+): Promise<App> {
+  const { cors: origins = false, logLevel = 'info', ...rest } = options
   const log = pino({ level: logLevel, redact: ['req.headers.authorization'] }, logTo ?? pino.destination(2))
   let handle: ServerHandle | undefined
   const app: FastifyInstance = fastify({
@@ -46,14 +46,39 @@ export async function serve(options: ServeOptions, logTo?: DestinationStream): P
     sendProblem(new Problem({ status: 404, type: 'not_found_error', message, code: 'not_found' }), request, reply)
   })
   app.setErrorHandler((error, request, reply) => sendProblem(problemOf(error), request, reply))
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('x-request-id', request.id)
+  })
   guardOrigins(app, origins)
   if (origins !== false) {
     await app.register(cors, { origin: origins === true ? true : [...origins], exposedHeaders: ['x-request-id'] })
   }
-  await app.register(millraceServer, { ...(rest as ServerOptions), onHandle: (found) => (handle = found) })
+  await app.register(millraceServer, {
+    ...(rest as ServerOptions),
+    onHandle: (found) => {
+      handle = found
+    },
+  })
   try {
     await app.ready()
     await handle!.loaded
+  } catch (error) {
+    await app.close()
+    throw error
+  }
+  return { app, handle: handle! }
+}
+
+/** Resolves when it listens, its models being loaded unless `lazy`. Rejects as load() does, and where it cannot listen. */
+export async function serve(options: ServeOptions, logTo?: DestinationStream): Promise<Server> {
+  const {
+    host = '127.0.0.1',
+    port = 8080,
+    drainMs = DRAIN_MS,
+    ...rest
+  } = checkOptions(serveSchema, options) as ServeOptions
+  const { app, handle } = await makeApp(rest, logTo)
+  try {
     await app.listen({ host, port })
   } catch (error) {
     await app.close()
@@ -62,7 +87,7 @@ export async function serve(options: ServeOptions, logTo?: DestinationStream): P
   const { port: bound } = app.server.address() as AddressInfo
   let closing: Promise<void> | undefined
   const close = (limit = drainMs) => {
-    closing ??= closeAll(app, handle!, limit)
+    closing ??= closeAll(app, handle, limit)
     return closing
   }
   return {

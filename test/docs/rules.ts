@@ -40,6 +40,7 @@ export function trialOf(words: string[], places: Places): Trial {
 
 const NOT_RUN: Record<string, string> = {
   cd: 'the folder is there',
+  curl: 'test/lib/server sends the same request',
   docker: 'scripts/check-image.sh builds and runs the image',
   cmake: 'a build of its own: .ci/run builds with the same options (build, asan, fuzz)',
   fuzz: '.ci/run fuzz runs it',
@@ -97,7 +98,10 @@ const MOST: Record<string, Record<string, number>> = {
 function millrace(args: string[]): Trial {
   const name = args[0] === 'bench' ? args.slice(0, 2).join(' ') : (args[0] ?? '')
   // What these do is done by a GPU: their flags are looked up instead.
-  const onGpu = name === 'bench stream' || args.some((word) => ['--calibrate', '--cubin', '--kernel'].includes(word))
+  // So are those of what runs until it is ended, and of what needs a file of requests.
+  const served = name === 'serve' || name === 'batch'
+  const onGpu =
+    served || name === 'bench stream' || args.some((word) => ['--calibrate', '--cubin', '--kernel'].includes(word))
   if (onGpu || name === '' || args.includes('--help')) {
     const flags = args.filter((word) => /^--[a-z]/.test(word) && word !== '--help')
     const help = [/^Usage: millrace/m, ...flags.map((flag) => new RegExp(`^ +${flag}[ ,]`, 'm'))]
@@ -148,6 +152,13 @@ const TOYS: Record<string, (args: string[], places: Places) => { toy: string[]; 
       ...['--sequences', '2', '--tokens', '8', '--seconds', '0.2', '--arena', '20MB', '--head', 'q4'],
     ],
     expected: args.includes('budget') ? /^texts equal: true/m : /first token (after|p50) [\d.]+/,
+  }),
+  'bench/node/serve.mjs': (args) => ({
+    toy: [
+      ...['--device', 'cpu', '--streams', '4', '--tokens', '8', '--connections', '10', '--seconds', '1'],
+      ...(args.includes('--shape') ? ['--shape', SMALLEST] : []),
+    ],
+    expected: args.includes('crowd') ? /^\d+ answers whole, 0 lost/m : /texts equal: true/,
   }),
   'bench/node/start.mjs': (_, { temporary }) => ({
     // Smaller models are not kept on disk.

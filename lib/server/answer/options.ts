@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { answerOptions, type GenerateOptions } from '../../index.ts'
 import { flag, integer, list, optional, record, text } from '../http/body.ts'
-import { invalid } from '../http/problem.ts'
+import { invalid, unsupported } from '../http/problem.ts'
 
 /** What each API words its own way. */
 const APART = ['maxTokens', 'stop', 'seed', 'logprobs', 'topLogprobs', 'topK', 'priority', 'logitBias'] as const
@@ -24,6 +24,8 @@ export const answerShape = {
     z.ZodType<unknown>
   >),
   model: optional(text()),
+  temperature: optional(answerOptions.temperature.schema),
+  top_p: optional(answerOptions.topP.schema),
   stream: optional(flag()),
   n: optional(integer(1, 128)),
   seed: optional(integer(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER)),
@@ -86,13 +88,13 @@ export function answerOptionsOf(request: AnswerRequest): AnswerOptions {
   const options: Record<string, unknown> = {}
   for (const [name, { wire }] of rows) if (given[wire!] !== undefined) options[name] = given[wire!]
   const { seed, stop, top_k: topK, priority, logit_bias: biases, min_tokens: minTokens } = request
-  if (seed !== undefined) options.seed = ((seed % SEEDS) + SEEDS) % SEEDS
+  if (seed !== undefined) options.seed = seed < 0 ? seed + SEEDS : seed
   if (stop !== undefined && stop.length > 0) options.stop = stop
   if (topK !== undefined) options.topK = Math.max(0, topK)
   // 0 is never -0 here.
   if (priority !== undefined) options.priority = 0 - priority
   if (biases !== undefined) options.logitBias = new Map(biases)
-  if (minTokens !== undefined && minTokens > 0) options.minTokens = minTokens
+  if (minTokens !== undefined && minTokens > 0) throw unsupported('min_tokens', 'end tokens are not held back')
   const constraint = constraintOf(request)
   if (constraint) options.constraint = constraint
   return options

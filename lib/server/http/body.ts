@@ -28,6 +28,7 @@ export function parseBody<Shape extends z.ZodRawShape>(
   if (typeof body !== 'object' || body === null || Array.isArray(body)) {
     throw invalid('expected the body to be a JSON object (Content-Type: application/json)')
   }
+  if (isDeeper(body, MAX_DEPTH)) throw invalid(`expected a body of at most ${MAX_DEPTH} levels`)
   const outcome = schema.safeParse(body)
   if (!outcome.success) {
     const { message, param } = explain(outcome.error.issues[0]!, body, 'the body')
@@ -36,6 +37,20 @@ export function parseBody<Shape extends z.ZodRawShape>(
   const unknown = Object.keys(body).filter((name) => !(name in schema.shape))
   if (unknown.length > 0) log.debug({ unknown: unknown.slice(0, 20) }, 'fields that are not known are ignored')
   return outcome.data
+}
+
+/** What goes through it afterwards calls itself a level. */
+const MAX_DEPTH = 128
+
+function isDeeper(body: object, most: number): boolean {
+  let level: object[] = [body]
+  for (let depth = 1; level.length > 0; depth++) {
+    if (depth > most) return true
+    level = level.flatMap((value) =>
+      Object.values(value).filter((inner) => typeof inner === 'object' && inner !== null),
+    )
+  }
+  return false
 }
 
 /** 'expected X for Y but received Z', and Y. `whole` names the value itself. */

@@ -201,7 +201,13 @@ export class ModelPool {
       return
     }
     entry.busy = false
-    this.#serve(entry, entry.model!)
+    const model = entry.model!
+    if (this.closing) {
+      entry.model = undefined
+      await model.close({ drain: false })
+      return
+    }
+    this.#serve(entry, model)
     this.#arrange()
   }
 

@@ -187,3 +187,43 @@ describe('setBudget', () => {
     await expect(model.setBudget('1GiB')).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
   })
 })
+
+describe('sleep and wake', () => {
+  const gpu = { index: 0, name: 'a GPU', computeCapability: '9.0', memoryBytes: 8e10, memoryFreeBytes: 8e10, link: '' }
+
+  test('resident weights leave the GPU and come back; a new budget wakes', async () => {
+    fake.addon.gpus = [gpu]
+    await using model = await load(demo, { device: 'cuda', contextLength: 64, maxSequences: 1 })
+    const native = fake.addon.models.at(-1)!
+    const awake = model.plan
+    await Promise.all([model.sleep(), model.sleep()])
+    expect(model.asleep).toBe(true)
+    expect(native.moved).toHaveLength(1)
+    expect(model.plan.residentBytes).toBeLessThan(awake.residentBytes)
+    expect(native.moved[0]!.homes.slice(0, -1).every((home) => home === 'streamed')).toBe(true)
+    await model.wake()
+    expect(model.asleep).toBe(false)
+    expect(native.moved[1]!.homes).toEqual(awake.units.map(({ home }) => home))
+    expect(native.moved[1]!.ringBytes).toEqual(awake.devices.map(({ ringBytes }) => ringBytes))
+    expect(model.plan).toEqual(awake)
+    await model.wake()
+    expect(native.moved).toHaveLength(2)
+    await model.sleep()
+    await model.setBudget('50%')
+    expect(model.asleep).toBe(false)
+    fake.addon.gpus = []
+  })
+
+  test('on the CPU there is nothing to move; after close() it is MODEL_CLOSED', async () => {
+    const model = await load(demo)
+    const native = fake.addon.models.at(-1)!
+    await model.sleep()
+    expect(model.asleep).toBe(true)
+    await model.wake()
+    expect(native.moved).toEqual([])
+    const closed = model.close()
+    native.finishClose()
+    await closed
+    await expect(model.sleep()).rejects.toMatchObject({ code: 'MODEL_CLOSED' })
+  })
+})

@@ -1,6 +1,5 @@
 /** Servers for tests, on ports of their own, with the models that ship. */
 import { join } from 'node:path'
-import Ajv, { type ValidateFunction } from 'ajv'
 import { afterAll } from 'vitest'
 import type { ServeOptions, Server } from '../../../lib/server/index.ts'
 import { serve } from '../../../lib/server/index.ts'
@@ -52,5 +51,3 @@ export function eventsOf(text: string): Json[] {
     .filter((data) => data !== '[DONE]')
     .map((data) => JSON.parse(data))
 }
-
-export type { Ajv, ValidateFunction }

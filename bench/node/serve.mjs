@@ -1,0 +1,195 @@
+// What serving over HTTP costs, clients being another process on the loopback:
+//
+//   node bench/node/serve.mjs rate                          tokens/s of 64 streams, beside those of generate()
+//   node bench/node/serve.mjs rate --shape llama3-8b        the same of random weights with a made-up vocabulary
+//   node bench/node/serve.mjs crowd                         slow, stalled, dropping and malformed clients for two minutes
+//
+// Needs `npm run build`. `--model` is a folder (default models/demo), `--device`, `--streams`, `--tokens`, `--layers`; of the crowd
+// `--connections` and `--seconds`. The rate's goal is 95 % of generate(). The crowd's: no answer lost, mixed or torn, RSS
+// back where it was, timers of the server's thread late by less than 10 ms (p99).
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { request } from 'node:http'
+import { connect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { begin, dist, fail, ROOT, shapeOf } from '../program.mjs'
+
+const { options, positionals } = begin(import.meta, {
+  model: join(ROOT, 'models', 'demo'),
+  shape: String,
+  layers: Number,
+  device: 'auto',
+  streams: 64,
+  tokens: 128,
+  connections: 1000,
+  seconds: 120,
+  client: String,
+})
+
+/** The `index`th prompt, the same in both processes. */
+const promptOf = (index, vocab) =>
+  Array.from({ length: 16 }, (_, at) => 3 + ((index * 7919 + at * 104729) % (vocab - 3)))
+const bodyOf = (index, { vocab, tokens }, more = {}) =>
+  JSON.stringify({ prompt: promptOf(index, vocab), max_tokens: tokens, ignore_eos: true, stream: true, ...more })
+
+// ---- The clients' process
+
+/** The text of a stream, undefined where it was cut. `pace`: milliseconds between reads. */
+function readStream(port, body, { pace = 0, leave = Number.POSITIVE_INFINITY } = {}) {
+  return new Promise((resolve) => {
+    const sent = request({
+      port,
+      path: '/v1/completions',
+      method: 'POST',
+      agent: false,
+      headers: { 'content-type': 'application/json' },
+    })
+    sent.on('error', () => resolve(undefined))
+    sent.end(body)
+    sent.on('response', (response) => {
+      let text = ''
+      response.setEncoding('utf8')
+      response.on('data', (part) => {
+        text += part
+        if (text.length > leave) response.destroy()
+        else if (pace > 0) {
+          response.pause()
+          setTimeout(() => response.resume(), pace)
+        }
+      })
+      response.on('close', () => {
+        if (!text.endsWith('data: [DONE]\n\n')) return resolve(undefined)
+        const events = text.split('\n\n').filter((block) => block.startsWith('data: {'))
+        resolve(events.map((event) => JSON.parse(event.slice(6)).choices[0]?.text ?? '').join(''))
+      })
+    })
+  })
+}
+
+async function rateClient({ port, streams, ...task }) {
+  await Promise.all(
+    Array.from({ length: streams }, (_, index) => readStream(port, bodyOf(index, { ...task, tokens: 4 }))),
+  )
+  const began = performance.now()
+  const texts = await Promise.all(Array.from({ length: streams }, (_, index) => readStream(port, bodyOf(index, task))))
+  return { seconds: (performance.now() - began) / 1000, texts }
+}
+
+async function crowdClient({ port, connections, seconds, ...task }) {
+  const until = performance.now() + seconds * 1000
+  const found = { whole: [], cut: 0, left: 0, malformed: 0, stalled: 0 }
+  const clients = [
+    async (index) => found.whole.push([index % 8, await readStream(port, bodyOf(index % 8, task))]),
+    async (index) => found.whole.push([index % 8, await readStream(port, bodyOf(index % 8, task), { pace: 50 })]),
+    async (index) => {
+      await readStream(port, bodyOf(index % 8, task), { leave: 400 })
+      found.left++
+    },
+    async () => {
+      const socket = connect(port)
+      socket.on('error', () => {})
+      socket.end(
+        'POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"prompt"',
+      )
+      socket.resume()
+      await once(socket, 'close')
+      found.malformed++
+    },
+    async (index) => {
+      const body = bodyOf(index % 8, task)
+      const socket = connect(port)
+      socket.on('error', () => {})
+      socket.pause()
+      socket.write(
+        `POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+      )
+      await new Promise((resolve) => setTimeout(resolve, 2000))
+      socket.destroy()
+      found.stalled++
+    },
+  ]
+  const worker = async (index) => {
+    for (let turn = index; performance.now() < until; turn += connections) await clients[index % clients.length](turn)
+  }
+  await Promise.all(Array.from({ length: connections }, (_, index) => worker(index)))
+  return found
+}
+
+if (options.client !== undefined) {
+  const task = JSON.parse(options.client)
+  process.send(await (task.crowd ? crowdClient(task) : rateClient(task)), () => process.exit(0))
+} else await main()
+
+// ---- The server's
+
+async function loadModel(millrace, folder) {
+  const { device, streams, tokens, shape } = options
+  const settings = { device, batch: streams, contextLength: Math.max(256, tokens + 32) }
+  if (shape === undefined) return millrace.load(options.model, settings)
+  const spec = await shapeOf(shape, options.layers)
+  const { loadSynthetic } = await dist('model/synthetic.js')
+  const { makeVocabulary } = await import('./vocabulary.mjs')
+  writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(makeVocabulary(spec.vocab)))
+  writeFileSync(join(folder, 'tokenizer_config.json'), '{}')
+  const tokenizer = await millrace.loadTokenizer(folder)
+  return loadSynthetic(shape, spec, { ...settings, tokenizer }, { head: 'q4' })
+}
+
+async function clients(task) {
+  const child = fork(new URL(import.meta.url), ['--client', JSON.stringify(task)])
+  const [answer] = await once(child, 'message')
+  await once(child, 'exit')
+  return answer
+}
+
+async function main() {
+  const [what = 'rate'] = positionals
+  if (what !== 'rate' && what !== 'crowd') fail(`expected rate or crowd but received '${what}'`)
+  const { streams, tokens, connections, seconds } = options
+  const millrace = await dist('index.js')
+  const { serve } = await dist('server/index.js')
+  const { closeWatch, watch } = await import('./watch.mjs')
+  const folder = mkdtempSync(join(tmpdir(), 'millrace-serve-'))
+  const model = await loadModel(millrace, folder)
+  const server = await serve({ models: { model }, port: 0, logLevel: 'silent', stallMs: 5000 })
+  const task = { port: Number(new URL(server.url).port), vocab: Math.min(model.spec.vocab, 1900), tokens, streams }
+  const generate = (index, maxTokens = tokens) =>
+    model.generate(promptOf(index, task.vocab), { maxTokens, ignoreEos: true }).result
+  if (what === 'rate') {
+    await Promise.all(Array.from({ length: streams }, (_, index) => generate(index, 4)))
+    const began = performance.now()
+    const expected = await Promise.all(Array.from({ length: streams }, (_, index) => generate(index)))
+    const alone = (streams * tokens * 1000) / (performance.now() - began)
+    const { seconds: took, texts } = await clients(task)
+    const served = (streams * tokens) / took
+    const same = texts.every((text, index) => text === expected[index].text)
+    console.log(
+      `generate() ${alone.toFixed(1)} tok/s, served ${served.toFixed(1)} tok/s: ${((100 * served) / alone).toFixed(1)} %`,
+    )
+    console.log(`${streams} streams of ${tokens} tokens, texts equal: ${same}`)
+  } else {
+    const expected = await Promise.all(Array.from({ length: 8 }, (_, index) => generate(index)))
+    await clients({ ...task, crowd: true, connections: Math.min(50, connections), seconds: Math.min(2, seconds) })
+    const before = process.memoryUsage().rss
+    const stop = watch()
+    const found = await clients({ ...task, crowd: true, connections, seconds })
+    const { p99, own } = stop()
+    closeWatch()
+    globalThis.gc?.()
+    const grown = (process.memoryUsage().rss - before) / 1e6
+    const wrong = found.whole.filter(([index, text]) => text !== expected[index].text)
+    const { left, malformed, stalled } = found
+    console.log(
+      `${found.whole.length} answers whole, ${wrong.length} lost, mixed or torn; ${left} left, ${stalled} stalled, ${malformed} malformed`,
+    )
+    console.log(
+      `timers p99 ${p99.toFixed(1)} ms, ${own.p99.toFixed(1)} of it its own; RSS grew by ${grown.toFixed(0)} MB`,
+    )
+    if (wrong.length > 0) process.exitCode = 1
+  }
+  await server.close(1000)
+  await model.close({ drain: false })
+  rmSync(folder, { recursive: true, force: true })
+}

@@ -1,0 +1,43 @@
+/** Models that commands serve, by words of the command line and a config file. */
+import { readFile } from 'node:fs/promises'
+import { basename, extname, resolve } from 'node:path'
+import { MillraceError } from '../errors.ts'
+import type { ServedModel, ServeOptions } from '../server/options.ts'
+
+/** 'models/demo' and 'name=models/demo', by their names. Throws INVALID_ARGUMENT where two have one. */
+export function modelsOf(words: readonly string[]): Record<string, ServedModel> {
+  const found: Record<string, ServedModel> = {}
+  for (const word of words) {
+    const [, name, path = word] = /^([\w.:@+-][\w.:@+/-]*)=(.+)$/.exec(word) ?? []
+    const known = name ?? nameOf(path)
+    if (found[known] !== undefined) {
+      throw new MillraceError('INVALID_ARGUMENT', {
+        message: `two models are named ${known}`,
+        remedy: 'give one of them another name: name=path',
+      })
+    }
+    found[known] = path
+  }
+  return found
+}
+
+/** Its folder's, or its file's without the ending. */
+function nameOf(path: string): string {
+  const name = basename(resolve(path))
+  return extname(name).toLowerCase() === '.gguf' ? name.slice(0, -'.gguf'.length) : name
+}
+
+/** Throws INVALID_ARGUMENT. */
+export async function readConfig(path: string): Promise<Partial<ServeOptions>> {
+  try {
+    const config: unknown = JSON.parse(await readFile(path, 'utf8'))
+    if (typeof config !== 'object' || config === null || Array.isArray(config)) throw new Error('it holds no object')
+    return config as Partial<ServeOptions>
+  } catch (cause) {
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: `--config: ${path}: ${(cause as Error).message}`,
+      remedy: 'pass the path of a JSON file with options of serve()',
+      cause,
+    })
+  }
+}

@@ -1,0 +1,207 @@
+/** Files of requests, as OpenAI's batches have them, answered in process; where it was ended, it goes on. */
+import { randomUUID } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
+import { createInterface } from 'node:readline'
+import { MillraceError } from '../index.ts'
+import type { ServeOptions } from './options.ts'
+import { makeApp } from './serve.ts'
+
+export interface BatchProgress {
+  /** Lines that are answered, of so many; those of earlier runs count as done. */
+  done: number
+  total: number
+  failed: number
+  /** Of this run. */
+  answered: number
+  completionTokens: number
+}
+
+export interface BatchOptions {
+  input: string
+  output: string
+  /** Requests at once. Default: what the first model's plan was made for. */
+  concurrency?: number | undefined
+  signal?: AbortSignal | undefined
+  onProgress?: (progress: BatchProgress) => void
+}
+
+interface Line {
+  custom_id: string
+  url: string
+  body: Record<string, unknown>
+}
+
+const URLS = ['/v1/chat/completions', '/v1/completions', '/v1/responses']
+
+/**
+ * Answers every line of `input` that `output` has no answer to, in the order in which answers end. Both are looked through
+ * before a model is loaded. Rejects with INVALID_ARGUMENT, as load() does, and with the signal's reason; what is
+ * answered by then is in the file.
+ */
+export async function runBatch(
+  models: Pick<ServeOptions, 'models' | 'load' | 'lazy' | 'ramBudget' | 'maxWaitMs'>,
+  { input, output, concurrency, signal, onProgress = () => {} }: BatchOptions,
+): Promise<BatchProgress> {
+  const ids = await readIds(input)
+  const file = await open(output, 'a+')
+  try {
+    const { done, failed } = await answeredIn(file, ids)
+    const progress = { done: done.size, total: ids.size, failed, answered: 0, completionTokens: 0 }
+    if (done.size < ids.size) {
+      const { app, handle } = await makeApp({ ...models, page: false, logLevel: 'silent', bodyLimit: 2 ** 28 })
+      const stop = () => void handle.pool.close()
+      signal?.addEventListener('abort', stop, { once: true })
+      try {
+        const atOnce = concurrency ?? handle.pool.entries[0]!.model?.plan.batch ?? 1
+        let writing: Promise<unknown> = Promise.resolve()
+        await forEachAtOnce(linesOf(input), atOnce, async ({ text, number }) => {
+          const line = parseLine(text, input, number)
+          if (done.has(line.custom_id)) return
+          signal?.throwIfAborted()
+          const response = await app.inject({ method: 'POST', url: line.url, payload: line.body })
+          // What was cut short is for the next run.
+          signal?.throwIfAborted()
+          const { statusCode, headers } = response
+          const body = response.json() as { usage?: { completion_tokens?: number; output_tokens?: number } }
+          writing = writing.then(() =>
+            file.appendFile(`${JSON.stringify(answerOf(line, statusCode, headers, body))}\n`),
+          )
+          await writing
+          progress.done++
+          progress.answered++
+          if (statusCode !== 200) progress.failed++
+          progress.completionTokens += body.usage?.completion_tokens ?? body.usage?.output_tokens ?? 0
+          onProgress({ ...progress })
+        })
+      } finally {
+        signal?.removeEventListener('abort', stop)
+        await app.close()
+      }
+    }
+    return progress
+  } finally {
+    await file.close()
+  }
+}
+
+function answerOf({ custom_id }: Line, status_code: number, headers: Record<string, unknown>, body: object) {
+  return {
+    id: `batch_req_${randomUUID().replaceAll('-', '')}`,
+    custom_id,
+    response: { status_code, request_id: headers['x-request-id'], body },
+    error: null,
+  }
+}
+
+async function* linesOf(path: string): AsyncGenerator<{ text: string; number: number }, void, undefined> {
+  const stream = createReadStream(path, { encoding: 'utf8' })
+  let number = 0
+  for await (const text of createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY })) {
+    number++
+    if (text.trim() !== '') yield { text, number }
+  }
+}
+
+const wrong = (path: string, number: number, message: string) =>
+  new MillraceError('INVALID_ARGUMENT', {
+    message: `${path}, line ${number}: ${message}`,
+    remedy: 'a line is {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": { ... }}',
+  })
+
+/** Throws INVALID_ARGUMENT. */
+function parseLine(text: string, path: string, number: number): Line {
+  let value: Partial<Record<'custom_id' | 'method' | 'url' | 'body', unknown>> | null
+  try {
+    value = JSON.parse(text)
+  } catch (cause) {
+    throw wrong(path, number, `expected JSON but ${(cause as Error).message}`)
+  }
+  const { custom_id, method = 'POST', url, body } = value ?? {}
+  if (typeof custom_id !== 'string' || custom_id === '') throw wrong(path, number, 'expected a text for custom_id')
+  if (method !== 'POST') throw wrong(path, number, "expected 'POST' for method")
+  if (typeof url !== 'string' || !URLS.includes(url))
+    throw wrong(path, number, `expected one of ${URLS.join(', ')} for url`)
+  if (typeof body !== 'object' || body === null || Array.isArray(body))
+    throw wrong(path, number, 'expected an object for body')
+  if ((body as { stream?: unknown }).stream)
+    throw wrong(path, number, 'expected no stream: answers are lines of a file')
+  return { custom_id, url, body: body as Record<string, unknown> }
+}
+
+async function readIds(path: string): Promise<Set<string>> {
+  const ids = new Set<string>()
+  try {
+    for await (const { text, number } of linesOf(path)) {
+      const { custom_id } = parseLine(text, path, number)
+      if (ids.has(custom_id)) throw wrong(path, number, `custom_id ${JSON.stringify(custom_id)} is there twice`)
+      ids.add(custom_id)
+    }
+  } catch (cause) {
+    if (MillraceError.isInstance(cause)) throw cause
+    const { message } = cause as Error
+    throw new MillraceError('INVALID_ARGUMENT', { message, remedy: 'pass the path of a file of requests', cause })
+  }
+  return ids
+}
+
+/** What earlier runs have answered. A last line that was torn is cut off. */
+async function answeredIn(file: FileHandle, ids: ReadonlySet<string>): Promise<{ done: Set<string>; failed: number }> {
+  const done = new Set<string>()
+  let failed = 0
+  let whole = 0
+  let held = Buffer.alloc(0)
+  for await (const part of file.createReadStream({ start: 0, autoClose: false })) {
+    held = Buffer.concat([held, part as Buffer])
+    for (let end = held.indexOf(10); end !== -1; end = held.indexOf(10)) {
+      const text = held.subarray(0, end).toString()
+      held = held.subarray(end + 1)
+      whole += end + 1
+      if (text.trim() === '') continue
+      const { custom_id, status } = answerIn(text)
+      if (custom_id === undefined || !ids.has(custom_id)) {
+        throw new MillraceError('INVALID_ARGUMENT', {
+          message: `the output file has a line that answers none of the input: ${text.slice(0, 80)}`,
+          remedy: 'pass an output file that is not there yet, or that of an earlier run with the same input',
+        })
+      }
+      done.add(custom_id)
+      if (status !== 200) failed++
+    }
+  }
+  if (held.length > 0) await file.truncate(whole)
+  return { done, failed }
+}
+
+function answerIn(text: string): { custom_id?: string | undefined; status?: number | undefined } {
+  try {
+    const { custom_id, response } = JSON.parse(text)
+    return { custom_id: typeof custom_id === 'string' ? custom_id : undefined, status: response?.status_code }
+  } catch {
+    return {}
+  }
+}
+
+/** So many at once. The first that fails ends it, once those under way have ended. */
+async function forEachAtOnce<T>(
+  items: AsyncIterable<T>,
+  count: number,
+  run: (item: T) => Promise<void>,
+): Promise<void> {
+  const iterator = items[Symbol.asyncIterator]()
+  let failure: { error: unknown } | undefined
+  // One reads at a time: an async generator answers in order.
+  const worker = async () => {
+    for (;;) {
+      const { value, done } = await iterator.next()
+      if (done || failure) return
+      try {
+        await run(value)
+      } catch (error) {
+        failure ??= { error }
+      }
+    }
+  }
+  await Promise.all(Array.from({ length: count }, worker))
+  if (failure) throw failure.error
+}

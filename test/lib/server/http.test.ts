@@ -1,0 +1,246 @@
+/** What a server does as a server: keys, origins, limits, streams that nobody reads, queues that are full, its end. */
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer } from 'node:net'
+import { fastify } from 'fastify'
+import OpenAI from 'openai'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { load, type Model } from '../../../lib/index.ts'
+import { millraceServer, type Server, serve } from '../../../lib/server/index.ts'
+import { DEMO, eventsOf, post, start } from './server.ts'
+
+let model: Model
+beforeAll(async () => {
+  model = await load(DEMO, { device: 'cpu', threads: 1 })
+})
+afterAll(() => model.close())
+const messages = [{ role: 'user' as const, content: 'Tell me a story.' }]
+const chat = { model: 'demo', messages, max_tokens: 2 }
+const endless = { model: 'demo', messages, max_tokens: 900, ignore_eos: true, stream: true }
+
+describe('keys', () => {
+  let server: Server
+  beforeAll(async () => {
+    server = await start({ models: { demo: model }, apiKey: ['first-key', 'second-key'] })
+  })
+
+  test.each(['/v1/chat/completions', '/v1/completions', '/v1/responses', '/v1/messages', '/tokenize', '/sleep'])(
+    '%s wants one',
+    async (path) => {
+      for (const headers of [
+        {},
+        { authorization: 'Bearer wrong' },
+        { authorization: 'first-key' },
+        { 'x-api-key': '' },
+      ]) {
+        const { status, json } = await post(server, path, chat, headers as Record<string, string>)
+        expect(status).toBe(401)
+        expect(json.error).toBeDefined()
+      }
+    },
+  )
+
+  test('either of them, in either header', async () => {
+    for (const headers of [{ authorization: 'Bearer second-key' }, { 'x-api-key': 'first-key' }]) {
+      expect((await post(server, '/v1/chat/completions', chat, headers as Record<string, string>)).status).toBe(200)
+    }
+    const client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: 'wrong', maxRetries: 0 })
+    await expect(client.models.list()).rejects.toThrow(OpenAI.AuthenticationError)
+  })
+
+  test('probes and metrics need none', async () => {
+    for (const path of ['/health', '/ready', '/metrics', '/']) {
+      expect((await fetch(`${server.url}${path}`)).status).toBe(200)
+    }
+    expect((await fetch(`${server.url}/live`)).status).toBe(401)
+  })
+})
+
+describe('origins', () => {
+  test('none by default: no header for a foreign page, and no effect of what it sends unasked', async () => {
+    const server = await start({ models: { demo: model } })
+    const foreign = { origin: 'http://evil.example' }
+    const asked = await fetch(`${server.url}/v1/chat/completions`, {
+      method: 'OPTIONS',
+      headers: { ...foreign, 'access-control-request-method': 'POST' },
+    })
+    expect(asked.headers.get('access-control-allow-origin')).toBe(null)
+    const sent = await fetch(`${server.url}/sleep`, { method: 'POST', headers: foreign })
+    expect(sent.status).toBe(403)
+    expect(model.asleep).toBe(false)
+    const own = await post(server, '/v1/chat/completions', chat, { origin: server.url })
+    expect(own.status).toBe(200)
+  })
+
+  test('those that are named', async () => {
+    const server = await start({ models: { demo: model }, cors: ['http://app.example'] })
+    const { status, headers } = await post(server, '/v1/chat/completions', chat, { origin: 'http://app.example' })
+    expect(status).toBe(200)
+    expect(headers.get('access-control-allow-origin')).toBe('http://app.example')
+    expect((await post(server, '/v1/chat/completions', chat, { origin: 'http://evil.example' })).status).toBe(403)
+  })
+})
+
+describe('limits', () => {
+  test('of a body, and of headers', async () => {
+    const server = await start({ models: { demo: model }, bodyLimit: 2048 })
+    const large = await post(server, '/v1/chat/completions', { ...chat, user: 'x'.repeat(4096) })
+    expect(large.status).toBe(413)
+    expect(large.json.error.type).toBe('invalid_request_error')
+    const headers = await fetch(`${server.url}/health`, { headers: { 'x-large': 'x'.repeat(64 * 1024) } })
+    expect(headers.status).toBe(431)
+    expect((await post(server, '/v1/chat/completions', chat)).status).toBe(200)
+  })
+
+  test('a full queue is 429, with when to come again', async () => {
+    const narrow = await load(DEMO, { device: 'cpu', threads: 1, maxQueue: 1 })
+    const server = await start({ models: { demo: narrow } })
+    const answers = await Promise.all(Array.from({ length: 12 }, () => post(server, '/v1/chat/completions', chat)))
+    const refused = answers.filter(({ status }) => status === 429)
+    expect(refused.length).toBeGreaterThan(0)
+    expect(answers.every(({ status }) => status === 200 || status === 429)).toBe(true)
+    expect(Number(refused[0]!.headers.get('retry-after'))).toBeGreaterThan(0)
+    expect(refused[0]!.json.error).toMatchObject({ type: 'rate_limit_error', code: 'QUEUE_FULL' })
+    await narrow.close()
+  })
+})
+
+describe('streams', () => {
+  test('a comment where nothing else comes', async () => {
+    const server = await start({ models: { demo: model }, pingMs: 5 })
+    const text = (await post(server, '/v1/chat/completions', { ...endless, max_tokens: 100 })).text
+    expect(text).toContain(': ping\n\n')
+    expect(eventsOf(text).at(-1).choices[0].finish_reason).toBe('length')
+  })
+
+  test('a reader that takes nothing is given up, others are not held up', async () => {
+    const server = await start({ models: { demo: model }, stallMs: 300 })
+    const { port } = new URL(server.url)
+    const body = JSON.stringify({ ...endless, n: 16, logprobs: true, top_logprobs: 20 })
+    const socket = connect({ host: '127.0.0.1', port: Number(port) })
+    socket.on('error', () => {})
+    socket.pause()
+    socket.write(
+      `POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+    )
+    await expect.poll(() => model.stats.sequences.running, { timeout: 20_000 }).toBeGreaterThan(0)
+    expect((await post(server, '/v1/chat/completions', chat)).status).toBe(200)
+    const connections = () =>
+      new Promise<number>((resolve) => server.app.server.getConnections((_, count) => resolve(count)))
+    await expect.poll(connections, { timeout: 60_000 }).toBeLessThanOrEqual(1)
+    await expect.poll(() => model.stats.sequences.running, { timeout: 20_000 }).toBe(0)
+    socket.destroy()
+  }, 120_000)
+})
+
+describe('the end', () => {
+  test('streams that have begun are whole, new connections are refused, /ready says no', async () => {
+    const server = await start({ models: { demo: model } })
+    const streams = Array.from({ length: 4 }, () =>
+      fetch(`${server.url}/v1/chat/completions`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ ...endless, max_tokens: 200 }),
+      }),
+    )
+    const responses = await Promise.all(streams)
+    const closed = server.close(30_000)
+    for (const response of responses) {
+      const text = await response.text()
+      expect(eventsOf(text).at(-1).choices[0].finish_reason).toBe('length')
+      expect(text.endsWith('data: [DONE]\n\n')).toBe(true)
+    }
+    await closed
+    await expect(fetch(`${server.url}/health`)).rejects.toThrow()
+    // Who brought the model goes on with it.
+    expect((await model.generate('Once', { maxTokens: 1 }).result).tokens).toHaveLength(1)
+  })
+
+  test('what is left at the limit is ended by an error that says so', async () => {
+    const own = await start({ load: { device: 'cpu', threads: 1, contextLength: 1024 } })
+    const response = await fetch(`${own.url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ ...endless, n: 8 }),
+    })
+    const reading = response.text()
+    await own.close(1)
+    const text = await reading
+    expect(eventsOf(text).at(-1).error).toMatchObject({ code: 'STOPPING' })
+  })
+})
+
+describe('options', () => {
+  test.each([
+    [{ models: {} }, 'models'],
+    [{ models: { '../a': DEMO } }, 'models'],
+    [{ models: { demo: DEMO }, port: 99999 }, 'port'],
+    [{ models: { demo: DEMO }, ramBudget: '6G' }, 'ramBudget'],
+    [{ models: { demo: DEMO }, frob: 1 }, 'frob'],
+    [{ models: { demo: DEMO }, apiKey: '' }, 'apiKey'],
+  ])('%j is INVALID_ARGUMENT by the name of %s', async (options, name) => {
+    const error = await serve(options as never).catch((caught) => caught)
+    expect(error.code).toBe('INVALID_ARGUMENT')
+    expect(error.message).toContain(name)
+  })
+
+  test('a model that does not load, or a port that is taken, rejects and leaves nothing', async () => {
+    await expect(start({ models: { none: '/nowhere' } })).rejects.toMatchObject({ code: 'CHECKPOINT_NOT_FOUND' })
+    await expect(start({ models: { none: '/nowhere' }, lazy: true })).rejects.toMatchObject({
+      code: 'CHECKPOINT_NOT_FOUND',
+    })
+    const other = createServer().listen(0, '127.0.0.1')
+    await once(other, 'listening')
+    await expect(start({ port: (other.address() as AddressInfo).port })).rejects.toMatchObject({ code: 'EADDRINUSE' })
+    other.close()
+  })
+
+  test('lazy models load when they are asked for', async () => {
+    const server = await start({ lazy: true })
+    const state = async () => (await (await fetch(`${server.url}/metrics`)).text()).match(/model_loaded\{.*\} (\d)/)![1]
+    expect((await fetch(`${server.url}/ready`)).status).toBe(200)
+    expect(await state()).toBe('0')
+    expect((await post(server, '/v1/chat/completions', chat)).status).toBe(200)
+    expect(await state()).toBe('1')
+  })
+
+  test('the log has no prompt, and no key', async () => {
+    let log = ''
+    const server = await serve(
+      { models: { demo: model }, port: 0, logLevel: 'trace', apiKey: 'my-secret-key' },
+      {
+        write: (line: string) => {
+          log += line
+        },
+      },
+    )
+    const secret = 'a-private-thought'
+    const headers = { authorization: 'Bearer my-secret-key' }
+    await post(server, '/v1/chat/completions', { ...chat, messages: [{ role: 'user', content: secret }] }, headers)
+    await post(server, '/v1/chat/completions', { ...chat, messages: [{ role: secret, content: secret }] }, headers)
+    await post(server, '/v1/chat/completions', { ...chat, stop: { [secret]: secret } }, headers)
+    await post(server, '/v1/chat/completions', { ...chat, [`my-${secret.length}`]: secret }, headers)
+    await server.close()
+    expect(log).toContain('request completed')
+    expect(log).not.toContain(secret)
+    expect(log).not.toContain('my-secret-key')
+  })
+})
+
+describe('the plugin', () => {
+  test("in an application of one's own, under a prefix, beside its routes and errors", async () => {
+    const app = fastify()
+    app.get('/mine', async () => ({ mine: true }))
+    app.get('/broken', async () => {
+      throw new Error('mine')
+    })
+    await app.register(millraceServer, { models: { demo: model }, prefix: '/llm' })
+    await app.listen({ port: 0 })
+    const url = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`
+    const client = new OpenAI({ baseURL: `${url}/llm/v1`, apiKey: 'none', maxRetries: 0 })
+    expect((await client.chat.completions.create(chat)).choices).toHaveLength(1)
+    await expect(client.chat.completions.create({ ...chat, model: 'none' })).rejects.toThrow(OpenAI.NotFoundError)
+    expect(await (await fetch(`${url}/mine`)).json()).toEqual({ mine: true })
+    expect(await (await fetch(`${url}/broken`)).json()).toMatchObject({ message: 'mine' })
+    await app.close()
+  })
+})

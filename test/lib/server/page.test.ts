@@ -1,0 +1,101 @@
+/** The page, in Debian's chromium. */
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { load, type Model } from '../../../lib/index.ts'
+import type { Server } from '../../../lib/server/index.ts'
+import { hasBrowser, type OpenPage, openPage } from './browser.ts'
+import { DEMO, start } from './server.ts'
+
+describe.skipIf(!hasBrowser)('with a streamed model', () => {
+  let model: Model
+  let server: Server
+  let opened: OpenPage
+  let page: OpenPage['page']
+  const open = async (options: Parameters<typeof openPage>[1] = {}) => {
+    opened = await openPage(server.url, options)
+    page = opened.page
+  }
+  beforeAll(async () => {
+    model = await load(DEMO, { device: 'cpu', threads: 1, placement: 'streamed', ring: 2 })
+    server = await start({ models: { demo: model } })
+  })
+  afterAll(async () => {
+    await server.close(0)
+    await model.close()
+  })
+  beforeEach(() => open())
+  afterEach(() => page.close())
+
+  test('a chat; the ring that turns is that of model.stats', async () => {
+    const before = model.stats.streaming.units
+    await page.locator('details > summary', { hasText: 'Settings' }).click()
+    await page.getByLabel('Most tokens').fill('40')
+    await page.getByLabel(/^Message/).fill('Tell me a story.')
+    await page.keyboard.press('Enter')
+    await expect
+      .poll(() => page.locator('#speed').textContent(), { timeout: 30_000 })
+      .toMatch(/^40 tokens, [\d.]+ tokens/)
+    const expected = await model.chat([{ role: 'user', content: 'Tell me a story.' }], { maxTokens: 40 }).result
+    expect(await page.locator('.turn.assistant .text').textContent()).toBe(expected.text)
+    await expect
+      .poll(() => page.locator('.ring').getAttribute('data-units'), { timeout: 10_000 })
+      .toBe(String(model.stats.streaming.units))
+    expect(model.stats.streaming.units).toBeGreaterThan(before)
+    expect(await page.locator('.ring').getAttribute('data-bytes')).toBe(String(model.stats.streaming.copiedBytes))
+    expect(await page.locator('.unit.streamed').count()).toBe(
+      model.plan.units.filter(({ home }) => home === 'streamed').length,
+    )
+    await opened.picture('chat')
+    expect(opened.problems).toEqual([])
+  })
+
+  test('a stop ends the request', async () => {
+    await page.getByLabel(/^Message/).fill('Tell me a story.')
+    // As soon as there is a text: a short story would be over before a click came through.
+    await page.evaluate(`new MutationObserver(() => {
+      if (document.querySelector('.turn.assistant .text')) document.getElementById('stop').click()
+    }).observe(document.getElementById('log'), { childList: true, subtree: true })`)
+    await page.getByRole('button', { name: 'Send', exact: true }).click()
+    await expect.poll(() => page.locator('#speed').textContent(), { timeout: 20_000 }).toBe('Stopped')
+    await expect.poll(() => model.stats.sequences.running, { timeout: 10_000 }).toBe(0)
+  })
+
+  test('an error of the server is told', async () => {
+    await page.locator('details > summary', { hasText: 'Settings' }).click()
+    await page.getByLabel(/^Tools/).fill('[{ "type": "custom" }]')
+    await page.getByLabel(/^Message/).fill('Hello')
+    await page.keyboard.press('Enter')
+    expect(await page.getByRole('alert').textContent()).toContain('tools[0].type')
+  })
+
+  test('at 400 px, and in the dark, nothing is wider than the window', async () => {
+    for (const colorScheme of ['light', 'dark'] as const) {
+      await page.close()
+      await open({ viewport: { width: 400, height: 800 }, colorScheme })
+      await page.locator('details > summary', { hasText: 'Settings' }).click()
+      const width = await page.evaluate('document.documentElement.scrollWidth')
+      expect(width).toBeLessThanOrEqual(400)
+      await opened.picture(`narrow-${colorScheme}`)
+    }
+  })
+
+  test('by keyboard alone, every control has a name', async () => {
+    for (const element of await page.locator('button, input, select, textarea').all()) {
+      const name = await element.evaluate(
+        (node) =>
+          (node as unknown as { labels?: { length: number } }).labels?.length || (node.textContent ?? '').trim().length,
+      )
+      expect(name).toBeGreaterThan(0)
+    }
+    await page.locator('#prompt').focus()
+    await page.keyboard.press('Tab')
+    expect(await page.evaluate('document.activeElement.id')).toBe('send')
+  })
+})
+
+test('the page asks nobody else, and lets nothing else in', async () => {
+  const { PAGE, PAGE_HEADERS } = await import('../../../lib/server/page/page.ts')
+  expect(PAGE).not.toMatch(/(src|href)="(?!data:,)/)
+  expect(PAGE).not.toMatch(/https?:\/\//)
+  expect(PAGE_HEADERS['content-security-policy']).toContain("default-src 'none'; script-src 'sha256-")
+  expect(PAGE_HEADERS['content-security-policy']).not.toContain('unsafe')
+})
