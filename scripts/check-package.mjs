@@ -79,6 +79,24 @@ try {
       (stdout) => stdout === 'true\n',
     )
 
+    // Its `ai` is the application's own: none is needed until a model is used.
+    const ai = "console.log(millrace({ path: '/a/b' }).modelId)"
+    const named = (stdout) => stdout === 'b\n'
+    check(
+      'import of millrace/ai',
+      process.execPath,
+      ['--input-type=module', '-e', `import { millrace } from 'millrace/ai'; ${ai}`],
+      project,
+      named,
+    )
+    check(
+      'require of millrace/ai',
+      process.execPath,
+      [...quiet, '-e', `const { millrace } = require('millrace/ai'); ${ai}`],
+      project,
+      named,
+    )
+
     const demo = join(installed, 'models', 'demo')
     const command = join(project, 'node_modules', '.bin', 'millrace')
     const generate = ['generate', demo, '--prompt', 'Once upon a time', '--placement', 'streamed', '--max-tokens', '8']

@@ -9,7 +9,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { build, DIST, ROOT } from '../built.ts'
 import { documents, type Found, snippetsOf } from './extract.ts'
 
-const PACKAGES = { millrace: 'index', 'millrace/lab': 'lab/index' }
+const PACKAGES = { millrace: 'index', 'millrace/ai': 'ai/index', 'millrace/lab': 'lab/index' }
 const folder = mkdtempSync(join(ROOT, '.cmake', 'snippets-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 beforeAll(build)
