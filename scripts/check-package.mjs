@@ -97,6 +97,11 @@ function checkUse() {
   const lab =
     "import { operations } from 'millrace/lab'; console.log(operations().some(({ name }) => name === 'gemv_q4'))"
   check('import of the lab', 'node', [...module, lab], project, (stdout) => stdout === 'true\n')
+  // Its `ai` is the application's own: none is needed until a model is used.
+  const ai = "console.log(millrace({ path: '/a/b' }).modelId)"
+  const named = (stdout) => stdout === 'b\n'
+  check('import of millrace/ai', 'node', [...module, `import { millrace } from 'millrace/ai'; ${ai}`], project, named)
+  check('require of millrace/ai', 'node', [...quiet, `const { millrace } = require('millrace/ai'); ${ai}`], project, named)
   // As on a Mac: it installs and imports, and says at first use what is the matter.
   const other = `Object.defineProperty(process, 'platform', { value: 'darwin' })
     const { probe } = await import('millrace')

@@ -2,15 +2,19 @@ import { createInterface } from 'node:readline'
 import { Command } from 'commander'
 import { MillraceError } from '../errors.ts'
 import type { Model } from '../model/model.ts'
-import type { ChatMessage, GenerateOptions } from '../options/request.ts'
-import { stream } from './generate.ts'
+import type { ChatMessage, ChatOptions } from '../options/request.ts'
+import { type Sinks, sinksOf, stream } from './answer.ts'
 import {
+  addChatFlags,
   addHeadFlag,
   addLoadFlags,
   addSamplingFlags,
   addServeFlags,
+  type ChatFlags,
+  chatOptionsOf,
   checkTokens,
   type HeadFlag,
+  loadFlagOptions,
   loadModel,
   MODEL,
   type RunFlags,
@@ -19,7 +23,7 @@ import {
 import { endTrace } from './output.ts'
 import { checkStdin, Interrupted, type Terminal } from './terminal.ts'
 
-interface Flags extends RunFlags, HeadFlag {
+interface Flags extends RunFlags, HeadFlag, ChatFlags {
   system?: string
 }
 
@@ -28,16 +32,16 @@ export function chatCommand(terminal: Terminal): Command {
     .description('talk with a model; from a pipe, every line is a message')
     .argument('<model>', MODEL)
     .option('--system <text>', 'the system message')
-  addSamplingFlags(addHeadFlag(addServeFlags(addLoadFlags(command))))
+  addSamplingFlags(addChatFlags(addHeadFlag(addServeFlags(addLoadFlags(command)))))
   return command.action(async (path: string, flags: Flags) => {
-    const sampling = samplingOptions(flags)
+    const options = { ...samplingOptions(flags), ...chatOptionsOf(flags) }
     checkStdin()
-    await checkTokens(path, sampling, flags)
-    await using model = await loadModel(path, flags, terminal, { head: flags.head })
+    await checkTokens(path, options, flags)
+    await using model = await loadModel(path, flags, terminal, loadFlagOptions(flags))
     if (!model.hasChatTemplate) {
       throw new MillraceError('CHAT_TEMPLATE_MISSING', { message: `${path} has no chat template` })
     }
-    const talk = new Talk(model, sampling, flags.system, terminal)
+    const talk = new Talk(model, options, flags.system, terminal, sinksOf(terminal, flags.reasoning))
     if (process.stdin.isTTY && process.stdout.isTTY) await interactive(talk, terminal)
     else await piped(talk, terminal)
     await endTrace(model, flags)
@@ -46,16 +50,18 @@ export function chatCommand(terminal: Terminal): Command {
 
 class Talk {
   readonly #model: Model
-  readonly #sampling: GenerateOptions
+  readonly #options: ChatOptions
   readonly #system: string | undefined
   readonly #terminal: Terminal
+  readonly #sinks: Sinks
   #messages: ChatMessage[] = []
 
-  constructor(model: Model, sampling: GenerateOptions, system: string | undefined, terminal: Terminal) {
+  constructor(model: Model, options: ChatOptions, system: string | undefined, terminal: Terminal, sinks: Sinks) {
     this.#model = model
-    this.#sampling = sampling
+    this.#options = options
     this.#system = system
     this.#terminal = terminal
+    this.#sinks = sinks
     this.reset()
   }
 
@@ -66,10 +72,10 @@ class Talk {
   /** Prints the answer. A message that fails leaves no trace. */
   async say(content: string, onStart?: (cancel: () => void) => void): Promise<void> {
     const messages = [...this.#messages, { role: 'user', content }]
-    const generation = this.#model.chat(messages, this.#sampling)
+    const generation = this.#model.chat(messages, this.#options)
     onStart?.(() => generation.cancel())
-    const { text } = await stream(generation, this.#terminal)
-    this.#messages = [...messages, { role: 'assistant', content: text }]
+    const { text, reasoning } = await stream(generation, this.#terminal, this.#sinks)
+    this.#messages = [...messages, { role: 'assistant', content: text, reasoning }]
   }
 }
 

@@ -1,15 +1,24 @@
+import { readFile } from 'node:fs/promises'
 import { Command, Option } from 'commander'
 import { MillraceError } from '../errors.ts'
-import type { Generation, GenerationResult } from '../model/generation.ts'
+import { messageOf } from '../files.ts'
+import type { GenerationResult } from '../model/generation.ts'
 import type { Model } from '../model/model.ts'
+import { type ChatTool, chatOptions } from '../options/request.ts'
+import { validate } from '../options/validate.ts'
+import { sinksOf, stream } from './answer.ts'
 import { formatBytes } from './format.ts'
 import {
+  addChatFlags,
   addHeadFlag,
   addLoadFlags,
   addSamplingFlags,
   addServeFlags,
+  type ChatFlags,
+  chatOptionsOf,
   checkTokens,
   type HeadFlag,
+  loadFlagOptions,
   loadModel,
   MODEL,
   type RunFlags,
@@ -18,7 +27,7 @@ import {
 import { endTrace } from './output.ts'
 import type { Terminal } from './terminal.ts'
 
-interface Flags extends RunFlags, HeadFlag {
+interface Flags extends RunFlags, HeadFlag, ChatFlags {
   prompt?: string
   chat?: string
   system?: string
@@ -26,6 +35,7 @@ interface Flags extends RunFlags, HeadFlag {
   logprobs?: boolean
   topLogprobs?: number
   stats?: boolean
+  tools?: string
 }
 
 export function generateCommand(terminal: Terminal): Command {
@@ -36,15 +46,22 @@ export function generateCommand(terminal: Terminal): Command {
     .option('--prompt <text>', 'the text to continue')
     .option('--chat <request>', "answer this request, through the model's chat template")
     .addOption(new Option('--system <text>', 'with --chat: the system message'))
+    .addOption(
+      new Option('--tools <file>', 'with --chat: tools that the model may call, a JSON array as chat() has it'),
+    )
     .option('--json', 'print the result as JSON')
     .option('--stats', 'print figures of the run to stderr, or into the JSON')
-  addSamplingFlags(addHeadFlag(addServeFlags(addLoadFlags(command))), { json: true })
+  addSamplingFlags(addChatFlags(addHeadFlag(addServeFlags(addLoadFlags(command)))), { json: true })
   return command.action(async (path: string, positional: string | undefined, flags: Flags) => {
     checkFlags(positional, flags)
     const options = samplingOptions(flags)
+    const chat = {
+      ...chatOptionsOf(flags),
+      ...(flags.tools === undefined ? {} : { tools: await readTools(flags.tools) }),
+    }
     const text = flags.chat ?? flags.prompt ?? positional ?? (await terminal.readStdin()).replace(/\r?\n$/, '')
     await checkTokens(path, options, flags)
-    await using model = await loadModel(path, flags, terminal, { head: flags.head })
+    await using model = await loadModel(path, flags, terminal, loadFlagOptions(flags))
     const generation =
       flags.chat === undefined
         ? model.generate(text, options)
@@ -53,9 +70,9 @@ export function generateCommand(terminal: Terminal): Command {
               ...(flags.system === undefined ? [] : [{ role: 'system', content: flags.system }]),
               { role: 'user', content: text },
             ],
-            options,
+            { ...options, ...chat },
           )
-    const result = await stream(generation, terminal, !flags.json)
+    const result = await stream(generation, terminal, flags.json ? undefined : sinksOf(terminal, flags.reasoning))
     if (flags.json) {
       const figures = flags.stats ? describeModel(model) : {}
       await terminal.write(`${JSON.stringify({ ...result, ...figures })}\n`)
@@ -68,13 +85,16 @@ export function generateCommand(terminal: Terminal): Command {
 
 function checkFlags(positional: string | undefined, flags: Flags): void {
   const given = [positional, flags.prompt, flags.chat].filter((text) => text !== undefined).length
+  const ofChats = { '--system': flags.system, '--tools': flags.tools, '--variable': flags.variable }
+  const alone =
+    flags.chat === undefined ? Object.entries(ofChats).find(([, value]) => value !== undefined)?.[0] : undefined
   const message =
     given > 1
       ? 'expected one of [prompt], --prompt and --chat but received several'
       : given === 0 && process.stdin.isTTY
         ? 'expected a prompt but received none'
-        : flags.system !== undefined && flags.chat === undefined
-          ? 'expected --chat with --system but received none'
+        : alone !== undefined
+          ? `expected --chat with ${alone} but received none`
           : (flags.logprobs !== undefined || flags.topLogprobs !== undefined) && !flags.json
             ? 'expected --json with --logprobs and --top-logprobs but received none'
             : undefined
@@ -83,20 +103,18 @@ function checkFlags(positional: string | undefined, flags: Flags): void {
   }
 }
 
-/** Writes an answer as it comes. Ctrl-C ends it early; what there is stays. */
-export async function stream(generation: Generation, terminal: Terminal, print = true): Promise<GenerationResult> {
-  const off = terminal.onInterrupt(() => generation.cancel())
+/** Throws INVALID_ARGUMENT. */
+async function readTools(path: string): Promise<ChatTool[]> {
   try {
-    let last = ''
-    for await (const { text } of generation) {
-      if (!print) continue
-      await terminal.write(text)
-      last = text || last
-    }
-    if (print && !last.endsWith('\n')) await terminal.write('\n')
-    return await generation.result
-  } finally {
-    off()
+    const tools = JSON.parse(await readFile(path, 'utf8'))
+    validate(chatOptions, { tools }, 'options')
+    return tools
+  } catch (cause) {
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: `--tools ${path}: ${messageOf(cause)}`,
+      remedy: 'name a JSON file such as [{ "type": "function", "function": { "name": "search", "parameters": {} } }]',
+      cause,
+    })
   }
 }
 

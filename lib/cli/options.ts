@@ -12,9 +12,10 @@ import {
   type PlanOptions,
   planOptions as planSchema,
 } from '../options/model.ts'
-import { type GenerateOptions, generateOptions as generateSchema } from '../options/request.ts'
+import { type ChatOptions, type GenerateOptions, generateOptions as generateSchema } from '../options/request.ts'
 import { answerRows, type OptionFlag, type OptionRow } from '../options/sampling.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
+import type { ReasoningFlag } from './answer.ts'
 import { formatBytes } from './format.ts'
 import { checkOutput } from './output.ts'
 import type { Terminal } from './terminal.ts'
@@ -51,6 +52,13 @@ export interface RunFlags extends LoadFlags, HubFlags {
 
 export interface HeadFlag {
   head?: HeadType
+}
+
+/** Of commands that show answers. */
+export interface ChatFlags {
+  generationConfig?: 'model' | 'none'
+  reasoning?: ReasoningFlag
+  variable?: Record<string, unknown>
 }
 
 /** Ranges are the library's to check. */
@@ -153,6 +161,50 @@ export function addHeadFlag(command: Command): Command {
   return command.addOption(
     new Option('--head <type>', 'stored, or made 4 or 8 bits as it is loaded').choices(['stored', 'q4', 'q8']),
   )
+}
+
+export function addChatFlags(command: Command): Command {
+  return command
+    .addOption(
+      new Option(
+        '--generation-config <whose>',
+        "sampling that flags leave out: the checkpoint's, or none of it",
+      ).choices(['model', 'none']),
+    )
+    .addOption(
+      new Option(
+        '--reasoning <where>',
+        'what a model thinks before it answers, to stderr: auto is on a terminal',
+      ).choices(['auto', 'show', 'hide']),
+    )
+    .addOption(
+      new Option(
+        '--variable <name=value>',
+        'of a chat: what its template knows, such as enable_thinking=false; may be given again',
+      ).argParser(parseVariable),
+    )
+}
+
+/** 'enable_thinking=false': JSON where it is some, else a text. */
+function parseVariable(text: string, variables: Record<string, unknown> = {}): Record<string, unknown> {
+  const [, name, value] = /^([A-Za-z_]\w*)=(.*)$/s.exec(text) ?? []
+  if (name === undefined || value === undefined) {
+    throw new InvalidArgumentError('Expected <name>=<value>, such as enable_thinking=false.')
+  }
+  try {
+    return { ...variables, [name]: JSON.parse(value) }
+  } catch {
+    return { ...variables, [name]: value }
+  }
+}
+
+export function chatOptionsOf({ variable }: ChatFlags): Pick<ChatOptions, 'variables'> {
+  return variable === undefined ? {} : { variables: variable }
+}
+
+/** What load() takes of the flags of commands that answer. */
+export function loadFlagOptions({ head, generationConfig }: HeadFlag & ChatFlags): LoadOptions {
+  return { head, ...(generationConfig === undefined ? {} : { generationConfig }) }
 }
 
 /** What the words of a row's flag become. */

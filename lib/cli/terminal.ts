@@ -75,6 +75,17 @@ export class Terminal {
     if (text !== '' && !process.stdout.write(text)) await once(process.stdout, 'drain')
   }
 
+  /** Somebody may be reading what is not the result, and wants it. */
+  get isWatched(): boolean {
+    return process.stderr.isTTY && !this.quiet
+  }
+
+  /** Writes to stderr, at the reader's pace. */
+  async writeAside(text: string): Promise<void> {
+    this.#stopBar()
+    if (text !== '' && !process.stderr.write(text)) await once(process.stderr, 'drain')
+  }
+
   /** All of standard input. Throws Interrupted at a signal, INVALID_ARGUMENT where it cannot be read. */
   async readStdin(): Promise<string> {
     checkStdin()

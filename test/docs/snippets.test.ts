@@ -11,7 +11,12 @@ import { documented, LocalHub } from '../lib/hub/server.ts'
 import { documents, type Found, snippetsOf } from './extract.ts'
 import { hubEnvironment } from './trials.ts'
 
-const PACKAGES = { millrace: 'index', 'millrace/lab': 'lab/index', 'millrace/server': 'server/index' }
+const PACKAGES = {
+  millrace: 'index',
+  'millrace/ai': 'ai/index',
+  'millrace/lab': 'lab/index',
+  'millrace/server': 'server/index',
+}
 const folder = mkdtempSync(join(ROOT, '.cmake', 'snippets-'))
 let hub: LocalHub
 afterAll(() => {

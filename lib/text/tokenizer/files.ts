@@ -80,6 +80,7 @@ const tokenizerSchema = z.looseObject({
 const configSchema = z.looseObject({
   tokenizer_class: z.string().nullish(),
   add_bos_token: z.boolean().nullish(),
+  add_eos_token: z.boolean().nullish(),
   add_prefix_space: z.boolean().nullish(),
   clean_up_tokenization_spaces: z.boolean().nullish(),
   bos_token: namedToken.nullish(),

@@ -2,58 +2,45 @@
 import { type GgufTokenizer, TOKEN_TYPE } from '../../checkpoint/gguf/tokenizer.ts'
 import { MillraceError } from '../../errors.ts'
 import type { TokenizerFiles } from './files.ts'
+import { SPLITTINGS, type Splitting } from './gguf_splits.ts'
 
 const MARK = '\u2581'
-
-const GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
-const withDigits = (digits: string) =>
-  `(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`
-
-interface Splitting {
-  /** Applied one after the other to the pieces of the one before. */
-  patterns: readonly string[]
-  /** A piece that is a token is that token, whatever merges say. */
-  ignoreMerges?: boolean
-  addBos?: boolean
-}
-
-/** By `tokenizer.ggml.pre`, as llama.cpp splits. */
-const SPLITTING: Readonly<Record<string, Splitting>> = {
-  // Of files that do not say.
-  default: { patterns: ['[\\p{P}\\$\\+<=>\\^~\\|]+', GPT2, '\\p{N}+', '[0-9][0-9][0-9]'] },
-  ...named(['gpt-2', 'phi-2', 'olmo', 'jais', 'mellum', 'trillion'], { patterns: [GPT2] }),
-  ...named(['starcoder', 'refact', 'smollm', 'command-r', 'codeshell', 'exaone'], { patterns: ['\\p{N}', GPT2] }),
-  ...named(['llama3', 'llama-v3', 'llama-bpe', 'falcon3', 'falcon-h1', 'pixtral'], {
-    patterns: [withDigits('\\p{N}{1,3}')],
-    ignoreMerges: true,
-    addBos: true,
-  }),
-  ...named(['dbrx', 'smaug-bpe'], { patterns: [withDigits('\\p{N}{1,3}')] }),
-  ...named(['qwen2', 'deepseek-r1-qwen', 'stablelm2', 'hunyuan'], { patterns: [withDigits('\\p{N}')] }),
-}
-
-function named(names: readonly string[], splitting: Splitting): Record<string, Splitting> {
-  return Object.fromEntries(names.map((name) => [name, splitting]))
-}
 
 /** Throws TOKENIZER_INVALID for a kind that is not known here. */
 export function ggufTokenizerFiles(source: GgufTokenizer): TokenizerFiles {
   const tokens = source.tokens.toArray()
   switch (source.model) {
-    case 'llama':
-      return { tokenizer: sentencePiece(source, tokens), config: configOf(source), templates: source.chatTemplate }
+    case 'llama': {
+      const complete = { ...source, special: { bos: 1, eos: 2, unknown: 0, ...source.special } }
+      return filesOf(complete, sentencePiece(complete, tokens), true)
+    }
     case 'gpt2':
-      return { tokenizer: byteLevel(source, tokens), config: configOf(source), templates: source.chatTemplate }
+    case 'gemma4': {
+      const splitting = splittingOf(source)
+      const model = splitting.marked ? marked : byteLevel
+      return filesOf(source, model(source, tokens, splitting), splitting.addBos ?? false)
+    }
     default:
-      throw invalid(source, 'tokenizer.ggml.model', source.model, 'llama, gpt2')
+      throw invalid(source, 'tokenizer.ggml.model', source.model, 'llama, gpt2, gemma4')
   }
 }
 
+function filesOf(source: GgufTokenizer, tokenizer: Record<string, unknown>, addBos: boolean): TokenizerFiles {
+  return { tokenizer, config: configOf(source, addBos), templates: source.chatTemplate }
+}
+
+function splittingOf(source: GgufTokenizer): Splitting {
+  const name = source.model === 'gemma4' ? 'gemma4' : source.pre || 'default'
+  if (Object.hasOwn(SPLITTINGS, name)) return SPLITTINGS[name]!
+  throw invalid(source, 'tokenizer.ggml.pre', name, Object.keys(SPLITTINGS).join(', '))
+}
+
 /** What tokenizer_config.json would say. */
-function configOf(source: GgufTokenizer): Record<string, unknown> {
-  const { special, tokens, model, pre } = source
+function configOf(source: GgufTokenizer, otherwise: boolean): Record<string, unknown> {
+  const { special, tokens } = source
   const text = (name: string) => (special[name] === undefined ? undefined : tokens.at(special[name]))
-  const addBos = source.addBos ?? (model === 'llama' || (SPLITTING[pre ?? '']?.addBos ?? false))
+  // Files of Gemma 4 say that they want none, and are wrong.
+  const addBos = source.model === 'gemma4' || (source.addBos ?? otherwise)
   return {
     tokenizer_class: 'PreTrainedTokenizerFast',
     clean_up_tokenization_spaces: false,
@@ -68,9 +55,9 @@ function configOf(source: GgufTokenizer): Record<string, unknown> {
 
 /** Merges in the order of their results' scores: what SentencePiece does without a list of them. */
 function sentencePiece(source: GgufTokenizer, tokens: string[]): Record<string, unknown> {
-  const { scores, special, addSpacePrefix = true } = source
+  const { scores, addSpacePrefix = true } = source
   if (scores === undefined) throw invalid(source, 'tokenizer.ggml.scores', undefined, 'a score a token')
-  const ids = new Map(tokens.map((token, id) => [token, id]))
+  const ids = idsOf(tokens)
   const merges: { left: string; right: string; score: number }[] = []
   for (const [token, id] of ids) {
     for (let at = 1; at < token.length; at++) {
@@ -80,67 +67,91 @@ function sentencePiece(source: GgufTokenizer, tokens: string[]): Record<string, 
     }
   }
   merges.sort((a, b) => b.score - a.score || b.left.length - a.left.length || ids.get(a.left)! - ids.get(b.left)!)
-  const spaces = { type: 'Replace', pattern: { String: ' ' }, content: MARK }
   return {
     ...common(source, tokens),
     normalizer: addSpacePrefix
-      ? { type: 'Sequence', normalizers: [{ type: 'Prepend', prepend: MARK }, spaces] }
-      : spaces,
+      ? { type: 'Sequence', normalizers: [{ type: 'Prepend', prepend: MARK }, MARKED] }
+      : MARKED,
     pre_tokenizer: null,
-    decoder: {
-      type: 'Sequence',
-      decoders: [
-        { type: 'Replace', pattern: { String: MARK }, content: ' ' },
-        { type: 'ByteFallback' },
-        { type: 'Fuse' },
-        ...(addSpacePrefix ? [{ type: 'Strip', content: ' ', start: 1, stop: 0 }] : []),
-      ],
-    },
-    model: {
-      type: 'BPE',
-      unk_token: special.unknown === undefined ? null : tokens[special.unknown],
-      fuse_unk: true,
-      byte_fallback: true,
-      ignore_merges: false,
-      vocab: Object.fromEntries(ids),
-      merges: merges.map(({ left, right }) => [left, right]),
-    },
+    decoder: markedDecoder(addSpacePrefix),
+    model: markedPairs(
+      source,
+      tokens,
+      merges.map(({ left, right }) => [left, right]),
+    ),
   }
 }
 
-function byteLevel(source: GgufTokenizer, tokens: string[]): Record<string, unknown> {
-  const { pre = 'default', merges } = source
-  if (!Object.hasOwn(SPLITTING, pre)) {
-    throw invalid(source, 'tokenizer.ggml.pre', pre, Object.keys(SPLITTING).join(', '))
+const MARKED = { type: 'Replace', pattern: { String: ' ' }, content: MARK }
+
+const markedDecoder = (addedSpace: boolean) => ({
+  type: 'Sequence',
+  decoders: [
+    { type: 'Replace', pattern: { String: MARK }, content: ' ' },
+    { type: 'ByteFallback' },
+    { type: 'Fuse' },
+    ...(addedSpace ? [{ type: 'Strip', content: ' ', start: 1, stop: 0 }] : []),
+  ],
+})
+
+/** Byte pairs of texts as SentencePiece spells them. */
+function marked(source: GgufTokenizer, tokens: string[], { patterns }: Splitting): Record<string, unknown> {
+  return {
+    ...common(source, tokens),
+    normalizer: MARKED,
+    pre_tokenizer: { type: 'Sequence', pretokenizers: patterns.map(split) },
+    decoder: markedDecoder(false),
+    model: markedPairs(source, tokens, mergesOf(source)),
   }
-  if (merges === undefined) throw invalid(source, 'tokenizer.ggml.merges', undefined, 'an array of merges')
-  const { patterns, ignoreMerges = false } = SPLITTING[pre]!
+}
+
+function byteLevel(source: GgufTokenizer, tokens: string[], splitting: Splitting): Record<string, unknown> {
+  const { patterns, ignoreMerges = false } = splitting
   return {
     ...common(source, tokens),
     normalizer: null,
     pre_tokenizer: {
       type: 'Sequence',
       pretokenizers: [
-        ...patterns.map((pattern) => ({
-          type: 'Split',
-          pattern: { Regex: pattern },
-          behavior: 'Isolated',
-          invert: false,
-        })),
+        ...patterns.map(split),
         { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false },
       ],
     },
     decoder: { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: true },
-    model: {
-      type: 'BPE',
-      unk_token: null,
-      fuse_unk: false,
-      byte_fallback: false,
-      ignore_merges: ignoreMerges,
-      vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
-      merges: merges.toArray(),
-    },
+    model: { ...bytePairs(tokens, mergesOf(source)), ignore_merges: ignoreMerges },
   }
+}
+
+const split = (pattern: string) => ({ type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false })
+
+const idsOf = (tokens: string[]) => new Map(tokens.map((token, id) => [token, id]))
+
+type Pair = [left: string, right: string]
+
+/** The first half has one character at least, which may be a space. */
+function mergesOf(source: GgufTokenizer): Pair[] {
+  const { merges } = source
+  if (merges === undefined) throw invalid(source, 'tokenizer.ggml.merges', undefined, 'an array of merges')
+  return merges.toArray().map((merge) => {
+    const space = merge.indexOf(' ', 1)
+    if (space === -1) throw invalid(source, 'tokenizer.ggml.merges', merge, 'two pieces with a space between them')
+    return [merge.slice(0, space), merge.slice(space + 1)]
+  })
+}
+
+const bytePairs = (tokens: string[], merges: Pair[]) => ({
+  type: 'BPE',
+  unk_token: null as string | null,
+  fuse_unk: false,
+  byte_fallback: false,
+  ignore_merges: false,
+  vocab: Object.fromEntries(idsOf(tokens)),
+  merges,
+})
+
+function markedPairs({ special }: GgufTokenizer, tokens: string[], merges: Pair[]) {
+  const unknown = special.unknown === undefined ? null : tokens[special.unknown]
+  return { ...bytePairs(tokens, merges), unk_token: unknown, fuse_unk: true, byte_fallback: true }
 }
 
 /** Added tokens, and the last token where the file wants one. */

@@ -34,8 +34,6 @@ export class Tokenizer {
   readonly #words: WordModel
   /** What comes before every text. */
   readonly #prefix: readonly number[]
-  /** The beginning token is put before a text that does not have it. */
-  readonly #addBos: boolean
 
   /** Throws TOKENIZER_INVALID. */
   constructor(files: TokenizerFiles) {
@@ -62,13 +60,9 @@ export class Tokenizer {
     this.bosToken = contentOf(config.bos_token)
     this.eosToken = contentOf(config.eos_token)
     this.bosId = this.bosToken === '' ? undefined : idOf(this.bosToken)
-    const prefix = prefixOf(tokenizer.post_processor, idOf)
-    // Of Llama's own tokenizer classes the setting rules over the file's post-processor, and is true where absent; of
-    // others it can only add.
-    const llama = isLlama(config)
-    const wanted = config.add_bos_token ?? llama
-    this.#addBos = wanted
-    this.#prefix = !wanted && llama && prefix[0] === this.bosId ? prefix.slice(1) : prefix
+    const addBos = addsBos(config, tokenizer.post_processor)
+    const bos = this.bosId === undefined ? [] : [this.bosId]
+    this.#prefix = addBos === undefined ? prefixOf(tokenizer.post_processor, idOf) : addBos ? bos : []
   }
 
   /**
@@ -79,8 +73,6 @@ export class Tokenizer {
     const tokens = new TokenList()
     if (specialTokens) for (const token of this.#prefix) tokens.push(token)
     this.#encode(this.#added.split(wellFormed(text)), tokens)
-    const { bosId } = this
-    if (specialTokens && this.#addBos && bosId !== undefined && tokens.first !== bosId) tokens.unshift(bosId)
     return tokens.take()
   }
 
@@ -107,30 +99,19 @@ const wellFormed = (text: string) => text.replace(/\p{Surrogate}/gu, '\uFFFD')
 /** Ids that grow in number, without an array of numbers in between. */
 class TokenList {
   #tokens = new Int32Array(256)
-  /** The first place is left free, for unshift(). */
-  #start = 1
-  #end = 1
+  #length = 0
 
   push(token: number): void {
-    if (this.#end === this.#tokens.length) {
-      const grown = new Int32Array(2 * this.#end)
+    if (this.#length === this.#tokens.length) {
+      const grown = new Int32Array(2 * this.#length)
       grown.set(this.#tokens)
       this.#tokens = grown
     }
-    this.#tokens[this.#end++] = token
-  }
-
-  get first(): number | undefined {
-    return this.#end > this.#start ? this.#tokens[this.#start] : undefined
-  }
-
-  /** Once. */
-  unshift(token: number): void {
-    this.#tokens[--this.#start] = token
+    this.#tokens[this.#length++] = token
   }
 
   take(): Int32Array<ArrayBuffer> {
-    return this.#tokens.slice(this.#start, this.#end)
+    return this.#tokens.slice(0, this.#length)
   }
 }
 
@@ -159,6 +140,16 @@ function* entriesOf(
     const bytes = toBytes(shown)
     yield { id, text: content, bytes: isUtf8(bytes) ? bytes : Buffer.from(shown), special }
   }
+}
+
+/**
+ * Whether a text begins with the beginning token, as transformers 5 has it: a setting of either token takes the place of
+ * tokenizer.json's post-processor; undefined where that rules. With neither, Llama's own classes add the token.
+ */
+function addsBos(config: TokenizerConfig, processor: PostProcessorConfig | null | undefined): boolean | undefined {
+  const { add_bos_token: bos, add_eos_token: eos } = config
+  const isSet = bos !== undefined || eos !== undefined
+  return isSet || (isLlama(config) && !processor) ? (bos ?? isLlama(config)) : undefined
 }
 
 /** The special tokens that the post-processor puts before a text. */

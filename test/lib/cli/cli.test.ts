@@ -180,6 +180,23 @@ describe('generate', () => {
     expect(stderr).not.toMatch(/ABORTED|Error/)
   })
 
+  test('a reader that leaves a chat early is none either, and the rest of it is not computed', async () => {
+    const child = start(['chat', demo, '--ignore-eos', '--quiet'])
+    const closed = once(child, 'close')
+    child.stdin!.on('error', () => {})
+    child.stdin!.write('Once upon a time\n'.repeat(50))
+    await once(child.stdout!, 'data')
+    child.stdout!.destroy()
+    expect((await closed)[0]).toBe(0)
+  })
+
+  test('a stdout that is closed from the start is none', async () => {
+    const shell = `"$0" "$1" generate "$2" Once --max-tokens 3 --quiet >&-`
+    const args = ['-c', shell, process.execPath, join(DIST, 'cli', 'main.js'), demo]
+    const child = spawn('sh', args, { stdio: ['pipe', 'pipe', 'pipe'] })
+    expect(await collect(child)).toEqual({ code: 0, stdout: '', stderr: '' })
+  })
+
   test('a reader that leaves early is no failure', async () => {
     const child = start(['generate', demo, 'Once upon a time', '--temperature', '3'])
     const done = once(child, 'close')
@@ -192,6 +209,75 @@ describe('generate', () => {
     child.stdout!.destroy()
     expect((await done)[0]).toBe(0)
     expect(stderr).not.toMatch(/EPIPE|Error/)
+  })
+})
+
+describe('chats of models that think and call', () => {
+  /** The demo, whose answers all are thoughts: its prompt begins one that it never ends. */
+  const thinking = async () => {
+    const file = (name: string) => readFile(join(demo, name))
+    const template =
+      '{% if tools %}{{ tools | tojson }}{% endif %}{% for message in messages %}{% if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}{{ message.content }}{% endfor %}{% if add_generation_prompt and thinking | default(true) %}<think>{% endif %}'
+    return temporaryFolder({
+      'config.json': await file('config.json'),
+      'model.safetensors': await file('model.safetensors'),
+      'tokenizer.json': await file('tokenizer.json'),
+      'tokenizer_config.json': { bos_token: '<|endoftext|>', eos_token: '<|endoftext|>' },
+      'generation_config.json': { do_sample: true, temperature: 1.5 },
+      'chat_template.jinja': template,
+    })
+  }
+
+  test('what they think is shown on demand, and is none of the answer', async () => {
+    const folder = await thinking()
+    const args = [
+      'generate',
+      folder,
+      '--chat',
+      'Once upon a time',
+      '--max-tokens',
+      '8',
+      '--temperature',
+      '0',
+      '--quiet',
+    ]
+    const [shown, silent, json] = await Promise.all([
+      run([...args, '--reasoning', 'show']),
+      run(args),
+      run([...args, '--json']),
+    ])
+    const { reasoning } = JSON.parse(json.stdout)
+    expect(reasoning.length).toBeGreaterThan(8)
+    expect(shown).toEqual({ code: 0, stdout: '\n', stderr: `${reasoning}\n\n` })
+    expect(silent).toEqual({ code: 0, stdout: '\n', stderr: '' })
+    const { code, stdout } = await run([...args, '--variable', 'thinking=false'])
+    expect(code).toBe(0)
+    expect(stdout.length).toBeGreaterThan(8)
+  })
+
+  test('--generation-config none leaves out what the checkpoint names', async () => {
+    const folder = await thinking()
+    const args = ['generate', folder, 'Once upon a time', '--max-tokens', '9', '--seed', '1', '--quiet']
+    const [own, none] = await Promise.all([run(args), run([...args, '--generation-config', 'none'])])
+    expect(none).toMatchObject({ code: 0, stdout: `${GREEDY}\n` })
+    expect(own.stdout).not.toBe(none.stdout)
+  })
+
+  test('--tools are shown to the model', async () => {
+    const folder = await temporaryFolder({
+      'tools.json': [{ type: 'function', function: { name: 'look', parameters: { type: 'object' } } }],
+      'wrong.json': [{ type: 'function', function: {} }],
+    })
+    const chat = ['generate', await thinking(), '--chat', 'a', '--max-tokens', '1', '--json', '--quiet']
+    const [without, with_] = await Promise.all([run(chat), run([...chat, '--tools', join(folder, 'tools.json')])])
+    const tokensOf = ({ stdout }: { stdout: string }) => JSON.parse(stdout).usage.promptTokens
+    expect(tokensOf(with_)).toBeGreaterThan(tokensOf(without) + 10)
+    expect(JSON.parse(with_.stdout).toolCalls).toEqual([])
+    const refused = await run([...chat, '--tools', join(folder, 'wrong.json')])
+    expect(refused.code).toBe(2)
+    expect(refused.stderr).toMatch(/--tools .*wrong\.json.*name/)
+    const alone = await run(['generate', demo, 'a', '--tools', join(folder, 'tools.json')])
+    expect(alone).toMatchObject({ code: 2, stderr: expect.stringContaining('expected --chat with --tools') })
   })
 })
 

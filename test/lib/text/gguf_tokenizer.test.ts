@@ -2,7 +2,12 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { readGgufTokenizer } from '../../../lib/checkpoint/gguf/tokenizer.ts'
+import { ggufTokenizerFiles } from '../../../lib/text/tokenizer/gguf.ts'
+import { SPLITTINGS } from '../../../lib/text/tokenizer/gguf_splits.ts'
 import { loadTokenizer } from '../../../lib/text/tokenizer/load.ts'
+import { compilePreTokenizer } from '../../../lib/text/tokenizer/pretokenizer.ts'
+import { Tokenizer } from '../../../lib/text/tokenizer/tokenizer.ts'
 import { findFile } from '../../models.ts'
 import { bool, type GgufMetadata, ggufBytes, text, texts, u32 } from '../../reference/gguf.ts'
 import { temporaryFolder } from '../folder.ts'
@@ -24,6 +29,52 @@ describe('every text of every vocabulary has its ids', () => {
       for (const [index, sample] of all.entries()) expect(tokenizer.decode(expected[index]!)).toBe(sample)
     })
   }
+})
+
+/** Ids of node-llama-cpp 3.22.1, of GPT-2's vocabulary cut by other names' rules. */
+const CUT: { texts: string[]; ids: Record<string, string[]> } = JSON.parse(
+  readFileSync(join(import.meta.dirname, 'gguf_splits.json'), 'utf8'),
+)
+
+describe('every name that llama.cpp has for how a text is cut', () => {
+  const folder = findFile('vocab', 'ggml-vocab-gpt-2.gguf')
+  const source = folder === undefined ? undefined : readGgufTokenizer(join(folder, 'ggml-vocab-gpt-2.gguf'))
+  for (const [pre, ids] of Object.entries(CUT.ids)) {
+    test.skipIf(!source)(`${pre}: the ids that llama.cpp has`, () => {
+      const tokenizer = new Tokenizer(ggufTokenizerFiles({ ...source!, pre }))
+      expect(CUT.texts.map((sample) => tokenizer.encode(sample, false).join(' '))).toEqual(ids)
+    })
+  }
+
+  /** Words as they are cut, spelt again as in the text. */
+  function cut(pre: string, sample: string): string[] {
+    const words: string[] = []
+    const pretokenizers = SPLITTINGS[pre]!.patterns.map((Regex) => ({
+      type: 'Split',
+      pattern: { Regex },
+      behavior: 'Isolated',
+    }))
+    compilePreTokenizer({ type: 'Sequence', pretokenizers })(sample, true, (word) => words.push(word))
+    return words
+  }
+
+  test.each(Object.keys(SPLITTINGS))('%s loses nothing', (pre) => {
+    for (const sample of CUT.texts) expect(cut(pre, sample).join('')).toBe(sample)
+  })
+
+  test.each([
+    // What llama.cpp only comes near.
+    ['tekken', 'ÉCOLEéÉ e\u0301t', ['ÉCOLEé', 'É', ' e\u0301t']],
+    ['gpt-4o', 'ÉCOLEéÉ', ['ÉCOLEé', 'É']],
+    ['tiny_aya', '12345 1234天', ['12', '345', ' ', '123', '4', '天']],
+    ['afmoe', '12345 1234567', ['12', '345', ' ', '1', '234', '567']],
+    ['superbpe', 'a12345', ['a', '12', '345']],
+    ['kimi-k2', 'a漢字b', ['a', '漢字', 'b']],
+    ['qwen35', 'e\u0301a', ['e\u0301a']],
+    ['qwen2', 'e\u0301a', ['e', '\u0301a']],
+  ])('%s cuts %j', (pre, sample, wanted) => {
+    expect(cut(pre, sample)).toEqual(wanted)
+  })
 })
 
 /** SentencePiece with three merges, bytes for all else. */
@@ -93,7 +144,55 @@ describe('llama', () => {
   })
 })
 
+describe('gemma4', () => {
+  const bytes = Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`)
+  const tokens = [
+    '<pad>',
+    '<eos>',
+    '<bos>',
+    '<unk>',
+    ...bytes,
+    '\n',
+    '\n\n',
+    '\u2581',
+    'a',
+    'b',
+    '\u2581a',
+    'ab',
+    '<|turn>',
+  ]
+  const id = (token: string) => tokens.indexOf(token)
+  const types = tokens.map((_, at) => (at < 3 || at === tokens.length - 1 ? 3 : at === 3 ? 2 : at < 260 ? 6 : 1))
+  const gemma = (extra: GgufMetadata = {}): GgufMetadata => ({
+    'general.architecture': text('gemma4'),
+    'tokenizer.ggml.model': text('gemma4'),
+    'tokenizer.ggml.tokens': texts(tokens),
+    'tokenizer.ggml.token_type': { type: 'array', of: 'i32', value: types },
+    'tokenizer.ggml.merges': texts(['\u2581 a', 'a b', '\n \n']),
+    'tokenizer.ggml.bos_token_id': u32(2),
+    'tokenizer.ggml.eos_token_id': u32(1),
+    'tokenizer.ggml.unknown_token_id': u32(3),
+    'tokenizer.ggml.add_bos_token': bool(false),
+    ...extra,
+  })
+
+  test('marked spaces, merges in their order, bytes for all else, and always the first token', async () => {
+    const { encode, decode } = await open(gemma())
+    const ids = ['\u2581a', 'b', 'ab', '\u2581', '\u2581a', '\n\n', '\n', '<0xC3>', '<0xA9>', '<|turn>', 'a'].map(id)
+    const sample = ' abab  a\n\n\n\u00e9<|turn>a'
+    expect(await encode(sample, false)).toEqual(ids)
+    expect((await encode('a'))[0]).toBe(2)
+    expect(decode(ids)).toBe(sample.replace('<|turn>', ''))
+  })
+
+  test('the same rules by the name of another kind', async () => {
+    const other = { 'tokenizer.ggml.model': text('gpt2'), 'tokenizer.ggml.pre': text('sarvam-moe') }
+    expect(await (await open(gemma(other))).encode(' ab')).toEqual([id('\u2581a'), id('b')])
+  })
+})
+
 test.each([
+  [{ 'tokenizer.ggml.model': text('gpt2'), 'tokenizer.ggml.merges': texts(['ab']) }, 'TOKENIZER_INVALID', /merges.*ab/],
   [{ 'tokenizer.ggml.model': text('rwkv') }, 'TOKENIZER_INVALID', /v\.gguf.*tokenizer\.ggml\.model.*rwkv/],
   [
     { 'tokenizer.ggml.model': text('gpt2'), 'tokenizer.ggml.pre': text('strange') },

@@ -55,12 +55,29 @@ describe('add_bos_token', () => {
       403,
     ])
   })
-  test('false takes it away from the Llama classes alone', () => {
-    expect(encode({}, { add_bos_token: false })).toEqual([403])
-    expect(encode({}, { add_bos_token: false, tokenizer_class: 'PreTrainedTokenizerFast' })).toEqual([1, 403])
+  test.each(['LlamaTokenizer', 'PreTrainedTokenizerFast', 'Qwen2Tokenizer'])(
+    'takes the place of the post-processor, as in transformers 5: %s',
+    (tokenizer_class) => {
+      const post_processor = {
+        type: 'TemplateProcessing',
+        single: [{ SpecialToken: { id: '</s>', type_id: 0 } }, { Sequence: { id: 'A', type_id: 0 } }],
+        special_tokens: { '</s>': { id: '</s>', ids: [2], tokens: ['</s>'] } },
+      }
+      const neither = { tokenizer_class, add_bos_token: undefined, add_eos_token: undefined }
+      expect(encode({ post_processor }, neither)).toEqual([2, 403])
+      expect(encode({ post_processor }, { ...neither, add_bos_token: true })).toEqual([1, 403])
+      expect(encode({ post_processor }, { ...neither, add_bos_token: false })).toEqual([403])
+      expect(encode({}, { ...neither, add_bos_token: true })).toEqual([1, 403])
+      expect(encode({}, { ...neither, add_bos_token: false })).toEqual([403])
+    },
+  )
+  test('a setting of the last token alone takes the first one away, but of Llama’s classes', () => {
+    const last = { add_bos_token: undefined, add_eos_token: true }
+    expect(encode({}, { ...last, tokenizer_class: 'PreTrainedTokenizerFast' })).toEqual([403])
+    expect(encode({}, { ...last, tokenizer_class: 'LlamaTokenizerFast' })).toEqual([1, 403])
   })
-  test('never doubles what is there', () => {
-    expect(encode({}, { add_bos_token: true })).toEqual([1, 403])
+  test('a text that begins with the token itself gets another, as there', () => {
+    expect(encode({}, { add_bos_token: true }, '<s>Once')[1]).toBe(1)
   })
   test('the token may be given as an object', () => {
     expect(encode({ post_processor: null }, { bos_token: { content: '<s>' }, add_bos_token: true })).toEqual([1, 403])
