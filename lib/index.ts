@@ -8,6 +8,17 @@ export type {
   GptqRule,
   Quantisation,
 } from './checkpoint/quantisation.ts'
+export { CompiledConstraint, compileConstraint } from './constraint/constraint.ts'
+export type {
+  ChoiceConstraint,
+  Constraint,
+  GrammarConstraint,
+  JsonConstraint,
+  JsonSchema,
+  ObjectOf,
+  RegexConstraint,
+  SchemaConstraint,
+} from './constraint/types.ts'
 export { type ErrorCode, MillraceError } from './errors.ts'
 export type { Logger } from './log.ts'
 export { type CacheEntry, clearCache, listCache, type ModelCache } from './model/cache.ts'
