@@ -1,7 +1,13 @@
 import { defineConfig } from 'tsdown'
 
 export default defineConfig({
-  entry: ['lib/index.ts', 'lib/lab/index.ts', 'lib/cli/main.ts', 'lib/text/tokenizer/worker.ts', 'lib/constraint/worker.ts'],
+  entry: [
+    'lib/index.ts',
+    'lib/lab/index.ts',
+    'lib/cli/main.ts',
+    'lib/text/tokenizer/worker.ts',
+    'lib/constraint/worker.ts',
+  ],
   // One file a module, as in lib/: the package's root is found from a module's place, and stack traces stay readable.
   unbundle: true,
   format: 'esm',

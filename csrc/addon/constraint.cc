@@ -45,10 +45,10 @@ class VocabularyHandle : public Napi::ObjectWrap<VocabularyHandle> {
 class ConstraintHandle : public Napi::ObjectWrap<ConstraintHandle> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "NativeConstraint",
-                       {InstanceMethod<&ConstraintHandle::accepts>("accepts"),
-                        InstanceMethod<&ConstraintHandle::trace>("trace"),
-                        InstanceAccessor<&ConstraintHandle::bytes>("bytes")});
+    return DefineClass(
+        env, "NativeConstraint",
+        {InstanceMethod<&ConstraintHandle::accepts>("accepts"), InstanceMethod<&ConstraintHandle::trace>("trace"),
+         InstanceAccessor<&ConstraintHandle::bytes>("bytes")});
   }
   explicit ConstraintHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ConstraintHandle>(info) {
     if (info.Length() != 1 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "use createConstraint()");
@@ -123,8 +123,7 @@ Napi::Value create_constraint(const Napi::CallbackInfo& info) {
     if (!info[1].IsObject() || !info[1].As<Napi::Object>().InstanceOf(environment.vocabulary_class.Value())) {
       throw misuse("a vocabulary");
     }
-    const std::shared_ptr<const Vocabulary>& vocabulary =
-        VocabularyHandle::Unwrap(info[1].As<Napi::Object>())->get();
+    const std::shared_ptr<const Vocabulary>& vocabulary = VocabularyHandle::Unwrap(info[1].As<Napi::Object>())->get();
     auto made = std::make_shared<Constraint>(std::make_shared<const Program>(words_of(info[0])), vocabulary);
     return environment.constraint_class.New({Napi::External<std::shared_ptr<Constraint>>::New(info.Env(), &made)});
   });

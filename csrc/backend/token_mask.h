@@ -1,6 +1,6 @@
 #pragma once
-// Which tokens one row may choose from: a bit a token, the lowest first. Made by whoever knows, while the pass runs; the
-// sampler of that row alone waits for it.
+// Which tokens one row may choose from: a bit a token, the lowest first. Made by whoever knows, while the pass runs;
+// the sampler of that row alone waits for it.
 #include <condition_variable>
 #include <cstdint>
 #include <memory>

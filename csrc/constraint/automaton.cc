@@ -34,8 +34,8 @@ Automaton::Automaton(std::shared_ptr<const Program> program) : program_(std::mov
 }
 
 size_t Automaton::bytes() const {
-  return state_ways_.bytes() + backs_.bytes() + records_.bytes() + names_.bytes() +
-         states_.capacity() * sizeof(State) + tables_ * sizeof(Table);
+  return state_ways_.bytes() + backs_.bytes() + records_.bytes() + names_.bytes() + states_.capacity() * sizeof(State) +
+         tables_ * sizeof(Table);
 }
 
 void Automaton::forget(const std::vector<uint32_t*>& kept) {
@@ -215,8 +215,8 @@ void Automaton::call_items(const Rule& rule, const ArrayRule& array, const Way& 
   const uint32_t count = way.seen & 0xffffff;
   const uint32_t bits = way.seen >> 24;
   if (count >= array.maximum) return;
-  const uint32_t bound = array.maximum != kUnlimited ? array.maximum
-                                                     : std::max(array.minimum, static_cast<uint32_t>(array.places.size()));
+  const uint32_t bound =
+      array.maximum != kUnlimited ? array.maximum : std::max(array.minimum, static_cast<uint32_t>(array.places.size()));
   const uint32_t next = std::min(count + 1, bound);
   for (const ArrayRule::Item& item : array.at(count)) {
     const uint32_t now = bits | item.sets;
@@ -385,7 +385,8 @@ void Automaton::step_automaton(const Way& way, uint8_t byte, Range& range) {
   }
   uint32_t count = way.seen;
   if (rule.minimum > 0 || rule.maximum != kUnlimited) {
-    if ((edge->flags & kCounts) != 0) count = rule.maximum == kUnlimited ? std::min(count + 1, rule.minimum) : count + 1;
+    if ((edge->flags & kCounts) != 0)
+      count = rule.maximum == kUnlimited ? std::min(count + 1, rule.minimum) : count + 1;
     if ((edge->flags & kEnds) != 0) {
       if (count < rule.minimum) return;
       count = rule.minimum;  // all that may end are one

@@ -1,6 +1,7 @@
 #pragma once
 // A constraint on the answers of one vocabulary: which tokens may come next, whatever was said so far. States and masks
-// are made when they are first wanted, shared by all answers under the constraint and forgotten when they take too much.
+// are made when they are first wanted, shared by all answers under the constraint and forgotten when they take too
+// much.
 #include <atomic>
 #include <condition_variable>
 #include <memory>

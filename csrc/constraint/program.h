@@ -54,9 +54,9 @@ struct Alternative {
 };
 
 struct ObjectRule {
-  uint32_t names = 0;    // first state of the automaton of names
-  uint32_t members = 0;  // named ones: bits [0, members) say which were seen; what else must be met follows
-  uint32_t words = 0;    // of such a set
+  uint32_t names = 0;         // first state of the automaton of names
+  uint32_t members = 0;       // named ones: bits [0, members) say which were seen; what else must be met follows
+  uint32_t words = 0;         // of such a set
   bool tracks_names = false;  // other names count once each
   uint32_t minimum = 0, maximum = kUnlimited;
   std::vector<uint32_t> required;
@@ -65,7 +65,7 @@ struct ObjectRule {
     std::vector<uint32_t> required;
   };
   std::vector<Implication> implications;
-  uint32_t others = 0;  // kinds of other names
+  uint32_t others = 0;                           // kinds of other names
   std::vector<std::vector<Alternative>> values;  // [members + others]
 };
 

@@ -18,7 +18,7 @@ class Vocabulary {
     uint8_t depth = 0;  // 1: a token's first byte
   };
   struct Trie {
-    std::vector<Node> nodes;    // in depth-first order
+    std::vector<Node> nodes;  // in depth-first order
     std::vector<int32_t> ids;
   };
 
@@ -36,7 +36,8 @@ class Vocabulary {
   void add_plain(int64_t characters, std::span<uint32_t> mask) const;
   size_t memory() const;
 
-  // A special token within a constraint: 0xff, 0xfe, and its number in four pieces of 6 bits from the lowest on, with the highest bit set.
+  // A special token within a constraint: 0xff, 0xfe, and its number in four pieces of 6 bits from the lowest on, with
+  // the highest bit set.
   static constexpr size_t kSpecialBytes = 6;
 
  private:

@@ -103,8 +103,7 @@ uint64_t Engine::submit(const std::shared_ptr<Model>& model, RequestOptions opti
   sequence->tokens = options.tokens;
   sequence->options = std::move(options);
   if (sequence->options.constraint) {
-    sequence->constrained =
-        std::make_unique<Constrained>(sequence->options.constraint, sequence->options.stop_tokens);
+    sequence->constrained = std::make_unique<Constrained>(sequence->options.constraint, sequence->options.stop_tokens);
   }
   sequence->sink = std::move(sink);
   sequence->submitted = Clock::now() - std::chrono::duration_cast<Clock::duration>(

@@ -599,9 +599,10 @@ void Model::end_without_token(Sequence& sequence) {
   } else if (constrained.accepts()) {
     end(sequence.id, Finish::stop);  // what could follow no token spells, and there is none that ends an answer
   } else {
-    fail(sequence.id, Error(code::kConstraintInvalid,
-                            "no token is left to choose under the constraint, with what logitBias and the vocabulary allow",
-                            "allow more tokens, or another answer"));
+    fail(sequence.id,
+         Error(code::kConstraintInvalid,
+               "no token is left to choose under the constraint, with what logitBias and the vocabulary allow",
+               "allow more tokens, or another answer"));
   }
 }
 

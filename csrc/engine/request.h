@@ -25,14 +25,14 @@ struct RequestOptions {
   MILLRACE_SAMPLING_OPTIONS(MILLRACE_SAMPLING_FIELD)
   std::vector<std::pair<int32_t, float>> logit_bias;  // token, what is added to its logit
   uint64_t seed = 0;
-  std::vector<int32_t> stop_tokens;  // end the request and are not given out
+  std::vector<int32_t> stop_tokens;                    // end the request and are not given out
   std::shared_ptr<constraint::Constraint> constraint;  // generate: what the answer must be
-  bool logprobs = false;             // generate: log-probability of each token
-  int top_logprobs = 0;              // generate: so many of the highest log-probabilities at each token
-  bool logits = false;               // score: logits of every position
-  int priority = 0;                  // higher goes first, and is preempted last
-  double queue_timeout_ms = 0;       // > 0: ends with QUEUE_TIMEOUT if not admitted by then
-  double deadline_ms = 0;            // > 0: ends with DEADLINE_EXCEEDED if not done by then
+  bool logprobs = false;                               // generate: log-probability of each token
+  int top_logprobs = 0;         // generate: so many of the highest log-probabilities at each token
+  bool logits = false;          // score: logits of every position
+  int priority = 0;             // higher goes first, and is preempted last
+  double queue_timeout_ms = 0;  // > 0: ends with QUEUE_TIMEOUT if not admitted by then
+  double deadline_ms = 0;       // > 0: ends with DEADLINE_EXCEEDED if not done by then
 };
 
 enum class Finish : uint8_t { none, stop, length, abort, error };

@@ -49,12 +49,7 @@ class Encoder {
     const out: number[] = []
     this.#level(clip(arcs, 0, 0x7f), 1, 0, out)
     this.#level(clip(arcs, 0x80, 0x7ff), 2, 0, out)
-    this.#level(
-      [...clip(arcs, 0x800, 0xd7ff), ...clip(arcs, 0xe000, 0xffff)],
-      3,
-      0,
-      out,
-    )
+    this.#level([...clip(arcs, 0x800, 0xd7ff), ...clip(arcs, 0xe000, 0xffff)], 3, 0, out)
     this.#level(clip(arcs, 0x10000, LAST), 4, 0, out)
     return out
   }
@@ -83,7 +78,11 @@ class Encoder {
       // Whole blocks of one target at once.
       if (first === block && last >= block + size - 1) {
         const blocks = Math.floor((last + 1 - block) / size)
-        put(byteOf(first), byteOf(block + (blocks - 1) * size), this.#between([[block, block + size - 1, target]], left - 1))
+        put(
+          byteOf(first),
+          byteOf(block + (blocks - 1) * size),
+          this.#between([[block, block + size - 1, target]], left - 1),
+        )
         const next = block + blocks * size
         if (next > last) index++
         else pieces = [...pieces.slice(0, index), [next, last, target], ...pieces.slice(index + 1)]

@@ -24,7 +24,11 @@ export function checkConstraint(constraint: Constraint, name = 'constraint'): Ch
   const kinds = KINDS.filter((kind) => given[kind] !== undefined)
   const [kind] = kinds
   if (kind === undefined || kinds.length > 1) {
-    throw invalidArgument(`exactly one of ${KINDS.join(', ')}`, name, kinds.length > 1 ? kinds.join(' and ') : undefined)
+    throw invalidArgument(
+      `exactly one of ${KINDS.join(', ')}`,
+      name,
+      kinds.length > 1 ? kinds.join(' and ') : undefined,
+    )
   }
   const isJson = kind === 'schema' || kind === 'json'
   for (const key of Object.keys(given)) {

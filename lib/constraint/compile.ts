@@ -16,7 +16,8 @@ export function compileTask(task: Task): Uint32Array<ArrayBuffer> {
   try {
     return compiler.program(task)
   } catch (error) {
-    if (error instanceof RangeError && /call stack/i.test(error.message)) throw invalid('the constraint is nested too deep')
+    if (error instanceof RangeError && /call stack/i.test(error.message))
+      throw invalid('the constraint is nested too deep')
     throw error
   }
 }

@@ -295,5 +295,3 @@ function isFinite(dfa: Dfa): boolean {
   }
   return true
 }
-
-

@@ -275,4 +275,3 @@ class GrammarParser {
     return escape.codePointAt(0)!
   }
 }
-

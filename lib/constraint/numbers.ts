@@ -100,7 +100,8 @@ function tidy(one: NumberRange): NumberRange | undefined {
   // What is a multiple of 6 is one of 3.
   if (others.some((other) => multiples.some((step) => step % other === 0))) return undefined
   const coarse = multiples.filter(
-    (step, index) => !multiples.some((other, at) => at !== index && other % step === 0 && (other !== step || at < index)),
+    (step, index) =>
+      !multiples.some((other, at) => at !== index && other % step === 0 && (other !== step || at < index)),
   )
   if (coarse.length === 1 && (highest - lowest) / coarse[0]! < 1e6) {
     const first = Math.ceil(lowest / coarse[0]!) * coarse[0]!
@@ -132,8 +133,12 @@ export function numberTexts(set: NumberSet, meter: Meter): NumberTexts[] {
   return set.flatMap((one) => rangeTexts(one, meter)).filter(({ dfa }) => !isNothing(dfa))
 }
 
-/** Digits that a double holds for certain; and characters of what JSON.stringify writes without an exponent. */
-const EXACT_CHARACTERS = 16
+/**
+ * Characters of texts whose doubles are exact enough to tell multiples, integers and others; and of what JSON.stringify
+ * writes without an exponent.
+ */
+const EXACT_INTEGER = 15
+const EXACT_FRACTION = 17
 const MOST_CHARACTERS = 26
 
 function rangeTexts(one: NumberRange, meter: Meter): NumberTexts[] {
@@ -146,11 +151,11 @@ function rangeTexts(one: NumberRange, meter: Meter): NumberTexts[] {
     if (multiples.length === 1 && multiples[0] === 1) return [regex(integers)]
   }
   const dfa = decimalDfa(one, isInteger, meter)
-  const counts = multiples.some((step) => step !== 1) || others.some((step) => step !== 1)
+  const counts = others.length > 0 || multiples.some((step) => step !== 1)
   const isBounded = isElastic(dfa, distances(dfa))
-  const most = counts ? EXACT_CHARACTERS : MOST_CHARACTERS
+  const most = !counts ? MOST_CHARACTERS : isInteger ? EXACT_INTEGER : EXACT_FRACTION
   const plain = { dfa, maximum: isBounded ? most : Number.POSITIVE_INFINITY }
-  if (counts) return [plain]
+  if (multiples.some((step) => step !== 1) || others.some((step) => step !== 1)) return [plain]
   // What JSON.stringify writes with an exponent: of bounds in between only the sign matters.
   const parts: string[] = []
   const fits = (bound: number) => bound === 0 || (Math.abs(bound) >= 1e-6 && Math.abs(bound) < 1e21)
@@ -209,7 +214,7 @@ function decimalDfa({ lowest, highest, multiples, others }: NumberRange, isInteg
   const places = Math.max(...steps.map((step) => decimalOf(step).fraction.length), 0)
   const deepest = Math.max(places, ...bounds.map(({ fraction }, index) => (hasBound[index] ? fraction.length : 0)))
   const units = steps.map((step) => Math.round(step * 10 ** places))
-  const counts = steps.length > 0 && !(steps.length === 1 && steps[0] === 1)
+  const counts = others.length > 0 || multiples.some((step) => step !== 1)
   const begin: Reading = {
     phase: 'begin',
     negative: false,
@@ -269,7 +274,11 @@ function decimalDfa({ lowest, highest, multiples, others }: NumberRange, isInteg
       compared: [compare(0), compare(1)],
       left: counts
         ? left.map((rest, index) =>
-            isFraction && behind >= places ? (value === 0 ? rest : -1) : (rest * 10 + value) % Math.max(units[index]!, 1),
+            isFraction && behind >= places
+              ? value === 0
+                ? rest
+                : -1
+              : (rest * 10 + value) % Math.max(units[index]!, 1),
           )
         : left,
       isZero: isZero && value === 0,

@@ -23,7 +23,11 @@ export function treeDfa(tree: RegexNode, how: 'whole' | 'anywhere', meter: Meter
 }
 
 /** What must hold where an edge without a character is taken. */
-type Condition = { type: 'begin' } | { type: 'end' } | { type: 'ahead'; look: number } | { type: 'behind'; look: number }
+type Condition =
+  | { type: 'begin' }
+  | { type: 'end' }
+  | { type: 'ahead'; look: number }
+  | { type: 'behind'; look: number }
 
 const MAX_NFA = 60_000
 

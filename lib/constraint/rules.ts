@@ -110,7 +110,11 @@ export class RuleSet {
     this.#push(places.length, rest ? 1 : 0, (1 << bits) - 1, minimum, bound(maximum))
     for (const alternatives of rest ? [...places, rest] : places) {
       this.#push(alternatives.length)
-      for (const { rule, sets } of alternatives) this.#push(rule, sets.reduce((all, bit) => all | (1 << bit), 0))
+      for (const { rule, sets } of alternatives)
+        this.#push(
+          rule,
+          sets.reduce((all, bit) => all | (1 << bit), 0),
+        )
     }
     this.#rules[rule] = { kind: 2, start, minimum: 0, maximum: UNLIMITED }
     return rule

@@ -33,8 +33,8 @@ import { withinBudgets } from '../plan/budget.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withPlaced } from '../plan/plan.ts'
 import type { Prediction } from '../plan/predict.ts'
 import { budgetBytes } from '../plan/vram.ts'
-import { constrainedCalls, constrainedText } from '../text/chat/constrain.ts'
 import { isPlain, ParsedAnswer, tokensOf } from '../text/chat/answer.ts'
+import { constrainedCalls, constrainedText } from '../text/chat/constrain.ts'
 import type { Tool } from '../text/chat/types.ts'
 import type { TextCodec } from '../text/tokenizer/codec.ts'
 import type { ModelCache } from './cache.ts'
@@ -245,7 +245,8 @@ export class Model implements AsyncDisposable {
       const prepared = await tokenizer.prepareChat(checked, { ...templateOptions, tools, signal })
       const { tokens, format, promptEnd } = prepared
       const hasTools = tools !== undefined && tools.length > 0
-      if (forced) task = constrainedCalls(format, promptEnd, { tools: forced, parallel: parallelToolCalls }, tokenizer.pieces)
+      if (forced)
+        task = constrainedCalls(format, promptEnd, { tools: forced, parallel: parallelToolCalls }, tokenizer.pieces)
       else if (constraint) task = constrainedText(format, promptEnd, constraint.body, tokenizer.pieces)
       if (hasTools && !format.calls) {
         log.warn({ model: native.id }, 'how the model writes calls of tools is not known: they stay in the text')

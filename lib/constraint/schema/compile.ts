@@ -1,10 +1,21 @@
 /** A JSON schema -> rules. */
 import { jsonFragment, rawFragment, sortEdges } from '../bytes.ts'
-import { accepts as isAccepted, ANY, both, type Dfa, countTexts, distances, isElastic, isNothing, NOTHING, without } from '../dfa.ts'
+import {
+  ANY,
+  both,
+  countTexts,
+  type Dfa,
+  distances,
+  accepts as isAccepted,
+  isElastic,
+  isNothing,
+  NOTHING,
+  without,
+} from '../dfa.ts'
 import { type NumberRange, type NumberSet, type NumberTexts, numberTexts } from '../numbers.ts'
 import { type Meter, tooLarge, unsupported } from '../problems.ts'
 import type { Alternative, RuleSet, State } from '../rules.ts'
-import { liveNames, nameAutomaton, type Names, sortNames } from './members.ts'
+import { liveNames, type Names, nameAutomaton, sortNames } from './members.ts'
 import { type Json, type Literal, Nodes } from './nodes.ts'
 import { Scalars, type TextSet } from './scalars.ts'
 import { type ArrayShape, holds, type MemberSpec, numberOf, type ObjectShape, type Shape, Shapes } from './shapes.ts'
@@ -90,22 +101,25 @@ export class SchemaCompiler {
   // ---- What values there are
 
   #value(literals: readonly Literal[]): number {
-    const numbers = [...new Set(literals.filter(({ node, negative }) => node.schema !== true || negative).map(numberOf))]
+    const numbers = [
+      ...new Set(literals.filter(({ node, negative }) => node.schema !== true || negative).map(numberOf)),
+    ]
     const key = numbers.sort((a, b) => a - b).join(' ')
     let value = this.#byKey.get(key)
     if (value === undefined) {
       if (this.#values.length >= MAX_VALUES) throw tooLarge(`more than ${MAX_VALUES} kinds of values`)
-      value = this.#values.push({
-        literals,
-        texts: { dfa: ANY, minimum: 0, maximum: INFINITY },
-        numbers: [],
-        constants: [],
-        objects: [],
-        arrays: [],
-        isPossible: false,
-        rule: -1,
-        users: new Set(),
-      }) - 1
+      value =
+        this.#values.push({
+          literals,
+          texts: { dfa: ANY, minimum: 0, maximum: INFINITY },
+          numbers: [],
+          constants: [],
+          objects: [],
+          arrays: [],
+          isPossible: false,
+          rule: -1,
+          users: new Set(),
+        }) - 1
       this.#byKey.set(key, value)
       this.#meter.spend(100)
     }
@@ -135,7 +149,8 @@ export class SchemaCompiler {
     const mentioned = new Set([...required, ...forbidden])
     for (const spec of specs) for (const name of spec.named.keys()) mentioned.add(name)
     for (const [name, others] of implications) for (const one of [name, ...others]) mentioned.add(one)
-    for (const { name } of witnesses) if ('unlike' in name) for (const one of name.unlike.named.keys()) mentioned.add(one)
+    for (const { name } of witnesses)
+      if ('unlike' in name) for (const one of name.unlike.named.keys()) mentioned.add(one)
     const names = sortNames(mentioned)
     if (names.length > MAX_MEMBERS) throw tooLarge(`more than ${MAX_MEMBERS} properties of one object`)
     if (witnesses.length > MAX_WITNESSES) throw tooLarge('too many conditions on properties without a name')
@@ -245,7 +260,13 @@ export class SchemaCompiler {
       return out
     }
     const places = Array.from({ length: Math.min(count, shape.maximum) }, (_, place) => choices(place))
-    return { type: 'array', shape, places, rest: shape.maximum > count ? choices(count) : undefined, bits: witnesses.length }
+    return {
+      type: 'array',
+      shape,
+      places,
+      rest: shape.maximum > count ? choices(count) : undefined,
+      bits: witnesses.length,
+    }
   }
 
   // ---- Contradictions that a short look finds
@@ -255,7 +276,9 @@ export class SchemaCompiler {
     if (shape.type === 'array') {
       if (shape.witnesses.length > 0 && shape.maximum === 0) return true
       for (let place = 0; place < Math.min(shape.minimum, 4); place++) {
-        const literals = shape.specs.flatMap(({ places, rest }) => (place < places.length ? places[place]! : (rest ?? [])))
+        const literals = shape.specs.flatMap(({ places, rest }) =>
+          place < places.length ? places[place]! : (rest ?? []),
+        )
         if (this.#isSurelyNothing(literals)) return true
       }
       return false
@@ -360,8 +383,8 @@ export class SchemaCompiler {
     if (bits === 0) return true
     if (longest === 0) return false
     return Array.from({ length: bits }, (_, bit) => bit).every((bit) =>
-      [...plan.places.slice(0, longest), ...(longest > plan.places.length && plan.rest ? [plan.rest] : [])].some((choices) =>
-        choices.some((choice) => choice.sets.includes(bit) && this.#may(choice)),
+      [...plan.places.slice(0, longest), ...(longest > plan.places.length && plan.rest ? [plan.rest] : [])].some(
+        (choices) => choices.some((choice) => choice.sets.includes(bit) && this.#may(choice)),
       ),
     )
   }

@@ -80,7 +80,9 @@ export function nameAutomaton(
     const { node, states } = keys[at]!
     if (node && node.name !== -1) labels.push(memberOf(node.name))
     else {
-      const kind = automata.map(({ accepts }, index) => (states[index] !== -1 && accepts[states[index]!] ? 1 : 0)).join('')
+      const kind = automata
+        .map(({ accepts }, index) => (states[index] !== -1 && accepts[states[index]!] ? 1 : 0))
+        .join('')
       let label = kinds.get(kind)
       if (label === undefined) kinds.set(kind, (label = kindOf(kind)))
       if (kinds.size > MAX_KINDS) throw tooLarge(`more than ${MAX_KINDS} kinds of property names`)

@@ -70,11 +70,13 @@ export class Nodes {
     if (schema === true) return this.TRUE
     if (schema === false) return this.FALSE
     if (typeof schema !== 'object' || schema === null || Array.isArray(schema)) {
-      throw invalid(`a JSON schema has ${JSON.stringify(schema)?.slice(0, 40)} where a schema belongs${where && `: ${where}`}`)
+      throw invalid(
+        `a JSON schema has ${JSON.stringify(schema)?.slice(0, 40)} where a schema belongs${where && `: ${where}`}`,
+      )
     }
     const known = this.#bySchema.get(schema)
     if (known) return known
-    const node = this.#make(schema, baseOf(schema, base))
+    const node = this.#make(modern(schema), baseOf(schema, base))
     this.#bySchema.set(schema, node)
     return node
   }
@@ -140,7 +142,7 @@ export class Nodes {
 
   #name(uri: string, schema: JsonObject, base: string): void {
     let node = this.#bySchema.get(schema)
-    if (!node) this.#bySchema.set(schema, (node = this.#make(schema, base)))
+    if (!node) this.#bySchema.set(schema, (node = this.#make(modern(schema), base)))
     if (!this.#byUri.has(uri)) this.#byUri.set(uri, node)
   }
 
@@ -148,7 +150,8 @@ export class Nodes {
   target(node: Node): Node {
     const { $ref: reference } = node.schema as JsonObject
     if (typeof reference !== 'string') throw invalid('a JSON schema has a $ref that is no text')
-    const refuse = () => unsupported(`the reference '${reference}' of a JSON schema`, 'bring what it refers to into $defs')
+    const refuse = () =>
+      unsupported(`the reference '${reference}' of a JSON schema`, 'bring what it refers to into $defs')
     const uri = resolve(node.base, reference)
     const known = this.#byUri.get(uri) ?? this.#byUri.get(uri.replace(/#$/, ''))
     if (known) return known
@@ -175,6 +178,30 @@ export class Nodes {
     }
     return this.node(at, base, '$ref')
   }
+}
+
+/** What draft 3 said otherwise: schemas among the types, and each property for itself that it is required. */
+function modern(schema: JsonObject): JsonObject {
+  const { type, properties, allOf = [] } = schema
+  const out: JsonObject = { ...schema }
+  const types = [type ?? []].flat()
+  if (types.some((name) => typeof name === 'object')) {
+    const names = types.filter((name) => typeof name === 'string')
+    const schemas = types.filter((name) => typeof name === 'object')
+    delete out.type
+    out.allOf = [
+      ...(Array.isArray(allOf) ? allOf : []),
+      { anyOf: [...(names.length > 0 ? [{ type: names }] : []), ...schemas] },
+    ]
+  }
+  if (typeof out.required === 'boolean') delete out.required
+  if (typeof properties === 'object' && properties !== null && !Array.isArray(properties)) {
+    const isRequired = (value: Json | undefined) =>
+      typeof value === 'object' && value !== null && !Array.isArray(value) && value.required === true
+    const required = Object.keys(properties).filter((name) => isRequired(properties[name]))
+    if (required.length > 0) out.required = [...(Array.isArray(out.required) ? out.required : []), ...required]
+  }
+  return out
 }
 
 function idOf(schema: JsonObject): string | undefined {
@@ -219,8 +246,7 @@ function checkValue(keyword: string, value: Json, schema: JsonObject): void {
   switch (keyword) {
     case 'type':
       for (const name of [value].flat()) {
-        if (typeof name !== 'string') throw unsupported("a schema within the keyword 'type' of JSON schemas")
-        if (![...TYPES, 'integer', 'any'].includes(name)) refuse('names of types')
+        if (typeof name !== 'string' || ![...TYPES, 'integer', 'any'].includes(name)) refuse('names of types')
       }
       return
     case 'enum':
@@ -242,9 +268,6 @@ function checkValue(keyword: string, value: Json, schema: JsonObject): void {
       if (typeof value !== 'string') refuse('a text')
       return
     case 'required':
-      if (typeof value === 'boolean') {
-        throw unsupported("the keyword 'required' with true or false", 'name the required properties in an array')
-      }
       if (!Array.isArray(value) || value.some((name) => typeof name !== 'string')) refuse('an array of names')
       return
     case 'allOf':
@@ -259,6 +282,9 @@ function checkValue(keyword: string, value: Json, schema: JsonObject): void {
     case 'dependentRequired':
     case 'dependentSchemas':
       if (typeof value !== 'object' || value === null || Array.isArray(value)) refuse('an object')
+      if (Object.values(value as JsonObject).some((one) => keyword === 'dependencies' && typeof one === 'string')) {
+        throw unsupported("a text within the keyword 'dependencies' of JSON schemas", 'write an array of names')
+      }
       return
     case 'minContains':
       if ((value as number) > 1 && schema.contains !== undefined) throw unsupported("the keyword 'minContains' above 1")

@@ -1,15 +1,15 @@
 /** What a schema says of texts, numbers, null and booleans: sets, which know union, intersection and complement. */
-import { type Dfa, ANY, both, either, isAny, isNothing, NOTHING, ofLength, ofTexts, without } from '../dfa.ts'
+import { ANY, both, type Dfa, either, isAny, isNothing, NOTHING, ofLength, ofTexts, without } from '../dfa.ts'
 import { formatRegex, isUnsupportedFormat } from '../formats.ts'
 import {
   bothNumbers,
   EVERY_NUMBER,
   eitherNumbers,
   multiplesOf,
-  neighbour,
   NO_NUMBER,
-  notNumbers,
   type NumberSet,
+  neighbour,
+  notNumbers,
   range,
 } from '../numbers.ts'
 import { invalid, type Meter, unsupported } from '../problems.ts'
@@ -194,7 +194,13 @@ export class Scalars {
         if (isAny(a.dfa) && a.maximum === INFINITY) return { dfa: ANY, minimum: 0, maximum: a.minimum - 1 }
         return plain(without(ANY, this.whole(a), meter))
       },
-      of: (values) => plain(ofTexts(values.filter((value) => typeof value === 'string'), meter)),
+      of: (values) =>
+        plain(
+          ofTexts(
+            values.filter((value) => typeof value === 'string'),
+            meter,
+          ),
+        ),
       own: ({ minLength = 0, maxLength = INFINITY, pattern, format }) => {
         let dfa = ANY
         if (pattern !== undefined) dfa = both(dfa, this.pattern(pattern as string), meter)
@@ -215,7 +221,9 @@ const numberAlgebra: Algebra<NumberSet> = {
   isNone: (set) => set.length === 0,
   isEvery: (set) => set === EVERY_NUMBER,
   of: (values) =>
-    values.filter((value) => typeof value === 'number').reduce<NumberSet>((all, value) => eitherNumbers(all, range(value, value)), NO_NUMBER),
+    values
+      .filter((value) => typeof value === 'number')
+      .reduce<NumberSet>((all, value) => eitherNumbers(all, range(value, value)), NO_NUMBER),
   own: (schema, node) => {
     const { minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf } = schema
     let lowest = -Number.MAX_VALUE
@@ -256,10 +264,11 @@ function bitAlgebra(type: TypeName, values: readonly Json[]): Algebra<number> {
     not: (a) => every & ~a,
     isNone: (set) => set === 0,
     isEvery: (set) => set === every,
-    of: (given) => given.reduce<number>((bits, value) => {
-      const index = values.indexOf(value)
-      return index === -1 ? bits : bits | (1 << index)
-    }, 0),
+    of: (given) =>
+      given.reduce<number>((bits, value) => {
+        const index = values.indexOf(value)
+        return index === -1 ? bits : bits | (1 << index)
+      }, 0),
     own: () => every,
   }
 }

@@ -175,9 +175,14 @@ export class Shapes {
     const schema = this.#nodes.check(node)
     if (node.types && !node.types.names.has(shape.type)) return false
     if (node.value === undefined) {
-      for (const values of [schema.enum as Json[] | undefined, schema.const === undefined ? undefined : [schema.const]]) {
+      for (const values of [
+        schema.enum as Json[] | undefined,
+        schema.const === undefined ? undefined : [schema.const],
+      ]) {
         if (values === undefined) continue
-        const own = values.filter((value) => typeOf(value) === shape.type).map((value) => holds(this.#nodes.constant(value)))
+        const own = values
+          .filter((value) => typeOf(value) === shape.type)
+          .map((value) => holds(this.#nodes.constant(value)))
         if (own.length === 0) return false
         if (own.length === 1) open.push(own[0]!)
         else branches.push(() => own.map((literal) => [literal]))
@@ -237,7 +242,8 @@ export class Shapes {
     if (schema.enum !== undefined && !(schema.enum as Json[]).some((value) => typeOf(value) === type)) return false
     if (depth < 8) {
       if (schema.$ref !== undefined && !this.#mayBe(this.#nodes.target(node), type, depth + 1)) return false
-      if (schema.allOf !== undefined && this.#list(node, 'allOf').some((part) => !this.#mayBe(part, type, depth + 1))) return false
+      if (schema.allOf !== undefined && this.#list(node, 'allOf').some((part) => !this.#mayBe(part, type, depth + 1)))
+        return false
       for (const keyword of ['anyOf', 'oneOf']) {
         if (schema[keyword] === undefined) continue
         if (!this.#list(node, keyword).some((part) => this.#mayBe(part, type, depth + 1))) return false
@@ -253,9 +259,14 @@ export class Shapes {
     if (node.types && !node.types.names.has(shape.type)) return true
     const ways: Literal[][] = []
     if (node.value === undefined) {
-      for (const values of [schema.enum as Json[] | undefined, schema.const === undefined ? undefined : [schema.const]]) {
+      for (const values of [
+        schema.enum as Json[] | undefined,
+        schema.const === undefined ? undefined : [schema.const],
+      ]) {
         if (values === undefined) continue
-        ways.push(values.filter((value) => typeOf(value) === shape.type).map((value) => fails(this.#nodes.constant(value))))
+        ways.push(
+          values.filter((value) => typeOf(value) === shape.type).map((value) => fails(this.#nodes.constant(value))),
+        )
       }
     }
     if (schema.$ref !== undefined) ways.push([fails(this.#nodes.target(node))])
@@ -297,8 +308,8 @@ export class Shapes {
     if (opposite) opposite(shape)
     for (const keyword of ['dependencies', 'dependentRequired', 'dependentSchemas']) {
       for (const [name, value] of Object.entries((schema[keyword] ?? {}) as JsonObject)) {
-        if (Array.isArray(value) || typeof value === 'string') {
-          shape.implications.push([name, [value].flat() as string[]])
+        if (Array.isArray(value)) {
+          shape.implications.push([name, value as string[]])
           continue
         }
         const part = this.#nodes.of(node, keyword, value)
@@ -309,7 +320,8 @@ export class Shapes {
 
   #memberSpec(node: Node, schema: JsonObject): MemberSpec | undefined {
     const { properties, patternProperties, additionalProperties } = schema
-    if (properties === undefined && patternProperties === undefined && additionalProperties === undefined) return undefined
+    if (properties === undefined && patternProperties === undefined && additionalProperties === undefined)
+      return undefined
     const of = (keyword: string, value: Json) => [holds(this.#nodes.of(node, keyword, value))]
     return {
       named: new Map(
@@ -344,10 +356,14 @@ export class Shapes {
     const { required, minProperties = 0, maxProperties = INFINITY, propertyNames } = schema
     const out = ((required ?? []) as string[]).map((name) => [this.#without(name)])
     if ((minProperties as number) > 0) {
-      out.push([holds(this.#nodes.made(`at most ${minProperties} - 1`, { maxProperties: (minProperties as number) - 1 }))])
+      out.push([
+        holds(this.#nodes.made(`at most ${minProperties} - 1`, { maxProperties: (minProperties as number) - 1 })),
+      ])
     }
     if (maxProperties !== INFINITY) {
-      out.push([holds(this.#nodes.made(`at least ${maxProperties} + 1`, { minProperties: (maxProperties as number) + 1 }))])
+      out.push([
+        holds(this.#nodes.made(`at least ${maxProperties} + 1`, { minProperties: (maxProperties as number) + 1 })),
+      ])
     }
     if (propertyNames !== undefined) {
       const literal = fails(this.#nodes.of(node, 'propertyNames', propertyNames))
@@ -376,8 +392,8 @@ export class Shapes {
     }
     for (const keyword of ['dependencies', 'dependentRequired', 'dependentSchemas']) {
       for (const [name, value] of Object.entries((schema[keyword] ?? {}) as JsonObject)) {
-        if (Array.isArray(value) || typeof value === 'string') {
-          for (const other of [value].flat() as string[]) {
+        if (Array.isArray(value)) {
+          for (const other of value as string[]) {
             out.push([
               this.#opposite(node, `${name} without ${other}`, (shape) => {
                 shape.required.add(name)
@@ -400,7 +416,8 @@ export class Shapes {
     const of = (keyword: string, value: Json) => [holds(this.#nodes.of(node, keyword, value))]
     const tuple = Array.isArray(items) ? 'items' : prefixItems === undefined ? undefined : 'prefixItems'
     if (tuple === undefined) return items === undefined ? undefined : { places: [], rest: of('items', items) }
-    const [keyword, rest] = tuple === 'items' ? (['additionalItems', additionalItems] as const) : (['items', items] as const)
+    const [keyword, rest] =
+      tuple === 'items' ? (['additionalItems', additionalItems] as const) : (['items', items] as const)
     return {
       places: (schema[tuple] as Json[]).map((value) => of(tuple, value)),
       rest: rest === undefined ? undefined : of(keyword, rest),
@@ -429,8 +446,10 @@ export class Shapes {
       out.push(holds(made))
     }
     if (uniqueItems === true) throw unsupported("the keyword 'uniqueItems' of JSON schemas within not or oneOf")
-    if ((minItems as number) > 0) out.push(holds(this.#nodes.made(`short ${minItems}`, { maxItems: (minItems as number) - 1 })))
-    if (maxItems !== INFINITY) out.push(holds(this.#nodes.made(`long ${maxItems}`, { minItems: (maxItems as number) + 1 })))
+    if ((minItems as number) > 0)
+      out.push(holds(this.#nodes.made(`short ${minItems}`, { maxItems: (minItems as number) - 1 })))
+    if (maxItems !== INFINITY)
+      out.push(holds(this.#nodes.made(`long ${maxItems}`, { minItems: (maxItems as number) + 1 })))
     const spec = this.#placeSpec(node, schema)
     spec?.places.forEach((value, place) => {
       if (isTrue(value)) return

@@ -1,7 +1,8 @@
 /** Chats under a constraint: what an answer has around what was asked for, in the literals that also read it. */
-import type { Body, Part, Piece } from '../../constraint/task.ts'
+
 import { unsupported } from '../../constraint/problems.ts'
 import type { Json, JsonObject } from '../../constraint/schema/nodes.ts'
+import type { Body, Part, Piece } from '../../constraint/task.ts'
 import type { Pieces } from '../tokenizer/pieces.ts'
 import type { CallFormat, ChatFormat, NamedCalls, ObjectCalls, TaggedCalls } from './format.ts'
 import type { Tool } from './types.ts'
@@ -145,9 +146,7 @@ class Writer {
     const { name } = tool.function
     const id = (source: string): Part => ({ body: { type: 'regex', source, flags: '' } })
     const named: Part[] =
-      written?.isId === true
-        ? [this.literal(`functions.${name}:`), id('\\d{1,3}')]
-        : [this.literal(name)]
+      written?.isId === true ? [this.literal(`functions.${name}:`), id('\\d{1,3}')] : [this.literal(name)]
     return [
       ...named,
       this.literal(nameClose),
@@ -171,19 +170,35 @@ class Writer {
       const isText = typeof schema === 'object' && schema.type === 'string'
       const tag: Part[] = type ? [{ literal: [isText ? type.text : typeName(schema)] }, this.literal(type.close)] : []
       if (!isText) {
-        const body: Body = { type: 'schema', schema: withDefinitions(schema, parameters as JsonObject), flexible: false }
+        const body: Body = {
+          type: 'schema',
+          schema: withDefinitions(schema, parameters as JsonObject),
+          flexible: false,
+        }
         return [...tag, { body }, { space: 1 }, this.literal(valueClose)]
       }
       const open = textWrap ? [this.literal(textWrap.open)] : []
       const close = textWrap ? textWrap.close + valueClose : valueClose
       const texts = schema.enum as Json[] | undefined
       if (texts?.every((text) => typeof text === 'string')) {
-        return [...tag, ...open, { body: { type: 'choice', texts: texts as string[] } }, { space: 1 }, this.literal(close)]
+        return [
+          ...tag,
+          ...open,
+          { body: { type: 'choice', texts: texts as string[] } },
+          { space: 1 },
+          this.literal(close),
+        ]
       }
       return [...tag, ...open, { until: this.#pieces(close) }]
     }
     const members = Object.entries(properties).flatMap(([key, schema]): Part[] => {
-      const own: Part[] = [this.literal(keyOpen), { literal: [key] }, this.literal(keyClose), ...value(schema), SOME_SPACE]
+      const own: Part[] = [
+        this.literal(keyOpen),
+        { literal: [key] },
+        this.literal(keyClose),
+        ...value(schema),
+        SOME_SPACE,
+      ]
       return required.includes(key) ? own : [{ choice: [own, []] }]
     })
     return [{ literal: [name] }, this.literal(nameClose), ...passed, SOME_SPACE, ...members]
