@@ -217,8 +217,8 @@ export function jsonFragment(dfa: Dfa, { counted, names }: JsonTextOptions, mete
     if (names ? names.labels[state]! >= 0 : dfa.accepts[state]) {
       extra.push(QUOTE, QUOTE, ENDS, names ? NAME + names.labels[state]! : end)
     }
-    const escape = escapeState(encoder, pieces, !names && isAnyState(dfa, state))
-    if (escape !== undefined) extra.push(BACKSLASH, BACKSLASH, 0, escape)
+    const escaped = escapeState(encoder, pieces, !names && isAnyState(dfa, state))
+    if (escaped !== undefined) extra.push(BACKSLASH, BACKSLASH, 0, escaped)
     own.edges = extra.length === 0 ? edges : sortEdges([...edges, ...extra])
     if (loopsPlainly(arcs, state)) own.plain = true
   })

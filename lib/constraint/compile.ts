@@ -43,7 +43,10 @@ class Compiler {
   #body(body: Body): number {
     const key = JSON.stringify(body)
     let rule = this.#bodies.get(key)
-    if (rule === undefined) this.#bodies.set(key, (rule = this.#compile(body)))
+    if (rule === undefined) {
+      rule = this.#compile(body)
+      this.#bodies.set(key, rule)
+    }
     return rule
   }
 

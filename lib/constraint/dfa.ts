@@ -196,7 +196,10 @@ export function ofTexts(texts: readonly string[], meter: Meter): Dfa {
     for (const character of text) {
       const point = character.codePointAt(0)!
       let child = node.children.get(point)
-      if (!child) node.children.set(point, (child = { children: new Map(), end: false }))
+      if (!child) {
+        child = { children: new Map(), end: false }
+        node.children.set(point, child)
+      }
       node = child
     }
     node.end = true
@@ -259,7 +262,7 @@ export function isElastic(dfa: Dfa, far: readonly number[]): boolean {
 
 /** How many texts there are, up to a limit. */
 export function countTexts(dfa: Dfa, limit: number): number {
-  if (!isFinite(dfa)) return limit
+  if (!hasEnd(dfa)) return limit
   const known = new Map<number, number>()
   const count = (state: number): number => {
     const before = known.get(state)
@@ -273,7 +276,8 @@ export function countTexts(dfa: Dfa, limit: number): number {
   return count(dfa.start)
 }
 
-function isFinite(dfa: Dfa): boolean {
+/** Its texts are so many and no more. */
+function hasEnd(dfa: Dfa): boolean {
   const state = new Uint8Array(dfa.arcs.length)
   const path: [number, number][] = [[dfa.start, 2]]
   state[dfa.start] = 1

@@ -259,8 +259,8 @@ class GrammarParser {
     if (point === undefined || point === 10) throw this.#fault('the end of a text or of a class')
     this.#at += point > 0xffff ? 2 : 1
     if (point !== 0x5c) return point
-    const escape = this.#source[this.#at++]
-    const long = { x: 2, u: 4, U: 8 }[escape ?? '']
+    const letter = this.#source[this.#at++]
+    const long = { x: 2, u: 4, U: 8 }[letter ?? '']
     if (long !== undefined) {
       const digits = this.#source.slice(this.#at, this.#at + long)
       if (digits.length !== long || !/^[0-9a-fA-F]+$/.test(digits)) throw this.#fault(`${long} hexadecimal digits`)
@@ -269,9 +269,9 @@ class GrammarParser {
       if (value > 0x10ffff) throw this.#fault('a code point')
       return value
     }
-    const short = { n: 10, r: 13, t: 9 }[escape ?? '']
+    const short = { n: 10, r: 13, t: 9 }[letter ?? '']
     if (short !== undefined) return short
-    if (escape === undefined || !'\\"[]^-'.includes(escape)) throw this.#fault('an escape such as \\n')
-    return escape.codePointAt(0)!
+    if (letter === undefined || !'\\"[]^-'.includes(letter)) throw this.#fault('an escape such as \\n')
+    return letter.codePointAt(0)!
   }
 }

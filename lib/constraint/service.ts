@@ -155,6 +155,9 @@ const keys = new WeakMap<Task, string>()
 /** The task's content. */
 export function keyOf(task: Task): string {
   let key = keys.get(task)
-  if (key === undefined) keys.set(task, (key = JSON.stringify(task)))
+  if (key === undefined) {
+    key = JSON.stringify(task)
+    keys.set(task, key)
+  }
   return key
 }

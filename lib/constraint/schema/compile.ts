@@ -443,10 +443,16 @@ export class SchemaCompiler {
   #dfaOf(set: TextSet): Dfa {
     const { dfa, minimum, maximum } = set
     let known = this.#dfas.get(dfa)
-    if (!known) this.#dfas.set(dfa, (known = new Map()))
+    if (!known) {
+      known = new Map()
+      this.#dfas.set(dfa, known)
+    }
     const key = `${minimum} ${maximum}`
     let own = known.get(key)
-    if (!own) known.set(key, (own = this.#boundedDfa(set)))
+    if (!own) {
+      own = this.#boundedDfa(set)
+      known.set(key, own)
+    }
     return own
   }
 
@@ -461,7 +467,10 @@ export class SchemaCompiler {
   readonly #distances = new Map<Dfa, number[]>()
   #far(dfa: Dfa): number[] {
     let far = this.#distances.get(dfa)
-    if (!far) this.#distances.set(dfa, (far = distances(dfa)))
+    if (!far) {
+      far = distances(dfa)
+      this.#distances.set(dfa, far)
+    }
     return far
   }
 
@@ -471,7 +480,10 @@ export class SchemaCompiler {
     if (isNothing(own)) return undefined
     const counted = (minimum > 0 || maximum !== INFINITY) && own === set.dfa
     let rules = this.#textRules.get(own)
-    if (!rules) this.#textRules.set(own, (rules = new Map()))
+    if (!rules) {
+      rules = new Map()
+      this.#textRules.set(own, rules)
+    }
     const key = counted ? `${minimum} ${maximum}` : ''
     let rule = rules.get(key)
     if (rule === undefined) {
@@ -488,7 +500,10 @@ export class SchemaCompiler {
   #numbers(one: NumberRange): NumberTexts[] {
     const key = JSON.stringify(one)
     let texts = this.#numberParts.get(key)
-    if (!texts) this.#numberParts.set(key, (texts = numberTexts([one], this.#meter)))
+    if (!texts) {
+      texts = numberTexts([one], this.#meter)
+      this.#numberParts.set(key, texts)
+    }
     return texts
   }
 

@@ -50,7 +50,10 @@ export function nameAutomaton(
     for (const character of name) {
       const point = character.codePointAt(0)!
       let child = node.children.get(point)
-      if (!child) node.children.set(point, (child = { children: new Map(), name: -1, id: nodes++ }))
+      if (!child) {
+        child = { children: new Map(), name: -1, id: nodes++ }
+        node.children.set(point, child)
+      }
       node = child
     }
     node.name = index
@@ -84,7 +87,10 @@ export function nameAutomaton(
         .map(({ accepts }, index) => (states[index] !== -1 && accepts[states[index]!] ? 1 : 0))
         .join('')
       let label = kinds.get(kind)
-      if (label === undefined) kinds.set(kind, (label = kindOf(kind)))
+      if (label === undefined) {
+        label = kindOf(kind)
+        kinds.set(kind, label)
+      }
       if (kinds.size > MAX_KINDS) throw tooLarge(`more than ${MAX_KINDS} kinds of property names`)
       labels.push(label)
     }
@@ -149,7 +155,10 @@ export function liveNames({ dfa, labels }: Names, relabel: (label: number) => nu
   const order: number[] = []
   const numberOf = (state: number) => {
     let number = numbers.get(state)
-    if (number === undefined) numbers.set(state, (number = order.push(state) - 1))
+    if (number === undefined) {
+      number = order.push(state) - 1
+      numbers.set(state, number)
+    }
     return number
   }
   numberOf(dfa.start)

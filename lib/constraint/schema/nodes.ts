@@ -89,14 +89,20 @@ export class Nodes {
   constant(value: Json): Node {
     const key = canonical(value)
     let node = this.#byValue.get(key)
-    if (!node) this.#byValue.set(key, (node = this.#make(structureOf(value), '', value)))
+    if (!node) {
+      node = this.#make(structureOf(value), '', value)
+      this.#byValue.set(key, node)
+    }
     return node
   }
 
   /** A part of a schema's own making. */
   made(key: string, schema: JsonObject): Node {
     let node = this.#byValue.get(`made ${key}`)
-    if (!node) this.#byValue.set(`made ${key}`, (node = this.#make(schema, '')))
+    if (!node) {
+      node = this.#make(schema, '')
+      this.#byValue.set(`made ${key}`, node)
+    }
     return node
   }
 
@@ -142,7 +148,10 @@ export class Nodes {
 
   #name(uri: string, schema: JsonObject, base: string): void {
     let node = this.#bySchema.get(schema)
-    if (!node) this.#bySchema.set(schema, (node = this.#make(modern(schema), base)))
+    if (!node) {
+      node = this.#make(modern(schema), base)
+      this.#bySchema.set(schema, node)
+    }
     if (!this.#byUri.has(uri)) this.#byUri.set(uri, node)
   }
 

@@ -143,7 +143,10 @@ export class Scalars {
   /** Texts that have a pattern somewhere. */
   pattern(source: string): Dfa {
     let dfa = this.#patterns.get(source)
-    if (!dfa) this.#patterns.set(source, (dfa = regexDfa(source, 'anywhere', {}, this.#meter)))
+    if (!dfa) {
+      dfa = regexDfa(source, 'anywhere', {}, this.#meter)
+      this.#patterns.set(source, dfa)
+    }
     return dfa
   }
 
@@ -154,7 +157,10 @@ export class Scalars {
     if (source === undefined) return ANY
     const key = `format ${format}`
     let dfa = this.#patterns.get(key)
-    if (!dfa) this.#patterns.set(key, (dfa = regexDfa(source, 'whole', {}, this.#meter)))
+    if (!dfa) {
+      dfa = regexDfa(source, 'whole', {}, this.#meter)
+      this.#patterns.set(key, dfa)
+    }
     return dfa
   }
 
