@@ -37,6 +37,7 @@ export default defineConfig({
     'lib/server/index.ts',
     'lib/cli/main.ts',
     'lib/text/tokenizer/worker.ts',
+    'lib/constraint/worker.ts',
   ],
   // One file a module, as in lib/: the package's root is found from a module's place, and stack traces stay readable.
   unbundle: true,

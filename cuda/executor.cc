@@ -319,8 +319,8 @@ void CudaExecutor::collect() {
   for (size_t i = 0; i < count; i++) {
     const LogitRequest& request = step_.logits[i];
     // The device's sampler knows temperature, top-k, top-p and min-p; rows with the rarer wishes are answered here.
-    const bool rare =
-        request.adjustments > 0 || request.top_logprobs > 0 || (request.sample && request.typical_p < 1.0f);
+    const bool rare = request.adjustments > 0 || request.mask >= 0 || request.top_logprobs > 0 ||
+                      (request.sample && request.typical_p < 1.0f);
     if (!rare && !request.keep_logits) continue;
     row_.resize(vocab);
     own_.copy(reinterpret_cast<std::byte*>(row_.data()),
@@ -332,8 +332,9 @@ void CudaExecutor::collect() {
     const size_t top = output.top_tokens.size();
     output.top_tokens.resize(top + request.top_logprobs);
     output.top_logprobs.resize(top + request.top_logprobs);
-    const RowAnswer answer = answer_row(request, row_, step_.adjustments, std::span(output.top_tokens).subspan(top),
-                                        std::span(output.top_logprobs).subspan(top), row_scratch_);
+    const RowAnswer answer =
+        answer_row(request, row_, step_.adjustments, step_.masks, std::span(output.top_tokens).subspan(top),
+                   std::span(output.top_logprobs).subspan(top), row_scratch_);
     output.tokens[i] = answer.token;
     output.logprobs[i] = answer.logprob;
   }

@@ -337,6 +337,8 @@ export interface NativeGenerateRequest extends NativeSampling {
   /** Integer in [0, 2^53). */
   seed: number
   stopTokens: Int32Array
+  /** What the answer must be. */
+  constraint?: NativeConstraint | undefined
   /** Log-probabilities of generated tokens. */
   logprobs: boolean
   /** So many of the highest log-probabilities at each token. */
@@ -482,6 +484,24 @@ export interface NativeDeviceMemory {
 export interface NativePacked {
   state: 'unused' | 'absent' | 'stale' | 'damaged' | 'read'
   reason: string
+}
+
+/** The bytes of all tokens, in the form that masks are made from. */
+export interface NativeVocabulary {
+  readonly native?: never
+}
+
+/** A compiled constraint of one vocabulary, with the states and masks that it has made so far. */
+export interface NativeConstraint {
+  /** Whether an answer may be these bytes, as a whole. */
+  accepts(text: Uint8Array): boolean
+  /**
+   * Masks before each of the tokens that may come and behind the last of them, a bit a token from the lowest on, and the
+   * microseconds that each took: for tests and benches.
+   */
+  trace(tokens: Int32Array): { taken: number; accepts: boolean; masks: Uint32Array[]; us: Float64Array }
+  /** Of memory. */
+  readonly bytes: number
 }
 
 export interface NativeModel {
@@ -677,6 +697,10 @@ export interface NativeAddon {
   attach(onEvents: (events: NativeEvent[]) => void): void
   /** What probeGpus() says; then the GPU starts, ahead of a load. What fails is for the load to tell. */
   startDevice(device: string): Promise<{ gpus: NativeGpu[]; reason: string; lost?: boolean }>
+  /** Of Pieces.shared; on a thread of its own. */
+  createVocabulary(table: Uint8Array): Promise<NativeVocabulary>
+  /** Of what compileTask() made. */
+  createConstraint(program: Uint32Array, vocabulary: NativeVocabulary): NativeConstraint
   load(request: NativeLoadRequest): Promise<NativeModel>
   cancelLoad(loadId: number): void
   /** A pending request keeps the process alive: counts up and down. */

@@ -9,6 +9,17 @@ export type {
   Quantisation,
 } from './checkpoint/quantisation.ts'
 export type { ModelSpec } from './checkpoint/spec.ts'
+export { CompiledConstraint, compileConstraint } from './constraint/constraint.ts'
+export type {
+  ChoiceConstraint,
+  Constraint,
+  GrammarConstraint,
+  JsonConstraint,
+  JsonSchema,
+  ObjectOf,
+  RegexConstraint,
+  SchemaConstraint,
+} from './constraint/types.ts'
 export { type ErrorCode, MillraceError } from './errors.ts'
 export type { CachedModel } from './hub/cache.ts'
 export { listModels, type RemovedModel, removeModel } from './hub/manage.ts'

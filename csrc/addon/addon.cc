@@ -2,6 +2,7 @@
 #include <napi.h>
 
 #include "addon/checkpoint.h"
+#include "addon/constraint.h"
 #include "addon/environment.h"
 #include "addon/lab.h"
 #include "addon/model.h"
@@ -13,6 +14,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData<millrace::Environment>(new millrace::Environment(env));
   exports.Set("version", MILLRACE_VERSION);
   millrace::register_checkpoint(env, exports);
+  millrace::register_constraint(env, exports);
   millrace::register_lab(env, exports);
   millrace::register_model(env, exports);
   millrace::register_probe(env, exports);

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "addon/constraint.h"
 #include "core/error.h"
 
 namespace millrace {
@@ -217,6 +218,7 @@ RequestOptions request_options(const Napi::Object& object, int vocab) {
   options.seed = size_field(object, "seed");
   options.stop_tokens = int32_array_field(object, "stopTokens");
   options.logprobs = bool_field(object, "logprobs");
+  options.constraint = constraint_of(field(object, "constraint"));
   return options;
 }
 

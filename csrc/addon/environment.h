@@ -74,6 +74,7 @@ class Environment {
   void cancel_load(int64_t id);
 
   Napi::FunctionReference model_class;
+  Napi::FunctionReference vocabulary_class, constraint_class;
   Napi::FunctionReference lab_class;
 
  private:

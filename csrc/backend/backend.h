@@ -11,6 +11,7 @@
 
 #include "backend/kernel_image.h"
 #include "backend/sampling_options.h"
+#include "backend/token_mask.h"
 #include "model/program.h"
 #include "model/slab_layout.h"
 
@@ -90,6 +91,7 @@ struct LogitRequest {
   int32_t adjustments_begin = 0;  // of Step::adjustments
   int32_t adjustments = 0;        // how many; ascending tokens, each once
   int32_t top_logprobs = 0;       // > 0: so many of the highest log-probabilities of the unmodified distribution too
+  int32_t mask = -1;              // >= 0: of Step::masks, the tokens that may be chosen; on the host alone
   uint64_t seed = 0;
   uint64_t counter = 0;  // index of the token within its sequence: (seed, counter) fixes the random numbers
 };
@@ -106,6 +108,7 @@ struct Step {
   int block_table_stride = 0;
   std::span<const LogitRequest> logits;          // ascending rows; at most ExecutorConfig::max_logit_rows
   std::span<const LogitAdjustment> adjustments;  // of all logit requests
+  std::span<const TokenMask* const> masks;       // of those that are constrained
   uint64_t hops_before = 0;                      // tickets of this pass's hops come after it
 };
 
@@ -123,8 +126,8 @@ struct Hop {
 // Which rows of a step an operation computes.
 enum class RowKind : uint8_t { all, decode, prefill };
 
-// In the place of a token where the model's logits are a distribution and the request's adjustments leave no token of
-// it to choose: fail the request, which is to blame.
+// In the place of a token where the model's logits are a distribution and the request's adjustments and mask leave no
+// token of it to choose: fail the request, which is to blame.
 inline constexpr int32_t kAllForbidden = -2;
 
 // Of sample(); readable after collect().

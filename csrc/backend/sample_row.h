@@ -18,10 +18,10 @@ struct RowAnswer {
   float logprob = 0;   // NaN where not asked for
 };
 
-// `logits`: the row, [vocab]. `adjustments`: the step's, of which the request names its own. top_tokens and
-// top_logprobs: request.top_logprobs of each.
+// `logits`: the row, [vocab]. `adjustments` and `masks`: the step's, of which the request names its own; a mask that is
+// still being made is waited for. top_tokens and top_logprobs: request.top_logprobs of each.
 RowAnswer answer_row(const LogitRequest& request, std::span<const float> logits,
-                     std::span<const LogitAdjustment> adjustments, std::span<int32_t> top_tokens,
-                     std::span<float> top_logprobs, RowScratch& scratch);
+                     std::span<const LogitAdjustment> adjustments, std::span<const TokenMask* const> masks,
+                     std::span<int32_t> top_tokens, std::span<float> top_logprobs, RowScratch& scratch);
 
 }  // namespace millrace

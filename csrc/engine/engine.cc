@@ -102,6 +102,9 @@ uint64_t Engine::submit(const std::shared_ptr<Model>& model, RequestOptions opti
   sequence->id = options.id != 0 ? options.id : admit(model);
   sequence->tokens = options.tokens;
   sequence->options = std::move(options);
+  if (sequence->options.constraint) {
+    sequence->constrained = std::make_unique<Constrained>(sequence->options.constraint, sequence->options.stop_tokens);
+  }
   sequence->sink = std::move(sink);
   sequence->submitted = Clock::now() - std::chrono::duration_cast<Clock::duration>(
                                            std::chrono::duration<double, std::milli>(sequence->options.age_ms));

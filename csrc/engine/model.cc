@@ -385,7 +385,7 @@ void Model::run_pass(Step step) {
     side.feeder->begin(route, next);
     if (side.feeder->counters().shared_bytes > brought) counters_.switches.fetch_add(1, std::memory_order_relaxed);
     Step own = step;
-    if (i != head) own.logits = {}, own.adjustments = {};
+    if (i != head) own.logits = {}, own.adjustments = {}, own.masks = {};
     side.executor->begin(*side.compute, own, output_);
   }
   sides_[at].executor->embed(*sides_[at].compute);
@@ -557,6 +557,11 @@ void Model::take_results(const StepBatch& batch) {
       sequence.first_token = Clock::now();
     }
     TokenEvent event;
+    Constrained* constrained = sequence.constrained.get();
+    if (token == kAllForbidden && constrained != nullptr) {
+      end_without_token(sequence);
+      continue;
+    }
     if (token < 0) {
       const bool forbidden = token == kAllForbidden;
       event.error_code = forbidden ? code::kInvalidArgument : code::kCheckpointInvalid;
@@ -572,6 +577,16 @@ void Model::take_results(const StepBatch& batch) {
       end(sequence.id, Finish::stop);
       continue;
     }
+    bool ended = false;
+    try {
+      if (constrained != nullptr && !constrained->take(token)) {
+        throw Error(code::kInternal, "a token came that the constraint forbids", "please report this");
+      }
+      ended = constrained != nullptr && constrained->ended();
+    } catch (...) {
+      fail(sequence.id, current_error());
+      continue;
+    }
     append_token(sequence, token);
     event.tokens.push_back(token);
     if (sequence.options.logprobs) event.logprobs.push_back(output_.logprobs[part.first_logit]);
@@ -579,13 +594,36 @@ void Model::take_results(const StepBatch& batch) {
       event.top_tokens.assign(output_.top_tokens.begin() + own_top, output_.top_tokens.begin() + top);
       event.top_logprobs.assign(output_.top_logprobs.begin() + own_top, output_.top_logprobs.begin() + top);
     }
-    if (sequence.generated() >= sequence.options.max_tokens) {
-      end(sequence.id, Finish::length, std::move(event));
+    if (ended || sequence.generated() >= sequence.options.max_tokens) {
+      end(sequence.id, ended ? Finish::stop : Finish::length, std::move(event));
       continue;
     }
     event.model = id_;
     event.request = sequence.id;
     sequence.sink->post(std::move(event));
+  }
+}
+
+void Model::fail(uint64_t request, const Error& error) {
+  TokenEvent event;
+  event.error_code = error.code();
+  event.error_message = error.what();
+  event.error_remedy = error.remedy();
+  end(request, Finish::error, std::move(event));
+}
+
+// Of a sequence under a constraint, that has no token to choose.
+void Model::end_without_token(Sequence& sequence) {
+  const Constrained& constrained = *sequence.constrained;
+  if (constrained.mask().error()) {
+    fail(sequence.id, *constrained.mask().error());
+  } else if (constrained.accepts()) {
+    end(sequence.id, Finish::stop);  // what could follow no token spells, and there is none that ends an answer
+  } else {
+    fail(sequence.id,
+         Error(code::kConstraintInvalid,
+               "no token is left to choose under the constraint, with what logitBias and the vocabulary allow",
+               "allow more tokens, or another answer"));
   }
 }
 

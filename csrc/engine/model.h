@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "core/error.h"
 #include "engine/kv_pool.h"
 #include "engine/scheduler.h"
 #include "stream/feeder.h"
@@ -172,6 +173,8 @@ class Model {
   ExecutorConfig executor_config() const;
   std::string unit_name(int unit) const;
   void take_results(const StepBatch& batch);
+  void fail(uint64_t request, const Error& error);
+  void end_without_token(Sequence& sequence);
 
   uint64_t id_;
   std::shared_ptr<const HostModel> host_;

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/constrained.h"
 #include "engine/kv_pool.h"
 
 namespace millrace {
@@ -24,13 +25,14 @@ struct RequestOptions {
   MILLRACE_SAMPLING_OPTIONS(MILLRACE_SAMPLING_FIELD)
   std::vector<std::pair<int32_t, float>> logit_bias;  // token, what is added to its logit
   uint64_t seed = 0;
-  std::vector<int32_t> stop_tokens;  // end the request and are not given out
-  bool logprobs = false;             // generate: log-probability of each token
-  int top_logprobs = 0;              // generate: so many of the highest log-probabilities at each token
-  bool logits = false;               // score: logits of every position
-  int priority = 0;                  // higher goes first, and is preempted last
-  double queue_timeout_ms = 0;       // > 0: ends with QUEUE_TIMEOUT if not admitted by then
-  double deadline_ms = 0;            // > 0: ends with DEADLINE_EXCEEDED if not done by then
+  std::vector<int32_t> stop_tokens;                    // end the request and are not given out
+  std::shared_ptr<constraint::Constraint> constraint;  // generate: what the answer must be
+  bool logprobs = false;                               // generate: log-probability of each token
+  int top_logprobs = 0;         // generate: so many of the highest log-probabilities at each token
+  bool logits = false;          // score: logits of every position
+  int priority = 0;             // higher goes first, and is preempted last
+  double queue_timeout_ms = 0;  // > 0: ends with QUEUE_TIMEOUT if not admitted by then
+  double deadline_ms = 0;       // > 0: ends with DEADLINE_EXCEEDED if not done by then
 };
 
 enum class Finish : uint8_t { none, stop, length, abort, error };
@@ -77,6 +79,7 @@ struct Sequence {
   std::vector<int> dropped;     // [classes] blocks that lie behind the class's window and were given back
   std::vector<float> score_logprobs, score_logits;
   std::vector<LogitAdjustment> adjustments;  // ascending tokens; kept up to date while it runs
+  std::unique_ptr<Constrained> constrained;  // of one with a constraint
   SavedKv saved;                             // of a preempted sequence
   uint64_t saved_in_step = 0;                // Scheduler's count, while it has something saved
   int remembered = 0;                        // leading blocks offered to the prefix cache

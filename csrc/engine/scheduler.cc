@@ -216,6 +216,7 @@ bool Scheduler::build(StepBatch& batch) {
   batch.block_tables.clear();
   batch.logits.clear();
   batch.adjustments.clear();
+  batch.masks.clear();
   if (running_.empty()) return false;
 
   int rows_left = config_.max_rows;
@@ -242,6 +243,10 @@ bool Scheduler::build(StepBatch& batch) {
           request.adjustments_begin = static_cast<int32_t>(batch.adjustments.size());
           request.adjustments = static_cast<int32_t>(sequence.adjustments.size());
           batch.adjustments.insert(batch.adjustments.end(), sequence.adjustments.begin(), sequence.adjustments.end());
+          if (sequence.constrained) {
+            request.mask = static_cast<int32_t>(batch.masks.size());
+            batch.masks.push_back(sequence.constrained->next_mask());
+          }
           request.top_logprobs = sequence.options.top_logprobs;
           request.seed = sequence.options.seed;
           request.counter = static_cast<uint64_t>(sequence.generated());
@@ -298,6 +303,7 @@ bool Scheduler::build(StepBatch& batch) {
   batch.step.block_table_stride = static_cast<int>(stride);
   batch.step.logits = batch.logits;
   batch.step.adjustments = batch.adjustments;
+  batch.step.masks = batch.masks;
   return true;
 }
 

@@ -44,6 +44,7 @@ struct StepBatch {
   std::vector<int32_t> tokens, positions, sequences, block_tables;
   std::vector<LogitRequest> logits;
   std::vector<LogitAdjustment> adjustments;
+  std::vector<const TokenMask*> masks;
   Step step;
 };
 

@@ -47,13 +47,16 @@ export interface TokenLogprob {
  */
 export type FinishReason = 'stop' | 'tool-calls' | 'length' | 'abort'
 
-export interface GenerationResult {
+/** `Value`: of a constraint on JSON, what it says. */
+export interface GenerationResult<Value = unknown> {
   /** Of a chat whose model's format is known, without reasoning and calls. */
   text: string
   /** What the model thought before it answered; absent if nothing. */
   reasoning?: string
   /** Of a chat with tools: the calls, as a message's `tool_calls` has them; none, one or several. */
   toolCalls?: GeneratedToolCall[]
+  /** Under a constraint on JSON: what the text says, as a zod schema reads it; absent of an answer that was cut short. */
+  object?: Value
   tokens: number[]
   logprobs?: number[]
   topLogprobs?: TokenLogprob[][]
@@ -81,6 +84,8 @@ export interface GenerationTask extends RequestTask {
   stop: readonly string[]
   /** Asked for once, when the prompt's tokens are known. */
   reading?: (() => AnswerReading | undefined) | undefined
+  /** The value of a whole answer's text; undefined of one that is none. */
+  readObject?: ((text: string) => unknown) | undefined
 }
 
 /** How a chat's answer is read. */
@@ -95,8 +100,8 @@ export interface AnswerReading {
  * The answer to one request: iterate over it for the text as it comes, await `result` for the whole, or both. Work
  * begins at once and goes on whether anybody reads or not; what nobody has read yet comes in one chunk.
  */
-export class Generation
-  extends Request<GenerationResult>
+export class Generation<Value = unknown>
+  extends Request<GenerationResult<Value>>
   implements AsyncIterable<GenerationChunk, void, undefined>, AsyncDisposable
 {
   protected readonly kind = 'generate'
@@ -196,7 +201,7 @@ export class Generation
     this.#unread.push(this.#reading ? this.#reading.parsed.push(text) : text)
   }
 
-  protected complete({ finish, timings, event }: RequestEnd): GenerationResult {
+  protected complete({ finish, timings, event }: RequestEnd): GenerationResult<Value> {
     const { finishReason: ended } = this.summary(finish)
     if (ended === 'error') throw failureOf(event)
     if (this.#answer) this.#take(this.#answer.flush())
@@ -204,11 +209,14 @@ export class Generation
     const reason = () => (ended === 'stop' && parsed && parsed.toolCalls.length > 0 ? 'tool-calls' : ended)
     if (parsed) this.#unread.push(parsed.finish(reason))
     const finishReason: FinishReason = reason()
-    const { logprobs, topLogprobs } = this.#task
+    const { logprobs, topLogprobs, readObject } = this.#task
+    const text = this.#read.toString() + this.#unread.toString()
+    const object = finishReason === 'stop' ? (readObject?.(text) as Value | undefined) : undefined
     return {
-      text: this.#read.toString() + this.#unread.toString(),
+      text,
       ...(parsed && parsed.reasoning !== '' ? { reasoning: parsed.reasoning } : {}),
       ...(parsed && hasTools ? { toolCalls: parsed.toolCalls } : {}),
+      ...(object === undefined ? {} : { object }),
       tokens: this.#tokens,
       ...(logprobs ? { logprobs: this.#logprobs } : {}),
       ...(topLogprobs ? { topLogprobs: this.#topLogprobs } : {}),

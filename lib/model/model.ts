@@ -2,6 +2,7 @@
 import type { z } from 'zod'
 import type {
   Home,
+  NativeConstraint,
   NativeGenerateRequest,
   NativeMemory,
   NativeModel,
@@ -10,6 +11,9 @@ import type {
 } from '../binding.ts'
 import type { SamplingDefaults } from '../checkpoint/generation_defaults.ts'
 import type { ModelSpec } from '../checkpoint/spec.ts'
+import { nativeConstraint } from '../constraint/constraint.ts'
+import type { Task } from '../constraint/task.ts'
+import type { Constraint, ObjectOf } from '../constraint/types.ts'
 import { MillraceError } from '../errors.ts'
 import type { Logger } from '../log.ts'
 import { budgetSchema, type CloseOptions, closeOptions, type PlanOptions } from '../options/model.ts'
@@ -31,6 +35,7 @@ import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withPlaced } from 
 import type { Prediction } from '../plan/predict.ts'
 import { budgetBytes } from '../plan/vram.ts'
 import { isPlain, ParsedAnswer, tokensOf } from '../text/chat/answer.ts'
+import { constrainedCalls, constrainedText } from '../text/chat/constrain.ts'
 import type { Tool } from '../text/chat/types.ts'
 import type { TextCodec } from '../text/tokenizer/codec.ts'
 import type { ModelCache } from './cache.ts'
@@ -215,8 +220,17 @@ export class Model implements AsyncDisposable {
   /**
    * Continues a prompt. Starts at once. Throws INVALID_ARGUMENT; everything else rejects the iteration and the result.
    */
+  generate<const Held extends Constraint>(
+    prompt: Prompt,
+    options: GenerateOptions & { constraint: Held },
+  ): Generation<ObjectOf<Held>>
+  generate(prompt: Prompt, options?: GenerateOptions): Generation
   generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
-    return this.#generate(() => this.#source(prompt, true, 'prompt'), validate(generateOptions, options, 'options'))
+    const checked = validate(generateOptions, options, 'options')
+    const { constraint } = checked
+    return this.#generate(() => this.#source(prompt, true, 'prompt'), checked, {
+      constraint: constraint && (() => [{ body: constraint.body }]),
+    })
   }
 
   /**
@@ -227,12 +241,17 @@ export class Model implements AsyncDisposable {
     const { tokenizer, log, native, endTokens } = this.#parts
     const checked = checkMessages(messages, tokenizer.chatTemplates)
     const { chat, answer } = chatOptionsOf(validate(chatOptions, options, 'options'))
-    const { tools, parallelToolCalls, ...templateOptions } = chat
+    const { tools, parallelToolCalls, forced, ...templateOptions } = chat
+    const { constraint } = answer
     let reading: AnswerReading | undefined
+    let task: Task | undefined
     const prompt = () => async (signal: AbortSignal) => {
       const prepared = await tokenizer.prepareChat(checked, { ...templateOptions, tools, signal })
       const { tokens, format, promptEnd } = prepared
       const hasTools = tools !== undefined && tools.length > 0
+      if (forced)
+        task = constrainedCalls(format, promptEnd, { tools: forced, parallel: parallelToolCalls }, tokenizer.pieces)
+      else if (constraint) task = constrainedText(format, promptEnd, constraint.body, tokenizer.pieces)
       if (hasTools && !format.calls) {
         log.warn({ model: native.id }, 'how the model writes calls of tools is not known: they stay in the text')
       }
@@ -244,7 +263,8 @@ export class Model implements AsyncDisposable {
       }
       return this.#checkPrompt(tokens, 'prompt')
     }
-    return this.#generate(prompt, answer, () => reading)
+    const isHeld = forced !== undefined || constraint !== undefined
+    return this.#generate(prompt, answer, { reading: () => reading, constraint: isHeld ? () => task : undefined })
   }
 
   /**
@@ -408,15 +428,35 @@ export class Model implements AsyncDisposable {
     await trace
   }
 
-  #generate(prompt: () => PromptSource, checked: AnswerOptions, reading?: () => AnswerReading | undefined): Generation {
+  /** `reading` and `constraint` are asked for once the prompt is known. */
+  #generate(
+    prompt: () => PromptSource,
+    checked: AnswerOptions,
+    {
+      reading,
+      constraint,
+    }: { reading?: () => AnswerReading | undefined; constraint?: (() => Task | undefined) | undefined },
+  ): Generation {
     this.#checkAnswer(checked)
     const { tokenizer } = this.#parts
+    let held: NativeConstraint | undefined
+    const source = (): PromptSource => {
+      const given = prompt()
+      if (!constraint) return given
+      return async (signal) => {
+        const tokens = given instanceof Int32Array ? given : await given(signal)
+        const task = constraint()
+        if (task) held = await nativeConstraint(task, tokenizer.pieces, signal)
+        return tokens
+      }
+    }
     return new Generation({
       queue: this.#queue,
-      prompt,
+      prompt: source,
+      readObject: checked.constraint?.read,
       pieces: tokenizer.pieces,
       contextLength: this.plan.contextLength,
-      options: () => this.#nativeOptions(checked),
+      options: () => ({ ...this.#nativeOptions(checked), constraint: held }),
       maxTokens: checked.maxTokens,
       seed: checked.seed,
       logprobs: checked.logprobs ?? false,
@@ -529,7 +569,30 @@ function chatOptionsOf(checked: z.output<typeof chatOptions>) {
   } = checked
   // A model that may call none is shown none: it has no way to call what it does not know.
   const shown = toolChoice === 'none' ? undefined : (tools as readonly Tool[] | undefined)
-  return { answer, chat: { tools: shown, parallelToolCalls, continueFinalMessage, variables, templateName } }
+  const forced = forcedTools(toolChoice, shown)
+  if (forced && answer.constraint) {
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: 'an answer cannot both be held to a constraint and have to call a tool',
+      remedy: "leave out constraint, or pass toolChoice: 'auto' or 'none'",
+    })
+  }
+  return { answer, chat: { tools: shown, parallelToolCalls, forced, continueFinalMessage, variables, templateName } }
+}
+
+/** Of which one must be called; undefined: none must. */
+function forcedTools(choice: ChatOptions['toolChoice'], tools: readonly Tool[] = []): readonly Tool[] | undefined {
+  if (choice === undefined || choice === 'auto' || choice === 'none') return undefined
+  if (tools.length === 0) {
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: 'toolChoice wants a call, and there are no tools',
+      remedy: 'pass tools, or leave out toolChoice',
+    })
+  }
+  if (choice === 'required') return tools
+  const named = tools.filter((tool) => tool.function.name === choice.name)
+  if (named.length > 0) return named
+  const names = tools.map((tool) => `'${tool.function.name}'`).join(', ')
+  throw invalidArgument(`the name of a tool (${names})`, 'toolChoice.name', choice.name)
 }
 
 function scheduleOf(options: ScheduleOptions): NativeSchedule {

@@ -1,5 +1,7 @@
 /** Options of what is asked of a model: answers, scores, chats. */
 import { z } from 'zod'
+import { checkConstraint } from '../constraint/check.ts'
+import type { Constraint } from '../constraint/types.ts'
 import type { Message as ChatMessage, Tool as ChatTool, Templates } from '../text/chat/types.ts'
 import { ROLES, takesRole } from '../text/roles.ts'
 import { answerRows, type OptionsOf, type sampling, scheduling, shapeOf } from './sampling.ts'
@@ -13,6 +15,8 @@ export interface ScheduleOptions extends OptionsOf<typeof scheduling> {}
 export interface GenerateOptions extends OptionsOf<typeof sampling>, ScheduleOptions {
   /** Aborts the request: iteration and result reject with an AbortError whose code is ABORTED. */
   signal?: AbortSignal | undefined
+  /** What the answer must be: JSON of a schema, a match of a regular expression, one of some texts, a grammar's. */
+  constraint?: Constraint | undefined
 }
 
 export interface ScoreOptions extends ScheduleOptions {
@@ -41,13 +45,24 @@ export interface ChatTemplateOptions {
 }
 
 export interface ChatOptions extends GenerateOptions, Omit<ChatTemplateOptions, 'addGenerationPrompt' | 'signal'> {
-  /** 'auto': the model may call tools; 'none': it is shown none. Default 'auto'. */
-  toolChoice?: 'auto' | 'none' | undefined
+  /**
+   * 'auto': the model may call tools; 'none': it is shown none; 'required': it calls one at least and says nothing else;
+   * { name }: that one. Arguments of calls that must be are as the tool's schema has them. Default 'auto'.
+   */
+  toolChoice?: 'auto' | 'none' | 'required' | { readonly name: string } | undefined
   /** Whether an answer may have several calls; else it ends behind its first. Default true. */
   parallelToolCalls?: boolean | undefined
 }
 
-export const generateOptions = z.strictObject({ ...shapeOf(answerRows), signal: signal().optional() })
+export const generateOptions = z.strictObject({
+  ...shapeOf(answerRows),
+  signal: signal().optional(),
+  /** Throws what is wrong with it itself. */
+  constraint: z
+    .custom<Constraint>()
+    .transform((constraint) => (constraint === undefined ? undefined : checkConstraint(constraint)))
+    .optional(),
+})
 
 export const scoreOptions = z.strictObject({
   ...shapeOf(scheduling),
@@ -92,8 +107,8 @@ export const chatOptions = z.strictObject({
   ...generateOptions.shape,
   ...templateShape,
   toolChoice: z
-    .enum(['auto', 'none'], {
-      error: "'auto' or 'none' (to force a call needs constraints, which are not supported yet)",
+    .union([z.enum(['auto', 'none', 'required']), z.strictObject({ name: z.string() })], {
+      error: "'auto', 'none', 'required' or { name }",
     })
     .optional(),
   parallelToolCalls: boolean().optional(),

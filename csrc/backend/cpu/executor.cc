@@ -126,6 +126,7 @@ void CpuExecutor::check(const Step& step) const {
                 int64_t{request.adjustments_begin} + request.adjustments <= size(step.adjustments),
             "a logit request's adjustments are outside the step's");
     require(request.top_logprobs >= 0, "top_logprobs must not be negative");
+    require(request.mask < size(step.masks), "a logit request's mask is outside the step's");
   }
   for (const LogitAdjustment& adjustment : step.adjustments) {
     require(adjustment.token >= 0 && adjustment.token < vocab, "an adjusted token is outside the vocabulary");
@@ -261,7 +262,7 @@ void CpuExecutor::run_sample() {
     const std::span<const float> logits(logits_rows + logit_row_[i] * vocab, vocab);
     const auto count = static_cast<size_t>(request.top_logprobs);
     const RowAnswer answer =
-        answer_row(request, logits, step_.adjustments, std::span(output.top_tokens).subspan(top[i], count),
+        answer_row(request, logits, step_.adjustments, step_.masks, std::span(output.top_tokens).subspan(top[i], count),
                    std::span(output.top_logprobs).subspan(top[i], count), row_scratch_[thread]);
     output.tokens[i] = answer.token;
     output.logprobs[i] = answer.logprob;

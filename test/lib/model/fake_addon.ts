@@ -2,6 +2,7 @@
 import type {
   Home,
   NativeAddon,
+  NativeConstraint,
   NativeEvent,
   NativeGenerateRequest,
   NativeGpu,
@@ -11,6 +12,7 @@ import type {
   NativeRequest,
   NativeTensor,
   NativeTokensEvent,
+  NativeVocabulary,
 } from '../../../lib/binding.ts'
 
 const GIB = 1024 ** 3
@@ -30,6 +32,17 @@ export class FakeAddon implements NativeAddon {
 
   emit(...events: NativeEvent[]): void {
     this.#onEvents!(events)
+  }
+
+  createVocabulary(): Promise<NativeVocabulary> {
+    return Promise.resolve({})
+  }
+
+  createConstraint(): NativeConstraint {
+    const trace = () => {
+      throw new Error('no constraints here')
+    }
+    return { accepts: () => true, trace, bytes: 0 }
   }
 
   readGguf(): never {

@@ -1,0 +1,41 @@
+/** What is wrong with a constraint, and the bound of what compiling one may take. */
+import { MillraceError } from '../errors.ts'
+
+export function unsupported(what: string, remedy?: string): MillraceError {
+  return new MillraceError('CONSTRAINT_UNSUPPORTED', {
+    message: `${what} is not supported`,
+    ...(remedy === undefined ? {} : { remedy }),
+  })
+}
+
+export const invalid = (message: string) => new MillraceError('CONSTRAINT_INVALID', { message })
+
+export const tooLarge = (what: string) =>
+  new MillraceError('CONSTRAINT_TOO_LARGE', { message: `the constraint takes ${what}` })
+
+/** Steps of any kind, some tens of nanoseconds each. */
+const MAX_STEPS = 40_000_000
+const MAX_MS = 20_000
+/** Of all automata together. */
+export const MAX_STATES = 400_000
+
+/** Counts what compiling takes, so that the worst of constraints ends soon. Throws CONSTRAINT_TOO_LARGE. */
+export class Meter {
+  #steps = 0
+  #next = 50_000
+  #states = 0
+  readonly #began = performance.now()
+
+  spend(steps: number): void {
+    this.#steps += steps
+    if (this.#steps < this.#next) return
+    this.#next = this.#steps + 50_000
+    if (this.#steps > MAX_STEPS || performance.now() - this.#began > MAX_MS) throw tooLarge('too much time to compile')
+  }
+
+  states(count: number): void {
+    this.#states += count
+    this.spend(10 * count)
+    if (this.#states > MAX_STATES) throw tooLarge(`more than ${MAX_STATES} states`)
+  }
+}
