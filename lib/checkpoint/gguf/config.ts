@@ -44,6 +44,12 @@ const READ = new Set([
 const HARMLESS = /^(rope\.scaling\.finetuned|tensor_data_layout|expert_used_count|pooling_type)$/
 const OTHERS_KEYS = /^(general|tokenizer|split|quantize|training|imatrix)\./
 
+/** Divisors of rope's frequencies, of short contexts and of long ones. */
+export interface RopeFactors {
+  short: readonly number[]
+  long: readonly number[]
+}
+
 export interface GgufConfig {
   /** As config.json would say it. */
   record: Record<string, unknown>
@@ -55,6 +61,7 @@ export function makeConfig(
   metadata: GgufMetadata,
   [name, architecture]: [string, GgufArchitecture],
   tensors: readonly NativeTensor[],
+  factors?: RopeFactors,
 ): GgufConfig {
   const key = (field: string) => `${name}.${KEYS[field] ?? field}`
   const integer = (field: string) => metadata.require(key(field), metadata.integer(key(field), 1))
@@ -85,9 +92,13 @@ export function makeConfig(
       head_dim: headDim,
       intermediate_size: metadata.require(key('intermediate_size'), one('intermediate_size')),
       max_position_embeddings: integer('max_position_embeddings'),
-      rms_norm_eps: metadata.require(key('rms_norm_eps'), metadata.number(key('rms_norm_eps'))),
+      ...(architecture.layerNorm
+        ? {}
+        : { rms_norm_eps: metadata.require(key('rms_norm_eps'), metadata.number(key('rms_norm_eps'))) }),
       rope_theta: metadata.number(key('rope_theta')) ?? 10000,
-      rope_scaling: ropeScaling(metadata, name),
+      rope_scaling: ropeScaling(metadata, name, architecture, factors),
+      // Beside the parameters it holds, where the class has a default.
+      original_max_position_embeddings: metadata.integer(`${name}.rope.scaling.original_context_length`, 1),
       ...(rotary === undefined || rotary === headDim ? {} : { partial_rotary_factor: rotary / headDim }),
       tie_word_embeddings: !of.has('output.weight'),
       eos_token_id: endTokens(metadata),
@@ -105,13 +116,27 @@ function uniform(metadata: GgufMetadata, key: string): number | undefined {
 }
 
 /** As llama.cpp reads it: YaRN's amplitude is its own 0.1 ln(factor) + 1 times two factors that are mostly absent. */
-function ropeScaling(metadata: GgufMetadata, name: string): Record<string, unknown> | null {
+function ropeScaling(
+  metadata: GgufMetadata,
+  name: string,
+  { yarnLogarithm = false }: GgufArchitecture,
+  factors: RopeFactors | undefined,
+): Record<string, unknown> | null {
   const prefix = `${name}.rope.scaling`
   const number = (key: string) => metadata.number(`${prefix}.${key}`)
   const older = metadata.number(`${name}.rope.scale_linear`)
   const type = metadata.text(`${prefix}.type`) ?? (older === undefined ? 'none' : 'linear')
   const factor = number('factor') || older || 1
   const amplitude = (number('attn_factor') ?? 1) * (number('yarn_attn_factor') ?? 1)
+  if (factors) {
+    return {
+      rope_type: 'longrope',
+      short_factor: factors.short,
+      long_factor: factors.long,
+      original_max_position_embeddings: metadata.integer(`${prefix}.original_context_length`, 1),
+      attention_factor: amplitude,
+    }
+  }
   if (type !== 'yarn' && type !== 'longrope' && amplitude !== 1) {
     throw metadata.unsupported(`${prefix}.attn_factor`, `1 with rope scaling '${type}'`, amplitude)
   }
@@ -120,12 +145,16 @@ function ropeScaling(metadata: GgufMetadata, name: string): Record<string, unkno
   const mixed = number('yarn_ext_factor') ?? 1
   if (mixed !== 1 && mixed >= 0) throw metadata.unsupported(`${prefix}.yarn_ext_factor`, '1', mixed)
   const logarithm = number('yarn_log_multiplier') ?? 0
-  if (logarithm !== 0) throw metadata.unsupported(`${prefix}.yarn_log_multiplier`, '0', logarithm)
+  if (logarithm !== 0 && !yarnLogarithm) throw metadata.unsupported(`${prefix}.yarn_log_multiplier`, '0', logarithm)
+  const growth = metadata.number(`${name}.attention.temperature_scale`)
   return {
     rope_type: 'yarn',
     factor,
     original_max_position_embeddings: metadata.integer(`${prefix}.original_context_length`, 1),
-    attention_factor: amplitude * (0.1 * Math.log(Math.max(factor, 1)) + 1),
+    ...(logarithm === 0
+      ? { attention_factor: amplitude * (0.1 * Math.log(Math.max(factor, 1)) + 1) }
+      : { mscale: 1, mscale_all_dim: logarithm }),
+    ...(growth === undefined ? {} : { llama_4_scaling_beta: growth }),
     beta_fast: number('yarn_beta_fast'),
     beta_slow: number('yarn_beta_slow'),
   }

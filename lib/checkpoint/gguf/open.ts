@@ -9,8 +9,8 @@ import { identify } from '../folder.ts'
 import type { NamedProgram } from '../program.ts'
 import { makeSource } from '../source.ts'
 import { checkUnread, readBytes } from '../unread.ts'
-import { architectureOf } from './architectures.ts'
-import { asGguf, checkGgufKeys, makeConfig } from './config.ts'
+import { architectureOf, type GgufArchitecture } from './architectures.ts'
+import { asGguf, checkGgufKeys, makeConfig, type RopeFactors } from './config.ts'
 import type { GgufFiles } from './files.ts'
 import { type GgufHeader, type GgufMetadata, readGgufHeader } from './metadata.ts'
 import { TensorNames } from './names.ts'
@@ -18,6 +18,8 @@ import { readTypes } from './types.ts'
 
 /** Llama 3.1's rescaling, as divisors of frequencies. */
 const ROPE_FACTORS = 'rope_freqs.weight'
+/** Phi-3's, of short contexts and of long ones. */
+const LONG_ROPE = { short: 'rope_factors_short.weight', long: 'rope_factors_long.weight' }
 
 /** Reads headers, and of what could be left out its bytes. Throws the CHECKPOINT_ errors. */
 export async function openGguf(files: GgufFiles, native: NativeAddon, head: HeadType): Promise<CheckpointParts> {
@@ -32,12 +34,13 @@ export async function openGguf(files: GgufFiles, native: NativeAddon, head: Head
   if (stored.length === 0) throw metadata.invalid('expected tensors, found a vocabulary alone')
   const names = new TensorNames(architecture, stored)
   try {
-    const { record, headDim } = makeConfig(metadata, kind, stored)
+    const factors = await readRopeFactors(files.parts, stored, metadata)
+    const { record, headDim } = makeConfig(metadata, kind, stored, factors)
     const read = await withRopeFactors(readConfig(record, warn), files.parts, stored, metadata)
-    const said = architecture.interleaved ? { ...read, named: interleaved(read.named, headDim) } : read
+    const said = { ...read, named: asStored(read.named, architecture, headDim) }
     checkGgufKeys(metadata, kind, warn)
     const tensors = stored
-      .filter((tensor) => tensor.name !== ROPE_FACTORS)
+      .filter((tensor) => tensor.name !== ROPE_FACTORS && !Object.values(LONG_ROPE).includes(tensor.name))
       .map((tensor) => ({ ...tensor, name: names.toHub(tensor.name) }))
     const plain = makeSource(said, { method: 'none' }, tensors, head)
     await checkUnread(files.parts, said, plain, tensors, (message) => warn(inFileNames(message, names)))
@@ -89,26 +92,49 @@ function checkParts(headers: readonly GgufHeader[]): void {
   }
 }
 
+/** Of a tensor of positive numbers, `count` of them where that is known; undefined where there is none. */
+async function readFactors(
+  files: readonly string[],
+  tensors: readonly NativeTensor[],
+  metadata: GgufMetadata,
+  name: string,
+  count?: number,
+): Promise<number[] | undefined> {
+  const tensor = tensors.find((one) => one.name === name)
+  if (!tensor) return undefined
+  const [length = 0] = tensor.shape
+  if (tensor.dtype !== 'F32' || tensor.shape.length !== 1 || length !== (count ?? length) || length > 2 ** 10) {
+    throw metadata.invalid(
+      `tensor '${name}': expected F32 [${count ?? 'pairs'}], found ${tensor.dtype} [${tensor.shape.join(', ')}]`,
+    )
+  }
+  const bytes = await readBytes(files, tensor, 0, tensor.bytes)
+  const factors = Array.from({ length }, (_, pair) => bytes.readFloatLE(4 * pair))
+  const wrong = factors.find((factor) => !(factor > 0 && Number.isFinite(factor)))
+  if (wrong !== undefined) throw metadata.invalid(`tensor '${name}': expected positive numbers, found ${wrong}`)
+  return factors
+}
+
+async function readRopeFactors(
+  files: readonly string[],
+  tensors: readonly NativeTensor[],
+  metadata: GgufMetadata,
+): Promise<RopeFactors | undefined> {
+  const [short, long] = await Promise.all(
+    [LONG_ROPE.short, LONG_ROPE.long].map((name) => readFactors(files, tensors, metadata, name)),
+  )
+  return short && long && { short, long }
+}
+
 async function withRopeFactors(
   config: ModelConfig,
   files: readonly string[],
   tensors: readonly NativeTensor[],
   metadata: GgufMetadata,
 ): Promise<ModelConfig> {
-  const tensor = tensors.find(({ name }) => name === ROPE_FACTORS)
-  if (!tensor) return config
   const pairs = config.spec.rope.rotary / 2
-  if (tensor.dtype !== 'F32' || tensor.shape.length !== 1 || tensor.shape[0] !== pairs) {
-    throw metadata.invalid(
-      `tensor '${ROPE_FACTORS}': expected F32 [${pairs}], found ${tensor.dtype} [${tensor.shape.join(', ')}]`,
-    )
-  }
-  const bytes = await readBytes(files, tensor, 0, tensor.bytes)
-  const factors = Array.from({ length: pairs }, (_, pair) => bytes.readFloatLE(4 * pair))
-  const wrong = factors.find((factor) => !(factor > 0 && Number.isFinite(factor)))
-  if (wrong !== undefined) {
-    throw metadata.invalid(`tensor '${ROPE_FACTORS}': expected positive numbers, found ${wrong}`)
-  }
+  const factors = await readFactors(files, tensors, metadata, ROPE_FACTORS, pairs)
+  if (!factors) return config
   if (factors.every((factor) => factor === 1)) return config
   const { spec, named } = config
   const ropes = named.program.ropes.map((rope) => ({ ...rope, factors }))
@@ -119,12 +145,15 @@ async function withRopeFactors(
   }
 }
 
-/** The rows of query and key come in the order of a rotation of neighbours. */
-function interleaved(named: NamedProgram, headDim: number): NamedProgram {
-  const turns = (module: string) => module.endsWith(MODULES.query) || module.endsWith(MODULES.key)
+/** The same program, of weights as converters write them. */
+function asStored(named: NamedProgram, architecture: GgufArchitecture, headDim: number): NamedProgram {
+  const { interleaved = false, wholeNorms = false } = architecture
+  if (!interleaved && !wholeNorms) return named
+  // Rows of query and key come in the order of a rotation of neighbours.
+  const turns = (module: string) => interleaved && (module.endsWith(MODULES.query) || module.endsWith(MODULES.key))
   const heads = { headDim, rotary: headDim, interleaved: true }
   const units = named.units.map(({ vectors, linears }) => ({
-    vectors,
+    vectors: wholeNorms ? vectors.map(({ tensor }) => ({ tensor })) : vectors,
     linears: linears.map((parts) => parts.map((part) => (turns(part.module) ? { ...part, heads } : part))),
   }))
   return { ...named, units }
