@@ -15,6 +15,8 @@ export interface ServerContext {
   stallMs: number
   /** Prompts and answers may be logged. */
   logPrompts: boolean
+  /** Told of failures, also of those within streams. */
+  note(problem: Problem): void
 }
 
 /** chat()'s options as they are with constraints. */
@@ -76,8 +78,14 @@ export class Call {
 
   /** Answers with server-sent events. */
   stream(events: AsyncIterable<string>, failed: (problem: Problem) => string): Promise<FastifyReply> {
-    const { pingMs, stallMs } = this.context
-    return sendEvents(events, { reply: this.reply, controller: this.controller, failed, pingMs, stallMs })
+    const { context, reply, controller, log } = this
+    const { pingMs, stallMs } = context
+    const told = (problem: Problem) => {
+      context.note(problem)
+      log.warn({ code: problem.code, status: problem.status }, 'stream failed')
+      return failed(problem)
+    }
+    return sendEvents(events, { reply, controller, failed: told, pingMs, stallMs })
   }
 }
 

@@ -59,14 +59,15 @@ export const millraceServer: FastifyPluginAsync<ServerOptions & { onHandle?: (ha
     ramBudgetBytes: ramBudgetBytes(options.ramBudget, machine.cpu.memoryAvailableBytes),
     maxWaitMs: options.maxWaitMs,
   })
+  const health = new Health(pool, options.lazy ?? false)
   const context: ServerContext = {
     pool,
     metrics: new Metrics(pool),
     pingMs: options.pingMs ?? 15_000,
     stallMs: options.stallMs ?? 60_000,
     logPrompts: options.logPrompts ?? false,
+    note: (problem) => health.note(problem),
   }
-  const health = new Health(pool, options.lazy ?? false)
   const loaded = options.lazy ? checkAll(pool) : pool.loadAll()
   loaded.catch(() => {}) // told by the pool, and by requests
   onHandle?.({ pool, loaded, drain: () => health.drain() })

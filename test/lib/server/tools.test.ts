@@ -328,3 +328,14 @@ describe.skipIf(!hasBrowser)('the page', () => {
     await page.close()
   })
 })
+
+test('a GPU that is lost is 503, and /ready says so from then on', async () => {
+  const other = await start({ models: { qwen: played.model } })
+  expect((await fetch(`${other.url}/ready`)).status).toBe(200)
+  played.native.refusal = Object.assign(new Error('a fault'), { code: 'GPU_LOST' })
+  const { status, json } = await post(other, '/v1/chat/completions', { model: 'qwen', messages: [USER] })
+  played.native.refusal = undefined
+  expect({ status, code: json.error.code }).toEqual({ status: 503, code: 'GPU_LOST' })
+  expect((await fetch(`${other.url}/ready`)).status).toBe(503)
+  expect((await fetch(`${other.url}/health`)).status).toBe(200)
+})
