@@ -67,8 +67,12 @@ LinearSource linear_source(const Napi::Object& object) {
     source.format = LinearFormat::awq;
   } else if (kind == "compressed-tensors") {
     source.format = LinearFormat::compressed_tensors;
+  } else if (kind == "fp8") {
+    source.format = LinearFormat::fp8;
+  } else if (kind == "nvfp4") {
+    source.format = LinearFormat::nvfp4;
   } else {
-    throw wrong_type("format", "'plain', 'gptq', 'awq' or 'compressed-tensors'");
+    throw wrong_type("format", "'plain', 'gptq', 'awq', 'compressed-tensors', 'fp8' or 'nvfp4'");
   }
   source.weight = string_field(object, "weight");
   source.zeros = string_field(object, "zeros");
@@ -80,6 +84,11 @@ LinearSource linear_source(const Napi::Object& object) {
   source.group_size = int_field(object, "groupSize");
   source.symmetric = bool_field(object, "symmetric");
   source.zeros_minus_one = bool_field(object, "zerosMinusOne");
+  source.block_rows = int_field(object, "blockRows");
+  source.global_scale = string_field(object, "globalScale");
+  source.global_divides = bool_field(object, "globalDivides");
+  source.make_bits = int_field(object, "makeBits");
+  source.norm = string_field(object, "norm");
   if (!field(object, "interleavedHeads").IsUndefined()) {
     const Napi::Object heads = object_field(object, "interleavedHeads");
     source.interleaved_heads = {int_field(heads, "headDim"), int_field(heads, "rotary")};
@@ -197,15 +206,12 @@ ModelSpec model_spec(const Napi::Object& object) {
 SyntheticOptions synthetic_options(const Napi::Object& object) {
   SyntheticOptions options;
   const auto type = [&](const char* name) {
-    std::string value = string_field(object, name);
-    if (value == "q8" && std::strcmp(name, "head") == 0) {
-      options.head_nibbles = 2;
-      value = "q4";
-    }
-    for (const WeightType known : {WeightType::q4, WeightType::f16, WeightType::bf16, WeightType::f32}) {
+    const std::string value = string_field(object, name);
+    for (const WeightType known :
+         {WeightType::q4, WeightType::q8, WeightType::f16, WeightType::bf16, WeightType::f32}) {
       if (value == name_of(known)) return known;
     }
-    throw wrong_type(name, "'q4', 'f16', 'bf16' or 'f32'");
+    throw wrong_type(name, "'q4', 'q8', 'f16', 'bf16' or 'f32'");
   };
   options.group = int_field(object, "group");
   options.zeros = bool_field(object, "zeros");
@@ -233,7 +239,6 @@ ModelSource model_source(const Napi::Object& object) {
   source.embedding = string_field(object, "embedding");
   source.final_norm = string_field(object, "finalNorm");
   source.head = linear_source(object_field(object, "head"));
-  source.head_bits = int_field(object, "headBits");
   return source;
 }
 

@@ -30,8 +30,18 @@ void InterleavedReader::read_words(int begin, int end, int column, int count, ui
   for (int c = 0; c < count; c++) inner_->read_words(begin, end, row_of(heads_, column + c), 1, out + c);
 }
 
-void InterleavedReader::read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const {
-  for (int c = 0; c < count; c++) inner_->read_group(group, row_of(heads_, column + c), 1, scales + c, zeros + c);
+void InterleavedReader::read_levels(int begin, int end, int column, int count, uint8_t* out) const {
+  for (int c = 0; c < count; c++) {
+    inner_->read_levels(begin, end, row_of(heads_, column + c), 1, out + static_cast<size_t>(c) * kTileK);
+  }
+}
+
+void InterleavedReader::read_group(int group, int column, int count, GroupField* out) const {
+  for (int c = 0; c < count; c++) inner_->read_group(group, row_of(heads_, column + c), 1, out + c);
+}
+
+void InterleavedReader::read_span(int span, int column, int count, SpanField* out) const {
+  for (int c = 0; c < count; c++) inner_->read_span(span, row_of(heads_, column + c), 1, out + c);
 }
 
 const std::byte* InterleavedReader::elements(int n, int begin, int end, std::byte* scratch) const {

@@ -12,12 +12,13 @@ class InterleavedReader : public LinearReader {
  public:
   InterleavedReader(std::unique_ptr<LinearReader> inner, const InterleavedHeads& heads);
   void read_words(int begin, int end, int column, int count, uint32_t* out) const override;
-  bool in_stored_order() const override { return inner_->in_stored_order(); }
-  void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const override;
+  void read_levels(int begin, int end, int column, int count, uint8_t* out) const override;
+  void read_group(int group, int column, int count, GroupField* out) const override;
+  void read_span(int span, int column, int count, SpanField* out) const override;
   const std::byte* elements(int n, int begin, int end, std::byte* scratch) const override;
   void refuse_not_finite(int begin, int end) const override;
   bool by_rows() const override { return inner_->by_rows(); }
-  QuantisationError error() const override { return inner_->error(); }
+  ErrorSums errors() const override { return inner_->errors(); }
 
  private:
   std::unique_ptr<LinearReader> inner_;

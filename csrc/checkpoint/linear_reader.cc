@@ -5,6 +5,8 @@
 
 #include "checkpoint/awq.h"
 #include "checkpoint/compressed_tensors.h"
+#include "checkpoint/fp8.h"
+#include "checkpoint/gguf_blocks.h"
 #include "checkpoint/gptq.h"
 #include "checkpoint/interleaved.h"
 #include "checkpoint/messages.h"
@@ -27,8 +29,14 @@ namespace {
 void LinearReader::read_words(int, int, int, int, uint32_t*) const {
   not_implemented("packed words");
 }
-void LinearReader::read_group(int, int, int, uint16_t*, uint8_t*) const {
+void LinearReader::read_levels(int, int, int, int, uint8_t*) const {
+  not_implemented("levels");
+}
+void LinearReader::read_group(int, int, int, GroupField*) const {
   not_implemented("groups");
+}
+void LinearReader::read_span(int, int, int, SpanField*) const {
+  not_implemented("spans");
 }
 const std::byte* LinearReader::elements(int, int, int, std::byte*) const {
   not_implemented("rows");
@@ -42,6 +50,8 @@ namespace {
 std::unique_ptr<LinearReader> open_plain(const Checkpoint& checkpoint, const LinearSource& source, int n, int k) {
   const Tensor& weight = require_weight(checkpoint, source.weight, n, k);
   if (is_packed(weight.dtype)) return open_packed(checkpoint, weight, n, k);
+  // Rows of half words have no 4-bit code.
+  if (source.make_bits != 0 && k % 8 == 0) return std::make_unique<QuantisingReader>(checkpoint, source, n, k);
   return std::make_unique<PlainReader>(checkpoint, source, n, k);
 }
 
@@ -56,6 +66,10 @@ std::unique_ptr<LinearReader> open_as_stored(const Checkpoint& checkpoint, const
       return std::make_unique<AwqReader>(checkpoint, source, n, k);
     case LinearFormat::compressed_tensors:
       return std::make_unique<CompressedTensorsReader>(checkpoint, source, n, k);
+    case LinearFormat::fp8:
+      return std::make_unique<Fp8Reader>(checkpoint, source, n, k);
+    case LinearFormat::nvfp4:
+      return std::make_unique<Nvfp4Reader>(checkpoint, source, n, k);
   }
   throw Error(code::kInternal, "unknown linear format", "report this as a bug");
 }
@@ -66,16 +80,6 @@ std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const Li
   auto reader = open_as_stored(checkpoint, source, n, k);
   if (source.interleaved_heads.head_dim == 0) return reader;
   return std::make_unique<InterleavedReader>(std::move(reader), source.interleaved_heads);
-}
-
-std::unique_ptr<LinearReader> open_head(const Checkpoint& checkpoint, const ModelSource& source) {
-  const int n = source.spec.vocab, k = source.spec.hidden;
-  const bool floats = source.head.format == LinearFormat::plain &&
-                      !is_packed(require_weight(checkpoint, source.head.weight, n, k).dtype);
-  if (source.head_bits != 0 && floats) {
-    return std::make_unique<QuantisingReader>(checkpoint, source.head, source.final_norm, n, k, source.head_bits);
-  }
-  return open_linear(checkpoint, source.head, n, k);
 }
 
 std::string describe(const Checkpoint& checkpoint, const Tensor& tensor) {
@@ -148,6 +152,7 @@ const Tensor& require_weight(const Checkpoint& checkpoint, const std::string& na
 }
 
 MatrixCode code_of(DType type) {
+  if (is_packed(type)) return code_of_blocks(type);
   MatrixCode out;
   switch (type) {
     case DType::f16:
@@ -156,16 +161,11 @@ MatrixCode code_of(DType type) {
     case DType::bf16:
       out.type = WeightType::bf16;
       return out;
-    case DType::q4_0:
-      out.type = WeightType::q4;
-      out.group = traits_of(type).block;
-      return out;
-    default:
-      if (type != DType::f32 && !is_packed(type)) {
-        throw Error(code::kInternal, format("no code for weights of %s", name_of(type)), "report this as a bug");
-      }
+    case DType::f32:
       out.type = WeightType::f32;
       return out;
+    default:
+      throw Error(code::kInternal, format("no code for weights of %s", name_of(type)), "report this as a bug");
   }
 }
 

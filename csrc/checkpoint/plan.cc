@@ -115,7 +115,7 @@ UnitLayout plan_head(const Checkpoint& checkpoint, const ModelSource& source) {
   require_floats(checkpoint, source.final_norm, source.spec.hidden);
   unit.norm_offset = builder.floats(static_cast<size_t>(source.spec.hidden));
   Readers head;
-  head.push_back(open_head(checkpoint, source));
+  head.push_back(open_linear(checkpoint, source.head, source.spec.vocab, source.spec.hidden));
   unit.first = lay_out(builder, checkpoint, {&source.head}, head);
   unit.bytes = builder.bytes();
   return unit;

@@ -1,7 +1,7 @@
 /** Tensor names -> which tensors make up which linear. Shapes and types are the native side's to check. */
 import type { LayerSource, LinearSource, ModelSource, NativeTensor } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import type { HeadType } from '../options/model.ts'
+import type { MadeWeights } from '../options/model.ts'
 import type { ModelConfig } from './config.ts'
 import { moduleSettings, type Quantisation } from './quantisation.ts'
 
@@ -10,14 +10,22 @@ const FEED_FORWARD = { gate: 'gate', up: 'up', down: 'down' } as const
 const HEAD = 'lm_head'
 
 /** What a linear is stored as, by the format's name of the packed weights. */
-const PACKED = { gptq: 'qweight', awq: 'qweight', 'compressed-tensors': 'weight_packed' } as const
+const PACKED = {
+  gptq: 'qweight',
+  awq: 'qweight',
+  'compressed-tensors': 'weight_packed',
+  fp8: 'weight',
+  nvfp4: 'weight',
+}
+
+const BITS = { stored: 0, q4: 4, q8: 8 } as const
 
 /** Throws CHECKPOINT_INVALID naming the first tensor that is missing, CHECKPOINT_UNSUPPORTED a linear of other bits. */
 export function makeSource(
   config: ModelConfig,
   quantisation: Quantisation,
   tensors: readonly Pick<NativeTensor, 'name'>[],
-  head: HeadType = 'stored',
+  { head = 'stored', weights = 'stored' }: MadeWeights = {},
 ): ModelSource {
   const names = new Set(tensors.map((tensor) => tensor.name))
   const present = (name: string) => (names.has(name) ? name : '')
@@ -32,9 +40,9 @@ export function makeSource(
     const biasName = bias ? require(`${name}.bias`) : ''
     const settings = settingsOf(name)
     if (settings.quantised && quantisation.method !== 'none') {
-      const packed = `${name}.${PACKED[quantisation.method]}`
-      if (names.has(packed)) {
-        if (settings.bits !== 4) throw otherBits(name, settings.bits, settings.reason)
+      const packed = packedName(name)
+      if (packed !== undefined) {
+        if (settings.bits !== 4 && settings.bits !== 8) throw otherBits(name, settings.bits, settings.reason)
         return { ...quantised(name, packed, settings.symmetric), ...settingsFields(settings), bias: biasName }
       }
     }
@@ -43,8 +51,34 @@ export function makeSource(
     throw noWeight(name, settings.quantised ? undefined : settings.reason)
   }
 
+  /** Of a linear that the file has quantised; one of the same name without scales is of floats. */
+  const packedName = (name: string): string | undefined => {
+    if (quantisation.method === 'none') return undefined
+    const candidates = [`${name}.${PACKED[quantisation.method]}`]
+    if (quantisation.method === 'nvfp4') candidates.unshift(`${name}.weight_packed`)
+    if (quantisation.method === 'compressed-tensors' && quantisation.format === 'int-quantized') {
+      candidates.push(`${name}.weight`)
+    }
+    const packed = candidates.find((candidate) => names.has(candidate))
+    return packed?.endsWith('.weight') && scaleOf(name) === undefined ? undefined : packed
+  }
+  const scaleOf = (name: string) =>
+    ['weight_scale_inv', 'weight_scale'].map((part) => `${name}.${part}`).find((scale) => names.has(scale))
+
   const quantised = (name: string, weight: string, symmetric: boolean): LinearSource => {
     const source = { ...plain(weight, ''), format: quantisation.method as LinearSource['format'] }
+    if (quantisation.method === 'fp8') {
+      return { ...source, scales: scaleOf(name) ?? require(`${name}.weight_scale`), blockRows: quantisation.blockRows }
+    }
+    if (quantisation.method === 'nvfp4') {
+      const divides = names.has(`${name}.weight_global_scale`)
+      return {
+        ...source,
+        scales: require(`${name}.weight_scale`),
+        globalScale: divides ? `${name}.weight_global_scale` : require(`${name}.weight_scale_2`),
+        globalDivides: divides,
+      }
+    }
     if (quantisation.method === 'compressed-tensors') {
       return {
         ...source,
@@ -101,39 +135,47 @@ export function makeSource(
     const feedForward = (part: keyof typeof FEED_FORWARD) => linear(moduleName(index, part), config.feedForwardBias)
     const prefix = `model.layers.${index}`
     const headNorm = (name: string) => (config.spec.qkNorm ? require(`${prefix}.self_attn.${name}.weight`) : '')
+    const attentionNorm = require(`${prefix}.input_layernorm.weight`)
+    const feedForwardNorm = require(`${prefix}.post_attention_layernorm.weight`)
+    const made = (source: LinearSource, norm = '') => makeBits(source, BITS[weights], norm)
     return {
-      attentionNorm: require(`${prefix}.input_layernorm.weight`),
-      feedForwardNorm: require(`${prefix}.post_attention_layernorm.weight`),
-      query: attention('query'),
-      key: attention('key'),
-      value: attention('value'),
-      output: attention('output'),
-      gate: feedForward('gate'),
-      up: feedForward('up'),
-      down: feedForward('down'),
+      attentionNorm,
+      feedForwardNorm,
+      query: made(attention('query'), attentionNorm),
+      key: made(attention('key'), attentionNorm),
+      value: made(attention('value'), attentionNorm),
+      output: made(attention('output')),
+      gate: made(feedForward('gate'), feedForwardNorm),
+      up: made(feedForward('up'), feedForwardNorm),
+      down: made(feedForward('down')),
       queryNorm: headNorm('q_norm'),
       keyNorm: headNorm('k_norm'),
     }
   }
 
   // Tied, either name will do; a head that is there as well is the head, whatever config.json says.
-  const headName = [`${HEAD}.weight`, ...Object.values(PACKED).map((part) => `${HEAD}.${part}`)].find((name) =>
-    names.has(name),
-  )
+  const headName = [...new Set(['weight', ...Object.values(PACKED), 'weight_packed'])]
+    .map((part) => `${HEAD}.${part}`)
+    .find((name) => names.has(name))
   const tied = config.tiedEmbeddings && headName === undefined
   const embeddingName = 'model.embed_tokens.weight'
   const headAlone = config.tiedEmbeddings && !names.has(embeddingName) && names.has(`${HEAD}.weight`)
   const embedding = headAlone ? `${HEAD}.weight` : requireEmbedding(embeddingName)
   const layers = Array.from({ length: config.spec.layers }, (_, index) => layer(index))
   const headSource = tied ? plain(embedding, '') : linear(HEAD, false)
+  const finalNorm = require('model.norm.weight')
   return {
     spec: config.spec,
     layers,
     embedding,
-    finalNorm: require('model.norm.weight'),
-    head: headSource,
-    headBits: headSource.format !== 'plain' || head === 'stored' ? 0 : head === 'q8' ? 8 : 4,
+    finalNorm,
+    head: makeBits(headSource, BITS[head], finalNorm),
   }
+}
+
+/** Of a linear of floats; others stay as they are. */
+function makeBits(source: LinearSource, bits: 0 | 4 | 8, norm: string): LinearSource {
+  return source.format !== 'plain' || bits === 0 ? source : { ...source, makeBits: bits, norm }
 }
 
 function moduleName(layer: number, part: keyof typeof ATTENTION | keyof typeof FEED_FORWARD): string {
@@ -168,6 +210,11 @@ function plain(weight: string, bias: string): LinearSource {
     groupSize: 0,
     symmetric: false,
     zerosMinusOne: false,
+    blockRows: 0,
+    globalScale: '',
+    globalDivides: false,
+    makeBits: 0,
+    norm: '',
   }
 }
 
@@ -195,7 +242,7 @@ function foreignNames(): MillraceError {
 
 function otherBits(name: string, bits: number, reason: string | undefined): MillraceError {
   return new MillraceError('CHECKPOINT_UNSUPPORTED', {
-    message: `${reason ?? 'settings'}: '${name}' of ${bits} bits is not supported, expected 4`,
-    remedy: 'use a checkpoint whose quantised linears all have 4 bits',
+    message: `${reason ?? 'settings'}: '${name}' of ${bits} bits is not supported, expected 4 or 8`,
+    remedy: 'use a checkpoint whose quantised linears all have 4 or 8 bits',
   })
 }

@@ -32,7 +32,7 @@ export function chatCommand(terminal: Terminal): Command {
     const sampling = samplingOptions(flags)
     checkStdin()
     await checkTokens(path, sampling)
-    await using model = await loadModel(path, flags, terminal, { head: flags.head })
+    await using model = await loadModel(path, flags, terminal, { head: flags.head, weights: flags.weights })
     if (!model.hasChatTemplate) {
       throw new MillraceError('CHAT_TEMPLATE_MISSING', { message: `${path} has no chat template` })
     }

@@ -43,7 +43,7 @@ export function generateCommand(terminal: Terminal): Command {
     const options = samplingOptions(flags)
     const text = flags.chat ?? flags.prompt ?? positional ?? (await terminal.readStdin()).replace(/\r?\n$/, '')
     await checkTokens(path, options)
-    await using model = await loadModel(path, flags, terminal, { head: flags.head })
+    await using model = await loadModel(path, flags, terminal, { head: flags.head, weights: flags.weights })
     const generation =
       flags.chat === undefined
         ? model.generate(text, options)
@@ -100,8 +100,8 @@ export async function stream(generation: Generation, terminal: Terminal, print =
 }
 
 function describeModel(model: Model) {
-  const { plan, stats, memory, headError } = model
-  return { plan, stats, memory, ...(headError && { headError }) }
+  const { plan, stats, memory, headError, weightError } = model
+  return { plan, stats, memory, ...(headError && { headError }), ...(weightError && { weightError }) }
 }
 
 /** Figures of one answer. */
@@ -115,6 +115,11 @@ export function describeRun(model: Model, result: GenerationResult): string[] {
     `answer ${usage.completionTokens} tokens${decoded > 0 && decodeSeconds > 0 ? `, ${(decoded / decodeSeconds).toFixed(1)} tok/s` : ''}, ended by ${result.finishReason}`,
     `passes ${stats.steps}, weights read ${formatBytes(stats.weightBytesRead)}, streamed ${formatBytes(stats.streaming.copiedBytes)} in ${stats.streaming.units} units`,
     `memory: weights ${formatBytes(memory.hostBytes)}, ring ${formatBytes(memory.ringBytes)}, KV ${formatBytes(memory.kvBytes)}, workspace ${formatBytes(memory.workspaceBytes)}`,
+    ...(model.weightError
+      ? [
+          `layers quantised: results are off by ${percent(model.weightError.results)} (weights ${percent(model.weightError.weights)})`,
+        ]
+      : []),
     ...(model.headError
       ? [
           `head quantised: logits are off by ${percent(model.headError.logits)} (weights ${percent(model.headError.weights)})`,

@@ -10,7 +10,7 @@ export function inspectCommand(terminal: Terminal): Command {
     .argument('<model>', 'folder of the checkpoint, or a GGUF file')
     .option('--json', 'print as JSON')
   return addHeadFlag(command).action(async (path: string, flags: HeadFlag & { json?: boolean }) => {
-    const inspection = await inspect(path, { head: flags.head })
+    const inspection = await inspect(path, { head: flags.head, weights: flags.weights })
     await terminal.write(flags.json ? `${JSON.stringify(inspection, null, 2)}\n` : describe(inspection))
   })
 }
@@ -69,6 +69,11 @@ function describeQuantisation(quantisation: Inspection['quantisation']): string 
     })
     return `gguf ${format ?? 'of mixed types'}, ${bitsPerWeight.toFixed(2)} bits a weight: ${mixed.join(', ')}`
   }
+  if (quantisation.method === 'fp8') {
+    const { blockRows, groupSize } = quantisation
+    return `fp8, a scale a ${blockRows === 1 ? 'row' : blockRows === -1 ? 'tensor' : `block of ${blockRows} x ${groupSize}`}`
+  }
+  if (quantisation.method === 'nvfp4') return `nvfp4 of ${quantisation.format}, 4 bits, group 16`
   const { method, format, bits, groupSize, symmetric } = quantisation
   const rules = method === 'gptq' ? quantisation.rules.length : 0
   return [

@@ -11,6 +11,7 @@ import {
   type PlacementHome,
   type PlanOptions,
   planOptions as planSchema,
+  type WeightsType,
 } from '../options/model.ts'
 import { type GenerateOptions, generateOptions as generateSchema } from '../options/request.ts'
 import { answerRows, type OptionFlag, type OptionRow } from '../options/sampling.ts'
@@ -45,6 +46,7 @@ export interface RunFlags extends LoadFlags {
 
 export interface HeadFlag {
   head?: HeadType
+  weights?: WeightsType
 }
 
 /** Ranges are the library's to check. */
@@ -136,9 +138,13 @@ export function addLoadFlags(command: Command, context?: string): Command {
 
 /** Of commands that load checkpoints alone: bench's own --head is about shapes too. */
 export function addHeadFlag(command: Command): Command {
-  return command.addOption(
-    new Option('--head <type>', 'stored, or made 4 or 8 bits as it is loaded').choices(['stored', 'q4', 'q8']),
-  )
+  return command
+    .addOption(
+      new Option('--head <type>', 'stored, or made 4 or 8 bits as it is loaded').choices(['stored', 'q4', 'q8']),
+    )
+    .addOption(
+      new Option('--weights <type>', "the layers' floats: stored, or made 4 or 8 bits").choices(['stored', 'q4', 'q8']),
+    )
 }
 
 /** What the words of a row's flag become. */

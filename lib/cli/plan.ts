@@ -1,7 +1,7 @@
 import { Command, Option } from 'commander'
 import { plan } from '../model/plan.ts'
 import { SHAPES } from '../model/shapes.ts'
-import type { HeadType } from '../options/model.ts'
+import type { HeadType, WeightsType } from '../options/model.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
@@ -12,6 +12,7 @@ interface Flags extends LoadFlags {
   /** What --max-sequences was called before. */
   sequences?: number
   head?: HeadType
+  weights?: WeightsType
   json?: boolean
 }
 
@@ -21,12 +22,13 @@ export function planCommand(terminal: Terminal): Command {
     .argument('<model>', `folder of a checkpoint, a GGUF file, or a published shape: ${Object.keys(SHAPES).join(', ')}`)
     .addOption(new Option('--sequences <count>').argParser(parseNumber).hideHelp())
     .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4', 'q8']))
+    .addOption(new Option('--weights <type>', "made of the layers' floats").choices(['stored', 'q4', 'q8']))
     .option('--json', 'print as JSON')
   addServeFlags(addPlanFlags(command))
   return command.action(async (name: string, flags: Flags) => {
-    const { sequences, head } = flags
+    const { sequences, head, weights } = flags
     const options = planOptions(flags)
-    const made = await plan(name, { ...options, maxSequences: options.maxSequences ?? sequences, head })
+    const made = await plan(name, { ...options, maxSequences: options.maxSequences ?? sequences, head, weights })
     noteWithoutGpu(made.device, flags, terminal)
     await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made))
   })

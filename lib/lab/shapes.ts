@@ -25,7 +25,7 @@ export function shapedOperations(operation: string, spec: ModelSpec, options: Sh
   const qkv = query + 2 * spec.kvHeads * spec.headDim
   const linear = /^(gemv|gemm)_(\w+)$/.exec(operation)
   if (linear) {
-    const q4 = linear[2] === 'q4' ? { group } : {}
+    const q4 = linear[2] === 'q4' ? { group } : {} // the others have their own
     const of = (part: string, n: number, k: number, epilogue = 0) => ({
       part,
       operation,

@@ -5,7 +5,7 @@ import { addon, type ModelSpec, type NativeUnit } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import type { GgufQuantisation } from '../checkpoint/gguf/types.ts'
 import type { Quantisation } from '../checkpoint/quantisation.ts'
-import { type HeadType, inspectOptions } from '../options/model.ts'
+import { inspectOptions, type MadeWeights } from '../options/model.ts'
 import { validate } from '../options/validate.ts'
 import { cacheFolder, packedFile } from './cache.ts'
 
@@ -31,15 +31,12 @@ export interface Inspection {
   warnings: readonly string[]
 }
 
-export interface InspectOptions {
-  /** As load() would have it. */
-  head?: HeadType | undefined
-}
+/** As load() would have them. */
+export interface InspectOptions extends MadeWeights {}
 
 /** Reads headers only. Rejects with the CHECKPOINT_ errors. */
 export async function inspect(path: string, options: InspectOptions = {}): Promise<Inspection> {
-  const { head } = validate(inspectOptions, options, 'options')
-  const checkpoint = await openCheckpoint(path, addon(), head)
+  const checkpoint = await openCheckpoint(path, addon(), validate(inspectOptions, options, 'options'))
   const { folder, config, quantisation, slabs } = checkpoint
   const files = []
   for (const file of folder.weightFiles) files.push({ name: basename(file), bytes: (await stat(file)).size })

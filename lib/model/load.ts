@@ -33,7 +33,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     const { native } = runtime()
     const probing = probeGpus(native, checked.device ?? 'auto')
     probing.catch(() => {}) // told below
-    const checkpoint = await openCheckpoint(path, native, checked.head)
+    const checkpoint = await openCheckpoint(path, native, checked)
     const { folder } = checkpoint
     for (const warning of checkpoint.warnings) log.warn({ path: folder.path }, warning)
     const samplingDefaults =
@@ -90,7 +90,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     const { device, contextLength, kvTokens, hostBytes, streamedBytesPerPass } = plan
     const { id } = model
     const ms = Math.round(performance.now() - began)
-    const { headError } = model
+    const { headError, weightError } = model
     const figures = {
       device,
       contextLength,
@@ -98,6 +98,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
       hostBytes,
       streamedBytesPerPass,
       ...(headError && { headError }),
+      ...(weightError && { weightError }),
     }
     const times = { ms, native: model.timings }
     log.info({ model: id, path: folder.path, ...figures, cache: cache?.state, ...times }, 'model loaded')

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import type { MillraceError } from '../errors.ts'
-import { type HeadType, loadOptions, type PlanOptions, planOptions } from '../options/model.ts'
+import { type HeadType, loadOptions, type PlanOptions, planOptions, type WeightsType } from '../options/model.ts'
 import { invalidArgument, nearest, validate } from '../options/validate.ts'
 import { type ModelPlan, makePlan } from '../plan/plan.ts'
 import { readMachine } from './machine.ts'
@@ -15,16 +15,22 @@ import { SYNTHETIC_DEFAULTS } from './synthetic.ts'
 export interface PlanModelOptions extends PlanOptions {
   /** Of a checkpoint: as load() takes it. Of a shape: 'q4' or 'q8', or float16 by default. */
   head?: HeadType | undefined
+  /** Of a checkpoint: as load() takes it. */
+  weights?: WeightsType | undefined
 }
 
-const schema = z.strictObject({ ...planOptions.shape, head: loadOptions.shape.head })
+const schema = z.strictObject({
+  ...planOptions.shape,
+  head: loadOptions.shape.head,
+  weights: loadOptions.shape.weights,
+})
 
 /**
  * `model` is a Hugging Face folder or a GGUF file, of which headers are read, or the name of a published shape ('llama3-8b'), as
  * with weights of 4 bits in groups of 128. Rejects as load() does.
  */
 export async function plan(model: string, options: PlanModelOptions = {}): Promise<ModelPlan> {
-  const { head, ...checked } = validate(schema, options, 'options')
+  const { head, weights: made, ...checked } = validate(schema, options, 'options')
   if (typeof model !== 'string' || model === '') throw noModel(model)
   const { native } = runtime()
   const machine = readMachine(native)
@@ -37,7 +43,7 @@ export async function plan(model: string, options: PlanModelOptions = {}): Promi
   if (!existsSync(model) && !/[./\\]/.test(model)) {
     throw noModel(model)
   }
-  const checkpoint = await openCheckpoint(model, native, head)
+  const checkpoint = await openCheckpoint(model, native, { head, weights: made })
   return makePlan(checkpoint.config.spec, checkpoint.slabs, checked, machine)
 }
 

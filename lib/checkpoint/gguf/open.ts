@@ -1,7 +1,7 @@
 /** A GGUF model's metadata and tensors, as the rest of the library knows checkpoints. */
 import { basename } from 'node:path'
 import type { LinearSource, ModelSource, NativeAddon, NativeTensor } from '../../binding.ts'
-import type { HeadType } from '../../options/model.ts'
+import type { MadeWeights } from '../../options/model.ts'
 import type { CheckpointParts } from '../checkpoint.ts'
 import { type ModelConfig, readConfig } from '../config.ts'
 import { identify } from '../folder.ts'
@@ -18,7 +18,7 @@ import { readTypes } from './types.ts'
 const ROPE_FACTORS = 'rope_freqs.weight'
 
 /** Reads headers, and of what could be left out its bytes. Throws the CHECKPOINT_ errors. */
-export async function openGguf(files: GgufFiles, native: NativeAddon, head: HeadType): Promise<CheckpointParts> {
+export async function openGguf(files: GgufFiles, native: NativeAddon, made: MadeWeights): Promise<CheckpointParts> {
   const warnings = [...files.warnings]
   const warn = (message: string) => void warnings.push(message)
   const headers = files.parts.map((path) => readGgufHeader(native, path, basename(path)))
@@ -36,7 +36,7 @@ export async function openGguf(files: GgufFiles, native: NativeAddon, head: Head
     const tensors = stored
       .filter((tensor) => tensor.name !== ROPE_FACTORS)
       .map((tensor) => ({ ...tensor, name: names.toHub(tensor.name) }))
-    const plain = makeSource(said, { method: 'none' }, tensors, head)
+    const plain = makeSource(said, { method: 'none' }, tensors, made)
     await checkUnread(files.parts, said, plain, tensors, (message) => warn(inFileNames(message, names)))
     const ofFile = names.ofSource(plain)
     const source = architecture.interleaved ? interleaved(ofFile, headDim) : ofFile
