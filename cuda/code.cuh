@@ -104,7 +104,25 @@ struct Tile<8, Levels::integer> {
   }
 };
 
-// A byte of the table (written with kTableZero) for each nibble: two look-ups of 8 entries, of which bit 3 chooses.
+// A table's entries as they are written, four a word. (Device code has no host's arrays, nor pointers to them.)
+template <WeightType TYPE>
+struct TableWords {
+  static constexpr bool kIq4 = TYPE == WeightType::iq4_nl || TYPE == WeightType::iq4_xs;
+  static constexpr uint32_t k0 = kIq4 ? 0x3e2c1700 : 0x8281807f, k1 = kIq4 ? 0x75695c4e : 0x8b878583;
+  static constexpr uint32_t k2 = kIq4 ? 0xa5988c80 : 0x7c7d7e7f, k3 = kIq4 ? 0xf0d8c4b4 : 0x7377797b;
+};
+template <WeightType TYPE>
+constexpr bool table_words_agree() {
+  const uint32_t words[4] = {TableWords<TYPE>::k0, TableWords<TYPE>::k1, TableWords<TYPE>::k2, TableWords<TYPE>::k3};
+  for (int i = 0; i < 16; i++) {
+    if (static_cast<int>(words[i / 4] >> (8 * (i % 4)) & 0xff) != code_of(TYPE).table[i] + kTableZero) return false;
+  }
+  return true;
+}
+static_assert(table_words_agree<WeightType::iq4_nl>() && table_words_agree<WeightType::iq4_xs>() &&
+              table_words_agree<WeightType::mxfp4>() && table_words_agree<WeightType::nvfp4>());
+
+// A byte of the table for each nibble: two look-ups of 8 entries, of which bit 3 chooses.
 template <>
 struct Tile<4, Levels::table> {
   uint32_t words[4];
@@ -113,20 +131,15 @@ struct Tile<4, Levels::table> {
     words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
   }
   __device__ static ZeroShift shift(uint32_t even, uint32_t odd) { return Tile<8, Levels::integer>::shift(even, odd); }
-  template <const int8_t (&TABLE)[16]>
+  template <WeightType TYPE>
   __device__ __forceinline__ void registers(int j, uint32_t exponent, const ZeroShift& shift, uint32_t (&a)[4]) const {
-    constexpr auto four = [](int first) constexpr {
-      uint32_t out = 0;
-      for (int i = 0; i < 4; i++) out |= static_cast<uint32_t>(TABLE[first + i] + kTableZero) << (8 * i);
-      return out;
-    };
-    constexpr uint32_t kTable[4] = {four(0), four(4), four(8), four(12)};
+    using Table = TableWords<TYPE>;
     const uint32_t index = words[j] & 0x77777777, choose = and_or(words[j] >> 1, 0x44444444, 0x32103210);
     uint32_t bytes[2];
 #pragma unroll
     for (int odd = 0; odd < 2; odd++) {
-      const uint32_t low = __byte_perm(kTable[0], kTable[1], index >> (16 * odd));
-      const uint32_t high = __byte_perm(kTable[2], kTable[3], index >> (16 * odd));
+      const uint32_t low = __byte_perm(Table::k0, Table::k1, index >> (16 * odd));
+      const uint32_t high = __byte_perm(Table::k2, Table::k3, index >> (16 * odd));
       bytes[odd] = __byte_perm(low, high, choose >> (16 * odd));
     }
 #pragma unroll
@@ -205,10 +218,10 @@ __device__ __forceinline__ float e4m3(uint32_t bits) {
 // Of a span.
 template <WeightType TYPE>
 __device__ __forceinline__ void load_span(uint32_t span, int lane, float (&scales)[8], float (&minimums)[8]) {
-  constexpr Code kCode = code_of(TYPE);
-  if constexpr (kCode.scales == Scales::nv) load_floats(span, lane, scales);
-  if constexpr (kCode.scales == Scales::two_level) load_halves(span, lane, false, scales);
-  if constexpr (kCode.offsets == Offsets::two_level) load_halves(span + 2 * kTileN, lane, false, minimums);
+  constexpr Scales kScales = code_of(TYPE).scales;
+  if constexpr (kScales == Scales::nv) load_floats(span, lane, scales);
+  if constexpr (kScales == Scales::two_level) load_halves(span, lane, false, scales);
+  if constexpr (code_of(TYPE).offsets == Offsets::two_level) load_halves(span + 2 * kTileN, lane, false, minimums);
 }
 
 // Of a group.

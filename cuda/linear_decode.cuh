@@ -239,12 +239,10 @@ struct GroupCode {
 
   __device__ static __forceinline__ void registers(const Weights& tile, int j, uint32_t exponent,
                                                    const ZeroShift& shift, uint32_t (&a)[4]) {
-    if constexpr (kCode.levels != Levels::table) {
-      tile.registers(j, exponent, shift, a);
-    } else if constexpr (kCode.table == kIq4Values) {
-      tile.template registers<kIq4Values>(j, exponent, shift, a);
+    if constexpr (kCode.levels == Levels::table) {
+      tile.template registers<TYPE>(j, exponent, shift, a);
     } else {
-      tile.template registers<kE2m1Doubled>(j, exponent, shift, a);
+      tile.registers(j, exponent, shift, a);
     }
   }
 
