@@ -31,6 +31,9 @@ cudaError_t linear_decode_prepare() {
     if (const cudaError_t status = prepare_decode_wide(); status != cudaSuccess) return status;
     if (const cudaError_t status = prepare_decode_shared(); status != cudaSuccess) return status;
   }
+  for (cudaError_t (*prepare)() : {prepare_decode_q8, prepare_decode_k, prepare_decode_table}) {
+    if (const cudaError_t status = prepare(); status != cudaSuccess) return status;
+  }
   return prepare_decode_float();
 }
 
@@ -94,8 +97,13 @@ cudaError_t linear_decode_tuned(const LinearArguments& a, const DecodeTuning& tu
     case DecodeKernel::portable:
       break;
   }
-  return q4 ? launch_decode_q4(task, m.code.zeros, *plan, stream, programmatic)
-            : launch_decode_float(task, m.code.type, *plan, stream, programmatic);
+  const Code& code = m.code.traits();
+  if (q4) return launch_decode_q4(task, m.code.zeros, *plan, stream, programmatic);
+  if (!code.grouped()) return launch_decode_float(task, m.code.type, *plan, stream, programmatic);
+  const auto launch = code.levels == Levels::table ? launch_decode_table
+                      : code.bits == 8             ? launch_decode_q8
+                                                   : launch_decode_k;
+  return launch(task, m.code, *plan, stream, programmatic);
 }
 
 cudaError_t linear_decode(const LinearArguments& a, cudaStream_t stream, bool programmatic) {

@@ -21,6 +21,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "cuda/code.cuh"
 #include "cuda/common.cuh"
 #include "cuda/linear.h"
 #include "cuda/norm.cuh"
@@ -67,24 +68,10 @@ struct DecodeTask {
 // ---- Codes: how a chunk lies in memory and is multiplied. All addresses are of shared memory; B
 // fragments come from x_lane[tile] + 32 * slice.
 
-__device__ __forceinline__ uint32_t add_half2(uint32_t a, uint32_t b) {
-  const __half2 v = __hadd2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
-  return *reinterpret_cast<const uint32_t*>(&v);
-}
-__device__ __forceinline__ uint32_t sixteenth_plus(uint32_t a, uint32_t b) {
-  const __half2 v = __hfma2(*reinterpret_cast<const __half2*>(&a), __half2half2(__ushort_as_half(0x2c00)),
-                            *reinterpret_cast<const __half2*>(&b));
-  return *reinterpret_cast<const uint32_t*>(&v);
-}
-
 template <int TILES>
 using Sums = float[TILES][4][4];  // [n8 tile][row block j][mma's d]: d[0..1] of feature g, d[2..3] of g + 8
 
-// The weights q - zero are exact in float16: 1024 + q has the bits 0x6400 | q, from which 1024 + zero is taken; a
-// nibble four bits higher gives 1024 + 16 q, of which a sixteenth less 64 + zero is the same. The scale is applied to a
-// group's float32 sum. (Nibbles as subnormal float16, without these subtractions, lose 10 bits: tensor cores align
-// products by nominal exponents. Measured: relative error 1e-4.) GROUP_SLICES: slices a group, of 1, 2, 4, 8; 0: any
-// other number, a chunk lies within one group.
+// GROUP_SLICES: slices a group, of 1, 2, 4, 8; 0: any other number, a chunk lies within one group.
 template <int GROUP_SLICES, bool ZEROS>
 struct Q4Code {
   static constexpr int kSlices = chunk_slices(WeightType::q4);
@@ -94,6 +81,7 @@ struct Q4Code {
   static constexpr int kStageBytes = q4_chunk_bytes(GROUP_SLICES, ZEROS);
   static_assert(kStageBytes == kSlices / kGroup * kGroupBytes);
 
+  static constexpr bool kHasTilesOf16 = true;
   // Whether chunk c lies at c * kStageBytes and all but the last of a row block are whole.
   static constexpr bool kRegular = GROUP_SLICES > 0;
 
@@ -138,7 +126,7 @@ struct Q4Code {
     constexpr int kAhead = TILES == 1 && FULL ? kSlices : 2;  // slices whose operands are loaded together
     const uint32_t exponent = kept(0x64006400);
     float d[TILES][4][4];
-    uint32_t offsets[2][4];  // -(1024 + zero) and -(64 + zero), twice
+    ZeroShift shifts[4];
 #pragma unroll
     for (int begin = 0; begin < kSlices; begin += kAhead) {
       uint4 words[kAhead];
@@ -162,11 +150,9 @@ struct Q4Code {
 #pragma unroll
           for (int j = 0; j < 4; j++) {
             if constexpr (ZEROS) {
-              offsets[0][j] = 0xe400e400 + ((zeros.x >> (8 * j)) & 0xff) * 0x00010001;
-              offsets[1][j] = 0xd400d400 + ((zeros.y >> (8 * j)) & 0xff) * 0x00100010;
+              shifts[j] = nibble_shift((zeros.x >> (8 * j)) & 0xff, (zeros.y >> (8 * j)) & 0xff);
             } else {
-              offsets[0][j] = 0xe408e408;
-              offsets[1][j] = 0xd480d480;
+              shifts[j] = nibble_shift(8, 8);
             }
 #pragma unroll
             for (int i = 0; i < TILES; i++) {
@@ -179,36 +165,18 @@ struct Q4Code {
         const int h = s % 2 * 2;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          const uint32_t high = word[j] >> 8;
-          const uint32_t a0 = add_half2(and_or(word[j], 0x000f000f, exponent), offsets[0][j]);
-          const uint32_t a1 = sixteenth_plus(and_or(word[j], 0x00f000f0, exponent), offsets[1][j]);
-          const uint32_t a2 = add_half2(and_or(high, 0x000f000f, exponent), offsets[0][j]);
-          const uint32_t a3 = sixteenth_plus(and_or(high, 0x00f000f0, exponent), offsets[1][j]);
+          uint32_t a[4];
+          nibble_registers(word[j], exponent, shifts[j], a);
 #pragma unroll
           for (int i = 0; i < TILES; i++) {
             const uint32_t(&x)[4] = b[i][(s - begin) / 2];
-            mma_m16n8k16(d[i][j], a0, a1, a2, a3, x[h], x[h + 1]);
+            mma_m16n8k16(d[i][j], a[0], a[1], a[2], a[3], x[h], x[h + 1]);
           }
         }
         const bool end = !FULL && s + 1 >= n;
         if ((s + 1) % kGroup == 0 || end) {  // lane g's eight scales: [half][j]
-          const uint4 bits = load_shared_16(header + lane / 4 * 16);
-          const uint32_t pairs[4] = {bits.x, bits.y, bits.z, bits.w};
           float scales[8];
-          if (task.bfloat16_scales) {
-#pragma unroll
-            for (int p = 0; p < 4; p++) {
-              scales[2 * p] = __uint_as_float(pairs[p] << 16);
-              scales[2 * p + 1] = __uint_as_float(pairs[p] & 0xffff0000);
-            }
-          } else {
-#pragma unroll
-            for (int p = 0; p < 4; p++) {
-              const float2 v = __half22float2(*reinterpret_cast<const __half2*>(&pairs[p]));
-              scales[2 * p] = v.x;
-              scales[2 * p + 1] = v.y;
-            }
-          }
+          load_halves(header, lane, task.bfloat16_scales, scales);
 #pragma unroll
           for (int half = 0; half < 2; half++) {
 #pragma unroll
@@ -245,6 +213,133 @@ struct Q4Code {
   }
 };
 
+// Every other grouped code (model/code.h): groups divide a chunk, and a chunk is a span where the code has spans.
+// Minimums are multiplied with the sums of x, which a product with ones makes.
+template <WeightType TYPE, int GROUP_SLICES, bool ZEROS = false>
+struct GroupCode {
+  static constexpr Code kCode = code_of(TYPE);
+  static constexpr int kSlices = chunk_slices(TYPE);
+  static constexpr int kGroup = GROUP_SLICES;
+  static constexpr int kSpanBytes = kCode.span_bytes();
+  static constexpr int kHeaderBytes = kCode.header_bytes(ZEROS);
+  static constexpr int kTileBytes = kCode.tile_bytes();
+  static constexpr int kGroupBytes = kHeaderBytes + kGroup * kTileBytes;
+  static constexpr int kStageBytes = group_chunk_bytes(TYPE, GROUP_SLICES, ZEROS);
+  static_assert(kSlices % kGroup == 0 && kStageBytes == kSpanBytes + kSlices / kGroup * kGroupBytes);
+  static_assert(kSpanBytes == 0 || kSlices * kTileK == kSpan);
+  using Weights = Tile<kCode.bits, kCode.levels>;
+
+  static constexpr bool kRegular = true, kHasTilesOf16 = has_tiles_of_16(TYPE);
+  __device__ static int first_slice(const DecodeTask&, int chunk) { return chunk * kSlices; }
+  __device__ static int count(const DecodeTask& task, int chunk) { return min(kSlices, task.slices - chunk * kSlices); }
+  __device__ static int chunk_bytes(const DecodeTask& task, int chunk) {
+    const int n = count(task, chunk);
+    return kSpanBytes + (n + kGroup - 1) / kGroup * kHeaderBytes + n * kTileBytes;
+  }
+
+  __device__ static __forceinline__ void registers(const Weights& tile, int j, uint32_t exponent,
+                                                   const ZeroShift& shift, uint32_t (&a)[4]) {
+    if constexpr (kCode.levels == Levels::table) {
+      tile.template registers<TYPE>(j, exponent, shift, a);
+    } else {
+      tile.registers(j, exponent, shift, a);
+    }
+  }
+
+  template <int TILES, bool FULL>
+  __device__ static void multiply_slices(const DecodeTask& task, uint32_t stage, const uint32_t (&x_lane)[TILES], int n,
+                                         int lane, Sums<TILES>& sums) {
+    constexpr int kZero = kCode.levels == Levels::table ? kTableZero : kCode.zero;
+    constexpr uint32_t kOnes = 0x3c003c00;
+    const uint32_t exponent = kept(0x64006400);
+    float span_scales[8] = {}, span_minimums[8] = {};
+    load_span<TYPE>(stage, lane, span_scales, span_minimums);
+    float d[TILES][4][4], x_sums[TILES][4];
+    ZeroShift shifts[4];
+#pragma unroll
+    for (int begin = 0; begin < kSlices; begin += 2) {
+      Weights tiles[2];
+      uint32_t b[TILES][4];
+#pragma unroll
+      for (int i = 0; i < TILES; i++) load_matrices_at(b[i], x_lane[i] + begin * 32);
+#pragma unroll
+      for (int s = begin; s < begin + 2; s++) {
+        tiles[s - begin].load(stage + kSpanBytes + s / kGroup * kGroupBytes + kHeaderBytes + s % kGroup * kTileBytes,
+                              lane);
+      }
+#pragma unroll
+      for (int s = begin; s < begin + 2; s++) {
+        const uint32_t header = stage + kSpanBytes + s / kGroup * kGroupBytes;
+        const uint32_t offsets = header + kTileN * kCode.scale_bytes();
+        const bool first = s % kGroup == 0;
+        if (first) {
+          uint32_t zeros[8];
+          if constexpr (ZEROS) load_bytes(offsets, lane, zeros);
+#pragma unroll
+          for (int j = 0; j < 4; j++) {
+            shifts[j] = ZEROS ? Weights::shift(zeros[j], zeros[4 + j]) : Weights::shift(kZero, kZero);
+          }
+        }
+        const int h = s % 2 * 2;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          uint32_t a[4];
+          registers(tiles[s - begin], j, exponent, shifts[j], a);
+#pragma unroll
+          for (int i = 0; i < TILES; i++) {
+            if (first) {
+              mma_m16n8k16_first(d[i][j], a[0], a[1], a[2], a[3], b[i][h], b[i][h + 1]);
+            } else {
+              mma_m16n8k16(d[i][j], a[0], a[1], a[2], a[3], b[i][h], b[i][h + 1]);
+            }
+          }
+        }
+        if constexpr (kCode.minimums()) {
+#pragma unroll
+          for (int i = 0; i < TILES; i++) {
+            if (first) {
+              mma_m16n8k16_first(x_sums[i], kOnes, kOnes, kOnes, kOnes, b[i][h], b[i][h + 1]);
+            } else {
+              mma_m16n8k16(x_sums[i], kOnes, kOnes, kOnes, kOnes, b[i][h], b[i][h + 1]);
+            }
+          }
+        }
+        const bool end = !FULL && s + 1 >= n;
+        if ((s + 1) % kGroup == 0 || end) {
+          float scales[8], minimums[8];
+          load_scales<TYPE>(header, lane, task.bfloat16_scales, span_scales, scales);
+          if constexpr (kCode.minimums()) load_minimums<TYPE>(offsets, lane, span_minimums, minimums);
+#pragma unroll
+          for (int j = 0; j < 4; j++) {
+#pragma unroll
+            for (int i = 0; i < TILES; i++) {
+#pragma unroll
+              for (int c = 0; c < 4; c++) {
+                sums[i][j][c] = fmaf(scales[c / 2 * 4 + j], d[i][j][c], sums[i][j][c]);
+                if constexpr (kCode.minimums()) {
+                  sums[i][j][c] = fmaf(minimums[c / 2 * 4 + j], x_sums[i][c], sums[i][j][c]);
+                }
+              }
+            }
+          }
+        }
+        if (end) return;
+      }
+    }
+  }
+
+  template <int TILES>
+  __device__ static void multiply_whole(const DecodeTask& task, uint32_t stage, const uint32_t (&x_lane)[TILES],
+                                        int lane, Sums<TILES>& sums) {
+    multiply_slices<TILES, true>(task, stage, x_lane, kSlices, lane, sums);
+  }
+  template <int TILES>
+  __device__ static void multiply(const DecodeTask& task, uint32_t stage, const uint32_t (&x_lane)[TILES], int chunk,
+                                  int lane, Sums<TILES>& sums) {
+    multiply_slices<TILES, false>(task, stage, x_lane, count(task, chunk), lane, sums);
+  }
+};
+
 // High and low half of a pair of numbers as bfloat16: of float16 pairs the two are exact, of float32 a third is.
 struct SplitPair {
   uint32_t high, low;
@@ -270,7 +365,7 @@ struct FloatCode {
   static constexpr int kSlices = chunk_slices(TYPE);
   static constexpr int kTileBytes = float_tile_bytes(TYPE);
   static constexpr int kStageBytes = kSlices * kTileBytes;
-  static constexpr bool kRegular = false;
+  static constexpr bool kRegular = false, kHasTilesOf16 = true;
 
   __device__ static int first_slice(const DecodeTask&, int chunk) { return chunk * kSlices; }
   __device__ static void fetch(const DecodeTask& task, const std::byte* block, int chunk, uint32_t stage,
@@ -674,7 +769,7 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
   }
 }
 
-// ---- Launch, in linear_decode_q4.cu and linear_decode_float.cu
+// ---- Launch, in linear_decode_q4.cu, linear_decode_float.cu and linear_decode_{q8,k,table}.cu
 
 // linear_decode by a plan of one's own: for benchmarks that look for a better one.
 cudaError_t linear_decode_tuned(const LinearArguments& arguments, const DecodeTuning& tuning, cudaStream_t stream,
@@ -684,8 +779,18 @@ cudaError_t launch_decode_q4(const DecodeTask& task, bool zeros, const DecodePla
                              bool programmatic);
 cudaError_t launch_decode_float(const DecodeTask& task, WeightType type, const DecodePlan& plan, cudaStream_t stream,
                                 bool programmatic);
+// Codes of 8 bits; of ggml's integers; of tables.
+cudaError_t launch_decode_q8(const DecodeTask& task, const MatrixCode& code, const DecodePlan& plan,
+                             cudaStream_t stream, bool programmatic);
+cudaError_t launch_decode_k(const DecodeTask& task, const MatrixCode& code, const DecodePlan& plan, cudaStream_t stream,
+                            bool programmatic);
+cudaError_t launch_decode_table(const DecodeTask& task, const MatrixCode& code, const DecodePlan& plan,
+                                cudaStream_t stream, bool programmatic);
 cudaError_t prepare_decode_q4();
 cudaError_t prepare_decode_float();
+cudaError_t prepare_decode_q8();
+cudaError_t prepare_decode_k();
+cudaError_t prepare_decode_table();
 
 template <class Code, int TILES>
 cudaError_t prepare_decode_kernel() {
@@ -698,19 +803,27 @@ cudaError_t launch_decode_code(const DecodeTask& task, const DecodePlan& plan, c
     case 8:
       return launch_planned(plan.launch, linear_decode_kernel<Code, 1>, stream, programmatic, task);
     case 16:
-      return launch_planned(plan.launch, linear_decode_kernel<Code, 2>, stream, programmatic, task);
+      if constexpr (Code::kHasTilesOf16) {
+        return launch_planned(plan.launch, linear_decode_kernel<Code, 2>, stream, programmatic, task);
+      }
+      break;
     case 32:
       return launch_planned(plan.launch, linear_decode_kernel<Code, 4>, stream, programmatic, task);
   }
   return cudaErrorInvalidConfiguration;
 }
-template <class Code>
-cudaError_t prepare_decode_code() {
-  for (cudaError_t (*prepare)() :
-       {prepare_decode_kernel<Code, 1>, prepare_decode_kernel<Code, 2>, prepare_decode_kernel<Code, 4>}) {
-    if (const cudaError_t status = prepare(); status != cudaSuccess) return status;
-  }
-  return cudaSuccess;
+template <class... Codes>
+cudaError_t prepare_decode_codes() {
+  cudaError_t status = cudaSuccess;
+  const auto prepare = [&]<class Code>() {
+    if (status == cudaSuccess) status = prepare_decode_kernel<Code, 1>();
+    if constexpr (Code::kHasTilesOf16) {
+      if (status == cudaSuccess) status = prepare_decode_kernel<Code, 2>();
+    }
+    if (status == cudaSuccess) status = prepare_decode_kernel<Code, 4>();
+  };
+  (prepare.template operator()<Codes>(), ...);
+  return status;
 }
 
 }  // namespace millrace::cuda

@@ -12,19 +12,14 @@ cudaError_t launch_decode_float(const DecodeTask& task, WeightType type, const D
       return launch_decode_code<FloatCode<WeightType::bf16>>(task, plan, stream, programmatic);
     case WeightType::f32:
       return launch_decode_code<FloatCode<WeightType::f32>>(task, plan, stream, programmatic);
-    case WeightType::q4:
+    default:
       break;
   }
   return cudaErrorInvalidValue;
 }
 
 cudaError_t prepare_decode_float() {
-  for (cudaError_t (*prepare)() :
-       {prepare_decode_code<FloatCode<WeightType::f16>>, prepare_decode_code<FloatCode<WeightType::bf16>>,
-        prepare_decode_code<FloatCode<WeightType::f32>>}) {
-    if (const cudaError_t status = prepare(); status != cudaSuccess) return status;
-  }
-  return cudaSuccess;
+  return prepare_decode_codes<FloatCode<WeightType::f16>, FloatCode<WeightType::bf16>, FloatCode<WeightType::f32>>();
 }
 
 }  // namespace millrace::cuda

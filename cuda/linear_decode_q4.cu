@@ -18,15 +18,6 @@ cudaError_t launch_group(const DecodeTask& task, const DecodePlan& plan, cudaStr
   }
 }
 
-template <bool ZEROS>
-cudaError_t prepare_groups() {
-  for (cudaError_t (*prepare)() : {prepare_decode_code<Q4Code<2, ZEROS>>, prepare_decode_code<Q4Code<4, ZEROS>>,
-                                   prepare_decode_code<Q4Code<8, ZEROS>>, prepare_decode_code<Q4Code<0, ZEROS>>}) {
-    if (const cudaError_t status = prepare(); status != cudaSuccess) return status;
-  }
-  return cudaSuccess;
-}
-
 }  // namespace
 
 cudaError_t launch_decode_q4(const DecodeTask& task, bool zeros, const DecodePlan& plan, cudaStream_t stream,
@@ -36,8 +27,8 @@ cudaError_t launch_decode_q4(const DecodeTask& task, bool zeros, const DecodePla
 }
 
 cudaError_t prepare_decode_q4() {
-  const cudaError_t status = prepare_groups<false>();
-  return status != cudaSuccess ? status : prepare_groups<true>();
+  return prepare_decode_codes<Q4Code<2, false>, Q4Code<4, false>, Q4Code<8, false>, Q4Code<0, false>, Q4Code<2, true>,
+                              Q4Code<4, true>, Q4Code<8, true>, Q4Code<0, true>>();
 }
 
 }  // namespace millrace::cuda

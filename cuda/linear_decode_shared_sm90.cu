@@ -78,18 +78,16 @@ __device__ __forceinline__ void multiply(bool bfloat16_scales, uint32_t stage, u
         scale_bits[half][0] = load_shared_4(at);
       }
     }
-    uint32_t offsets[2][kWords];  // -(1024 + zero) and -(64 + zero), twice
+    ZeroShift shifts[kWords];
     uint2 zeros;
     if constexpr (ZEROS) zeros = load_shared_8(header + 128 + lane / 4 * 8);
 #pragma unroll
     for (int j = 0; j < kWords; j++) {
       if constexpr (ZEROS) {
         const int shift = 8 * (first_word + j);
-        offsets[0][j] = 0xe400e400 + ((zeros.x >> shift) & 0xff) * 0x00010001;
-        offsets[1][j] = 0xd400d400 + ((zeros.y >> shift) & 0xff) * 0x00100010;
+        shifts[j] = nibble_shift((zeros.x >> shift) & 0xff, (zeros.y >> shift) & 0xff);
       } else {
-        offsets[0][j] = 0xe408e408;
-        offsets[1][j] = 0xd480d480;
+        shifts[j] = nibble_shift(8, 8);
       }
     }
     float d[kTiles][kWords][4];
@@ -119,17 +117,14 @@ __device__ __forceinline__ void multiply(bool bfloat16_scales, uint32_t stage, u
         const int h = s % 2 * 2;
 #pragma unroll
         for (int j = 0; j < kWords; j++) {
-          const uint32_t word = words[s - begin][j], high = word >> 8;
-          const uint32_t a0 = add_half2(and_or(word, 0x000f000f, exponent), offsets[0][j]);
-          const uint32_t a1 = sixteenth_plus(and_or(word, 0x00f000f0, exponent), offsets[1][j]);
-          const uint32_t a2 = add_half2(and_or(high, 0x000f000f, exponent), offsets[0][j]);
-          const uint32_t a3 = sixteenth_plus(and_or(high, 0x00f000f0, exponent), offsets[1][j]);
+          uint32_t a[4];
+          nibble_registers(words[s - begin][j], exponent, shifts[j], a);
 #pragma unroll
           for (int i = 0; i < kTiles; i++) {
             if (s == 0) {
-              mma_m16n8k16_first(d[i][j], a0, a1, a2, a3, b[i][h], b[i][h + 1]);
+              mma_m16n8k16_first(d[i][j], a[0], a[1], a[2], a[3], b[i][h], b[i][h + 1]);
             } else {
-              mma_m16n8k16(d[i][j], a0, a1, a2, a3, b[i][h], b[i][h + 1]);
+              mma_m16n8k16(d[i][j], a[0], a[1], a[2], a[3], b[i][h], b[i][h + 1]);
             }
           }
         }

@@ -279,19 +279,14 @@ __global__ void __launch_bounds__(kThreads, 1)
         uint32_t a[kBatch][BLOCKS][4];
 #pragma unroll
         for (int f = 0; f < BLOCKS; f++) {
-          uint32_t shift[2] = {0xe408e408, 0xd480d480};  // -(1024 + zero) and -(64 + zero), twice
+          ZeroShift shift = nibble_shift(8, 8);
           if constexpr (ZEROS) {
             const uint32_t zeros = header + 128 + lane / 4 * 8 + word + f;
-            shift[0] = 0xe400e400 + load_shared_1(zeros) * 0x00010001;
-            shift[1] = 0xd400d400 + load_shared_1(zeros + 4) * 0x00100010;
+            shift = nibble_shift(load_shared_1(zeros), load_shared_1(zeros + 4));
           }
 #pragma unroll
           for (int s = 0; s < kBatch; s++) {
-            const uint32_t low = words[s][f], high = low >> 8, exponent = 0x64006400;
-            a[s][f][0] = add_half2(and_or(low, 0x000f000f, exponent), shift[0]);
-            a[s][f][1] = sixteenth_plus(and_or(low, 0x00f000f0, exponent), shift[1]);
-            a[s][f][2] = add_half2(and_or(high, 0x000f000f, exponent), shift[0]);
-            a[s][f][3] = sixteenth_plus(and_or(high, 0x00f000f0, exponent), shift[1]);
+            nibble_registers(words[s][f], 0x64006400, shift, a[s][f]);
             if (GROUP_SLICES == 0 && b * kBatch + s >= n) a[s][f][0] = a[s][f][1] = a[s][f][2] = a[s][f][3] = 0;
           }
         }

@@ -5,6 +5,8 @@
 // bits don't depend on the launch.
 #include "cuda/linear_prefill.cuh"
 
+#include <algorithm>
+
 namespace millrace::cuda {
 namespace {
 
@@ -295,8 +297,26 @@ size_t linear_gathered_bytes(const MatrixLayout& matrix, int rows) {
   return matrix.code.permuted ? static_cast<size_t>(rows) * matrix.k_stored * sizeof(__half) : 0;
 }
 
+namespace {
+
+cudaError_t by_decode(const LinearArguments& arguments, cudaStream_t stream, bool programmatic) {
+  if (arguments.rows <= 0) return cudaErrorInvalidValue;
+  LinearArguments part = arguments;
+  for (int row = 0; row < arguments.rows; row += kDecodeRows) {
+    part.rows = std::min(kDecodeRows, arguments.rows - row);
+    if (const cudaError_t status = linear_decode(part, stream, programmatic); status != cudaSuccess) return status;
+    part.x += static_cast<ptrdiff_t>(part.rows) * arguments.x_stride;
+    if (part.y != nullptr) part.y += static_cast<ptrdiff_t>(part.rows) * arguments.y_stride;
+    if (part.act != nullptr) part.act += static_cast<ptrdiff_t>(part.rows) * arguments.act_stride;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace
+
 cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream, bool programmatic) {
   const MatrixLayout& matrix = arguments.matrix;
+  if (prefill_by_decode(matrix.code.type)) return by_decode(arguments, stream, programmatic);
   if (arguments.rows <= 0 || arguments.x_stride % 8 != 0 || (matrix.code.permuted && arguments.gathered == nullptr)) {
     return cudaErrorInvalidValue;
   }
@@ -348,8 +368,9 @@ cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream
       return start_kind<Kind::bf16>(task, *plan, stream, programmatic);
     case WeightType::f32:
       return start_kind<Kind::f32>(task, *plan, stream, programmatic);
+    default:
+      return cudaErrorInvalidValue;
   }
-  return cudaErrorInvalidValue;
 }
 
 }  // namespace millrace::cuda

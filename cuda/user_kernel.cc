@@ -12,7 +12,13 @@ namespace millrace::cuda {
 static_assert(MILLRACE_SLAB_LAYOUT_VERSION == kSlabLayoutVersion && MILLRACE_TILE_N == kTileN &&
               MILLRACE_TILE_K == kTileK && MILLRACE_Q4_TILE_BYTES == kQ4TileBytes && MILLRACE_PADDING == kPadding);
 static_assert(MILLRACE_Q4 == static_cast<int>(WeightType::q4) && MILLRACE_F16 == static_cast<int>(WeightType::f16) &&
-              MILLRACE_BF16 == static_cast<int>(WeightType::bf16) && MILLRACE_F32 == static_cast<int>(WeightType::f32));
+              MILLRACE_BF16 == static_cast<int>(WeightType::bf16) &&
+              MILLRACE_F32 == static_cast<int>(WeightType::f32) && MILLRACE_Q8 == static_cast<int>(WeightType::q8) &&
+              MILLRACE_Q4_1 == static_cast<int>(WeightType::q4_1) &&
+              MILLRACE_Q2_K == static_cast<int>(WeightType::q2_k) &&
+              MILLRACE_Q6_K == static_cast<int>(WeightType::q6_k) &&
+              MILLRACE_MXFP4 == static_cast<int>(WeightType::mxfp4) &&
+              MILLRACE_FP8 == static_cast<int>(WeightType::last));
 static_assert(MILLRACE_SCALE_F16 == static_cast<int>(ScaleType::f16) &&
               MILLRACE_SCALE_BF16 == static_cast<int>(ScaleType::bf16));
 static_assert(MILLRACE_STORE == static_cast<int>(LinearEpilogue::store) &&

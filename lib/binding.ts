@@ -8,8 +8,27 @@ import { fileURLToPath } from 'node:url'
 import { MillraceError } from './errors.ts'
 import type { NativeSampling } from './options/sampling.ts'
 
-export type LinearFormat = 'plain' | 'gptq' | 'awq' | 'compressed-tensors'
-export type WeightType = 'q4' | 'q8' | 'f16' | 'bf16' | 'f32'
+export type LinearFormat = 'plain' | 'gptq' | 'awq' | 'compressed-tensors' | 'fp8' | 'nvfp4'
+/** How a matrix is written in slabs (csrc/model/code.h). */
+export type WeightType =
+  | 'q4'
+  | 'f16'
+  | 'bf16'
+  | 'f32'
+  | 'q8'
+  | 'q4_1'
+  | 'q5_0'
+  | 'q5_1'
+  | 'q2_k'
+  | 'q3_k'
+  | 'q4_k'
+  | 'q5_k'
+  | 'q6_k'
+  | 'iq4_nl'
+  | 'iq4_xs'
+  | 'mxfp4'
+  | 'nvfp4'
+  | 'fp8'
 export type Home = 'resident' | 'streamed' | 'cpu' | 'shared'
 
 /** A tensor of a checkpoint, as its file describes it. */
@@ -172,6 +191,13 @@ export interface LinearSource {
   zerosMinusOne: boolean
   heads?: HeadOrder
   rows?: RowRange
+  /** fp8: rows of a block of groupSize input features; 1 where each row has a scale. */
+  blockRows: number
+  /** nvfp4: the tensor's scale, and whether it divides. */
+  globalScale: string
+  globalDivides: boolean
+  /** Plain floats are made so many bits while they are read; 0: they stay. */
+  makeBits: 0 | 4 | 8
 }
 
 /** Texts one after the other in UTF-8, and where each ends. */
@@ -216,7 +242,6 @@ export interface ModelSource {
   /** Names of the embedding tables. */
   tables: string[]
   /** Make 4 or 8 bits of a head of floats while it is repacked; 0: leave it. */
-  headBits: 0 | 4 | 8
 }
 
 export interface NativeUnit {
@@ -260,8 +285,8 @@ export interface SyntheticOptions {
   group: number
   /** Integer zeros about 8 instead of exactly 8. */
   zeros: boolean
-  head: WeightType
-  embedding: Exclude<WeightType, 'q4' | 'q8'>
+  head: 'q4' | 'q8' | 'f16' | 'bf16' | 'f32'
+  embedding: 'f16' | 'bf16' | 'f32'
   seed: number
 }
 
@@ -508,6 +533,7 @@ export interface NativeModel {
   readonly id: number
   /** Of a head that was made 4 bits: root mean squares relative to those of what it was made of. */
   readonly headError: { weights: number; logits: number } | undefined
+  readonly weightError: { weights: number; results: number } | undefined
   readonly packed: NativePacked
   /** From the native load's beginning until the device had started, the weights were in RAM, all was in its place. */
   readonly timings: { deviceMs: number; weightsMs: number; totalMs: number }
@@ -608,6 +634,8 @@ export interface NativeProblem {
     groups: number
     groupBytes: number
     groupHeaderBytes: number
+    spanHeaderBytes: number
+    tileBytes: number
   }
 }
 

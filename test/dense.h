@@ -112,7 +112,6 @@ struct DenseSource {
   std::vector<DenseLayer> layers;
   std::string embedding, final_norm;
   LinearSource head;
-  int head_bits = 0;
 
   operator ModelSource() const {  // NOLINT: a test passes one for the other
     ModelSource source;
@@ -127,7 +126,6 @@ struct DenseSource {
     }
     source.units.push_back({{{final_norm}}, {{head}}});
     source.tables = {embedding};
-    source.head_bits = head_bits;
     return source;
   }
 };

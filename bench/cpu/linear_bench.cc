@@ -217,7 +217,7 @@ void tame(const MatrixLayout& m, std::byte* slab) {
     const uint16_t scale = float_to_half(0.01f);
     for (int block = 0; block < m.n_blocks(); block++) {
       for (int group = 0; group < m.groups(); group++) {
-        std::byte* header = base + q4_group_offset(m, block, group);
+        std::byte* header = base + m.group_offset(block, group);
         for (int i = 0; i < kTileN; i++) {
           std::memcpy(header + 2 * i, &scale, 2);
           if (m.code.zeros) header[2 * kTileN + i] = static_cast<std::byte>(i % 16);

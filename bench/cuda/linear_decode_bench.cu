@@ -93,7 +93,7 @@ std::vector<std::byte> random_slab(MatrixLayout& m, const MatrixCode& code, int 
   if (code.type == WeightType::q4) {
     for (int rb = 0; rb < m.n_blocks(); rb++) {
       for (int g = 0; g < m.groups(); g++) {
-        std::byte* header = base + q4_group_offset(m, rb, g);
+        std::byte* header = base + m.group_offset(rb, g);
         for (int i = 0; i < kTileN; i++) {
           const uint16_t scale = encode(code.scale == ScaleType::f16, 0.01f * normal());
           std::memcpy(header + 2 * i, &scale, 2);

@@ -86,7 +86,7 @@ struct Matrix {
     if (code.type == WeightType::q4) {
       for (int b = 0; b < layout.n_blocks(); b++) {
         for (int g = 0; g < layout.groups(); g++) {
-          std::byte* header = base + q4_group_offset(layout, b, g);
+          std::byte* header = base + layout.group_offset(b, g);
           for (int i = 0; i < kTileN; i++) {
             float scale = static_cast<float>(0.001 + 0.004 * uniform());
             const uint64_t dice = random_bits() % 64;
@@ -132,9 +132,9 @@ struct Matrix {
         const int lane = 4 * g + c % 8 / 2, pair = c / 8, second = c % 2;
         if (layout.code.type == WeightType::q4) {
           uint32_t word;
-          std::memcpy(&word, base + q4_tile_offset(layout, block, s) + lane * 16 + j * 4, 4);
+          std::memcpy(&word, base + layout.tile_offset(block, s) + lane * 16 + j * 4, 4);
           const int q = static_cast<int>(word >> (4 * (4 * second + 2 * pair + h)) & 15);
-          const std::byte* header = base + q4_group_offset(layout, block, s * kTileK / layout.code.group);
+          const std::byte* header = base + layout.group_offset(block, s * kTileK / layout.code.group);
           uint16_t bits;
           std::memcpy(&bits, header + 2 * tile_index(n), 2);
           const double scale = layout.code.scale == ScaleType::f16 ? half_to_float(bits) : bfloat16_to_float(bits);
@@ -142,7 +142,7 @@ struct Matrix {
         } else {
           const size_t bytes = element_bytes(layout.code.type);
           const std::byte* from =
-              base + float_tile_offset(layout, block, s) + ((j * 32 + lane) * 8 + 4 * pair + 2 * h + second) * bytes;
+              base + layout.tile_offset(block, s) + ((j * 32 + lane) * 8 + 4 * pair + 2 * h + second) * bytes;
           if (bytes == 4) {
             float w;
             std::memcpy(&w, from, 4);

@@ -167,7 +167,7 @@ Napi::Array types_of(Napi::Env env, const UnitLayout& unit) {
   Napi::Array out = Napi::Array::New(env);
   for (const LinearLayout& linear : unit.linears) {
     for (const LinearLayout::Segment& segment : linear.segments) {
-      out[out.Length()] = Napi::String::New(env, name_of(segment.matrix.code));
+      out[out.Length()] = Napi::String::New(env, name_of(segment.matrix.code.type));
     }
   }
   return out;

@@ -110,15 +110,12 @@ std::vector<std::string> string_array(const Napi::Value& value, const char* name
 SyntheticOptions synthetic_options(const Napi::Object& object) {
   SyntheticOptions options;
   const auto type = [&](const char* name) {
-    std::string value = string_field(object, name);
-    if (value == "q8" && std::strcmp(name, "head") == 0) {
-      options.head_nibbles = 2;
-      value = "q4";
-    }
-    for (const WeightType known : {WeightType::q4, WeightType::f16, WeightType::bf16, WeightType::f32}) {
+    const std::string value = string_field(object, name);
+    for (const WeightType known :
+         {WeightType::q4, WeightType::q8, WeightType::f16, WeightType::bf16, WeightType::f32}) {
       if (value == name_of(known)) return known;
     }
-    throw wrong_type(name, "'q4', 'f16', 'bf16' or 'f32'");
+    throw wrong_type(name, "'q4', 'q8', 'f16', 'bf16' or 'f32'");
   };
   options.group = int_field(object, "group");
   options.zeros = bool_field(object, "zeros");

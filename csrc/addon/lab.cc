@@ -441,8 +441,10 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
       put("rowBlocks", m.n_blocks());
       put("rowBlockBytes", m.row_block_bytes());
       put("groups", m.groups());
-      put("groupBytes", m.code.type == WeightType::q4 ? m.group_bytes() : 0);
-      put("groupHeaderBytes", m.code.type == WeightType::q4 ? m.group_header_bytes() : 0);
+      put("groupBytes", m.grouped() ? m.group_bytes() : 0);
+      put("groupHeaderBytes", m.grouped() ? m.group_header_bytes() : 0);
+      put("spanHeaderBytes", m.span_bytes());
+      put("tileBytes", m.tile_bytes());
       out["matrix"] = matrix;
     }
     return out;
@@ -469,7 +471,7 @@ Napi::Value slab_layout(const Napi::CallbackInfo& info) {
     uint8_t q[kTileN * kTileK] = {};
     q[i] = 15;
     std::byte packed[kQ4TileBytes];
-    encode_q4_tile(q, packed);
+    encode_tile(WeightType::q4, q, packed);
     for (size_t at = 0; at < 2 * kQ4TileBytes; at++) {
       if ((static_cast<int>(packed[at / 2]) >> (4 * (at % 2)) & 15) == 15)
         nibbles[i] = number(env, static_cast<double>(at));

@@ -42,13 +42,14 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     return DefineClass(
         env, "NativeModel",
         {InstanceAccessor<&ModelHandle::id>("id"), InstanceAccessor<&ModelHandle::head_error>("headError"),
-         InstanceAccessor<&ModelHandle::packed>("packed"), InstanceAccessor<&ModelHandle::timings>("timings"),
-         InstanceMethod<&ModelHandle::write_packed>("writePacked"), InstanceMethod<&ModelHandle::admit>("admit"),
-         InstanceMethod<&ModelHandle::withdraw>("withdraw"), InstanceMethod<&ModelHandle::submit>("submit"),
-         InstanceMethod<&ModelHandle::cancel>("cancel"), InstanceMethod<&ModelHandle::stats>("stats"),
-         InstanceMethod<&ModelHandle::observe_steps>("observeSteps"), InstanceMethod<&ModelHandle::memory>("memory"),
-         InstanceMethod<&ModelHandle::set_homes>("setHomes"), InstanceMethod<&ModelHandle::set_arena>("setArena"),
-         InstanceMethod<&ModelHandle::trace>("trace"), InstanceMethod<&ModelHandle::close>("close")});
+         InstanceAccessor<&ModelHandle::weight_error>("weightError"), InstanceAccessor<&ModelHandle::packed>("packed"),
+         InstanceAccessor<&ModelHandle::timings>("timings"), InstanceMethod<&ModelHandle::write_packed>("writePacked"),
+         InstanceMethod<&ModelHandle::admit>("admit"), InstanceMethod<&ModelHandle::withdraw>("withdraw"),
+         InstanceMethod<&ModelHandle::submit>("submit"), InstanceMethod<&ModelHandle::cancel>("cancel"),
+         InstanceMethod<&ModelHandle::stats>("stats"), InstanceMethod<&ModelHandle::observe_steps>("observeSteps"),
+         InstanceMethod<&ModelHandle::memory>("memory"), InstanceMethod<&ModelHandle::set_homes>("setHomes"),
+         InstanceMethod<&ModelHandle::set_arena>("setArena"), InstanceMethod<&ModelHandle::trace>("trace"),
+         InstanceMethod<&ModelHandle::close>("close")});
   }
 
   // Constructed by load() alone, which passes an External of what it has loaded and the vocabulary's size.
@@ -56,7 +57,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     if (info.Length() != 2 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "use load()");
     const LoadedModel& loaded = *info[0].As<Napi::External<LoadedModel>>().Data();
     model_ = loaded.model;
-    head_error_ = loaded.head_error;
+    report_ = loaded.report;
     host_ = loaded.host;
     packed_ = loaded.packed;
     timings_ = {loaded.device_ms, loaded.weights_ms, loaded.total_ms};
@@ -71,11 +72,14 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
  private:
   Napi::Value id(const Napi::CallbackInfo& info) { return number(info.Env(), model_->id()); }
 
-  Napi::Value head_error(const Napi::CallbackInfo& info) {
-    if (!head_error_.made) return info.Env().Undefined();
-    Napi::Object out = Napi::Object::New(info.Env());
-    out["weights"] = Napi::Number::New(info.Env(), head_error_.weights);
-    out["logits"] = Napi::Number::New(info.Env(), head_error_.results);
+  Napi::Value head_error(const Napi::CallbackInfo& info) { return made(info.Env(), report_.head, "logits"); }
+  Napi::Value weight_error(const Napi::CallbackInfo& info) { return made(info.Env(), report_.layers, "results"); }
+
+  static Napi::Value made(Napi::Env env, const QuantisationError& error, const char* results) {
+    if (!error.made) return env.Undefined();
+    Napi::Object out = Napi::Object::New(env);
+    out["weights"] = Napi::Number::New(env, error.weights);
+    out[results] = Napi::Number::New(env, error.results);
     return out;
   }
 
@@ -275,7 +279,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
   }
 
   SharedModel model_;
-  QuantisationError head_error_;
+  RepackReport report_;
   std::weak_ptr<const HostModel> host_;
   PackedOutcome packed_;
   std::array<double, 3> timings_{};

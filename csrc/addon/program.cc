@@ -175,7 +175,9 @@ LinearSource linear_source(const Napi::Object& object) {
                                        {{"plain", LinearFormat::plain},
                                         {"gptq", LinearFormat::gptq},
                                         {"awq", LinearFormat::awq},
-                                        {"compressed-tensors", LinearFormat::compressed_tensors}});
+                                        {"compressed-tensors", LinearFormat::compressed_tensors},
+                                        {"fp8", LinearFormat::fp8},
+                                        {"nvfp4", LinearFormat::nvfp4}});
   source.weight = string_field(object, "weight");
   source.zeros = string_field(object, "zeros");
   source.scales = string_field(object, "scales");
@@ -186,6 +188,10 @@ LinearSource linear_source(const Napi::Object& object) {
   source.group_size = int_field(object, "groupSize");
   source.symmetric = bool_field(object, "symmetric");
   source.zeros_minus_one = bool_field(object, "zerosMinusOne");
+  source.block_rows = int_field(object, "blockRows");
+  source.global_scale = string_field(object, "globalScale");
+  source.global_divides = bool_field(object, "globalDivides");
+  source.make_bits = int_field(object, "makeBits");
   if (has(object, "heads")) {
     const Napi::Object heads = object_field(object, "heads");
     source.heads = {int_field(heads, "headDim"), int_field(heads, "rotary"), bool_field(heads, "interleaved")};
@@ -249,7 +255,6 @@ ModelSource model_source(const Napi::Object& object) {
     source.units.push_back(std::move(unit));
   });
   source.tables = string_array(field(object, "tables"), "tables");
-  source.head_bits = int_field(object, "headBits");
   return source;
 }
 

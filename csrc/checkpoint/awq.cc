@@ -64,14 +64,14 @@ void AwqReader::read_words(int begin, int end, int column, int count, uint32_t* 
   }
 }
 
-void AwqReader::read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const {
-  const size_t g = static_cast<size_t>(stored_groups_[group]);
+void AwqReader::read_group(int group, int column, int count, GroupField* out) const {
+  const size_t g = static_cast<size_t>(group_of_stored(group));
   for (int c = 0; c < count; c++) {
     const size_t at = g * n_ + column + c;
-    scales[c] = load_element<uint16_t>(scales_data_, at);
-    if (!scale_is_finite(scales[c])) throw_scale(*scales_, scales[c], g, static_cast<size_t>(column + c));
-    zeros[c] = 8;
-    if (code_.zeros) zeros[c] = (load_element<uint32_t>(zeros_data_, at / 8) >> (4 * kNibbleOf[at % 8])) & 15u;
+    const auto scale = load_element<uint16_t>(scales_data_, at);
+    if (!scale_is_finite(scale)) throw_scale(*scales_, scale, g, static_cast<size_t>(column + c));
+    out[c] = {scale, 8};
+    if (code_.zeros) out[c].offset = (load_element<uint32_t>(zeros_data_, at / 8) >> (4 * kNibbleOf[at % 8])) & 15u;
   }
 }
 

@@ -11,7 +11,7 @@ class AwqReader : public GroupedReader {
   // Reads qzeros; whether the code has zeros follows from them.
   AwqReader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k);
   void read_words(int begin, int end, int column, int count, uint32_t* out) const override;
-  void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const override;
+  void read_group(int group, int column, int count, GroupField* out) const override;
 
  private:
   const Tensor* scales_;

@@ -1,5 +1,8 @@
 #include "checkpoint/compressed_tensors.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "checkpoint/messages.h"
 
 namespace millrace {
@@ -7,11 +10,15 @@ namespace millrace {
 CompressedTensorsReader::CompressedTensorsReader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k)
     : GroupedReader(checkpoint, source, n, k, "compressed-tensors") {
   check_shape(source.shape);
-  const Tensor& weight = require_tensor(checkpoint, source.weight, {DType::i32}, {n, k / 8});
+  // Of 8 bits the format int-quantized has the numbers themselves.
+  plain_ = bits() == 8 && checkpoint.require(source.weight).dtype == DType::i8;
+  const Tensor& weight = plain_ ? require_tensor(checkpoint, source.weight, {DType::i8}, {n, k})
+                                : require_tensor(checkpoint, source.weight, {DType::i32}, {n, k / per_word()});
   scales_ = &require_tensor(checkpoint, source.scales, {DType::f16, DType::bf16}, {n, groups()});
-  const Tensor* zeros = source.zeros.empty() && source.symmetric
-                            ? nullptr
-                            : &require_tensor(checkpoint, source.zeros, {DType::i32}, {(n + 7) / 8, groups()});
+  const Tensor* zeros =
+      source.zeros.empty() && source.symmetric
+          ? nullptr
+          : &require_tensor(checkpoint, source.zeros, {DType::i32}, {(n + per_word() - 1) / per_word(), groups()});
   const Tensor* g_idx = find_groups(source.g_idx);
   tensors_ = {&weight, scales_};
   if (zeros != nullptr) tensors_.push_back(zeros);
@@ -22,8 +29,8 @@ CompressedTensorsReader::CompressedTensorsReader(const Checkpoint& checkpoint, c
   if (zeros != nullptr) zeros_data_ = checkpoint.data(*zeros);
   code_.scale = scales_->dtype == DType::bf16 ? ScaleType::bf16 : ScaleType::f16;
   order_features(read_groups(g_idx), g_idx == nullptr ? weight : *g_idx);
-  // Nibbles beyond n are padding, of which the format does not say what it holds.
-  if (zeros != nullptr) read_zeros(*zeros, source.symmetric, 0, n % 8);
+  // Zeros beyond n are padding, of which the format does not say what it holds.
+  if (zeros != nullptr) read_zeros(*zeros, source.symmetric, 0, n % per_word());
 }
 
 // weight_shape repeats n and k, of which weight_packed only shows n and k rounded up.
@@ -63,14 +70,31 @@ void CompressedTensorsReader::read_words(int begin, int end, int column, int cou
   }
 }
 
-void CompressedTensorsReader::read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const {
-  const size_t g = static_cast<size_t>(stored_groups_[group]), stride = static_cast<size_t>(groups());
+void CompressedTensorsReader::read_levels(int begin, int end, int column, int count, uint8_t* out) const {
+  for (int c = 0; c < count; c++) {
+    const std::byte* row = weight_data_ + static_cast<size_t>(column + c) * static_cast<size_t>(k_);
+    for (int s = begin; s < end; s++) {
+      std::memcpy(out + (static_cast<size_t>(s - begin) * kTileN + static_cast<size_t>(c)) * kTileK, row + s * kTileK,
+                  static_cast<size_t>(std::min(kTileK, k_ - s * kTileK)));
+    }
+    if (!plain_) continue;
+    for (int s = begin; s < end; s++) {
+      for (int i = 0; i < std::min(kTileK, k_ - s * kTileK); i++) {
+        out[(static_cast<size_t>(s - begin) * kTileN + static_cast<size_t>(c)) * kTileK + i] ^= 0x80;
+      }
+    }
+  }
+}
+
+void CompressedTensorsReader::read_group(int group, int column, int count, GroupField* out) const {
+  const size_t g = static_cast<size_t>(group_of_stored(group)), stride = static_cast<size_t>(groups());
+  const size_t per = static_cast<size_t>(per_word());
   for (int c = 0; c < count; c++) {
     const size_t n = static_cast<size_t>(column + c);
-    scales[c] = load_element<uint16_t>(scales_data_, n * stride + g);
-    if (!scale_is_finite(scales[c])) throw_scale(*scales_, scales[c], n, g);
-    zeros[c] = 8;
-    if (code_.zeros) zeros[c] = (load_element<uint32_t>(zeros_data_, n / 8 * stride + g) >> (4 * (n % 8))) & 15u;
+    const auto scale = load_element<uint16_t>(scales_data_, n * stride + g);
+    if (!scale_is_finite(scale)) throw_scale(*scales_, scale, n, g);
+    out[c] = {scale, static_cast<uint16_t>(code_.traits().zero)};
+    if (code_.zeros) out[c].offset = zero_at(load_element<uint32_t>(zeros_data_, n / per * stride + g), n % per);
   }
 }
 

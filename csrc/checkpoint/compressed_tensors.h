@@ -14,12 +14,14 @@ class CompressedTensorsReader : public GroupedReader {
   // Reads weight_g_idx, weight_shape and weight_zero_point; permutation and zeros of the code follow from them.
   CompressedTensorsReader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k);
   void read_words(int begin, int end, int column, int count, uint32_t* out) const override;
-  void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const override;
+  void read_levels(int begin, int end, int column, int count, uint8_t* out) const override;
+  void read_group(int group, int column, int count, GroupField* out) const override;
 
  private:
   void check_shape(const std::string& name) const;
   const Tensor* find_groups(const std::string& name) const;
 
+  bool plain_ = false;  // int8, not packed
   const Tensor* scales_;
   const std::byte* weight_data_;
   const std::byte* scales_data_;

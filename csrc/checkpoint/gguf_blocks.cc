@@ -5,7 +5,6 @@
 #include <limits>
 
 #include "core/error.h"
-#include "core/half.h"
 
 namespace millrace {
 
@@ -18,179 +17,220 @@ T load(const uint8_t* from) {
   return value;
 }
 
-float half_at(const uint8_t* from) {
-  return half_to_float(load<uint16_t>(from));
+uint16_t half_at(const uint8_t* from) {
+  return load<uint16_t>(from);
+}
+uint16_t negative(uint16_t half) {
+  return half ^ 0x8000u;
 }
 
-// Element e of 32 in 16 bytes.
-int nibble(const uint8_t* q, int e) {
-  return e < 16 ? q[e] & 15 : q[e - 16] >> 4;
+// ---- Levels
+
+// Elements 0..15 of 16 bytes are low nibbles, the others high ones.
+void nibbles(const uint8_t* q, uint8_t* out) {
+  for (int e = 0; e < 16; e++) {
+    out[e] = q[e] & 15;
+    out[16 + e] = q[e] >> 4;
+  }
 }
 
-void decode_q4_0(const uint8_t* b, float* y) {
-  const float d = half_at(b);
-  for (int e = 0; e < 32; e++) y[e] = d * static_cast<float>(nibble(b + 2, e) - 8);
-}
-
-void decode_q4_1(const uint8_t* b, float* y) {
-  const float d = half_at(b), m = half_at(b + 2);
-  for (int e = 0; e < 32; e++) y[e] = d * static_cast<float>(nibble(b + 4, e)) + m;
-}
-
-int five_bits(const uint8_t* fifth, const uint8_t* q, int e) {
-  return nibble(q, e) | static_cast<int>((load<uint32_t>(fifth) >> e) & 1u) << 4;
-}
-
-void decode_q5_0(const uint8_t* b, float* y) {
-  const float d = half_at(b);
-  for (int e = 0; e < 32; e++) y[e] = d * static_cast<float>(five_bits(b + 2, b + 6, e) - 16);
-}
-
-void decode_q5_1(const uint8_t* b, float* y) {
-  const float d = half_at(b), m = half_at(b + 2);
-  for (int e = 0; e < 32; e++) y[e] = d * static_cast<float>(five_bits(b + 4, b + 8, e)) + m;
-}
-
-void decode_q8_0(const uint8_t* b, float* y) {
-  const float d = half_at(b);
-  for (int e = 0; e < 32; e++) y[e] = d * static_cast<float>(static_cast<int8_t>(b[2 + e]));
-}
-
-void decode_iq4_nl(const uint8_t* b, float* y) {
-  const float d = half_at(b);
-  for (int e = 0; e < 32; e++) y[e] = d * static_cast<float>(kIq4Values[nibble(b + 2, e)]);
-}
-
-void decode_mxfp4(const uint8_t* b, float* y) {
-  // Exponent 255 is E8M0's NaN.
-  const float half = b[0] == 255 ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0f, b[0] - 128);
-  for (int e = 0; e < 32; e++) y[e] = half * static_cast<float>(kE2m1Doubled[nibble(b + 1, e)]);
+void five_bits(const uint8_t* fifth, const uint8_t* q, uint8_t* out) {
+  nibbles(q, out);
+  const auto bits = load<uint32_t>(fifth);
+  for (int e = 0; e < 32; e++) out[e] = static_cast<uint8_t>(out[e] | (bits >> e & 1u) << 4);
 }
 
 // Two bits of Q2_K and Q3_K: of each 128 elements, byte l holds elements l, l + 32, l + 64 and l + 96.
-int two_bits(const uint8_t* q, int e) {
-  return q[32 * (e / 128) + e % 32] >> (2 * (e % 128 / 32)) & 3;
+void two_bits(const uint8_t* q, uint8_t* out) {
+  for (int e = 0; e < 256; e++) out[e] = q[32 * (e / 128) + e % 32] >> (2 * (e % 128 / 32)) & 3;
 }
 
-void decode_q2_k(const uint8_t* b, float* y) {
-  const float d = half_at(b + 80), dmin = half_at(b + 82);
-  for (int e = 0; e < 256; e++) {
-    const uint8_t scale = b[e / 16];
-    const float q = static_cast<float>(two_bits(b + 16, e));
-    y[e] = d * static_cast<float>(scale & 15) * q - dmin * static_cast<float>(scale >> 4);
+// Nibbles of Q4_K and Q5_K: sub-blocks 2 i and 2 i + 1 are the low and the high ones of 32 bytes.
+void nibbles_of_pairs(const uint8_t* q, uint8_t* out) {
+  for (int s = 0; s < 8; s++) {
+    for (int l = 0; l < 32; l++) out[32 * s + l] = q[32 * (s / 2) + l] >> (4 * (s % 2)) & 15;
   }
 }
 
-void decode_q3_k(const uint8_t* b, float* y) {
-  const uint8_t* scales = b + 96;
-  const float d = half_at(b + 108);
-  for (int s = 0; s < 16; s++) {
-    const int low = s < 8 ? scales[s] & 15 : scales[s - 8] >> 4, high = scales[8 + s % 4] >> (2 * (s / 4)) & 3;
-    const float scale = d * static_cast<float>((low | high << 4) - 32);
-    for (int e = 16 * s; e < 16 * s + 16; e++) {
-      const int third = b[e % 32] >> (e / 32) & 1;
-      y[e] = scale * static_cast<float>((two_bits(b + 32, e) | third << 2) - 4);
-    }
-  }
-}
+// ---- Scales
 
 // Scale and minimum of sub-block s of Q4_K and Q5_K: of the first four the low 6 bits of bytes s and s + 4; of the
 // others nibbles of byte s + 4, and what is left of the others' bytes.
-void six_bits(const uint8_t* packed, int s, int* scale, int* minimum) {
-  if (s < 4) {
-    *scale = packed[s] & 63;
-    *minimum = packed[s + 4] & 63;
-  } else {
-    *scale = (packed[s + 4] & 15) | packed[s - 4] >> 6 << 4;
-    *minimum = packed[s + 4] >> 4 | packed[s] >> 6 << 4;
-  }
+GroupField six_bits(const uint8_t* packed, int s) {
+  if (s < 4) return {packed[s] & 63u, static_cast<uint16_t>(packed[s + 4] & 63)};
+  const uint32_t scale = (packed[s + 4] & 15u) | static_cast<uint32_t>(packed[s - 4] >> 6) << 4;
+  return {scale, static_cast<uint16_t>(packed[s + 4] >> 4 | packed[s] >> 6 << 4)};
 }
 
-// `fifth`: Q5_K's, bit s of byte l is that of element 32 s + l.
-void decode_q4_or_q5_k(const uint8_t* b, const uint8_t* fifth, const uint8_t* q, float* y) {
-  const float d = half_at(b), dmin = half_at(b + 2);
-  for (int s = 0; s < 8; s++) {
-    int scale, minimum;
-    six_bits(b + 4, s, &scale, &minimum);
-    const float by = d * static_cast<float>(scale), less = dmin * static_cast<float>(minimum);
-    for (int l = 0; l < 32; l++) {
-      const int low = q[32 * (s / 2) + l] >> (4 * (s % 2)) & 15;
-      const int high = fifth == nullptr ? 0 : fifth[l] >> s & 1;
-      y[32 * s + l] = by * static_cast<float>(low | high << 4) - less;
-    }
-  }
+uint32_t signed_bits(int value) {
+  return static_cast<uint8_t>(static_cast<int8_t>(value));
 }
 
-void decode_q4_k(const uint8_t* b, float* y) {
-  decode_q4_or_q5_k(b, nullptr, b + 16, y);
-}
-void decode_q5_k(const uint8_t* b, float* y) {
-  decode_q4_or_q5_k(b, b + 16, b + 48, y);
+const uint8_t* bytes_of(const std::byte* block) {
+  return reinterpret_cast<const uint8_t*>(block);
 }
 
-void decode_q6_k(const uint8_t* b, float* y) {
-  const uint8_t *low = b, *high = b + 128;
-  const float d = half_at(b + 208);
-  for (int e = 0; e < 256; e++) {
-    const int c = e / 128, j = e % 128 / 32, l = e % 32;
-    const int q = (low[64 * c + 32 * (j % 2) + l] >> (4 * (j / 2)) & 15) | (high[32 * c + l] >> (2 * j) & 3) << 4;
-    y[e] = d * static_cast<float>(static_cast<int8_t>(b[192 + e / 16])) * static_cast<float>(q - 32);
-  }
+[[noreturn]] void no_blocks(DType type) {
+  throw Error(code::kInternal, format("no blocks of %s", name_of(type)), "report this as a bug");
 }
 
-void decode_iq4_xs(const uint8_t* b, float* y) {
-  const float d = half_at(b);
-  const int high = load<uint16_t>(b + 2);
-  for (int s = 0; s < 8; s++) {
-    const int scale = (b[4 + s / 2] >> (4 * (s % 2)) & 15) | (high >> (2 * s) & 3) << 4;
-    const float by = d * static_cast<float>(scale - 32);
-    for (int e = 0; e < 32; e++) y[32 * s + e] = by * static_cast<float>(kIq4Values[nibble(b + 8 + 16 * s, e)]);
-  }
-}
-
-using Decode = void (*)(const uint8_t*, float*);
-
-Decode decoder_of(DType type) {
+WeightType weight_type_of(DType type) {
   switch (type) {
     case DType::q4_0:
-      return decode_q4_0;
+      return WeightType::q4;
     case DType::q4_1:
-      return decode_q4_1;
+      return WeightType::q4_1;
     case DType::q5_0:
-      return decode_q5_0;
+      return WeightType::q5_0;
     case DType::q5_1:
-      return decode_q5_1;
+      return WeightType::q5_1;
     case DType::q8_0:
-      return decode_q8_0;
+      return WeightType::q8;
     case DType::q2_k:
-      return decode_q2_k;
+      return WeightType::q2_k;
     case DType::q3_k:
-      return decode_q3_k;
+      return WeightType::q3_k;
     case DType::q4_k:
-      return decode_q4_k;
+      return WeightType::q4_k;
     case DType::q5_k:
-      return decode_q5_k;
+      return WeightType::q5_k;
     case DType::q6_k:
-      return decode_q6_k;
+      return WeightType::q6_k;
     case DType::iq4_nl:
-      return decode_iq4_nl;
+      return WeightType::iq4_nl;
     case DType::iq4_xs:
-      return decode_iq4_xs;
+      return WeightType::iq4_xs;
     case DType::mxfp4:
-      return decode_mxfp4;
+      return WeightType::mxfp4;
     default:
-      throw Error(code::kInternal, format("no blocks of %s", name_of(type)), "report this as a bug");
+      no_blocks(type);
   }
 }
 
 }  // namespace
 
+MatrixCode code_of_blocks(DType type) {
+  MatrixCode out;
+  out.type = weight_type_of(type);
+  out.group = groups_of(out.type).least;
+  return out;
+}
+
+void unpack_block(DType type, const std::byte* block, uint8_t* levels) {
+  const uint8_t* b = bytes_of(block);
+  switch (type) {
+    case DType::q4_0:
+    case DType::iq4_nl:
+      return nibbles(b + 2, levels);
+    case DType::q4_1:
+      return nibbles(b + 4, levels);
+    case DType::q5_0:
+      return five_bits(b + 2, b + 6, levels);
+    case DType::q5_1:
+      return five_bits(b + 4, b + 8, levels);
+    case DType::q8_0:
+      for (int e = 0; e < 32; e++) levels[e] = b[2 + e] ^ 0x80u;  // + 128
+      return;
+    case DType::mxfp4:
+      return nibbles(b + 1, levels);
+    case DType::q2_k:
+      return two_bits(b + 16, levels);
+    case DType::q3_k:
+      two_bits(b + 32, levels);
+      for (int e = 0; e < 256; e++) levels[e] = static_cast<uint8_t>(levels[e] | (b[e % 32] >> (e / 32) & 1) << 2);
+      return;
+    case DType::q4_k:
+      return nibbles_of_pairs(b + 16, levels);
+    case DType::q5_k:
+      nibbles_of_pairs(b + 48, levels);
+      for (int e = 0; e < 256; e++) levels[e] = static_cast<uint8_t>(levels[e] | (b[16 + e % 32] >> (e / 32) & 1) << 4);
+      return;
+    case DType::q6_k:
+      for (int e = 0; e < 256; e++) {
+        const int c = e / 128, j = e % 128 / 32, l = e % 32;
+        const int low = b[64 * c + 32 * (j % 2) + l] >> (4 * (j / 2)) & 15, high = b[128 + 32 * c + l] >> (2 * j) & 3;
+        levels[e] = static_cast<uint8_t>(low | high << 4);
+      }
+      return;
+    case DType::iq4_xs:
+      for (int s = 0; s < 8; s++) nibbles(b + 8 + 16 * s, levels + 32 * s);
+      return;
+    default:
+      no_blocks(type);
+  }
+}
+
+GroupField group_of_block(DType type, const std::byte* block, int group) {
+  const uint8_t* b = bytes_of(block);
+  switch (type) {
+    case DType::q4_0:
+    case DType::q5_0:
+    case DType::q8_0:
+    case DType::iq4_nl:
+      return {half_at(b), 0};
+    case DType::q4_1:
+    case DType::q5_1:
+      return {half_at(b), half_at(b + 2)};
+    case DType::mxfp4:
+      return {b[0], 0};
+    case DType::q2_k:
+      return {b[group] & 15u, static_cast<uint16_t>(b[group] >> 4)};
+    case DType::q3_k: {
+      const uint8_t* scales = b + 96;
+      const int low = group < 8 ? scales[group] & 15 : scales[group - 8] >> 4;
+      const int high = scales[8 + group % 4] >> (2 * (group / 4)) & 3;
+      return {signed_bits((low | high << 4) - 32), 0};
+    }
+    case DType::q4_k:
+    case DType::q5_k:
+      return six_bits(b + 4, group);
+    case DType::q6_k:
+      return {b[192 + group], 0};
+    case DType::iq4_xs: {
+      const int low = b[4 + group / 2] >> (4 * (group % 2)) & 15, high = load<uint16_t>(b + 2) >> (2 * group) & 3;
+      return {signed_bits((low | high << 4) - 32), 0};
+    }
+    default:
+      no_blocks(type);
+  }
+}
+
+SpanField span_of_block(DType type, const std::byte* block) {
+  const uint8_t* b = bytes_of(block);
+  switch (type) {
+    case DType::q2_k:
+      return {half_at(b + 80), negative(half_at(b + 82))};
+    case DType::q3_k:
+      return {half_at(b + 108), 0};
+    case DType::q4_k:
+    case DType::q5_k:
+      return {half_at(b), negative(half_at(b + 2))};
+    case DType::q6_k:
+      return {half_at(b + 208), 0};
+    case DType::iq4_xs:
+      return {half_at(b), 0};
+    default:
+      return {};
+  }
+}
+
 void decode_blocks(DType type, const std::byte* data, size_t blocks, float* out) {
-  const Decode decode = decoder_of(type);
-  const DTypeTraits& traits = traits_of(type);
-  for (size_t i = 0; i < blocks; i++) {
-    decode(reinterpret_cast<const uint8_t*>(data) + i * static_cast<size_t>(traits.block_bytes),
-           out + i * static_cast<size_t>(traits.block));
+  const DTypeTraits& shape = traits_of(type);
+  const MatrixCode code = code_of_blocks(type);
+  const Code& traits = code.traits();
+  for (size_t i = 0; i < blocks; i++, data += shape.block_bytes) {
+    uint8_t levels[256];
+    unpack_block(type, data, levels);
+    const SpanField span = span_of_block(type, data);
+    for (int group = 0; group < shape.block / code.group; group++) {
+      const GroupField field = group_of_block(type, data, group);
+      GroupValues values = values_of(code, field, span);
+      if (type == DType::mxfp4 && field.scale == 255) values.scale = std::numeric_limits<float>::quiet_NaN();
+      for (int e = group * code.group; e < (group + 1) * code.group; e++) {
+        const float scaled = values.scale * level_of(traits, levels[e], values.zero);
+        *out++ = traits.minimums() ? scaled + values.minimum : scaled;
+      }
+    }
   }
 }
 

@@ -19,18 +19,25 @@
 //   Q6_K    low nibbles[128]; high 2 bits[64]; i8 sc[16]; f16 d             d * sc * (q - 32)
 //   IQ4_XS  f16 d; high 2 bits of sc u16; low nibbles of sc[4]; nibbles[128]   d * (sc - 32) * table[q]
 //
-// Products are exact in float32; a difference or sum is rounded once, as every reader of the format rounds it.
+// Each is one of the codes of slabs: a block is taken apart into levels, and the fields of its groups and span, which
+// are what slabs keep and what float32 is made of. Products are exact in float32; a sum is rounded once, as every
+// reader of the format rounds it.
 #include <cstddef>
 #include <cstdint>
 
 #include "checkpoint/dtype.h"
+#include "model/slab_layout.h"
 
 namespace millrace {
 
-// The values that a nibble of IQ4_NL and IQ4_XS stands for.
-inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-// Twice those of E2M1.
-inline constexpr int8_t kE2m1Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+// Of a type that is_packed(): its code, with the group that its blocks have.
+MatrixCode code_of_blocks(DType type);
+
+// The levels of a block, as slabs write them.
+void unpack_block(DType type, const std::byte* block, uint8_t* levels);
+// What group `group` of the block has, and the block of all its groups.
+GroupField group_of_block(DType type, const std::byte* block, int group);
+SpanField span_of_block(DType type, const std::byte* block);
 
 // Elements of `blocks` blocks one after the other, not necessarily aligned, as float32. Not finite where a scale is
 // not.

@@ -1,8 +1,8 @@
 #pragma once
-// GPTQ (https://arxiv.org/abs/2210.17323) as AutoGPTQ and GPTQModel write it, 4 bits: qweight int32 [k/8, n], nibble i
-// of word [r, c] is input feature 8 r + i; qzeros int32 [groups, n/8], nibble i of word [g, c] is output feature
-// 8 c + i; scales f16 or bf16 [groups, n]; g_idx int32 [k], the group of each input feature, k / group_size where
-// absent. Version 1 stores zero - 1, version 2 the zero.
+// GPTQ (https://arxiv.org/abs/2210.17323) as AutoGPTQ and GPTQModel write it, of 4 bits (8: words of four bytes in
+// place of eight nibbles, everywhere): qweight int32 [k/8, n], nibble i of word [r, c] is input feature 8 r + i; qzeros
+// int32 [groups, n/8], nibble i of word [g, c] is output feature 8 c + i; scales f16 or bf16 [groups, n]; g_idx int32
+// [k], the group of each input feature, k / group_size where absent. Version 1 stores zero - 1, version 2 the zero.
 #include "checkpoint/grouped_reader.h"
 
 namespace millrace {
@@ -12,7 +12,8 @@ class GptqReader : public GroupedReader {
   // Reads g_idx and qzeros; permutation and zeros of the code follow from them.
   GptqReader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k);
   void read_words(int begin, int end, int column, int count, uint32_t* out) const override;
-  void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const override;
+  void read_levels(int begin, int end, int column, int count, uint8_t* out) const override;
+  void read_group(int group, int column, int count, GroupField* out) const override;
 
  private:
   const Tensor* scales_;

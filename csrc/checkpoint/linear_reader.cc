@@ -5,6 +5,8 @@
 
 #include "checkpoint/awq.h"
 #include "checkpoint/compressed_tensors.h"
+#include "checkpoint/fp8.h"
+#include "checkpoint/gguf_blocks.h"
 #include "checkpoint/gptq.h"
 #include "checkpoint/messages.h"
 #include "checkpoint/packed.h"
@@ -27,8 +29,14 @@ namespace {
 void LinearReader::read_words(int, int, int, int, uint32_t*) const {
   not_implemented("packed words");
 }
-void LinearReader::read_group(int, int, int, uint16_t*, uint8_t*) const {
+void LinearReader::read_levels(int, int, int, int, uint8_t*) const {
+  not_implemented("levels");
+}
+void LinearReader::read_group(int, int, int, GroupField*) const {
   not_implemented("groups");
+}
+void LinearReader::read_span(int, int, int, SpanField*) const {
+  not_implemented("spans");
 }
 const std::byte* LinearReader::elements(int, int, int, std::byte*) const {
   not_implemented("rows");
@@ -39,37 +47,46 @@ void LinearReader::refuse_not_finite(int, int) const {
 
 namespace {
 
-std::unique_ptr<LinearReader> open_plain(const Checkpoint& checkpoint, const LinearSource& source, int n, int k) {
+std::unique_ptr<LinearReader> open_plain(const Checkpoint& checkpoint, const LinearSource& source, int n, int k,
+                                         const VectorSource& norm) {
   const Tensor& weight = require_weight(checkpoint, source.weight, n, k);
   if (is_packed(weight.dtype)) return open_packed(checkpoint, weight, n, k);
+  // Rows of half words have no 4-bit code.
+  if (source.make_bits != 0 && k % 8 == 0) return std::make_unique<QuantisingReader>(checkpoint, source, norm, n, k);
   return std::make_unique<PlainReader>(checkpoint, source, n, k);
 }
 
 // As the file has its rows.
-std::unique_ptr<LinearReader> open_as_stored(const Checkpoint& checkpoint, const LinearSource& source, int n, int k) {
+std::unique_ptr<LinearReader> open_as_stored(const Checkpoint& checkpoint, const LinearSource& source, int n, int k,
+                                             const VectorSource& norm) {
   switch (source.format) {
     case LinearFormat::plain:
-      return open_plain(checkpoint, source, n, k);
+      return open_plain(checkpoint, source, n, k, norm);
     case LinearFormat::gptq:
       return std::make_unique<GptqReader>(checkpoint, source, n, k);
     case LinearFormat::awq:
       return std::make_unique<AwqReader>(checkpoint, source, n, k);
     case LinearFormat::compressed_tensors:
       return std::make_unique<CompressedTensorsReader>(checkpoint, source, n, k);
+    case LinearFormat::fp8:
+      return std::make_unique<Fp8Reader>(checkpoint, source, n, k);
+    case LinearFormat::nvfp4:
+      return std::make_unique<Nvfp4Reader>(checkpoint, source, n, k);
   }
   throw Error(code::kInternal, "unknown linear format", "report this as a bug");
 }
 
 }  // namespace
 
-std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k) {
+std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k,
+                                          const VectorSource& norm) {
   const RowRange& rows = source.rows;
   if (rows.begin < 0 || rows.of < 0 || (rows.of != 0 && int64_t{rows.begin} + n > rows.of)) {
     throw Error(code::kInvalidArgument,
                 format("%d output features from %d on, of a tensor of %d", n, rows.begin, rows.of),
                 "name a range that the tensor has");
   }
-  auto reader = open_as_stored(checkpoint, source, rows.of == 0 ? n : rows.of, k);
+  auto reader = open_as_stored(checkpoint, source, rows.of == 0 ? n : rows.of, k, norm);
   if (source.heads.head_dim == 0 && rows.of == 0) return reader;
   return std::make_unique<RowsReader>(std::move(reader), source, n);
 }
@@ -96,19 +113,12 @@ VectorSource norm_before(const ModelSource& source, int u, int linear) {
 }  // namespace
 
 LinearReaders open_parts(const Checkpoint& checkpoint, const ModelSource& source, int u, int linear) {
-  const ProgramUnit& unit = source.program.units[u];
-  const LinearShape& shape = unit.linears[linear];
+  const LinearShape& shape = source.program.units[u].linears[linear];
   const std::vector<LinearSource>& parts = source.units[u].linears[linear];
+  const VectorSource norm = norm_before(source, u, linear);
   LinearReaders readers;
   for (size_t i = 0; i < parts.size(); i++) {
-    const LinearSource& part = parts[i];
-    if (unit.head && source.head_bits != 0 && part.format == LinearFormat::plain &&
-        !is_packed(require_weight(checkpoint, part.weight, shape.parts[i], shape.k).dtype)) {
-      readers.push_back(std::make_unique<QuantisingReader>(checkpoint, part, norm_before(source, u, linear),
-                                                           shape.parts[i], shape.k, source.head_bits));
-    } else {
-      readers.push_back(open_linear(checkpoint, part, shape.parts[i], shape.k));
-    }
+    readers.push_back(open_linear(checkpoint, parts[i], shape.parts[i], shape.k, norm));
   }
   return readers;
 }
@@ -183,6 +193,7 @@ const Tensor& require_weight(const Checkpoint& checkpoint, const std::string& na
 }
 
 MatrixCode code_of(DType type) {
+  if (is_packed(type)) return code_of_blocks(type);
   MatrixCode out;
   switch (type) {
     case DType::f16:
@@ -191,16 +202,11 @@ MatrixCode code_of(DType type) {
     case DType::bf16:
       out.type = WeightType::bf16;
       return out;
-    case DType::q4_0:
-      out.type = WeightType::q4;
-      out.group = traits_of(type).block;
-      return out;
-    default:
-      if (type != DType::f32 && !is_packed(type)) {
-        throw Error(code::kInternal, format("no code for weights of %s", name_of(type)), "report this as a bug");
-      }
+    case DType::f32:
       out.type = WeightType::f32;
       return out;
+    default:
+      throw Error(code::kInternal, format("no code for weights of %s", name_of(type)), "report this as a bug");
   }
 }
 

@@ -34,13 +34,18 @@ class LinearReader {
   const std::vector<const Tensor*>& tensors() const { return tensors_; }
 
   // q4, k a multiple of 8: quantised values of output features [column, column + count) in the model's own order of
-  // input features, or as stored where in_stored_order(): nibble i of out[(r - begin) * kTileN + c] is q[8 r + i,
+  // input features: nibble i of out[(r - begin) * kTileN + c] is q[8 r + i,
   // column + c], for r in [begin, end).
   virtual void read_words(int begin, int end, int column, int count, uint32_t* out) const;
-  virtual bool in_stored_order() const { return false; }
-  // q4: scales (bits of code().scale) and integer zeros (8 where symmetric) of one stored group. Throws
-  // CHECKPOINT_INVALID for a scale that is not finite.
-  virtual void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const;
+  // Grouped codes but q4: levels, as slabs write them, of input features [16 begin, 16 end) as far as k goes, in the
+  // order of read_words: out[((s - begin) * kTileN + c) * kTileK + i] is that of [16 s + i, column + c).
+  virtual void read_levels(int begin, int end, int column, int count, uint8_t* out) const;
+  // Grouped codes: what a stored group has of output features [column, column + count); the zero too where the matrix
+  // may come to store zeros. Throws CHECKPOINT_INVALID for a scale that is not finite. Called before the group's
+  // weights are read.
+  virtual void read_group(int group, int column, int count, GroupField* out) const;
+  // Codes with spans: the same of one.
+  virtual void read_span(int span, int column, int count, SpanField* out) const;
   // Float types: weights [begin, end) of one output feature, of code().type and not necessarily aligned: where they lie
   // in the file, or made in `scratch`, which has room for them. `begin` is a multiple of kElementsStep, and so is `end`
   // or it is k.
@@ -48,11 +53,11 @@ class LinearReader {
   // Float types: a weight of rows [begin, end) is infinite or NaN: throws CHECKPOINT_INVALID naming the first.
   virtual void refuse_not_finite(int begin, int end) const;
   // Output features are rows of the file, whose pages may be dropped once they are read.
-  virtual bool by_rows() const { return code_.type != WeightType::q4; }
+  virtual bool by_rows() const { return !code_.traits().grouped(); }
   // The file's row of the first output feature.
   virtual int first_row() const { return 0; }
-  // Of a reader that makes 4 or 8 bits of float weights: of what was read so far.
-  virtual QuantisationError error() const { return {}; }
+  // Of a reader that makes 4 or 8 bits of float weights: of what was read so far. Zeros of others.
+  virtual ErrorSums errors() const { return {}; }
 
  protected:
   LinearReader(int n, int k) : n_(n), k_(k) {}
@@ -65,10 +70,12 @@ class LinearReader {
 };
 
 // Checks a linear of n output and k input features against the checkpoint. Throws CHECKPOINT_INVALID or
-// CHECKPOINT_UNSUPPORTED naming file, tensor, expected and found.
-std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k);
+// CHECKPOINT_UNSUPPORTED naming file, tensor, expected and found. `norm`: the weights that its input was multiplied by,
+// which say how much errors count where it is made 4 or 8 bits.
+std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k,
+                                          const VectorSource& norm = {});
 using LinearReaders = std::vector<std::unique_ptr<LinearReader>>;
-// The parts of a linear of a unit; the head's, made 4 or 8 bits where the model's source asks for it.
+// The parts of a linear of a unit.
 LinearReaders open_parts(const Checkpoint& checkpoint, const ModelSource& source, int unit, int linear);
 
 // ---- Checks shared by the formats.
@@ -88,8 +95,7 @@ void read_floats(const Checkpoint& checkpoint, const Tensor& tensor, float* out)
 // A weight [n, k] that is stored as it is, or packed in blocks: F16, BF16, F32; in GGUF files the types of code_of().
 const Tensor& require_weight(const Checkpoint& checkpoint, const std::string& name, int64_t n, int64_t k);
 
-// How a weight of this type is kept in slabs, k in its own order: the one place where that is chosen. Packed types that
-// have no code of their own become float32.
+// How a weight of this type is kept in slabs, k in its own order: the one place where that is chosen.
 MatrixCode code_of(DType type);
 // The same of embedding rows, which are floats.
 WeightType embedding_type_of(DType type);

@@ -1,6 +1,9 @@
 #include "checkpoint/packed.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <limits>
 
 #include "checkpoint/gguf_blocks.h"
 #include "checkpoint/messages.h"
@@ -43,47 +46,25 @@ PackedReader::PackedReader(const Checkpoint& checkpoint, const Tensor& weight, i
       checkpoint_(checkpoint),
       weight_(weight),
       data_(checkpoint.data(weight)),
-      row_bytes_(row_bytes_of(weight)) {
-  code_ = code_of(weight.dtype);
-  k_stored_ = static_cast<int>(round_up(static_cast<size_t>(k), kTileK));
-  tensors_ = {&weight};
-}
-
-const std::byte* PackedReader::elements(int n, int begin, int end, std::byte* scratch) const {
-  const DTypeTraits& traits = traits_of(weight_.dtype);
-  decode_blocks(weight_.dtype,
-                data_ + static_cast<size_t>(n) * row_bytes_ +
-                    static_cast<size_t>(begin / traits.block) * static_cast<size_t>(traits.block_bytes),
-                static_cast<size_t>((end - begin) / traits.block), reinterpret_cast<float*>(scratch));
-  return scratch;
-}
-
-void PackedReader::refuse_not_finite(int begin, int end) const {
-  std::vector<float> row(static_cast<size_t>(k_));
-  for (int n = begin; n < end; n++) read_packed_rows(checkpoint_, weight_, n, n + 1, row.data());
-}
-
-Q40Reader::Q40Reader(const Checkpoint& checkpoint, const Tensor& weight, int n, int k)
-    : LinearReader(n, k),
-      checkpoint_(checkpoint),
-      weight_(weight),
-      data_(checkpoint.data(weight)),
-      row_bytes_(row_bytes_of(weight)) {
+      row_bytes_(row_bytes_of(weight)),
+      blocks_(traits_of(weight.dtype)) {
   code_ = code_of(weight.dtype);
   k_stored_ = k;  // whole blocks are whole tiles
   tensors_ = {&weight};
 }
 
-void Q40Reader::read_words(int begin, int end, int column, int count, uint32_t* out) const {
-  const DTypeTraits& traits = traits_of(DType::q4_0);
+const std::byte* PackedReader::block(int n, int feature) const {
+  return data_ + static_cast<size_t>(n) * row_bytes_ +
+         static_cast<size_t>(feature / blocks_.block) * static_cast<size_t>(blocks_.block_bytes);
+}
+
+void PackedReader::read_words(int begin, int end, int column, int count, uint32_t* out) const {
   for (int c = 0; c < count; c++) {
-    const std::byte* row = data_ + static_cast<size_t>(column + c) * row_bytes_;
     for (int r = begin; r < end; r++) {
       // A block is four words: the low nibbles of its bytes 0..7 and 8..15, then the high ones.
-      const std::byte* block =
-          row + static_cast<size_t>(8 * r / traits.block) * static_cast<size_t>(traits.block_bytes);
+      const std::byte* bytes = block(column + c, 8 * r) + sizeof(uint16_t);
       const int part = r % 4;
-      uint64_t x = load_element<uint64_t>(block + sizeof(uint16_t), static_cast<size_t>(part % 2));
+      uint64_t x = load_element<uint64_t>(bytes, static_cast<size_t>(part % 2));
       x = (part < 2 ? x : x >> 4) & 0x0f0f0f0f0f0f0f0full;
       x = (x | x >> 4) & 0x00ff00ff00ff00ffull;
       x = (x | x >> 8) & 0x0000ffff0000ffffull;
@@ -92,20 +73,49 @@ void Q40Reader::read_words(int begin, int end, int column, int count, uint32_t* 
   }
 }
 
-void Q40Reader::read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const {
-  const DTypeTraits& traits = traits_of(DType::q4_0);
+void PackedReader::read_levels(int begin, int end, int column, int count, uint8_t* out) const {
+  const int tiles = blocks_.block / kTileK;
   for (int c = 0; c < count; c++) {
-    scales[c] = load_element<uint16_t>(
-        data_ + static_cast<size_t>(column + c) * row_bytes_ + static_cast<size_t>(group * traits.block_bytes), 0);
-    if ((scales[c] & 0x7c00) == 0x7c00) {
-      throw_not_finite(checkpoint_, weight_, half_to_float(scales[c]), column + c, group * traits.block);
+    for (int s = begin; s < end;) {
+      uint8_t levels[256];
+      unpack_block(weight_.dtype, block(column + c, kTileK * s), levels);
+      const int stop = std::min(end, (s / tiles + 1) * tiles);
+      for (; s < stop; s++) {
+        std::memcpy(out + (static_cast<size_t>(s - begin) * kTileN + static_cast<size_t>(c)) * kTileK,
+                    levels + s % tiles * kTileK, kTileK);
+      }
     }
-    zeros[c] = 8;
+  }
+}
+
+void PackedReader::refuse_not_finite_scale(uint32_t bits, bool e8m0, int n, int feature) const {
+  if (e8m0 ? bits != 255 : (bits & 0x7c00) != 0x7c00) return;
+  const float value = e8m0 ? std::numeric_limits<float>::quiet_NaN() : half_to_float(static_cast<uint16_t>(bits));
+  throw_not_finite(checkpoint_, weight_, value, n, feature);
+}
+
+void PackedReader::read_group(int group, int column, int count, GroupField* out) const {
+  const int feature = group * code_.group;
+  const Code& traits = code_.traits();
+  for (int c = 0; c < count; c++) {
+    out[c] = group_of_block(weight_.dtype, block(column + c, feature), feature % blocks_.block / code_.group);
+    if (traits.scales != Scales::two_level) {
+      refuse_not_finite_scale(out[c].scale, traits.scales == Scales::e8m0, column + c, feature);
+    }
+    if (traits.offsets == Offsets::minimum) refuse_not_finite_scale(out[c].offset, false, column + c, feature);
+    if (traits.zeros) out[c].offset = static_cast<uint16_t>(traits.zero);
+  }
+}
+
+void PackedReader::read_span(int span, int column, int count, SpanField* out) const {
+  for (int c = 0; c < count; c++) {
+    out[c] = span_of_block(weight_.dtype, block(column + c, span * kSpan));
+    refuse_not_finite_scale(out[c].scale, false, column + c, span * kSpan);
+    refuse_not_finite_scale(out[c].offset, false, column + c, span * kSpan);
   }
 }
 
 std::unique_ptr<LinearReader> open_packed(const Checkpoint& checkpoint, const Tensor& weight, int n, int k) {
-  if (code_of(weight.dtype).type == WeightType::q4) return std::make_unique<Q40Reader>(checkpoint, weight, n, k);
   return std::make_unique<PackedReader>(checkpoint, weight, n, k);
 }
 

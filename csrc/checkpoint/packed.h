@@ -4,33 +4,24 @@
 
 namespace millrace {
 
-// Types that have no code of their own in slabs: float32, whose values are exact.
 class PackedReader : public LinearReader {
  public:
   PackedReader(const Checkpoint& checkpoint, const Tensor& weight, int n, int k);
-  const std::byte* elements(int n, int begin, int end, std::byte* scratch) const override;
-  void refuse_not_finite(int begin, int end) const override;
-
- private:
-  const Checkpoint& checkpoint_;
-  const Tensor& weight_;
-  const std::byte* data_;
-  size_t row_bytes_;
-};
-
-// Q4_0 is 4 bits with a zero of 8 in groups of 32.
-class Q40Reader : public LinearReader {
- public:
-  Q40Reader(const Checkpoint& checkpoint, const Tensor& weight, int n, int k);
-  void read_words(int begin, int end, int column, int count, uint32_t* out) const override;
-  void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const override;
+  void read_words(int begin, int end, int column, int count, uint32_t* out) const override;  // of Q4_0
+  void read_levels(int begin, int end, int column, int count, uint8_t* out) const override;
+  void read_group(int group, int column, int count, GroupField* out) const override;
+  void read_span(int span, int column, int count, SpanField* out) const override;
   bool by_rows() const override { return true; }
 
  private:
+  const std::byte* block(int n, int feature) const;
+  void refuse_not_finite_scale(uint32_t bits, bool e8m0, int n, int feature) const;
+
   const Checkpoint& checkpoint_;
   const Tensor& weight_;
   const std::byte* data_;
   size_t row_bytes_;
+  const DTypeTraits& blocks_;
 };
 
 // Of a tensor whose type is_packed().

@@ -31,14 +31,14 @@ inline Lanes all(float value) {
   return Lanes{value, value, value, value};
 }
 
-// Codes less their zero: [-8, 7] or [-136, 119].
-struct Levels {
+// Codes less their zero: [-8, 7] or [-128, 127].
+struct LevelRange {
   float least, most;
 };
-constexpr Levels kLevels4{-8.0f, 7.0f}, kLevels8{-136.0f, 119.0f};
+constexpr LevelRange kLevels4{-8.0f, 7.0f}, kLevels8{-128.0f, 127.0f};
 
 // The nearest of them, ties to even: adding 1.5 * 2^23 rounds.
-inline Lanes level(Lanes x, Levels levels) {
+inline Lanes level(Lanes x, LevelRange levels) {
   const Lanes magic = all(12582912.0f), least = all(levels.least), most = all(levels.most);
   x = x < least ? least : x;
   x = x > most ? most : x;
@@ -94,43 +94,33 @@ uint16_t fit_q8_scale(const float* weights, int count) {
   const float up = std::max(most / kLevels8.most, least / kLevels8.least);
   const float down = std::max(-least / kLevels8.most, most / -kLevels8.least);  // the negative scale's size
   const float scale = up <= down ? up : -down;
-  return float_to_half(std::clamp(scale, -kLargestHalf / 16, kLargestHalf / 16));  // 16 times it is stored too
+  return float_to_half(std::clamp(scale, -kLargestHalf, kLargestHalf));
 }
 
 QuantisingReader::QuantisingReader(const Checkpoint& checkpoint, const LinearSource& source, const VectorSource& norm,
-                                   int n, int k, int bits)
+                                   int n, int k)
     : LinearReader(n, k),
       plain_(checkpoint, source, n, k),
-      bits_(bits),
-      importance_(static_cast<size_t>(k)),
+      bits_(source.make_bits),
+      importance_(static_cast<size_t>(k), 1.0f),
       features_(n) {
-  if (bits != 4 && bits != 8) {
-    throw Error(code::kInvalidArgument, format("a head of %d bits", bits), "make it 4 or 8 bits, or leave it as it is");
+  if ((bits_ != 4 && bits_ != 8) || k % 8 != 0) {
+    throw Error(code::kInvalidArgument, format("%d bits of %d input features", bits_, k),
+                "make them 4 or 8 bits, of a multiple of 8 input features");
   }
-  if (k % 8 != 0) {
-    throw Error(code::kInvalidArgument, format("a head of %d input features cannot be made %d bits", k, bits),
-                format("load it as it is: %d bits need a hidden size that is a multiple of 8", bits));
-  }
-  if (norm.tensor.empty()) {
-    std::fill(importance_.begin(), importance_.end(), 1.0f);
-  } else {
+  if (!norm.tensor.empty()) {
     read_floats(checkpoint, require_floats(checkpoint, norm.tensor, k), importance_.data());
-    if (norm.plus_one) {
-      for (float& weight : importance_) weight += 1.0f;
+    for (float& value : importance_) {
+      if (norm.plus_one) value += 1.0f;
+      value *= value;
     }
   }
-  for (float& value : importance_) value *= value;
   k_stored_ = static_cast<int>(round_up(static_cast<size_t>(k), kTileK));
-  code_.type = WeightType::q4;
+  code_.type = bits_ == 4 ? WeightType::q4 : WeightType::q8;
   code_.scale = ScaleType::f16;
-  code_.group = kGroup;
-  while (k_stored_ % code_.group != 0) code_.group /= 2;
+  code_.group = bits_ == 4 ? kGroup : groups_of(code_.type).most;
+  while (bits_ == 4 && k_stored_ % code_.group != 0) code_.group /= 2;
   tensors_ = plain_.tensors();
-  if (bits == 4) return;
-  code_.permuted = true;
-  code_.nibbles = 2;
-  k_stored_ *= 2;
-  permutation_ = nibble_permutation(k, k_stored_, code_.group);
 }
 
 void QuantisingReader::load(int row, int begin, int count, float* out) const {
@@ -147,8 +137,8 @@ void QuantisingReader::load(int row, int begin, int count, float* out) const {
   }
 }
 
-void QuantisingReader::read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const {
-  const int nibbles = code_.nibbles, begin = group / nibbles * code_.group, width = std::min(code_.group, k_ - begin);
+void QuantisingReader::read_group(int group, int column, int count, GroupField* out) const {
+  const int begin = group * code_.group, width = std::min(code_.group, k_ - begin);
   float weights[kGroup];
   for (int c = 0; c < count; c++) {
     load(column + c, begin, width, weights);
@@ -159,47 +149,46 @@ void QuantisingReader::read_group(int group, int column, int count, uint16_t* sc
       finite &= std::fabs(weights[i]) <= FLT_MAX;
     }
     if (!finite) plain_.refuse_not_finite(column + c, column + c + 1);
-    zeros[c] = 8;
     Feature& feature = features_[static_cast<size_t>(column + c)];
     feature.group = group;
-    scales[c] = bits_ == 4 ? fit_q4_scale(weights, importance_.data() + begin, width) : fit_q8_scale(weights, width);
-    feature.scale = half_to_float(scales[c]);
-    if (bits_ == 8 && group % 2 == 0) scales[c] = float_to_half(16 * feature.scale);
+    const uint16_t scale =
+        bits_ == 4 ? fit_q4_scale(weights, importance_.data() + begin, width) : fit_q8_scale(weights, width);
+    feature.scale = half_to_float(scale);
+    out[c] = {scale, static_cast<uint16_t>(code_.traits().zero)};
   }
 }
 
-void QuantisingReader::read_words(int begin, int end, int column, int count, uint32_t* out) const {
-  // Of eight bits, stored input features [8 begin, 8 end) are a nibble of features [first, first + width).
-  const int group = 8 * begin / code_.group, width = 8 * (end - begin);
-  const bool high = bits_ == 8 && group % 2 == 0;
-  const int first = 8 * begin - (bits_ == 4 ? 0 : (group + 1) / 2 * code_.group);
-  const int present = std::clamp(k_ - first, 0, width);  // the rest is padding, whose weights are zero
-  if ((8 * end - 1) / code_.group != group || features_[static_cast<size_t>(column)].group != group) {
-    throw Error(code::kInternal, "words of a group whose scales were not read", "report this as a bug");
+// Levels of input features [begin, end) of one output feature, within the group whose scale was read last; those beyond
+// k are zero.
+void QuantisingReader::quantise(int n, int begin, int end, uint8_t* levels) const {
+  Feature& feature = features_[static_cast<size_t>(n)];
+  if ((end - 1) / code_.group != begin / code_.group || feature.group != begin / code_.group) {
+    throw Error(code::kInternal, "weights of a group whose scales were not read", "report this as a bug");
   }
+  const int present = std::clamp(k_ - begin, 0, end - begin), zero = code_.traits().zero;
+  float weights[kGroup] = {}, importance[kGroup] = {};  // zeros fill whole lanes and change no sum
+  load(n, begin, present, weights);
+  std::copy_n(importance_.data() + begin, present, importance);
+  const float scale = feature.scale, inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
+  Lanes sums[4] = {};
+  for (int i = 0; i < end - begin; i += kLanes) {
+    const Lanes w = load_lanes(weights + i), v = load_lanes(importance + i);
+    const Lanes q = level(w * all(inverse), bits_ == 4 ? kLevels4 : kLevels8), e = w - all(scale) * q;
+    for (int lane = 0; lane < kLanes; lane++) {
+      levels[i + lane] = static_cast<uint8_t>(static_cast<int32_t>(q[lane]) + zero);
+    }
+    sums[0] += e * e;
+    sums[1] += w * w;
+    sums[2] += v * e * e;
+    sums[3] += v * w * w;
+  }
+  for (size_t i = 0; i < feature.sums.size(); i++) feature.sums[i] += total(sums[i]);
+}
+
+void QuantisingReader::read_words(int begin, int end, int column, int count, uint32_t* out) const {
   for (int c = 0; c < count; c++) {
-    Feature& feature = features_[static_cast<size_t>(column + c)];
-    float weights[kGroup] = {}, importance[kGroup] = {};  // zeros fill whole lanes and change no sum
-    int32_t levels[kGroup];
-    load(column + c, first, present, weights);
-    std::copy_n(importance_.data() + first, present, importance);
-    const float scale = feature.scale, inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
-    Lanes sums[4] = {};
-    for (int i = 0; i < kGroup; i += kLanes) {
-      const Lanes w = load_lanes(weights + i), v = load_lanes(importance + i);
-      const Lanes q = level(w * all(inverse), bits_ == 4 ? kLevels4 : kLevels8), e = w - all(scale) * q;
-      for (int lane = 0; lane < kLanes; lane++) {
-        const int32_t code = static_cast<int32_t>(q[lane]) + (bits_ == 4 ? 8 : 136);
-        levels[i + lane] = high ? code >> 4 : code & 15;
-      }
-      sums[0] += e * e;
-      sums[1] += w * w;
-      sums[2] += v * e * e;
-      sums[3] += v * w * w;
-    }
-    if (!high) {
-      for (size_t i = 0; i < feature.sums.size(); i++) feature.sums[i] += total(sums[i]);
-    }
+    uint8_t levels[kGroup];
+    quantise(column + c, 8 * begin, 8 * end, levels);
     for (int r = begin; r < end; r++) {
       uint32_t word = 0;
       for (int i = 0; i < 8; i++) word |= static_cast<uint32_t>(levels[8 * (r - begin) + i]) << (4 * i);
@@ -208,13 +197,28 @@ void QuantisingReader::read_words(int begin, int end, int column, int count, uin
   }
 }
 
-QuantisationError QuantisingReader::error() const {
-  std::array<double, 4> sums{};
+void QuantisingReader::read_levels(int begin, int end, int column, int count, uint8_t* out) const {
+  for (int c = 0; c < count; c++) {
+    uint8_t levels[kGroup];
+    quantise(column + c, kTileK * begin, kTileK * end, levels);
+    for (int s = begin; s < end; s++) {
+      std::memcpy(out + (static_cast<size_t>(s - begin) * kTileN + static_cast<size_t>(c)) * kTileK,
+                  levels + (s - begin) * kTileK, kTileK);
+    }
+  }
+}
+
+ErrorSums QuantisingReader::errors() const {
+  ErrorSums sums{};
   for (const Feature& feature : features_) {
     for (size_t i = 0; i < sums.size(); i++) sums[i] += feature.sums[i];
   }
+  return sums;
+}
+
+QuantisationError error_of(const ErrorSums& sums) {
   const auto relative = [](double error, double whole) { return whole > 0 ? std::sqrt(error / whole) : 0.0; };
-  return {true, relative(sums[0], sums[1]), relative(sums[2], sums[3])};
+  return {sums[1] > 0, relative(sums[0], sums[1]), relative(sums[2], sums[3])};
 }
 
 }  // namespace millrace

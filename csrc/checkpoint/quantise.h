@@ -1,8 +1,9 @@
 #pragma once
-// Four or eight bits made of a float linear while it is repacked: for heads, which checkpoints mostly leave as they
-// were trained and which are then the largest matrix of the model. Both with a scale a group.
+// Four or eight bits made of a float linear while it is repacked: of heads, which checkpoints mostly leave as they
+// were trained and which are then the largest matrix of the model, or of whole models. Both with a scale a group.
 //
-// Eight bits: codes - 136 in [-136, 119]; the smallest scale that reaches the group's largest weight of either sign.
+// Eight bits, in groups of 64: levels in [-128, 127]; the smallest scale that reaches the group's largest weight of
+// either sign.
 //
 // Four bits: symmetric (zero 8). Of nine ways to map the group's largest weight near -8, the one is taken
 // whose least-squares scale leaves the smallest error, each input feature weighed by the square of the norm's weight
@@ -18,25 +19,24 @@ namespace millrace {
 
 class QuantisingReader : public LinearReader {
  public:
-  // `norm`: the float vector [k] of the norm that the linear's input comes from; no tensor: ones. `bits`: 4 or 8, whose
-  // nibbles are input features of their own (slab_layout.h).
-  QuantisingReader(const Checkpoint& checkpoint, const LinearSource& source, const VectorSource& norm, int n, int k,
-                   int bits);
+  // Of source.make_bits. `norm`: the float vector [k] of the norm that the linear's input comes from; no tensor: ones.
+  QuantisingReader(const Checkpoint& checkpoint, const LinearSource& source, const VectorSource& norm, int n, int k);
   // Of each output feature, groups one after the other and each before its words; different output features may be
   // read by different threads at once.
-  void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const override;
+  void read_group(int group, int column, int count, GroupField* out) const override;
   void read_words(int begin, int end, int column, int count, uint32_t* out) const override;
-  bool in_stored_order() const override { return bits_ == 8; }
+  void read_levels(int begin, int end, int column, int count, uint8_t* out) const override;
   bool by_rows() const override { return true; }
-  QuantisationError error() const override;
+  ErrorSums errors() const override;
 
  private:
   struct Feature {
     int group = -1;  // the last that was read
     float scale = 0.0f;
-    std::array<double, 4> sums{};  // of e^2, w^2, both weighed
+    ErrorSums sums{};  // of e^2, w^2, both weighed
   };
   void load(int row, int begin, int count, float* out) const;
+  void quantise(int n, int begin, int end, uint8_t* levels) const;
 
   PlainReader plain_;
   int bits_;
@@ -47,7 +47,7 @@ class QuantisingReader : public LinearReader {
 // The scale, as float16, that q4 codes of `count` weights are multiplied with (code - 8, codes 0..15). Exposed for
 // tests.
 uint16_t fit_q4_scale(const float* weights, const float* importance, int count);
-// The same of eight bits (code - 136, codes 0..255).
+// The same of eight bits (level - 128, levels 0..255).
 uint16_t fit_q8_scale(const float* weights, int count);
 
 }  // namespace millrace

@@ -165,6 +165,7 @@ struct MatrixTask {
   bool interleaved = false;
 
   bool q4() const { return layout->code.type == WeightType::q4; }
+  bool grouped() const { return layout->grouped(); }
   std::byte* data() const { return slab + layout->offset; }
 
   // Calls body(reader, column, count, row) for the runs of a row block: its rows [row, row + count) are the reader's
@@ -212,6 +213,7 @@ class Repacker {
                   "report this as a bug");
     }
     RepackReport result;
+    ErrorSums head{}, layers{};
     for (const TableLayout& table : plan_.tables) total_ += table.bytes;
     for (size_t u = 0; u < plan_.units.size(); u++) {
       total_ += source_bytes(open(u));
@@ -224,9 +226,17 @@ class Repacker {
       if (u + 1 < plan_.units.size()) next = open(u + 1);
       write_unit(u, work, slabs[u], next);
       report();
-      if (plan_.source.program.units[u].head) result.head = work.linears[0][0]->error();
+      ErrorSums& sums = plan_.source.program.units[u].head ? head : layers;
+      for (const LinearReaders& readers : work.linears) {
+        for (const auto& reader : readers) {
+          const ErrorSums more = reader->errors();
+          for (size_t i = 0; i < sums.size(); i++) sums[i] += more[i];
+        }
+      }
       work = std::move(next);
     }
+    result.head = error_of(head);
+    result.layers = error_of(layers);
     return result;
   }
 
@@ -351,7 +361,7 @@ class Repacker {
                     static_cast<size_t>(m.k_stored) * sizeof(int32_t));
       }
       int most = m.code.permuted ? kPermutedJobBlocks : kJobBlocks;
-      if (!task.q4())
+      if (!task.grouped())
         most = static_cast<int>(std::max<size_t>(1, kFloatJobBytes / std::max<size_t>(1, m.row_block_bytes())));
       const int fair = m.n_blocks() / (4 * pool_.threads());
       const int step = std::clamp(fair, 1, std::max(1, most));
@@ -430,9 +440,11 @@ class Repacker {
 
   void write_blocks(const Job& job, int thread) {
     const MatrixTask& task = *job.task;
-    if (!task.q4()) {
+    if (!task.grouped()) {
       write_float_blocks(task, job.begin, job.end, panels_[thread]);
-    } else if (task.layout->code.permuted && !task.parts[0]->in_stored_order()) {
+    } else if (!task.q4()) {
+      write_level_blocks(task, job.begin, job.end, panels_[thread]);
+    } else if (task.layout->code.permuted) {
       write_permuted_blocks(task, job.begin, job.end, panels_[thread]);
     } else {
       write_q4_blocks(task, job.begin, job.end);
@@ -472,7 +484,7 @@ class Repacker {
           for (int i = row; i < row + n; i++) rows[i] = reader.elements(column + i - row, first, last, scratch(i));
         });
         finite &= encode_float_rows(m.code.type, rows, last - first, std::min(kFloatChunkSlices, m.slices() - s),
-                                    task.data() + float_tile_offset(m, block, s));
+                                    task.data() + m.tile_offset(block, s));
       }
       if (finite) continue;
       task.for_runs(block, [&](const LinearReader& reader, int column, int n, int) {
@@ -481,20 +493,87 @@ class Repacker {
     }
   }
 
-  // Scales and zeros of a stored group, in tile order; zeros[n] also for the caller.
+  // What a stored group has; zeros[n] also for the caller: the level whose weight is zero.
   static void write_group_header(const MatrixTask& task, int block, int group, uint8_t zeros[kTileN]) {
     const MatrixLayout& m = *task.layout;
-    uint16_t scales[kTileN] = {};
-    std::memset(zeros, 8, kTileN);
+    GroupField fields[kTileN];
+    for (GroupField& field : fields) field.offset = static_cast<uint16_t>(m.code.traits().zero);
     task.for_runs(block, [&](const LinearReader& reader, int column, int n, int row) {
-      reader.read_group(group, column, n, scales + row, zeros + row);
+      reader.read_group(group, column, n, fields + row);
     });
-    std::byte* out = task.data() + q4_group_offset(m, block, group);
-    uint16_t ordered[kTileN];
-    for (int i = 0; i < kTileN; i++) ordered[i] = scales[tile_feature(i)];
-    std::memcpy(out, ordered, sizeof(ordered));
-    if (!m.code.zeros) return;
-    for (int i = 0; i < kTileN; i++) out[sizeof(ordered) + i] = static_cast<std::byte>(zeros[tile_feature(i)]);
+    encode_group(m.code, fields, task.data() + m.group_offset(block, group));
+    const bool varies = m.code.zeros;
+    for (int n = 0; n < kTileN; n++) {
+      zeros[n] = static_cast<uint8_t>(varies ? fields[n].offset : m.code.traits().zero);
+    }
+  }
+
+  static void write_span_header(const MatrixTask& task, int block, int span) {
+    const MatrixLayout& m = *task.layout;
+    SpanField fields[kTileN];
+    task.for_runs(block, [&](const LinearReader& reader, int column, int n, int row) {
+      reader.read_span(span, column, n, fields + row);
+    });
+    encode_span(m.code, fields, task.data() + m.span_offset(block, span));
+  }
+
+  // Levels of slices [begin, end) in the readers' order: what is not there has the level of each output feature's zero.
+  static void read_levels(const MatrixTask& task, int block, int begin, int end, const uint8_t zeros[kTileN],
+                          uint8_t* levels) {
+    const int k = task.layout->k;
+    int covered = 0;
+    task.for_runs(block, [&](const LinearReader&, int, int n, int) { covered += n; });
+    if (covered < kTileN || end * kTileK > k) {
+      for (int i = 0; i < (end - begin) * kTileN; i++) std::memset(levels + i * kTileK, zeros[i % kTileN], kTileK);
+    }
+    task.for_runs(block, [&](const LinearReader& reader, int column, int n, int row) {
+      reader.read_levels(begin, end, column, n, levels + static_cast<size_t>(row) * kTileK);
+    });
+  }
+
+  // Codes that are read as a byte a weight.
+  void write_level_blocks(const MatrixTask& task, int begin, int end, std::vector<uint32_t>& panel) const {
+    const MatrixLayout& m = *task.layout;
+    constexpr size_t kTile = static_cast<size_t>(kTileN) * kTileK;
+    const int per_group = m.code.group / kTileK, model_slices = (m.k + kTileK - 1) / kTileK;
+    const int32_t* permutation = m.code.permuted ? task.parts[0]->permutation().data() : nullptr;
+    const size_t held = static_cast<size_t>(permutation != nullptr ? model_slices : per_group);
+    panel.resize(std::max(panel.size(), held * kTile / sizeof(uint32_t)));
+    auto* levels = reinterpret_cast<uint8_t*>(panel.data());
+    for (int block = begin; block < end; block++) {
+      uint8_t zeros[kTileN];
+      std::fill(std::begin(zeros), std::end(zeros), static_cast<uint8_t>(m.code.traits().zero));
+      if (permutation != nullptr) read_levels(task, block, 0, model_slices, zeros, levels);
+      for (int group = 0; group < m.groups(); group++) {
+        if (group % 8 == 0) poll();
+        if (m.span_bytes() > 0 && group * m.code.group % kSpan == 0) {
+          write_span_header(task, block, group * m.code.group / kSpan);
+        }
+        write_group_header(task, block, group, zeros);
+        const int first = group * per_group, last = std::min(first + per_group, m.slices());
+        if (permutation == nullptr) read_levels(task, block, first, last, zeros, levels);
+        for (int s = first; s < last; s++) {
+          const uint8_t* tile = levels + static_cast<size_t>(s - first) * kTile;
+          uint8_t gathered[kTile];
+          if (permutation != nullptr) {
+            gather_levels(levels, permutation + static_cast<ptrdiff_t>(s) * kTileK, zeros, gathered);
+            tile = gathered;
+          }
+          encode_tile(m.code.type, tile, task.data() + m.tile_offset(block, s));
+        }
+      }
+    }
+  }
+
+  // A tile of the stored order from tiles of the model's.
+  static void gather_levels(const uint8_t* levels, const int32_t* features, const uint8_t* zeros, uint8_t* tile) {
+    for (int i = 0; i < kTileK; i++) {
+      const int32_t feature = features[i];
+      const uint8_t* from = levels + (static_cast<size_t>(feature) / kTileK * kTileN) * kTileK + feature % kTileK;
+      for (int n = 0; n < kTileN; n++) {
+        tile[n * kTileK + i] = feature == kPadding ? zeros[n] : from[static_cast<size_t>(n) * kTileK];
+      }
+    }
   }
 
   // Words [begin, end) of each of the row block's 64 output features in the readers' order; padding is q = 8.
@@ -510,7 +589,7 @@ class Repacker {
   void write_q4_blocks(const MatrixTask& task, int begin, int end) const {
     const MatrixLayout& m = *task.layout;
     const int per_group = m.code.group / kTileK;
-    const int word_rows = (task.parts[0]->in_stored_order() ? m.k_stored : m.k) / 8;
+    const int word_rows = m.k / 8;
     std::vector<uint8_t> zeros(static_cast<size_t>(end - begin) * kTileN);
     uint32_t words[2 * kChunkSlices * kTileN];
     for (int group = 0; group < m.groups(); group++) {
@@ -525,7 +604,7 @@ class Repacker {
           if (2 * stop > word_rows) {  // k is an odd multiple of 8: the last half tile is padding
             for (int n = 0; n < kTileN; n++) words[(2 * (stop - s) - 1) * kTileN + n] = zero[n] * 0x11111111u;
           }
-          std::byte* out = task.data() + q4_tile_offset(m, block, s);
+          std::byte* out = task.data() + m.tile_offset(block, s);
           for (int i = 0; i < stop - s; i++) {
             encode_q4_words(words + 2 * i * kTileN, words + (2 * i + 1) * kTileN, out + i * kQ4TileBytes);
           }
@@ -570,7 +649,7 @@ class Repacker {
           }
           gather_words(from, down, words[half]);
         }
-        encode_q4_words(words[0], words[1], task.data() + q4_tile_offset(m, block, s));
+        encode_q4_words(words[0], words[1], task.data() + m.tile_offset(block, s));
       }
     }
   }

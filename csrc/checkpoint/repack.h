@@ -1,6 +1,7 @@
 #pragma once
 // From checkpoint tensors to slabs. TypeScript knows names and settings (which tensors make up which linear, in which
 // format); this side checks every shape, type and index against them before any memory is committed, and repacks.
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <functional>
@@ -16,7 +17,7 @@
 namespace millrace {
 
 // How a linear is stored. A new format is one more enumerator, and one more file with a LinearReader.
-enum class LinearFormat : uint8_t { plain, gptq, awq, compressed_tensors };
+enum class LinearFormat : uint8_t { plain, gptq, awq, compressed_tensors, fp8, nvfp4 };
 
 // Rows of query or key of heads of which the first `rotary` elements are rotated: element i with element i + rotary /
 // 2, or, `interleaved`, with its neighbour. In slabs element i turns with i + head_dim / 2: the others stand between.
@@ -37,18 +38,22 @@ struct RowRange {
 struct LinearSource {
   LinearFormat format = LinearFormat::plain;
   std::string weight;  // plain [n, k] of f16, bf16, f32 or one of GGUF's packed types; gptq, awq: qweight;
-                       // compressed_tensors: weight_packed
+                       // compressed_tensors: weight_packed, or weight of int8; fp8, nvfp4: weight or weight_packed
   std::string zeros;   // gptq, awq: qzeros; compressed_tensors: weight_zero_point. Need not be named where symmetric
-  std::string scales;  // gptq, awq: scales; compressed_tensors: weight_scale
+  std::string scales;  // gptq, awq: scales; compressed_tensors, nvfp4: weight_scale; fp8: weight_scale(_inv)
   std::string g_idx;   // gptq: g_idx; compressed_tensors: weight_g_idx. The tensor may be absent
   std::string shape;   // compressed_tensors: weight_shape
   std::string bias;    // [n], any format
-  int bits = 4;        // of every format but plain
-  int group_size = 0;  // of every format but plain; -1 is one group of k
-  bool symmetric = false;       // all zeros must be 8, and are dropped
-  bool zeros_minus_one = true;  // gptq version 1 stores zero - 1
-  HeadOrder heads;              // of weight and bias
-  RowRange rows;                // of weight and bias
+  int bits = 4;        // of gptq, awq and compressed_tensors
+  int group_size = 0;  // of them, -1 is one group of k; fp8: input features of a block
+  int block_rows = 0;  // fp8: output features of a block; 1 where each has a scale
+  std::string global_scale;      // nvfp4: of the tensor
+  bool global_divides = false;   // nvfp4: it divides
+  bool symmetric = false;        // all zeros must be 8, and are dropped
+  bool zeros_minus_one = true;   // gptq version 1 stores zero - 1
+  HeadOrder heads;               // of weight and bias
+  RowRange rows;                 // of weight and bias
+  int make_bits = 0;             // plain floats are made 4 or 8 bits while they are repacked; 0: they stay
 };
 
 // A float32 vector of a unit: a norm's weights.
@@ -67,7 +72,6 @@ struct ModelSource {
   Program program;
   std::vector<UnitSource> units;
   std::vector<std::string> tables;  // [vocab, width] each
-  int head_bits = 0;                // a head of floats is made 4 or 8 bits while it is repacked; 0: it stays
 };
 
 // What 4 or 8 bits made while repacking cost: root mean squares, relative to those of the values as they were.
@@ -77,9 +81,13 @@ struct QuantisationError {
   // Of the linear's results over random normed inputs: independent normal features times the norm's weights.
   double results = 0;
 };
+// Sums of squares: of errors and of values, plain and weighed by the norm.
+using ErrorSums = std::array<double, 4>;
+QuantisationError error_of(const ErrorSums& sums);
 
 struct RepackReport {
   QuantisationError head;
+  QuantisationError layers;  // of all their linears that were made
 };
 
 // What a model will take, checked and laid out; no weights read yet but g_idx, weight_shape and zeros.

@@ -38,9 +38,21 @@ void RowsReader::read_words(int begin, int end, int column, int count, uint32_t*
   for (int c = 0; c < count; c++) inner_->read_words(begin, end, row_of(source_, column + c), 1, out + c);
 }
 
-void RowsReader::read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const {
-  if (in_order()) return inner_->read_group(group, row_of(source_, column), count, scales, zeros);
-  for (int c = 0; c < count; c++) inner_->read_group(group, row_of(source_, column + c), 1, scales + c, zeros + c);
+void RowsReader::read_levels(int begin, int end, int column, int count, uint8_t* out) const {
+  if (in_order()) return inner_->read_levels(begin, end, row_of(source_, column), count, out);
+  for (int c = 0; c < count; c++) {
+    inner_->read_levels(begin, end, row_of(source_, column + c), 1, out + static_cast<size_t>(c) * kTileK);
+  }
+}
+
+void RowsReader::read_group(int group, int column, int count, GroupField* out) const {
+  if (in_order()) return inner_->read_group(group, row_of(source_, column), count, out);
+  for (int c = 0; c < count; c++) inner_->read_group(group, row_of(source_, column + c), 1, out + c);
+}
+
+void RowsReader::read_span(int span, int column, int count, SpanField* out) const {
+  if (in_order()) return inner_->read_span(span, row_of(source_, column), count, out);
+  for (int c = 0; c < count; c++) inner_->read_span(span, row_of(source_, column + c), 1, out + c);
 }
 
 const std::byte* RowsReader::elements(int n, int begin, int end, std::byte* scratch) const {

@@ -13,13 +13,14 @@ class RowsReader : public LinearReader {
   // `inner` has all rows of the tensors, this reader `n` of them.
   RowsReader(std::unique_ptr<LinearReader> inner, const LinearSource& source, int n);
   void read_words(int begin, int end, int column, int count, uint32_t* out) const override;
-  bool in_stored_order() const override { return inner_->in_stored_order(); }
-  void read_group(int group, int column, int count, uint16_t* scales, uint8_t* zeros) const override;
+  void read_levels(int begin, int end, int column, int count, uint8_t* out) const override;
+  void read_group(int group, int column, int count, GroupField* out) const override;
+  void read_span(int span, int column, int count, SpanField* out) const override;
   const std::byte* elements(int n, int begin, int end, std::byte* scratch) const override;
   void refuse_not_finite(int begin, int end) const override;
   bool by_rows() const override { return inner_->by_rows(); }
   int first_row() const override { return source_.rows.begin; }
-  QuantisationError error() const override { return inner_->error(); }
+  ErrorSums errors() const override { return inner_->errors(); }
 
  private:
   bool in_order() const { return source_.heads.head_dim == 0; }

@@ -115,7 +115,7 @@ LoadedModel load_model(const LoadRequest& request, std::atomic<bool>& cancelled,
   // A model that others had loaded, and not for such a device.
   if (gpu) host->pin({streams ? backends.front()->pinner() : Pinner{}, backends.front()->pinner()});
   loaded.host = host;
-  loaded.head_error = host->report().head;
+  loaded.report = host->report();
   std::unique_ptr<Backend> cpu;
   if (gpu && at_home(Home::cpu)) cpu = create_cpu_backend(request.threads);
   loaded.model = std::make_shared<Model>(Engine::next_id(), std::move(backends), std::move(host), std::move(config),

@@ -27,7 +27,7 @@ struct LoadRequest {
 
 struct LoadedModel {
   std::shared_ptr<Model> model;
-  QuantisationError head_error;
+  RepackReport report;
   std::weak_ptr<const HostModel> host;  // the model's own, which goes with it
   PackedOutcome packed;
   // When, from the load's beginning, the device had started, the weights were in memory, the model was in its place.

@@ -12,25 +12,51 @@
 
 #include <stdint.h>
 
-#define MILLRACE_KERNEL_VERSION 1
+#define MILLRACE_KERNEL_VERSION 2
 
-/* The slab layout (csrc/model/slab_layout.h has the whole description). A matrix is ceil(n / 64) row blocks.
- *   q4 row block     group blocks, one after the other: 64 scales, [64 integer zeros,] a 512-byte tile for each 16
- *                    input features of the group; the last group of a row block may be shorter
- *   float row block  a tile for each 16 input features, 64 x 16 elements
- * In a tile, lane = 4 g + t (g 0..7, t 0..3), j = 0..3, h = 0..1:
- *   output feature  16 j + 8 h + g           input features  2 t, 2 t + 1, 2 t + 8, 2 t + 9
- *   q4 tile         32 lanes x 4 words (j) x 8 nibbles: nibble i is h = i & 1, input feature 2 t + 8 (i >> 1 & 1) + (i
- * >> 2) float tile      4 (j) x 32 lanes x 8 elements: element i is h = i >> 1 & 1, input feature 2 t + 8 (i >> 2) + (i
- * & 1) scale, zero     index 8 g + 4 h + j
+/* The slab layout (csrc/model/slab_layout.h has the whole description, csrc/model/code.h what each code means). A
+ * matrix is ceil(n / 64) row blocks. grouped row block   group blocks, one after the other: 64 scales, [64 zeros or
+ * minimums,] a tile for each 16 input features of the group; the last group of a row block may be shorter. Codes of two
+ * levels have 64 scales [and 64 minimums] of the first before each 128 input features float row block     a tile for
+ * each 16 input features, 64 x 16 elements In a tile, lane = 4 g + t (g 0..7, t 0..3), j = 0..3, h = 0..1: output
+ * feature  16 j + 8 h + g           input features  2 t, 2 t + 1, 2 t + 8, 2 t + 9 4 bits          32 lanes x 4 words
+ * (j) x 8 nibbles: nibble i is h = i & 1, input feature 2 t + 8 (i >> 1 & 1) + (i >> 2) 6 bits          a tile of the
+ * low 4, then 32 lanes x 2 words of the high 2: word v has those of j = 2 v, 2 v + 1; nibble i's are at {0, 4, 2, 6}[i
+ * & 3] + 8 (j & 1) + 16 (i >> 2) 8 bits          input features 2 t, 2 t + 1, then 2 t + 8, 2 t + 9: each 32 lanes x 4
+ * words (j) x 4 bytes: byte b is h = b & 1, the second feature where b & 2 float, e4m3     4 (j) x 32 lanes x 8
+ * elements: element i is h = i >> 1 & 1, input feature 2 t + 8 (i >> 2) + (i & 1) scale, zero, minimum   index 8 g + 4
+ * h + j Weights: Q4, Q8          scale (q - zero); zero 8 or 128, or a byte a group Q4_1, Q5_1      scale q + minimum,
+ * float16 both;  Q5_0  scale (q - 16) Q2_K, Q4_K, Q5_K    d s q + e m: float16 d, e a span; int8 s, m a group Q3_K,
+ * Q6_K      d s (q - 4), d s (q - 32) IQ4_NL, IQ4_XS  scale table[q], d s table[q]: the table of IQ4_NL MXFP4 2^(e -
+ * 128) table[q], e a byte a group; the table is twice E2M1 NVFP4           d s table[q], float32 d a span, e4m3 s a
+ * group; the same table FP8             scale q, float32 scale a group, e4m3 q
  */
-#define MILLRACE_SLAB_LAYOUT_VERSION 1
+#define MILLRACE_SLAB_LAYOUT_VERSION 2
 #define MILLRACE_TILE_N 64
 #define MILLRACE_TILE_K 16
 #define MILLRACE_Q4_TILE_BYTES 512
 #define MILLRACE_PADDING (-1) /* an entry of a permutation that stands for no input feature */
 
-enum millrace_weight_type { MILLRACE_Q4 = 0, MILLRACE_F16 = 1, MILLRACE_BF16 = 2, MILLRACE_F32 = 3 };
+enum millrace_weight_type {
+  MILLRACE_Q4 = 0,
+  MILLRACE_F16 = 1,
+  MILLRACE_BF16 = 2,
+  MILLRACE_F32 = 3,
+  MILLRACE_Q8 = 4,
+  MILLRACE_Q4_1 = 5,
+  MILLRACE_Q5_0 = 6,
+  MILLRACE_Q5_1 = 7,
+  MILLRACE_Q2_K = 8,
+  MILLRACE_Q3_K = 9,
+  MILLRACE_Q4_K = 10,
+  MILLRACE_Q5_K = 11,
+  MILLRACE_Q6_K = 12,
+  MILLRACE_IQ4_NL = 13,
+  MILLRACE_IQ4_XS = 14,
+  MILLRACE_MXFP4 = 15,
+  MILLRACE_NVFP4 = 16,
+  MILLRACE_FP8 = 17
+};
 enum millrace_scale_type { MILLRACE_SCALE_F16 = 0, MILLRACE_SCALE_BF16 = 1 };
 enum millrace_epilogue {
   MILLRACE_STORE = 0,   /* y[row, i] = v_i */
@@ -52,10 +78,10 @@ struct millrace_linear {
   int32_t n;        /* output features */
   int32_t k;        /* input features of the model */
   int32_t k_stored; /* as stored, a multiple of 16: what is beyond k has weight zero, x there is not to be read */
-  int32_t group;    /* q4: stored input features that share a scale, a multiple of 16 */
+  int32_t group;    /* of grouped codes: stored input features that share a scale, a multiple of 16 */
   int32_t weight_type;
   int32_t scale_type;
-  int32_t zeros;    /* q4: 1: an integer zero point (0..16, a byte) follows the scales; 0: it is 8 */
+  int32_t zeros;    /* q4, q8: 1: an integer zero point (a byte) follows the scales; 0: it is 8 or 128 */
   int32_t permuted; /* 1: stored input features are in an order of their own */
   int32_t epilogue;
   int32_t x_stride; /* elements, a multiple of 8 */

@@ -32,11 +32,18 @@ std::vector<Dimension> linear_dimensions(WeightType type, bool decode) {
       {"k", "input features", kRequired, 1, kMostWidth},
       {"epilogue", "0: store, 1: add to y, 2: silu(gate) * up of an interleaved gate_up", 0, 0, 2},
   };
+  const Code& code = code_of(type);
+  const GroupSizes sizes = groups_of(type);
   if (type == WeightType::q4) {
     out.push_back({"group", "input features that share a scale, a multiple of 16; 0: all of them", 128, 0, kMostWidth});
-    out.push_back({"zeros", "1: an integer zero point a group and output feature; 0: it is 8", 0, 0, 1});
-    out.push_back({"scaleType", "0: float16 scales, 1: bfloat16", 0, 0, 1});
+  } else if (code.grouped()) {
+    out.push_back({"group", "input features that share a scale", static_cast<double>(sizes.most),
+                   static_cast<double>(sizes.least), static_cast<double>(sizes.most)});
   }
+  if (code.zeros) {
+    out.push_back({"zeros", "1: an integer zero point a group and output feature; 0: it is the middle", 0, 0, 1});
+  }
+  if (code.scales == Scales::half) out.push_back({"scaleType", "0: float16 scales, 1: bfloat16", 0, 0, 1});
   out.push_back({"permuted", "1: input features are stored in an order of their own (act-order)", 0, 0, 1});
   return out;
 }
@@ -78,7 +85,8 @@ const std::vector<Parameter>& attention_parameters() {
 std::vector<Operation> make_operations() {
   std::vector<Operation> out;
   for (const Kind kind : {Kind::gemv, Kind::gemm}) {
-    for (const WeightType type : {WeightType::q4, WeightType::f16, WeightType::bf16, WeightType::f32}) {
+    for (int number = 0; number < kWeightTypes; number++) {
+      const auto type = static_cast<WeightType>(number);
       const bool decode = kind == Kind::gemv;
       out.push_back({std::string(decode ? "gemv_" : "gemm_") + millrace::name_of(type), kind, type,
                      decode ? "y = x W^T, as rows that decode use it" : "y = x W^T, as rows of prompts use it",
@@ -174,11 +182,13 @@ void make_linear(Problem& p) {
   code.type = op.weights;
   code.permuted = p["permuted"] != 0;
   const int k_stored = static_cast<int>(round_up(k, kTileK));
-  if (code.type == WeightType::q4) {
-    code.group = p["group"] == 0 ? k_stored : p["group"];
-    code.zeros = p["zeros"] != 0;
-    code.scale = p["scaleType"] != 0 ? ScaleType::bf16 : ScaleType::f16;
-    if (code.group % kTileK != 0) refuse(op, "group", "a multiple of 16", code.group);
+  const Code& traits = code.traits();
+  if (traits.grouped()) code.group = p["group"] == 0 ? k_stored : p["group"];
+  if (traits.zeros) code.zeros = p["zeros"] != 0;
+  if (traits.scales == Scales::half) code.scale = p["scaleType"] != 0 ? ScaleType::bf16 : ScaleType::f16;
+  if (traits.grouped() && code.group % kTileK != 0) refuse(op, "group", "a multiple of 16", code.group);
+  if (code.type != WeightType::q4 && traits.grouped() && (code.group & (code.group - 1)) != 0) {
+    refuse(op, "group", "a power of two", code.group);
   }
   SlabBuilder builder;
   p.matrix = builder.matrix(code, n, k, k_stored);
@@ -224,18 +234,21 @@ void clear_padding(const MatrixLayout& m, std::byte* matrix) {
   if (m.k == m.k_stored) return;
   const int slice = m.slices() - 1, first = m.k - slice * kTileK;
   for (int block = 0; block < m.n_blocks(); block++) {
-    if (m.code.type == WeightType::q4) {
-      std::byte* tile = matrix + q4_tile_offset(m, block, slice);
-      const std::byte* zeros = matrix + q4_group_offset(m, block, slice * kTileK / m.code.group) + 2 * kTileN;
+    if (m.grouped()) {
+      std::byte* tile = matrix + m.tile_offset(block, slice);
+      const Code& traits = m.code.traits();
       uint8_t q[kTileN * kTileK];
-      decode_q4_tile(tile, q);
+      decode_tile(m.code.type, tile, q);
       for (int n = 0; n < kTileN; n++) {
-        const uint8_t zero = m.code.zeros ? static_cast<uint8_t>(zeros[tile_index(n)]) : 8;
-        for (int k = first; k < kTileK; k++) q[n * kTileK + k] = zero;
+        // (Codes with minimums, and tables without a zero, have none: their x is not read there.)
+        const int zero = traits.levels == Levels::integer
+                             ? decode_group(m, matrix, block, slice * kTileK / m.code.group, n).zero
+                             : 0;
+        for (int k = first; k < kTileK; k++) q[n * kTileK + k] = static_cast<uint8_t>(zero);
       }
-      encode_q4_tile(q, tile);
+      encode_tile(m.code.type, q, tile);
     } else {
-      std::byte* tile = matrix + float_tile_offset(m, block, slice);
+      std::byte* tile = matrix + m.tile_offset(block, slice);
       const size_t bytes = element_bytes(m.code.type);
       for (int e = 0; e < kTileN * kTileK; e++) {
         const int k = 2 * (e / 8 % 32 % 4) + 8 * (e % 8 / 4) + e % 2;

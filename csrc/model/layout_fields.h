@@ -16,8 +16,8 @@ template <typename Layout>
 auto layout_fields(Layout& layout) {
   using Plain = std::remove_const_t<Layout>;
   if constexpr (std::is_same_v<Plain, MatrixCode>) {
-    auto& [type, scale, zeros, permuted, group, nibbles] = layout;
-    return std::tie(type, scale, zeros, permuted, group, nibbles);
+    auto& [type, scale, zeros, permuted, group] = layout;
+    return std::tie(type, scale, zeros, permuted, group);
   } else if constexpr (std::is_same_v<Plain, MatrixLayout>) {
     auto& [code, n, k, k_stored, offset, bytes, permutation_offset] = layout;
     return std::tie(code, n, k, k_stored, offset, bytes, permutation_offset);

@@ -4,9 +4,12 @@
 // fragments, and the CPU reads the same bytes.
 //
 //   Matrix                 n_blocks() row blocks of 64 output features, one after the other
-//   q4 row block           groups() group blocks, one after the other
-//   q4 group block         64 scales, [64 integer zeros], then one 512-byte tile per 16 stored input features
+//   grouped row block      groups() group blocks, one after the other; before each span of 128 stored input features of
+//                          a two-level code, what the span has: 64 scales, [64 minimums]
+//   group block            64 scales, [64 zeros or minimums], then one tile per 16 stored input features
 //   float row block        one tile per 16 stored input features
+//
+// Which of these a code has, and how wide: code.h.
 //
 // Inside a tile, mma.m16n8k16's A operand: lane = 4 * g + t (g = 0..7, t = 0..3), row block j = 0..3, half h = 0..1.
 //   output feature of (g, h, j):  n = 16 * j + 8 * h + g
@@ -16,48 +19,49 @@
 //       i = 0: (h 0, k 2t)    1: (h 1, k 2t)    2: (h 0, k 2t+8)    3: (h 1, k 2t+8)
 //       i = 4: (h 0, k 2t+1)  5: (h 1, k 2t+1)  6: (h 0, k 2t+9)    7: (h 1, k 2t+9)
 //     so that (word >> 4 i) & 0x000f000f is the pair (k, k+1) of A register i (a GPU's half2, a CPU's pair of int16).
-//   float tile, 4 x 32 lanes x 8 elements: row block j outermost, then lane, then A registers 0..3 in the order
+//   8-bit tile of integers, 1024 bytes: pair 0, then pair 1, each 32 lanes x 4 words (j) x 4 bytes. Byte b of a word is
+//     (h b % 2, k 2t + b / 2 + 8 * pair), so that (word >> 8 h) & 0x00ff00ff is the pair of A register 2 * pair + h.
+//   6-bit tile, 768 bytes: a q4 tile of the low nibbles, then 32 lanes x 2 words of the high 2 bits. Word v has those
+//   of
+//     j = 2v and 2v + 1: of A register i the pair (word >> f) & 0x00030003, f = {0, 4, 2, 6}[i] + 8 * (j % 2).
+//   float tile (e4m3 too), 4 x 32 lanes x 8 elements: row block j outermost, then lane, then A registers 0..3 in the
+//   order
 //     (h 0, pair 0) (h 1, pair 0) (h 0, pair 1) (h 1, pair 1), two elements each.
-//   scales and zeros of a group block: index 8 * g + 4 * h + j, so that lane g's eight scales are 16 bytes.
+//   scales, zeros and minimums of a group block or span: index 8 * g + 4 * h + j, so that those of lane g are together.
 //
 // Stored input features are the checkpoint's own order, or, with a permutation (GPTQ act-order; groups whose size is
 // no multiple of 16), sorted by group with each group padded to whole tiles. Padding has weight zero: q = zero point,
 // float 0; its permutation entry is kPadding.
 //
-// Eight bits are two nibbles (`nibbles` = 2), each a stored input feature of its own, so that every kernel of 4 bits
-// computes them: groups come in pairs over the same input features, first the high nibbles with 16 times the scale,
-// then the low ones. Eight-bit code c stands for scale * (c - 136): 136 = 16 * 8 + 8 is the zero of both.
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "model/code.h"
+
 namespace millrace {
 
-inline constexpr int kSlabLayoutVersion = 1;
-inline constexpr int kTileN = 64;
-inline constexpr int kTileK = 16;
+inline constexpr int kSlabLayoutVersion = 2;
 inline constexpr size_t kQ4TileBytes = kTileN * kTileK / 2;
 inline constexpr size_t kSlabAlignment = 256;
 inline constexpr int32_t kPadding = -1;
 
-enum class WeightType : uint8_t { q4, f16, bf16, f32 };
 enum class ScaleType : uint8_t { f16, bf16 };
 
-size_t element_bytes(WeightType type);  // of a float type; q4 throws
-const char* name_of(WeightType type);
+size_t element_bytes(WeightType type);  // of a float type; a grouped one throws
 
-// How one matrix's weights are encoded. Room for other bit widths, scale encodings and float minima.
+// How one matrix's weights are encoded.
 struct MatrixCode {
   WeightType type = WeightType::f16;
-  ScaleType scale = ScaleType::f16;  // q4
-  bool zeros = false;                // q4: an integer zero (0..16) per group and output feature; otherwise 8
+  ScaleType scale = ScaleType::f16;  // of Scales::half
+  bool zeros = false;                // an integer zero per group and output feature; otherwise the code's own
   bool permuted = false;             // stored input features are gathered through a permutation
-  int group = 0;                     // q4: stored input features that share a scale, a multiple of 16
-  int nibbles = 1;                   // q4: of a weight; two need `permuted`
+  int group = 0;                     // of a grouped code: stored input features that share a scale, a multiple of 16
+
+  const Code& traits() const { return code_of(type); }
 };
-const char* name_of(const MatrixCode& code);  // of its type, but "q8" for two nibbles
 
 // Where one matrix lies in its slab. Offsets are bytes from the slab's start.
 struct MatrixLayout {
@@ -71,11 +75,19 @@ struct MatrixLayout {
 
   int n_blocks() const { return (n + kTileN - 1) / kTileN; }
   int slices() const { return k_stored / kTileK; }
-  int groups() const { return code.type == WeightType::q4 ? (k_stored + code.group - 1) / code.group : 0; }
-  size_t group_header_bytes() const { return kTileN * (code.zeros ? 3 : 2); }
-  // Bytes of a group block of q4: all but the last group of a row block are full.
-  size_t group_bytes() const { return group_header_bytes() + static_cast<size_t>(code.group / kTileK) * kQ4TileBytes; }
+  bool grouped() const { return code.traits().grouped(); }
+  int groups() const { return grouped() ? (k_stored + code.group - 1) / code.group : 0; }
+  int spans() const { return span_bytes() == 0 ? 0 : (k_stored + kSpan - 1) / kSpan; }
+  size_t tile_bytes() const { return static_cast<size_t>(code.traits().tile_bytes()); }
+  size_t span_bytes() const { return static_cast<size_t>(code.traits().span_bytes()); }
+  size_t group_header_bytes() const { return static_cast<size_t>(code.traits().header_bytes(code.zeros)); }
+  // Bytes of a group block: all but the last group of a row block are full.
+  size_t group_bytes() const { return group_header_bytes() + static_cast<size_t>(code.group / kTileK) * tile_bytes(); }
   size_t row_block_bytes() const;
+  // Byte offsets within a matrix: of what a span has, of a group's scales, of a tile.
+  size_t span_offset(int row_block, int span) const;
+  size_t group_offset(int row_block, int group) const;
+  size_t tile_offset(int row_block, int slice) const;
 };
 
 // y = x W^T (+ bias), with the output features of one or several matrices side by side: matrices whose code and
@@ -129,9 +141,6 @@ class SlabBuilder {
   size_t bytes_ = 0;
 };
 
-// The permutation of a matrix of two nibbles: k_stored = 2 * (k padded to tiles), a multiple of 2 * group.
-std::vector<int32_t> nibble_permutation(int k, int k_stored, int group);
-
 // Fills in offset-free fields (k_stored padded to tiles when no permutation is used) and bytes.
 MatrixLayout measure_matrix(MatrixCode code, int n, int k, int k_stored);
 
@@ -145,11 +154,11 @@ constexpr int tile_feature(int index) {
   return 16 * (index % 4) + 8 * ((index / 4) % 2) + index / 8;
 }
 
-// Packs one 64 x 16 tile from q[n * 16 + k], values 0..15.
-void encode_q4_tile(const uint8_t* q, std::byte* tile);
-void decode_q4_tile(const std::byte* tile, uint8_t* q);
+// Packs one 64 x 16 tile of a grouped code from q[n * 16 + k], levels as they are written.
+void encode_tile(WeightType type, const uint8_t* q, std::byte* tile);
+void decode_tile(WeightType type, const std::byte* tile, uint8_t* q);
 
-// Packs one 64 x 16 tile of 2- or 4-byte elements from w[n * 16 + k].
+// Packs one 64 x 16 tile of elements of 1, 2 or 4 bytes from w[n * 16 + k].
 template <typename T>
 void encode_float_tile(const T* w, T* tile) {
   for (int j = 0; j < 4; j++) {
@@ -164,10 +173,27 @@ void encode_float_tile(const T* w, T* tile) {
   }
 }
 
-// Byte offsets within a matrix.
-size_t q4_group_offset(const MatrixLayout& m, int row_block, int group);  // scales; zeros at + 128 if present
-size_t q4_tile_offset(const MatrixLayout& m, int row_block, int slice);
-size_t float_tile_offset(const MatrixLayout& m, int row_block, int slice);
+// What a group of a row block has of one output feature, as bits of the code's kinds.
+struct GroupField {
+  uint32_t scale = 0;
+  uint16_t offset = 0;  // zero or minimum
+};
+// The same of a span.
+using SpanField = GroupField;
+// Write the fields of output features 0..63.
+void encode_group(const MatrixCode& code, const GroupField* fields, std::byte* header);
+void encode_span(const MatrixCode& code, const SpanField* fields, std::byte* header);
+
+// Of a weight: scale * level_of() + minimum.
+struct GroupValues {
+  float scale = 0.0f;
+  float minimum = 0.0f;
+  int zero = 0;
+};
+GroupValues values_of(const MatrixCode& code, const GroupField& field, const SpanField& span);
+float level_of(const Code& code, uint8_t bits, int zero);
+GroupValues decode_group(const MatrixLayout& m, const std::byte* matrix, int row_block, int group, int n);
+float e4m3_to_float(uint8_t bits);  // NaN of 0x7f and 0xff
 
 // Decodes a whole matrix to float32 [n, k] in the model's own input order: the reference that encoders and kernels
 // are tested with. `slab` is the slab's start.

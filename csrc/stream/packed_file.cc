@@ -29,7 +29,7 @@ static_assert(std::endian::native == std::endian::little);
 
 constexpr size_t kPage = 4096;
 constexpr char kMagic[8] = {'m', 'i', 'l', 'l', 'r', 'a', 'c', 'e'};
-constexpr uint32_t kFormatVersion = 2;
+constexpr uint32_t kFormatVersion = 3;
 // Read and hashed in turns: a share stays in the L2 cache between the two.
 constexpr size_t kShare = size_t{256} << 10;
 constexpr int kSamples = 16;  // of a checkpoint's file, beside its header
@@ -50,9 +50,10 @@ struct FileHead {
   uint64_t layout;
   uint64_t parts;
   // RepackReport.
-  uint64_t head_made;
-  double head_weights;
-  double head_results;
+  struct Made {
+    uint64_t made;
+    double weights, results;
+  } head, layers;
 };
 
 struct PartEntry {
@@ -101,10 +102,11 @@ FileLayout lay_out(const HostModel& model) {
   out.head.identity = hash_bytes(model.stamp().identity.data(), model.stamp().identity.size());
   out.head.content = model.stamp().content;
   out.head.layout = hash_layout(model);
-  const QuantisationError& made = model.report().head;
-  out.head.head_made = made.made;
-  out.head.head_weights = made.weights;
-  out.head.head_results = made.results;
+  const auto written = [](const QuantisationError& error) -> FileHead::Made {
+    return {error.made, error.weights, error.results};
+  };
+  out.head.head = written(model.report().head);
+  out.head.layers = written(model.report().layers);
   return out;
 }
 
@@ -237,9 +239,8 @@ PackedOutcome read_header(const File& file, FileLayout& layout, std::vector<uint
       head.layout != layout.head.layout) {
     return {PackedState::stale, "the checkpoint's files have changed since"};
   }
-  layout.head.head_made = head.head_made;
-  layout.head.head_weights = head.head_weights;
-  layout.head.head_results = head.head_results;
+  layout.head.head = head.head;
+  layout.head.layers = head.layers;
   std::vector<std::byte> found(layout.head.header_bytes);
   if (!file.read(found.data(), found.size(), 0)) return {PackedState::damaged, read_failure()};
   hashes.resize(layout.pieces);
@@ -499,7 +500,10 @@ PackedOutcome read_packed(const std::string& path, HostModel& model, ThreadPool&
   if (outcome.state == PackedState::read) outcome = read_parts(file, layout, hashes, model, pool, options);
   if (outcome.state == PackedState::damaged) ::unlink(path.c_str());
   if (outcome.state == PackedState::read) {
-    model.set_report({{layout.head.head_made != 0, layout.head.head_weights, layout.head.head_results}});
+    const auto read = [](const FileHead::Made& made) -> QuantisationError {
+      return {made.made != 0, made.weights, made.results};
+    };
+    model.set_report({read(layout.head.head), read(layout.head.layers)});
   }
   // Which files go first when room is needed is decided by when they were used last.
   if (outcome.state == PackedState::read) ::futimens(file.fd(), nullptr);

@@ -1,6 +1,7 @@
 #include "stream/synthetic.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -16,7 +17,7 @@ LinearLayout lay_out(SlabBuilder& builder, MatrixCode code, int n, int k) {
   LinearLayout linear;
   linear.n = n;
   linear.k = k;
-  linear.segments.push_back({builder.matrix(code, n, k, code.nibbles * k), 0});
+  linear.segments.push_back({builder.matrix(code, n, k, k), 0});
   return linear;
 }
 
@@ -32,51 +33,110 @@ void fill_floats(std::byte* out, size_t count, WeightType type, float size, Rand
   }
 }
 
+// Of the levels that random bits have under the masks of a tile's first 512 bytes and of the others. Left out are
+// bits that a code's own format lacks, and e4m3's NaNs and largest numbers.
+struct LevelStatistics {
+  uint64_t first = ~uint64_t{0}, others = ~uint64_t{0};
+  float mean = 0, deviation = 1;
+};
+LevelStatistics statistics_of(const Code& traits) {
+  LevelStatistics out;
+  uint32_t kept = (1u << traits.bits) - 1;
+  if (traits.levels == Levels::e4m3) {
+    kept = 0xbf;
+    out.first = out.others = 0xbfbfbfbfbfbfbfbf;
+  } else if (traits.bits == 6 && traits.zero != 32) {  // 5 bits
+    kept = 31;
+    out.others = 0x5555555555555555;
+  }
+  double sum = 0, squares = 0, n = 0;
+  for (uint32_t bits = 0; bits < 1u << traits.bits; bits++) {
+    if ((bits & ~kept) != 0) continue;
+    const double level = level_of(traits, static_cast<uint8_t>(bits), traits.zero);
+    sum += level;
+    squares += level * level;
+    n++;
+  }
+  out.mean = static_cast<float>(sum / n);
+  out.deviation = static_cast<float>(std::round(std::sqrt(squares / n - sum / n * (sum / n)) * 10) / 10);
+  return out;
+}
+
 }  // namespace
 
 void fill_row_block(const MatrixLayout& m, std::byte* out, uint64_t seed) {
   Random random(seed);
   const float deviation = 1.0f / std::sqrt(static_cast<float>(m.k));
-  if (m.code.type != WeightType::q4) {  // uniform on [-s, s) has deviation s / sqrt(3)
+  const Code& traits = m.code.traits();
+  if (!traits.grouped()) {  // uniform on [-s, s) has deviation s / sqrt(3)
     fill_floats(out, static_cast<size_t>(m.slices()) * kTileN * kTileK, m.code.type, 1.732f * deviation, random);
     return;
   }
-  // Nibbles are uniform on 0..15: q - 8 has deviation 4.6.
+  const LevelStatistics levels = statistics_of(traits);
+  const auto scale_bits = [&](float value) -> uint32_t {
+    return m.code.scale == ScaleType::bf16 ? float_to_bfloat16(value) : float_to_half(value);
+  };
+  GroupField fields[kTileN];
   for (int group = 0; group < m.groups(); group++) {
-    const float nibble = group % m.code.nibbles == 0 ? 1.0f : 1.0f / 16;
-    for (int i = 0; i < kTileN; i++) {
-      const float value = nibble * deviation / 4.6f * (1.0f + 0.3f * random.uniform());
-      const uint16_t scale = m.code.scale == ScaleType::bf16 ? float_to_bfloat16(value) : float_to_half(value);
-      std::memcpy(out + 2 * i, &scale, 2);
-      if (m.code.zeros) out[128 + i] = static_cast<std::byte>(7 + random.bits() % 3);
+    if (m.span_bytes() > 0 && group * m.code.group % kSpan == 0) {
+      for (GroupField& field : fields) {
+        // Of two levels the second is about 32, or the e4m3 number 1.
+        const float scale = deviation / levels.deviation * (1.0f + 0.3f * random.uniform());
+        field.scale = traits.scales == Scales::nv ? std::bit_cast<uint32_t>(scale) : float_to_half(scale / 32);
+        field.offset = float_to_half(-scale * levels.mean / 32);
+      }
+      encode_span(m.code, fields, out);
+      out += m.span_bytes();
     }
+    for (int i = 0; i < kTileN; i++) {
+      GroupField& field = fields[tile_feature(i)];
+      const float scale = deviation / levels.deviation * (1.0f + 0.3f * random.uniform());
+      switch (traits.scales) {
+        case Scales::none:
+          break;
+        case Scales::half:
+          field.scale = scale_bits(scale);
+          break;
+        case Scales::f32:
+          field.scale = std::bit_cast<uint32_t>(scale);
+          break;
+        case Scales::e8m0:
+          field.scale = static_cast<uint32_t>(128 + std::ilogb(scale));
+          break;
+        case Scales::two_level:
+          field.scale = 28 + static_cast<uint32_t>(random.bits() % 9);
+          break;
+        case Scales::nv:
+          field.scale = 0x38;
+          break;
+      }
+      if (m.code.zeros) field.offset = static_cast<uint16_t>(traits.zero - 1 + static_cast<int>(random.bits() % 3));
+      if (traits.offsets == Offsets::minimum) field.offset = float_to_half(-scale * levels.mean);
+      if (traits.offsets == Offsets::two_level) field.offset = 28 + static_cast<uint16_t>(random.bits() % 9);
+    }
+    encode_group(m.code, fields, out);
     out += m.group_header_bytes();
     const int first = group * m.code.group / kTileK;
     const int slices = std::min(m.code.group / kTileK, m.slices() - first);
-    for (size_t i = 0; i < slices * kQ4TileBytes; i += 8) {
-      const uint64_t bits = random.bits();
-      std::memcpy(out + i, &bits, 8);
+    for (int slice = 0; slice < slices; slice++, out += m.tile_bytes()) {
+      for (size_t i = 0; i < m.tile_bytes(); i += 8) {
+        const uint64_t bits = random.bits() & (i < 512 ? levels.first : levels.others);
+        std::memcpy(out + i, &bits, 8);
+      }
     }
-    out += slices * kQ4TileBytes;
   }
 }
 
 SlabPlan plan_synthetic(const Program& program, const SyntheticOptions& options) {
   check_program(program);
-  MatrixCode q4;
-  q4.type = WeightType::q4;
-  q4.group = options.group;
-  q4.zeros = options.zeros;
+  MatrixCode layers;
+  layers.type = WeightType::q4;
+  layers.group = options.group;
+  layers.zeros = options.zeros;
   MatrixCode head;
-  if (options.head == WeightType::q4) {
-    head = q4;
-    head.nibbles = options.head_nibbles;
-    head.permuted = head.nibbles == 2;
-    if (head.permuted) head.group = 128;  // as QuantisingReader makes them
-    while (program.hidden() % head.group != 0 && head.permuted) head.group /= 2;
-  } else {
-    head.type = options.head;
-  }
+  head.type = options.head;
+  if (head.type == WeightType::q4) head = layers;
+  if (head.type == WeightType::q8) head.group = 64;  // as QuantisingReader makes them
   SlabPlan plan;
   plan.source.program = program;
   for (const ProgramUnit& unit : program.units) {
@@ -90,7 +150,7 @@ SlabPlan plan_synthetic(const Program& program, const SyntheticOptions& options)
                     "choose another shape");
       }
       const int n = shape.glu ? 2 * static_cast<int>(round_up(static_cast<size_t>(shape.parts[0]), 8)) : shape.n();
-      layout.linears.push_back(lay_out(builder, unit.head ? head : q4, n, shape.k));
+      layout.linears.push_back(lay_out(builder, unit.head ? head : layers, n, shape.k));
       layout.linears.back().interleaved = shape.glu;
     }
     layout.bytes = builder.bytes();
@@ -118,10 +178,6 @@ std::shared_ptr<const HostModel> synthetic_model(const Program& program, const S
       for (const LinearLayout::Segment& segment : linear.segments) {
         const MatrixLayout& m = segment.matrix;
         const uint64_t base = (stream++) << 20;
-        if (m.code.nibbles == 2) {
-          const std::vector<int32_t> features = nibble_permutation(m.k, m.k_stored, m.code.group);
-          std::memcpy(slab + m.permutation_offset, features.data(), features.size() * sizeof(int32_t));
-        }
         pool.parallel_for(m.n_blocks(), [&](int64_t block, int) {
           fill_row_block(m, slab + m.offset + block * m.row_block_bytes(), base + static_cast<uint64_t>(block));
         });

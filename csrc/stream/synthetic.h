@@ -12,8 +12,7 @@ namespace millrace {
 struct SyntheticOptions {
   int group = 128;                         // of every linear of the layers, 4-bit
   bool zeros = false;                      // integer zeros about 8 instead of exactly 8
-  WeightType head = WeightType::f16;       // q4 too, in the same groups
-  int head_nibbles = 1;                    // 2: with q4 a head of 8 bits
+  WeightType head = WeightType::f16;       // q4 too, in the same groups, and q8
   WeightType embedding = WeightType::f16;  // not q4
   uint64_t seed = 1;
 };

@@ -47,7 +47,8 @@ int stripes_of(int items, int at_once) {  // evenly, on at most so many
 }
 
 int code_bytes(const MatrixCode& code) {
-  return chunk_bytes(code.type, known_group(code.group / kTileK), code.zeros);
+  const int group = code.group / kTileK;
+  return chunk_bytes(code.type, code.type == WeightType::q4 ? known_group(group) : group, code.zeros);
 }
 
 // Stages of weights and of x that a tile of `tile_rows` rows has, if at least `least_x` of x fit.
@@ -100,12 +101,13 @@ std::optional<DecodePlan> plan_tile(const DeviceFacts& device, const MatrixLayou
 std::optional<DecodePlan> plan_portable(const DeviceFacts& device, const MatrixLayout& m, int rows, bool norms,
                                         const DecodeTuning& tuning, const DecodePlan& plan) {
   const int wanted = tuning.tile_rows > 0 ? tuning.tile_rows : rows;
-  const int most = wanted <= 8 ? 8 : wanted <= 16 ? 16 : 32;
+  const bool of_16 = has_tiles_of_16(m.code.type);
+  const int most = wanted <= 8 ? 8 : wanted <= 16 && of_16 ? 16 : 32;
   struct Try {
     int tile_rows, least_x;
   };
   for (const Try t : {Try{32, 2}, {16, 2}, {16, 1}, {8, 2}, {8, 1}}) {
-    if (t.tile_rows > most) continue;
+    if (t.tile_rows > most || (t.tile_rows == 16 && !of_16)) continue;
     if (const auto found = plan_tile(device, m, rows, norms, tuning, plan, t.tile_rows, t.least_x)) return found;
   }
   return std::nullopt;
@@ -175,7 +177,7 @@ std::optional<DecodePlan> plan_shared(const DeviceFacts& device, const MatrixLay
 
 bool decode_norms(const MatrixLayout& matrix, int rows) {
   // Two rows: thread blocks read the residual stream from the L2 at no cost that shows.
-  return rows <= 2 && matrix.code.type == WeightType::q4 && !matrix.code.permuted && norm_takes(matrix.k) &&
+  return rows <= 2 && matrix.grouped() && !matrix.code.permuted && norm_takes(matrix.k) &&
          rows * norm_pitch(matrix.slices()) <= 20 << 10;
 }
 

@@ -16,7 +16,12 @@ inline constexpr int kAloneBytes = 256;  // that a thread block asks for beyond 
 
 // ---- Chunks: what a warp multiplies at a time.
 constexpr int chunk_slices(WeightType type) {
-  return type == WeightType::q4 ? 8 : type == WeightType::f32 ? 1 : 2;
+  const int bits = code_of(type).bits;
+  return bits == 32 ? 1 : bits == 16 ? 2 : bits == 8 ? 4 : 8;
+}
+// Whether there are kernels of 16 activation rows, between those of 8 and of 32.
+constexpr bool has_tiles_of_16(WeightType type) {
+  return type == WeightType::q4 || !code_of(type).grouped();
 }
 // Slices a group that kernels are made for; any other number goes by 0, where a chunk lies within one group.
 constexpr int known_group(int slices) {
@@ -30,11 +35,19 @@ constexpr int q4_chunk_bytes(int group_slices, bool zeros) {
   const int group = group_slices == 0 ? 8 : group_slices;
   return 8 / group * (q4_header_bytes(zeros) + group * static_cast<int>(kQ4TileBytes));
 }
+// Of the grouped codes but q4.
+constexpr int group_chunk_bytes(WeightType type, int group_slices, bool zeros) {
+  const Code& code = code_of(type);
+  const int slices = chunk_slices(type);
+  return code.span_bytes() + slices / group_slices * code.header_bytes(zeros) + slices * code.tile_bytes();
+}
 constexpr int float_tile_bytes(WeightType type) {
   return kTileN * kTileK * (type == WeightType::f32 ? 4 : 2);
 }
 constexpr int chunk_bytes(WeightType type, int group_slices, bool zeros) {
-  return type == WeightType::q4 ? q4_chunk_bytes(group_slices, zeros) : chunk_slices(type) * float_tile_bytes(type);
+  if (type == WeightType::q4) return q4_chunk_bytes(group_slices, zeros);
+  if (code_of(type).grouped()) return group_chunk_bytes(type, group_slices, zeros);
+  return chunk_slices(type) * float_tile_bytes(type);
 }
 constexpr int chunks_of_group(int slices) {
   return (slices + 7) / 8;

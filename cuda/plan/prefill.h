@@ -40,6 +40,11 @@ struct WgmmaShape {
   constexpr int bytes() const { return barriers_at() + 2 * kWgmmaStages * 8 + 1024; }  // 1024: alignment
 };
 
+// Codes without kernels of their own for many rows: linear_decode's, launch by launch.
+constexpr bool prefill_by_decode(WeightType type) {
+  return code_of(type).grouped() && type != WeightType::q4;
+}
+
 struct PrefillPlan {
   bool wgmma = false;
   int rows = 0;       // of a tile: mma 64 or 128; wgmma 64, 120 or 128

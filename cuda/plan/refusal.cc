@@ -18,6 +18,7 @@ bool planned(const DeviceFacts& device, const MatrixLayout& matrix) {
     if (!plan_decode(device, matrix, rows, false)) return false;
     if (decode_norms(matrix, rows) && !plan_decode(device, matrix, rows, true)) return false;
   }
+  if (prefill_by_decode(matrix.code.type)) return true;
   return plan_prefill(device, matrix, 1) && plan_prefill(device, matrix, 4096);
 }
 
@@ -53,7 +54,7 @@ std::optional<std::string> refusal_of(const DeviceFacts& device, const Program& 
         const MatrixLayout& m = segment.matrix;
         if (planned(device, m)) continue;
         return format("%s has no room for a linear of %d x %d in %s (group %d)", device_text(device).c_str(), m.n, m.k,
-                      name_of(m.code), m.code.group);
+                      name_of(m.code.type), m.code.group);
       }
     }
   }

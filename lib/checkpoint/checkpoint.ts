@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import type { ModelSource, NativeAddon, NativeSlabPlan, NativeTensor } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import type { HeadType } from '../options/model.ts'
+import type { MadeWeights } from '../options/model.ts'
 import { type ModelConfig, readConfig, readEndTokens } from './config.ts'
 import { type CheckpointFolder, checkIndex, openFolder } from './folder.ts'
 import { findGguf } from './gguf/files.ts'
@@ -32,14 +32,10 @@ export interface Checkpoint extends CheckpointParts {
 }
 
 /** Reads headers, and of what could be left out its bytes. Throws the CHECKPOINT_ errors. */
-export async function openCheckpoint(
-  path: string,
-  native: NativeAddon,
-  head: HeadType = 'stored',
-): Promise<Checkpoint> {
+export async function openCheckpoint(path: string, native: NativeAddon, made: MadeWeights = {}): Promise<Checkpoint> {
   try {
     const gguf = await findGguf(path)
-    const parts = gguf ? await openGguf(gguf, native, head) : await openHubFolder(path, native, head)
+    const parts = gguf ? await openGguf(gguf, native, made) : await openHubFolder(path, native, made)
     const { folder, config, source } = parts
     const generation = readEndTokens(folder.generationConfig, 'generation_config.json')
     const { vocab } = config.spec
@@ -61,7 +57,7 @@ export async function openCheckpoint(
 }
 
 /** A folder as Hugging Face lays it out. */
-async function openHubFolder(path: string, native: NativeAddon, head: HeadType): Promise<CheckpointParts> {
+async function openHubFolder(path: string, native: NativeAddon, made: MadeWeights): Promise<CheckpointParts> {
   const folder = await openFolder(path)
   const warnings = [...folder.warnings]
   const warn = (message: string) => void warnings.push(message)
@@ -69,7 +65,7 @@ async function openHubFolder(path: string, native: NativeAddon, head: HeadType):
   const quantisation = await readQuantisation(folder)
   const tensors = native.readTensors(folder.weightFiles)
   checkIndex(folder, tensors)
-  const source = makeSource(said, quantisation, tensors, head)
+  const source = makeSource(said, quantisation, tensors, made)
   await checkUnread(folder.weightFiles, said, source, tensors, warn)
   const config = { ...said, tiedEmbeddings: await checkTies(folder.weightFiles, said, source, tensors, warn) }
   const slabs = await native.planSlabs(folder.weightFiles, source)

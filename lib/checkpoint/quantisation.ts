@@ -20,7 +20,7 @@ export interface GptqRule {
 
 export interface GptqQuantisation {
   method: 'gptq'
-  bits: 4
+  bits: 4 | 8
   /** Rows that share a scale; -1: all of a column. */
   groupSize: number
   symmetric: boolean
@@ -44,25 +44,54 @@ export interface AwqQuantisation {
 
 export interface CompressedTensorsQuantisation {
   method: 'compressed-tensors'
-  bits: 4
+  bits: 4 | 8
   /** -1: strategy `channel`. */
   groupSize: number
   symmetric: boolean
   /** `group`: the file's weight_g_idx decides. */
   actOrder: boolean
-  format: 'pack-quantized'
+  format: 'pack-quantized' | 'int-quantized'
   /** Names, or `re:` and a regular expression, of modules that are not quantised. */
   excluded: string[]
 }
 
-export type Quantisation = { method: 'none' } | GptqQuantisation | AwqQuantisation | CompressedTensorsQuantisation
+/** e4m3 weights with float scales. What activations would be rounded to is not: they stay as they are. */
+export interface Fp8Quantisation {
+  method: 'fp8'
+  bits: 8
+  /** Of a block that has a scale, input features; -1: all of them. */
+  groupSize: number
+  /** Rows of a block; 1: each has its own, -1: one scale for the tensor. */
+  blockRows: number
+  symmetric: true
+  excluded: string[]
+}
+
+/** E2M1 weights, e4m3 scales of 16, a float32 scale of the tensor. */
+export interface Nvfp4Quantisation {
+  method: 'nvfp4'
+  bits: 4
+  groupSize: 16
+  symmetric: true
+  /** Whose names of the tensors they are. */
+  format: 'modelopt' | 'nvfp4-pack-quantized'
+  excluded: string[]
+}
+
+export type Quantisation =
+  | { method: 'none' }
+  | GptqQuantisation
+  | AwqQuantisation
+  | CompressedTensorsQuantisation
+  | Fp8Quantisation
+  | Nvfp4Quantisation
 
 /** The settings of one module. */
 export type ModuleSettings =
   | { quantised: false; reason?: string }
   | { quantised: true; bits: number; groupSize: number; symmetric: boolean; reason?: string }
 
-const METHODS = 'gptq, awq, compressed-tensors or none'
+const METHODS = 'gptq, awq, compressed-tensors, fp8, modelopt, auto-round or none'
 
 const groupSize = z
   .int({ error: 'a positive integer, or -1' })
@@ -117,6 +146,7 @@ const argumentsSchema = z.looseObject(
     strategy: fieldText().nullish(),
     dynamic: z.union([z.boolean(), z.string()], { error: 'true or false' }).nullish(),
     actorder: z.union([z.string(), z.boolean()], { error: 'a text' }).nullish(),
+    block_structure: z.array(fieldInteger(1, 65536), { error: 'an array of two integers' }).nullish(),
   },
   { error: 'an object' },
 )
@@ -143,6 +173,39 @@ const compressedSchema = z.looseObject({
   transform_config: z.looseObject({}, { error: 'an object' }).nullish(),
 })
 
+const fp8Schema = z.looseObject({
+  fmt: fieldText().nullish(),
+  weight_block_size: z.array(fieldInteger(1, 65536), { error: 'an array of two integers' }).length(2).nullish(),
+  modules_to_not_convert: textList.nullish(),
+})
+
+const modeloptSchema = z.looseObject({
+  quant_algo: fieldText(),
+  group_size: fieldInteger(1, 65536).nullish(),
+  exclude_modules: textList.nullish(),
+  ignore: textList.nullish(),
+})
+
+const autoRoundSchema = z.looseObject({
+  bits: fieldInteger(1, 32),
+  group_size: groupSize,
+  sym: fieldBoolean().nullish(),
+  packing_format: fieldText().nullish(),
+  data_type: fieldText().nullish(),
+  extra_config: z
+    .record(
+      z.string(),
+      z.looseObject(
+        { bits: fieldInteger(1, 32).nullish(), group_size: groupSize.nullish(), sym: fieldBoolean().nullish() },
+        { error: 'an object' },
+      ),
+      {
+        error: 'an object of modules',
+      },
+    )
+    .nullish(),
+})
+
 /** Reads the settings of the folder, wherever they are. */
 export async function readQuantisation(folder: Pick<CheckpointFolder, 'path' | 'config'>): Promise<Quantisation> {
   // compressed-tensors of early 2024 wrote compression_config.
@@ -161,6 +224,11 @@ export async function readQuantisation(folder: Pick<CheckpointFolder, 'path' | '
   if (gptq) return parseQuantisation({ quant_method: 'gptq', ...gptq }, 'quantize_config.json')
   const awq = await readJson(join(folder.path, 'quant_config.json'))
   if (awq) return parseQuantisation({ quant_method: 'awq', ...awq }, 'quant_config.json')
+  const modelopt = await readJson(join(folder.path, 'hf_quant_config.json'))
+  const inner = modelopt?.quantization
+  if (typeof inner === 'object' && inner !== null && (inner as Record<string, unknown>).quant_algo != null) {
+    return parseQuantisation({ quant_method: 'modelopt', ...inner }, 'hf_quant_config.json: quantization')
+  }
   return { method: 'none' }
 }
 
@@ -173,6 +241,13 @@ export function parseQuantisation(raw: Record<string, unknown>, where: string): 
       return parseAwq(raw, where)
     case 'compressed-tensors':
       return parseCompressedTensors(raw, where)
+    case 'fp8':
+      return parseFp8(raw, where)
+    case 'modelopt':
+    case 'modelopt_fp4':
+      return parseModelopt(raw, where)
+    case 'auto-round':
+      return parseAutoRound(raw, where)
     default:
       throw unsupported(where, 'quant_method', raw.quant_method, METHODS)
   }
@@ -180,7 +255,7 @@ export function parseQuantisation(raw: Record<string, unknown>, where: string): 
 
 function parseGptq(raw: Record<string, unknown>, where: string): GptqQuantisation {
   const config = checkFields(gptqSchema, raw, where)
-  if (config.bits !== 4) throw unsupported(where, 'bits', config.bits, '4')
+  if (config.bits !== 4 && config.bits !== 8) throw unsupported(where, 'bits', config.bits, '4 or 8')
   const format = config.is_marlin_format ? 'marlin' : (config.checkpoint_format ?? config.format ?? 'gptq')
   if (format !== 'gptq' && format !== 'gptq_v2') {
     throw unsupported(where, 'checkpoint_format', format, 'gptq or gptq_v2')
@@ -188,7 +263,7 @@ function parseGptq(raw: Record<string, unknown>, where: string): GptqQuantisatio
   refusePacking(where, 'pack_dtype', config.pack_dtype)
   return {
     method: 'gptq',
-    bits: 4,
+    bits: config.bits,
     groupSize: config.group_size,
     // AutoGPTQ's default, for its files that do not say.
     symmetric: config.sym ?? true,
@@ -245,7 +320,76 @@ function parseAwq(raw: Record<string, unknown>, where: string): AwqQuantisation 
   }
 }
 
-function parseCompressedTensors(raw: Record<string, unknown>, where: string): CompressedTensorsQuantisation {
+function parseFp8(raw: Record<string, unknown>, where: string): Fp8Quantisation {
+  const config = checkFields(fp8Schema, raw, where)
+  if (config.fmt != null && config.fmt !== 'e4m3') throw unsupported(where, 'fmt', config.fmt, 'e4m3')
+  const [rows, features] = config.weight_block_size ?? [-1, -1]
+  return fp8(rows!, features!, config.modules_to_not_convert ?? [])
+}
+
+function fp8(blockRows: number, groupSize: number, excluded: string[]): Fp8Quantisation {
+  return { method: 'fp8', bits: 8, groupSize, blockRows, symmetric: true, excluded }
+}
+
+function nvfp4(format: Nvfp4Quantisation['format'], excluded: string[]): Nvfp4Quantisation {
+  return { method: 'nvfp4', bits: 4, groupSize: 16, symmetric: true, format, excluded }
+}
+
+function parseModelopt(raw: Record<string, unknown>, where: string): Fp8Quantisation | Nvfp4Quantisation {
+  const config = checkFields(modeloptSchema, raw, where)
+  // Its patterns have * for anything.
+  const excluded = [...(config.exclude_modules ?? []), ...(config.ignore ?? [])].map((name) =>
+    name.includes('*') ? `re:^${name.replace(/[.+?^${}()|[\]\\]/g, '\\$&').replaceAll('*', '.*')}$` : name,
+  )
+  switch (config.quant_algo) {
+    case 'NVFP4':
+      if ((config.group_size ?? 16) !== 16) throw unsupported(where, 'group_size', config.group_size, '16')
+      return nvfp4('modelopt', excluded)
+    case 'FP8':
+      return fp8(-1, -1, excluded)
+    default:
+      throw unsupported(where, 'quant_algo', config.quant_algo, 'NVFP4 or FP8')
+  }
+}
+
+/** AutoRound writes GPTQ's layout, or AWQ's, and says of single modules what is otherwise. */
+function parseAutoRound(raw: Record<string, unknown>, where: string): GptqQuantisation | AwqQuantisation {
+  const config = checkFields(autoRoundSchema, raw, where)
+  const { bits } = config
+  if (bits !== 4 && bits !== 8) throw unsupported(where, 'bits', bits, '4 or 8')
+  if ((config.data_type ?? 'int') !== 'int') throw unsupported(where, 'data_type', config.data_type, 'int')
+  const packing = (config.packing_format ?? 'auto_round:auto_gptq').replace(/^auto_round:/, '')
+  const symmetric = config.sym ?? true
+  const others = Object.entries(config.extra_config ?? {})
+  const excludedBits = (value: number | null | undefined) => value != null && value >= 16
+  if (packing === 'auto_awq') {
+    if (bits !== 4) throw unsupported(where, 'bits', bits, '4')
+    const excluded = others.filter(([, rule]) => excludedBits(rule.bits)).map(([name]) => name)
+    return { method: 'awq', bits: 4, groupSize: config.group_size, symmetric, format: 'gemm', excluded }
+  }
+  if (packing !== 'auto_gptq' && packing !== 'auto_gptq:v1' && packing !== 'auto_gptq:v2') {
+    throw unsupported(where, 'packing_format', config.packing_format, 'auto_round:auto_gptq or auto_round:auto_awq')
+  }
+  const rules = others.map(([name, rule]): GptqRule => {
+    // A plain name means that module; with anything of a pattern in it, it is one.
+    const pattern = /[*+?^$|()[\]\\]/.test(name) ? name : `^${name.replaceAll('.', '\\.')}$`
+    if (excludedBits(rule.bits)) return { pattern, excluded: true }
+    return {
+      pattern,
+      excluded: false,
+      ...(rule.bits == null ? {} : { bits: rule.bits }),
+      ...(rule.group_size == null ? {} : { groupSize: rule.group_size }),
+      ...(rule.sym == null ? {} : { symmetric: rule.sym }),
+    }
+  })
+  const format = packing === 'auto_gptq:v2' ? 'gptq_v2' : 'gptq'
+  return { method: 'gptq', bits, groupSize: config.group_size, symmetric, actOrder: false, format, rules }
+}
+
+function parseCompressedTensors(
+  raw: Record<string, unknown>,
+  where: string,
+): CompressedTensorsQuantisation | Fp8Quantisation | Nvfp4Quantisation {
   const config = checkFields(compressedSchema, raw, where)
   const groups = Object.entries(config.config_groups)
   if (groups.length !== 1) {
@@ -259,15 +403,16 @@ function parseCompressedTensors(raw: Record<string, unknown>, where: string): Co
   const [name, group] = groups[0]!
   const at = `config_groups.${name}`
   const format = group.format ?? config.format
-  if (format !== 'pack-quantized') throw unsupported(where, 'format', format, 'pack-quantized')
-  if (config.format != null && config.format !== 'pack-quantized') {
-    throw unsupported(where, 'format', config.format, 'pack-quantized')
-  }
+  if (!COMPRESSED_FORMATS.includes(format ?? '')) throw unsupported(where, 'format', format, list(COMPRESSED_FORMATS))
+  if (config.format != null && config.format !== format) throw unsupported(where, 'format', config.format, format!)
   if (group.targets.length !== 1 || group.targets[0] !== 'Linear') {
     throw unsupported(where, `${at}.targets`, group.targets, '["Linear"]')
   }
+  // Weights of 8 bits are made for activations of 8; here activations keep 16, whatever is said.
   for (const activations of ['input_activations', 'output_activations'] as const) {
-    if (group[activations] != null) throw unsupported(where, `${at}.${activations}`, group[activations], 'none')
+    if (group[activations] != null && format === 'pack-quantized') {
+      throw unsupported(where, `${at}.${activations}`, group[activations], 'none')
+    }
   }
   if (config.kv_cache_scheme != null) throw unsupported(where, 'kv_cache_scheme', config.kv_cache_scheme, 'none')
   const sparsity = config.sparsity_config?.format ?? 'dense'
@@ -278,9 +423,15 @@ function parseCompressedTensors(raw: Record<string, unknown>, where: string): Co
   }
 
   const { weights } = group
-  if (weights == null) throw unsupported(where, `${at}.weights`, weights, '4-bit integers')
+  if (weights == null) throw unsupported(where, `${at}.weights`, weights, 'integers of 4 or 8 bits')
   const field = (part: string) => `${at}.weights.${part}`
-  if (weights.num_bits !== 4) throw unsupported(where, field('num_bits'), weights.num_bits, '4')
+  const excluded = config.ignore ?? []
+  if (format === 'float-quantized' || format === 'nvfp4-pack-quantized') {
+    return parseCompressedFloats(weights, format, where, field, excluded)
+  }
+  if (weights.num_bits !== 4 && weights.num_bits !== 8) {
+    throw unsupported(where, field('num_bits'), weights.num_bits, '4 or 8')
+  }
   if ((weights.type ?? 'int') !== 'int') throw unsupported(where, field('type'), weights.type, 'int')
   if (weights.dynamic) throw unsupported(where, field('dynamic'), weights.dynamic, 'false')
   // transformers' own default where the strategy is not said.
@@ -300,14 +451,49 @@ function parseCompressedTensors(raw: Record<string, unknown>, where: string): Co
   }
   return {
     method: 'compressed-tensors',
-    bits: 4,
+    bits: weights.num_bits,
     groupSize: strategy === 'channel' ? -1 : weights.group_size!,
     symmetric: weights.symmetric ?? true,
     actOrder: order === true || order === 'group' || order === 'dynamic',
-    format: 'pack-quantized',
-    excluded: config.ignore ?? [],
+    format: format as 'pack-quantized' | 'int-quantized',
+    excluded,
   }
 }
+
+const COMPRESSED_FORMATS = ['pack-quantized', 'int-quantized', 'float-quantized', 'nvfp4-pack-quantized']
+
+function parseCompressedFloats(
+  weights: z.infer<typeof argumentsSchema>,
+  format: 'float-quantized' | 'nvfp4-pack-quantized',
+  where: string,
+  field: (part: string) => string,
+  excluded: string[],
+): Fp8Quantisation | Nvfp4Quantisation {
+  if (weights.type !== 'float') throw unsupported(where, field('type'), weights.type, 'float')
+  const bits = format === 'float-quantized' ? 8 : 4
+  if (weights.num_bits !== bits) throw unsupported(where, field('num_bits'), weights.num_bits, `${bits}`)
+  if (format === 'nvfp4-pack-quantized') {
+    if (weights.group_size !== 16) throw unsupported(where, field('group_size'), weights.group_size, '16')
+    return nvfp4(format, excluded)
+  }
+  switch (weights.strategy) {
+    case 'block': {
+      const [rows, features] = weights.block_structure ?? []
+      if (rows === undefined || features === undefined) {
+        throw unsupported(where, field('block_structure'), weights.block_structure, 'two integers')
+      }
+      return fp8(rows, features, excluded)
+    }
+    case 'channel':
+      return fp8(1, -1, excluded)
+    case 'tensor':
+      return fp8(-1, -1, excluded)
+    default:
+      throw unsupported(where, field('strategy'), weights.strategy, 'block, channel or tensor')
+  }
+}
+
+const list = (items: readonly string[]) => `${items.slice(0, -1).join(', ')} or ${items.at(-1)}`
 
 /** The settings of each of the modules, by name. Throws where a pattern cannot be read. */
 export function moduleSettings(
@@ -346,6 +532,8 @@ export function moduleSettings(
         return { quantised: true, ...settings }
       }
     }
+    case 'fp8':
+    case 'nvfp4':
     case 'compressed-tensors': {
       const { excluded, ...settings } = quantisation
       const patterns = excluded.filter((name) => name.startsWith('re:'))

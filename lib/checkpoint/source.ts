@@ -1,21 +1,29 @@
 /** Tensor names -> which tensors make up which linear. Shapes and types are the native side's to check. */
 import type { LinearSource, ModelSource, NativeTensor } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
-import type { HeadType } from '../options/model.ts'
+import type { MadeWeights } from '../options/model.ts'
 import type { ModelConfig } from './config.ts'
 import { EMBEDDING, HEAD } from './decoder.ts'
 import type { LinearPart } from './program.ts'
 import { moduleSettings, type Quantisation } from './quantisation.ts'
 
 /** What a linear is stored as, by the format's name of the packed weights. */
-const PACKED = { gptq: 'qweight', awq: 'qweight', 'compressed-tensors': 'weight_packed' } as const
+const PACKED = {
+  gptq: 'qweight',
+  awq: 'qweight',
+  'compressed-tensors': 'weight_packed',
+  fp8: 'weight',
+  nvfp4: 'weight',
+}
+
+const BITS = { stored: 0, q4: 4, q8: 8 } as const
 
 /** Throws CHECKPOINT_INVALID naming the first tensor that is missing, CHECKPOINT_UNSUPPORTED a linear of other bits. */
 export function makeSource(
   config: ModelConfig,
   quantisation: Quantisation,
   tensors: readonly Pick<NativeTensor, 'name'>[],
-  head: HeadType = 'stored',
+  { head = 'stored', weights = 'stored' }: MadeWeights = {},
 ): ModelSource {
   const names = new Set(tensors.map((tensor) => tensor.name))
   const present = (name: string) => (names.has(name) ? name : '')
@@ -30,9 +38,9 @@ export function makeSource(
     const biasName = bias ? require(`${name}.bias`) : ''
     const settings = settingsOf(name)
     if (settings.quantised && quantisation.method !== 'none') {
-      const packed = `${name}.${PACKED[quantisation.method]}`
-      if (names.has(packed)) {
-        if (settings.bits !== 4) throw otherBits(name, settings.bits, settings.reason)
+      const packed = packedName(name)
+      if (packed !== undefined) {
+        if (settings.bits !== 4 && settings.bits !== 8) throw otherBits(name, settings.bits, settings.reason)
         return { ...quantised(name, packed, settings.symmetric), ...settingsFields(settings), bias: biasName }
       }
     }
@@ -41,8 +49,34 @@ export function makeSource(
     throw noWeight(name, settings.quantised ? undefined : settings.reason)
   }
 
+  /** Of a linear that the file has quantised; one of the same name without scales is of floats. */
+  const packedName = (name: string): string | undefined => {
+    if (quantisation.method === 'none') return undefined
+    const candidates = [`${name}.${PACKED[quantisation.method]}`]
+    if (quantisation.method === 'nvfp4') candidates.unshift(`${name}.weight_packed`)
+    if (quantisation.method === 'compressed-tensors' && quantisation.format === 'int-quantized') {
+      candidates.push(`${name}.weight`)
+    }
+    const packed = candidates.find((candidate) => names.has(candidate))
+    return packed?.endsWith('.weight') && scaleOf(name) === undefined ? undefined : packed
+  }
+  const scaleOf = (name: string) =>
+    ['weight_scale_inv', 'weight_scale'].map((part) => `${name}.${part}`).find((scale) => names.has(scale))
+
   const quantised = (name: string, weight: string, symmetric: boolean): LinearSource => {
     const source = { ...plain(weight, ''), format: quantisation.method as LinearSource['format'] }
+    if (quantisation.method === 'fp8') {
+      return { ...source, scales: scaleOf(name) ?? require(`${name}.weight_scale`), blockRows: quantisation.blockRows }
+    }
+    if (quantisation.method === 'nvfp4') {
+      const divides = names.has(`${name}.weight_global_scale`)
+      return {
+        ...source,
+        scales: require(`${name}.weight_scale`),
+        globalScale: divides ? `${name}.weight_global_scale` : require(`${name}.weight_scale_2`),
+        globalDivides: divides,
+      }
+    }
     if (quantisation.method === 'compressed-tensors') {
       return {
         ...source,
@@ -91,9 +125,9 @@ export function makeSource(
   }
 
   // Tied, either name will do; a head that is there as well is the head, whatever config.json says.
-  const headName = [`${HEAD}.weight`, ...Object.values(PACKED).map((part) => `${HEAD}.${part}`)].find((name) =>
-    names.has(name),
-  )
+  const headName = [...new Set(['weight', ...Object.values(PACKED), 'weight_packed'])]
+    .map((part) => `${HEAD}.${part}`)
+    .find((name) => names.has(name))
   const tied = config.tiedEmbeddings && headName === undefined
   const { program, units, tables } = config.named
   const headAlone = (module: string) =>
@@ -105,20 +139,20 @@ export function makeSource(
     headAlone(module) ? `${HEAD}.weight` : requireEmbedding(`${module}.weight`),
   )
   const part = ({ module, bias = false, heads, rows }: LinearPart): LinearSource => {
-    const source = module === HEAD && tied ? plain(tableNames[0]!, '') : linear(module, bias)
+    const stored = module === HEAD && tied ? plain(tableNames[0]!, '') : linear(module, bias)
+    const source = makeBits(stored, BITS[module === HEAD ? head : weights])
     return { ...source, ...(heads ? { heads } : {}), ...(rows ? { rows } : {}) }
   }
   const sources = units.map(({ vectors, linears }) => ({
     vectors: vectors.map((vector) => ({ ...vector, tensor: require(vector.tensor) })),
     linears: linears.map((parts) => parts.map(part)),
   }))
-  const headSource = sources.at(-1)!.linears[0]![0]!
-  return {
-    program,
-    units: sources,
-    tables: tableNames,
-    headBits: headSource.format !== 'plain' || head === 'stored' ? 0 : head === 'q8' ? 8 : 4,
-  }
+  return { program, units: sources, tables: tableNames }
+}
+
+/** Of a linear of floats; others stay as they are. */
+function makeBits(source: LinearSource, bits: 0 | 4 | 8): LinearSource {
+  return source.format === 'plain' ? { ...source, makeBits: bits } : source
 }
 
 function moduleNames({ named }: ModelConfig): string[] {
@@ -144,6 +178,10 @@ function plain(weight: string, bias: string): LinearSource {
     groupSize: 0,
     symmetric: false,
     zerosMinusOne: false,
+    blockRows: 0,
+    globalScale: '',
+    globalDivides: false,
+    makeBits: 0,
   }
 }
 
@@ -171,7 +209,7 @@ function foreignNames(): MillraceError {
 
 function otherBits(name: string, bits: number, reason: string | undefined): MillraceError {
   return new MillraceError('CHECKPOINT_UNSUPPORTED', {
-    message: `${reason ?? 'settings'}: '${name}' of ${bits} bits is not supported, expected 4`,
-    remedy: 'use a checkpoint whose quantised linears all have 4 bits',
+    message: `${reason ?? 'settings'}: '${name}' of ${bits} bits is not supported, expected 4 or 8`,
+    remedy: 'use a checkpoint whose quantised linears all have 4 or 8 bits',
   })
 }

@@ -109,7 +109,7 @@ function problemsOf(flags: Flags): ShapedOperation[] {
   const { op, rows, group, context, n, k } = flags
   const linear = /^(gemv|gemm)_/.test(op)
   const extra = {
-    ...(flags.zeros && op.endsWith('q4') ? { zeros: 1 } : {}),
+    ...(flags.zeros && /_q[48]$/.test(op) ? { zeros: 1 } : {}),
     ...(flags.permuted && linear ? { permuted: 1 } : {}),
   }
   checkOperation(op, 'see millrace bench kernel --help')

@@ -119,8 +119,8 @@ async function readTools(path: string): Promise<ChatTool[]> {
 }
 
 function describeModel(model: Model) {
-  const { plan, stats, memory, headError } = model
-  return { plan, stats, memory, ...(headError && { headError }) }
+  const { plan, stats, memory, headError, weightError } = model
+  return { plan, stats, memory, ...(headError && { headError }), ...(weightError && { weightError }) }
 }
 
 /** Figures of one answer. */
@@ -134,6 +134,11 @@ export function describeRun(model: Model, result: GenerationResult): string[] {
     `answer ${usage.completionTokens} tokens${decoded > 0 && decodeSeconds > 0 ? `, ${(decoded / decodeSeconds).toFixed(1)} tok/s` : ''}, ended by ${result.finishReason}`,
     `passes ${stats.steps}, weights read ${formatBytes(stats.weightBytesRead)}, streamed ${formatBytes(stats.streaming.copiedBytes)} in ${stats.streaming.units} units`,
     `memory: weights ${formatBytes(memory.hostBytes)}, ring ${formatBytes(memory.ringBytes)}, KV ${formatBytes(memory.kvBytes)}, workspace ${formatBytes(memory.workspaceBytes)}`,
+    ...(model.weightError
+      ? [
+          `layers quantised: results are off by ${percent(model.weightError.results)} (weights ${percent(model.weightError.weights)})`,
+        ]
+      : []),
     ...(model.headError
       ? [
           `head quantised: logits are off by ${percent(model.headError.logits)} (weights ${percent(model.headError.weights)})`,

@@ -72,6 +72,11 @@ function describeQuantisation(quantisation: Inspection['quantisation']): string 
     })
     return `gguf ${format ?? 'of mixed types'}, ${bitsPerWeight.toFixed(2)} bits a weight: ${mixed.join(', ')}`
   }
+  if (quantisation.method === 'fp8') {
+    const { blockRows, groupSize } = quantisation
+    return `fp8, a scale a ${blockRows === 1 ? 'row' : blockRows === -1 ? 'tensor' : `block of ${blockRows} x ${groupSize}`}`
+  }
+  if (quantisation.method === 'nvfp4') return `nvfp4 of ${quantisation.format}, 4 bits, group 16`
   const { method, format, bits, groupSize, symmetric } = quantisation
   const rules = method === 'gptq' ? quantisation.rules.length : 0
   return [

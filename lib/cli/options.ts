@@ -11,6 +11,7 @@ import {
   type PlacementHome,
   type PlanOptions,
   planOptions as planSchema,
+  type WeightsType,
 } from '../options/model.ts'
 import { type ChatOptions, type GenerateOptions, generateOptions as generateSchema } from '../options/request.ts'
 import { answerRows, type OptionFlag, type OptionRow } from '../options/sampling.ts'
@@ -52,6 +53,7 @@ export interface RunFlags extends LoadFlags, HubFlags {
 
 export interface HeadFlag {
   head?: HeadType
+  weights?: WeightsType
 }
 
 /** Of commands that show answers. */
@@ -158,9 +160,13 @@ export function addLoadFlags(command: Command, context?: string): Command {
 
 /** Of commands that load checkpoints alone: bench's own --head is about shapes too. */
 export function addHeadFlag(command: Command): Command {
-  return command.addOption(
-    new Option('--head <type>', 'stored, or made 4 or 8 bits as it is loaded').choices(['stored', 'q4', 'q8']),
-  )
+  return command
+    .addOption(
+      new Option('--head <type>', 'stored, or made 4 or 8 bits as it is loaded').choices(['stored', 'q4', 'q8']),
+    )
+    .addOption(
+      new Option('--weights <type>', "the layers' floats: stored, or made 4 or 8 bits").choices(['stored', 'q4', 'q8']),
+    )
 }
 
 export function addChatFlags(command: Command): Command {
@@ -203,8 +209,8 @@ export function chatOptionsOf({ variable }: ChatFlags): Pick<ChatOptions, 'varia
 }
 
 /** What load() takes of the flags of commands that answer. */
-export function loadFlagOptions({ head, generationConfig }: HeadFlag & ChatFlags): LoadOptions {
-  return { head, ...(generationConfig === undefined ? {} : { generationConfig }) }
+export function loadFlagOptions({ head, weights, generationConfig }: HeadFlag & ChatFlags): LoadOptions {
+  return { head, weights, ...(generationConfig === undefined ? {} : { generationConfig }) }
 }
 
 /** What the words of a row's flag become. */

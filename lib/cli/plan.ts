@@ -1,7 +1,7 @@
 import { Command, Option } from 'commander'
 import { plan } from '../model/plan.ts'
 import { SHAPES } from '../model/shapes.ts'
-import type { HeadType } from '../options/model.ts'
+import type { HeadType, WeightsType } from '../options/model.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
@@ -22,6 +22,7 @@ interface Flags extends LoadFlags, HubFlags {
   /** What --max-sequences was called before. */
   sequences?: number
   head?: HeadType
+  weights?: WeightsType
   json?: boolean
 }
 
@@ -31,15 +32,17 @@ export function planCommand(terminal: Terminal): Command {
     .argument('<model>', `${MODEL}, of which headers are read; or a published shape: ${Object.keys(SHAPES).join(', ')}`)
     .addOption(new Option('--sequences <count>').argParser(parseNumber).hideHelp())
     .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4', 'q8']))
+    .addOption(new Option('--weights <type>', "made of the layers' floats").choices(['stored', 'q4', 'q8']))
     .option('--json', 'print as JSON')
   addHubFlags(addServeFlags(addPlanFlags(command)))
   return command.action(async (name: string, flags: Flags) => {
-    const { sequences, head, revision, offline } = flags
+    const { sequences, head, weights, revision, offline } = flags
     const options = planOptions(flags)
     const made = await plan(name, {
       ...options,
       maxSequences: options.maxSequences ?? sequences,
       head,
+      weights,
       revision,
       offline,
     })

@@ -42,6 +42,7 @@ export function scoreCommand(terminal: Terminal): Command {
       ...(flags.window !== undefined && flags.context === undefined ? { contextLength: flags.window + 1 } : {}),
       maxSequences: 1,
       head: flags.head,
+      weights: flags.weights,
     })
     const { tokens, sum } = await scoreWindows(model, text, flags, terminal)
     const perplexity = Math.exp(-sum / tokens)

@@ -13,12 +13,13 @@ function placesOf(place: (g: number, t: number, j: number, h: number, pair: numb
 }
 
 /**
- * A matrix is `ceil(n / tileN)` row blocks, one after the other. A row block of 4-bit weights is group blocks: the scales of
- * 64 output features, their integer zeros if the code has them, then one tile for each 16 input features of the group. A
- * row block of float weights is tiles alone.
+ * A matrix is `ceil(n / tileN)` row blocks, one after the other. A row block of a grouped code is group blocks: the scales of
+ * 64 output features, their zeros or minimums if the code has them, then one tile for each 16 input features of the group;
+ * codes of two levels have scales (and minimums) of the first before each `span` input features. A row block of float
+ * weights is tiles alone.
  */
 export const SLAB_LAYOUT = {
-  version: 1,
+  version: 2,
   /** Output features of a row block, and of a tile. */
   tileN: 64,
   /** Input features of a tile. */
@@ -38,7 +39,7 @@ export const SLAB_LAYOUT = {
 
 /** The structs of millrace_kernel.h: bytes in all, and of each field its offset. */
 export const KERNEL_ARGUMENTS = {
-  version: 1,
+  version: 2,
   linear: {
     bytes: 112,
     offsets: {

@@ -57,6 +57,8 @@ export interface Problem {
     groups: number
     groupBytes: number
     groupHeaderBytes: number
+    spanHeaderBytes: number
+    tileBytes: number
   }
 }
 

@@ -27,7 +27,7 @@ export function shapedOperations(operation: string, spec: ModelSpec, options: Sh
   checkOperation(operation)
   const linear = /^(gemv|gemm)_(\w+)$/.exec(operation)
   if (linear) {
-    const q4 = linear[2] === 'q4' ? { group } : {}
+    const q4 = linear[2] === 'q4' ? { group } : {} // the others have their own
     const of = (part: string, n: number, k: number, epilogue = 0) => ({
       part,
       operation,

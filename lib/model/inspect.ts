@@ -8,7 +8,7 @@ import type { GgufQuantisation } from '../checkpoint/gguf/types.ts'
 import type { Quantisation } from '../checkpoint/quantisation.ts'
 import type { ModelSpec } from '../checkpoint/spec.ts'
 import { locate } from '../hub/locate.ts'
-import { type HeadType, inspectOptions } from '../options/model.ts'
+import { inspectOptions, type MadeWeights } from '../options/model.ts'
 import { validate } from '../options/validate.ts'
 import { cacheFolder, packedFile } from './cache.ts'
 
@@ -35,9 +35,8 @@ export interface Inspection {
   warnings: readonly string[]
 }
 
-export interface InspectOptions {
-  /** As load() would have it. */
-  head?: HeadType | undefined
+/** What is made of floats, as load() would have it. */
+export interface InspectOptions extends MadeWeights {
   /** Of a model by name, as load() takes them. */
   revision?: string | undefined
   offline?: boolean | undefined
@@ -45,9 +44,9 @@ export interface InspectOptions {
 
 /** Reads headers only: of a model by name, too. Rejects with the CHECKPOINT_ and HUB_ errors. */
 export async function inspect(path: string, options: InspectOptions = {}): Promise<Inspection> {
-  const { head, ...hub } = validate(inspectOptions, options, 'options')
+  const { head, weights, ...hub } = validate(inspectOptions, options, 'options')
   await using place = await locate(path, hub, 'headers')
-  const checkpoint = await openCheckpoint(place.path, addon(), head)
+  const checkpoint = await openCheckpoint(place.path, addon(), { head, weights })
   const { folder, config, quantisation, slabs } = checkpoint
   const files = []
   for (const file of folder.weightFiles) files.push({ name: basename(file), bytes: (await stat(file)).size })

@@ -37,7 +37,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     probing.catch(() => {}) // told below
     const place = await locate(path, checked)
     for (const warning of place.warnings) log.warn({ path: place.path }, warning)
-    const checkpoint = await openCheckpoint(place.path, native, checked.head)
+    const checkpoint = await openCheckpoint(place.path, native, checked)
     const { folder } = checkpoint
     for (const warning of checkpoint.warnings) log.warn({ path: folder.path }, warning)
     const samplingDefaults =
@@ -99,7 +99,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     const { device, contextLength, kvTokens, hostBytes, streamedBytesPerPass } = plan
     const { id } = model
     const ms = Math.round(performance.now() - began)
-    const { headError } = model
+    const { headError, weightError } = model
     const figures = {
       device,
       contextLength,
@@ -107,6 +107,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
       hostBytes,
       streamedBytesPerPass,
       ...(headError && { headError }),
+      ...(weightError && { weightError }),
     }
     const times = { ms, native: model.timings }
     log.info({ model: id, path: folder.path, ...figures, cache: cache?.state, ...times }, 'model loaded')

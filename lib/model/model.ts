@@ -197,6 +197,14 @@ export class Model implements AsyncDisposable {
     return this.#parts.native.headError
   }
 
+  /**
+   * What `weights: 'q4'` or `'q8'` cost, undefined where nothing was made: the root mean square of the error relative to that of
+   * the values, of all weights of the layers and of what they make of random normed rows.
+   */
+  get weightError(): { weights: number; results: number } | undefined {
+    return this.#parts.native.weightError
+  }
+
   get stats(): ModelStats {
     this.#requireOpen()
     const { native } = this.#parts

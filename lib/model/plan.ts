@@ -6,7 +6,14 @@ import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import { buildDecoder } from '../checkpoint/decoder.ts'
 import type { MillraceError } from '../errors.ts'
 import { locate } from '../hub/locate.ts'
-import { type HeadType, hubOptions, loadOptions, type PlanOptions, planOptions } from '../options/model.ts'
+import {
+  type HeadType,
+  hubOptions,
+  loadOptions,
+  type PlanOptions,
+  planOptions,
+  type WeightsType,
+} from '../options/model.ts'
 import { invalidArgument, nearest, validate } from '../options/validate.ts'
 import { type ModelPlan, makePlan } from '../plan/plan.ts'
 import { readMachine } from './machine.ts'
@@ -17,19 +24,26 @@ import { SYNTHETIC_DEFAULTS } from './synthetic.ts'
 export interface PlanModelOptions extends PlanOptions {
   /** Of a checkpoint: as load() takes it. Of a shape: 'q4' or 'q8', or float16 by default. */
   head?: HeadType | undefined
+  /** Of a checkpoint: as load() takes it. */
+  weights?: WeightsType | undefined
   /** Of a model by name, as load() takes them. */
   revision?: string | undefined
   offline?: boolean | undefined
 }
 
-const schema = z.strictObject({ ...planOptions.shape, head: loadOptions.shape.head, ...hubOptions })
+const schema = z.strictObject({
+  ...planOptions.shape,
+  head: loadOptions.shape.head,
+  weights: loadOptions.shape.weights,
+  ...hubOptions,
+})
 
 /**
  * `model` is a Hugging Face folder, a GGUF file or a name of the hub, of which headers are read, or the name of a published shape ('llama3-8b'), as
  * with weights of 4 bits in groups of 128. Rejects as load() does.
  */
 export async function plan(model: string, options: PlanModelOptions = {}): Promise<ModelPlan> {
-  const { head, revision, offline, ...checked } = validate(schema, options, 'options')
+  const { head, weights: made, revision, offline, ...checked } = validate(schema, options, 'options')
   if (typeof model !== 'string' || model === '') throw noModel(model)
   const { native } = runtime()
   const machine = readMachine(native)
@@ -44,7 +58,7 @@ export async function plan(model: string, options: PlanModelOptions = {}): Promi
     throw noModel(model)
   }
   await using place = await locate(model, { revision, offline }, 'headers')
-  const checkpoint = await openCheckpoint(place.path, native, head)
+  const checkpoint = await openCheckpoint(place.path, native, { head, weights: made })
   return makePlan(checkpoint.config.named.program, checkpoint.slabs, checked, machine)
 }
 

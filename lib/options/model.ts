@@ -80,16 +80,29 @@ export interface PlanOptions {
 /** The checkpoint's own head, or one of 4 or 8 bits. */
 export type HeadType = 'stored' | 'q4' | 'q8'
 
-export interface LoadOptions extends PlanOptions {
-  /** Of a model by name: a branch, a tag or a commit. Default 'main'. */
-  revision?: string | undefined
-  /** Of a model by name: ask nothing of the network. Default: HF_HUB_OFFLINE of the environment. */
-  offline?: boolean | undefined
+/** The checkpoint's own layers, or of 4 or 8 bits. */
+export type WeightsType = 'stored' | 'q4' | 'q8'
+
+/** What is made of a checkpoint's floats while they are read. */
+export interface MadeWeights {
+  /**
+   * 'q4' and 'q8' make 4 or 8 bits of every linear of the layers that the checkpoint has in 16 or 32: in groups of 128 or
+   * 64, whose scales leave the least error, weighed by the norm before. Once: the result is kept with the other repacked
+   * weights. model.weightError tells the loss. Default 'stored': as the checkpoint has them.
+   */
+  weights?: WeightsType | undefined
   /**
    * 'q4' and 'q8' make 4 or 8 bits of a head that the checkpoint has in 16 or 32: a quarter or a half of its memory and
    * of the time to read it, at a loss that model.headError tells. Default 'stored': as the checkpoint has it.
    */
   head?: HeadType | undefined
+}
+
+export interface LoadOptions extends PlanOptions, MadeWeights {
+  /** Of a model by name: a branch, a tag or a commit. Default 'main'. */
+  revision?: string | undefined
+  /** Of a model by name: ask nothing of the network. Default: HF_HUB_OFFLINE of the environment. */
+  offline?: boolean | undefined
   onProgress?: ((progress: LoadProgress) => void) | undefined
   /** Aborts the load: it rejects with an AbortError whose code is ABORTED, and frees what it had taken. */
   signal?: AbortSignal | undefined
@@ -220,12 +233,14 @@ export const hubOptions = {
   offline: boolean().optional(),
 }
 
-export const inspectOptions = z.strictObject({ head: head.optional(), ...hubOptions })
+const made = { weights: head.optional(), head: head.optional() }
+
+export const inspectOptions = z.strictObject({ ...made, ...hubOptions })
 
 export const loadOptions = z.strictObject({
   ...plan,
   ...hubOptions,
-  head: head.optional(),
+  ...made,
   onProgress: z
     .custom<(progress: LoadProgress) => void>((value) => typeof value === 'function', { error: 'a function' })
     .optional(),

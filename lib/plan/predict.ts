@@ -96,6 +96,8 @@ export function at(curve: Curve, rows: number): number {
 }
 
 /** Shared units are taken to have their room. */
+const FLOATS: ReadonlySet<WeightType> = new Set(['f16', 'bf16', 'f32'])
+
 const restsOnDevice = (home: Home) => home === 'resident' || home === 'shared'
 
 /** Bytes of feed-forwards that `threads` threads read a second while the link is idle. */
@@ -122,10 +124,7 @@ function unitSeconds(
   if (home === 'cpu') return unit.bytes / cpuRate(calibration, rows, threads)
   const { unitSeconds, secondsPerByte } = replayed ? calibration.replayed : calibration.launched
   if (unit.kind === 'head') {
-    return (
-      unit.bytes *
-      at(unit.types[0] === 'q4' || unit.types[0] === 'q8' ? calibration.head.q4 : calibration.head.float, rows)
-    )
+    return unit.bytes * at(FLOATS.has(unit.types[0]!) ? calibration.head.float : calibration.head.q4, rows)
   }
   return at(unitSeconds, rows) + unit.bytes * at(secondsPerByte, rows)
 }

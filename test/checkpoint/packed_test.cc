@@ -209,7 +209,7 @@ TEST(interleaved_rows_come_back_in_order_whatever_their_type) {
 TEST(a_packed_head_stays_as_it_is_whatever_is_asked) {
   PackedModel model(check::seed());
   model.build(DType::q8_0, DType::q8_0);
-  model.source.head_bits = 4;
+  model.source.head.make_bits = 4;
   CHECK(pack(model).plan.units[2].linears[0].segments[0].matrix.code == code_of(DType::q8_0));
 }
 

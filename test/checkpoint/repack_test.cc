@@ -134,7 +134,7 @@ void check_float_padding(const MatrixLayout& m, const std::byte* data) {
   const size_t bytes = element_bytes(m.code.type);
   for (int block = 0; block < m.n_blocks(); block++) {
     for (int s = 0; s < m.slices(); s++) {
-      const std::byte* tile = data + float_tile_offset(m, block, s);
+      const std::byte* tile = data + m.tile_offset(block, s);
       for (int e = 0; e < kTileN * kTileK; e++) {
         const int i = e % 8, lane = e / 8 % 32, j = e / 256;
         const int n = block * kTileN + 16 * j + 8 * ((i / 2) % 2) + lane / 4;
@@ -149,7 +149,7 @@ void check_float_padding(const MatrixLayout& m, const std::byte* data) {
 // Padding is stored as weight zero by itself: q equal to the zero point in a real output feature, and scale zero in a
 // padded one, so that a kernel may compute over all of a tile.
 void check_padding(const MatrixLayout& m, const std::byte* slab) {
-  if (m.code.type != WeightType::q4) {
+  if (!m.grouped()) {
     check_float_padding(m, slab + m.offset);
     return;
   }
@@ -158,15 +158,15 @@ void check_padding(const MatrixLayout& m, const std::byte* slab) {
   if (m.code.permuted) std::memcpy(permutation.data(), slab + m.permutation_offset, permutation.size() * 4);
   int seen = 0;
   for (const int32_t feature : permutation) seen += feature != kPadding;
-  CHECK_EQ(seen, m.k * m.code.nibbles);
+  CHECK_EQ(seen, m.k);
   const std::byte* data = slab + m.offset;
   for (int block = 0; block < m.n_blocks(); block++) {
     for (int s = 0; s < m.slices(); s++) {
       uint8_t q[kTileN * kTileK];
-      decode_q4_tile(data + q4_tile_offset(m, block, s), q);
-      const std::byte* group = data + q4_group_offset(m, block, s * kTileK / m.code.group);
+      decode_tile(m.code.type, data + m.tile_offset(block, s), q);
+      const std::byte* group = data + m.group_offset(block, s * kTileK / m.code.group);
       for (int n = 0; n < kTileN; n++) {
-        const int zero = m.code.zeros ? static_cast<int>(group[128 + tile_index(n)]) : 8;
+        const int zero = m.code.zeros ? static_cast<int>(group[128 + tile_index(n)]) : m.code.traits().zero;
         uint16_t scale;
         std::memcpy(&scale, group + 2 * tile_index(n), 2);
         const bool padded = block * kTileN + n >= m.n;
@@ -248,6 +248,30 @@ TEST(gptq_round_trips_at_any_group_size) {
               }
             }
           }
+        }
+      }
+    }
+  }
+}
+
+TEST(eight_bits_round_trip_at_any_group_size) {
+  uint64_t seed = check::seed() * 1000 + 7000;
+  for (const LinearFormat format : {LinearFormat::gptq, LinearFormat::compressed_tensors}) {
+    for (const Zeros zeros : {Zeros::symmetric, Zeros::random}) {
+      for (const int group : {8, 16, 32, 40, 64, 96, 128, 1024, -1}) {
+        for (const Order order : {Order::absent, Order::act_order}) {
+          TinyModel model(seed++);
+          LinearKind kind = of_format(format, gptq(group, zeros, order, 1 + static_cast<int>(seed % 2)));
+          kind.bits = 8;
+          kind.dtype = seed % 3 == 0 ? "BF16" : "F16";
+          model.build(kSpec, kind, {{"0.output", gptq(64)}});
+          const Packed packed = round_trip(model, seed % 2 == 0);
+          const MatrixCode& code = packed.plan.units[0].first.segments[0].matrix.code;
+          CHECK(code.type == WeightType::q8);
+          CHECK_EQ(code.zeros, zeros == Zeros::random);
+          CHECK(code.group == 32 || code.group == 64);
+          if (order == Order::absent && group % 32 == 0) CHECK(!code.permuted);
+          CHECK(packed.plan.units[0].second.segments[0].matrix.code.type == WeightType::q4);
         }
       }
     }
@@ -515,14 +539,13 @@ TEST(a_head_made_4_or_8_bits_is_as_far_off_as_reported) {
     const Packed stored = pack(*written->checkpoint, model.source);
     CHECK(!stored.report.head.made);
     DenseSource source = model.source;
-    source.head_bits = c.bits;
+    source.head.make_bits = c.bits;
     const Packed packed = pack(*written->checkpoint, source);
     const int unit = head_unit(source.spec);
     const MatrixLayout& matrix = packed.plan.units[unit].linears[0].segments.at(0).matrix;
-    CHECK(matrix.code.type == WeightType::q4);
-    CHECK(!matrix.code.zeros);
-    CHECK_EQ(matrix.code.group, c.group);
-    CHECK_EQ(matrix.code.nibbles, c.bits / 4);
+    CHECK(matrix.code.type == (c.bits == 4 ? WeightType::q4 : WeightType::q8));
+    CHECK(!matrix.code.zeros && !matrix.code.permuted);
+    CHECK_EQ(matrix.code.group, c.bits == 4 ? c.group : 64);
     CHECK(packed.plan.units[unit].bytes < stored.plan.units[unit].bytes * static_cast<size_t>(c.bits) / 12);
     check_padding(matrix, packed.slabs[unit].data());
     for (int u = 0; u < unit; u++) CHECK(packed.slabs[u] == stored.slabs[u]);
@@ -546,14 +569,16 @@ TEST(a_head_made_4_or_8_bits_is_as_far_off_as_reported) {
     CHECK(again.slabs == packed.slabs);
     CHECK_EQ(again.report.head.results, packed.report.head.results);
   }
-  // No 4-bit code has half a word of input features; a head that has 4 bits already stays as it is.
+  // No 4-bit code has half a word of input features: such a head stays as it is, and a head that has 4 bits already
+  // stays as it is.
   TinyModel odd(check::seed() + 310);
   odd.build(tiny_spec(100, 5, 1, 20, 264, 104), plain("F16"));
-  odd.source.head_bits = 4;
-  refused([&] { plan_slabs(*write(odd)->checkpoint, odd.source); }, code::kInvalidArgument, {"100 input features"});
+  odd.source.head.make_bits = 4;
+  CHECK(plan_slabs(*write(odd)->checkpoint, odd.source).units.back().first.segments[0].matrix.code.type ==
+        WeightType::f16);
   TinyModel quantised(check::seed() + 311);
   quantised.build(kSpec, gptq(64));
-  quantised.source.head_bits = 4;
+  quantised.source.head.make_bits = 4;
   round_trip(quantised);
   // Weights of nothing, of next to nothing, of one value, and infinite ones.
   const float infinity = std::numeric_limits<float>::infinity();
@@ -573,7 +598,7 @@ TEST(a_head_made_4_or_8_bits_is_as_far_off_as_reported) {
     flat.add_floats(head.weight, "F32", {kSpec.vocab, kSpec.hidden},
                     std::vector<float>(static_cast<size_t>(kSpec.vocab) * kSpec.hidden, value));
     flat.source.head = head;
-    flat.source.head_bits = bits;
+    flat.source.head.make_bits = bits;
     const auto written = write(flat);
     if (std::isinf(value)) {
       refused([&] { pack(*written->checkpoint, flat.source); }, code::kCheckpointInvalid, {"flat.weight", "infinity"});
@@ -713,7 +738,10 @@ TEST(malformed_linears_are_refused_by_name_while_planning) {
       {[&](TinyModel& m) { query(m).g_idx = with("g", "I64", {192}, 1536)(m); },
        code::kCheckpointInvalid,
        {"tensor g", "I32", "I64"}},
-      {[&](TinyModel& m) { query(m).bits = 8; }, code::kCheckpointUnsupported, {"0.query.qweight", "8 bits", "4"}},
+      {[&](TinyModel& m) { query(m).bits = 3; }, code::kCheckpointUnsupported, {"0.query.qweight", "3 bits", "4 or 8"}},
+      {[&](TinyModel& m) { query(m).bits = 8; },
+       code::kCheckpointInvalid,
+       {"0.query.qweight", "[48, 200]", "[24, 200]"}},
       {[&](TinyModel& m) { query(m).group_size = 0; }, code::kCheckpointInvalid, {"0.query.qweight", "group_size"}},
       {[&](TinyModel& m) { query(m).group_size = -2; }, code::kCheckpointInvalid, {"0.query.qweight", "-2"}},
       {[&](TinyModel& m) { query(m).group_size = 32; },
@@ -803,9 +831,13 @@ TEST(malformed_linears_of_awq_and_compressed_tensors_are_refused_by_name_while_p
        code::kCheckpointInvalid,
        {"gone", "missing"}},
       {kCompressed,
+       [&](TinyModel&, LinearSource& q) { q.bits = 2; },
+       code::kCheckpointUnsupported,
+       {"0.query.weight_packed", "compressed-tensors of 2 bits"}},
+      {kAwq,
        [&](TinyModel&, LinearSource& q) { q.bits = 8; },
        code::kCheckpointUnsupported,
-       {"0.query.weight_packed", "compressed-tensors of 8 bits"}},
+       {"0.query.qweight", "AWQ of 8 bits"}},
       {kCompressed,
        [&](TinyModel& m, LinearSource& q) { q.shape = add(m, "shape", "I64", {2}, 16, 1); },
        code::kCheckpointInvalid,

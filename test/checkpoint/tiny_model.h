@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -26,6 +27,7 @@ struct LinearKind {
   Zeros zeros = Zeros::symmetric;  // eights: all 8, but not claimed to be
   Order order = Order::sequential;
   bool bias = false;
+  int bits = 4;      // of gptq and compressed_tensors 8 too
   int shuffles = 1;  // of act_order: linears of one input that differ in it differ in their order
 };
 
@@ -130,19 +132,21 @@ class TinyModel {
     return group_of;
   }
 
-  std::vector<int> nibbles(size_t count, Zeros zeros = Zeros::random) {
+  std::vector<int> codes(size_t count, Zeros zeros = Zeros::random, int bits = 4) {
     std::vector<int> values(count);
-    for (int& value : values) value = zeros == Zeros::random ? static_cast<int>(random() % 16) : 8;
+    for (int& value : values)
+      value = zeros == Zeros::random ? static_cast<int>(random() % (1 << bits)) : 1 << (bits - 1);
     return values;
   }
 
-  // Nibble i of word [r, c] is values[r, 8 c + order[i]], of rows of `width` values.
+  // Place i of word [r, c] is values[r, per c + order[i]], of rows of `width` values, `per` of them a word.
   static std::vector<uint32_t> pack_columns(const std::vector<int>& values, int width, const std::vector<int>& order) {
-    std::vector<uint32_t> words(values.size() / 8);
+    const int per = static_cast<int>(order.size());
+    std::vector<uint32_t> words(values.size() / per);
     for (size_t w = 0; w < words.size(); w++) {
-      const size_t row = w / (width / 8), first = w % (width / 8) * 8;
-      for (int i = 0; i < 8; i++) {
-        words[w] |= static_cast<uint32_t>(values[row * width + first + order[i]]) << (4 * i);
+      const size_t row = w / (width / per), first = w % (width / per) * per;
+      for (int i = 0; i < per; i++) {
+        words[w] |= static_cast<uint32_t>(values[row * width + first + order[i]]) << (32 / per * i);
       }
     }
     return words;
@@ -158,8 +162,8 @@ class TinyModel {
     linear.scales = name + ".scales";
     linear.group_size = kind.group_size;
     linear.symmetric = kind.zeros == Zeros::symmetric;
-    const std::vector<int> q = nibbles(static_cast<size_t>(k) * n);
-    const std::vector<int> zero = nibbles(static_cast<size_t>(groups) * n, kind.zeros);
+    const std::vector<int> q = codes(static_cast<size_t>(k) * n);
+    const std::vector<int> zero = codes(static_cast<size_t>(groups) * n, kind.zeros);
     writer.add<uint32_t>(linear.weight, "I32", {k, n / 8}, pack_columns(q, n, order));
     writer.add<uint32_t>(linear.zeros, "I32", {groups, n / 8}, pack_columns(zero, n, order));
     const std::vector<float> scale =
@@ -175,11 +179,12 @@ class TinyModel {
     return weight;
   }
 
-  // compressed-tensors' pack-quantized layout: values and zeros in [-8, 7], stored plus 8.
+  // compressed-tensors' pack-quantized layout: values and zeros about 0, stored plus 8 or 128.
   std::vector<float> add_compressed(const std::string& name, const LinearKind& kind, int n, int k,
                                     LinearSource& linear) {
     const int g = kind.group_size == -1 ? k : kind.group_size;
-    const int groups = (k + g - 1) / g;
+    const int groups = (k + g - 1) / g, per = 32 / kind.bits;
+    linear.bits = kind.bits;
     linear.weight = name + ".weight_packed";
     linear.scales = name + ".weight_scale";
     linear.shape = name + ".weight_shape";
@@ -193,32 +198,34 @@ class TinyModel {
       const bool unused = kind.order == Order::sequential && random() % 2 == 0;
       writer.add<int32_t>(linear.g_idx, "I32", {k}, unused ? std::vector<int32_t>(k, -1) : group_of);
     }
-    const std::vector<int> q = nibbles(static_cast<size_t>(n) * k);
-    writer.add<uint32_t>(linear.weight, "I32", {n, k / 8}, pack_columns(q, k, {0, 1, 2, 3, 4, 5, 6, 7}));
+    const std::vector<int> q = codes(static_cast<size_t>(n) * k, Zeros::random, kind.bits);
+    std::vector<int> order(per);
+    std::iota(order.begin(), order.end(), 0);
+    writer.add<uint32_t>(linear.weight, "I32", {n, k / per}, pack_columns(q, k, order));
     const std::vector<float> scale =
         add_floats(linear.scales, kind.dtype, {n, groups}, normal(static_cast<size_t>(n) * groups, 0.01f));
-    const std::vector<int> zero = nibbles(static_cast<size_t>(n) * groups, kind.zeros);
+    const std::vector<int> zero = codes(static_cast<size_t>(n) * groups, kind.zeros, kind.bits);
     if (kind.zeros != Zeros::symmetric) {
       linear.zeros = name + ".weight_zero_point";
-      std::vector<uint32_t> words(static_cast<size_t>((n + 7) / 8) * groups);
+      std::vector<uint32_t> words(static_cast<size_t>((n + per - 1) / per) * groups);
       // What pads the last word is nobody's.
-      for (size_t i = static_cast<size_t>(n / 8) * groups; n % 8 != 0 && i < words.size(); i++) {
-        words[i] = static_cast<uint32_t>(random()) << (4 * (n % 8));
+      for (size_t i = static_cast<size_t>(n / per) * groups; n % per != 0 && i < words.size(); i++) {
+        words[i] = static_cast<uint32_t>(random()) << (kind.bits * (n % per));
       }
       for (int r = 0; r < n; r++) {
         for (int j = 0; j < groups; j++) {
-          words[static_cast<size_t>(r / 8) * groups + j] |=
-              static_cast<uint32_t>(zero[static_cast<size_t>(r) * groups + j]) << (4 * (r % 8));
+          words[static_cast<size_t>(r / per) * groups + j] |=
+              static_cast<uint32_t>(zero[static_cast<size_t>(r) * groups + j]) << (kind.bits * (r % per));
         }
       }
-      writer.add<uint32_t>(linear.zeros, "I32", {(n + 7) / 8, groups}, words);
+      writer.add<uint32_t>(linear.zeros, "I32", {(n + per - 1) / per, groups}, words);
     }
     std::vector<float> weight(static_cast<size_t>(n) * k);
     for (int r = 0; r < n; r++) {
       for (int i = 0; i < k; i++) {
         const size_t at = static_cast<size_t>(r) * groups + group_of[i];
         const size_t element = static_cast<size_t>(r) * k + i;
-        weight[element] = scale[at] * static_cast<float>((q[element] - 8) - (zero[at] - 8));
+        weight[element] = scale[at] * static_cast<float>(q[element] - zero[at]);
       }
     }
     return weight;
@@ -227,7 +234,9 @@ class TinyModel {
   // W[k, n] = scale[g(k), n] (q[k, n] - zero[g(k), n])
   std::vector<float> add_gptq(const std::string& name, const LinearKind& kind, int n, int k, LinearSource& linear) {
     const int g = kind.group_size == -1 ? k : kind.group_size;
-    const int groups = (k + g - 1) / g;
+    const int groups = (k + g - 1) / g, per = 32 / kind.bits, most = (1 << kind.bits) - 1;
+    const uint32_t ones = kind.bits == 4 ? 0x11111111u : 0x01010101u, middle = ones << (kind.bits - 1);
+    linear.bits = kind.bits;
     linear.weight = name + ".qweight";
     linear.zeros = name + ".qzeros";
     linear.scales = name + ".scales";
@@ -239,27 +248,27 @@ class TinyModel {
     const std::vector<int32_t> group_of = groups_of(kind, k, g);
     if (kind.order != Order::absent) writer.add<int32_t>(linear.g_idx, "I32", {k}, group_of);
 
-    std::vector<uint32_t> words(static_cast<size_t>(k / 8) * n);
+    std::vector<uint32_t> words(static_cast<size_t>(k / per) * n);
     for (uint32_t& word : words) word = static_cast<uint32_t>(random());
-    writer.add<uint32_t>(linear.weight, "I32", {k / 8, n}, words);
+    writer.add<uint32_t>(linear.weight, "I32", {k / per, n}, words);
 
-    std::vector<uint32_t> zero_words(static_cast<size_t>(groups) * (n / 8));
+    std::vector<uint32_t> zero_words(static_cast<size_t>(groups) * (n / per));
     for (uint32_t& word : zero_words) {
-      word = kind.version == 1 ? 0x77777777u : 0x88888888u;
-      // Every value of a nibble, among them 0xF, whose + 1 carries into the next in version 1.
+      word = kind.version == 1 ? middle - ones : middle;
+      // Every value, among them all bits, whose + 1 carries into the next in version 1.
       if (kind.zeros == Zeros::random) word = random() % 4 == 0 ? 0xfff7f0ffu : static_cast<uint32_t>(random());
     }
-    writer.add<uint32_t>(linear.zeros, "I32", {groups, n / 8}, zero_words);
+    writer.add<uint32_t>(linear.zeros, "I32", {groups, n / per}, zero_words);
     const std::vector<float> scales =
         add_floats(linear.scales, kind.dtype, {groups, n}, normal(static_cast<size_t>(groups) * n, 0.01f));
 
     std::vector<float> weight(static_cast<size_t>(n) * k);
     for (int i = 0; i < k; i++) {
       for (int c = 0; c < n; c++) {
-        const int q = (words[static_cast<size_t>(i / 8) * n + c] >> (4 * (i % 8))) & 15;
-        uint32_t zero_word = zero_words[static_cast<size_t>(group_of[i]) * (n / 8) + c / 8];
-        if (kind.version == 1) zero_word += 0x11111111u;
-        const int zero = (zero_word >> (4 * (c % 8))) & 15;
+        const int q = (words[static_cast<size_t>(i / per) * n + c] >> (kind.bits * (i % per))) & most;
+        uint32_t zero_word = zero_words[static_cast<size_t>(group_of[i]) * (n / per) + c / per];
+        if (kind.version == 1) zero_word += ones;
+        const int zero = (zero_word >> (kind.bits * (c % per))) & most;
         weight[static_cast<size_t>(c) * k + i] =
             scales[static_cast<size_t>(group_of[i]) * n + c] * static_cast<float>(q - zero);
       }

@@ -142,6 +142,10 @@ const TOYS: Record<string, (args: string[], places: Places) => { toy: string[]; 
     toy: ['--seconds', '0.5', '--limits', '60000,60000'],
     expected: /limits p99 < 60000 ms, max < 60000 ms: met/,
   }),
+  'bench/node/codes.mjs': () => ({
+    toy: ['--device', 'cpu', '--shape', SMALLEST, '--only', 'q6_k', '--copies', '1'],
+    expected: /^q6_k .*right$/m,
+  }),
   'bench/node/tokenizer.mjs': () => ({
     toy: ['--vocabulary', '500', '--long', '1000', '--runs', '5'],
     expected: /[\d.]+ ms/,

@@ -73,11 +73,10 @@ TEST(a_segment_moved_between_linears_is_another_layout) {
   CHECK(!(a == b));
 }
 
-// The codes that a reader tells apart, and no other field: what a nibble more or less means is in the file's bytes
-// alone.
 TEST(matrices_of_four_and_eight_bits_hash_apart) {
   UnitLayout four = layout(), eight = layout();
-  eight.linears[0].segments[0].matrix.code.nibbles = 2;
+  four.linears[0].segments[0].matrix.code.type = WeightType::q4;
+  eight.linears[0].segments[0].matrix.code.type = WeightType::q8;
   CHECK(hash(four) != hash(eight));
 }
 

@@ -6,11 +6,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <numeric>
 #include <string>
 #include <vector>
 
 #include "backend/cpu/linear_kernels.h"
 #include "core/error.h"
+#include "core/memory.h"
 
 namespace millrace {
 
@@ -85,13 +87,14 @@ class Buffer {
 
 // Activations as one or several matrices of a call want them.
 struct Prepared {
-  bool q4 = false;
+  bool integer = false;  // int16, for integer codes
   const int32_t* permutation = nullptr;
-  int group = 0;   // q4
-  int block = 0;   // q4: stored input features that share an activation scale
-  int blocks = 0;  // q4
+  int chunk_rows = 0;  // integer: that one kernel call takes
+  int group = 0;       // integer
+  int block = 0;       // integer: stored input features that share an activation scale
+  int blocks = 0;      // integer
   int k_stored = 0;
-  // q4: chunks of rows, as many as one kernel call takes; see Q4RowBlock for what is in a chunk.
+  // integer: chunks of rows; see Q4RowBlock for what is in a chunk.
   Buffer<int16_t> x;
   Buffer<float> scales;
   Buffer<int32_t> sums;
@@ -128,9 +131,12 @@ bool use_many(const LinearKernels& kernels, int rows) {
   return kernels.q4_many != nullptr && rows > kernels.q4_rows;
 }
 
-// Rows of a q4 kernel call: chunks of about the same size.
-int q4_chunk_rows(const LinearKernels& kernels, int rows) {
-  const int most = use_many(kernels, rows) ? kLinearRows : kernels.q4_rows;
+// Rows of a kernel call: chunks of about the same size.
+int chunk_rows_of(const LinearKernels& kernels, const MatrixCode& code, int rows) {
+  const int most = !code.traits().integer()      ? kLinearDenseRows
+                   : code.type != WeightType::q4 ? kLinearCodeRows
+                   : use_many(kernels, rows)     ? kLinearRows
+                                                 : kernels.q4_rows;
   const int chunks = (rows + most - 1) / most;
   return (rows + chunks - 1) / chunks;
 }
@@ -143,24 +149,28 @@ int activation_block(int group) {
   return kTileK;
 }
 
-Prepared* prepared_for(LinearScratch::Data& data, const MatrixLayout& m, const std::byte* slab) {
-  const bool q4 = m.code.type == WeightType::q4;
+Prepared* prepared_for(LinearScratch::Data& data, const MatrixLayout& m, const std::byte* slab, int chunk_rows) {
+  const bool integer = m.code.traits().integer();
   const int32_t* permutation =
       m.code.permuted ? reinterpret_cast<const int32_t*>(slab + m.permutation_offset) : nullptr;
-  const int group = q4 ? std::min(m.code.group, m.k_stored) : 0;
+  const int group = integer ? std::min(m.code.group, m.k_stored) : 0;
   for (size_t i = 0; i < data.used; i++) {
     Prepared& p = *data.prepared[i];
-    if (p.q4 == q4 && p.permutation == permutation && p.group == group && p.k_stored == m.k_stored) return &p;
+    if (p.integer == integer && p.permutation == permutation && p.group == group && p.k_stored == m.k_stored &&
+        p.chunk_rows == chunk_rows) {
+      return &p;
+    }
   }
   if (data.used == data.prepared.size()) data.prepared.push_back(std::make_unique<Prepared>());
   Prepared& p = *data.prepared[data.used++];
-  p.q4 = q4;
+  p.integer = integer;
+  p.chunk_rows = chunk_rows;
   p.permutation = permutation;
   p.group = group;
   p.k_stored = m.k_stored;
-  p.block = q4 ? activation_block(group) : 0;
+  p.block = integer ? activation_block(group) : 0;
   p.blocks = 0;
-  if (q4) {
+  if (integer) {
     const int last = m.k_stored % group;
     p.blocks = m.k_stored / group * (group / p.block) + (last + p.block - 1) / p.block;
   }
@@ -169,7 +179,7 @@ Prepared* prepared_for(LinearScratch::Data& data, const MatrixLayout& m, const s
 
 void reserve(Prepared& p, int rows) {
   const size_t n = static_cast<size_t>(rows);
-  if (p.q4) {
+  if (p.integer) {
     p.x.reserve(n * p.k_stored);
     p.scales.reserve(n * p.blocks);
     p.sums.reserve(n * p.blocks);
@@ -178,8 +188,7 @@ void reserve(Prepared& p, int rows) {
   }
 }
 
-void prepare_row(const LinearKernels& kernels, const LinearCall& call, int chunk_rows, Prepared& p, int row,
-                 float* gathered) {
+void prepare_row(const LinearKernels& kernels, const LinearCall& call, Prepared& p, int row, float* gathered) {
   const float* x = call.x + row * call.x_stride;
   const int k = call.layout->k;
   if (p.permutation != nullptr) {
@@ -190,7 +199,7 @@ void prepare_row(const LinearKernels& kernels, const LinearCall& call, int chunk
     std::fill(gathered + k, gathered + p.k_stored, 0.0f);
     x = gathered;
   }
-  if (!p.q4) {
+  if (!p.integer) {
     float* out = p.spread.data() + static_cast<size_t>(row) * p.k_stored * 2;
     for (int s = 0; s < p.k_stored; s += kTileK) {
       for (int t = 0; t < 4; t++, out += 8) {
@@ -203,8 +212,8 @@ void prepare_row(const LinearKernels& kernels, const LinearCall& call, int chunk
     }
     return;
   }
-  const int first = row / chunk_rows * chunk_rows;  // of the chunk
-  const int chunk = std::min(chunk_rows, call.rows - first);
+  const int first = row / p.chunk_rows * p.chunk_rows;  // of the chunk
+  const int chunk = std::min(p.chunk_rows, call.rows - first);
   int16_t* q = p.x.data() + static_cast<size_t>(first) * p.k_stored;
   float* scale = p.scales.data() + static_cast<size_t>(first) * p.blocks + (row - first);
   int32_t* sum = p.sums.data() + static_cast<size_t>(first) * p.blocks + (row - first);
@@ -276,22 +285,22 @@ void write_row(const LinearCall& call, const LinearLayout::Segment& segment, int
 
 // ---- One run
 
-void run_q4(const LinearKernels& kernels, const LinearCall& call, int chunk_rows, const LinearLayout::Segment& segment,
-            const Prepared& p, const Run& run, const float* bias, float* y, int64_t y_stride) {
+// Of a Q4RowBlock or a CodeRowBlock, whose fields of the same name mean the same.
+template <typename RowBlock>
+void run_integer(void (*kernel)(const RowBlock&), RowBlock task, const LinearCall& call,
+                 const LinearLayout::Segment& segment, const Prepared& p, const Run& run, const float* bias, float* y,
+                 int64_t y_stride) {
   const MatrixLayout& m = segment.matrix;
-  const auto kernel = use_many(kernels, call.rows) ? kernels.q4_many : kernels.q4;
   alignas(64) float sums[kLinearRows * kTileN];
-  Q4RowBlock task;
   task.slices = m.slices();
   task.group_tiles = p.group / kTileK;
-  task.block_tiles = p.block / kTileK;
   task.zeros = m.code.zeros;
   task.bf16_scales = m.code.scale == ScaleType::bf16;
   task.out = sums;
   for (int block = run.block_begin; block < run.block_end; block++) {
     task.weights = call.slab + m.offset + static_cast<size_t>(block) * m.row_block_bytes();
-    for (int row = run.row_begin; row < run.row_end; row += chunk_rows) {
-      task.rows = std::min(chunk_rows, run.row_end - row);
+    for (int row = run.row_begin; row < run.row_end; row += p.chunk_rows) {
+      task.rows = std::min(p.chunk_rows, run.row_end - row);
       task.x = p.x.data() + static_cast<size_t>(row) * p.k_stored;
       task.scales = p.scales.data() + static_cast<size_t>(row) * p.blocks;
       task.sums = p.sums.data() + static_cast<size_t>(row) * p.blocks;
@@ -299,6 +308,44 @@ void run_q4(const LinearKernels& kernels, const LinearCall& call, int chunk_rows
       for (int i = 0; i < task.rows; i++) {
         write_row(call, segment, block, sums + i * kTileN, bias, y + (row + i) * y_stride);
       }
+    }
+  }
+}
+
+// e4m3: some groups at a time become float32 tiles, which all rows are multiplied with.
+void run_widened(const LinearKernels& kernels, const LinearCall& call, const LinearLayout::Segment& segment,
+                 const Prepared& p, const Run& run, const float* bias, float* y, int64_t y_stride) {
+  constexpr int kTiles = 16;
+  const MatrixLayout& m = segment.matrix;
+  const int per_group = m.code.group / kTileK, rows = run.row_end - run.row_begin;
+  std::vector<float> tiles(static_cast<size_t>(kTiles) * kTileN * kTileK + 16);
+  std::vector<float> sums(static_cast<size_t>(rows) * kTileN);
+  auto* aligned = reinterpret_cast<float*>(round_up(reinterpret_cast<uintptr_t>(tiles.data()), 64));
+  alignas(64) float part[kLinearDenseRows * kTileN];
+  for (int block = run.block_begin; block < run.block_end; block++) {
+    const std::byte* matrix = call.slab + m.offset;
+    std::fill(sums.begin(), sums.end(), 0.0f);
+    for (int begin = 0; begin < m.slices(); begin += kTiles) {
+      const int end = std::min(begin + kTiles, m.slices());
+      for (int s = begin; s < end; s += per_group) {
+        kernels.widen(matrix + m.group_offset(block, s / per_group), matrix + m.tile_offset(block, s),
+                      std::min(per_group, end - s), aligned + static_cast<ptrdiff_t>(s - begin) * kTileN * kTileK);
+      }
+      DenseRowBlock task;
+      task.weights = reinterpret_cast<const std::byte*>(aligned);
+      task.slices = end - begin;
+      task.x_stride = static_cast<int64_t>(p.k_stored) * 2;
+      task.out = part;
+      for (int row = 0; row < rows; row += kLinearDenseRows) {
+        task.rows = std::min(kLinearDenseRows, rows - row);
+        task.x = p.spread.data() + (run.row_begin + row) * task.x_stride + static_cast<ptrdiff_t>(begin) * 2 * kTileK;
+        kernels.f32(task);
+        for (int i = 0; i < task.rows * kTileN; i++) sums[static_cast<size_t>(row) * kTileN + i] += part[i];
+      }
+    }
+    for (int row = 0; row < rows; row++) {
+      write_row(call, segment, block, sums.data() + static_cast<size_t>(row) * kTileN, bias,
+                y + (run.row_begin + row) * y_stride);
     }
   }
 }
@@ -379,24 +426,24 @@ void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, st
   data.of_segment.clear();
   double bytes = 0, macs = 0;
   int k_stored = 0;
-  bool any_q4 = false;
+  int row_chunk = 1;  // rows are split between chunks of every matrix
   for (const auto& segment : layout.segments) {
     const MatrixLayout& m = segment.matrix;
-    data.of_segment.push_back(prepared_for(data, m, call.slab));
+    const int chunk_rows = chunk_rows_of(kernels, m.code, call.rows);
+    data.of_segment.push_back(prepared_for(data, m, call.slab, chunk_rows));
     bytes += static_cast<double>(m.bytes);
     macs += static_cast<double>(m.n) * m.k_stored * call.rows;
     k_stored = std::max(k_stored, m.k_stored);
-    any_q4 = any_q4 || m.code.type == WeightType::q4;
+    if (m.code.traits().integer()) row_chunk = std::lcm(row_chunk, chunk_rows);
   }
   const int threads = pool.threads();
   data.gathered.reserve(static_cast<size_t>(threads) * k_stored);
   for (size_t i = 0; i < data.used; i++) reserve(*data.prepared[i], call.rows);
 
-  const int chunk_rows = q4_chunk_rows(kernels, call.rows);
   const bool parallel = threads > 1 && estimate_nanoseconds(bytes, macs) > kSerialNanoseconds;
   const int64_t rows_to_prepare = static_cast<int64_t>(data.used) * call.rows;
   const auto prepare = [&](int64_t index, int thread) {
-    prepare_row(kernels, call, chunk_rows, *data.prepared[index / call.rows], static_cast<int>(index % call.rows),
+    prepare_row(kernels, call, *data.prepared[index / call.rows], static_cast<int>(index % call.rows),
                 data.gathered.data() + static_cast<size_t>(thread) * k_stored);
   };
   if (parallel && rows_to_prepare > 1 && rows_to_prepare * k_stored > 32768) {
@@ -415,13 +462,23 @@ void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, st
     y_stride = layout.n;
   }
 
-  plan_runs(data, call, parallel ? threads : 1, any_q4 ? chunk_rows : kLinearDenseRows);
+  plan_runs(data, call, parallel ? threads : 1, row_chunk > 1 || call.rows == 1 ? row_chunk : kLinearDenseRows);
   const auto body = [&](int64_t index, int) {
     const Run& run = data.runs[index];
     const LinearLayout::Segment& segment = layout.segments[run.segment];
     const Prepared& p = *data.of_segment[run.segment];
-    if (p.q4) {
-      run_q4(kernels, call, chunk_rows, segment, p, run, bias, y, y_stride);
+    const MatrixCode& code = segment.matrix.code;
+    if (code.type == WeightType::q4) {
+      Q4RowBlock task;
+      task.block_tiles = p.block / kTileK;
+      run_integer(use_many(kernels, call.rows) ? kernels.q4_many : kernels.q4, task, call, segment, p, run, bias, y,
+                  y_stride);
+    } else if (p.integer) {
+      CodeRowBlock task;
+      task.code = &code.traits();
+      run_integer(kernels.code, task, call, segment, p, run, bias, y, y_stride);
+    } else if (code.traits().levels == Levels::e4m3) {
+      run_widened(kernels, call, segment, p, run, bias, y, y_stride);
     } else {
       run_dense(kernels, call, segment, p, run, bias, y, y_stride);
     }

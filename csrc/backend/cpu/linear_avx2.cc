@@ -2,7 +2,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "backend/cpu/linear_code_body.h"
 #include "backend/cpu/linear_kernels.h"
+#include "backend/cpu/words_avx2.h"
 
 namespace millrace {
 namespace {
@@ -348,7 +350,8 @@ void dense(const DenseRowBlock& a) {
 
 }  // namespace
 
-const LinearKernels kLinearAvx2 = {"avx2", kMostRows, quantize, q4, nullptr, dense<F16>, dense<Bf16>, dense<F32>};
+const LinearKernels kLinearAvx2 = {"avx2",     kMostRows,  quantize,    q4,        nullptr, code_linear<WordsAvx2>,
+                                   code_widen, dense<F16>, dense<Bf16>, dense<F32>};
 
 }  // namespace millrace
 #endif

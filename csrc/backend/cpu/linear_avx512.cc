@@ -7,13 +7,16 @@
 #endif
 #include <immintrin.h>
 
+#include "backend/cpu/linear_code_body.h"
 #include "backend/cpu/linear_kernels.h"
 #include "backend/cpu/linear_q4_avx512.h"
+#include "backend/cpu/words_avx512.h"
 
 namespace millrace {
 
 void linear_q4_avx512vnni(const Q4RowBlock& a);
 void linear_q4_many_avx512vnni(const Q4RowBlock& a);
+void linear_code_avx512vnni(const CodeRowBlock& a);
 
 namespace {
 
@@ -156,10 +159,11 @@ void dense(const DenseRowBlock& a) {
 
 }  // namespace
 
-const LinearKernels kLinearAvx512 = {"avx512", kMostRows, quantize, q4, q4_many, dense<F16>, dense<Bf16>, dense<F32>};
+const LinearKernels kLinearAvx512 = {"avx512",   kMostRows,  quantize,    q4,        q4_many, code_linear<WordsAvx512>,
+                                     code_widen, dense<F16>, dense<Bf16>, dense<F32>};
 const LinearKernels kLinearAvx512Vnni = {
-    "avx512vnni", kMostRows,   quantize,  linear_q4_avx512vnni, linear_q4_many_avx512vnni,
-    dense<F16>,   dense<Bf16>, dense<F32>};
+    "avx512vnni",           kMostRows,  quantize,   linear_q4_avx512vnni, linear_q4_many_avx512vnni,
+    linear_code_avx512vnni, code_widen, dense<F16>, dense<Bf16>,          dense<F32>};
 
 }  // namespace millrace
 #endif

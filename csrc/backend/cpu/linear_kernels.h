@@ -15,6 +15,8 @@
 
 namespace millrace {
 
+struct Code;
+
 inline constexpr int kLinearRows = 48;       // rows of x that a q4 kernel call serves at most, of any instruction set
 inline constexpr int kLinearDenseRows = 8;   // the same of a float kernel
 inline constexpr int kLinearMaxBlock = 128;  // stored input features that share an activation scale, at most
@@ -38,6 +40,25 @@ struct Q4RowBlock {
   float* out = nullptr;           // [rows, 64] in the order of tile_index()
 };
 
+inline constexpr int kLinearCodeRows = 16;  // rows of x that a kernel call of the other integer codes serves at most
+inline constexpr int kLinearCodeTiles = 4;  // tiles of a group of theirs, at most
+
+// The same of any other integer code (model/code.h); the blocks that activation scales belong to are its groups. To a
+// row's result each group adds the term above and then, of codes with minimums,  minimum * (float(sum of x) * x_scale).
+struct CodeRowBlock {
+  const Code* code = nullptr;
+  const std::byte* weights = nullptr;  // the row block's first span or group block
+  int slices = 0;
+  int group_tiles = 0;
+  bool zeros = false;
+  bool bf16_scales = false;
+  int rows = 0;                   // 1..kLinearCodeRows
+  const int16_t* x = nullptr;     // group by group: [rows, 16 * tiles of the group]
+  const float* scales = nullptr;  // [groups, rows]
+  const int32_t* sums = nullptr;  // [groups, rows]
+  float* out = nullptr;           // [rows, 64] in the order of tile_index()
+};
+
 // One row block of a float matrix. x is spread to the order of a tile's elements: for each tile, for t = 0..3:
 // x[2t] x[2t+1] x[2t] x[2t+1] x[2t+8] x[2t+9] x[2t+8] x[2t+9].
 struct DenseRowBlock {
@@ -58,6 +79,9 @@ struct LinearKernels {
   void (*quantize)(const float* x, int count, int16_t* q, float* scale, int32_t* sum);
   void (*q4)(const Q4RowBlock&);
   void (*q4_many)(const Q4RowBlock&);  // the same results for 1..kLinearRows rows, faster beyond q4_rows; or null
+  void (*code)(const CodeRowBlock&);
+  // Tiles of e4m3 numbers (after a group's header of float32 scales) as float32 tiles, each number times its scale.
+  void (*widen)(const std::byte* header, const std::byte* tiles, int count, float* out);
   void (*f16)(const DenseRowBlock&);
   void (*bf16)(const DenseRowBlock&);
   void (*f32)(const DenseRowBlock&);

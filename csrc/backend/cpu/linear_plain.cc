@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "backend/cpu/linear_code_body.h"
 #include "backend/cpu/linear_kernels.h"
 #include "core/half.h"
 #include "model/slab_layout.h"
@@ -34,8 +35,13 @@ inline Words all_words(uint32_t value) {
 inline Words mask_words(Words a, Words b) {
   return _mm_and_si128(a, b);
 }
-inline Words shift_words_8(Words a) {
-  return _mm_srli_epi32(a, 8);
+inline Words either_words(Words a, Words b) {
+  return _mm_or_si128(a, b);
+}
+// Left; right where negative.
+template <int kBits>
+inline Words shift_words(Words a) {
+  return kBits < 0 ? _mm_srli_epi32(a, -kBits) : _mm_slli_epi32(a, kBits);
 }
 inline Words dot_words(Words sum, Words a, Words b) {
   return _mm_add_epi32(sum, _mm_madd_epi16(a, b));
@@ -54,8 +60,13 @@ inline Words all_words(uint32_t value) {
 inline Words mask_words(Words a, Words b) {
   return vandq_u32(a, b);
 }
-inline Words shift_words_8(Words a) {
-  return vshrq_n_u32(a, 8);
+inline Words either_words(Words a, Words b) {
+  return vorrq_u32(a, b);
+}
+// Left; right where negative.
+template <int kBits>
+inline Words shift_words(Words a) {
+  return vshlq_u32(a, vdupq_n_s32(kBits));
 }
 inline Words dot_words(Words sum, Words a, Words b) {
   const int16x8_t x = vreinterpretq_s16_u32(a), y = vreinterpretq_s16_u32(b);
@@ -81,8 +92,14 @@ inline Words mask_words(Words a, Words b) {
   for (int i = 0; i < 4; i++) a.v[i] &= b.v[i];
   return a;
 }
-inline Words shift_words_8(Words a) {
-  for (uint32_t& word : a.v) word >>= 8;
+inline Words either_words(Words a, Words b) {
+  for (int i = 0; i < 4; i++) a.v[i] |= b.v[i];
+  return a;
+}
+// Left; right where negative.
+template <int kBits>
+inline Words shift_words(Words a) {
+  for (uint32_t& word : a.v) word = kBits < 0 ? word >> (-kBits & 31) : word << (kBits & 31);
   return a;
 }
 inline Words dot_words(Words sum, Words a, Words b) {
@@ -126,6 +143,56 @@ void quantize(const float* x, int count, int16_t* q, float* scale, int32_t* sum)
   *sum = total;
 }
 
+// Words of code.h: one t of a g.
+struct WordsPlain {
+  using V = Words;
+  struct Table {
+    uint8_t bytes[16];
+  };
+  static constexpr int kTs = 1;
+  static V zero() { return all_words(0); }
+  static V load(const std::byte* p) { return load_words(p); }
+  static V mask(V a, uint32_t bits) { return mask_words(a, all_words(bits)); }
+  static V either(V a, V b) { return either_words(a, b); }
+  template <int kBits>
+  static V right(V a) {
+    return shift_words<-kBits>(a);
+  }
+  template <int kBits>
+  static V left(V a) {
+    return shift_words<kBits>(a);
+  }
+  static V load_fields(const std::byte* p) {
+    uint32_t two[2], four[4];
+    std::memcpy(two, p, sizeof two);
+    for (int j = 0; j < 4; j++) four[j] = two[j / 2] >> (8 * (j % 2));
+    return load_words(four);
+  }
+  static Table table(const uint8_t* bytes) {
+    Table out;
+    std::memcpy(out.bytes, bytes, sizeof out.bytes);
+    return out;
+  }
+  static V look_up(const Table& table, V index) {
+    uint8_t bytes[16];
+    store_words(reinterpret_cast<int32_t*>(bytes), index);
+    for (uint8_t& byte : bytes) byte = table.bytes[byte & 15];
+    return load_words(bytes);
+  }
+  static V spread(const int16_t* x, int pair, int first) { return pair_of(x + 8 * pair + 2 * first); }
+  static V dot(V sum, V weights, V x) { return dot_words(sum, weights, x); }
+  static void reduce(V sum, int32_t* out) { store_words(out, sum); }
+  static void halves(const std::byte* p, float* out) {
+    for (int i = 0; i < kTileN; i++) {
+      uint16_t bits;
+      std::memcpy(&bits, p + 2 * i, sizeof bits);
+      out[i] = half_to_float(bits);
+    }
+  }
+  template <int kTileBytes>
+  static void prefetch(const std::byte*, int) {}
+};
+
 // See linear_q4_avx512.h for the masks and for the factor 16 of h 1.
 template <int kRows>
 void q4_rows(const Q4RowBlock& a) {
@@ -155,7 +222,7 @@ void q4_rows(const Q4RowBlock& a) {
         for (int s = 0; s < tiles; s++) {
           for (int t = 0; t < 4; t++) {
             const Words words = load_words(p + static_cast<size_t>(s) * kQ4TileBytes + (4 * g + t) * 16);
-            const Words next = shift_words_8(words);
+            const Words next = shift_words<-8>(words);
             const Words w0 = mask_words(words, low), w1 = mask_words(words, high);
             const Words w2 = mask_words(next, low), w3 = mask_words(next, high);
             for (int row = 0; row < kRows; row++) {
@@ -268,6 +335,7 @@ void dense(const DenseRowBlock& a) {
 
 }  // namespace
 
-const LinearKernels kLinearPlain = {"plain", kMostRows, quantize, q4, nullptr, dense<F16>, dense<Bf16>, dense<F32>};
+const LinearKernels kLinearPlain = {"plain",    kMostRows,  quantize,    q4,        nullptr, code_linear<WordsPlain>,
+                                    code_widen, dense<F16>, dense<Bf16>, dense<F32>};
 
 }  // namespace millrace

@@ -1,7 +1,7 @@
 /** A GGUF model's metadata and tensors, as the rest of the library knows checkpoints. */
 import { basename } from 'node:path'
 import type { NativeAddon, NativeTensor } from '../../binding.ts'
-import type { HeadType } from '../../options/model.ts'
+import type { MadeWeights } from '../../options/model.ts'
 import type { CheckpointParts } from '../checkpoint.ts'
 import { type ModelConfig, readConfig } from '../config.ts'
 import { MODULES } from '../decoder.ts'
@@ -22,7 +22,7 @@ const ROPE_FACTORS = 'rope_freqs.weight'
 const LONG_ROPE = { short: 'rope_factors_short.weight', long: 'rope_factors_long.weight' }
 
 /** Reads headers, and of what could be left out its bytes. Throws the CHECKPOINT_ errors. */
-export async function openGguf(files: GgufFiles, native: NativeAddon, head: HeadType): Promise<CheckpointParts> {
+export async function openGguf(files: GgufFiles, native: NativeAddon, made: MadeWeights): Promise<CheckpointParts> {
   const warnings = [...files.warnings]
   const warn = (message: string) => void warnings.push(message)
   const headers = files.parts.map((path) => readGgufHeader(native, path, basename(path)))
@@ -42,7 +42,7 @@ export async function openGguf(files: GgufFiles, native: NativeAddon, head: Head
     const tensors = stored
       .filter((tensor) => tensor.name !== ROPE_FACTORS && !Object.values(LONG_ROPE).includes(tensor.name))
       .map((tensor) => ({ ...tensor, name: names.toHub(tensor.name) }))
-    const plain = makeSource(said, { method: 'none' }, tensors, head)
+    const plain = makeSource(said, { method: 'none' }, tensors, made)
     await checkUnread(files.parts, said, plain, tensors, (message) => warn(inFileNames(message, names)))
     const source = names.ofSource(plain)
     return {

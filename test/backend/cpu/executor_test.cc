@@ -212,7 +212,7 @@ class Builder {
             *x = tile[n * kTileK + k] = value;
           }
         }
-        std::byte* destination = out.bytes.data() + float_tile_offset(m, rb, s);
+        std::byte* destination = out.bytes.data() + m.tile_offset(rb, s);
         if (m.code.type == WeightType::f32) {
           encode_float_tile(tile, reinterpret_cast<float*>(destination));
         } else {
@@ -246,7 +246,7 @@ class Builder {
       const uint16_t scale_bits = float_to_half(static_cast<float>(range > 0 ? range : 1.0));
       const double scale = half_to_float(scale_bits);
       const int zero = m.code.zeros ? std::clamp(static_cast<int>(std::lround(-low / scale)), 0, 15) : 8;
-      std::byte* header = bytes + q4_group_offset(m, rb, group);
+      std::byte* header = bytes + m.group_offset(rb, group);
       std::memcpy(header + 2 * tile_index(n), &scale_bits, 2);
       if (m.code.zeros) header[128 + tile_index(n)] = static_cast<std::byte>(zero);
       for (int k = begin; k < end; k++) {
@@ -261,7 +261,7 @@ class Builder {
       for (int n = 0; n < kTileN; n++) {
         std::memcpy(tile + n * kTileK, &q[static_cast<size_t>(n) * (end - begin) + k - begin], kTileK);
       }
-      encode_q4_tile(tile, bytes + q4_tile_offset(m, rb, k / kTileK));
+      encode_tile(WeightType::q4, tile, bytes + m.tile_offset(rb, k / kTileK));
     }
   }
 

@@ -56,7 +56,7 @@ void fill_matrix(const MatrixLayout& m, std::byte* slab, std::mt19937_64& random
   for (int block = 0; block < m.n_blocks(); block++) {
     if (m.code.type == WeightType::q4) {
       for (int group = 0; group < m.groups(); group++) {
-        std::byte* header = base + q4_group_offset(m, block, group);
+        std::byte* header = base + m.group_offset(block, group);
         for (int i = 0; i < kTileN; i++) {
           const float s = scale(random);
           put16(header, i, m.code.scale == ScaleType::f16 ? float_to_half(s) : float_to_bfloat16(s));
@@ -72,7 +72,7 @@ void fill_matrix(const MatrixLayout& m, std::byte* slab, std::mt19937_64& random
           const int at = n * kTileK + k, stored = slice * kTileK + k;
           const bool padding = m.code.permuted ? order[stored] == kPadding : stored >= m.k;
           if (m.code.type == WeightType::q4) {
-            const std::byte* header = base + q4_group_offset(m, block, stored / m.code.group);
+            const std::byte* header = base + m.group_offset(block, stored / m.code.group);
             const int zero_point = m.code.zeros ? static_cast<int>(header[128 + tile_index(n)]) : 8;
             q[at] = static_cast<uint8_t>(padding ? std::min(zero_point, 15) : nibble(random));
           } else {
@@ -81,15 +81,15 @@ void fill_matrix(const MatrixLayout& m, std::byte* slab, std::mt19937_64& random
         }
       }
       if (m.code.type == WeightType::q4) {
-        encode_q4_tile(q, base + q4_tile_offset(m, block, slice));
+        encode_tile(WeightType::q4, q, base + m.tile_offset(block, slice));
       } else if (m.code.type == WeightType::f32) {
-        encode_float_tile(w, reinterpret_cast<float*>(base + float_tile_offset(m, block, slice)));
+        encode_float_tile(w, reinterpret_cast<float*>(base + m.tile_offset(block, slice)));
       } else {
         uint16_t bits[kTileN * kTileK];
         for (int i = 0; i < kTileN * kTileK; i++) {
           bits[i] = m.code.type == WeightType::f16 ? float_to_half(w[i]) : float_to_bfloat16(w[i]);
         }
-        encode_float_tile(bits, reinterpret_cast<uint16_t*>(base + float_tile_offset(m, block, slice)));
+        encode_float_tile(bits, reinterpret_cast<uint16_t*>(base + m.tile_offset(block, slice)));
       }
     }
   }
@@ -403,8 +403,7 @@ TEST(silu_is_exact_to_a_millionth) {
         const int feature = block * 32 + n / 16 * 8 + n % 8;  // of gate and of up
         if (feature / kTileK == slice) w[n * kTileK + feature % kTileK] = 1.0f;
       }
-      encode_float_tile(w,
-                        reinterpret_cast<float*>(slab.memory.data() + m.offset + float_tile_offset(m, block, slice)));
+      encode_float_tile(w, reinterpret_cast<float*>(slab.memory.data() + m.offset + m.tile_offset(block, slice)));
     }
   }
   for (int range = 0; range < 40; range++) {
@@ -452,7 +451,7 @@ TEST(the_largest_integer_sums_do_not_overflow) {
     for (int slice = 0; slice < m.slices(); slice++) {
       uint8_t q[kTileN * kTileK];
       std::fill(std::begin(q), std::end(q), static_cast<uint8_t>(zero == 0 ? 15 : 0));
-      encode_q4_tile(q, slab.memory.data() + m.offset + q4_tile_offset(m, 0, slice));
+      encode_tile(WeightType::q4, q, slab.memory.data() + m.offset + m.tile_offset(0, slice));
     }
     for (int i = 0; i < kTileN; i++) slab.memory.data()[m.offset + 128 + i] = static_cast<std::byte>(zero);
     for (const float sign : {1.0f, -1.0f}) {

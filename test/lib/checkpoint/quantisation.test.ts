@@ -112,7 +112,7 @@ describe('AWQ', () => {
     [{ backend: 'llm-awq' }, /'backend': "llm-awq" is not supported, expected autoawq/],
     [{ version: undefined, checkpoint_format: 'marlin' }, /'checkpoint_format': "marlin"/],
     [{ version: undefined, format: 'gemv' }, /'format': "gemv"/],
-    [{ bits: 8 }, /'bits': 8 is not supported/],
+    [{ bits: 8 }, /'bits': 8 is not supported, expected 4$/],
     [{ bits: undefined, w_bit: 3 }, /'w_bit': 3 is not supported/],
     [{ pack_dtype: 'int16' }, /'pack_dtype'/],
   ])('refused by name: %j', (config, message) => {
@@ -179,10 +179,10 @@ describe('compressed-tensors', () => {
     expect(parseCompressed({ quantization_status: 'frozen' })).toEqual(read)
   })
   test('compression_config, as the first versions called it', async () => {
-    const config = { compression_config: { quant_method: 'fp8' } }
+    const config = { compression_config: { quant_method: 'hqq' } }
     await expect(
       readQuantisation({ path: await temporaryFolder({}), config } as unknown as CheckpointFolder),
-    ).rejects.toThrow(/config.json: compression_config: field 'quant_method': "fp8"/)
+    ).rejects.toThrow(/config.json: compression_config: field 'quant_method': "hqq"/)
   })
   test('ignore: names, and patterns from the beginning of a name', () => {
     const names = [
@@ -195,10 +195,9 @@ describe('compressed-tensors', () => {
     expect(settings.map((of) => of.quantised)).toEqual([false, true, false, true])
   })
   test.each([
-    [{ format: 'marlin-24' }, {}, {}, /'format': "marlin-24" is not supported, expected pack-quantized/],
-    [{ format: 'int-quantized' }, {}, {}, /'format': "int-quantized"/],
+    [{ format: 'marlin-24' }, {}, {}, /'format': "marlin-24" is not supported, expected pack-quantized, int-/],
     [{ format: 'mixed-precision' }, { format: 'pack-quantized' }, {}, /'format': "mixed-precision"/],
-    [{}, { format: 'nvfp4-pack-quantized' }, {}, /'format': "nvfp4-pack-quantized"/],
+    [{}, { format: 'nvfp4-pack-quantized' }, {}, /'format': "pack-quantized" is not supported, expected nvfp4/],
     [{ format: undefined }, {}, {}, /'format': nothing/],
     [{ config_groups: {} }, {}, {}, /'config_groups': \[\] is not supported, expected one group/],
     [{ config_groups: { a: { targets: [] }, b: { targets: [] } } }, {}, {}, /'config_groups': \["a","b"\]/],
@@ -210,7 +209,7 @@ describe('compressed-tensors', () => {
     [{ sparsity_config: { format: 'sparse-24-bitmask' } }, {}, {}, /'sparsity_config.format': "sparse-24-bitmask"/],
     [{ transform_config: { config_groups: { R1: {} } } }, {}, {}, /'transform_config': \["R1"\]/],
     [{}, { weights: null }, {}, /weights': null/],
-    [{}, {}, { num_bits: 8 }, /weights.num_bits': 8 is not supported, expected 4/],
+    [{}, {}, { num_bits: 3 }, /weights.num_bits': 3 is not supported, expected 4 or 8/],
     [{}, {}, { type: 'float' }, /weights.type': "float"/],
     [{}, {}, { dynamic: true }, /weights.dynamic': true/],
     [{}, {}, { strategy: 'tensor' }, /weights.strategy': "tensor" is not supported, expected group or channel/],
@@ -244,6 +243,9 @@ test('any settings are either read or refused with a code', () => {
       config_groups: { group_0: { targets: ['Linear'], weights: { num_bits: 4, group_size: 32, strategy: 'group' } } },
       ignore: ['lm_head'],
     },
+    fp8: { quant_method: 'fp8', fmt: 'e4m3', weight_block_size: [128, 128], modules_to_not_convert: ['lm_head'] },
+    modelopt: { quant_method: 'modelopt', quant_algo: 'NVFP4', group_size: 16, ignore: ['lm_head', '*proj'] },
+    autoRound: { quant_method: 'auto-round', bits: 4, group_size: 128, extra_config: { lm_head: { bits: 16 } } },
   }
   const fields = [...new Set(Object.values(base).flatMap(Object.keys)), 'dynamic', 'modules_to_not_convert', 'sym']
   const modules = ['lm_head', 'model.layers.0.mlp.up_proj']
@@ -268,8 +270,87 @@ test('any settings are either read or refused with a code', () => {
   )
 })
 
+describe('float formats', () => {
+  const none = { method: 'fp8', bits: 8, symmetric: true }
+  test.each([
+    [
+      { quant_method: 'fp8', weight_block_size: [128, 64] },
+      { ...none, blockRows: 128, groupSize: 64 },
+    ],
+    [
+      { quant_method: 'fp8', weight_block_size: null, fmt: 'e4m3' },
+      { ...none, blockRows: -1, groupSize: -1 },
+    ],
+    [
+      { quant_method: 'modelopt', quant_algo: 'FP8' },
+      { ...none, blockRows: -1, groupSize: -1 },
+    ],
+    [
+      { quant_method: 'modelopt', quant_algo: 'NVFP4' },
+      { method: 'nvfp4', groupSize: 16, format: 'modelopt' },
+    ],
+  ])('%j', (settings, expected) => {
+    expect(parse({ group_size: undefined, ...settings })).toMatchObject(expected)
+  })
+  const compressed = (format: string, weights: object) =>
+    parseQuantisation(
+      {
+        quant_method: 'compressed-tensors',
+        format,
+        config_groups: { group_0: { targets: ['Linear'], weights, input_activations: { num_bits: 8, dynamic: true } } },
+        ignore: ['lm_head'],
+      },
+      'config.json',
+    )
+  test.each([
+    ['tensor', {}, -1, -1],
+    ['channel', {}, 1, -1],
+    ['block', { block_structure: [128, 128] }, 128, 128],
+  ])('float-quantized by %s', (strategy, more, blockRows, size) => {
+    const read = compressed('float-quantized', { num_bits: 8, type: 'float', strategy, ...more })
+    expect(read).toEqual({ ...none, blockRows, groupSize: size, excluded: ['lm_head'] })
+  })
+  test('nvfp4-pack-quantized, int-quantized', () => {
+    const four = { num_bits: 4, type: 'float', strategy: 'tensor_group', group_size: 16 }
+    expect(compressed('nvfp4-pack-quantized', four)).toMatchObject({ method: 'nvfp4', format: 'nvfp4-pack-quantized' })
+    const eight = { num_bits: 8, type: 'int', strategy: 'channel' }
+    expect(compressed('int-quantized', eight)).toMatchObject({ bits: 8, groupSize: -1, format: 'int-quantized' })
+  })
+  test('what modelopt leaves out, by names with *', () => {
+    const names = ['lm_head', 'model.layers.0.mlp.up_proj', 'model.layers.1.mlp.up_proj']
+    const read = parse({
+      quant_method: 'modelopt',
+      quant_algo: 'NVFP4',
+      group_size: 16,
+      ignore: ['lm_head', '*.1.mlp*'],
+    })
+    expect(names.map(moduleSettings(read, names)).map((of) => of.quantised)).toEqual([false, true, false])
+  })
+  test('AutoRound writes the layout of GPTQ, and rules of modules', () => {
+    const names = ['lm_head', 'model.layers.0.mlp.up_proj']
+    const read = parse({
+      quant_method: 'auto-round',
+      packing_format: 'auto_round:auto_gptq',
+      extra_config: { lm_head: { bits: 16 }, 'model.layers.0.mlp.up_proj': { bits: 8, group_size: 32 } },
+    })
+    expect(read).toMatchObject({ method: 'gptq', format: 'gptq', bits: 4 })
+    const [head, up] = names.map(moduleSettings(read, names))
+    expect(head!.quantised).toBe(false)
+    expect(up).toMatchObject({ quantised: true, bits: 8, groupSize: 32 })
+  })
+  test.each([
+    [{ quant_method: 'fp8', fmt: 'e5m2' }, /'fmt'/],
+    [{ quant_method: 'modelopt', quant_algo: 'W4A8_AWQ' }, /'quant_algo': "W4A8_AWQ" is not supported, expected NVFP4/],
+    [{ quant_method: 'auto-round', packing_format: 'auto_round:llm_compressor' }, /'packing_format'/],
+  ])('refused by name: %j', (settings, message) => {
+    expect(() => parse(settings)).toThrowError(
+      expect.objectContaining({ code: 'CHECKPOINT_UNSUPPORTED', message: expect.stringMatching(message) }),
+    )
+  })
+})
+
 describe('refusals, by name', () => {
-  test.each(['bitsandbytes', 'fp8', 'hqq', undefined, 7])('quant_method %j', (method) => {
+  test.each(['bitsandbytes', 'eetq', 'hqq', undefined, 7])('quant_method %j', (method) => {
     expect(() => parse({ quant_method: method })).toThrowError(
       expect.objectContaining({
         code: 'CHECKPOINT_UNSUPPORTED',
@@ -280,7 +361,7 @@ describe('refusals, by name', () => {
     )
   })
   test.each([
-    [{ bits: 8 }, /'bits': 8 is not supported, expected 4/],
+    [{ bits: 3 }, /'bits': 3 is not supported, expected 4 or 8/],
     [{ checkpoint_format: 'marlin' }, /'checkpoint_format': "marlin"/],
     [{ is_marlin_format: true }, /'checkpoint_format': "marlin"/],
     [{ pack_dtype: 'int8' }, /'pack_dtype'/],

@@ -177,6 +177,7 @@ let nextRequest = 1
 
 export class FakeModel implements NativeModel {
   readonly headError = undefined
+  readonly weightError = undefined
   readonly id: number
   readonly #addon: FakeAddon
   packed: NativePacked = { state: 'unused', reason: '' }

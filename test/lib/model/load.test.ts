@@ -60,7 +60,10 @@ describe('load', () => {
     const [a, b, c] = fake.addon.loads.slice(-3).map((request) => request as { identity: string; source: object })
     expect(a!.identity).not.toBe(b!.identity)
     expect(a!.identity).toBe(c!.identity)
-    expect([a, b].map((request) => request!.source)).toMatchObject([{ headBits: 0 }, { headBits: 4 }])
+    expect([a, b].map((request) => request!.source)).toMatchObject([
+      { head: { makeBits: 0 } },
+      { head: { makeBits: 4 } },
+    ])
   })
 
   test('memory that is not free now is told before any is taken, but not asked for twice', async () => {

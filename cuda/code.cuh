@@ -1,0 +1,259 @@
+#pragma once
+// How weights of each code become float16 on the GPU, exactly: one trait a kind of tile (the registers of
+// mma.m16n8k16's A operand), and one reader of scales and minimums. Every linear takes its weights from here.
+//
+// Integers: 1024 + q has the bits 0x6400 | q, from which 1024 + zero is taken. Four bits further up the same bits are
+// 1024 + 16 q, of which a sixteenth less 64 + zero is the same. The scale is applied to a group's float32 sum. (Nibbles
+// as subnormal float16, without these subtractions, lose 10 bits: tensor cores align products by nominal exponents.
+// Measured: relative error 1e-4.)
+#include <cuda_fp16.h>
+
+#include "cuda/common.cuh"
+#include "model/code.h"
+
+namespace millrace::cuda {
+
+__device__ __forceinline__ uint32_t add_half2(uint32_t a, uint32_t b) {
+  const __half2 v = __hadd2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+__device__ __forceinline__ uint32_t sixteenth_plus(uint32_t a, uint32_t b) {
+  const __half2 v = __hfma2(*reinterpret_cast<const __half2*>(&a), __half2half2(__ushort_as_half(0x2c00)),
+                            *reinterpret_cast<const __half2*>(&b));
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+
+// What is added to numbers of output features g (even registers) and g + 8 (odd ones): -(1024 + zero) or -(64 + zero),
+// twice.
+struct ZeroShift {
+  uint32_t even, odd;
+};
+
+// ---- Four bits
+
+__device__ __forceinline__ ZeroShift nibble_shift(uint32_t zero_even, uint32_t zero_odd) {
+  return {0xe400e400 + zero_even * 0x00010001, 0xd400d400 + zero_odd * 0x00100010};
+}
+// exponent: 0x64006400, in a register where that is better.
+__device__ __forceinline__ void nibble_registers(uint32_t word, uint32_t exponent, const ZeroShift& shift,
+                                                 uint32_t (&a)[4]) {
+  const uint32_t high = word >> 8;
+  a[0] = add_half2(and_or(word, 0x000f000f, exponent), shift.even);
+  a[1] = sixteenth_plus(and_or(word, 0x00f000f0, exponent), shift.odd);
+  a[2] = add_half2(and_or(high, 0x000f000f, exponent), shift.even);
+  a[3] = sixteenth_plus(and_or(high, 0x00f000f0, exponent), shift.odd);
+}
+
+// ---- Tiles: a lane's words, and the registers of its row block j.
+
+template <int BITS, Levels LEVELS>
+struct Tile;
+
+template <>
+struct Tile<4, Levels::integer> {
+  uint32_t words[4];
+  __device__ __forceinline__ void load(uint32_t tile, int lane) {
+    const uint4 v = load_shared_16(tile + lane * 16);
+    words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+  }
+  __device__ static ZeroShift shift(uint32_t even, uint32_t odd) { return nibble_shift(even, odd); }
+  __device__ __forceinline__ void registers(int j, uint32_t exponent, const ZeroShift& shift, uint32_t (&a)[4]) const {
+    nibble_registers(words[j], exponent, shift, a);
+  }
+};
+
+template <>
+struct Tile<6, Levels::integer> {
+  uint32_t words[4], high[2];
+  __device__ __forceinline__ void load(uint32_t tile, int lane) {
+    const uint4 v = load_shared_16(tile + lane * 16);
+    words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+    const uint2 h = load_shared_8(tile + 512 + lane * 8);
+    high[0] = h.x, high[1] = h.y;
+  }
+  __device__ static ZeroShift shift(uint32_t even, uint32_t odd) { return nibble_shift(even, odd); }
+  __device__ __forceinline__ void registers(int j, uint32_t exponent, const ZeroShift& shift, uint32_t (&a)[4]) const {
+    const uint32_t bits = high[j / 2], word = words[j], up = word >> 8;
+    const uint32_t first = j % 2 == 0 ? bits << 4 : bits >> 4, second = j % 2 == 0 ? bits << 2 : bits >> 6;
+    a[0] = add_half2(and_or(first, 0x00300030, and_or(word, 0x000f000f, exponent)), shift.even);
+    a[1] = sixteenth_plus(and_or(first, 0x03000300, and_or(word, 0x00f000f0, exponent)), shift.odd);
+    a[2] = add_half2(and_or(second, 0x00300030, and_or(up, 0x000f000f, exponent)), shift.even);
+    a[3] = sixteenth_plus(and_or(second, 0x03000300, and_or(up, 0x00f000f0, exponent)), shift.odd);
+  }
+};
+
+template <>
+struct Tile<8, Levels::integer> {
+  uint32_t words[2][4];  // [pair][j]
+  __device__ __forceinline__ void load(uint32_t tile, int lane) {
+#pragma unroll
+    for (int pair = 0; pair < 2; pair++) {
+      const uint4 v = load_shared_16(tile + pair * 512 + lane * 16);
+      words[pair][0] = v.x, words[pair][1] = v.y, words[pair][2] = v.z, words[pair][3] = v.w;
+    }
+  }
+  __device__ static ZeroShift shift(uint32_t even, uint32_t odd) {
+    return {0xe400e400 + even * 0x00010001, 0xe400e400 + odd * 0x00010001};
+  }
+  __device__ __forceinline__ void registers(int j, uint32_t exponent, const ZeroShift& shift, uint32_t (&a)[4]) const {
+#pragma unroll
+    for (int pair = 0; pair < 2; pair++) {
+      a[2 * pair] = add_half2(__byte_perm(words[pair][j], exponent, 0x5250), shift.even);
+      a[2 * pair + 1] = add_half2(__byte_perm(words[pair][j], exponent, 0x5351), shift.odd);
+    }
+  }
+};
+
+// A table's entries as they are written, four a word. (Device code has no host's arrays, nor pointers to them.)
+template <WeightType TYPE>
+struct TableWords {
+  static constexpr bool kIq4 = TYPE == WeightType::iq4_nl || TYPE == WeightType::iq4_xs;
+  static constexpr uint32_t k0 = kIq4 ? 0x3e2c1700 : 0x8281807f, k1 = kIq4 ? 0x75695c4e : 0x8b878583;
+  static constexpr uint32_t k2 = kIq4 ? 0xa5988c80 : 0x7c7d7e7f, k3 = kIq4 ? 0xf0d8c4b4 : 0x7377797b;
+};
+template <WeightType TYPE>
+constexpr bool table_words_agree() {
+  const uint32_t words[4] = {TableWords<TYPE>::k0, TableWords<TYPE>::k1, TableWords<TYPE>::k2, TableWords<TYPE>::k3};
+  for (int i = 0; i < 16; i++) {
+    if (static_cast<int>(words[i / 4] >> (8 * (i % 4)) & 0xff) != code_of(TYPE).table[i] + kTableZero) return false;
+  }
+  return true;
+}
+static_assert(table_words_agree<WeightType::iq4_nl>() && table_words_agree<WeightType::iq4_xs>() &&
+              table_words_agree<WeightType::mxfp4>() && table_words_agree<WeightType::nvfp4>());
+
+// A byte of the table for each nibble: two look-ups of 8 entries, of which bit 3 chooses.
+template <>
+struct Tile<4, Levels::table> {
+  uint32_t words[4];
+  __device__ __forceinline__ void load(uint32_t tile, int lane) {
+    const uint4 v = load_shared_16(tile + lane * 16);
+    words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+  }
+  __device__ static ZeroShift shift(uint32_t even, uint32_t odd) { return Tile<8, Levels::integer>::shift(even, odd); }
+  template <WeightType TYPE>
+  __device__ __forceinline__ void registers(int j, uint32_t exponent, const ZeroShift& shift, uint32_t (&a)[4]) const {
+    using Table = TableWords<TYPE>;
+    const uint32_t index = words[j] & 0x77777777, choose = and_or(words[j] >> 1, 0x44444444, 0x32103210);
+    uint32_t bytes[2];
+#pragma unroll
+    for (int odd = 0; odd < 2; odd++) {
+      const uint32_t low = __byte_perm(Table::k0, Table::k1, index >> (16 * odd));
+      const uint32_t high = __byte_perm(Table::k2, Table::k3, index >> (16 * odd));
+      bytes[odd] = __byte_perm(low, high, choose >> (16 * odd));
+    }
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+      const uint32_t pair = __byte_perm(bytes[0], bytes[1], r | (4 + r) << 8);
+      a[r] = add_half2(and_or(pair, 0x00ff00ff, exponent), r % 2 == 0 ? shift.even : shift.odd);
+    }
+  }
+};
+
+// e4m3 as float16 of 2^-8 times the number, which all of them are, then times 2^8.
+template <>
+struct Tile<8, Levels::e4m3> {
+  uint32_t words[4][2];  // [j][pair]
+  __device__ __forceinline__ void load(uint32_t tile, int lane) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      const uint2 v = load_shared_8(tile + (j * 32 + lane) * 8);
+      words[j][0] = v.x, words[j][1] = v.y;
+    }
+  }
+  __device__ static ZeroShift shift(uint32_t, uint32_t) {
+    return {};
+  }
+  __device__ __forceinline__ void registers(int j, uint32_t, const ZeroShift&, uint32_t (&a)[4]) const {
+#pragma unroll
+    for (int r = 0; r < 4; r++) {
+      const uint32_t bytes = __byte_perm(words[j][r / 2], 0, r % 2 == 0 ? 0x1404 : 0x3424);
+      const uint32_t bits = and_or(bytes >> 1, 0x3f803f80, bytes & 0x80008000);
+      const __half2 v = __hmul2(*reinterpret_cast<const __half2*>(&bits), __half2half2(__ushort_as_half(0x5c00)));
+      a[r] = *reinterpret_cast<const uint32_t*>(&v);
+    }
+  }
+};
+
+// ---- What groups and spans have: a lane's eight of each, [half][j], from a column of 64 in shared memory.
+
+__device__ __forceinline__ void load_halves(uint32_t column, int lane, bool bfloat16, float (&out)[8]) {
+  const uint4 v = load_shared_16(column + lane / 4 * 16);
+  const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+  for (int p = 0; p < 4; p++) {
+    if (bfloat16) {
+      out[2 * p] = __uint_as_float(pairs[p] << 16);
+      out[2 * p + 1] = __uint_as_float(pairs[p] & 0xffff0000);
+    } else {
+      const float2 two = __half22float2(*reinterpret_cast<const __half2*>(&pairs[p]));
+      out[2 * p] = two.x;
+      out[2 * p + 1] = two.y;
+    }
+  }
+}
+__device__ __forceinline__ void load_floats(uint32_t column, int lane, float (&out)[8]) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const uint4 v = load_shared_16(column + lane / 4 * 32 + half * 16);
+    out[4 * half] = __uint_as_float(v.x), out[4 * half + 1] = __uint_as_float(v.y);
+    out[4 * half + 2] = __uint_as_float(v.z), out[4 * half + 3] = __uint_as_float(v.w);
+  }
+}
+__device__ __forceinline__ void load_bytes(uint32_t column, int lane, uint32_t (&out)[8]) {
+  const uint2 v = load_shared_8(column + lane / 4 * 8);
+#pragma unroll
+  for (int i = 0; i < 8; i++) out[i] = (i < 4 ? v.x : v.y) >> (8 * (i % 4)) & 0xff;
+}
+__device__ __forceinline__ float signed_byte(uint32_t byte) {
+  return static_cast<float>(static_cast<int8_t>(byte));
+}
+__device__ __forceinline__ float e8m0_halved(uint32_t e) {
+  return __uint_as_float(e > 1 ? (e - 1) << 23 : 0x00200000u << e);
+}
+__device__ __forceinline__ float e4m3(uint32_t bits) {
+  return __uint_as_float((bits & 0x80) << 24 | (bits & 0x7f) << 20) * 0x1p120f;
+}
+
+// Of a span.
+template <WeightType TYPE>
+__device__ __forceinline__ void load_span(uint32_t span, int lane, float (&scales)[8], float (&minimums)[8]) {
+  constexpr Scales kScales = code_of(TYPE).scales;
+  if constexpr (kScales == Scales::nv) load_floats(span, lane, scales);
+  if constexpr (kScales == Scales::two_level) load_halves(span, lane, false, scales);
+  if constexpr (code_of(TYPE).offsets == Offsets::two_level) load_halves(span + 2 * kTileN, lane, false, minimums);
+}
+
+// Of a group.
+template <WeightType TYPE>
+__device__ __forceinline__ void load_scales(uint32_t header, int lane, bool bfloat16, const float (&span)[8],
+                                            float (&out)[8]) {
+  constexpr Scales kScales = code_of(TYPE).scales;
+  if constexpr (kScales == Scales::half) {
+    load_halves(header, lane, bfloat16, out);
+  } else if constexpr (kScales == Scales::f32) {
+    load_floats(header, lane, out);
+  } else {
+    uint32_t bytes[8];
+    load_bytes(header, lane, bytes);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      out[i] = kScales == Scales::e8m0        ? e8m0_halved(bytes[i])
+               : kScales == Scales::two_level ? span[i] * signed_byte(bytes[i])
+                                              : span[i] * e4m3(bytes[i]);
+    }
+  }
+}
+template <WeightType TYPE>
+__device__ __forceinline__ void load_minimums(uint32_t column, int lane, const float (&span)[8], float (&out)[8]) {
+  if constexpr (code_of(TYPE).offsets == Offsets::minimum) {
+    load_halves(column, lane, false, out);
+  } else {
+    uint32_t bytes[8];
+    load_bytes(column, lane, bytes);
+#pragma unroll
+    for (int i = 0; i < 8; i++) out[i] = span[i] * signed_byte(bytes[i]);
+  }
+}
+
+}  // namespace millrace::cuda
