@@ -101,7 +101,13 @@ function checkUse() {
   const ai = "console.log(millrace({ path: '/a/b' }).modelId)"
   const named = (stdout) => stdout === 'b\n'
   check('import of millrace/ai', 'node', [...module, `import { millrace } from 'millrace/ai'; ${ai}`], project, named)
-  check('require of millrace/ai', 'node', [...quiet, `const { millrace } = require('millrace/ai'); ${ai}`], project, named)
+  check(
+    'require of millrace/ai',
+    'node',
+    [...quiet, `const { millrace } = require('millrace/ai'); ${ai}`],
+    project,
+    named,
+  )
   // As on a Mac: it installs and imports, and says at first use what is the matter.
   const other = `Object.defineProperty(process, 'platform', { value: 'darwin' })
     const { probe } = await import('millrace')

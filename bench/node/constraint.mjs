@@ -74,7 +74,8 @@ const at = (list, share) => list[Math.min(list.length - 1, Math.floor(list.lengt
 const compile = sorted(compileMs)
 const masks = sorted(cold)
 const average = masks.reduce((sum, value) => sum + value, 0) / masks.length
-const row = (name, value, unit, limit = '') => console.log(`${name.padEnd(28)} ${value.toFixed(1).padStart(10)} ${unit}${limit}`)
+const row = (name, value, unit, limit = '') =>
+  console.log(`${name.padEnd(28)} ${value.toFixed(1).padStart(10)} ${unit}${limit}`)
 console.log(`${files.length} schemas, ${tokenizer.pieces.size} tokens`)
 row('files that pass', (100 * passed) / files.length, '%', '   limit 82')
 row('valid instances refused', refusedValid, '')
