@@ -162,7 +162,6 @@ class ResponseRun {
       tools: tools.map((tool) => ({ strict: null, parameters: null, ...tool })),
       top_p: request.top_p ?? this.#lease.model.samplingDefaults.topP ?? 1,
       truncation: request.truncation ?? 'disabled',
-      usage: null,
       ...(request.user === undefined ? {} : { user: request.user }),
       metadata: request.metadata ?? {},
       ...more,
