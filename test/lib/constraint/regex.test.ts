@@ -5,7 +5,27 @@ import { accepts, compiled } from './compiled.ts'
 
 const regex = (source: string, flags = '') => compiled({ type: 'regex', source, flags })
 
-const atom = fc.constantFrom('a', 'b', 'é', '😀', '.', '[ab]', '[^a]', '\\d', '\\w', '\\s', '\\b', '-', '(?=a)', '(?!b)', '(?<=a)', '(?<!b)', '^', '$', '\\n')
+const atom = fc.constantFrom(
+  'a',
+  'b',
+  'é',
+  '😀',
+  '.',
+  '[ab]',
+  '[^a]',
+  '\\d',
+  '\\w',
+  '\\s',
+  '\\b',
+  '-',
+  '(?=a)',
+  '(?!b)',
+  '(?<=a)',
+  '(?<!b)',
+  '^',
+  '$',
+  '\\n',
+)
 const quantifier = fc.constantFrom('', '', '', '*', '+', '?', '{2}', '{1,3}', '{2,}', '*?')
 const tree = fc.letrec<{ node: string }>((tie) => ({
   node: fc.oneof(
@@ -17,14 +37,17 @@ const tree = fc.letrec<{ node: string }>((tie) => ({
     fc.tuple(tie('node'), tie('node')).map(([a, b]) => `(?:${a}|${b})`),
   ),
 })).node
-const text = fc.array(fc.constantFrom('a', 'b', 'é', '😀', '1', ' ', '-', '\n', '_'), { maxLength: 7 }).map((list) => list.join(''))
+const text = fc
+  .array(fc.constantFrom('a', 'b', 'é', '😀', '1', ' ', '-', '\n', '_'), { maxLength: 7 })
+  .map((list) => list.join(''))
 
 test("random expressions match what the engine's match", async () => {
   await fc.assert(
     fc.asyncProperty(tree, fc.array(text, { minLength: 8, maxLength: 8 }), async (source, texts) => {
       const own = new RegExp(`^(?:${source})$`, 'u')
       const constraint = await regex(source)
-      for (const one of texts) expect(accepts(constraint, one), `/${source}/ of ${JSON.stringify(one)}`).toBe(own.test(one))
+      for (const one of texts)
+        expect(accepts(constraint, one), `/${source}/ of ${JSON.stringify(one)}`).toBe(own.test(one))
     }),
     { numRuns: 300, seed: 11 },
   )
@@ -91,7 +114,11 @@ test('grammars: arithmetic, JSON, moves of chess', async () => {
   for (const [source, yes, no] of [
     [ARITHMETIC, ['1', '1 + 2*3', '((4.25)-1)/-7\n', '--1'], ['', '1 +', '(1', '1  + 2', '4.1234', '1\n\n']],
     [JSON_GRAMMAR, ['{"a": [1, -2.5e3, "\\u00e9\\n"], "b": {}}', 'null', '[ ]'], ['{a: 1}', '[1,]', '01', '"\n"']],
-    [CHESS, ['1. e4 e5\n', '1. e4 c5\n2. Nf3 d6\n10. O-O-O exd5+\n11. e8=Q# Rxa1\n'], ['1. e4\n', '1. e9 e5\n', '2. e4 e5\n']],
+    [
+      CHESS,
+      ['1. e4 e5\n', '1. e4 c5\n2. Nf3 d6\n10. O-O-O exd5+\n11. e8=Q# Rxa1\n'],
+      ['1. e4\n', '1. e9 e5\n', '2. e4 e5\n'],
+    ],
   ] as const) {
     const constraint = await grammar(source)
     for (const one of yes) expect(accepts(constraint, one), one).toBe(true)
@@ -108,6 +135,9 @@ test('grammars that are none are told why', async () => {
     ['root ::= "a" root', 'never comes to an end'],
     ['root ::= "a"\nroot ::= "b"', 'two rules'],
   ] as const) {
-    await expect(grammar(source)).rejects.toMatchObject({ code: 'CONSTRAINT_INVALID', message: expect.stringContaining(word) })
+    await expect(grammar(source)).rejects.toMatchObject({
+      code: 'CONSTRAINT_INVALID',
+      message: expect.stringContaining(word),
+    })
   }
 })

@@ -52,58 +52,168 @@ test('json-schema-test-suite, drafts 3 and 4: as ajv has it, and most groups', a
 })
 
 const root = dirname(dirname(dirname(dirname(fileURLToPath(import.meta.url)))))
-const bench = [process.env.MILLRACE_MODELS && join(process.env.MILLRACE_MODELS, '..', 'maskbench'), join(root, '..', 'shared', 'maskbench')].find(
-  (folder): folder is string => folder !== undefined && existsSync(folder),
-)
+const bench = [
+  process.env.MILLRACE_MODELS && join(process.env.MILLRACE_MODELS, '..', 'maskbench'),
+  join(root, '..', 'shared', 'maskbench'),
+].find((folder): folder is string => folder !== undefined && existsSync(folder))
 if (!bench) process.stderr.write('tests of MaskBench are skipped: set MILLRACE_MODELS to a folder beside maskbench\n')
 
-test.skipIf(!bench)("MaskBench's schemas: no invalid instance accepted, no valid one refused, nearly all compile", async () => {
-  // A sample: bench/node/constraint.mjs takes them all.
-  const names = readdirSync(bench!).filter((name, index) => name.endsWith('.json') && index % 8 === 0)
-  const wrong: string[] = []
-  let passed = 0
-  for (const name of names) {
-    const { schema, tests } = JSON.parse(readFileSync(join(bench!, name), 'utf8')) as {
-      schema: object
-      tests: { data: unknown; valid: boolean }[]
+test.skipIf(!bench)(
+  "MaskBench's schemas: no invalid instance accepted, no valid one refused, nearly all compile",
+  async () => {
+    // A sample: bench/node/constraint.mjs takes them all.
+    const names = readdirSync(bench!).filter((name, index) => name.endsWith('.json') && index % 8 === 0)
+    const wrong: string[] = []
+    let passed = 0
+    for (const name of names) {
+      const { schema, tests } = JSON.parse(readFileSync(join(bench!, name), 'utf8')) as {
+        schema: object
+        tests: { data: unknown; valid: boolean }[]
+      }
+      let constraint: Awaited<ReturnType<typeof ofSchema>>
+      try {
+        constraint = await ofSchema(schema)
+      } catch {
+        continue
+      }
+      const bad = tests.filter(({ data, valid }) => acceptsJson(constraint, data) !== valid)
+      if (bad.length === 0) passed++
+      else wrong.push(name)
     }
-    let constraint: Awaited<ReturnType<typeof ofSchema>>
-    try {
-      constraint = await ofSchema(schema)
-    } catch {
-      continue
-    }
-    const bad = tests.filter(({ data, valid }) => acceptsJson(constraint, data) !== valid)
-    if (bad.length === 0) passed++
-    else wrong.push(name)
-  }
-  expect(wrong).toEqual([])
-  expect(passed / names.length).toBeGreaterThan(0.95)
-}, 600_000)
+    expect(wrong).toEqual([])
+    expect(passed / names.length).toBeGreaterThan(0.95)
+  },
+  600_000,
+)
 
 describe('one schema at a time', () => {
   const cases: [string, unknown, unknown[], unknown[]][] = [
-    ['members in any order, each once', { properties: { a: { type: 'integer' }, b: {} }, required: ['a', 'b'], additionalProperties: false }, [{ a: 1, b: 2 }, { b: [], a: 3 }], [{ a: 1 }, { a: 'x', b: 1 }, { a: 1, b: 2, c: 3 }]],
-    ['$ref to itself', { type: 'object', properties: { next: { $ref: '#' } }, additionalProperties: false }, [{}, { next: { next: {} } }], [{ next: 1 }, { next: { x: 1 } }]],
+    [
+      'members in any order, each once',
+      { properties: { a: { type: 'integer' }, b: {} }, required: ['a', 'b'], additionalProperties: false },
+      [
+        { a: 1, b: 2 },
+        { b: [], a: 3 },
+      ],
+      [{ a: 1 }, { a: 'x', b: 1 }, { a: 1, b: 2, c: 3 }],
+    ],
+    [
+      '$ref to itself',
+      { type: 'object', properties: { next: { $ref: '#' } }, additionalProperties: false },
+      [{}, { next: { next: {} } }],
+      [{ next: 1 }, { next: { x: 1 } }],
+    ],
     ['oneOf that overlaps', { oneOf: [{ type: 'integer' }, { minimum: 2 }] }, [1, 2.5, 'text'], [3, 1.5]],
-    ['oneOf told apart by a property', { type: 'object', required: ['k'], oneOf: [{ properties: { k: { const: 'a' }, x: { type: 'number' } } }, { properties: { k: { const: 'b' }, x: { type: 'string' } } }] }, [{ k: 'a', x: 1 }, { k: 'b', x: 't' }, { k: 'a' }], [{ k: 'a', x: 't' }, { k: 'c' }, {}]],
-    ['if, then, else', { if: { properties: { a: { const: 1 } }, required: ['a'] }, then: { required: ['b'] }, else: { required: ['c'] } }, [{ a: 1, b: 0 }, { c: 1 }, { a: 2, c: 0 }, 5], [{ a: 1 }, { a: 2 }, {}]],
-    ['not of an object', { type: 'object', not: { required: ['a'], properties: { b: { type: 'string' } } } }, [{}, { a: 1, b: 2 }, { b: 'x' }], [{ a: 1 }, { a: 1, b: 'x' }]],
-    ['patternProperties', { patternProperties: { '^a': { type: 'integer' }, 'z$': { minimum: 5 } }, additionalProperties: { type: 'boolean' } }, [{ a: 1, q: true }, { az: 7 }, { bz: 6 }], [{ a: 'x' }, { az: 3 }, { q: 1 }]],
-    ['propertyNames and counts', { propertyNames: { maxLength: 2 }, minProperties: 2, maxProperties: 3 }, [{ a: 1, b: 2 }, { a: 1, b: 2, cc: 3 }], [{ a: 1 }, { abc: 1, d: 2 }, { a: 1, b: 2, c: 3, d: 4 }]],
-    ['dependencies', { dependencies: { a: ['b'], c: { required: ['d'] } } }, [{ a: 1, b: 1 }, { b: 1 }, { c: 1, d: 1 }], [{ a: 1 }, { c: 1 }]],
-    ['contains', { type: 'array', contains: { type: 'integer' }, maxItems: 3 }, [[1], ['a', 2], ['a', 'b', 3]], [[], ['a'], ['a', 'b', 'c'], ['a', 'b', 'c', 1]]],
-    ['tuples', { prefixItems: [{ type: 'integer' }, { type: 'string' }], items: false, minItems: 1 }, [[1], [1, 'a']], [[], ['a'], [1, 2], [1, 'a', 3]]],
-    ['numbers within bounds', { type: 'number', exclusiveMinimum: -1.5, maximum: 20.25 }, [-1.4999, 0, 20.25, 20, 1e-7, -1e-9, 0.30000000000000004], [-1.5, 20.2500001, -2, 1e21, 21]],
-    ['integers within bounds', { type: 'integer', minimum: -12, maximum: 345 }, [-12, -9, 0, 99, 345], [-13, 346, 1000, 1.5]],
+    [
+      'oneOf told apart by a property',
+      {
+        type: 'object',
+        required: ['k'],
+        oneOf: [
+          { properties: { k: { const: 'a' }, x: { type: 'number' } } },
+          { properties: { k: { const: 'b' }, x: { type: 'string' } } },
+        ],
+      },
+      [{ k: 'a', x: 1 }, { k: 'b', x: 't' }, { k: 'a' }],
+      [{ k: 'a', x: 't' }, { k: 'c' }, {}],
+    ],
+    [
+      'if, then, else',
+      {
+        if: { properties: { a: { const: 1 } }, required: ['a'] },
+        then: { required: ['b'] },
+        else: { required: ['c'] },
+      },
+      [{ a: 1, b: 0 }, { c: 1 }, { a: 2, c: 0 }, 5],
+      [{ a: 1 }, { a: 2 }, {}],
+    ],
+    [
+      'not of an object',
+      { type: 'object', not: { required: ['a'], properties: { b: { type: 'string' } } } },
+      [{}, { a: 1, b: 2 }, { b: 'x' }],
+      [{ a: 1 }, { a: 1, b: 'x' }],
+    ],
+    [
+      'patternProperties',
+      {
+        patternProperties: { '^a': { type: 'integer' }, z$: { minimum: 5 } },
+        additionalProperties: { type: 'boolean' },
+      },
+      [{ a: 1, q: true }, { az: 7 }, { bz: 6 }],
+      [{ a: 'x' }, { az: 3 }, { q: 1 }],
+    ],
+    [
+      'propertyNames and counts',
+      { propertyNames: { maxLength: 2 }, minProperties: 2, maxProperties: 3 },
+      [
+        { a: 1, b: 2 },
+        { a: 1, b: 2, cc: 3 },
+      ],
+      [{ a: 1 }, { abc: 1, d: 2 }, { a: 1, b: 2, c: 3, d: 4 }],
+    ],
+    [
+      'dependencies',
+      { dependencies: { a: ['b'], c: { required: ['d'] } } },
+      [{ a: 1, b: 1 }, { b: 1 }, { c: 1, d: 1 }],
+      [{ a: 1 }, { c: 1 }],
+    ],
+    [
+      'contains',
+      { type: 'array', contains: { type: 'integer' }, maxItems: 3 },
+      [[1], ['a', 2], ['a', 'b', 3]],
+      [[], ['a'], ['a', 'b', 'c'], ['a', 'b', 'c', 1]],
+    ],
+    [
+      'tuples',
+      { prefixItems: [{ type: 'integer' }, { type: 'string' }], items: false, minItems: 1 },
+      [[1], [1, 'a']],
+      [[], ['a'], [1, 2], [1, 'a', 3]],
+    ],
+    [
+      'numbers within bounds',
+      { type: 'number', exclusiveMinimum: -1.5, maximum: 20.25 },
+      [-1.4999, 0, 20.25, 20, 1e-7, -1e-9, 0.30000000000000004],
+      [-1.5, 20.2500001, -2, 1e21, 21],
+    ],
+    [
+      'integers within bounds',
+      { type: 'integer', minimum: -12, maximum: 345 },
+      [-12, -9, 0, 99, 345],
+      [-13, 346, 1000, 1.5],
+    ],
     ['integers of any size', { type: 'integer' }, [1e21, 1e300, 123456789012345680000, -1e21], [1e-7, 1.5, 0.1]],
     ['multiples', { type: 'number', multipleOf: 2.5, minimum: 0 }, [0, 2.5, 5, 12.5, 1000], [1, 2.4, 6, -2.5]],
     ['multiples of a decimal', { type: 'number', multipleOf: 0.01 }, [0, 0.07, 19.99, -3, 1234.5], [0.001, 19.999]],
-    ['lengths in code points', { type: 'string', minLength: 2, maxLength: 3 }, ['ab', '😀😀', 'é\n"'], ['a', '😀', 'abcd', '😀😀😀😀']],
-    ['patterns within texts', { type: 'string', pattern: '^[^x]*"[\\\\/]' }, ['"\\', 'ab"/ more', 'é"\\x'], ['x"\\', 'ab', '"a']],
-    ['look-arounds', { type: 'string', pattern: '^(?!foo)(?:(?!--).)*(?<=end)$' }, ['the end', 'a-b-end'], ['foo end', 'a--end', 'the end.']],
-    ['formats', { type: 'string', format: 'date-time' }, ['2024-02-29T23:59:59Z', '2023-01-31T00:00:00.123+01:00'], ['2023-02-29T00:00:00Z', '2023-01-01 00:00:00', 'x']],
-    ['constants of any kind', { enum: [1, 'a', null, { b: [true, { c: 2 }] }] }, [1, 'a', null, { b: [true, { c: 2 }] }], [2, 'b', {}, { b: [true, { c: 3 }] }, false]],
+    [
+      'lengths in code points',
+      { type: 'string', minLength: 2, maxLength: 3 },
+      ['ab', '😀😀', 'é\n"'],
+      ['a', '😀', 'abcd', '😀😀😀😀'],
+    ],
+    [
+      'patterns within texts',
+      { type: 'string', pattern: '^[^x]*"[\\\\/]' },
+      ['"\\', 'ab"/ more', 'é"\\x'],
+      ['x"\\', 'ab', '"a'],
+    ],
+    [
+      'look-arounds',
+      { type: 'string', pattern: '^(?!foo)(?:(?!--).)*(?<=end)$' },
+      ['the end', 'a-b-end'],
+      ['foo end', 'a--end', 'the end.'],
+    ],
+    [
+      'formats',
+      { type: 'string', format: 'date-time' },
+      ['2024-02-29T23:59:59Z', '2023-01-31T00:00:00.123+01:00'],
+      ['2023-02-29T00:00:00Z', '2023-01-01 00:00:00', 'x'],
+    ],
+    [
+      'constants of any kind',
+      { enum: [1, 'a', null, { b: [true, { c: 2 }] }] },
+      [1, 'a', null, { b: [true, { c: 2 }] }],
+      [2, 'b', {}, { b: [true, { c: 3 }] }, false],
+    ],
     ['booleans as schemas', { properties: { a: true, b: false } }, [{}, { a: 1 }], [{ b: 1 }]],
   ]
   test.each(cases)('%s', async (_, schema, valid, invalid) => {
