@@ -1,18 +1,18 @@
 // What constraints take: compiling the schemas of a folder in MaskBench's form, and the mask of every token of their
 // valid instances, with a tokenizer's vocabulary. Each file is { schema, tests: [{ data, valid }] }.
 //
-//   node bench/node/constraint.mjs <folder of schemas> <tokenizer, a folder or a .gguf>
+//   node bench/node/constraint.mjs [folder of schemas] [tokenizer: a folder or a .gguf]
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { addon } from '../../dist/binding.js'
 import { compileTask } from '../../dist/constraint/compile.js'
 import { loadTokenizer } from '../../dist/index.js'
 
-const [folder, tokenizerPath] = process.argv.slice(2)
-if (!folder || !tokenizerPath) {
-  process.stderr.write('usage: node bench/node/constraint.mjs <folder of schemas> <tokenizer>\n')
-  process.exit(2)
+if (process.argv.includes('--help')) {
+  console.log('node bench/node/constraint.mjs [folder of schemas] [tokenizer: a folder or a .gguf]')
+  process.exit(0)
 }
+const [folder = 'test/lib/constraint/schemas', tokenizerPath = 'models/demo'] = process.argv.slice(2)
 
 const files = readdirSync(folder)
   .filter((name) => name.endsWith('.json'))

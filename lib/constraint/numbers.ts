@@ -36,14 +36,10 @@ export function neighbour(value: number, direction: 1 | -1): number {
 export const range = (lowest: number, highest: number): NumberSet =>
   lowest > highest ? [] : [{ lowest, highest, multiples: [], others: [] }]
 
-/** Quotients of such numbers are exact, so that everybody agrees on what a multiple is. */
+/** Of a step that is a decimal, multiples are what the texts say, whatever a quotient of doubles comes to. */
 export function multiplesOf(step: number): NumberSet {
-  if (!(step > 0) || !Number.isFinite(step)) throw unsupported(`multipleOf: ${step}`)
-  let scaled = step
-  for (let shifts = 0; shifts < 10 && !Number.isInteger(scaled); shifts++) scaled *= 2
-  if (!Number.isInteger(scaled) || scaled > 2 ** 24) {
-    throw unsupported(`multipleOf: ${step}`, 'use an integer, or a fraction such as 0.5 or 0.25')
-  }
+  const { fraction } = decimalOf(step)
+  if (fraction.length > 8 || step * 10 ** fraction.length > 2 ** 24) throw unsupported(`multipleOf: ${step}`)
   return [{ lowest: -HIGHEST, highest: HIGHEST, multiples: [step], others: [] }]
 }
 
@@ -103,7 +99,7 @@ function tidy(one: NumberRange): NumberRange | undefined {
     (step, index) =>
       !multiples.some((other, at) => at !== index && other % step === 0 && (other !== step || at < index)),
   )
-  if (coarse.length === 1 && (highest - lowest) / coarse[0]! < 1e6) {
+  if (coarse.length === 1 && Number.isInteger(4 * coarse[0]!) && (highest - lowest) / coarse[0]! < 1e6) {
     const first = Math.ceil(lowest / coarse[0]!) * coarse[0]!
     if (first > highest) return undefined
   }

@@ -2,7 +2,7 @@
 import type { z } from 'zod'
 
 /** A JSON schema, of draft 4 to 2020-12. */
-export type JsonSchema = boolean | { readonly [keyword: string]: unknown }
+export type JsonSchema = boolean | object
 
 interface JsonOptions {
   /** Spaces: 'compact', single ones at most where JSON has any; 'flexible', any white space. Default 'compact'. */

@@ -19,10 +19,6 @@ export interface ServerContext {
   note(problem: Problem): void
 }
 
-/** chat()'s options as they are with constraints. */
-export type ChatAnswerOptions = Omit<ChatOptions, 'toolChoice'> &
-  AnswerOptions & { toolChoice?: 'auto' | 'none' | 'required' | { name: string } }
-
 /** One request to a route, and what it holds. */
 export class Call {
   readonly context: ServerContext
@@ -62,9 +58,8 @@ export class Call {
     }
   }
 
-  chat({ model, name }: Lease, messages: readonly ChatMessage[], options: ChatAnswerOptions): Generation {
-    // Constraints, and calls that are forced, are checked by chat() itself.
-    return this.#watched(name, model.chat(messages, { ...options, signal: this.signal } as ChatOptions))
+  chat({ model, name }: Lease, messages: readonly ChatMessage[], options: ChatOptions): Generation {
+    return this.#watched(name, model.chat(messages, { ...options, signal: this.signal }))
   }
 
   generate({ model, name }: Lease, prompt: Prompt, options: AnswerOptions): Generation {

@@ -150,6 +150,10 @@ const TOYS: Record<string, (args: string[], places: Places) => { toy: string[]; 
     toy: ['--vocabulary', '500', '--long', '1000', '--runs', '5'],
     expected: /[\d.]+ ms/,
   }),
+  'bench/node/constraint.mjs': () => ({
+    toy: ['test/lib/constraint/schemas', 'models/demo'],
+    expected: /^files that pass +100\.0 %/m,
+  }),
   'bench/node/residency.mjs': (args) => ({
     toy: [
       ...['--device', 'cpu', '--shape', SMALLEST, '--models', '2', '--turns', '1'],

@@ -1,6 +1,6 @@
 /** Options of answers as requests name them -> those of generate() and chat(): one table, the library's own. */
 import { z } from 'zod'
-import { answerOptions, type GenerateOptions } from '../../index.ts'
+import { answerOptions, type Constraint, type GenerateOptions } from '../../index.ts'
 import { flag, integer, list, optional, record, text } from '../http/body.ts'
 import { invalid, unsupported } from '../http/problem.ts'
 
@@ -69,16 +69,8 @@ export const answerShape = {
   guided_grammar: optional(text()),
 } satisfies z.ZodRawShape
 
-/** What an answer must match. */
-export type Constraint =
-  | { schema: Readonly<Record<string, unknown>> }
-  | { regex: string }
-  | { choice: readonly string[] }
-  | { grammar: string }
-  | { json: true }
-
 export type AnswerRequest = z.output<z.ZodObject<typeof answerShape>>
-export type AnswerOptions = GenerateOptions & { constraint?: Constraint }
+export type AnswerOptions = GenerateOptions
 
 const SEEDS = 2 ** 53
 

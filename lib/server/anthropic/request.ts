@@ -1,8 +1,7 @@
 /** A chat as Anthropic's API asks for it -> messages and options of chat(). */
 import { z } from 'zod'
-import type { ChatMessage, ChatTool } from '../../index.ts'
+import type { ChatMessage, ChatOptions, ChatTool } from '../../index.ts'
 import { answerShape } from '../answer/options.ts'
-import type { ChatAnswerOptions } from '../context.ts'
 import { flag, integer, list, optional, record, text } from '../http/body.ts'
 import { invalid, unsupported } from '../http/problem.ts'
 
@@ -54,13 +53,13 @@ export type MessagesRequest = z.output<typeof messagesSchema>
 
 export interface AnthropicChat {
   messages: ChatMessage[]
-  options: ChatAnswerOptions
+  options: ChatOptions
 }
 
 /** What counting tokens needs as well. Throws a Problem. */
 export function anthropicChat(request: CountRequest): AnthropicChat {
   const { system, messages, tools, tool_choice: choice, thinking } = request
-  const options: ChatAnswerOptions = {}
+  const options: ChatOptions = {}
   const shown = tools?.map(toolOf)
   if (shown && shown.length > 0) options.tools = shown
   if (choice) {

@@ -1,8 +1,7 @@
 /** A chat as OpenAI's API asks for it -> messages and options of chat(). */
 import { z } from 'zod'
-import type { ChatMessage, ChatTool } from '../../index.ts'
+import type { ChatMessage, ChatOptions, ChatTool } from '../../index.ts'
 import { type AnswerRequest, answerOptionsOf, answerShape } from '../answer/options.ts'
-import type { ChatAnswerOptions } from '../context.ts'
 import { flag, integer, list, optional, record, text } from '../http/body.ts'
 import { invalid, unsupported } from '../http/problem.ts'
 
@@ -61,7 +60,7 @@ export type ChatRequest = z.output<typeof chatSchema>
 
 export interface ChatTask {
   messages: ChatMessage[]
-  options: ChatAnswerOptions
+  options: ChatOptions
 }
 
 /** Throws a Problem. */
@@ -74,7 +73,7 @@ export function chatTask(request: ChatRequest): ChatTask {
   if (request.stream_options !== undefined && !request.stream) {
     throw invalid('expected stream: true beside stream_options', 'stream_options')
   }
-  const options: ChatAnswerOptions = { ...answerOptionsOf(request as AnswerRequest), ...toolsOf(request) }
+  const options: ChatOptions = { ...answerOptionsOf(request as AnswerRequest), ...toolsOf(request) }
   const maxTokens = most ?? older
   if (maxTokens !== undefined) options.maxTokens = maxTokens
   if (logprobs) options.logprobs = true
@@ -105,7 +104,7 @@ export function toolsOf({
   tool_choice: choice,
   parallel_tool_calls: parallel,
 }: Pick<ChatRequest, 'tools' | 'tool_choice' | 'parallel_tool_calls'>): Pick<
-  ChatAnswerOptions,
+  ChatOptions,
   'tools' | 'toolChoice' | 'parallelToolCalls'
 > {
   const odd = tools?.findIndex(({ type, function: called }) => type !== 'function' || called === undefined) ?? -1
@@ -120,7 +119,7 @@ export function toolsOf({
       )
     }
   }
-  let toolChoice: ChatAnswerOptions['toolChoice']
+  let toolChoice: ChatOptions['toolChoice']
   if (typeof choice === 'string') toolChoice = choice
   else if (choice?.type === 'function') {
     toolChoice = { name: choice.function.name }

@@ -1,8 +1,7 @@
 /** What OpenAI's Responses API asks for -> messages and options of chat(). */
 import { z } from 'zod'
-import type { ChatMessage } from '../../index.ts'
+import type { ChatMessage, ChatOptions } from '../../index.ts'
 import { type AnswerRequest, answerOptionsOf, answerShape } from '../answer/options.ts'
-import type { ChatAnswerOptions } from '../context.ts'
 import { flag, integer, list, optional, record, text } from '../http/body.ts'
 import { invalid, unsupported } from '../http/problem.ts'
 import { effortVariables, toolsOf } from '../openai/chat_request.ts'
@@ -64,7 +63,7 @@ const LOGPROBS = 'message.output_text.logprobs'
 export const wantsLogprobs = ({ include = [] }: ResponsesRequest) => include.includes(LOGPROBS)
 
 /** Throws a Problem. */
-export function responsesTask(request: ResponsesRequest): { messages: ChatMessage[]; options: ChatAnswerOptions } {
+export function responsesTask(request: ResponsesRequest): { messages: ChatMessage[]; options: ChatOptions } {
   const nothingStored = 'nothing is stored here: send the items of the conversation as input'
   if (request.previous_response_id !== undefined) throw unsupported('previous_response_id', nothingStored)
   if (request.conversation !== undefined) throw unsupported('conversation', nothingStored)
@@ -74,7 +73,7 @@ export function responsesTask(request: ResponsesRequest): { messages: ChatMessag
   const odd = request.tools?.findIndex(({ type, name }) => type !== 'function' || name === undefined) ?? -1
   if (odd !== -1) throw unsupported(`tools[${odd}].type`, "tools are of type 'function', with a name")
   const answers = { ...request, response_format: formatOf(wanted?.format) } as unknown as AnswerRequest
-  const options: ChatAnswerOptions = { ...answerOptionsOf(answers), ...toolsOf(chatTools(request)) }
+  const options: ChatOptions = { ...answerOptionsOf(answers), ...toolsOf(chatTools(request)) }
   if (maxTokens !== undefined) options.maxTokens = maxTokens
   if (truncation === 'auto') options.truncate = 'middle'
   if (wantsLogprobs(request)) {
