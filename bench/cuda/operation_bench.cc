@@ -107,7 +107,7 @@ double compare(Session& twin, Session& gpu, const Problem& problem, uint32_t ker
   gpu.launch(gpu_stream, found);
   for (size_t a = 0; a < problem.arguments.size(); a++) {
     const Argument& argument = problem.arguments[a];
-    if (argument.parameter->access == Access::in) continue;
+    if (argument.parameter->access == lab::Access::in) continue;
     const std::vector<std::byte> want = twin.read(expected.arguments[a].first, 0, argument.bytes);
     const std::vector<std::byte> have = gpu.read(found.arguments[a].first, 0, argument.bytes);
     double difference = 0, size = 1e-300;

@@ -8,7 +8,9 @@ import { load } from '../../lib/index.ts'
 import { MODELS } from '../models.ts'
 
 const families = fileURLToPath(new URL('families', import.meta.url))
-const names = readdirSync(families, { withFileTypes: true }).flatMap((entry) => (entry.isDirectory() ? entry.name : []))
+const names = readdirSync(families, { withFileTypes: true })
+  .filter((entry) => entry.isDirectory() && !entry.name.startsWith('_'))
+  .map(({ name }) => name)
 
 // Keys and values in float16, and activations of 16 bits before linears of 4: a wrong operation is far beyond.
 const MEAN = 2e-3
