@@ -10,6 +10,7 @@ import { openGguf } from './gguf/open.ts'
 import type { GgufQuantisation } from './gguf/types.ts'
 import { type Quantisation, readQuantisation } from './quantisation.ts'
 import { makeSource } from './source.ts'
+import { textPart } from './text_part.ts'
 import { checkTies, checkUnread } from './unread.ts'
 
 /** What a format's own files say. */
@@ -65,9 +66,11 @@ async function openHubFolder(path: string, native: NativeAddon, made: MadeWeight
   const quantisation = await readQuantisation(folder)
   const tensors = native.readTensors(folder.weightFiles)
   checkIndex(folder, tensors)
-  const source = makeSource(said, quantisation, tensors, made)
-  await checkUnread(folder.weightFiles, said, source, tensors, warn)
-  const config = { ...said, tiedEmbeddings: await checkTies(folder.weightFiles, said, source, tensors, warn) }
+  const text = textPart(said.architecture, tensors, warn)
+  const plain = makeSource(said, quantisation, text.tensors, made)
+  await checkUnread(folder.weightFiles, said, plain, text.tensors, warn)
+  const config = { ...said, tiedEmbeddings: await checkTies(folder.weightFiles, said, plain, text.tensors, warn) }
+  const source = text.asStored(plain)
   const slabs = await native.planSlabs(folder.weightFiles, source)
   return { folder, config, quantisation, tensors, source, slabs, warnings }
 }

@@ -266,12 +266,12 @@ TEST(eight_bits_round_trip_at_any_group_size) {
           kind.dtype = seed % 3 == 0 ? "BF16" : "F16";
           model.build(kSpec, kind, {{"0.output", gptq(64)}});
           const Packed packed = round_trip(model, seed % 2 == 0);
-          const MatrixCode& code = packed.plan.units[0].first.segments[0].matrix.code;
+          const MatrixCode& code = packed.plan.units[0].linears[0].segments[0].matrix.code;
           CHECK(code.type == WeightType::q8);
           CHECK_EQ(code.zeros, zeros == Zeros::random);
           CHECK(code.group == 32 || code.group == 64);
           if (order == Order::absent && group % 32 == 0) CHECK(!code.permuted);
-          CHECK(packed.plan.units[0].second.segments[0].matrix.code.type == WeightType::q4);
+          CHECK(packed.plan.units[0].linears[1].segments[0].matrix.code.type == WeightType::q4);
         }
       }
     }
@@ -574,7 +574,7 @@ TEST(a_head_made_4_or_8_bits_is_as_far_off_as_reported) {
   TinyModel odd(check::seed() + 310);
   odd.build(tiny_spec(100, 5, 1, 20, 264, 104), plain("F16"));
   odd.source.head.make_bits = 4;
-  CHECK(plan_slabs(*write(odd)->checkpoint, odd.source).units.back().first.segments[0].matrix.code.type ==
+  CHECK(plan_slabs(*write(odd)->checkpoint, odd.source).units.back().linears[0].segments[0].matrix.code.type ==
         WeightType::f16);
   TinyModel quantised(check::seed() + 311);
   quantised.build(kSpec, gptq(64));

@@ -338,6 +338,54 @@ TEST(blocks_behind_the_window_serve_others) {
   }
 }
 
+// Layers with a window keep it alone, those without keep all, and nobody sees the difference: whatever the chunks, the
+// neighbours, preemption and what the cache remembers.
+TEST(layers_keep_what_their_rows_see) {
+  const auto host = tiny_model(22, 24, true);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  std::vector<RequestOptions> requests(6);
+  for (int i = 0; i < 6; i++) {
+    for (int t = 0; t < (i < 4 ? 40 : 120); t++) requests[i].tokens.push_back((t * 13 + i % 3 * 31) % 97);
+    requests[i].max_tokens = i < 4 ? 60 : 15;
+    requests[i].logprobs = true;
+    requests[i].temperature = 0.7f;
+    requests[i].seed = i;
+  }
+  Placement roomy;
+  roomy.max_rows = kContext;
+  roomy.prefix_reuse = false;
+  const auto alone = make_model(host, roomy);
+  engine.add(alone);
+  std::vector<Result> expected;
+  for (const RequestOptions& options : requests) expected.push_back(sink->wait(engine.submit(alone, options, sink)));
+  close_and_wait(engine, alone);
+  for (const bool prefix_reuse : {false, true}) {
+    for (const auto& [blocks, windowed] : {std::pair{40, 16}, {14, 16}, {40, 6}, {80, 80}}) {
+      Placement tight;
+      tight.kv_blocks = blocks;
+      tight.windowed_kv_blocks = windowed;
+      tight.max_rows = 16;
+      tight.prefix_reuse = prefix_reuse;
+      const auto model = make_model(host, tight);
+      engine.add(model);
+      for (int round = 0; round < 2; round++) {
+        std::vector<uint64_t> ids;
+        for (const RequestOptions& options : requests) ids.push_back(engine.submit(model, options, sink));
+        for (size_t i = 0; i < requests.size(); i++) check_same(sink->wait(ids[i]), expected[i]);
+      }
+      if (prefix_reuse && windowed == 80) CHECK(model->counters().reused_tokens.load() > 0u);
+      if (!prefix_reuse) CHECK_EQ(model->counters().reused_tokens.load(), 0u);
+      CHECK_EQ(model->counters().kv_blocks_used.load(), 0u);
+      CHECK_EQ(model->counters().saved_kv_bytes.load(), 0u);
+      close_and_wait(engine, model);
+    }
+  }
+  Placement small;
+  small.windowed_kv_blocks = 4;  // fewer than one sequence needs
+  CHECK_THROWS_CODE(make_model(host, small), code::kInvalidArgument);
+}
+
 // A text that begins like an earlier one is not computed again, and gives the same bits.
 TEST(shared_prefixes_are_computed_once) {
   const auto host = tiny_model(8);

@@ -99,6 +99,7 @@ struct Placement {
   int max_logit_rows = 24;
   int threads = 2;
   int kv_blocks = 40;
+  int windowed_kv_blocks = 40;  // of a second class
   int kv_swap_blocks = 80;
   bool poison = false;
   bool prefix_reuse = true;
@@ -140,6 +141,7 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
   config.skip_hop_wait = placement.skip_hop_wait;
   config.context_length = kContext;
   config.kv_blocks = {placement.kv_blocks};
+  if (host->program().kv.size() > 1) config.kv_blocks.push_back(placement.windowed_kv_blocks);
   config.kv_swap_bytes =
       static_cast<size_t>(placement.kv_swap_blocks) * host->program().layers() * kv_block_bytes(host->program().kv[0]);
   config.max_rows = placement.max_rows;

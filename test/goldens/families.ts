@@ -6,9 +6,9 @@ import { fileURLToPath } from 'node:url'
 import { MODELS } from '../models.ts'
 
 export const FAMILIES = fileURLToPath(new URL('families', import.meta.url))
-export const familyNames = readdirSync(FAMILIES, { withFileTypes: true }).flatMap((entry) =>
-  entry.isDirectory() ? entry.name : [],
-)
+export const familyNames = readdirSync(FAMILIES, { withFileTypes: true })
+  .filter((entry) => entry.isDirectory() && !entry.name.startsWith('_'))
+  .map(({ name }) => name)
 
 const made: string[] = []
 

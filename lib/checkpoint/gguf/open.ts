@@ -44,7 +44,7 @@ export async function openGguf(files: GgufFiles, native: NativeAddon, made: Made
       .map((tensor) => ({ ...tensor, name: names.toHub(tensor.name) }))
     const plain = makeSource(said, { method: 'none' }, tensors, made)
     await checkUnread(files.parts, said, plain, tensors, (message) => warn(inFileNames(message, names)))
-    const source = names.ofSource(plain)
+    const source = { ...plain, units: names.ofSource(plain.units), tables: names.ofSource(plain.tables) }
     return {
       folder: {
         path: files.path,

@@ -1,0 +1,70 @@
+// Neighbours that one launch computes, and where values lie.
+#include "cuda/plan/lower.h"
+
+#include "check.h"
+#include "dense.h"
+
+using namespace millrace;
+using namespace millrace::cuda;
+
+namespace {
+
+Program program(bool qk_norm = true) {
+  DenseSpec spec;
+  spec.vocab = 97, spec.hidden = 64, spec.layers = 1, spec.heads = 4, spec.kv_heads = 2, spec.head_dim = 16;
+  spec.intermediate = 96, spec.max_position = 512, spec.qk_norm = qk_norm;
+  return dense_program(spec);
+}
+
+}  // namespace
+
+TEST(a_plain_layer_is_normed_linears_heads_and_attention) {
+  const Program p = program();
+  const auto attention = lower(p.units[0].ops);
+  REQUIRE(attention.size() == 4);
+  CHECK(std::holds_alternative<LinearOp>(attention[0].op) && attention[0].before.has_value());
+  CHECK(std::holds_alternative<NormOp>(attention[1].op) && attention[1].keys.has_value());
+  CHECK(std::holds_alternative<AttendOp>(attention[2].op));
+  CHECK(std::holds_alternative<LinearOp>(attention[3].op) && !attention[3].before.has_value());
+  const auto feed_forward = lower(p.units[1].ops);
+  REQUIRE(feed_forward.size() == 2);
+  CHECK(std::holds_alternative<GluOp>(feed_forward[0].op) && feed_forward[0].before.has_value());
+  const auto head = lower(p.units[2].ops);
+  REQUIRE(head.size() == 1);
+  CHECK(head[0].before.has_value());
+}
+
+TEST(a_norm_that_two_linears_read_is_a_launch_of_its_own) {
+  Program p = program(false);
+  std::vector<Op> both = p.units[0].ops;
+  const std::vector<Op>& second = p.units[1].ops;
+  both.insert(both.end(), second.begin() + 1, second.end());
+  const auto lowered = lower(both);
+  CHECK_EQ(lowered.size(), both.size());
+  for (const Lowered& one : lowered) CHECK(!one.before.has_value());
+}
+
+TEST(norms_of_another_kind_are_launches_of_their_own) {
+  for (const auto change : std::initializer_list<void (*)(NormOp&)>{
+           [](NormOp& norm) { norm.mean = true; }, [](NormOp& norm) { norm.weight = kNone; },
+           [](NormOp& norm) { norm.groups = 2, norm.width = 32; }}) {
+    Program p = program(false);
+    change(std::get<NormOp>(p.units[0].ops[0]));
+    CHECK_EQ(lower(p.units[0].ops).size(), p.units[0].ops.size());
+  }
+  // Of all heads together, or with another epsilon.
+  Program p = program();
+  std::get<NormOp>(p.units[0].ops[3]).epsilon = 1e-3;
+  for (const Lowered& one : lower(p.units[0].ops)) CHECK(!one.keys.has_value());
+}
+
+TEST(what_linears_alone_read_is_half_as_wide) {
+  enum Value { residual, logits, normed, qkv, attended, activated };
+  Program p = program();
+  std::vector<bool> half = half_values(p);
+  for (const int value : {normed, attended, activated}) CHECK(half[value]);
+  for (const int value : {residual, logits, qkv}) CHECK(!half[value]);
+  p.units[1].ops.push_back(AddOp{normed, residual, 1});
+  half = half_values(p);
+  CHECK(!half[normed] && half[activated]);
+}

@@ -1,0 +1,134 @@
+"""The tiny models of test/goldens/families: name, model_type of transformers, what its config says beside BASE, format of linears."""
+
+BASE = {
+    'vocab_size': 512,
+    'hidden_size': 64,
+    'intermediate_size': 128,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 4,
+    'num_key_value_heads': 2,
+    'head_dim': 16,
+    'max_position_embeddings': 512,
+    'rms_norm_eps': 1e-5,
+    'tie_word_embeddings': True,
+    'bos_token_id': 0,
+    'eos_token_id': 0,
+    'pad_token_id': None,
+}
+
+
+def windows(layers, every, window=24):
+    """Every `every`-th layer sees all, the others a window."""
+    types = ['full_attention' if (i + 1) % every == 0 else 'sliding_attention' for i in range(layers)]
+    return {'num_hidden_layers': layers, 'layer_types': types, 'sliding_window': window}
+
+
+GEMMA2 = {
+    **windows(4, 2),
+    'query_pre_attn_scalar': 24,
+    'attn_logit_softcapping': 20.0,
+    'final_logit_softcapping': 8.0,
+    'hidden_activation': 'gelu_pytorch_tanh',
+}
+GEMMA3 = {
+    **windows(4, 3),
+    'query_pre_attn_scalar': 20,
+    'rope_parameters': {
+        'full_attention': {'rope_type': 'linear', 'factor': 4.0, 'rope_theta': 1e6},
+        'sliding_attention': {'rope_type': 'default', 'rope_theta': 1e4},
+    },
+}
+GEMMA4 = {
+    **windows(4, 2),
+    'global_head_dim': 32,
+    'num_global_key_value_heads': 1,
+    'vocab_size_per_layer_input': 512,
+    'hidden_size_per_layer_input': 32,
+}
+PHI3 = {'pad_token_id': 0}
+LONGROPE = {
+    'original_max_position_embeddings': 64,
+    'rope_scaling': {
+        'type': 'longrope',
+        'rope_type': 'longrope',
+        'short_factor': [1.0 + 0.05 * i for i in range(8)],
+        'long_factor': [1.0 + 0.6 * i for i in range(8)],
+    },
+}
+GLM = {'attention_bias': True, 'partial_rotary_factor': 0.5}
+GRANITE = {
+    'embedding_multiplier': 6.0,
+    'residual_multiplier': 0.4,
+    'attention_multiplier': 0.11,
+    'logits_scaling': 3.0,
+}
+GRANITE4 = {
+    **GRANITE,
+    'num_local_experts': 0,
+    'num_experts_per_tok': 0,
+    'shared_intermediate_size': 128,
+    'layer_types': ['attention', 'attention'],
+    'mamba_n_heads': 8,
+    'mamba_d_head': 16,
+}
+SMOLLM3 = {'num_hidden_layers': 4, 'no_rope_layer_interval': 2, 'pad_token_id': 0}
+COHERE2 = {**windows(4, 4), 'logit_scale': 0.25}
+YARN = {
+    'rope_type': 'yarn',
+    'type': 'yarn',
+    'rope_theta': 1e6,
+    'factor': 16.0,
+    'original_max_position_embeddings': 64,
+    'max_position_embeddings': 512,
+    'beta_fast': 32.0,
+    'beta_slow': 1.0,
+    'mscale': 1.0,
+    'mscale_all_dim': 1.0,
+    'llama_4_scaling_beta': 0.1,
+}
+UNTIED = {'tie_word_embeddings': False}
+
+# (name, model_type, config, format, seed)
+CASES = [
+    ('gemma2-bf16', 'gemma2', GEMMA2, 'plain', 1),
+    ('gemma2-gptq-g32', 'gemma2', GEMMA2, 'gptq', 2),
+    ('gemma3-bf16', 'gemma3_text', GEMMA3, 'plain', 1),
+    ('gemma3-awq-g32', 'gemma3_text', GEMMA3, 'awq', 3),
+    ('gemma4-bf16', 'gemma4_text', GEMMA4, 'plain', 1),
+    ('gemma4-gptq-g32', 'gemma4_text', GEMMA4, 'gptq', 2),
+    ('gemma4-shared-kv-bf16', 'gemma4_text', {**GEMMA4, **windows(6, 3), 'num_kv_shared_layers': 3}, 'plain', 1),
+    (
+        'gemma4-k-is-v-bf16',
+        'gemma4_text',
+        {**GEMMA4, 'attention_k_eq_v': True, 'hidden_size_per_layer_input': 0},
+        'plain',
+        1,
+    ),
+    ('phi3-bf16', 'phi3', {**PHI3, **UNTIED}, 'plain', 1),
+    ('phi3-gptq-g32', 'phi3', PHI3, 'gptq', 2),
+    ('phi3-partial-window-bf16', 'phi3', {**PHI3, 'partial_rotary_factor': 0.75, 'sliding_window': 24}, 'plain', 3),
+    ('phi3-longrope-bf16', 'phi3', {**PHI3, **LONGROPE}, 'plain', 4),
+    ('glm-bf16', 'glm', GLM, 'plain', 1),
+    ('glm4-bf16', 'glm4', GLM, 'plain', 1),
+    ('glm4-gptq-g32', 'glm4', GLM, 'gptq', 2),
+    ('granite-bf16', 'granite', GRANITE, 'plain', 1),
+    ('granite-gptq-g32', 'granite', GRANITE, 'gptq', 2),
+    ('granite4-dense-bf16', 'granitemoehybrid', {**GRANITE4, 'position_embedding_type': 'rope'}, 'plain', 1),
+    ('granite4-dense-nope-bf16', 'granitemoehybrid', {**GRANITE4, 'position_embedding_type': None}, 'plain', 1),
+    ('olmo2-bf16', 'olmo2', UNTIED, 'plain', 1),
+    ('olmo2-awq-g32', 'olmo2', {}, 'awq', 2),
+    ('olmo3-bf16', 'olmo3', windows(4, 4), 'plain', 1),
+    ('olmo3-gptq-g32', 'olmo3', windows(4, 4), 'gptq', 2),
+    ('smollm3-bf16', 'smollm3', SMOLLM3, 'plain', 1),
+    ('smollm3-gptq-g32', 'smollm3', SMOLLM3, 'gptq', 2),
+    ('cohere-bf16', 'cohere', {'logit_scale': 0.25}, 'plain', 1),
+    ('cohere2-bf16', 'cohere2', COHERE2, 'plain', 1),
+    ('cohere2-gptq-g32', 'cohere2', COHERE2, 'gptq', 2),
+    ('ministral-bf16', 'ministral', windows(4, 4), 'plain', 1),
+    ('ministral3-bf16', 'ministral3', {'rope_parameters': YARN}, 'plain', 1),
+    ('mistral-small-bf16', 'mistral', {**UNTIED, 'sliding_window': None, 'rope_theta': 1e9}, 'plain', 1),
+    ('seed-oss-bf16', 'seed_oss', {'attention_bias': True, 'attention_out_bias': False}, 'plain', 1),
+    ('exaone4-bf16', 'exaone4', {**windows(4, 4), 'sliding_window_pattern': 4}, 'plain', 1),
+    ('ernie45-bf16', 'ernie4_5', {'use_bias': False}, 'plain', 1),
+    ('ernie45-bias-bf16', 'ernie4_5', {'use_bias': True}, 'plain', 1),
+]

@@ -1,0 +1,106 @@
+// What a program may say: everything that does not fit is refused before memory is asked for.
+#include "model/program.h"
+
+#include <functional>
+
+#include "check.h"
+#include "core/error.h"
+#include "dense.h"
+
+using namespace millrace;
+
+namespace {
+
+Program tiny(int layers = 2) {
+  DenseSpec spec;
+  spec.vocab = 97, spec.hidden = 64, spec.layers = layers, spec.heads = 4, spec.kv_heads = 2, spec.head_dim = 16;
+  spec.intermediate = 96, spec.max_position = 512, spec.qk_norm = true;
+  return dense_program(spec);
+}
+
+template <typename Kind>
+Kind& op_of(ProgramUnit& unit, int nth = 0) {
+  for (Op& op : unit.ops) {
+    if (auto* found = std::get_if<Kind>(&op); found != nullptr && nth-- == 0) return *found;
+  }
+  check::fail(__FILE__, __LINE__, "no such operation");
+  std::abort();
+}
+
+}  // namespace
+
+TEST(a_plain_decoder_is_sound) {
+  check_program(tiny());
+  const Program program = tiny(3);
+  CHECK_EQ(program.layers(), 3);
+  CHECK(program.carried() == std::vector<int>{kResidual});
+  for (int unit = 0; unit < 7; unit++) CHECK_EQ(program.stands_alone(unit), unit % 2 == 1);
+}
+
+TEST(what_does_not_fit_is_refused) {
+  const std::vector<std::pair<const char*, std::function<void(Program&)>>> cases = {
+      {"no values", [](Program& p) { p.values.clear(); }},
+      {"a width of nothing", [](Program& p) { p.values[2] = 0; }},
+      {"a width beyond bounds", [](Program& p) { p.values[3] = 1 << 28; }},
+      {"no units", [](Program& p) { p.units.clear(); }},
+      {"no head", [](Program& p) { p.units.pop_back(); }},
+      {"a unit after the head", [](Program& p) { p.units.push_back(p.units[0]); }},
+      {"a head in the middle", [](Program& p) { p.units[1].head = true; }},
+      {"no embedding", [](Program& p) { p.embed.clear(); }},
+      {"a table that is not there", [](Program& p) { std::get<GatherOp>(p.embed[0]).table = 1; }},
+      {"a layer below zero", [](Program& p) { p.units[0].layer = -1; }},
+      {"logits of another width", [](Program& p) { p.values[p.logits]++; }},
+      {"logits in a layer", [](Program& p) { op_of<LinearOp>(p.units[0]).out = p.logits; }},
+      {"a value that is not there", [](Program& p) { op_of<NormOp>(p.units[0]).in = 99; }},
+      {"a value below zero", [](Program& p) { op_of<LinearOp>(p.units[0]).in = -1; }},
+      {"a value before it is written", [](Program& p) { std::swap(p.units[0].ops[0], p.units[0].ops[1]); }},
+      {"a value of another unit", [](Program& p) { op_of<LinearOp>(p.units[1]).in = 4; }},
+      {"columns beyond a value", [](Program& p) { op_of<NormOp>(p.units[0], 2).begin = 1 << 20; }},
+      {"columns that overflow", [](Program& p) { op_of<NormOp>(p.units[0], 1).groups = INT32_MAX; }},
+      {"an epsilon of nothing", [](Program& p) { op_of<NormOp>(p.units[0]).epsilon = 0; }},
+      {"weights of another width", [](Program& p) { p.units[0].vectors[0]++; }},
+      {"weights that are not there", [](Program& p) { op_of<NormOp>(p.units[0]).weight = 7; }},
+      {"weights that nobody reads", [](Program& p) { p.units[0].vectors.push_back(64); }},
+      {"weights that two read", [](Program& p) { op_of<NormOp>(p.units[0], 1).weight = 2; }},
+      {"a linear of another input", [](Program& p) { p.units[0].linears[0].k++; }},
+      {"a linear of another output", [](Program& p) { p.units[0].linears[0].parts[1]++; }},
+      {"a linear that nobody reads",
+       [](Program& p) {
+         p.units[0].linears.push_back({64, {64}});
+       }},
+      {"a linear in place", [](Program& p) { op_of<LinearOp>(p.units[0], 1).in = kResidual; }},
+      {"gate and up that differ", [](Program& p) { p.units[1].linears[0].parts[0]++; }},
+      {"heads that keys do not divide", [](Program& p) { op_of<AttendOp>(p.units[0]).kv_heads = 3; }},
+      {"a class that is not there", [](Program& p) { op_of<AttendOp>(p.units[0]).kv_class = 1; }},
+      {"a layer's keys twice", [](Program& p) { op_of<AttendOp>(p.units[2]).kv_layer = 0; }},
+      {"keys of a layer that nobody appends", [](Program& p) { p.kv[0].layers++; }},
+      {"keys that are read before they are there", [](Program& p) { op_of<AttendOp>(p.units[0]).reads_only = true; }},
+      {"a rope that is not there", [](Program& p) { op_of<AttendOp>(p.units[0]).rope = -1; }},
+      {"a rope of other heads", [](Program& p) { p.ropes[0].head_dim = 32; }},
+      {"a window below zero", [](Program& p) { p.kv[0].window = -1; }},
+      {"a scale that is no number", [](Program& p) { op_of<AttendOp>(p.units[0]).scale = NAN; }},
+  };
+  for (const auto& [what, damage] : cases) {
+    Program program = tiny();
+    damage(program);
+    try {
+      check_program(program);
+      check::fail(__FILE__, __LINE__, std::string("not refused: ") + what);
+    } catch (const Error& error) {
+      CHECK(std::string(error.code()) == code::kCheckpointInvalid);
+    }
+  }
+}
+
+TEST(a_value_that_crosses_units_is_carried_and_its_reader_does_not_stand_alone) {
+  Program program = tiny();
+  program.values.push_back(64);
+  const int crosses = static_cast<int>(program.values.size()) - 1;
+  program.units[0].linears.push_back({64, {64}});
+  program.units[0].ops.push_back(LinearOp{kResidual, crosses, 2});
+  program.units[1].ops.push_back(AddOp{crosses, kResidual, 0.5f});
+  check_program(program);
+  CHECK((program.carried() == std::vector<int>{kResidual, crosses}));
+  CHECK(!program.stands_alone(1));
+  CHECK(program.stands_alone(3));
+}
