@@ -51,8 +51,8 @@ TEST(every_field_changes_the_hash_and_the_equality) {
     CHECK(!(changed == original));
     CHECK(seen.insert(hash(changed)).second);  // unlike any other
   }
-  // 7 of the unit itself, 4 of each linear, 13 of each of three segments.
-  CHECK_EQ(fields, 7 + 2 * 4 + 3 * 13);
+  // 7 of the unit itself, 4 of each linear, 12 of each of three segments.
+  CHECK_EQ(fields, 7 + 2 * 4 + 3 * 12);
   for (const bool first : {false, true}) {
     UnitLayout longer = layout();
     (first ? longer.first : longer.second).segments.emplace_back();
