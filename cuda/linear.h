@@ -45,11 +45,15 @@ struct LinearArguments {
   __half* act = nullptr;  // silu_mul: [rows, act_stride]
   int act_stride = 0;
   int intermediate = 0;
-  __half* gathered = nullptr;  // prefill with a permutation: linear_gathered_bytes
+  // With a permutation: linear_gathered_bytes. Prefill needs it; decode of more than kGatherInPlaceRows takes the
+  // kernels of matrices without one, where it is there.
+  __half* gathered = nullptr;
 };
 
 // Bytes of LinearArguments::gathered that a launch of so many rows needs.
 size_t linear_gathered_bytes(const MatrixLayout& matrix, int rows);
+// Enqueues what writes LinearArguments::gathered: x in the stored order of the matrix, [rows, k_stored].
+cudaError_t linear_gather(const LinearArguments& arguments, cudaStream_t stream, bool programmatic);
 
 // 4-bit and float (f16, bf16, f32) weights. Enqueues; returns the launch's status.
 cudaError_t linear_decode(const LinearArguments& arguments, cudaStream_t stream, bool programmatic);

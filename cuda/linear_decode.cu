@@ -107,7 +107,17 @@ cudaError_t linear_decode_tuned(const LinearArguments& a, const DecodeTuning& tu
 }
 
 cudaError_t linear_decode(const LinearArguments& a, cudaStream_t stream, bool programmatic) {
-  return linear_decode_tuned(a, {}, stream, programmatic);
+  if (!a.matrix.code.permuted || a.gathered == nullptr || a.rows <= kGatherInPlaceRows) {
+    return linear_decode_tuned(a, {}, stream, programmatic);
+  }
+  // The same products in the same order, whoever put x in order.
+  if (const cudaError_t status = linear_gather(a, stream, programmatic); status != cudaSuccess) return status;
+  LinearArguments stored = a;
+  stored.matrix.code.permuted = false;
+  stored.matrix.k = a.matrix.k_stored;
+  stored.x = a.gathered;
+  stored.x_stride = a.matrix.k_stored;
+  return linear_decode_tuned(stored, {}, stream, programmatic);
 }
 
 }  // namespace millrace::cuda

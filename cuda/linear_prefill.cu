@@ -297,6 +297,11 @@ size_t linear_gathered_bytes(const MatrixLayout& matrix, int rows) {
   return matrix.code.permuted ? static_cast<size_t>(rows) * matrix.k_stored * sizeof(__half) : 0;
 }
 
+cudaError_t linear_gather(const LinearArguments& a, cudaStream_t stream, bool programmatic) {
+  return launch(gather_features, dim3(a.rows), dim3(256), 0, stream, programmatic, a.weights.units, a.weights.unit,
+                a.matrix.permutation_offset, a.x, a.x_stride, a.matrix.k_stored, a.gathered);
+}
+
 namespace {
 
 cudaError_t by_decode(const LinearArguments& arguments, cudaStream_t stream, bool programmatic) {
@@ -351,9 +356,7 @@ cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream
   task.act_stride = arguments.act_stride;
   task.intermediate = arguments.intermediate;
   if (matrix.code.permuted) {
-    const cudaError_t status =
-        launch(gather_features, dim3(arguments.rows), dim3(256), 0, stream, programmatic, task.units, task.unit,
-               matrix.permutation_offset, arguments.x, arguments.x_stride, matrix.k_stored, arguments.gathered);
+    const cudaError_t status = linear_gather(arguments, stream, programmatic);
     if (status != cudaSuccess) return status;
     task.x = arguments.gathered;
     task.x_stride = task.k = matrix.k_stored;

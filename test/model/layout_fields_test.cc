@@ -55,8 +55,8 @@ TEST(every_field_changes_the_hash_and_the_equality) {
     CHECK(!(changed == original));
     CHECK(seen.insert(hash(changed)).second);  // unlike any other
   }
-  // 1 of the unit itself, 2 vectors, 5 of each linear, 13 of each of three segments.
-  CHECK_EQ(fields, 1 + 2 + 2 * 5 + 3 * 13);
+  // 1 of the unit itself, 2 vectors, 5 of each linear, 12 of each of three segments.
+  CHECK_EQ(fields, 1 + 2 + 2 * 5 + 3 * 12);
   for (const bool first : {false, true}) {
     UnitLayout longer = layout();
     longer.linears[first ? 0 : 1].segments.emplace_back();
