@@ -121,6 +121,7 @@ describe('one schema at a time', () => {
       'if, then, else',
       {
         if: { properties: { a: { const: 1 } }, required: ['a'] },
+        // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
         then: { required: ['b'] },
         else: { required: ['c'] },
       },

@@ -264,8 +264,9 @@ test('plain chats have text alone, tokens and spaces as they come', async () => 
 })
 
 test.each([
-  [{ toolChoice: 'required' }, /'auto' or 'none' .*constraints/],
-  [{ toolChoice: { name: 'get_weather' } }, /constraints/],
+  [{ toolChoice: 'required' }, /there are no tools/],
+  [{ toolChoice: { name: 'get_weather' } }, /there are no tools/],
+  [{ toolChoice: 'must' }, /'required' or \{ name \}/],
   [{ tools: [{ name: 'x' }] }, /tools\[0\]\.type/],
   [{ tools: [{ type: 'function', function: {} }] }, /tools\[0\]\.function\.name/],
   [{ variables: [] }, /variables/],
