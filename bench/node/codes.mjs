@@ -47,7 +47,7 @@ async function check(lab, operation, extra) {
   return 'right'
 }
 
-await using lab = await openLab({ device: options.device })
+const lab = await openLab({ device: options.device })
 const peak = await lab.readBandwidth()
 const results = []
 for (const { name } of operations().filter(({ name }) => name.startsWith('gemv_'))) {
@@ -93,5 +93,6 @@ for (const { name } of operations().filter(({ name }) => name.startsWith('gemv_'
     process.stdout.write(`${code.padEnd(20)} ${figures.join(' | ')} | ${verdict}\n`)
   }
 }
+await lab.close()
 process.stdout.write(`read peak ${(peak / 1e9).toFixed(0)} GB/s on ${lab.device}, ${rows} row(s), ${options.shape}\n`)
 process.exitCode = results.every(({ verdict }) => verdict === 'right') ? 0 : 1
