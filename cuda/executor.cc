@@ -74,10 +74,17 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
   const size_t rows = max_padded_rows_;
   const int logit_rows = row_bucket(std::min(config_.max_logit_rows, kDecodeRows));
 
+  // The tables are parts of one allocation, and two may share a page: registered whole.
+  const std::byte *begin = nullptr, *end = nullptr;
   for (size_t i = 0; i < program.tables.size(); i++) {
     const EmbeddingTable& table = config_.tables[i];
     const size_t bytes = static_cast<size_t>(program.vocab) * program.tables[i] * element_bytes(table.type);
-    tables_.push_back(std::make_unique<HostRegistration>(table.rows, bytes, "the embedding table"));
+    if (i == 0 || table.rows < begin) begin = table.rows;
+    if (i == 0 || table.rows + bytes > end) end = table.rows + bytes;
+  }
+  embedding_ = std::make_unique<HostRegistration>(begin, static_cast<size_t>(end - begin), "the embedding table");
+  for (const EmbeddingTable& table : config_.tables) {
+    tables_.push_back(embedding_->device_address() + (table.rows - begin));
   }
 
   device_unit_table_ =

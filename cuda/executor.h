@@ -155,7 +155,8 @@ class CudaExecutor final : public Executor, private Holder {
   std::vector<std::unique_ptr<CudaMemory>> memory_;
   size_t workspace_bytes_ = 0;
   std::unique_ptr<UserKernels> kernels_;  // in place of ours
-  std::vector<std::unique_ptr<HostRegistration>> tables_;
+  std::unique_ptr<HostRegistration> embedding_;  // all tables
+  std::vector<const std::byte*> tables_;         // as the device sees them
 
   CudaStream own_;  // of what belongs to no pass
   UnitTable unit_table_;
