@@ -154,7 +154,7 @@ class CudaExecutor final : public Executor, private Holder {
 
   std::vector<std::unique_ptr<CudaMemory>> memory_;
   size_t workspace_bytes_ = 0;
-  std::unique_ptr<UserKernels> kernels_;  // in place of ours
+  std::unique_ptr<UserKernels> kernels_;         // in place of ours
   std::unique_ptr<HostRegistration> embedding_;  // all tables
   std::vector<const std::byte*> tables_;         // as the device sees them
 

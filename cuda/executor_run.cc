@@ -250,9 +250,8 @@ void CudaExecutor::run_op(const GateOp& op, const Lowered&, const Scope& scope) 
 
 void CudaExecutor::run_op(const GatherOp& op, const Lowered&, const Scope& scope) {
   const Operand out = operand(scope, op.out);
-  check(cuda::embed(tables_[op.table], config_.tables[op.table].type,
-                    device_inputs_.tokens + scope.begin, scope.rows(), out.width, out.floats, out.stride, scope.stream,
-                    false),
+  check(cuda::embed(tables_[op.table], config_.tables[op.table].type, device_inputs_.tokens + scope.begin, scope.rows(),
+                    out.width, out.floats, out.stride, scope.stream, false),
         "embed");
   if (op.scale == 1.0f) return;
   ScaleArguments arguments;
