@@ -47,13 +47,13 @@ struct LinearSource {
   int bits = 4;        // of gptq, awq and compressed_tensors
   int group_size = 0;  // of them, -1 is one group of k; fp8: input features of a block
   int block_rows = 0;  // fp8: output features of a block; 1 where each has a scale
-  std::string global_scale;      // nvfp4: of the tensor
-  bool global_divides = false;   // nvfp4: it divides
-  bool symmetric = false;        // all zeros must be 8, and are dropped
-  bool zeros_minus_one = true;   // gptq version 1 stores zero - 1
-  HeadOrder heads;               // of weight and bias
-  RowRange rows;                 // of weight and bias
-  int make_bits = 0;             // plain floats are made 4 or 8 bits while they are repacked; 0: they stay
+  std::string global_scale;     // nvfp4: of the tensor
+  bool global_divides = false;  // nvfp4: it divides
+  bool symmetric = false;       // all zeros must be 8, and are dropped
+  bool zeros_minus_one = true;  // gptq version 1 stores zero - 1
+  HeadOrder heads;              // of weight and bias
+  RowRange rows;                // of weight and bias
+  int make_bits = 0;            // plain floats are made 4 or 8 bits while they are repacked; 0: they stay
 };
 
 // A float32 vector of a unit: a norm's weights.
