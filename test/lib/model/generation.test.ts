@@ -551,7 +551,10 @@ describe('close', () => {
     expect(model.close()).toBe(first)
     await first
     await model.close()
-    expect(native.closes).toEqual([{ drain: true, timeoutMs: 50 }])
+    // What is left of it by then.
+    expect(native.closes).toEqual([{ drain: true, timeoutMs: expect.any(Number) }])
+    expect(native.closes[0]!.timeoutMs).toBeGreaterThan(0)
+    expect(native.closes[0]!.timeoutMs).toBeLessThanOrEqual(50)
     await expect(model.generate([5]).result).rejects.toMatchObject({ code: 'MODEL_CLOSED' })
     await expect(model.score('x')).rejects.toMatchObject({ code: 'MODEL_CLOSED' })
     expect(() => model.stats).toThrowError(expect.objectContaining({ code: 'MODEL_CLOSED' }))
