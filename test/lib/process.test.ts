@@ -2,26 +2,12 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, expect, test } from 'vitest'
-import { build, ROOT } from '../built.ts'
+import { build } from '../built.ts'
 import { MODELS } from '../models.ts'
 import { temporaryFolder } from './folder.ts'
 import { INDEX, program } from './program.ts'
 
 beforeAll(build)
-
-test("the README's example runs", async () => {
-  const readme = readFileSync(join(ROOT, 'README.md'), 'utf8')
-  const example = /```ts\n([\s\S]*?)```/.exec(readme)![1]!
-  const body = example
-    .replace(/^import .* from 'millrace'\n/m, 'const { load } = millrace\n')
-    .replace("'models/demo'", 'demo')
-  expect(body).toContain('load(demo, ')
-  const { code, stdout, stderr } = await program(
-    `${body}\nconsole.log(text.length > 0, usage.completionTokens > 0, perplexity > 1)`,
-  )
-  expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
-  expect(stdout).toMatch(/^, there was a kind girl named Daisy\.[\s\S]*true true true\n$/)
-})
 
 test('an idle model does not keep the process alive', async () => {
   expect(await program(`await millrace.load(demo); console.log('loaded')`)).toEqual({

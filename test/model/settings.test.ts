@@ -234,7 +234,7 @@ test('config.json as Python writes it, with NaN and Infinity', async () => {
     .trim()
     .replace(
       /\}$/,
-      ', "initializer_range": NaN, "attention_dropout": -Infinity, "output_x": {"__float__": "Infinity"}}',
+      ', "initializer_range": NaN, "attention_dropout": -Infinity, "initializer_factor": {"__float__": "Infinity"}}',
     )
   writeFileSync(path, text)
   expect(await score(folder)).toEqual({ perplexity: plain.perplexity, warnings: [] })
