@@ -39,7 +39,8 @@ const FIELDS_OF_ALL = [
   'finetuned',
 ]
 
-const UNSCALED: Omit<RopeSpec, 'headDim' | 'rotary'> = {
+/** A rope of no scaling. */
+export const UNSCALED: Omit<RopeSpec, 'headDim' | 'rotary'> = {
   theta: DEFAULT_THETA,
   scaling: 'none',
   factor: 1,

@@ -1,21 +1,14 @@
 /** Shapes of published models, as their config.json has them: for random weights at sizes that nobody wants to fetch. */
 import type { RopeSpec } from '../binding.ts'
 import type { DecoderShape } from '../checkpoint/decoder.ts'
+import { UNSCALED } from '../checkpoint/rope.ts'
 import { invalidArgument, nearest } from '../options/validate.ts'
 
 export const plainRope = (headDim: number, theta: number): RopeSpec => ({
+  ...UNSCALED,
   headDim,
   rotary: headDim,
   theta,
-  scaling: 'none',
-  factor: 1,
-  lowFrequencyFactor: 1,
-  highFrequencyFactor: 4,
-  originalMaxPosition: 0,
-  attentionFactor: 1,
-  betaFast: 32,
-  betaSlow: 1,
-  truncate: true,
 })
 
 const shape = (

@@ -50,6 +50,7 @@ export const TOOLS: ChatTool[] = [
     },
   },
 ]
+
 /** The demo with the template, whose tags are special tokens. */
 export async function folderOf(template: string, generationConfig: object = {}): Promise<string> {
   const file = (name: string) => readFileSync(join(MODELS, 'demo', name))

@@ -1,23 +1,11 @@
 /** A small model and a machine for plans. */
-import type { NativeSlabPlan, NativeUnit, RopeSpec } from '../../../lib/binding.ts'
+import type { NativeSlabPlan, NativeUnit } from '../../../lib/binding.ts'
 import { buildDecoder, type DecoderShape } from '../../../lib/checkpoint/decoder.ts'
+import { plainRope } from '../../../lib/model/shapes.ts'
 import { defaultCalibration } from '../../../lib/plan/calibration.ts'
 import type { Machine, MachineGpu } from '../../../lib/plan/plan.ts'
 
-const rope: RopeSpec = {
-  headDim: 16,
-  rotary: 16,
-  theta: 1e4,
-  scaling: 'none',
-  factor: 1,
-  lowFrequencyFactor: 1,
-  highFrequencyFactor: 4,
-  originalMaxPosition: 0,
-  attentionFactor: 1,
-  betaFast: 32,
-  betaSlow: 1,
-  truncate: true,
-}
+const rope = plainRope(16, 1e4)
 
 export const shape: DecoderShape = {
   vocab: 1000,

@@ -1,44 +1,7 @@
 /** A model whose template is of Qwen's kind, and whose answers the test says word for word. */
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { load, type Model } from '../../../lib/index.ts'
-import { MODELS } from '../../models.ts'
-import { temporaryFolder } from '../folder.ts'
 import type { FakeAddon, FakeModel } from '../model/fake_addon.ts'
-
-const QWEN = `{%- if tools %}<|im_start|>system
-# Tools
-<tools>{% for tool in tools %}
-{{ tool | tojson }}{% endfor %}
-</tools>
-Answer with <tool_call>\\n{"name": <name>, "arguments": <arguments>}\\n</tool_call><|im_end|>
-{% endif %}
-{%- for message in messages %}
-{%- if message.role == 'assistant' %}<|im_start|>assistant
-{% if message.reasoning_content %}<think>
-{{ message.reasoning_content }}
-</think>
-
-{% endif %}{{ message.content }}
-{%- for call in message.tool_calls %}
-<tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
-</tool_call>{% endfor %}<|im_end|>
-{% elif message.role == 'tool' %}<|im_start|>user
-<tool_response>
-{{ message.content }}
-</tool_response><|im_end|>
-{% else %}<|im_start|>{{ message.role }}
-{{ message.content }}<|im_end|>
-{% endif %}{% endfor %}
-{%- if add_generation_prompt %}<|im_start|>assistant
-{% if enable_thinking is defined and not enable_thinking %}<think>
-
-</think>
-
-{% endif %}{% endif %}`
-
-const ADDED = ['<|im_start|>', '<|im_end|>', '<tool_call>', '</tool_call>', '<think>', '</think>']
+import { folderOf, QWEN } from '../model/qwen.ts'
 
 export interface Played {
   model: Model
@@ -50,21 +13,7 @@ export interface Played {
 }
 
 export async function playedModel(addon: FakeAddon): Promise<Played> {
-  const file = (name: string) => readFileSync(join(MODELS, 'demo', name))
-  const tokenizer = JSON.parse(file('tokenizer.json').toString())
-  const config = JSON.parse(file('config.json').toString())
-  const first = config.vocab_size as number
-  tokenizer.added_tokens.push(
-    ...ADDED.map((content, index) => ({ id: first + index, content, special: true, normalized: false })),
-  )
-  const folder = await temporaryFolder({
-    'config.json': { ...config, vocab_size: first + ADDED.length },
-    'model.safetensors': file('model.safetensors'),
-    'tokenizer.json': tokenizer,
-    'tokenizer_config.json': { eos_token: '<|im_end|>' },
-    'chat_template.jinja': QWEN,
-  })
-  const model = await load(folder)
+  const model = await load(await folderOf(QWEN))
   const native = addon.models.at(-1)!
   const script: { text: string; finish: 'stop' | 'length' }[] = []
   const submit = native.submit.bind(native)
