@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { load } from '../../lib/index.ts'
-import { FAMILIES, familyFolder, familyNames, removeFamilyFolders } from './families.ts'
+import { FAMILIES, familyFolder, familyNames, removeFolders } from './folders.ts'
 
 // Keys and values in float16, and activations of 16 bits before linears of 4: a wrong operation is far beyond.
 const MEAN = 2e-3
@@ -14,7 +14,7 @@ interface FamilyGolden {
   logprobs: number[]
 }
 
-afterAll(removeFamilyFolders)
+afterAll(removeFolders)
 
 describe.each(familyNames)('%s', (name) => {
   const golden = JSON.parse(readFileSync(join(FAMILIES, name, 'golden.json'), 'utf8')) as FamilyGolden

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { load, type Model, probe } from '../../lib/index.ts'
-import { familyFolder, familyNames, removeFamilyFolders } from '../goldens/families.ts'
+import { familyFolder, familyNames, formatFolder, formatNames, removeFolders } from '../goldens/folders.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const { gpus, gpuReason } = await probe()
@@ -22,6 +22,7 @@ const checkpoints: [string, () => string][] = [
   ...['models/stories260k', 'models/demo'].map((name): [string, () => string] => [name, () => join(root, name)]),
   ...readdirSync(goldens).map((name): [string, () => string] => [name, () => join(goldens, name)]),
   ...familyNames.map((name): [string, () => string] => [name, () => familyFolder(name)]),
+  ...formatNames.map((name): [string, () => string] => [name, () => formatFolder(name)]),
   ...[ggufs, ...(shared && existsSync(shared) ? [shared] : [])].flatMap((folder) =>
     filesOf(folder).map((name): [string, () => string] => [name, () => join(folder, name)]),
   ),
@@ -42,7 +43,7 @@ describe.skipIf(gpus.length === 0).each(checkpoints)('%s', (_, pathOf) => {
   afterAll(async () => {
     await cpu?.close()
     await gpu?.close()
-    removeFamilyFolders()
+    removeFolders()
   })
   const tokensOf = async (model: Model, prompt: number[], options: object) => {
     const tokens: number[] = []
