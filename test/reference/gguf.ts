@@ -1,6 +1,7 @@
 /** Writes GGUF files, of any metadata and tensors, and of the tests' random checkpoints in llama.cpp's naming. */
-import { readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { readFileSync, realpathSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, sep } from 'node:path'
 import { type GgufType, pack } from './gguf_blocks.ts'
 import { numbers, readFolder, type Tensors, tensor, writeFolder } from './safetensors.ts'
 
@@ -149,6 +150,10 @@ export interface ConvertOptions {
  * weights that the file then has, for the float64 model to read. Returns the file's path.
  */
 export function convertFolder(dir: string, options: ConvertOptions): string {
+  // Written over: a model that somebody keeps must not be.
+  if (!realpathSync(dir).startsWith(`${realpathSync(tmpdir())}${sep}`)) {
+    throw new Error(`convertFolder() overwrites the folder's weights: expected one of temporary files, not ${dir}`)
+  }
   const json = (name: string) => JSON.parse(readFileSync(join(dir, name), 'utf8'))
   const config = json('config.json')
   const llama = config.model_type === 'llama' || config.model_type === 'mistral'
