@@ -178,40 +178,39 @@ async function checkServe(millrace, demo) {
 const CONSUMER =
   "import { load, type MillraceError, pull } from 'millrace'\n" +
   "import { type Lab, openLab } from 'millrace/lab'\n" +
-  "import { type Server, serve } from 'millrace/server'\n" +
-  "import { millrace } from 'millrace/ai'\n" +
+  "import { millraceServer, type Server, serve } from 'millrace/server'\n" +
   "export const lab: Promise<Lab> = openLab({ device: 'cpu' })\n" +
   "export const model = load('owner/name', { device: 'cpu', placement: 'streamed', revision: 'main' })\n" +
   "export const path: Promise<string> = pull('owner/name').then((pulled) => pulled.path)\n" +
   "export const server: Promise<Server> = serve({ models: { demo: 'a/b' }, port: 0 })\n" +
-  "export const id: string = millrace({ path: '/a/b' }).modelId\n" +
+  'export const plugin = (app: Parameters<typeof millraceServer>[0]) => millraceServer(app, { models: {} })\n' +
   'export const code = (error: MillraceError): string => error.code\n'
+
+/** Its types are the AI SDK's, which an application that imports it has. */
+const AI_CONSUMER =
+  "import { load } from 'millrace'\n" +
+  "import { millrace } from 'millrace/ai'\n" +
+  "export const id: Promise<string> = load('owner/name').then((model) => millrace(model).modelId)\n"
 
 /** ESM and CommonJS, by the ways that TypeScript finds types. */
 function checkTypes() {
-  // Types of millrace/ai are those of the AI SDK, which its users have.
-  for (const name of ['@ai-sdk/provider', 'json-schema']) {
-    const target = join(project, 'node_modules', name)
-    if (existsSync(target)) continue
-    mkdirSync(dirname(target), { recursive: true })
-    symlinkSync(join(ROOT, 'node_modules', name), target)
-  }
-  for (const [name, file, options] of [
+  const provider = join(project, 'node_modules', '@ai-sdk', 'provider')
+  const tsc = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc')
+  const lib = ['es2023', 'esnext.disposable', 'dom']
+  for (const [name, file, options, consumer = CONSUMER] of [
     ['node16', 'types.mts', { module: 'node16' }],
     ['nodenext', 'types.mts', { module: 'nodenext' }],
     ['nodenext, from CommonJS', 'types.cts', { module: 'nodenext' }],
     ['bundler', 'types.ts', { module: 'esnext', moduleResolution: 'bundler' }],
+    ['node16, millrace/ai', 'types.mts', { module: 'node16', skipLibCheck: true }, AI_CONSUMER],
   ]) {
-    writeFileSync(join(project, file), CONSUMER)
-    const compilerOptions = { strict: true, noEmit: true, target: 'es2022', types: [], ...options }
-    writeFileSync(
-      join(project, 'tsconfig.json'),
-      JSON.stringify({
-        compilerOptions: { ...compilerOptions, lib: ['es2023', 'esnext.disposable', 'dom'] },
-        files: [file],
-      }),
-    )
-    const tsc = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc')
+    if (consumer === AI_CONSUMER && !existsSync(provider)) {
+      mkdirSync(dirname(provider), { recursive: true })
+      symlinkSync(join(ROOT, 'node_modules', '@ai-sdk', 'provider'), provider)
+    }
+    writeFileSync(join(project, file), consumer)
+    const compilerOptions = { strict: true, noEmit: true, target: 'es2022', types: [], lib, ...options }
+    writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: [file] }))
     check(`its types, module ${name}`, process.execPath, [tsc, '-p', project], project)
   }
 }
@@ -219,8 +218,8 @@ function checkTypes() {
 try {
   mkdirSync(project)
   mkdirSync(bin)
-  // A shell too: npx and the managers start programs by it.
-  for (const tool of new Set(['node', 'npm', 'npx', 'sh', manager])) {
+  // A shell too, and what pnpm's start scripts call: npx and the managers start programs by it.
+  for (const tool of new Set(['node', 'npm', 'npx', 'sh', 'sed', 'dirname', 'uname', manager])) {
     const path = tool === 'node' ? process.execPath : tool === manager ? packageManager(tool) : findProgram(tool)
     if (path !== undefined) symlinkSync(path, join(bin, tool))
   }
