@@ -65,18 +65,19 @@ function install() {
       )
     case 'pnpm':
       return check('pnpm add', 'pnpm', ['add', ...tarballs], project)
-    case 'yarn':
-      writeFileSync(join(project, '.yarnrc.yml'), 'nodeLinker: node-modules\nenableGlobalCache: true\n')
+    case 'yarn': {
+      // It looks into the registry for what a dependency depends on, whatever else is installed.
+      const resolutions = { [`@millrace/${platform}`]: `file:${native}` }
+      writeFileSync(join(project, 'package.json'), JSON.stringify({ name: 'project', private: true, resolutions }))
+      writeFileSync(join(project, '.yarnrc.yml'), 'nodeLinker: node-modules\nenableTelemetry: false\n')
       writeFileSync(join(project, 'yarn.lock'), '')
       return check(
         'yarn add',
         'yarn',
-        [
-          'add',
-          ...tarballs.map((file) => `${file.includes('linux') ? `@millrace/${platform}` : 'millrace'}@file:${file}`),
-        ],
+        ['add', `millrace@file:${main}`, `@millrace/${platform}@file:${native}`],
         project,
       )
+    }
     case 'bun':
       return check('bun add', 'bun', ['add', ...tarballs], project)
     default:
