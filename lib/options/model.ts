@@ -228,7 +228,8 @@ const revision = { error: 'a branch, a tag or a commit' }
 export const hubOptions = {
   revision: z
     .string(revision)
-    .regex(/^[^\s\0]+$/, revision)
+    // As git has it: no part that leads elsewhere.
+    .regex(/^(?!.*(^|\/)\.{0,2}(\/|$))[^\s\0\\]+$/, revision)
     .optional(),
   offline: boolean().optional(),
 }
