@@ -1,5 +1,6 @@
 /** Automata over code points -> automata over bytes: UTF-8, as it is or within a JSON text. */
 import { LAST } from './charset.ts'
+import { RAW, runsOf } from './classes.ts'
 import { type Arcs, type Dfa, distances, isAnyState } from './dfa.ts'
 import type { Meter } from './problems.ts'
 import { COUNTS, ENDS, type Fragment, NAME, type State } from './rules.ts'
@@ -156,22 +157,6 @@ function piecesOf(arcs: Arcs): Piece[] {
   return out
 }
 
-/** Every plain character (csrc/constraint/vocabulary.h) leads back to the state. */
-function loopsPlainly(arcs: Arcs, state: number): boolean {
-  let next = 0x20
-  const skipped = [QUOTE, BACKSLASH, 0x2028, 0x2029]
-  for (const [first, last, target] of piecesOf(arcs)) {
-    if (target !== state) continue
-    while (next < first) {
-      if (skipped.includes(next)) next++
-      else if (next >= 0xd800 && next < 0xe000) next = 0xe000
-      else return false
-    }
-    next = Math.max(next, last + 1)
-  }
-  return next > LAST
-}
-
 /** The texts themselves, and the calls that stand beside them. */
 export function rawFragment(
   dfa: Dfa,
@@ -180,13 +165,14 @@ export function rawFragment(
 ): Fragment {
   const far = counted ? distances(dfa) : undefined
   const encoder = new Encoder(dfa.arcs.length, meter, far)
+  const runs = runsOf(dfa, meter, { alone: counted })
   dfa.arcs.forEach((arcs, state) => {
     const own = encoder.states[state]!
     own.edges = encoder.edges(piecesOf(arcs))
     if (calls?.[state]?.length) own.calls = [...calls[state]!]
     if (dfa.accepts[state]) own.accepts = true
     if (far) own.needs = far[state]!
-    if (loopsPlainly(arcs, state)) own.plain = true
+    own.run = runs[state]!
   })
   return { states: encoder.states, start: dfa.start }
 }
@@ -206,6 +192,7 @@ export function jsonFragment(dfa: Dfa, { counted, names }: JsonTextOptions, mete
   const encoder = new Encoder(count, meter, far, names?.reach)
   const { states } = encoder
   const end = names ? -1 : states.push({ edges: [], accepts: true }) - 1
+  const runs = runsOf(dfa, meter, { alone: counted, ends: names && ((state) => names.reach[state]!.others === 0) })
   dfa.arcs.forEach((arcs, state) => {
     const own = states[state]!
     const pieces = piecesOf(arcs)
@@ -220,7 +207,7 @@ export function jsonFragment(dfa: Dfa, { counted, names }: JsonTextOptions, mete
     const escaped = escapeState(encoder, pieces, !names && isAnyState(dfa, state))
     if (escaped !== undefined) extra.push(BACKSLASH, BACKSLASH, 0, escaped)
     own.edges = extra.length === 0 ? edges : sortEdges([...edges, ...extra])
-    if (loopsPlainly(arcs, state)) own.plain = true
+    own.run = { ...runs[state]!, classes: runs[state]!.classes & RAW }
   })
   if (names) return { states, start: dfa.start }
   const start = states.push({ edges: [QUOTE, QUOTE, 0, dfa.start], needs: far?.[dfa.start] ?? 0 }) - 1
