@@ -38,6 +38,16 @@ const SEGMENTS: readonly (readonly [number, number, number])[] = [
   [0xe000, LAST, 1 << BEYOND_ASCII],
 ]
 
+/** All classes that have none of these bytes; of those beyond ASCII the ones that text has count. */
+export function classesWithout(bytes: Iterable<number>): number {
+  let out = 0x7fffffff
+  for (const byte of bytes) {
+    if (byte < ASCII_END) out &= ~(1 << classOf(byte))
+    else if (byte < 0xf8) out &= ~(1 << BEYOND_ASCII)
+  }
+  return out
+}
+
 /** Of a state: any text of so many characters of these classes, or fewer, may follow. */
 export interface Run {
   classes: number
