@@ -12,7 +12,6 @@ import type {
 import type { SamplingDefaults } from '../checkpoint/generation_defaults.ts'
 import type { ModelSpec } from '../checkpoint/spec.ts'
 import { nativeConstraint } from '../constraint/constraint.ts'
-import type { Task } from '../constraint/task.ts'
 import type { Constraint, ObjectOf } from '../constraint/types.ts'
 import { MillraceError } from '../errors.ts'
 import type { Logger } from '../log.ts'
@@ -40,6 +39,7 @@ import type { Tool } from '../text/chat/types.ts'
 import type { TextCodec } from '../text/tokenizer/codec.ts'
 import type { ModelCache } from './cache.ts'
 import { type AnswerReading, Generation } from './generation.ts'
+import { offeredConstraint } from './offered.ts'
 import { closedError, RequestQueue } from './queue.ts'
 import type { PromptSource } from './request.ts'
 import { awaitNative, callNative, runtime } from './runtime.ts'
@@ -237,7 +237,7 @@ export class Model implements AsyncDisposable {
     const checked = validate(generateOptions, options, 'options')
     const { constraint } = checked
     return this.#generate(() => this.#source(prompt, true, 'prompt'), checked, {
-      constraint: constraint && (() => [{ body: constraint.body }]),
+      hold: constraint && ((signal) => nativeConstraint([{ body: constraint.body }], this.#parts.tokenizer.pieces, signal)),
     })
   }
 
@@ -252,14 +252,18 @@ export class Model implements AsyncDisposable {
     const { tools, parallelToolCalls, forced, ...templateOptions } = chat
     const { constraint } = answer
     let reading: AnswerReading | undefined
-    let task: Task | undefined
+    let hold: Hold | undefined
     const prompt = () => async (signal: AbortSignal) => {
       const prepared = await tokenizer.prepareChat(checked, { ...templateOptions, tools, signal })
       const { tokens, format, promptEnd } = prepared
       const hasTools = tools !== undefined && tools.length > 0
-      if (forced)
-        task = constrainedCalls(format, promptEnd, { tools: forced, parallel: parallelToolCalls }, tokenizer.pieces)
-      else if (constraint) task = constrainedText(format, promptEnd, constraint.body, tokenizer.pieces)
+      const { pieces } = tokenizer
+      const parallel = parallelToolCalls
+      hold = (signal) => {
+        if (forced) return nativeConstraint(constrainedCalls(format, promptEnd, { tools: forced, parallel }, pieces), pieces, signal)
+        if (constraint) return nativeConstraint(constrainedText(format, promptEnd, constraint.body, pieces), pieces, signal)
+        return hasTools ? offeredConstraint(format, promptEnd, { tools, parallel }, pieces, signal) : undefined
+      }
       if (hasTools && !format.calls) {
         log.warn({ model: native.id }, 'how the model writes calls of tools is not known: they stay in the text')
       }
@@ -271,8 +275,7 @@ export class Model implements AsyncDisposable {
       }
       return this.#checkPrompt(tokens, 'prompt')
     }
-    const isHeld = forced !== undefined || constraint !== undefined
-    return this.#generate(prompt, answer, { reading: () => reading, constraint: isHeld ? () => task : undefined })
+    return this.#generate(prompt, answer, { reading: () => reading, hold: (signal) => hold?.(signal) })
   }
 
   /**
@@ -436,25 +439,21 @@ export class Model implements AsyncDisposable {
     await trace
   }
 
-  /** `reading` and `constraint` are asked for once the prompt is known. */
+  /** `reading` and `hold` are asked for once the prompt is known. */
   #generate(
     prompt: () => PromptSource,
     checked: AnswerOptions,
-    {
-      reading,
-      constraint,
-    }: { reading?: () => AnswerReading | undefined; constraint?: (() => Task | undefined) | undefined },
+    { reading, hold }: { reading?: () => AnswerReading | undefined; hold?: Hold | undefined },
   ): Generation {
     this.#checkAnswer(checked)
     const { tokenizer } = this.#parts
     let held: NativeConstraint | undefined
     const source = (): PromptSource => {
       const given = prompt()
-      if (!constraint) return given
+      if (!hold) return given
       return async (signal) => {
         const tokens = given instanceof Int32Array ? given : await given(signal)
-        const task = constraint()
-        if (task) held = await nativeConstraint(task, tokenizer.pieces, signal)
+        held = await hold(signal)
         return tokens
       }
     }
@@ -563,6 +562,9 @@ function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan):
     devices: memory.devices.map(({ copiedBytes: _, ...device }) => device),
   }
 }
+
+/** What an answer is held to, if to anything. */
+type Hold = (signal: AbortSignal) => Promise<NativeConstraint | undefined> | undefined
 
 /** Those of the chat, and those of the answer. */
 function chatOptionsOf(checked: z.output<typeof chatOptions>) {
