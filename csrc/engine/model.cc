@@ -684,23 +684,27 @@ void Model::expire() {
   const auto over = [now](const Sequence& sequence, double limit_ms) {
     return limit_ms > 0 && milliseconds(now - sequence.submitted) >= limit_ms;
   };
-  for (const uint64_t id : scheduler_->ids([&](const Sequence& sequence, bool waiting) {
-         return waiting && over(sequence, sequence.options.queue_timeout_ms);
-       })) {
+  const std::vector<uint64_t> late = scheduler_->ids([&](const Sequence& sequence, bool waiting) {
+    return waiting && over(sequence, sequence.options.queue_timeout_ms);
+  });
+  for (const uint64_t id : late) {
     TokenEvent last;
     last.error_code = code::kQueueTimeout;
     last.error_message = "the request waited longer than its queueTimeoutMs";
     last.error_remedy = "try again later, with a longer queueTimeoutMs, or with a higher priority";
     end(id, Finish::error, std::move(last));
   }
-  for (const uint64_t id :
-       scheduler_->ids([&](const Sequence& sequence, bool) { return over(sequence, sequence.options.deadline_ms); })) {
+  const std::vector<uint64_t> overdue =
+      scheduler_->ids([&](const Sequence& sequence, bool) { return over(sequence, sequence.options.deadline_ms); });
+  for (const uint64_t id : overdue) {
     TokenEvent last;
     last.error_code = code::kDeadlineExceeded;
     last.error_message = "the request was not done by its deadlineMs";
     last.error_remedy = "ask for fewer tokens, or give it more time";
     end(id, Finish::error, std::move(last));
   }
+  // There may be no step after it that would.
+  if (!late.empty() || !overdue.empty()) publish_counters();
 }
 
 void Model::end(uint64_t request, Finish finish, TokenEvent last) {

@@ -894,6 +894,26 @@ TEST(abuse_from_many_threads) {
   }
 }
 
+// The last thing that happens to an idle model may be that its only request is out of time.
+TEST(counters_after_a_deadline) {
+  const auto host = tiny_model(12);
+  Engine engine;
+  Placement slow;
+  slow.stream_hooks = unhurried();
+  const auto model = make_model(host, slow);
+  engine.add(model);
+  const auto sink = std::make_shared<Collector>();
+  RequestOptions options;
+  options.tokens = {1, 2, 3};
+  options.max_tokens = 150;
+  options.deadline_ms = 30;
+  CHECK_EQ(sink->wait(engine.submit(model, options, sink)).error_code, std::string(code::kDeadlineExceeded));
+  for (int i = 0; i < 5000 && model->counters().running > 0; i++) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  CHECK_EQ(model->counters().running.load(), 0u);
+  CHECK_EQ(model->counters().kv_blocks_used.load(), 0u);
+  close_and_wait(engine, model);
+}
+
 TEST(deadlines_hold_for_models_that_wait_for_their_turn) {
   const auto host = tiny_model(22);
   Engine engine;
