@@ -32,7 +32,16 @@ const NAMES = [
     'tokens',
     'model',
   ],
-  ...['structured_outputs', 'guided_json', 'chat_template_kwargs', 'thinking', 'include', 'logprobs', '__proto__', 'encoding_format'],
+  ...[
+    'structured_outputs',
+    'guided_json',
+    'chat_template_kwargs',
+    'thinking',
+    'include',
+    'logprobs',
+    '__proto__',
+    'encoding_format',
+  ],
 ]
 const value: fc.Arbitrary<unknown> = fc.letrec((tie) => ({
   any: fc.oneof(
