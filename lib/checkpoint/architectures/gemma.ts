@@ -54,7 +54,7 @@ export const gemma2: Architecture = {
   windows: (config) => readWindows(config, 4096, everyButEach(2)),
   decoder: (config, shape) =>
     decoder({ attn_logit_softcapping: 50, final_logit_softcapping: 30, ...config } as Fields, shape),
-  fields: [...FIELDS, 'cache_implementation'],
+  fields: FIELDS,
 }
 
 export const gemma3: Architecture = {
