@@ -318,9 +318,8 @@ void run_widened(const LinearKernels& kernels, const LinearCall& call, const Lin
   constexpr int kTiles = 16;
   const MatrixLayout& m = segment.matrix;
   const int per_group = m.code.group / kTileK, rows = run.row_end - run.row_begin;
-  std::vector<float> tiles(static_cast<size_t>(kTiles) * kTileN * kTileK + 16);
+  alignas(64) float tiles[kTiles * kTileN * kTileK];
   std::vector<float> sums(static_cast<size_t>(rows) * kTileN);
-  auto* aligned = reinterpret_cast<float*>(round_up(reinterpret_cast<uintptr_t>(tiles.data()), 64));
   alignas(64) float part[kLinearDenseRows * kTileN];
   for (int block = run.block_begin; block < run.block_end; block++) {
     const std::byte* matrix = call.slab + m.offset;
@@ -329,10 +328,10 @@ void run_widened(const LinearKernels& kernels, const LinearCall& call, const Lin
       const int end = std::min(begin + kTiles, m.slices());
       for (int s = begin; s < end; s += per_group) {
         kernels.widen(matrix + m.group_offset(block, s / per_group), matrix + m.tile_offset(block, s),
-                      std::min(per_group, end - s), aligned + static_cast<ptrdiff_t>(s - begin) * kTileN * kTileK);
+                      std::min(per_group, end - s), tiles + static_cast<ptrdiff_t>(s - begin) * kTileN * kTileK);
       }
       DenseRowBlock task;
-      task.weights = reinterpret_cast<const std::byte*>(aligned);
+      task.weights = reinterpret_cast<const std::byte*>(tiles);
       task.slices = end - begin;
       task.x_stride = static_cast<int64_t>(p.k_stored) * 2;
       task.out = part;
