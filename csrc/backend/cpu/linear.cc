@@ -326,6 +326,19 @@ void run_widened(const LinearKernels& kernels, const LinearCall& call, const Lin
     std::fill(sums.begin(), sums.end(), 0.0f);
     for (int begin = 0; begin < m.slices(); begin += kTiles) {
       const int end = std::min(begin + kTiles, m.slices());
+      if (kernels.e4m3 != nullptr && rows <= kLinearE4m3Rows) {
+        E4m3RowBlock few;
+        few.weights = matrix + m.group_offset(block, begin / per_group);
+        few.slices = end - begin;
+        few.group_tiles = per_group;
+        few.rows = rows;
+        few.x_stride = static_cast<int64_t>(p.k_stored) * 2;
+        few.x = p.spread.data() + run.row_begin * few.x_stride + static_cast<ptrdiff_t>(begin) * 2 * kTileK;
+        few.out = part;
+        kernels.e4m3(few);
+        for (int i = 0; i < rows * kTileN; i++) sums[static_cast<size_t>(i)] += part[i];
+        continue;
+      }
       for (int s = begin; s < end; s += per_group) {
         kernels.widen(matrix + m.group_offset(block, s / per_group), matrix + m.tile_offset(block, s),
                       std::min(per_group, end - s), tiles + static_cast<ptrdiff_t>(s - begin) * kTileN * kTileK);

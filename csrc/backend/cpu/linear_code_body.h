@@ -172,14 +172,10 @@ template <class W>
 void code_widen(const std::byte* header, const std::byte* tiles, int count, float* out) {
   float scale[kTileN];
   __builtin_memcpy(scale, header, sizeof(scale));
-  for (int j = 0; j < 4; j++) {
-    for (int g = 0; g < 8; g++) {
-      const float first = scale[8 * g + j], second = scale[8 * g + 4 + j];
-      const ptrdiff_t line = 32 * (8 * j + g);
-      for (int tile = 0; tile < count; tile++) {
-        const ptrdiff_t at = line + tile * kTileN * kTileK;
-        W::widen(reinterpret_cast<const uint8_t*>(tiles) + at, first, second, out + at);
-      }
+  const auto* from = reinterpret_cast<const uint8_t*>(tiles);
+  for (int tile = 0; tile < count; tile++) {
+    for (int j = 0; j < 4; j++) {
+      for (int g = 0; g < 8; g++, from += 32, out += 32) W::widen(from, scale[8 * g + j], scale[8 * g + 4 + j], out);
     }
   }
 }

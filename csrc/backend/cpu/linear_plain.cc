@@ -340,6 +340,6 @@ void dense(const DenseRowBlock& a) {
 }  // namespace
 
 const LinearKernels kLinearPlain = {"plain",    kMostRows,  quantize,    q4,        nullptr, code_linear<WordsPlain>,
-                                    code_widen<WordsPlain>, dense<F16>, dense<Bf16>, dense<F32>};
+                                    code_widen<WordsPlain>, nullptr, dense<F16>, dense<Bf16>, dense<F32>};
 
 }  // namespace millrace
