@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { MillraceError } from './errors.ts'
 import type { NativeSampling } from './options/sampling.ts'
 
-export type LinearFormat = 'plain' | 'gptq' | 'awq' | 'compressed-tensors' | 'fp8' | 'nvfp4'
+export type LinearFormat = 'plain' | 'gptq' | 'awq' | 'compressed-tensors' | 'fp8' | 'nvfp4' | 'mxfp4'
 /** How a matrix is written in slabs (csrc/model/code.h). */
 export type WeightType =
   | 'q4'

@@ -4,10 +4,15 @@ export type { GgufQuantisation } from './checkpoint/gguf/types.ts'
 export type {
   AwqQuantisation,
   CompressedTensorsQuantisation,
+  Fp8Quantisation,
   GptqQuantisation,
   GptqRule,
+  MixedQuantisation,
+  Mxfp4Quantisation,
+  Nvfp4Quantisation,
   Quantisation,
-} from './checkpoint/quantisation.ts'
+  UniformQuantisation,
+} from './checkpoint/quantisation/index.ts'
 export type { ModelSpec } from './checkpoint/spec.ts'
 export { CompiledConstraint, compileConstraint } from './constraint/constraint.ts'
 export type {

@@ -177,7 +177,8 @@ LinearSource linear_source(const Napi::Object& object) {
                                         {"awq", LinearFormat::awq},
                                         {"compressed-tensors", LinearFormat::compressed_tensors},
                                         {"fp8", LinearFormat::fp8},
-                                        {"nvfp4", LinearFormat::nvfp4}});
+                                        {"nvfp4", LinearFormat::nvfp4},
+                                        {"mxfp4", LinearFormat::mxfp4}});
   source.weight = string_field(object, "weight");
   source.zeros = string_field(object, "zeros");
   source.scales = string_field(object, "scales");
