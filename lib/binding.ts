@@ -356,6 +356,8 @@ export interface NativeRequestBase extends NativeSchedule {
 export interface NativeGenerateRequest extends NativeSampling {
   kind: 'generate'
   maxTokens: number
+  /** None of the stop tokens is chosen before there are so many. */
+  minTokens: number
   /** Tokens, each once, and what is added to their logits. */
   biasTokens: Int32Array
   biasValues: Float32Array
@@ -377,7 +379,14 @@ export interface NativeScoreRequest {
   logits: boolean
 }
 
-export type NativeRequest = NativeRequestBase & (NativeGenerateRequest | NativeScoreRequest)
+/** Pools the final hidden states of the tokens. */
+export interface NativeEmbedRequest {
+  kind: 'embed'
+  pooling: 'mean' | 'last'
+}
+
+export type NativeRequestKind = NativeGenerateRequest | NativeScoreRequest | NativeEmbedRequest
+export type NativeRequest = NativeRequestBase & NativeRequestKind
 
 export interface NativeSchedule {
   /** Higher goes first; int32. */
@@ -398,6 +407,8 @@ export interface NativeTokensEvent {
   /** generate: one a token if asked for. score: with `finish`, [tokens - 1]. */
   logprobs?: Float32Array
   logits?: Float32Array
+  /** embed: with `finish`, [hidden], of length 1. */
+  embedding?: Float32Array
   /** [tokens, topLogprobs] if asked for, highest first; -1 and NaN where the vocabulary has no more. */
   topTokens?: Int32Array
   topLogprobs?: Float32Array

@@ -27,6 +27,7 @@ export { type HubOptions, type PulledModel, pull } from './hub/pull.ts'
 export type { Logger } from './log.ts'
 export { type CacheEntry, clearCache, listCache, type ModelCache } from './model/cache.ts'
 export { type CalibrateOptions, type CalibrationReport, calibrate } from './model/calibrate.ts'
+export type { EmbedResult } from './model/embedding.ts'
 export type {
   FinishReason,
   Generation,
@@ -46,6 +47,7 @@ export type {
   ChatOptions,
   ChatTemplateOptions,
   ChatTool,
+  EmbedOptions,
   GenerateOptions,
   ScheduleOptions,
   ScoreOptions,
@@ -62,6 +64,6 @@ export type { CostedUnit, DecodePrediction, Prediction, PrefillPrediction } from
 export { type CpuReport, type GpuReport, type ProbeOptions, type ProbeReport, probe } from './probe.ts'
 export type { Part as ChatPart } from './text/chat/parser.ts'
 export type { GeneratedToolCall, TextPart, ToolCall } from './text/chat/types.ts'
-export type { EncodeOptions, TextCodec } from './text/tokenizer/codec.ts'
+export type { EncodeOptions, SpecialTokens, TextCodec } from './text/tokenizer/codec.ts'
 export { type LoadedTokenizer, loadTokenizer, type TokenizerOptions } from './text/tokenizer/load.ts'
 export type { Truncation } from './text/truncate.ts'

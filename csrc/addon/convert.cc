@@ -182,6 +182,15 @@ void read(const Napi::Object& object, const char* name, int32_t& value) {
 
 }  // namespace
 
+namespace {
+
+RequestKind request_kind(const std::string& name) {
+  if (name == "score") return RequestKind::score;
+  return name == "embed" ? RequestKind::embed : RequestKind::generate;
+}
+
+}  // namespace
+
 std::vector<const char*> sampling_option_names() {
 #define MILLRACE_NAME_OF_FIELD(type, field, name, fallback) name,
   return {MILLRACE_SAMPLING_OPTIONS(MILLRACE_NAME_OF_FIELD)};
@@ -190,7 +199,7 @@ std::vector<const char*> sampling_option_names() {
 
 RequestOptions request_options(const Napi::Object& object, int vocab) {
   RequestOptions options;
-  options.kind = string_field(object, "kind") == "score" ? RequestKind::score : RequestKind::generate;
+  options.kind = request_kind(string_field(object, "kind"));
   options.tokens = int32_array_field(object, "tokens");
   check_tokens(options.tokens, vocab);
   options.priority = int_field(object, "priority");
@@ -201,7 +210,12 @@ RequestOptions request_options(const Napi::Object& object, int vocab) {
     options.logits = bool_field(object, "logits");
     return options;
   }
+  if (options.kind == RequestKind::embed) {
+    options.pooling = string_field(object, "pooling") == "last" ? Pooling::last : Pooling::mean;
+    return options;
+  }
   options.max_tokens = int_field(object, "maxTokens");
+  options.min_tokens = int_field(object, "minTokens");
 #define MILLRACE_READ_FIELD(type, field, name, fallback) read(object, name, options.field);
   MILLRACE_SAMPLING_OPTIONS(MILLRACE_READ_FIELD)
 #undef MILLRACE_READ_FIELD

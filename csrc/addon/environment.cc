@@ -47,6 +47,7 @@ void join(TokenEvent& event, TokenEvent&& later) {
   append(event.tokens, std::move(later.tokens));
   append(event.logprobs, std::move(later.logprobs));
   append(event.logits, std::move(later.logits));
+  append(event.embedding, std::move(later.embedding));
   append(event.top_tokens, std::move(later.top_tokens));
   append(event.top_logprobs, std::move(later.top_logprobs));
   event.finish = later.finish;
@@ -79,6 +80,7 @@ Napi::Object to_js(Napi::Env env, const TokenEvent& event) {
   out["tokens"] = typed_array<Napi::Int32Array>(env, event.tokens);
   if (!event.logprobs.empty()) out["logprobs"] = typed_array<Napi::Float32Array>(env, event.logprobs);
   if (!event.logits.empty()) out["logits"] = typed_array<Napi::Float32Array>(env, event.logits);
+  if (!event.embedding.empty()) out["embedding"] = typed_array<Napi::Float32Array>(env, event.embedding);
   if (!event.top_tokens.empty()) {
     out["topTokens"] = typed_array<Napi::Int32Array>(env, event.top_tokens);
     out["topLogprobs"] = typed_array<Napi::Float32Array>(env, event.top_logprobs);

@@ -385,7 +385,7 @@ void Model::run_pass(Step step) {
     side.feeder->begin(route, next);
     if (side.feeder->counters().shared_bytes > brought) counters_.switches.fetch_add(1, std::memory_order_relaxed);
     Step own = step;
-    if (i != head) own.logits = {}, own.adjustments = {}, own.masks = {};
+    if (i != head) own.logits = {}, own.adjustments = {}, own.masks = {}, own.hidden_rows = {};
     side.executor->begin(*side.compute, own, output_);
   }
   sides_[at].executor->embed(*sides_[at].compute);
@@ -394,19 +394,22 @@ void Model::run_pass(Step step) {
     Side& side = sides_[device];
     Stream& compute = *side.compute;
     const Home home = side.feeder->homes()[unit];
-    if (program().units[unit].head && step.logits.empty()) {
-      if (side.feeder->streams(unit)) {  // its copy is under way: it goes unused
-        side.feeder->acquire(compute, unit);
-        side.feeder->release(compute, unit);
-      }
-      continue;
-    }
-    if (device != at) {
+    const bool is_head = program().units[unit].head;
+    const bool unused = is_head && step.logits.empty();
+    if (device != at && !(unused && step.hidden_rows.empty())) {
       const Side& before = sides_[at];
       at = device;
       begin_span("rows for ", unit);
       cross(before, side);
       end_span();
+    }
+    if (is_head && !step.hidden_rows.empty()) side.executor->keep_hidden(compute);
+    if (unused) {
+      if (side.feeder->streams(unit)) {  // its copy is under way: it goes unused
+        side.feeder->acquire(compute, unit);
+        side.feeder->release(compute, unit);
+      }
+      continue;
     }
     const bool hops = home == Home::cpu && step.decode_rows > 0 && !crowd;
     if (hops) {
@@ -475,6 +478,7 @@ bool Model::step() {
   counters_.prefill_rows.fetch_add(batch_.step.rows - batch_.step.decode_rows, std::memory_order_relaxed);
   scheduler_->computed(batch_);
   take_results(batch_);
+  output_.hidden = {};  // of all rows of a large step: tens of megabytes
   publish_counters();
   if (const std::shared_ptr<EventSink> observer = observer_.lock()) {
     observer->post_step({id_, batch_.step.rows, batch_.step.decode_rows, static_cast<int>(batch_.parts.size()),
@@ -529,6 +533,7 @@ void Model::take_results(const StepBatch& batch) {
   size_t top = 0;  // into the output's top log-probabilities
   for (const StepBatch::Part& part : batch.parts) {
     Sequence& sequence = *part.sequence;
+    if (sequence.options.kind == RequestKind::embed) take_hidden(part);
     if (part.logits == 0) continue;
     const size_t own_top = top;
     for (int i = 0; i < part.logits; i++) top += batch.logits[part.first_logit + i].top_logprobs;
@@ -567,8 +572,9 @@ void Model::take_results(const StepBatch& batch) {
       event.error_code = forbidden ? code::kInvalidArgument : code::kCheckpointInvalid;
       event.error_message = forbidden ? "logitBias forbids every token: there is none left to choose"
                                       : "the model's logits are not numbers (NaN or infinite)";
-      event.error_remedy = forbidden ? "allow a token at least: leave one out, or give it a finite bias"
-                                     : "fetch the checkpoint again: damaged or overflowing weights do this";
+      event.error_remedy = forbidden
+                               ? "allow a token at least: leave one out, give it a finite bias, or lower minTokens"
+                               : "fetch the checkpoint again: damaged or overflowing weights do this";
       end(sequence.id, Finish::error, std::move(event));
       continue;
     }
@@ -602,6 +608,26 @@ void Model::take_results(const StepBatch& batch) {
     event.request = sequence.id;
     sequence.sink->post(std::move(event));
   }
+}
+
+void Model::take_hidden(const StepBatch::Part& part) {
+  Sequence& sequence = *part.sequence;
+  const auto hidden = static_cast<size_t>(program().hidden());
+  const int head = static_cast<int>(host_->units().size()) - 1;
+  for (int i = 0; i < part.hidden; i++) {
+    const std::span<float> row(output_.hidden.data() + (part.first_hidden + i) * hidden, hidden);
+    final_norm(program().units[head].ops, host_->units()[head], host_->slab(head), row);
+    sequence.pooled.add(row);
+  }
+  if (sequence.computed < sequence.prompt_length()) return;
+  TokenEvent event;
+  event.embedding = sequence.pooled.unit_length();
+  if (event.embedding.empty()) {
+    fail(sequence.id, Error(code::kCheckpointInvalid, "the model's hidden states are not numbers (NaN or infinite)",
+                            "fetch the checkpoint again: damaged or overflowing weights do this"));
+    return;
+  }
+  end(sequence.id, Finish::length, std::move(event));
 }
 
 void Model::fail(uint64_t request, const Error& error) {

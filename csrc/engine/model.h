@@ -173,6 +173,7 @@ class Model {
   ExecutorConfig executor_config() const;
   std::string unit_name(int unit) const;
   void take_results(const StepBatch& batch);
+  void take_hidden(const StepBatch::Part& part);
   void fail(uint64_t request, const Error& error);
   void end_without_token(Sequence& sequence);
 

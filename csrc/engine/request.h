@@ -9,19 +9,21 @@
 
 #include "engine/constrained.h"
 #include "engine/kv_pool.h"
+#include "engine/pooling.h"
 
 namespace millrace {
 
 using Clock = std::chrono::steady_clock;
 
-enum class RequestKind : uint8_t { generate, score };
+enum class RequestKind : uint8_t { generate, score, embed };
 
 struct RequestOptions {
   uint64_t id = 0;    // of Engine::admit(); 0: submit() admits it
   double age_ms = 0;  // since the call that it comes of: limits and timings count from there
   RequestKind kind = RequestKind::generate;
-  std::vector<int32_t> tokens;  // the prompt, or the text to score; at least one
+  std::vector<int32_t> tokens;  // the prompt, or the text to score or to embed; at least one
   int max_tokens = 1;           // generate; cut to what the context leaves
+  int min_tokens = 0;           // generate: none of the stop tokens is chosen before there are so many
   MILLRACE_SAMPLING_OPTIONS(MILLRACE_SAMPLING_FIELD)
   std::vector<std::pair<int32_t, float>> logit_bias;  // token, what is added to its logit
   uint64_t seed = 0;
@@ -30,6 +32,7 @@ struct RequestOptions {
   bool logprobs = false;                               // generate: log-probability of each token
   int top_logprobs = 0;         // generate: so many of the highest log-probabilities at each token
   bool logits = false;          // score: logits of every position
+  Pooling pooling{};            // embed
   int priority = 0;             // higher goes first, and is preempted last
   double queue_timeout_ms = 0;  // > 0: ends with QUEUE_TIMEOUT if not admitted by then
   double deadline_ms = 0;       // > 0: ends with DEADLINE_EXCEEDED if not done by then
@@ -43,6 +46,7 @@ struct TokenEvent {
   std::vector<int32_t> tokens;      // generated since the last event
   std::vector<float> logprobs;      // generate: [tokens] if asked for; score: [prompt tokens - 1], with the end
   std::vector<float> logits;        // score: [prompt tokens, vocab] if asked for, with the end
+  std::vector<float> embedding;     // embed: [hidden], with the end
   std::vector<int32_t> top_tokens;  // generate: [tokens, top_logprobs] if asked for, highest first
   std::vector<float> top_logprobs;
   Finish finish = Finish::none;
@@ -78,6 +82,7 @@ struct Sequence {
   BlockLists blocks;            // of the KV cache, by class and index; the first `dropped` are kNoBlock
   std::vector<int> dropped;     // [classes] blocks that lie behind the class's window and were given back
   std::vector<float> score_logprobs, score_logits;
+  PooledRows pooled;                         // embed: of the rows computed so far
   std::vector<LogitAdjustment> adjustments;  // ascending tokens; kept up to date while it runs
   std::unique_ptr<Constrained> constrained;  // of one with a constraint
   SavedKv saved;                             // of a preempted sequence

@@ -1,6 +1,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "core/error.h"
 
@@ -51,6 +52,16 @@ void begin_adjustments(Sequence& sequence) {
     }
   }
   all.resize(kept);
+}
+
+// In the adjustments from `begin` on, ascending tokens each once, these cannot be chosen.
+void forbid(const std::vector<int32_t>& tokens, size_t begin, std::vector<LogitAdjustment>& all) {
+  for (const int32_t token : tokens) {
+    auto at = std::lower_bound(all.begin() + static_cast<ptrdiff_t>(begin), all.end(), token,
+                               [](const LogitAdjustment& a, int32_t value) { return a.token < value; });
+    if (at == all.end() || at->token != token) at = all.insert(at, LogitAdjustment{token});
+    at->bias = -std::numeric_limits<float>::infinity();
+  }
 }
 
 }  // namespace
@@ -185,6 +196,7 @@ void Scheduler::recompute(Sequence& sequence) {
   sequence.decoded_from = INT32_MAX;
   sequence.score_logprobs.clear();
   sequence.score_logits.clear();
+  sequence.pooled = {};
 }
 
 void Scheduler::abandon() {
@@ -217,19 +229,29 @@ bool Scheduler::build(StepBatch& batch) {
   batch.logits.clear();
   batch.adjustments.clear();
   batch.masks.clear();
+  batch.hidden_rows.clear();
   if (running_.empty()) return false;
 
   int rows_left = config_.max_rows;
   int logits_left = config_.max_logit_rows;
   const auto add_rows = [&](Sequence& sequence, int rows) {
-    StepBatch::Part part{&sequence, rows, -1, 0, sequence.decoding()};
+    StepBatch::Part part;
+    part.sequence = &sequence;
+    part.rows = rows;
+    part.first_hidden = static_cast<int>(batch.hidden_rows.size());
+    part.decode = sequence.decoding();
     const int index = static_cast<int>(batch.parts.size());
     const int total = static_cast<int>(sequence.tokens.size());
     for (int i = 0; i < rows; i++) {
       const int position = sequence.computed + i;
       const bool last = position + 1 == total;
       const bool score = sequence.options.kind == RequestKind::score;
-      if (score || last) {
+      if (sequence.options.kind == RequestKind::embed) {
+        if (last || sequence.options.pooling == Pooling::mean) {
+          batch.hidden_rows.push_back(static_cast<int32_t>(batch.tokens.size()));
+          part.hidden++;
+        }
+      } else if (score || last) {
         LogitRequest request;
         request.row = static_cast<int32_t>(batch.tokens.size());
         if (score) {
@@ -241,8 +263,11 @@ bool Scheduler::build(StepBatch& batch) {
           request.want_logprob = sequence.options.logprobs;
           copy_sampling_options(sequence.options, request);
           request.adjustments_begin = static_cast<int32_t>(batch.adjustments.size());
-          request.adjustments = static_cast<int32_t>(sequence.adjustments.size());
           batch.adjustments.insert(batch.adjustments.end(), sequence.adjustments.begin(), sequence.adjustments.end());
+          if (sequence.generated() < sequence.options.min_tokens) {
+            forbid(sequence.options.stop_tokens, request.adjustments_begin, batch.adjustments);
+          }
+          request.adjustments = static_cast<int32_t>(batch.adjustments.size()) - request.adjustments_begin;
           if (sequence.constrained) {
             request.mask = static_cast<int32_t>(batch.masks.size());
             batch.masks.push_back(sequence.constrained->next_mask());
@@ -274,7 +299,7 @@ bool Scheduler::build(StepBatch& batch) {
     int rows = std::min(rows_left, left);
     if (sequence->options.kind == RequestKind::score) {
       rows = std::min(rows, logits_left);
-    } else if (logits_left == 0) {
+    } else if (logits_left == 0 && sequence->options.kind == RequestKind::generate) {
       rows = std::min(rows, left - 1);  // all but the row that wants logits
     }
     if (rows > 0) add_rows(*sequence, rows);
@@ -304,6 +329,7 @@ bool Scheduler::build(StepBatch& batch) {
   batch.step.logits = batch.logits;
   batch.step.adjustments = batch.adjustments;
   batch.step.masks = batch.masks;
+  batch.step.hidden_rows = batch.hidden_rows;
   return true;
 }
 

@@ -38,10 +38,12 @@ struct StepBatch {
     int rows = 0;          // tokens computed[...] of the sequence in this step
     int first_logit = -1;  // index of its first LogitRequest, -1: none
     int logits = 0;
+    int first_hidden = 0;  // index of its first row of hidden_rows
+    int hidden = 0;
     bool decode = false;
   };
   std::vector<Part> parts;
-  std::vector<int32_t> tokens, positions, sequences, block_tables;
+  std::vector<int32_t> tokens, positions, sequences, block_tables, hidden_rows;
   std::vector<LogitRequest> logits;
   std::vector<LogitAdjustment> adjustments;
   std::vector<const TokenMask*> masks;

@@ -13,7 +13,12 @@ import {
   planOptions as planSchema,
   type WeightsType,
 } from '../options/model.ts'
-import { type ChatOptions, type GenerateOptions, generateOptions as generateSchema } from '../options/request.ts'
+import {
+  type ChatOptions,
+  checkLengths,
+  type GenerateOptions,
+  generateOptions as generateSchema,
+} from '../options/request.ts'
 import { answerRows, type OptionFlag, type OptionRow } from '../options/sampling.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
 import type { ReasoningFlag } from './answer.ts'
@@ -247,6 +252,7 @@ export function samplingOptions(flags: object): GenerateOptions {
   const entries = samplingFlags({ json: true }).map(({ name, option }) => [name, given[option.attributeName()]])
   const options: GenerateOptions = Object.fromEntries(entries)
   validate(generateSchema, options, 'options')
+  checkLengths(options)
   return options
 }
 

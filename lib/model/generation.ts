@@ -73,8 +73,9 @@ export interface GenerationTask extends RequestTask {
   pieces: Pieces
   contextLength: number
   /** Asked for once, when the request is admitted: of a crowd that is refused nothing is made. */
-  options: () => Omit<NativeGenerateRequest, 'kind' | 'maxTokens' | 'seed'>
+  options: () => Omit<NativeGenerateRequest, 'kind' | 'maxTokens' | 'minTokens' | 'seed'>
   maxTokens: number | undefined
+  minTokens: number
   seed: number | undefined
   logprobs: boolean
   topLogprobs: boolean
@@ -156,7 +157,7 @@ export class Generation<Value = unknown>
   }
 
   protected prepare(whole: Int32Array): PreparedRequest {
-    const { pieces, options, contextLength, maxTokens } = this.#task
+    const { pieces, options, contextLength, maxTokens, minTokens } = this.#task
     const tokens = this.#truncate(whole)
     const room = contextLength - tokens.length
     if (room < 1) {
@@ -167,13 +168,14 @@ export class Generation<Value = unknown>
     }
     this.#promptTokens = tokens.length
     this.#reading = this.#task.reading?.()
-    this.#answer = new AnswerText(pieces, this.#task.stop, tokens, this.#reading?.shown)
+    this.#answer = new AnswerText(pieces, this.#task.stop, { prompt: tokens, shown: this.#reading?.shown, minTokens })
     return {
       kind: 'generate',
       ...options(),
       seed: this.#seedOf(),
       tokens,
       maxTokens: Math.min(maxTokens ?? room, room),
+      minTokens,
     }
   }
 

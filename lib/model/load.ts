@@ -2,6 +2,7 @@
 import type { NativeAddon, NativeModel } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import { readSamplingDefaults } from '../checkpoint/generation_defaults.ts'
+import { readPooling } from '../checkpoint/pooling.ts'
 import { MillraceError } from '../errors.ts'
 import { locate } from '../hub/locate.ts'
 import { readKernel } from '../lab/kernel.ts'
@@ -125,6 +126,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
       cache,
       log,
       samplingDefaults,
+      pooling: await readPooling(folder.path, (message) => log.warn({}, message)),
       // Instruction-tuned checkpoints sometimes name the token that ends a turn in tokenizer_config.json alone.
       endTokens: [...new Set([...checkpoint.endTokens, ...(end === undefined ? [] : [end])])].filter(
         (token) => token < checkpoint.config.spec.vocab,

@@ -21,7 +21,10 @@ import {
   type ChatMessage,
   type ChatOptions,
   chatOptions,
+  checkLengths,
   checkMessages,
+  type EmbedOptions,
+  embedOptions,
   type GenerateOptions,
   generateOptions,
   type ScheduleOptions,
@@ -37,8 +40,9 @@ import { budgetBytes } from '../plan/vram.ts'
 import { isPlain, ParsedAnswer, tokensOf } from '../text/chat/answer.ts'
 import { constrainedCalls, constrainedText } from '../text/chat/constrain.ts'
 import type { Tool } from '../text/chat/types.ts'
-import type { TextCodec } from '../text/tokenizer/codec.ts'
+import type { SpecialTokens, TextCodec } from '../text/tokenizer/codec.ts'
 import type { ModelCache } from './cache.ts'
+import { Embedding, type EmbedResult, embedAll } from './embedding.ts'
 import { type AnswerReading, Generation } from './generation.ts'
 import { closedError, RequestQueue } from './queue.ts'
 import type { PromptSource } from './request.ts'
@@ -136,6 +140,8 @@ export interface ModelParts {
   cache: ModelCache | undefined
   log: Logger
   samplingDefaults: SamplingDefaults
+  /** Of embeddings, as the checkpoint says; undefined if it says nothing. */
+  pooling: 'mean' | 'last' | undefined
   /** Tokens that end an answer. */
   endTokens: readonly number[]
 }
@@ -290,6 +296,37 @@ export class Model implements AsyncDisposable {
       schedule: scheduleOf(checked),
       signal: checked.signal,
     }).result
+  }
+
+  /**
+   * A vector a text, of length 1: the model's final hidden states (behind the last norm, before the head), pooled. Texts, or
+   * the ids of their tokens; one or several. Rejects with CONTEXT_OVERFLOW where a text is longer than the context.
+   */
+  async embed(texts: Prompt | readonly Prompt[], options: EmbedOptions = {}): Promise<EmbedResult> {
+    const checked = validate(embedOptions, options, 'options')
+    const { pooling = this.#parts.pooling ?? 'mean', dimensions, specialTokens = true } = checked
+    const { hidden } = this.spec
+    if (dimensions !== undefined && dimensions > hidden) {
+      throw invalidArgument(`at most the model's ${hidden}`, 'options.dimensions', dimensions)
+    }
+    const prompts = promptsOf(texts)
+    // Wrong ones are told before any is begun.
+    const sources = prompts.map((text, index) => this.#source(text, specialTokens && 'around', `texts[${index}]`))
+    return embedAll(
+      sources,
+      dimensions,
+      (source, signal) => {
+        return new Embedding({
+          queue: this.#queue,
+          prompt: () => source,
+          contextLength: this.plan.contextLength,
+          pooling,
+          schedule: scheduleOf(checked),
+          signal,
+        })
+      },
+      checked.signal,
+    )
   }
 
   /**
@@ -466,6 +503,7 @@ export class Model implements AsyncDisposable {
       contextLength: this.plan.contextLength,
       options: () => ({ ...this.#nativeOptions(checked), constraint: held }),
       maxTokens: checked.maxTokens,
+      minTokens: checked.minTokens ?? 0,
       seed: checked.seed,
       logprobs: checked.logprobs ?? false,
       topLogprobs: (checked.topLogprobs ?? 0) > 0,
@@ -478,8 +516,9 @@ export class Model implements AsyncDisposable {
     })
   }
 
-  #checkAnswer({ stopTokens = [], logitBias = [] }: AnswerOptions): void {
+  #checkAnswer({ stopTokens = [], logitBias = [], minTokens, maxTokens }: AnswerOptions): void {
     const { vocab } = this.spec
+    checkLengths({ minTokens, maxTokens })
     this.#checkTokens(stopTokens, 'stopTokens')
     const biased = logitBias.map(([token]) => token)
     this.#checkTokens(biased, 'logitBias')
@@ -491,7 +530,7 @@ export class Model implements AsyncDisposable {
     })
   }
 
-  #nativeOptions(checked: AnswerOptions): Omit<NativeGenerateRequest, 'kind' | 'maxTokens' | 'seed'> {
+  #nativeOptions(checked: AnswerOptions): Omit<NativeGenerateRequest, 'kind' | 'maxTokens' | 'minTokens' | 'seed'> {
     const { stopTokens = [], logitBias = [], ignoreEos, logprobs = false, topLogprobs = 0 } = checked
     return {
       ...nativeSampling(checked, this.#parts.samplingDefaults),
@@ -504,7 +543,7 @@ export class Model implements AsyncDisposable {
   }
 
   /** `name`: of the argument, in complaints. Token ids are checked at once. */
-  #source(prompt: Prompt, specialTokens: boolean, name: string): PromptSource {
+  #source(prompt: Prompt, specialTokens: SpecialTokens, name: string): PromptSource {
     if (typeof prompt === 'string') {
       const { tokenizer } = this.#parts
       return async (signal) => this.#checkPrompt(await tokenizer.encode(prompt, { specialTokens, signal }), name)
@@ -562,6 +601,16 @@ function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan):
     vramBytes: gpu ? residentBytes + sharedBytes + ringBytes + kvBytes + workspaceBytes : 0,
     devices: memory.devices.map(({ copiedBytes: _, ...device }) => device),
   }
+}
+
+/** Token ids are one text. */
+function promptsOf(texts: Prompt | readonly Prompt[]): readonly Prompt[] {
+  const one = typeof texts === 'string' || texts instanceof Int32Array
+  if (!one && !Array.isArray(texts)) {
+    throw invalidArgument('a text, an array of token ids, an Int32Array, or an array of these', 'texts', texts)
+  }
+  if (texts.length === 0) throw invalidArgument('at least one text that is not empty', 'texts', texts)
+  return one || typeof texts[0] === 'number' ? [texts as Prompt] : (texts as readonly Prompt[])
 }
 
 /** Those of the chat, and those of the answer. */

@@ -84,6 +84,7 @@ export async function loadSynthetic(
       log: makeLog(undefined),
       endTokens: [],
       samplingDefaults: {},
+      pooling: undefined,
     })
   } finally {
     release()

@@ -161,6 +161,15 @@ export class Metrics {
     )
   }
 
+  /** Counts texts that were embedded, as one request. */
+  embedded(model_name: string, promptTokens: number, seconds: number): void {
+    const labels = { model_name }
+    this.#promptTokens.inc(labels, promptTokens)
+    this.#finished.inc({ model_name, finished_reason: 'stop' })
+    this.#promptSize.observe(labels, promptTokens)
+    this.#endToEnd.observe(labels, seconds)
+  }
+
   /** Between a token of a stream and the one before. */
   betweenTokens(model_name: string, seconds: number): void {
     this.#betweenTokens.observe({ model_name }, seconds)

@@ -8,6 +8,7 @@ import { anthropicError, openaiError, Problem, problemOf } from './http/problem.
 import { Metrics } from './metrics.ts'
 import { chatCompletions } from './openai/chat.ts'
 import { completions } from './openai/completions.ts'
+import { embeddings } from './openai/embeddings.ts'
 import { findModel, listModels } from './openai/models.ts'
 import { checkOptions, isModel, ramBudgetBytes, type ServerOptions, serverSchema } from './options.ts'
 import { live } from './page/live.ts'
@@ -110,6 +111,7 @@ function addRoutes(
   post('/v1/chat/completions', chatCompletions)
   post('/v1/completions', completions)
   post('/v1/responses', responses)
+  post('/v1/embeddings', embeddings)
   post('/v1/messages', messages, 'anthropic')
   post('/v1/messages/count_tokens', countTokens, 'anthropic')
   post('/tokenize', tokenize)

@@ -27,7 +27,7 @@ inline constexpr int kContext = 160;
 
 struct Result {
   std::vector<int32_t> tokens;
-  std::vector<float> logprobs, logits, top_logprobs;
+  std::vector<float> logprobs, logits, embedding, top_logprobs;
   std::vector<int32_t> top_tokens;
   Finish finish = Finish::none;
   std::string error_code, error_message, error_remedy;
@@ -43,6 +43,7 @@ class Collector : public EventSink {
     result.tokens.insert(result.tokens.end(), event.tokens.begin(), event.tokens.end());
     result.logprobs.insert(result.logprobs.end(), event.logprobs.begin(), event.logprobs.end());
     result.logits.insert(result.logits.end(), event.logits.begin(), event.logits.end());
+    result.embedding.insert(result.embedding.end(), event.embedding.begin(), event.embedding.end());
     result.top_tokens.insert(result.top_tokens.end(), event.top_tokens.begin(), event.top_tokens.end());
     result.top_logprobs.insert(result.top_logprobs.end(), event.top_logprobs.begin(), event.top_logprobs.end());
     result.finish = event.finish;
@@ -179,9 +180,16 @@ inline RequestOptions request(std::mt19937_64& random) {
   }
   if (random() % 4 == 0) options.logit_bias = {{static_cast<int32_t>(random() % 97), 2.0f}, {5, -3.0f}};
   if (random() % 3 == 0) options.top_logprobs = 1 + static_cast<int>(random() % 5);
-  if (random() % 5 == 0) {
+  const uint64_t kind = random() % 5;
+  if (kind == 0) {
     options.kind = RequestKind::score;
     options.logits = true;
+  } else if (kind == 1) {
+    options.kind = RequestKind::embed;
+    options.pooling = prompt % 2 == 0 ? Pooling::mean : Pooling::last;
+  } else if (prompt % 3 == 0) {
+    options.min_tokens = options.max_tokens / 2;
+    options.stop_tokens = {1, 5, 40};
   }
   return options;
 }
@@ -195,6 +203,8 @@ inline void check_same(const Result& a, const Result& b) {
   CHECK_EQ(a.top_logprobs.size(), b.top_logprobs.size());
   CHECK(a.top_logprobs.empty() ||
         std::memcmp(a.top_logprobs.data(), b.top_logprobs.data(), a.top_logprobs.size() * 4) == 0);
+  CHECK_EQ(a.embedding.size(), b.embedding.size());
+  CHECK(a.embedding.empty() || std::memcmp(a.embedding.data(), b.embedding.data(), a.embedding.size() * 4) == 0);
   CHECK_EQ(a.logits.size(), b.logits.size());
   CHECK(a.logits.empty() || std::memcmp(a.logits.data(), b.logits.data(), a.logits.size() * 4) == 0);
 }
@@ -235,6 +245,7 @@ class FaultyExecutor : public Executor {
   void hand_over(Stream& stream, std::byte* rows) override { inner_->hand_over(stream, rows); }
   void take_over(Stream& stream, const std::byte* rows) override { inner_->take_over(stream, rows); }
   size_t carried_bytes() const override { return inner_->carried_bytes(); }
+  void keep_hidden(Stream& stream) override { inner_->keep_hidden(stream); }
   void sample(Stream& stream) override { inner_->sample(stream); }
   void end(Stream& stream) override { inner_->end(stream); }
   void collect() override { inner_->collect(); }
