@@ -576,7 +576,7 @@ void Model::take_tokens(const StepBatch::Part& part, size_t top) {
   TokenEvent event;
   for (int i = 0; i <= part.accepted; i++) {
     const int32_t token = output_.tokens[part.first_logit + i];
-    if (token < 0) return end_without_token(sequence, token, std::move(event));
+    if (token < 0) return end_without_token(sequence, i, token, std::move(event));
     if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
       return end(sequence.id, Finish::stop, std::move(event));
     }
@@ -632,8 +632,8 @@ void Model::fail(uint64_t request, const Error& error, TokenEvent last) {
   end(request, Finish::error, std::move(last));
 }
 
-// In the place of its next token came kAllForbidden or -1.
-void Model::end_without_token(Sequence& sequence, int32_t token, TokenEvent last) {
+// In the place of its next token, `ahead` behind the pass's first, came kAllForbidden or -1.
+void Model::end_without_token(Sequence& sequence, int ahead, int32_t token, TokenEvent last) {
   const auto failed = [&](const Error& error) { fail(sequence.id, error, std::move(last)); };
   if (token != kAllForbidden) {
     failed(Error(code::kCheckpointInvalid, "the model's logits are not numbers (NaN or infinite)",
@@ -641,8 +641,8 @@ void Model::end_without_token(Sequence& sequence, int32_t token, TokenEvent last
   } else if (!sequence.constrained) {
     failed(Error(code::kInvalidArgument, "logitBias forbids every token: there is none left to choose",
                  "allow a token at least: leave one out, give it a finite bias, or lower minTokens"));
-  } else if (const Constrained& constrained = *sequence.constrained; constrained.mask().error()) {
-    failed(*constrained.mask().error());
+  } else if (const Constrained& constrained = *sequence.constrained; constrained.mask(ahead).error()) {
+    failed(*constrained.mask(ahead).error());
   } else if (constrained.accepts()) {
     // What could follow no token spells, and there is none that ends an answer.
     end(sequence.id, Finish::stop, std::move(last));

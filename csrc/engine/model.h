@@ -180,7 +180,7 @@ class Model {
   void take_hidden(const StepBatch::Part& part);
   void take_tokens(const StepBatch::Part& part, size_t top);
   void fail(uint64_t request, const Error& error, TokenEvent last = {});
-  void end_without_token(Sequence& sequence, int32_t token, TokenEvent last);
+  void end_without_token(Sequence& sequence, int ahead, int32_t token, TokenEvent last);
 
   uint64_t id_;
   std::shared_ptr<const HostModel> host_;

@@ -230,16 +230,18 @@ LogitRequest Scheduler::choice(StepBatch& batch, Sequence& sequence, int ahead) 
   copy_sampling_options(options, request);
   const size_t begin = batch.adjustments.size();
   batch.adjustments.insert(batch.adjustments.end(), sequence.adjustments.begin(), sequence.adjustments.end());
+  const std::span<const int32_t> drafts = std::span(sequence.tokens).last(sequence.drafted);
   if (has_penalties(options)) {
-    const std::span<const int32_t> drafts = std::span(sequence.tokens).last(sequence.drafted);
     for (const int32_t token : drafts.first(ahead)) count_generated(batch.adjustments, begin, token);
   }
   if (sequence.generated() + ahead < options.min_tokens) forbid(options.stop_tokens, begin, batch.adjustments);
   request.adjustments_begin = static_cast<int32_t>(begin);
   request.adjustments = static_cast<int32_t>(batch.adjustments.size() - begin);
   if (sequence.constrained) {
-    request.mask = static_cast<int32_t>(batch.masks.size());
-    batch.masks.push_back(sequence.constrained->next_mask());
+    if (ahead == 0) {
+      for (const auto& mask : sequence.constrained->next_masks(drafts)) batch.masks.push_back(mask.get());
+    }
+    request.mask = static_cast<int32_t>(batch.masks.size()) - 1 - sequence.drafted + ahead;
   }
   request.top_logprobs = options.top_logprobs;
   request.seed = options.seed;
@@ -309,8 +311,7 @@ void Scheduler::draft(int decoding) {
   for (const auto& pointer : running_) {
     Sequence& sequence = *pointer;
     const RequestOptions& options = sequence.options;
-    // Under a constraint each draft's mask would wait for those before it.
-    if (options.drafts == DraftMethod::off || sequence.constrained || !sequence.decoding()) continue;
+    if (options.drafts == DraftMethod::off || !sequence.decoding()) continue;
     const int count = std::min({options.draft_tokens, options.max_tokens - sequence.generated() - 1, left});
     if (count <= 0) continue;
     found.clear();
