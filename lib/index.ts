@@ -59,6 +59,7 @@ export type {
 } from './options/request.ts'
 /** The options of an answer, one row each: its schema, its default, and its name over HTTP where it has one. */
 export { answerRows as answerOptions } from './options/sampling.ts'
+export type { Speculation } from './options/speculation.ts'
 /** '256MiB' -> 268435456; undefined if the text is no size. */
 export { parseBytes } from './options/validate.ts'
 export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'

@@ -64,6 +64,7 @@ export interface HeadFlag {
 /** Of commands that show answers. */
 export interface ChatFlags {
   generationConfig?: 'model' | 'none'
+  speculation?: 'auto' | 'ngram' | 'off'
   reasoning?: ReasoningFlag
   variable?: Record<string, unknown>
 }
@@ -183,6 +184,13 @@ export function addChatFlags(command: Command): Command {
       ).choices(['model', 'none']),
     )
     .addOption(
+      new Option('--speculation <method>', 'guess tokens from what was said before, and check several a pass').choices([
+        'auto',
+        'ngram',
+        'off',
+      ]),
+    )
+    .addOption(
       new Option(
         '--reasoning <where>',
         'what a model thinks before it answers, to stderr: auto is on a terminal',
@@ -214,8 +222,13 @@ export function chatOptionsOf({ variable }: ChatFlags): Pick<ChatOptions, 'varia
 }
 
 /** What load() takes of the flags of commands that answer. */
-export function loadFlagOptions({ head, weights, generationConfig }: HeadFlag & ChatFlags): LoadOptions {
-  return { head, weights, ...(generationConfig === undefined ? {} : { generationConfig }) }
+export function loadFlagOptions({ head, weights, generationConfig, speculation }: HeadFlag & ChatFlags): LoadOptions {
+  return {
+    head,
+    weights,
+    ...(generationConfig === undefined ? {} : { generationConfig }),
+    ...(speculation === undefined ? {} : { speculation: { method: speculation } }),
+  }
 }
 
 /** What the words of a row's flag become. */

@@ -31,6 +31,7 @@ import {
   scoreOptions,
 } from '../options/request.ts'
 import { nativeSampling } from '../options/sampling.ts'
+import { draftsOf, type Speculation } from '../options/speculation.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
 import { withinBudgets } from '../plan/budget.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withPlaced } from '../plan/plan.ts'
@@ -85,6 +86,8 @@ export interface ModelStats {
    * `recomputations` of them, for which there was no room: these are computed again.
    */
   sequences: { running: number; waiting: number; preemptions: number; recomputations: number }
+  /** Of tokens that were guessed ahead: those that passes have checked, and those that were right. */
+  speculation: { draftedTokens: number; acceptedTokens: number }
   /** `savedBytes`: keys and values of preempted sequences that are in system RAM now, of `swapBytes` at most. */
   kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number; swapBytes: number }
   /** Tokens of the prompts that have started, and how many of them needed no computing; their ratio, 0 of no tokens. */
@@ -140,6 +143,8 @@ export interface ModelParts {
   cache: ModelCache | undefined
   log: Logger
   samplingDefaults: SamplingDefaults
+  /** As the load has named it. */
+  speculation: Speculation | undefined
   /** Of embeddings, as the checkpoint says; undefined if it says nothing. */
   pooling: 'mean' | 'last' | undefined
   /** Tokens that end an answer. */
@@ -536,6 +541,7 @@ export class Model implements AsyncDisposable {
       biasTokens: Int32Array.from(logitBias, ([token]) => token),
       biasValues: Float32Array.from(logitBias, ([, value]) => value),
       stopTokens: Int32Array.from(new Set([...(ignoreEos ? [] : this.#parts.endTokens), ...stopTokens])),
+      ...draftsOf(this.plan.device, checked.speculation, this.#parts.speculation),
       logprobs,
       topLogprobs: Math.min(topLogprobs, this.spec.vocab),
     }
@@ -683,6 +689,7 @@ function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
       preemptions: stats.preemptions,
       recomputations: stats.recomputations,
     },
+    speculation: { draftedTokens: stats.draftedTokens, acceptedTokens: stats.acceptedTokens },
     kv: {
       blocksUsed: stats.kvBlocksUsed,
       blocksTotal: stats.kvBlocksTotal,
