@@ -126,9 +126,14 @@ if (options.client !== undefined) {
 
 // ---- The server's
 
-const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1]
+function median(values) {
+  return values.toSorted((a, b) => a - b)[values.length >> 1]
+}
+
 /** Microseconds that this thread has had a processor. */
-const ownCpu = () => Number(readFileSync('/proc/thread-self/schedstat', 'latin1').split(' ')[0]) / 1e3
+function ownCpu() {
+  return Number(readFileSync('/proc/thread-self/schedstat', 'latin1').split(' ')[0]) / 1e3
+}
 
 async function loadModel(millrace, folder) {
   const { device, streams, tokens, shape } = options

@@ -13,7 +13,6 @@ import { findModel, listModels } from './openai/models.ts'
 import { checkOptions, isModel, ramBudgetBytes, type ServerOptions, serverSchema } from './options.ts'
 import { live } from './page/live.ts'
 import { PAGE, PAGE_HEADERS } from './page/page.ts'
-import { estimateBytes } from './pool/bytes.ts'
 import { ModelPool, stopping } from './pool/pool.ts'
 import type { ModelSource, PoolLog } from './pool/types.ts'
 import { responses } from './responses/responses.ts'
@@ -69,7 +68,7 @@ export const millraceServer: FastifyPluginAsync<ServerOptions & { onHandle?: (ha
     logPrompts: options.logPrompts ?? false,
     note: (problem) => health.note(problem),
   }
-  const loaded = options.lazy ? checkAll(pool) : pool.loadAll()
+  const loaded = options.lazy ? pool.checkAll() : pool.loadAll()
   loaded.catch(() => {}) // told by the pool, and by requests
   onHandle?.({ pool, loaded, drain: () => health.drain() })
   app.addHook('onClose', () => pool.close(DRAIN_MS))
@@ -87,10 +86,6 @@ export const millraceServer: FastifyPluginAsync<ServerOptions & { onHandle?: (ha
     sendProblem(problem, request, reply)
   })
   addRoutes(app, context, { ...options, version: machine.version }, health)
-}
-
-async function checkAll(pool: ModelPool): Promise<void> {
-  for (const { source } of pool.entries) if (!source.model) await estimateBytes(source)
 }
 
 function addRoutes(

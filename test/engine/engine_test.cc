@@ -908,7 +908,8 @@ TEST(counters_after_a_deadline) {
   options.max_tokens = 150;
   options.deadline_ms = 30;
   CHECK_EQ(sink->wait(engine.submit(model, options, sink)).error_code, std::string(code::kDeadlineExceeded));
-  for (int i = 0; i < 5000 && model->counters().running > 0; i++) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  for (int i = 0; i < 5000 && model->counters().running > 0; i++)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   CHECK_EQ(model->counters().running.load(), 0u);
   CHECK_EQ(model->counters().kv_blocks_used.load(), 0u);
   close_and_wait(engine, model);

@@ -44,7 +44,9 @@ describe.skipIf(!hasBrowser)('with a streamed model', () => {
       .poll(() => page.locator('.ring').first().getAttribute('data-units'), { timeout: 10_000 })
       .toBe(String(model.stats.streaming.units))
     expect(model.stats.streaming.units).toBeGreaterThan(before)
-    expect(await page.locator('.ring').first().getAttribute('data-bytes')).toBe(String(model.stats.streaming.copiedBytes))
+    expect(await page.locator('.ring').first().getAttribute('data-bytes')).toBe(
+      String(model.stats.streaming.copiedBytes),
+    )
     expect(await page.locator('.unit.streamed').count()).toBe(
       model.plan.units.filter(({ home }) => home === 'streamed').length,
     )
