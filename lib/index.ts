@@ -55,6 +55,7 @@ export { answerRows as answerOptions } from './options/sampling.ts'
 /** '256MiB' -> 268435456; undefined if the text is no size. */
 export { parseBytes } from './options/validate.ts'
 export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'
+export type { DescribedGpu } from './plan/described.ts'
 export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.ts'
 export type { PlannedKv } from './plan/kv.ts'
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'
