@@ -63,6 +63,7 @@ export type { Speculation } from './options/speculation.ts'
 /** '256MiB' -> 268435456; undefined if the text is no size. */
 export { parseBytes } from './options/validate.ts'
 export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'
+export type { DescribedGpu } from './plan/described.ts'
 export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.ts'
 export type { PlannedKv } from './plan/kv.ts'
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'
