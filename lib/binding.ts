@@ -198,6 +198,8 @@ export interface LinearSource {
   globalDivides: boolean
   /** Plain floats are made so many bits while they are read; 0: they stay. */
   makeBits: 0 | 4 | 8
+  /** Of 4 bits: input features that share a scale; 0: 128. Fewer where their number is no multiple. */
+  makeGroup: 0 | 32 | 64 | 128
 }
 
 /** Texts one after the other in UTF-8, and where each ends. */

@@ -55,6 +55,7 @@ struct LinearSource {
   HeadOrder heads;              // of weight and bias
   RowRange rows;                // of weight and bias
   int make_bits = 0;            // plain floats are made 4 or 8 bits while they are repacked; 0: they stay
+  int make_group = 0;           // of 4 bits, in input features, 128 at most; 0: 128. Smaller where k is no multiple
 };
 
 // A float32 vector of a unit: a norm's weights.

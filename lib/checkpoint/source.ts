@@ -146,7 +146,10 @@ export function makeSource(
   )
   const part = ({ module, bias = false, heads, rows }: LinearPart): LinearSource => {
     const stored = module === HEAD && tied ? plain(tableNames[0]!, '') : linear(module, bias)
-    const source = makeBits(stored, BITS[module === HEAD ? head : weights])
+    const source =
+      module === HEAD
+        ? makeBits(stored, BITS[head], 0)
+        : makeBits(stored, BITS[weights], groupOf(config.spec.hidden))
     return { ...source, ...(heads ? { heads } : {}), ...(rows ? { rows } : {}) }
   }
   const sources = units.map(({ vectors, linears }) => ({
@@ -157,9 +160,13 @@ export function makeSource(
 }
 
 /** Of a linear of floats; others stay as they are. */
-function makeBits(source: LinearSource, bits: 0 | 4 | 8): LinearSource {
-  return source.format === 'plain' ? { ...source, makeBits: bits } : source
+function makeBits(source: LinearSource, bits: 0 | 4 | 8, group: LinearSource['makeGroup']): LinearSource {
+  if (source.format !== 'plain') return source
+  return { ...source, makeBits: bits, makeGroup: bits === 4 ? group : 0 }
 }
+
+/** Narrow models have less to spare: of 135M weights groups of 128 cost half the perplexity again. */
+const groupOf = (hidden: number) => (hidden < 2048 ? 32 : hidden < 4096 ? 64 : 128)
 
 function moduleNames({ named }: ModelConfig): string[] {
   return [...new Set(named.units.flatMap(({ linears }) => linears.flat().map(({ module }) => module)))]
@@ -188,6 +195,7 @@ function plain(weight: string, bias: string): LinearSource {
     globalScale: '',
     globalDivides: false,
     makeBits: 0,
+    makeGroup: 0,
   }
 }
 

@@ -87,8 +87,9 @@ export type WeightsType = 'stored' | 'q4' | 'q8'
 /** What is made of a checkpoint's floats while they are read. */
 export interface MadeWeights {
   /**
-   * 'q4' and 'q8' make 4 or 8 bits of every linear of the layers that the checkpoint has in 16 or 32: in groups of 128 or
-   * 64, whose scales leave the least error, weighed by the norm before. Once: the result is kept with the other repacked
+   * 'q4' and 'q8' make 4 or 8 bits of every linear of the layers that the checkpoint has in 16 or 32: 8 in groups of
+   * 64, 4 in groups of 128 (narrow models: of 64, or of 32 with zeros), whose scales leave the least error, weighed by the
+   * norm before. Once: the result is kept with the other repacked
    * weights. model.weightError tells the loss. Default 'stored': as the checkpoint has them.
    */
   weights?: WeightsType | undefined
