@@ -12,7 +12,6 @@ import type {
 import type { SamplingDefaults } from '../checkpoint/generation_defaults.ts'
 import type { ModelSpec } from '../checkpoint/spec.ts'
 import { nativeConstraint } from '../constraint/constraint.ts'
-import type { Task } from '../constraint/task.ts'
 import type { Constraint, ObjectOf } from '../constraint/types.ts'
 import { MillraceError } from '../errors.ts'
 import type { Logger } from '../log.ts'
@@ -21,7 +20,10 @@ import {
   type ChatMessage,
   type ChatOptions,
   chatOptions,
+  checkLengths,
   checkMessages,
+  type EmbedOptions,
+  embedOptions,
   type GenerateOptions,
   generateOptions,
   type ScheduleOptions,
@@ -29,6 +31,7 @@ import {
   scoreOptions,
 } from '../options/request.ts'
 import { nativeSampling } from '../options/sampling.ts'
+import { draftsOf, type Speculation } from '../options/speculation.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
 import { withinBudgets } from '../plan/budget.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withPlaced } from '../plan/plan.ts'
@@ -37,9 +40,11 @@ import { budgetBytes } from '../plan/vram.ts'
 import { isPlain, ParsedAnswer, tokensOf } from '../text/chat/answer.ts'
 import { constrainedCalls, constrainedText } from '../text/chat/constrain.ts'
 import type { Tool } from '../text/chat/types.ts'
-import type { TextCodec } from '../text/tokenizer/codec.ts'
+import type { SpecialTokens, TextCodec } from '../text/tokenizer/codec.ts'
 import type { ModelCache } from './cache.ts'
+import { Embedding, type EmbedResult, embedAll } from './embedding.ts'
 import { type AnswerReading, Generation } from './generation.ts'
+import { offeredConstraint } from './offered.ts'
 import { closedError, RequestQueue } from './queue.ts'
 import type { PromptSource } from './request.ts'
 import { awaitNative, callNative, runtime } from './runtime.ts'
@@ -81,6 +86,8 @@ export interface ModelStats {
    * `recomputations` of them, for which there was no room: these are computed again.
    */
   sequences: { running: number; waiting: number; preemptions: number; recomputations: number }
+  /** Of tokens that were guessed ahead: those that passes have checked, and those that were right. */
+  speculation: { draftedTokens: number; acceptedTokens: number }
   /** `savedBytes`: keys and values of preempted sequences that are in system RAM now, of `swapBytes` at most. */
   kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number; swapBytes: number }
   /** Tokens of the prompts that have started, and how many of them needed no computing; their ratio, 0 of no tokens. */
@@ -136,6 +143,10 @@ export interface ModelParts {
   cache: ModelCache | undefined
   log: Logger
   samplingDefaults: SamplingDefaults
+  /** As the load has named it. */
+  speculation: Speculation | undefined
+  /** Of embeddings, as the checkpoint says; undefined if it says nothing. */
+  pooling: 'mean' | 'last' | undefined
   /** Tokens that end an answer. */
   endTokens: readonly number[]
 }
@@ -237,7 +248,7 @@ export class Model implements AsyncDisposable {
     const checked = validate(generateOptions, options, 'options')
     const { constraint } = checked
     return this.#generate(() => this.#source(prompt, true, 'prompt'), checked, {
-      constraint: constraint && (() => [{ body: constraint.body }]),
+      hold: constraint && ((signal) => nativeConstraint([{ body: constraint.body }], this.#parts.tokenizer.pieces, signal)),
     })
   }
 
@@ -252,14 +263,18 @@ export class Model implements AsyncDisposable {
     const { tools, parallelToolCalls, forced, ...templateOptions } = chat
     const { constraint } = answer
     let reading: AnswerReading | undefined
-    let task: Task | undefined
+    let hold: Hold | undefined
     const prompt = () => async (signal: AbortSignal) => {
       const prepared = await tokenizer.prepareChat(checked, { ...templateOptions, tools, signal })
       const { tokens, format, promptEnd } = prepared
       const hasTools = tools !== undefined && tools.length > 0
-      if (forced)
-        task = constrainedCalls(format, promptEnd, { tools: forced, parallel: parallelToolCalls }, tokenizer.pieces)
-      else if (constraint) task = constrainedText(format, promptEnd, constraint.body, tokenizer.pieces)
+      const { pieces } = tokenizer
+      const parallel = parallelToolCalls
+      hold = (signal) => {
+        if (forced) return nativeConstraint(constrainedCalls(format, promptEnd, { tools: forced, parallel }, pieces), pieces, signal)
+        if (constraint) return nativeConstraint(constrainedText(format, promptEnd, constraint.body, pieces), pieces, signal)
+        return hasTools ? offeredConstraint(format, promptEnd, { tools, parallel }, pieces, signal) : undefined
+      }
       if (hasTools && !format.calls) {
         log.warn({ model: native.id }, 'how the model writes calls of tools is not known: they stay in the text')
       }
@@ -271,8 +286,7 @@ export class Model implements AsyncDisposable {
       }
       return this.#checkPrompt(tokens, 'prompt')
     }
-    const isHeld = forced !== undefined || constraint !== undefined
-    return this.#generate(prompt, answer, { reading: () => reading, constraint: isHeld ? () => task : undefined })
+    return this.#generate(prompt, answer, { reading: () => reading, hold: (signal) => hold?.(signal) })
   }
 
   /**
@@ -290,6 +304,37 @@ export class Model implements AsyncDisposable {
       schedule: scheduleOf(checked),
       signal: checked.signal,
     }).result
+  }
+
+  /**
+   * A vector a text, of length 1: the model's final hidden states (behind the last norm, before the head), pooled. Texts, or
+   * the ids of their tokens; one or several. Rejects with CONTEXT_OVERFLOW where a text is longer than the context.
+   */
+  async embed(texts: Prompt | readonly Prompt[], options: EmbedOptions = {}): Promise<EmbedResult> {
+    const checked = validate(embedOptions, options, 'options')
+    const { pooling = this.#parts.pooling ?? 'mean', dimensions, specialTokens = true } = checked
+    const { hidden } = this.spec
+    if (dimensions !== undefined && dimensions > hidden) {
+      throw invalidArgument(`at most the model's ${hidden}`, 'options.dimensions', dimensions)
+    }
+    const prompts = promptsOf(texts)
+    // Wrong ones are told before any is begun.
+    const sources = prompts.map((text, index) => this.#source(text, specialTokens && 'around', `texts[${index}]`))
+    return embedAll(
+      sources,
+      dimensions,
+      (source, signal) => {
+        return new Embedding({
+          queue: this.#queue,
+          prompt: () => source,
+          contextLength: this.plan.contextLength,
+          pooling,
+          schedule: scheduleOf(checked),
+          signal,
+        })
+      },
+      checked.signal,
+    )
   }
 
   /**
@@ -436,25 +481,21 @@ export class Model implements AsyncDisposable {
     await trace
   }
 
-  /** `reading` and `constraint` are asked for once the prompt is known. */
+  /** `reading` and `hold` are asked for once the prompt is known. */
   #generate(
     prompt: () => PromptSource,
     checked: AnswerOptions,
-    {
-      reading,
-      constraint,
-    }: { reading?: () => AnswerReading | undefined; constraint?: (() => Task | undefined) | undefined },
+    { reading, hold }: { reading?: () => AnswerReading | undefined; hold?: Hold | undefined },
   ): Generation {
     this.#checkAnswer(checked)
     const { tokenizer } = this.#parts
     let held: NativeConstraint | undefined
     const source = (): PromptSource => {
       const given = prompt()
-      if (!constraint) return given
+      if (!hold) return given
       return async (signal) => {
         const tokens = given instanceof Int32Array ? given : await given(signal)
-        const task = constraint()
-        if (task) held = await nativeConstraint(task, tokenizer.pieces, signal)
+        held = await hold(signal)
         return tokens
       }
     }
@@ -466,6 +507,7 @@ export class Model implements AsyncDisposable {
       contextLength: this.plan.contextLength,
       options: () => ({ ...this.#nativeOptions(checked), constraint: held }),
       maxTokens: checked.maxTokens,
+      minTokens: checked.minTokens ?? 0,
       seed: checked.seed,
       logprobs: checked.logprobs ?? false,
       topLogprobs: (checked.topLogprobs ?? 0) > 0,
@@ -478,8 +520,9 @@ export class Model implements AsyncDisposable {
     })
   }
 
-  #checkAnswer({ stopTokens = [], logitBias = [] }: AnswerOptions): void {
+  #checkAnswer({ stopTokens = [], logitBias = [], minTokens, maxTokens }: AnswerOptions): void {
     const { vocab } = this.spec
+    checkLengths({ minTokens, maxTokens })
     this.#checkTokens(stopTokens, 'stopTokens')
     const biased = logitBias.map(([token]) => token)
     this.#checkTokens(biased, 'logitBias')
@@ -491,20 +534,21 @@ export class Model implements AsyncDisposable {
     })
   }
 
-  #nativeOptions(checked: AnswerOptions): Omit<NativeGenerateRequest, 'kind' | 'maxTokens' | 'seed'> {
+  #nativeOptions(checked: AnswerOptions): Omit<NativeGenerateRequest, 'kind' | 'maxTokens' | 'minTokens' | 'seed'> {
     const { stopTokens = [], logitBias = [], ignoreEos, logprobs = false, topLogprobs = 0 } = checked
     return {
       ...nativeSampling(checked, this.#parts.samplingDefaults),
       biasTokens: Int32Array.from(logitBias, ([token]) => token),
       biasValues: Float32Array.from(logitBias, ([, value]) => value),
       stopTokens: Int32Array.from(new Set([...(ignoreEos ? [] : this.#parts.endTokens), ...stopTokens])),
+      ...draftsOf(this.plan.device, checked.speculation, this.#parts.speculation),
       logprobs,
       topLogprobs: Math.min(topLogprobs, this.spec.vocab),
     }
   }
 
   /** `name`: of the argument, in complaints. Token ids are checked at once. */
-  #source(prompt: Prompt, specialTokens: boolean, name: string): PromptSource {
+  #source(prompt: Prompt, specialTokens: SpecialTokens, name: string): PromptSource {
     if (typeof prompt === 'string') {
       const { tokenizer } = this.#parts
       return async (signal) => this.#checkPrompt(await tokenizer.encode(prompt, { specialTokens, signal }), name)
@@ -562,6 +606,19 @@ function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan):
     vramBytes: gpu ? residentBytes + sharedBytes + ringBytes + kvBytes + workspaceBytes : 0,
     devices: memory.devices.map(({ copiedBytes: _, ...device }) => device),
   }
+}
+
+/** What an answer is held to, if to anything. */
+type Hold = (signal: AbortSignal) => Promise<NativeConstraint | undefined> | undefined
+
+/** Token ids are one text. */
+function promptsOf(texts: Prompt | readonly Prompt[]): readonly Prompt[] {
+  const one = typeof texts === 'string' || texts instanceof Int32Array
+  if (!one && !Array.isArray(texts)) {
+    throw invalidArgument('a text, an array of token ids, an Int32Array, or an array of these', 'texts', texts)
+  }
+  if (texts.length === 0) throw invalidArgument('at least one text that is not empty', 'texts', texts)
+  return one || typeof texts[0] === 'number' ? [texts as Prompt] : (texts as readonly Prompt[])
 }
 
 /** Those of the chat, and those of the answer. */
@@ -632,6 +689,7 @@ function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
       preemptions: stats.preemptions,
       recomputations: stats.recomputations,
     },
+    speculation: { draftedTokens: stats.draftedTokens, acceptedTokens: stats.acceptedTokens },
     kv: {
       blocksUsed: stats.kvBlocksUsed,
       blocksTotal: stats.kvBlocksTotal,
