@@ -81,10 +81,12 @@ function writeFloats(to) {
     if (part === undefined) return [[name, tensor]]
     return part === 'qweight' ? [[`${module}.weight`, dequantise(tensors, module, settings)]] : []
   })
+  const header = {}
   let end = 0
-  const header = Object.fromEntries(
-    written.map(([name, { dtype, shape, data }]) => [name, { dtype, shape, data_offsets: [end, (end += data.length)] }]),
-  )
+  for (const [name, { dtype, shape, data }] of written) {
+    header[name] = { dtype, shape, data_offsets: [end, end + data.length] }
+    end += data.length
+  }
   const text = Buffer.from(JSON.stringify(header))
   const head = Buffer.alloc(8 + Math.ceil(text.length / 8) * 8, ' ')
   head.writeBigUInt64LE(BigInt(head.length - 8))

@@ -129,9 +129,10 @@ function filler(type) {
     return state >>> 16
   }
   for (let at = 0; at < out.length; at += 2) {
-    // float16 about 0.01 of either sign; a block's scales about 0.004.
+    // float16 about 0.01 of either sign; a block's scales about 0.004, of K-quants 0.0001, which have scales on top.
     const scale = type.scales?.includes(at % type.size)
-    out.writeUInt16LE(scale ? 0x1c00 | (random() & 0x3ff) : type === F16 ? (random() & 0x83ff) | 0x2000 : random(), at)
+    const least = type.size > 100 ? 0x0400 : 0x1c00
+    out.writeUInt16LE(scale ? least | (random() & 0x3ff) : type === F16 ? (random() & 0x83ff) | 0x2000 : random(), at)
   }
   return out
 }
@@ -169,7 +170,6 @@ function fileOf() {
 
 async function theirs() {
   const path = fileOf()
-  if (!existsSync(path)) await writeGguf(path)
   const { getLlama, LlamaLogLevel } = await import(
     pathToFileURL(createRequire(join(peer, 'package.json')).resolve('node-llama-cpp')).href
   )
@@ -218,6 +218,7 @@ async function ours() {
   }
 }
 
+if (!existsSync(fileOf())) await writeGguf(fileOf())
 const both = [await ours(), await theirs()]
 const figures = both.map(() => ({ prefill: [], decode: [] }))
 const prompt = (run) =>

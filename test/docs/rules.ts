@@ -170,6 +170,10 @@ const TOYS: Record<string, (args: string[], places: Places) => { toy: string[]; 
     ],
     expected: args.includes('crowd') ? /^\d+ answers whole, 0 lost/m : /texts equal: true/,
   }),
+  'bench/node/weights.mjs': () => ({
+    toy: ['test/goldens/models/bf16-tied', 'README.md', '--window', '16', '--tokens', '40'],
+    expected: /^q4 +error [\d.]+ % perplexity [\d.]+ /m,
+  }),
   'bench/node/start.mjs': (_, { temporary }) => ({
     // Smaller models are not kept on disk.
     toy: [
