@@ -145,7 +145,7 @@ describe('aborts free the model', () => {
   })
 
   test('anthropic', async () => {
-    const stream = anthropic().messages.stream({ model: 'demo', max_tokens: 900, messages, ...LONG } as never)
+    const stream = anthropic().messages.stream({ model: 'demo', messages, ...LONG } as never)
     stream.on('text', () => stream.abort())
     await expect(stream.finalMessage()).rejects.toBeInstanceOf(Anthropic.APIUserAbortError)
     await expectFree()
