@@ -4,10 +4,15 @@ export type { GgufQuantisation } from './checkpoint/gguf/types.ts'
 export type {
   AwqQuantisation,
   CompressedTensorsQuantisation,
+  Fp8Quantisation,
   GptqQuantisation,
   GptqRule,
+  MixedQuantisation,
+  Mxfp4Quantisation,
+  Nvfp4Quantisation,
   Quantisation,
-} from './checkpoint/quantisation.ts'
+  UniformQuantisation,
+} from './checkpoint/quantisation/index.ts'
 export type { ModelSpec } from './checkpoint/spec.ts'
 export { CompiledConstraint, compileConstraint } from './constraint/constraint.ts'
 export type {
@@ -54,9 +59,11 @@ export type {
 } from './options/request.ts'
 /** The options of an answer, one row each: its schema, its default, and its name over HTTP where it has one. */
 export { answerRows as answerOptions } from './options/sampling.ts'
+export type { Speculation } from './options/speculation.ts'
 /** '256MiB' -> 268435456; undefined if the text is no size. */
 export { parseBytes } from './options/validate.ts'
 export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'
+export type { DescribedGpu } from './plan/described.ts'
 export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.ts'
 export type { PlannedKv } from './plan/kv.ts'
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'

@@ -65,6 +65,17 @@ std::vector<size_t> sizes_field(const Napi::Object& object, const char* name) {
   return sizes;
 }
 
+std::vector<double> numbers_field(const Napi::Object& object, const char* name) {
+  const Napi::Array array = array_field(object, name);
+  std::vector<double> numbers;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const Napi::Value item = array[i];
+    if (!item.IsNumber()) throw wrong_type(name, "an array of numbers");
+    numbers.push_back(item.As<Napi::Number>().DoubleValue());
+  }
+  return numbers;
+}
+
 bool bool_field(const Napi::Object& object, const char* name) {
   const Napi::Value value = field(object, name);
   if (!value.IsBoolean()) throw wrong_type(name, "a boolean");
@@ -230,6 +241,9 @@ RequestOptions request_options(const Napi::Object& object, int vocab) {
   options.stop_tokens = int32_array_field(object, "stopTokens");
   options.logprobs = bool_field(object, "logprobs");
   options.constraint = constraint_of(field(object, "constraint"));
+  const std::string method = string_field(object, "draftMethod");
+  options.drafts = method == "auto" ? DraftMethod::auto_ngram : method == "ngram" ? DraftMethod::ngram : DraftMethod::off;
+  options.draft_tokens = int_field(object, "draftTokens");
   return options;
 }
 

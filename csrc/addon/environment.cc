@@ -54,6 +54,8 @@ void join(TokenEvent& event, TokenEvent&& later) {
   event.error_code = std::move(later.error_code);
   event.error_message = std::move(later.error_message);
   event.error_remedy = std::move(later.error_remedy);
+  event.drafted_tokens = later.drafted_tokens;
+  event.accepted_tokens = later.accepted_tokens;
   event.queue_ms = later.queue_ms;
   event.first_token_ms = later.first_token_ms;
   event.total_ms = later.total_ms;
@@ -94,6 +96,8 @@ Napi::Object to_js(Napi::Env env, const TokenEvent& event) {
     error["remedy"] = Napi::String::New(env, event.error_remedy);
     out["error"] = error;
   }
+  out["draftedTokens"] = Napi::Number::New(env, event.drafted_tokens);
+  out["acceptedTokens"] = Napi::Number::New(env, event.accepted_tokens);
   Napi::Object timings = Napi::Object::New(env);
   timings["queueMs"] = Napi::Number::New(env, event.queue_ms);
   timings["firstTokenMs"] = Napi::Number::New(env, event.first_token_ms);

@@ -266,16 +266,21 @@ uint32_t Automaton::intern_state() {
     }
     if (way.state >= program.automaton_states()) continue;
     const AutomatonState& at = program.states[way.state];
-    if ((at.flags & kPlainLoop) == 0) continue;
+    if (at.run == 0) continue;
     const Rule& rule = program.rules[program.rule_of[way.state]];
-    int64_t characters = INT32_MAX;
+    uint32_t length = at.run_length;
     if ((at.flags & kNameState) != 0) {
-      if (tracks(object_of(rule), way.seen)) continue;
+      if (!permits_others(object_of(rule), way.seen)) continue;
     } else if (rule.maximum != kUnlimited) {
-      characters = int64_t{rule.maximum} - way.seen - at.needs;
+      if (rule.maximum < uint64_t{way.seen} + at.needs) continue;
+      length = std::min(length, rule.maximum - way.seen - at.needs);
     }
-    state.plain = std::max(state.plain, characters);
-    state.only_plain = out_.size() == 1;
+    // Of several ways the one with more classes counts.
+    const int more = std::popcount(at.run) - std::popcount(state.run);
+    if (more < 0 || (more == 0 && length <= state.run_length)) continue;
+    state.run = at.run;
+    state.run_length = length;
+    state.runs_alone = out_.size() == 1;
   }
   return id;
 }
@@ -473,6 +478,13 @@ bool Automaton::alive(const ObjectRule& object, const NameReach& reach, uint32_t
     if ((reach.others >> other & 1) != 0 && permitted(object, object.members + other, seen)) return true;
   }
   return false;
+}
+
+bool Automaton::permits_others(const ObjectRule& object, uint32_t seen) {
+  for (uint32_t other = 0; other < object.others; other++) {
+    if (!permitted(object, object.members + other, seen)) return false;
+  }
+  return true;
 }
 
 bool Automaton::may_add(const Rule& rule, uint32_t seen) {

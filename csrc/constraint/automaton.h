@@ -23,6 +23,9 @@ struct Way {
 class Automaton {
  public:
   static constexpr uint32_t kDead = 0;
+  static constexpr uint32_t kUnknown = 0xffffffff;
+  // What comes behind each byte.
+  using Table = std::array<uint32_t, 256>;
 
   explicit Automaton(std::shared_ptr<const Program> program);
 
@@ -40,10 +43,11 @@ class Automaton {
   bool accepts(uint32_t state) const { return states_[state].accepts; }
   // It must.
   bool ended(uint32_t state) const { return states_[state].ended; }
-  // How many characters of plain text (see Vocabulary) may come in this state, whatever they are; -1: no plain text.
-  int64_t plain(uint32_t state) const { return states_[state].plain; }
-  // Of such a state: no other plain text may come.
-  bool only_plain(uint32_t state) const { return states_[state].only_plain; }
+  // Any text of these classes may come in this state, of at most so many characters.
+  Classes run(uint32_t state) const { return states_[state].run; }
+  uint32_t run_length(uint32_t state) const { return states_[state].run_length; }
+  // Of such a state: no other text of these classes may come.
+  bool runs_alone(uint32_t state) const { return states_[state].runs_alone; }
   uint32_t size() const { return static_cast<uint32_t>(states_.size()); }
   size_t bytes() const;
 
@@ -51,15 +55,14 @@ class Automaton {
   void forget(const std::vector<uint32_t*>& kept);
 
  private:
-  static constexpr uint32_t kUnknown = 0xffffffff;
   static constexpr uint32_t kDone = 0xffffffff;  // the state of the way that has read it all
 
-  using Table = std::array<uint32_t, 256>;
   struct State {
     std::unique_ptr<Table> next;
     bool accepts = false, ended = false;
-    int64_t plain = -1;
-    bool only_plain = false;
+    bool runs_alone = false;
+    Classes run = 0;
+    uint32_t run_length = 0;
   };
   struct Pending {
     uint32_t rule;
@@ -98,6 +101,8 @@ class Automaton {
   bool may_close(const ObjectRule& object, uint32_t seen) const;
   bool permitted(const ObjectRule& object, uint32_t member, uint32_t seen);
   bool alive(const ObjectRule& object, const NameReach& reach, uint32_t seen);
+  // Members of all kinds that have no name of their own.
+  bool permits_others(const ObjectRule& object, uint32_t seen);
   bool may_add(const Rule& rule, uint32_t seen);
   bool tracks(const ObjectRule& object, uint32_t seen) const;
   uint32_t with_member(const ObjectRule& object, uint32_t member, const Alternative& alternative, uint32_t seen);

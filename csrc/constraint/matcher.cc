@@ -41,10 +41,17 @@ void Constraint::make_room(uint32_t* also) {
 std::shared_ptr<const MaskWords> Constraint::mask(uint32_t state) {
   if (state < masks_.size() && masks_[state]) return masks_[state];
   auto made = std::make_shared<MaskWords>((vocabulary_->size() + 31) / 32, 0);
-  const int64_t plain = automaton_.plain(state);
-  if (plain > 0) vocabulary_->add_plain(plain, *made);
-  const bool all_plain = plain == INT32_MAX || (plain > 0 && automaton_.only_plain(state));
-  if (!all_plain) walk(vocabulary_->plain(), state, *made);
+  const bool plain = (kPlain & ~automaton_.run(state)) == 0;
+  const uint32_t length = automaton_.run_length(state);
+  if (plain) vocabulary_->add_plain(length, *made);
+  if (!plain || (length != kUnlimited && !automaton_.runs_alone(state))) {
+    if (takes_most(vocabulary_->plain(), state)) {
+      vocabulary_->add_plain(kUnlimited, *made);
+      walk_away(vocabulary_->plain(), state, *made);
+    } else {
+      walk(vocabulary_->plain(), state, *made);
+    }
+  }
   walk(vocabulary_->others(), state, *made);
   if (state >= masks_.size()) masks_.resize(automaton_.size());
   mask_bytes_ += made->size() * sizeof(uint32_t);
@@ -54,21 +61,47 @@ std::shared_ptr<const MaskWords> Constraint::mask(uint32_t state) {
 void Constraint::walk(const Vocabulary::Trie& trie, uint32_t state, MaskWords& mask) {
   uint32_t path[257];
   path[0] = state;
-  const std::vector<Vocabulary::Node>& nodes = trie.nodes;
-  for (size_t i = 0; i < nodes.size();) {
-    const Vocabulary::Node& node = nodes[i];
+  for (uint32_t i = 0; i < trie.size();) {
+    const Vocabulary::Node& node = trie.nodes[i];
     const uint32_t next = automaton_.next(path[node.depth - 1], node.byte);
     if (next == Automaton::kDead) {
       i = node.skip;
       continue;
     }
     path[node.depth] = next;
-    for (uint32_t k = 0; k < node.tokens; k++) {
-      const auto token = static_cast<uint32_t>(trie.ids[node.first + k]);
-      mask[token / 32] |= 1u << (token % 32);
+    const bool all = takes_all(node, next);
+    const std::span<const int32_t> tokens = trie.tokens_of(node);
+    for (const int32_t token : all ? tokens : tokens.first(node.tokens)) {
+      mask[static_cast<uint32_t>(token) / 32] |= 1u << (token % 32);
     }
-    i++;
+    i = all ? node.skip : i + 1;
   }
+}
+
+void Constraint::walk_away(const Vocabulary::Trie& trie, uint32_t state, MaskWords& mask) {
+  uint32_t path[257];
+  path[0] = state;
+  for (uint32_t i = 0; i < trie.size();) {
+    const Vocabulary::Node& node = trie.nodes[i];
+    const uint32_t next = automaton_.next(path[node.depth - 1], node.byte);
+    path[node.depth] = next;
+    if (next == Automaton::kDead) {
+      for (const int32_t token : trie.tokens_of(node)) {
+        mask[static_cast<uint32_t>(token) / 32] &= ~(1u << (token % 32));
+      }
+    }
+    i = next == Automaton::kDead || takes_all(node, next) ? node.skip : i + 1;
+  }
+}
+
+bool Constraint::takes_most(const Vocabulary::Trie& trie, uint32_t state) {
+  size_t taken = 0;
+  for (uint32_t i = 0; i < trie.size(); i = trie.nodes[i].skip) {
+    const Vocabulary::Node& node = trie.nodes[i];
+    const uint32_t next = automaton_.next(state, node.byte);
+    if (next != Automaton::kDead && takes_all(node, next)) taken += trie.tokens_of(node).size();
+  }
+  return taken > trie.ids.size() / 2;
 }
 
 Matcher::Matcher(std::shared_ptr<Constraint> constraint) : constraint_(std::move(constraint)) {
@@ -76,6 +109,13 @@ Matcher::Matcher(std::shared_ptr<Constraint> constraint) : constraint_(std::move
   state_ = constraint_->automaton_.begin();
   constraint_->matchers_.insert(this);
   look();
+}
+
+Matcher::Matcher(const Matcher& other) : constraint_(other.constraint_) {
+  std::lock_guard lock(constraint_->mutex_);
+  state_ = other.state_;
+  accepts_ = other.accepts_, ended_ = other.ended_;
+  constraint_->matchers_.insert(this);
 }
 
 Matcher::~Matcher() {

@@ -43,6 +43,13 @@ class Constraint {
   // All of it with mutex_ held.
   std::shared_ptr<const MaskWords> mask(uint32_t state);
   void walk(const Vocabulary::Trie& trie, uint32_t state, MaskWords& mask);
+  // The same of a mask that has all of the trie's tokens: takes away those that may not come.
+  void walk_away(const Vocabulary::Trie& trie, uint32_t state, MaskWords& mask);
+  bool takes_most(const Vocabulary::Trie& trie, uint32_t state);
+  // All tokens of a node's subtree may come in this state.
+  bool takes_all(const Vocabulary::Node& node, uint32_t state) const {
+    return (node.below & ~automaton_.run(state)) == 0 && node.longest <= automaton_.run_length(state);
+  }
   void make_room(uint32_t* also = nullptr);
 
   const std::shared_ptr<const Program> program_;
@@ -60,7 +67,8 @@ class Matcher {
  public:
   explicit Matcher(std::shared_ptr<Constraint> constraint);
   ~Matcher();
-  Matcher(const Matcher&) = delete;
+  // Another answer, as far as this one.
+  Matcher(const Matcher& other);
   Matcher& operator=(const Matcher&) = delete;
 
   // The token came; false if it may not.

@@ -57,7 +57,7 @@ Program::Program(std::span<const uint32_t> words) : bytes(words.size() * sizeof(
   start = in.next();
   const uint32_t rule_count = in.next(), state_count = in.next(), edge_count = in.next(), call_count = in.next();
   const uint32_t extra = in.next();
-  in.check(uint64_t{rule_count} * 4 + uint64_t{state_count} * 4 + uint64_t{edge_count} * 2 + uint64_t{call_count} * 2 +
+  in.check(uint64_t{rule_count} * 4 + uint64_t{state_count} * 6 + uint64_t{edge_count} * 2 + uint64_t{call_count} * 2 +
                extra,
            1);
   if (start >= rule_count || rule_count > 0x1000000 || state_count > 0x1000000) refuse();
@@ -77,6 +77,8 @@ Program::Program(std::span<const uint32_t> words) : bytes(words.size() * sizeof(
     states[i].calls = in.next();
     states[i].flags = in.next();
     states[i].needs = in.next();
+    states[i].run = in.next() & ~kBroken;
+    states[i].run_length = in.next();
     if (states[i].edges > edge_count || states[i].calls > call_count) refuse();
     if (i > 0 && (states[i].edges < states[i - 1].edges || states[i].calls < states[i - 1].calls)) refuse();
   }

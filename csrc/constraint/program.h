@@ -10,7 +10,8 @@
 // In 32-bit words:
 //   magic, flags, start rule, rules, states, edges, calls, words of objects and arrays
 //   rules  x 4: kind, start state or place in the words, minimum, maximum (kUnlimited: none)
-//   states x 4: first edge, first call, flags, characters that it takes at least to an end
+//   states x 6: first edge, first call, flags, characters that it takes at least to an end, classes of characters
+//               (classes.h) of which any text may follow, of at most so many characters (kUnlimited: any number)
 //   edges  x 2: lowest byte | highest << 8 | flags << 16, target
 //   calls  x 2: rule, state to go on in
 //   words:
@@ -25,14 +26,16 @@
 #include <span>
 #include <vector>
 
+#include "constraint/classes.h"
+
 namespace millrace::constraint {
 
-inline constexpr uint32_t kMagic = 0x4d524331;
+inline constexpr uint32_t kMagic = 0x4d524332;
 inline constexpr uint32_t kUnlimited = 0xffffffff;
 
 enum class RuleKind : uint32_t { automaton, object, array };
 
-enum StateFlags : uint32_t { kAccepts = 1, kPlainLoop = 2, kNameState = 4 };
+enum StateFlags : uint32_t { kAccepts = 1, kNameState = 2 };
 // kCounts: a character is whole. kEnds: only where the count is enough.
 enum EdgeFlags : uint32_t { kCounts = 1, kEnds = 2 };
 // Of an edge of a name automaton, the closing quote: the target is a member, or a kind of other names behind them.
@@ -95,6 +98,8 @@ struct AutomatonState {
   uint32_t edges = 0, calls = 0;
   uint32_t flags = 0;
   uint32_t needs = 0;
+  Classes run = 0;
+  uint32_t run_length = 0;
 };
 
 // Ranges of what a name's state can come to.

@@ -35,7 +35,8 @@ int plain_characters(std::span<const uint8_t> bytes) {
   return characters;
 }
 
-Vocabulary::Trie make_trie(const Vocabulary& vocabulary, std::vector<int32_t> tokens) {
+// `beyond`: the class of bytes from 0x80 on.
+Vocabulary::Trie make_trie(const Vocabulary& vocabulary, std::vector<int32_t> tokens, Classes beyond) {
   const auto bytes = [&](int32_t token) { return vocabulary.bytes(token); };
   std::sort(tokens.begin(), tokens.end(), [&](int32_t a, int32_t b) {
     const std::span<const uint8_t> x = bytes(a), y = bytes(b);
@@ -59,16 +60,27 @@ Vocabulary::Trie make_trie(const Vocabulary& vocabulary, std::vector<int32_t> to
     for (size_t depth = common; depth < now.size(); depth++) {
       path.push_back(static_cast<uint32_t>(trie.nodes.size()));
       Vocabulary::Node node;
+      node.first = static_cast<uint32_t>(i);
       node.byte = now[depth];
       node.depth = static_cast<uint8_t>(depth + 1);
       trie.nodes.push_back(node);
     }
     Vocabulary::Node& end = trie.nodes[path.back()];
-    if (end.tokens == 0) end.first = static_cast<uint32_t>(i);
-    if (end.tokens < UINT16_MAX) end.tokens++;
+    end.tokens++;
     before = now;
   }
   leave(0);
+  // From the last on: a node's children lie behind it.
+  for (size_t i = trie.nodes.size(); i-- > 0;) {
+    Vocabulary::Node& node = trie.nodes[i];
+    for (size_t child = i + 1; child < node.skip; child = trie.nodes[child].skip) {
+      const Vocabulary::Node& below = trie.nodes[child];
+      const bool begins = (below.byte & 0xc0) != 0x80;
+      node.below |= below.below | (below.byte < 0x80 ? class_of_ascii(below.byte) : beyond);
+      node.longest = std::max<uint8_t>(node.longest, below.longest + (begins ? 1 : 0));
+    }
+  }
+  trie.nodes.emplace_back().first = static_cast<uint32_t>(tokens.size());
   trie.nodes.shrink_to_fit();
   return trie;
 }
@@ -130,8 +142,8 @@ Vocabulary::Vocabulary(std::span<const uint32_t> table) {
     if (characters > kLengths) longer_plain_.emplace_back(characters, token);
     for (uint32_t length = characters; length <= kLengths; length++) set(plain_bits_[length], token);
   }
-  plain_ = make_trie(*this, std::move(plain));
-  others_ = make_trie(*this, std::move(others));
+  plain_ = make_trie(*this, std::move(plain), kBeyondAscii);
+  others_ = make_trie(*this, std::move(others), kBroken);
 }
 
 void Vocabulary::add_plain(int64_t characters, std::span<uint32_t> mask) const {

@@ -6,20 +6,30 @@
 #include <span>
 #include <vector>
 
+#include "constraint/classes.h"
+
 namespace millrace::constraint {
 
 class Vocabulary {
  public:
   struct Node {
-    uint32_t skip = 0;   // the node behind this one's subtree
-    uint32_t first = 0;  // of ids(): tokens that end here
-    uint16_t tokens = 0;
+    uint32_t skip = 0;    // the node behind this one's subtree
+    uint32_t first = 0;   // of ids: where the subtree's tokens begin, those that end here first
+    Classes below = 0;    // of the characters behind this byte, in the whole subtree
+    uint16_t tokens = 0;  // that end here
+    uint8_t longest = 0;  // characters that a token of the subtree has behind this byte
     uint8_t byte = 0;
     uint8_t depth = 0;  // 1: a token's first byte
   };
   struct Trie {
-    std::vector<Node> nodes;  // in depth-first order
+    std::vector<Node> nodes;  // in depth-first order, and one more behind the last
     std::vector<int32_t> ids;
+
+    uint32_t size() const { return static_cast<uint32_t>(nodes.size()) - 1; }
+    // The tokens of a node's subtree.
+    std::span<const int32_t> tokens_of(const Node& node) const {
+      return {ids.data() + node.first, nodes[node.skip].first - node.first};
+    }
   };
 
   // `table` is that of lib/text/tokenizer/pieces.ts. Throws INVALID_ARGUMENT where it is none.

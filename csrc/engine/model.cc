@@ -146,7 +146,8 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sl
   kv_ = std::make_unique<KvPool>(kv, program().kv, config_.kv_blocks, config_.kv_swap_bytes);
   scheduler_ =
       std::make_unique<Scheduler>(SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse,
-                                                  config_.deterministic, &counters_.queued},
+                                                  config_.deterministic, &counters_.queued,
+                                                  PassCosts(config_.pass_costs), config_.draft},
                                   *kv_);
 
   const int head = device_of(static_cast<int>(units.size()) - 1);
@@ -476,7 +477,7 @@ bool Model::step() {
   counters_.steps.fetch_add(1, std::memory_order_relaxed);
   counters_.decode_rows.fetch_add(batch_.step.decode_rows, std::memory_order_relaxed);
   counters_.prefill_rows.fetch_add(batch_.step.rows - batch_.step.decode_rows, std::memory_order_relaxed);
-  scheduler_->computed(batch_);
+  scheduler_->computed(batch_, output_.tokens);
   take_results(batch_);
   output_.hidden = {};  // of all rows of a large step: tens of megabytes
   publish_counters();
@@ -524,6 +525,8 @@ void Model::publish_counters() {
   store(counters_.prompt_tokens, scheduler_->counters().prompt_tokens);
   store(counters_.reused_tokens, scheduler_->counters().reused_tokens);
   store(counters_.preemptions, scheduler_->counters().preemptions);
+  store(counters_.drafted_tokens, scheduler_->counters().drafted_tokens);
+  store(counters_.accepted_tokens, scheduler_->counters().accepted_tokens);
   store(counters_.recomputations, scheduler_->counters().recomputations);
 }
 
@@ -556,32 +559,26 @@ void Model::take_results(const StepBatch& batch) {
       continue;
     }
 
-    const int32_t token = output_.tokens[part.first_logit];
-    if (!sequence.has_first_token) {
-      sequence.has_first_token = true;
-      sequence.first_token = Clock::now();
-    }
-    TokenEvent event;
-    Constrained* constrained = sequence.constrained.get();
-    if (token == kAllForbidden && constrained != nullptr) {
-      end_without_token(sequence);
-      continue;
-    }
-    if (token < 0) {
-      const bool forbidden = token == kAllForbidden;
-      event.error_code = forbidden ? code::kInvalidArgument : code::kCheckpointInvalid;
-      event.error_message = forbidden ? "logitBias forbids every token: there is none left to choose"
-                                      : "the model's logits are not numbers (NaN or infinite)";
-      event.error_remedy = forbidden
-                               ? "allow a token at least: leave one out, give it a finite bias, or lower minTokens"
-                               : "fetch the checkpoint again: damaged or overflowing weights do this";
-      end(sequence.id, Finish::error, std::move(event));
-      continue;
-    }
-    const std::vector<int32_t>& stops = sequence.options.stop_tokens;
+    take_tokens(part, own_top);
+  }
+}
+
+// The token that its own row has chosen, and those that accepted drafts have led to. `top`: its first log-probability
+// of StepOutput::top_logprobs.
+void Model::take_tokens(const StepBatch::Part& part, size_t top) {
+  Sequence& sequence = *part.sequence;
+  if (!sequence.has_first_token) {
+    sequence.has_first_token = true;
+    sequence.first_token = Clock::now();
+  }
+  Constrained* constrained = sequence.constrained.get();
+  const std::vector<int32_t>& stops = sequence.options.stop_tokens;
+  TokenEvent event;
+  for (int i = 0; i <= part.accepted; i++) {
+    const int32_t token = output_.tokens[part.first_logit + i];
+    if (token < 0) return end_without_token(sequence, i, token, std::move(event));
     if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
-      end(sequence.id, Finish::stop);
-      continue;
+      return end(sequence.id, Finish::stop, std::move(event));
     }
     bool ended = false;
     try {
@@ -590,24 +587,22 @@ void Model::take_results(const StepBatch& batch) {
       }
       ended = constrained != nullptr && constrained->ended();
     } catch (...) {
-      fail(sequence.id, current_error());
-      continue;
+      return fail(sequence.id, current_error(), std::move(event));
     }
     append_token(sequence, token);
     event.tokens.push_back(token);
-    if (sequence.options.logprobs) event.logprobs.push_back(output_.logprobs[part.first_logit]);
-    if (top > own_top) {
-      event.top_tokens.assign(output_.top_tokens.begin() + own_top, output_.top_tokens.begin() + top);
-      event.top_logprobs.assign(output_.top_logprobs.begin() + own_top, output_.top_logprobs.begin() + top);
+    if (sequence.options.logprobs) event.logprobs.push_back(output_.logprobs[part.first_logit + i]);
+    for (int j = 0; j < sequence.options.top_logprobs; j++, top++) {
+      event.top_tokens.push_back(output_.top_tokens[top]);
+      event.top_logprobs.push_back(output_.top_logprobs[top]);
     }
     if (ended || sequence.generated() >= sequence.options.max_tokens) {
-      end(sequence.id, ended ? Finish::stop : Finish::length, std::move(event));
-      continue;
+      return end(sequence.id, ended ? Finish::stop : Finish::length, std::move(event));
     }
-    event.model = id_;
-    event.request = sequence.id;
-    sequence.sink->post(std::move(event));
   }
+  event.model = id_;
+  event.request = sequence.id;
+  sequence.sink->post(std::move(event));
 }
 
 void Model::take_hidden(const StepBatch::Part& part) {
@@ -630,26 +625,31 @@ void Model::take_hidden(const StepBatch::Part& part) {
   end(sequence.id, Finish::length, std::move(event));
 }
 
-void Model::fail(uint64_t request, const Error& error) {
-  TokenEvent event;
-  event.error_code = error.code();
-  event.error_message = error.what();
-  event.error_remedy = error.remedy();
-  end(request, Finish::error, std::move(event));
+void Model::fail(uint64_t request, const Error& error, TokenEvent last) {
+  last.error_code = error.code();
+  last.error_message = error.what();
+  last.error_remedy = error.remedy();
+  end(request, Finish::error, std::move(last));
 }
 
-// Of a sequence under a constraint, that has no token to choose.
-void Model::end_without_token(Sequence& sequence) {
-  const Constrained& constrained = *sequence.constrained;
-  if (constrained.mask().error()) {
-    fail(sequence.id, *constrained.mask().error());
+// In the place of its next token, `ahead` behind the pass's first, came kAllForbidden or -1.
+void Model::end_without_token(Sequence& sequence, int ahead, int32_t token, TokenEvent last) {
+  const auto failed = [&](const Error& error) { fail(sequence.id, error, std::move(last)); };
+  if (token != kAllForbidden) {
+    failed(Error(code::kCheckpointInvalid, "the model's logits are not numbers (NaN or infinite)",
+                 "fetch the checkpoint again: damaged or overflowing weights do this"));
+  } else if (!sequence.constrained) {
+    failed(Error(code::kInvalidArgument, "logitBias forbids every token: there is none left to choose",
+                 "allow a token at least: leave one out, give it a finite bias, or lower minTokens"));
+  } else if (const Constrained& constrained = *sequence.constrained; constrained.mask(ahead).error()) {
+    failed(*constrained.mask(ahead).error());
   } else if (constrained.accepts()) {
-    end(sequence.id, Finish::stop);  // what could follow no token spells, and there is none that ends an answer
+    // What could follow no token spells, and there is none that ends an answer.
+    end(sequence.id, Finish::stop, std::move(last));
   } else {
-    fail(sequence.id,
-         Error(code::kConstraintInvalid,
-               "no token is left to choose under the constraint, with what logitBias and the vocabulary allow",
-               "allow more tokens, or another answer"));
+    failed(Error(code::kConstraintInvalid,
+                 "no token is left to choose under the constraint, with what logitBias and the vocabulary allow",
+                 "allow more tokens, or another answer"));
   }
 }
 
@@ -714,6 +714,8 @@ void Model::end(uint64_t request, Finish finish, TokenEvent last) {
   last.model = id_;
   last.request = request;
   last.finish = finish;
+  last.drafted_tokens = sequence->drafted_tokens;
+  last.accepted_tokens = sequence->accepted_tokens;
   last.total_ms = milliseconds(now - sequence->submitted);
   // A request that ends while it waits has queued all its life.
   last.queue_ms = sequence->admitted == Clock::time_point{} ? last.total_ms

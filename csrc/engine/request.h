@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/constrained.h"
+#include "engine/drafter.h"
 #include "engine/kv_pool.h"
 #include "engine/pooling.h"
 
@@ -16,6 +17,12 @@ namespace millrace {
 using Clock = std::chrono::steady_clock;
 
 enum class RequestKind : uint8_t { generate, score, embed };
+
+enum class DraftMethod : uint8_t {
+  off,
+  ngram,       // as many as asked for, wherever something is found
+  auto_ngram,  // as many of them as are worth their rows
+};
 
 struct RequestOptions {
   uint64_t id = 0;    // of Engine::admit(); 0: submit() admits it
@@ -33,6 +40,8 @@ struct RequestOptions {
   int top_logprobs = 0;         // generate: so many of the highest log-probabilities at each token
   bool logits = false;          // score: logits of every position
   Pooling pooling{};            // embed
+  DraftMethod drafts = DraftMethod::off;  // generate
+  int draft_tokens = 0;                   // at most so many a pass
   int priority = 0;             // higher goes first, and is preempted last
   double queue_timeout_ms = 0;  // > 0: ends with QUEUE_TIMEOUT if not admitted by then
   double deadline_ms = 0;       // > 0: ends with DEADLINE_EXCEEDED if not done by then
@@ -51,6 +60,7 @@ struct TokenEvent {
   std::vector<float> top_logprobs;
   Finish finish = Finish::none;
   std::string error_code, error_message, error_remedy;    // of Finish::error
+  int drafted_tokens = 0, accepted_tokens = 0;            // with the end: of the answer's drafts
   double queue_ms = 0, first_token_ms = 0, total_ms = 0;  // with the end: from the call to the start, first token, end
 };
 
@@ -77,7 +87,8 @@ struct Sequence {
   uint64_t id = 0;
   RequestOptions options;
   std::shared_ptr<EventSink> sink;
-  std::vector<int32_t> tokens;  // prompt, then what was generated
+  std::vector<int32_t> tokens;  // prompt, then what was generated, then the drafts of the pass under way
+  int drafted = 0;              // how many of the last
   int computed = 0;             // tokens whose K and V are in the cache
   BlockLists blocks;            // of the KV cache, by class and index; the first `dropped` are kNoBlock
   std::vector<int> dropped;     // [classes] blocks that lie behind the class's window and were given back
@@ -91,12 +102,15 @@ struct Sequence {
   int decoded_from = INT32_MAX;              // first position computed by a decode row
   Clock::time_point submitted, admitted, first_token;
   bool has_first_token = false;
+  NgramDrafter drafter;
+  Acceptance acceptance;
+  int drafted_tokens = 0, accepted_tokens = 0;  // so far
 
   int prompt_length() const { return static_cast<int>(options.tokens.size()); }
-  int generated() const { return static_cast<int>(tokens.size()) - prompt_length(); }
+  int generated() const { return static_cast<int>(tokens.size()) - drafted - prompt_length(); }
   bool decoding() const {
     return options.kind == RequestKind::generate && computed >= prompt_length() &&
-           computed + 1 == static_cast<int>(tokens.size());
+           computed + 1 + drafted == static_cast<int>(tokens.size());
   }
 };
 

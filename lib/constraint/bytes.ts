@@ -1,5 +1,6 @@
 /** Automata over code points -> automata over bytes: UTF-8, as it is or within a JSON text. */
 import { LAST } from './charset.ts'
+import { RAW, runsOf } from './classes.ts'
 import { type Arcs, type Dfa, distances, isAnyState } from './dfa.ts'
 import type { Meter } from './problems.ts'
 import { COUNTS, ENDS, type Fragment, NAME, type State } from './rules.ts'
@@ -32,6 +33,10 @@ const isRaw = (point: number) => point >= 0x20 && point !== QUOTE && point !== B
 class Encoder {
   readonly states: State[]
   readonly #known = new Map<string, number>()
+  /** Edges for all characters beyond ASCII, by their target. */
+  readonly #beyond = new Map<number, readonly number[]>()
+  /** States behind a backslash, by the target of all characters. */
+  readonly escapes = new Map<number, number>()
   readonly #meter: Meter
   /** Characters to an end, of the states that were there first. */
   readonly #far: readonly number[] | undefined
@@ -48,10 +53,18 @@ class Encoder {
   edges(arcs: readonly Piece[]): number[] {
     const out: number[] = []
     this.#level(clip(arcs, 0, 0x7f), 1, 0, out)
-    this.#level(clip(arcs, 0x80, 0x7ff), 2, 0, out)
-    this.#level([...clip(arcs, 0x800, 0xd7ff), ...clip(arcs, 0xe000, 0xffff)], 3, 0, out)
-    this.#level(clip(arcs, 0x10000, LAST), 4, 0, out)
-    return out
+    // Most states have nothing beyond ASCII, or one state for all of it.
+    const last = arcs.at(-1)
+    if (last === undefined || last[1] < 0x80) return out
+    const isOne = last[0] <= 0x80 && last[1] === LAST
+    const known = isOne ? this.#beyond.get(last[2]) : undefined
+    if (known) return out.concat(known)
+    const beyond: number[] = []
+    this.#level(clip(arcs, 0x80, 0x7ff), 2, 0, beyond)
+    this.#level([...clip(arcs, 0x800, 0xd7ff), ...clip(arcs, 0xe000, 0xffff)], 3, 0, beyond)
+    this.#level(clip(arcs, 0x10000, LAST), 4, 0, beyond)
+    if (isOne) this.#beyond.set(last[2], beyond)
+    return out.concat(beyond)
   }
 
   /** Edges of a leading byte, or of one that continues: `left` bytes with this one. */
@@ -156,22 +169,6 @@ function piecesOf(arcs: Arcs): Piece[] {
   return out
 }
 
-/** Every plain character (csrc/constraint/vocabulary.h) leads back to the state. */
-function loopsPlainly(arcs: Arcs, state: number): boolean {
-  let next = 0x20
-  const skipped = [QUOTE, BACKSLASH, 0x2028, 0x2029]
-  for (const [first, last, target] of piecesOf(arcs)) {
-    if (target !== state) continue
-    while (next < first) {
-      if (skipped.includes(next)) next++
-      else if (next >= 0xd800 && next < 0xe000) next = 0xe000
-      else return false
-    }
-    next = Math.max(next, last + 1)
-  }
-  return next > LAST
-}
-
 /** The texts themselves, and the calls that stand beside them. */
 export function rawFragment(
   dfa: Dfa,
@@ -180,13 +177,14 @@ export function rawFragment(
 ): Fragment {
   const far = counted ? distances(dfa) : undefined
   const encoder = new Encoder(dfa.arcs.length, meter, far)
+  const runs = runsOf(dfa, meter, { alone: counted })
   dfa.arcs.forEach((arcs, state) => {
     const own = encoder.states[state]!
     own.edges = encoder.edges(piecesOf(arcs))
     if (calls?.[state]?.length) own.calls = [...calls[state]!]
     if (dfa.accepts[state]) own.accepts = true
     if (far) own.needs = far[state]!
-    if (loopsPlainly(arcs, state)) own.plain = true
+    own.run = runs[state]!
   })
   return { states: encoder.states, start: dfa.start }
 }
@@ -206,6 +204,7 @@ export function jsonFragment(dfa: Dfa, { counted, names }: JsonTextOptions, mete
   const encoder = new Encoder(count, meter, far, names?.reach)
   const { states } = encoder
   const end = names ? -1 : states.push({ edges: [], accepts: true }) - 1
+  const runs = runsOf(dfa, meter, { alone: counted, ends: names && ((state) => names.reach[state]!.others === 0) })
   dfa.arcs.forEach((arcs, state) => {
     const own = states[state]!
     const pieces = piecesOf(arcs)
@@ -213,14 +212,13 @@ export function jsonFragment(dfa: Dfa, { counted, names }: JsonTextOptions, mete
     const edges = encoder.edges(raw)
     if (far) own.needs = far[state]!
     if (names) own.reach = names.reach[state]!
-    const extra: number[] = []
     if (names ? names.labels[state]! >= 0 : dfa.accepts[state]) {
-      extra.push(QUOTE, QUOTE, ENDS, names ? NAME + names.labels[state]! : end)
+      insertEdge(edges, QUOTE, ENDS, names ? NAME + names.labels[state]! : end)
     }
     const escaped = escapeState(encoder, pieces, !names && isAnyState(dfa, state))
-    if (escaped !== undefined) extra.push(BACKSLASH, BACKSLASH, 0, escaped)
-    own.edges = extra.length === 0 ? edges : sortEdges([...edges, ...extra])
-    if (loopsPlainly(arcs, state)) own.plain = true
+    if (escaped !== undefined) insertEdge(edges, BACKSLASH, 0, escaped)
+    own.edges = edges
+    own.run = { ...runs[state]!, classes: runs[state]!.classes & RAW }
   })
   if (names) return { states, start: dfa.start }
   const start = states.push({ edges: [QUOTE, QUOTE, 0, dfa.start], needs: far?.[dfa.start] ?? 0 }) - 1
@@ -243,6 +241,18 @@ const hexDigit = (value: number) => '0123456789abcdef'.charCodeAt(value)
 
 /** Behind a backslash; undefined where no character needs one. */
 function escapeState(encoder: Encoder, pieces: readonly Piece[], any: boolean): number | undefined {
+  const first = pieces[0]
+  if (first === undefined || first[0] > BACKSLASH) return undefined
+  // Of most states one target has all that needs a backslash.
+  const isOne = !any && first[0] === 0 && first[1] >= BACKSLASH
+  const known = isOne ? encoder.escapes.get(first[2]) : undefined
+  if (known !== undefined) return known
+  const state = escapeStateOf(encoder, pieces, any)
+  if (isOne && state !== undefined) encoder.escapes.set(first[2], state)
+  return state
+}
+
+function escapeStateOf(encoder: Encoder, pieces: readonly Piece[], any: boolean): number | undefined {
   const edges: number[] = []
   const long: [number, number][] = []
   for (const [first, last, target] of pieces) {
@@ -296,6 +306,13 @@ function anyLongEscape(encoder: Encoder, target: number): number {
   for (const digit of '0123456789abcefABCEF') first.push(digit.charCodeAt(0), digit.charCodeAt(0), 0, second)
   for (const digit of 'dD') first.push(digit.charCodeAt(0), digit.charCodeAt(0), 0, surrogate)
   return encoder.state(mergeEdges(sortEdges(first)))
+}
+
+/** Of one byte, which no other edge has. */
+function insertEdge(edges: number[], byte: number, flags: number, target: number): void {
+  let at = 0
+  while (at < edges.length && edges[at]! < byte) at += 4
+  edges.splice(at, 0, byte, byte, flags, target)
 }
 
 export function sortEdges(edges: readonly number[]): number[] {

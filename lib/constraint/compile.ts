@@ -1,14 +1,15 @@
 /** A constraint -> the program that the native matcher runs. */
 import { rawFragment } from './bytes.ts'
 import { type CharSet, charSet } from './charset.ts'
+import { classesWithout } from './classes.ts'
 import { ofTexts } from './dfa.ts'
 import { compileGrammar } from './grammar.ts'
 import { Graph } from './graph.ts'
 import { invalid, Meter } from './problems.ts'
 import { regexDfa } from './regex.ts'
-import { type Fragment, RuleSet, type State } from './rules.ts'
+import { RuleSet, type State } from './rules.ts'
 import { SchemaCompiler } from './schema/compile.ts'
-import type { Body, Part, Piece, Task } from './task.ts'
+import type { Body, Part, Piece, Sought, Task } from './task.ts'
 
 /** Throws CONSTRAINT_INVALID, CONSTRAINT_UNSUPPORTED, CONSTRAINT_TOO_LARGE. */
 export function compileTask(task: Task): Uint32Array<ArrayBuffer> {
@@ -97,7 +98,8 @@ class Compiler {
   #part(graph: Graph, part: Part, from: number, to: number): void {
     if ('literal' in part) graph.call(from, this.#literal(part.literal), to)
     else if ('body' in part) graph.call(from, this.#body(part.body), to)
-    else if ('until' in part) graph.call(from, this.#until(part.until), to)
+    else if ('until' in part) graph.call(from, this.#until(part.until, true), to)
+    else if ('without' in part) graph.call(from, this.#until(part.without, false), to)
     else if ('space' in part) {
       let at = from
       for (let count = 0; count < part.space; count++) {
@@ -110,18 +112,10 @@ class Compiler {
     } else if ('choice' in part) {
       for (const way of part.choice) this.#add(graph, way, from, to)
     } else {
-      let at = from
-      for (let count = 0; count < Math.min(part.maximum, 1); count++) {
-        const next = graph.state()
-        this.#add(graph, part.repeat, at, next)
-        at = next
-      }
-      graph.link(at, to)
-      if (part.maximum > 1) {
-        const again = graph.state()
-        this.#add(graph, part.between, at, again)
-        this.#add(graph, part.repeat, again, at)
-      }
+      const again = graph.state()
+      graph.link(from, again)
+      this.#add(graph, part.repeat, again, again)
+      graph.link(again, to)
     }
   }
 
@@ -131,42 +125,66 @@ class Compiler {
     return this.#rules.automaton(this.#rules.declare(), { states: [...states, { edges: [], accepts: true }], start: 0 })
   }
 
-  /** Any bytes up to the first time that a literal comes. */
-  #until(pieces: readonly Piece[]): number {
-    const bytes = bytesOf(pieces)
-    // What of the literal has come, having read so much of it and a byte more (Knuth, Morris, Pratt).
-    const step = (come: number, byte: number): number => {
-      for (let length = come; length >= 0; length--) {
-        if (bytes[length] !== byte) continue
-        if (same(bytes, come - length, come, length)) return length + 1
+  /** Any bytes up to the first time that a literal comes and with it, or those that have none. */
+  #until(sought: Sought, comes: boolean): number {
+    const items = sought.flatMap((piece): (number | 'space')[] => (piece === '' ? ['space'] : bytesOf([piece])))
+    const end = items.length
+    const own = new Set(items.filter((item) => item !== 'space'))
+    if (items.includes('space')) for (const byte of SPACE_BYTES) own.add(byte)
+    // Where in the literal what has come may be, the beginning always among it.
+    const numbers = new Map<string, number>()
+    const places: number[][] = []
+    const numberOf = (seeds: readonly number[]) => {
+      const met = new Set(seeds)
+      for (const at of met) if (items[at] === 'space') met.add(at + 1)
+      const sorted = [...met].sort((a, b) => a - b)
+      const key = met.has(end) ? 'end' : String(sorted)
+      let number = numbers.get(key)
+      if (number === undefined) {
+        number = places.push(met.has(end) ? [end] : sorted) - 1
+        numbers.set(key, number)
+        this.#meter.states(1)
       }
-      return 0
+      return number
     }
-    const own = [...new Set(bytes)].sort((a, b) => a - b)
-    const states: State[] = bytes.map((_, come) => {
+    const step = (from: readonly number[], byte: number) =>
+      numberOf([
+        0,
+        ...from.flatMap((at) => {
+          if (items[at] === byte) return [at + 1]
+          return items[at] === 'space' && SPACE_BYTES.has(byte) ? [at] : []
+        }),
+      ])
+    const begin = numberOf([0])
+    // What has no byte of the literal leads back to its beginning.
+    const run = { classes: classesWithout(own), length: Number.POSITIVE_INFINITY }
+    const sorted = [...own].sort((a, b) => a - b)
+    const states: State[] = []
+    for (let state = 0; state < places.length; state++) {
+      const from = places[state]!
+      if (from[0] === end) {
+        states.push({ edges: [], accepts: comes })
+        continue
+      }
       const edges: number[] = []
       let next = 0
-      const rest = (end: number) => {
-        if (next <= end) edges.push(next, end, 0, 0)
+      const rest = (last: number) => {
+        if (next <= last) edges.push(next, last, 0, begin)
       }
-      for (const byte of own) {
+      for (const byte of sorted) {
         rest(byte - 1)
-        edges.push(byte, byte, 0, step(come, byte))
+        const to = step(from, byte)
+        if (comes || places[to]![0] !== end) edges.push(byte, byte, 0, to)
         next = byte + 1
       }
       rest(255)
-      return { edges }
-    })
-    const fragment: Fragment = { states: [...states, { edges: [], accepts: true }], start: 0 }
-    return this.#rules.automaton(this.#rules.declare(), fragment)
+      states.push({ edges, run, accepts: !comes })
+    }
+    return this.#rules.automaton(this.#rules.declare(), { states, start: begin })
   }
 }
 
-/** bytes[from, to) is what the bytes begin with. */
-function same(bytes: readonly number[], from: number, to: number, length: number): boolean {
-  for (let at = 0; at < length; at++) if (bytes[from + at] !== bytes[at] || from + at >= to) return false
-  return true
-}
+const SPACE_BYTES = new Set([0x09, 0x0a, 0x0d, 0x20])
 
 /** Special tokens stand for bytes that no text has: see csrc/constraint/vocabulary.h. */
 export function bytesOf(pieces: readonly Piece[]): number[] {

@@ -245,9 +245,15 @@ export function distances({ arcs, accepts }: Dfa): number[] {
   let open = arcs.map((_, state) => state).filter((state) => accepts[state])
   for (let distance = 0; open.length > 0; distance++) {
     for (const state of open) out[state] = distance
-    open = [...new Set(open.flatMap((state) => before[state]!))].filter(
-      (state) => out[state] === Number.POSITIVE_INFINITY,
-    )
+    const next: number[] = []
+    for (const state of open) {
+      for (const from of before[state]!) {
+        if (out[from] !== Number.POSITIVE_INFINITY) continue
+        out[from] = distance + 1
+        next.push(from)
+      }
+    }
+    open = next
   }
   return out
 }

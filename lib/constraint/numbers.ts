@@ -1,5 +1,6 @@
 /** Sets of numbers, and the JSON texts that stand for them. */
 import { type Dfa, distances, explore, isElastic, isNothing } from './dfa.ts'
+import { integerDfa, type Listed, type Remainders } from './integers.ts'
 import { type Meter, tooLarge, unsupported } from './problems.ts'
 import { regexDfa } from './regex.ts'
 
@@ -56,11 +57,11 @@ export function bothNumbers(a: NumberSet, b: NumberSet): NumberSet {
       if (one) out.push(one)
     }
   }
-  return bounded(out)
+  return eachOnce(out)
 }
 
 export const eitherNumbers = (a: NumberSet, b: NumberSet): NumberSet =>
-  a === EVERY_NUMBER || b === EVERY_NUMBER ? EVERY_NUMBER : bounded([...a, ...b])
+  a === EVERY_NUMBER || b === EVERY_NUMBER ? EVERY_NUMBER : eachOnce([...a, ...b])
 
 export function notNumbers(set: NumberSet): NumberSet {
   let out = EVERY_NUMBER
@@ -80,7 +81,7 @@ export function notNumbers(set: NumberSet): NumberSet {
   return out
 }
 
-function bounded(set: NumberRange[]): NumberSet {
+function eachOnce(set: NumberRange[]): NumberSet {
   const seen = new Map(set.map((one) => [JSON.stringify([one.lowest, one.highest, one.multiples, one.others]), one]))
   if (seen.size > MAX_RANGES) throw tooLarge('too many ranges of numbers')
   return [...seen.values()]
@@ -125,8 +126,9 @@ export interface NumberTexts {
 }
 
 /** JSON texts of the numbers, in parts that may overlap. */
-export function numberTexts(set: NumberSet, meter: Meter): NumberTexts[] {
-  return set.flatMap((one) => rangeTexts(one, meter)).filter(({ dfa }) => !isNothing(dfa))
+export function numberTexts(part: NumberRange | Remainders | Listed, meter: Meter): NumberTexts[] {
+  const texts = 'multiples' in part ? rangeTexts(part, meter) : [bounded(integerDfa(part, meter), EXACT_INTEGER)]
+  return texts.filter(({ dfa }) => !isNothing(dfa))
 }
 
 /**
@@ -136,6 +138,12 @@ export function numberTexts(set: NumberSet, meter: Meter): NumberTexts[] {
 const EXACT_INTEGER = 15
 const EXACT_FRACTION = 17
 const MOST_CHARACTERS = 26
+
+/** An automaton whose texts have an end needs no bound. */
+const bounded = (dfa: Dfa, most: number): NumberTexts => ({
+  dfa,
+  maximum: isElastic(dfa, distances(dfa)) ? most : Number.POSITIVE_INFINITY,
+})
 
 function rangeTexts(one: NumberRange, meter: Meter): NumberTexts[] {
   const { lowest, highest, multiples, others } = one
@@ -148,9 +156,7 @@ function rangeTexts(one: NumberRange, meter: Meter): NumberTexts[] {
   }
   const dfa = decimalDfa(one, isInteger, meter)
   const counts = others.length > 0 || multiples.some((step) => step !== 1)
-  const isBounded = isElastic(dfa, distances(dfa))
-  const most = !counts ? MOST_CHARACTERS : isInteger ? EXACT_INTEGER : EXACT_FRACTION
-  const plain = { dfa, maximum: isBounded ? most : Number.POSITIVE_INFINITY }
+  const plain = bounded(dfa, !counts ? MOST_CHARACTERS : isInteger ? EXACT_INTEGER : EXACT_FRACTION)
   if (multiples.some((step) => step !== 1) || others.some((step) => step !== 1)) return [plain]
   // What JSON.stringify writes with an exponent: of bounds in between only the sign matters.
   const parts: string[] = []

@@ -14,8 +14,8 @@ export const tooLarge = (what: string) =>
   new MillraceError('CONSTRAINT_TOO_LARGE', { message: `the constraint takes ${what}` })
 
 /** Steps of any kind, some tens of nanoseconds each. */
-const MAX_STEPS = 40_000_000
-const MAX_MS = 20_000
+const MAX_STEPS = 20_000_000
+const MAX_MS = 10_000
 /** Of all automata together. */
 export const MAX_STATES = 400_000
 

@@ -1,7 +1,8 @@
 /** Rules as the native matcher takes them: see csrc/constraint/program.h, which says what each word is. */
+import type { Run } from './classes.ts'
 import { invalid, type Meter } from './problems.ts'
 
-export const MAGIC = 0x4d524331
+export const MAGIC = 0x4d524332
 export const UNLIMITED = 0xffffffff
 /** Of an edge's target: a member's name is whole. */
 export const NAME = 0x80000000
@@ -9,8 +10,7 @@ export const NAME = 0x80000000
 export const COUNTS = 1
 export const ENDS = 2
 const ACCEPTS = 1
-const PLAIN = 2
-const IS_NAME = 4
+const IS_NAME = 2
 
 export interface State {
   /** [lowest byte, highest, flags, target], flat, ascending. */
@@ -18,8 +18,8 @@ export interface State {
   /** [rule, state to go on in], flat. */
   calls?: number[]
   accepts?: boolean
-  /** Any plain text leads back here. */
-  plain?: boolean
+  /** Any text of these classes may follow (classes.ts). */
+  run?: Run
   /** Characters that it takes at least to an end. */
   needs?: number
   /** Of an object's names: members that it can come to, and kinds of others. */
@@ -198,7 +198,7 @@ export class RuleSet {
       if (state.reach) names++
     }
     const out = new Uint32Array(
-      8 + 4 * this.#rules.length + 4 * this.#states.length + 2 * (edges + calls + names) + this.#words.length,
+      8 + 4 * this.#rules.length + 6 * this.#states.length + 2 * (edges + calls + names) + this.#words.length,
     )
     out.set([MAGIC, flexible ? 1 : 0, start, this.#rules.length, this.#states.length, edges, calls, this.#words.length])
     let at = 8
@@ -213,8 +213,10 @@ export class RuleSet {
     for (const state of this.#states) {
       out[at++] = edges
       out[at++] = calls
-      out[at++] = (state.accepts ? ACCEPTS : 0) | (state.plain ? PLAIN : 0) | (state.reach ? IS_NAME : 0)
+      out[at++] = (state.accepts ? ACCEPTS : 0) | (state.reach ? IS_NAME : 0)
       out[at++] = Math.min(state.needs ?? 0, 0x7fffffff)
+      out[at++] = state.run?.classes ?? 0
+      out[at++] = bound(state.run?.length ?? 0)
       edges += state.edges.length / 4
       calls += (state.calls?.length ?? 0) / 2
     }

@@ -10,6 +10,9 @@ export type Body =
 /** Texts and tokens that an answer has around what is constrained. */
 export type Piece = string | { token: number }
 
+/** What a text is looked through for: '' is white space of any length, or none. */
+export type Sought = readonly Piece[]
+
 /** Parts of an answer, one after the other. */
 export type Part =
   | { literal: readonly Piece[] }
@@ -17,8 +20,11 @@ export type Part =
   | { space: number }
   | { body: Body }
   /** Anything up to a literal, which is the end of it. */
-  | { until: readonly Piece[] }
+  | { until: Sought }
+  /** Anything, or nothing, that has no such literal in it. */
+  | { without: Sought }
   | { choice: readonly (readonly Part[])[] }
-  | { repeat: readonly Part[]; between: readonly Part[]; maximum: number }
+  /** Any number of times, or never. */
+  | { repeat: readonly Part[] }
 
 export type Task = readonly Part[]

@@ -61,8 +61,17 @@ export interface GenerationResult<Value = unknown> {
   logprobs?: number[]
   topLogprobs?: TokenLogprob[][]
   finishReason: FinishReason
-  /** `truncatedTokens`: of the prompt, cut by the option `truncate`; absent if none. */
-  usage: { promptTokens: number; completionTokens: number; truncatedTokens?: number }
+  /**
+   * `truncatedTokens`: of the prompt, cut by the option `truncate`; absent if none. `draftedTokens`: that were guessed
+   * ahead and checked, `acceptedTokens` of them were right; absent if none.
+   */
+  usage: {
+    promptTokens: number
+    completionTokens: number
+    truncatedTokens?: number
+    draftedTokens?: number
+    acceptedTokens?: number
+  }
   timings: RequestTimings
   /** Gives the same text again with the same prompt, options and placement. */
   seed: number
@@ -206,6 +215,7 @@ export class Generation<Value = unknown>
   protected complete({ finish, timings, event }: RequestEnd): GenerationResult<Value> {
     const { finishReason: ended } = this.summary(finish)
     if (ended === 'error') throw failureOf(event)
+    const { draftedTokens = 0, acceptedTokens = 0 } = event ?? {}
     if (this.#answer) this.#take(this.#answer.flush())
     const { parsed, hasTools } = this.#reading ?? {}
     const reason = () => (ended === 'stop' && parsed && parsed.toolCalls.length > 0 ? 'tool-calls' : ended)
@@ -227,6 +237,7 @@ export class Generation<Value = unknown>
         promptTokens: this.#promptTokens,
         completionTokens: this.#tokens.length,
         ...(this.#truncatedTokens > 0 ? { truncatedTokens: this.#truncatedTokens } : {}),
+        ...(draftedTokens > 0 ? { draftedTokens, acceptedTokens } : {}),
       },
       timings,
       seed: this.#seedOf(),

@@ -12,7 +12,6 @@ import type {
 import type { SamplingDefaults } from '../checkpoint/generation_defaults.ts'
 import type { ModelSpec } from '../checkpoint/spec.ts'
 import { nativeConstraint } from '../constraint/constraint.ts'
-import type { Task } from '../constraint/task.ts'
 import type { Constraint, ObjectOf } from '../constraint/types.ts'
 import { MillraceError } from '../errors.ts'
 import type { Logger } from '../log.ts'
@@ -32,6 +31,7 @@ import {
   scoreOptions,
 } from '../options/request.ts'
 import { nativeSampling } from '../options/sampling.ts'
+import { draftsOf, type Speculation } from '../options/speculation.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
 import { withinBudgets } from '../plan/budget.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withPlaced } from '../plan/plan.ts'
@@ -44,6 +44,7 @@ import type { SpecialTokens, TextCodec } from '../text/tokenizer/codec.ts'
 import type { ModelCache } from './cache.ts'
 import { Embedding, type EmbedResult, embedAll } from './embedding.ts'
 import { type AnswerReading, Generation } from './generation.ts'
+import { offeredConstraint } from './offered.ts'
 import { closedError, RequestQueue } from './queue.ts'
 import type { PromptSource } from './request.ts'
 import { awaitNative, callNative, runtime } from './runtime.ts'
@@ -85,6 +86,8 @@ export interface ModelStats {
    * `recomputations` of them, for which there was no room: these are computed again.
    */
   sequences: { running: number; waiting: number; preemptions: number; recomputations: number }
+  /** Of tokens that were guessed ahead: those that passes have checked, and those that were right. */
+  speculation: { draftedTokens: number; acceptedTokens: number }
   /** `savedBytes`: keys and values of preempted sequences that are in system RAM now, of `swapBytes` at most. */
   kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number; swapBytes: number }
   /** Tokens of the prompts that have started, and how many of them needed no computing; their ratio, 0 of no tokens. */
@@ -140,6 +143,8 @@ export interface ModelParts {
   cache: ModelCache | undefined
   log: Logger
   samplingDefaults: SamplingDefaults
+  /** As the load has named it. */
+  speculation: Speculation | undefined
   /** Of embeddings, as the checkpoint says; undefined if it says nothing. */
   pooling: 'mean' | 'last' | undefined
   /** Tokens that end an answer. */
@@ -243,7 +248,7 @@ export class Model implements AsyncDisposable {
     const checked = validate(generateOptions, options, 'options')
     const { constraint } = checked
     return this.#generate(() => this.#source(prompt, true, 'prompt'), checked, {
-      constraint: constraint && (() => [{ body: constraint.body }]),
+      hold: constraint && ((signal) => nativeConstraint([{ body: constraint.body }], this.#parts.tokenizer.pieces, signal)),
     })
   }
 
@@ -258,14 +263,18 @@ export class Model implements AsyncDisposable {
     const { tools, parallelToolCalls, forced, ...templateOptions } = chat
     const { constraint } = answer
     let reading: AnswerReading | undefined
-    let task: Task | undefined
+    let hold: Hold | undefined
     const prompt = () => async (signal: AbortSignal) => {
       const prepared = await tokenizer.prepareChat(checked, { ...templateOptions, tools, signal })
       const { tokens, format, promptEnd } = prepared
       const hasTools = tools !== undefined && tools.length > 0
-      if (forced)
-        task = constrainedCalls(format, promptEnd, { tools: forced, parallel: parallelToolCalls }, tokenizer.pieces)
-      else if (constraint) task = constrainedText(format, promptEnd, constraint.body, tokenizer.pieces)
+      const { pieces } = tokenizer
+      const parallel = parallelToolCalls
+      hold = (signal) => {
+        if (forced) return nativeConstraint(constrainedCalls(format, promptEnd, { tools: forced, parallel }, pieces), pieces, signal)
+        if (constraint) return nativeConstraint(constrainedText(format, promptEnd, constraint.body, pieces), pieces, signal)
+        return hasTools ? offeredConstraint(format, promptEnd, { tools, parallel }, pieces, signal) : undefined
+      }
       if (hasTools && !format.calls) {
         log.warn({ model: native.id }, 'how the model writes calls of tools is not known: they stay in the text')
       }
@@ -277,8 +286,7 @@ export class Model implements AsyncDisposable {
       }
       return this.#checkPrompt(tokens, 'prompt')
     }
-    const isHeld = forced !== undefined || constraint !== undefined
-    return this.#generate(prompt, answer, { reading: () => reading, constraint: isHeld ? () => task : undefined })
+    return this.#generate(prompt, answer, { reading: () => reading, hold: (signal) => hold?.(signal) })
   }
 
   /**
@@ -473,25 +481,21 @@ export class Model implements AsyncDisposable {
     await trace
   }
 
-  /** `reading` and `constraint` are asked for once the prompt is known. */
+  /** `reading` and `hold` are asked for once the prompt is known. */
   #generate(
     prompt: () => PromptSource,
     checked: AnswerOptions,
-    {
-      reading,
-      constraint,
-    }: { reading?: () => AnswerReading | undefined; constraint?: (() => Task | undefined) | undefined },
+    { reading, hold }: { reading?: () => AnswerReading | undefined; hold?: Hold | undefined },
   ): Generation {
     this.#checkAnswer(checked)
     const { tokenizer } = this.#parts
     let held: NativeConstraint | undefined
     const source = (): PromptSource => {
       const given = prompt()
-      if (!constraint) return given
+      if (!hold) return given
       return async (signal) => {
         const tokens = given instanceof Int32Array ? given : await given(signal)
-        const task = constraint()
-        if (task) held = await nativeConstraint(task, tokenizer.pieces, signal)
+        held = await hold(signal)
         return tokens
       }
     }
@@ -537,6 +541,7 @@ export class Model implements AsyncDisposable {
       biasTokens: Int32Array.from(logitBias, ([token]) => token),
       biasValues: Float32Array.from(logitBias, ([, value]) => value),
       stopTokens: Int32Array.from(new Set([...(ignoreEos ? [] : this.#parts.endTokens), ...stopTokens])),
+      ...draftsOf(this.plan.device, checked.speculation, this.#parts.speculation),
       logprobs,
       topLogprobs: Math.min(topLogprobs, this.spec.vocab),
     }
@@ -602,6 +607,9 @@ function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan):
     devices: memory.devices.map(({ copiedBytes: _, ...device }) => device),
   }
 }
+
+/** What an answer is held to, if to anything. */
+type Hold = (signal: AbortSignal) => Promise<NativeConstraint | undefined> | undefined
 
 /** Token ids are one text. */
 function promptsOf(texts: Prompt | readonly Prompt[]): readonly Prompt[] {
@@ -681,6 +689,7 @@ function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
       preemptions: stats.preemptions,
       recomputations: stats.recomputations,
     },
+    speculation: { draftedTokens: stats.draftedTokens, acceptedTokens: stats.acceptedTokens },
     kv: {
       blocksUsed: stats.kvBlocksUsed,
       blocksTotal: stats.kvBlocksTotal,

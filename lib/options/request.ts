@@ -5,6 +5,7 @@ import type { Constraint } from '../constraint/types.ts'
 import type { Message as ChatMessage, Tool as ChatTool, Templates } from '../text/chat/types.ts'
 import { ROLES, takesRole } from '../text/roles.ts'
 import { answerRows, type OptionsOf, type sampling, scheduling, shapeOf } from './sampling.ts'
+import { type Speculation, speculation } from './speculation.ts'
 import { boolean, integer, invalidArgument, signal, validate } from './validate.ts'
 
 export type { ChatMessage, ChatTool }
@@ -17,6 +18,8 @@ export interface GenerateOptions extends OptionsOf<typeof sampling>, ScheduleOpt
   signal?: AbortSignal | undefined
   /** What the answer must be: JSON of a schema, a match of a regular expression, one of some texts, a grammar's. */
   constraint?: Constraint | undefined
+  /** Instead of the load's. */
+  speculation?: Speculation | undefined
 }
 
 export interface ScoreOptions extends ScheduleOptions {
@@ -76,6 +79,7 @@ export const generateOptions = z.strictObject({
     .custom<Constraint>()
     .transform((constraint) => (constraint === undefined ? undefined : checkConstraint(constraint)))
     .optional(),
+  speculation: speculation.optional(),
 })
 
 export const scoreOptions = z.strictObject({

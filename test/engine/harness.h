@@ -31,6 +31,7 @@ struct Result {
   std::vector<int32_t> top_tokens;
   Finish finish = Finish::none;
   std::string error_code, error_message, error_remedy;
+  int drafted = 0, accepted = 0;
 };
 
 // Collects events; wait() blocks until a request has ended.
@@ -47,6 +48,8 @@ class Collector : public EventSink {
     result.top_tokens.insert(result.top_tokens.end(), event.top_tokens.begin(), event.top_tokens.end());
     result.top_logprobs.insert(result.top_logprobs.end(), event.top_logprobs.begin(), event.top_logprobs.end());
     result.finish = event.finish;
+    result.drafted = event.drafted_tokens;
+    result.accepted = event.accepted_tokens;
     result.error_code = event.error_code;
     result.error_message = event.error_message;
     result.error_remedy = event.error_remedy;
@@ -111,6 +114,8 @@ struct Placement {
   int devices = 1;           // layers alternate, the head is where the last one is
   bool scatter = false;      // units lie on the devices in no order at all
   int64_t skip_hop_wait = -1;
+  std::vector<double> pass_costs;
+  std::function<void(const Sequence&, int, std::vector<int32_t>&)> draft;
 };
 
 // Steps of about two milliseconds, so that a request lasts long enough for something to happen meanwhile.
@@ -151,6 +156,8 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
   config.prefix_reuse = placement.prefix_reuse;
   config.max_queue = placement.max_queue;
   config.hooks = placement.hooks;
+  config.pass_costs = placement.pass_costs;
+  config.draft = placement.draft;
   std::vector<std::unique_ptr<Backend>> backends;
   for (int i = 0; i < placement.devices; i++) {
     backends.push_back(create_cpu_backend(placement.threads, placement.stream_hooks));

@@ -1,5 +1,5 @@
 /** A JSON schema -> rules. */
-import { jsonFragment, rawFragment, sortEdges } from '../bytes.ts'
+import { jsonFragment, sortEdges } from '../bytes.ts'
 import {
   ANY,
   both,
@@ -12,11 +12,12 @@ import {
   NOTHING,
   without,
 } from '../dfa.ts'
-import { type NumberRange, type NumberSet, type NumberTexts, numberTexts } from '../numbers.ts'
+import type { NumberSet } from '../numbers.ts'
 import { type Meter, tooLarge, unsupported } from '../problems.ts'
 import type { Alternative, RuleSet, State } from '../rules.ts'
 import { liveNames, type Names, nameAutomaton, sortNames } from './members.ts'
 import { type Json, type Literal, Nodes } from './nodes.ts'
+import { ScalarRules } from './scalar_rules.ts'
 import { Scalars, type TextSet } from './scalars.ts'
 import { type ArrayShape, holds, type MemberSpec, numberOf, type ObjectShape, type Shape, Shapes } from './shapes.ts'
 
@@ -79,14 +80,14 @@ export class SchemaCompiler {
   readonly #byKey = new Map<string, number>()
   readonly #looked = new Map<string, boolean>()
   #look = 0
-  readonly #textRules = new Map<Dfa, Map<string, number>>()
-  readonly #numberRules = new Map<string, number[]>()
+  readonly #scalarRules: ScalarRules
 
   constructor(schema: Json, rules: RuleSet, meter: Meter) {
     this.#meter = meter
     this.#rules = rules
     this.#nodes = new Nodes(schema)
     this.#scalars = new Scalars(this.#nodes, meter)
+    this.#scalarRules = new ScalarRules(this.#scalars, rules, meter)
     this.#shapes = new Shapes(this.#nodes, meter, (shape) => this.#contradicts(shape))
   }
 
@@ -346,8 +347,7 @@ export class SchemaCompiler {
   }
 
   #isScalar({ texts, numbers, constants }: Value): boolean {
-    if (constants.length > 0 || !isNothing(this.#dfaOf(texts))) return true
-    return numbers.some((one) => this.#numbers(one).length > 0)
+    return constants.length > 0 || this.#scalarRules.hasText(texts) || this.#scalarRules.hasNumber(numbers)
   }
 
   #isStructure({ objects, arrays }: Value): boolean {
@@ -418,11 +418,7 @@ export class SchemaCompiler {
     const start: State = { edges: [], calls: [] }
     const states: State[] = [start, { edges: [], accepts: true }]
     const call = (called: number) => start.calls!.push(called, 1)
-    const text = this.#textRule(texts)
-    if (text !== undefined) call(text)
-    if (numbers.length > 0) {
-      for (const number of this.#numberRule(numbers)) call(number)
-    }
+    for (const scalar of this.#scalarRules.of(texts, numbers)) call(scalar)
     for (const word of constants) {
       let from = start
       for (let at = 0; at < word.length; at++) {
@@ -436,91 +432,6 @@ export class SchemaCompiler {
     for (const plan of objects) if (this.#objectIsPossible(plan)) call(this.#emitObject(plan, ruleOf))
     for (const plan of arrays) if (this.#arrayIsPossible(plan)) call(this.#emitArray(plan, ruleOf))
     this.#rules.automaton(rule, { states, start: 0 })
-  }
-
-  readonly #dfas = new Map<Dfa, Map<string, Dfa>>()
-  /** What an automaton and bounds of length come to: the automaton itself, where counting beside it is enough. */
-  #dfaOf(set: TextSet): Dfa {
-    const { dfa, minimum, maximum } = set
-    let known = this.#dfas.get(dfa)
-    if (!known) {
-      known = new Map()
-      this.#dfas.set(dfa, known)
-    }
-    const key = `${minimum} ${maximum}`
-    let own = known.get(key)
-    if (!own) {
-      own = this.#boundedDfa(set)
-      known.set(key, own)
-    }
-    return own
-  }
-
-  #boundedDfa({ dfa, minimum, maximum }: TextSet): Dfa {
-    if (minimum > maximum || isNothing(dfa)) return NOTHING
-    if ((minimum === 0 && maximum === INFINITY) || isElastic(dfa, this.#far(dfa))) {
-      return this.#far(dfa)[dfa.start]! > maximum ? NOTHING : dfa
-    }
-    return this.#scalars.whole({ dfa, minimum, maximum })
-  }
-
-  readonly #distances = new Map<Dfa, number[]>()
-  #far(dfa: Dfa): number[] {
-    let far = this.#distances.get(dfa)
-    if (!far) {
-      far = distances(dfa)
-      this.#distances.set(dfa, far)
-    }
-    return far
-  }
-
-  #textRule(set: TextSet): number | undefined {
-    const { minimum, maximum } = set
-    const own = this.#dfaOf(set)
-    if (isNothing(own)) return undefined
-    const counted = (minimum > 0 || maximum !== INFINITY) && own === set.dfa
-    let rules = this.#textRules.get(own)
-    if (!rules) {
-      rules = new Map()
-      this.#textRules.set(own, rules)
-    }
-    const key = counted ? `${minimum} ${maximum}` : ''
-    let rule = rules.get(key)
-    if (rule === undefined) {
-      rule = this.#rules.declare()
-      const fragment = jsonFragment(own, { counted }, this.#meter)
-      if (counted) this.#rules.automaton(rule, fragment, minimum, maximum)
-      else this.#rules.automaton(rule, fragment)
-      rules.set(key, rule)
-    }
-    return rule
-  }
-
-  readonly #numberParts = new Map<string, NumberTexts[]>()
-  #numbers(one: NumberRange): NumberTexts[] {
-    const key = JSON.stringify(one)
-    let texts = this.#numberParts.get(key)
-    if (!texts) {
-      texts = numberTexts([one], this.#meter)
-      this.#numberParts.set(key, texts)
-    }
-    return texts
-  }
-
-  /** A rule for each part: together they would multiply. */
-  #numberRule(set: NumberSet): number[] {
-    return set.flatMap((one) => {
-      const key = JSON.stringify(one)
-      let rules = this.#numberRules.get(key)
-      if (!rules) {
-        rules = this.#numbers(one).map(({ dfa, maximum }) => {
-          const counted = maximum !== INFINITY
-          return this.#rules.automaton(this.#rules.declare(), rawFragment(dfa, this.#meter, { counted }), 0, maximum)
-        })
-        this.#numberRules.set(key, rules)
-      }
-      return rules
-    })
   }
 
   #emitObject({ shape, names, named, automaton, kinds }: ObjectPlan, ruleOf: (value: number) => number): number {

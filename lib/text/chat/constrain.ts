@@ -11,7 +11,7 @@ import type { Tool } from './types.ts'
 const SOME_SPACE: Part = { space: 2 }
 const REASONED_SPACE: Part = { space: 4 }
 
-export interface ForcedCalls {
+export interface CallableTools {
   tools: readonly Tool[]
   parallel: boolean
 }
@@ -34,30 +34,47 @@ export function constrainedText(format: ChatFormat, promptEnd: string, body: Bod
 export function constrainedCalls(
   format: ChatFormat,
   promptEnd: string,
-  { tools, parallel }: ForcedCalls,
+  { tools, parallel }: CallableTools,
   pieces: Pieces,
 ): Part[] {
   const { calls } = format
   if (!calls) throw unsupported('a call that must be, of a model whose way of calling tools is not known,')
   const writer = new Writer(pieces)
-  const { sectionOpen, sectionClose, callOpen, callClose, separator } = calls
+  const { sectionOpen, callOpen } = calls
   const isBegun = callOpen !== '' && promptEnd.trimEnd().endsWith(callOpen)
-  const call = (open: boolean): Part[] => [
-    ...(open ? writer.literals(callOpen) : []),
-    { choice: tools.map((tool) => writer.call(calls, tool)) },
-    ...writer.literals(callClose),
-  ]
-  const more: Part[] =
-    parallel && tools.length > 0
-      ? [{ repeat: [...writer.literals(separator), ...call(true)], between: [], maximum: Number.MAX_SAFE_INTEGER }]
-      : []
-  return [
-    ...(isBegun ? [] : writer.reasoning(format, promptEnd)),
+  const { whole, opened } = writer.calls(calls, { tools, parallel })
+  if (isBegun) return [SOME_SPACE, ...opened]
+  return [...writer.reasoning(format, promptEnd), SOME_SPACE, ...writer.literals(sectionOpen), ...whole]
+}
+
+/**
+ * An answer that may call tools: anything, but what stands behind the opening of a call is one, of these tools. undefined
+ * where nothing tells a call's beginning from a text. Throws CONSTRAINT_UNSUPPORTED.
+ */
+export function offeredCalls(
+  format: ChatFormat,
+  promptEnd: string,
+  { tools, parallel }: CallableTools,
+  pieces: Pieces,
+): Part[] | undefined {
+  const { calls } = format
+  const opening = calls?.sectionOpen || calls?.callOpen || ''
+  // A prompt that has begun a call wants one.
+  const isBegun = calls?.callOpen !== '' && promptEnd.trimEnd().endsWith(calls?.callOpen ?? '')
+  if (!calls || calls.atStart || opening === '' || isBegun) return undefined
+  const writer = new Writer(pieces)
+  // Readers take any white space within an opening.
+  const sought = opening.split(/\s+/).flatMap((word, index) => [...(index === 0 ? [] : ['']), ...writer.pieces(word)])
+  const section = writer.calls(calls, { tools, parallel })
+  const call: Part[] = [
+    { until: sought },
     SOME_SPACE,
-    ...(isBegun ? [] : writer.literals(sectionOpen)),
-    ...call(!isBegun),
-    ...more,
-    ...writer.literals(sectionClose),
+    ...(calls.sectionOpen ? section.whole : section.opened),
+  ]
+  return [
+    ...writer.reasoning(format, promptEnd),
+    { repeat: call },
+    { without: sought },
   ]
 }
 
@@ -73,14 +90,14 @@ class Writer {
 
   /** Special tokens in it are themselves, and not their texts. */
   literal(text: string): { literal: Piece[] } {
-    return { literal: this.#pieces(text) }
+    return { literal: this.pieces(text) }
   }
 
-  #pieces(text: string): Piece[] {
+  pieces(text: string): Piece[] {
     for (const [special, token] of this.#specials) {
       const at = text.indexOf(special)
       if (at === -1) continue
-      return [...this.#pieces(text.slice(0, at)), { token }, ...this.#pieces(text.slice(at + special.length))]
+      return [...this.pieces(text.slice(0, at)), { token }, ...this.pieces(text.slice(at + special.length))]
     }
     return text === '' ? [] : [text]
   }
@@ -94,10 +111,23 @@ class Writer {
   reasoning({ reasoning }: ChatFormat, promptEnd: string): Part[] {
     if (!reasoning) return []
     const tail = promptEnd.trimEnd()
-    const rest: Part[] = [{ until: this.#pieces(reasoning.close) }, REASONED_SPACE]
+    const rest: Part[] = [{ until: this.pieces(reasoning.close) }, REASONED_SPACE]
     if (tail.endsWith(reasoning.open)) return rest
     if (tail.endsWith(reasoning.close)) return []
     return [{ choice: [[SOME_SPACE, this.literal(reasoning.open), ...rest], []] }]
+  }
+
+  /** What a section has behind its opening; and the same behind the opening of its first call. */
+  calls(calls: CallFormat, { tools, parallel }: CallableTools): { whole: Part[]; opened: Part[] } {
+    const { sectionClose, callOpen, callClose, separator } = calls
+    const opened: Part[] = [{ choice: tools.map((tool) => this.call(calls, tool)) }, ...this.literals(callClose)]
+    const whole = [...this.literals(callOpen), ...opened]
+    const more: Part[] =
+      parallel && tools.length > 0
+        ? [{ repeat: [...this.literals(separator), ...whole] }]
+        : []
+    const rest = [...more, ...this.literals(sectionClose)]
+    return { whole: [...whole, ...rest], opened: [...opened, ...rest] }
   }
 
   call(calls: CallFormat, tool: Tool): Part[] {
@@ -189,7 +219,7 @@ class Writer {
           this.literal(close),
         ]
       }
-      return [...tag, ...open, { until: this.#pieces(close) }]
+      return [...tag, ...open, { until: this.pieces(close) }]
     }
     const members = Object.entries(properties).flatMap(([key, schema]): Part[] => {
       const own: Part[] = [

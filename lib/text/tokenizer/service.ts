@@ -14,6 +14,11 @@ import { HEAP_LIMIT_MB, startThread, type TokenizerThread } from './thread.ts'
  */
 const WINDOW_TASKS = 16
 const WINDOW_CHARACTERS = 64 * 1024
+/**
+ * Characters of a text that takes the thread longer than another needs to start and to read its tokenizers again: nobody
+ * waits for such a text once nobody wants it.
+ */
+const LONG_CHARACTERS = 2 * 2 ** 20
 
 type Answer = Exclude<Reply, { error: unknown }>
 
@@ -119,7 +124,9 @@ class TokenizerService {
 
   #drop(id: number, entry: Entry, error: unknown): void {
     this.#waiting.delete(id)
+    const [first] = this.#sent.keys()
     entry.reject(error)
+    if (id === first && entry.characters > LONG_CHARACTERS) this.#replace()
     this.#rest()
   }
 
@@ -170,15 +177,15 @@ class TokenizerService {
     }
   }
 
-  /** Fails what the thread was at; a new thread does the rest. */
-  #replace(error: (task: Task) => MillraceError): void {
+  /** Fails what the thread was at, if that is not settled; a new thread does the rest. */
+  #replace(error?: (task: Task) => MillraceError): void {
     this.#stop()
     const [first, ...others] = this.#sent
     const rest = [...others.filter(([, entry]) => entry.live), ...this.#waiting]
     this.#sent.clear()
     this.#waiting.clear()
     for (const [id, entry] of rest) this.#waiting.set(id, entry)
-    first?.[1].reject(error(first[1].task))
+    if (first && error) first[1].reject(error(first[1].task))
     this.#pump()
   }
 

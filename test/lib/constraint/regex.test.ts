@@ -2,6 +2,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { accepts, compiled } from './compiled.ts'
+import { ARITHMETIC, CHESS, JSON_GRAMMAR } from './grammars.ts'
 
 const regex = (source: string, flags = '') => compiled({ type: 'regex', source, flags })
 
@@ -81,34 +82,6 @@ test('a choice is one of its texts', async () => {
 })
 
 const grammar = (source: string) => compiled({ type: 'grammar', source })
-
-const ARITHMETIC = `
-# sums of products
-root   ::= expr "\\n"?
-expr   ::= term (ws ("+" | "-") ws term)*
-term   ::= factor (ws [*/] ws factor)*
-factor ::= number | "(" ws expr ws ")" | "-" factor
-number ::= [0-9]+ ("." [0-9]{1,3})?
-ws     ::= " "?
-`
-const JSON_GRAMMAR = `
-root   ::= value
-value  ::= object | array | string | number | ("true" | "false" | "null")
-object ::= "{" ws (member ("," ws member)*)? "}" ws
-member ::= string ":" ws value
-array  ::= "[" ws (value ("," ws value)*)? "]" ws
-string ::= "\\"" ([^"\\\\\\x00-\\x1F] | "\\\\" (["\\\\/bfnrt] | "u" [0-9a-fA-F]{4}))* "\\"" ws
-number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)? ([eE] [-+]? [0-9]+)? ws
-ws     ::= [ \\t\\n]*
-`
-const CHESS = `
-root  ::= "1. " move " " move "\\n" ([1-9] [0-9]? ". " move " " move "\\n")*
-move  ::= (pawn | piece | castle) [+#]?
-piece ::= [NBKQR] [a-h]? [1-8]? "x"? square
-pawn  ::= ([a-h] "x")? square ("=" [NBQR])?
-castle ::= "O-O" "-O"?
-square ::= [a-h] [1-8]
-`
 
 test('grammars: arithmetic, JSON, moves of chess', async () => {
   for (const [source, yes, no] of [

@@ -124,8 +124,9 @@ describe('streams', () => {
         body: JSON.stringify({ ...endless, max_tokens: 10 }),
       })
       let text = ''
-      for await (const chunk of (response.body as ReadableStream<Uint8Array>).pipeThrough(new TextDecoderStream())) {
-        text += chunk
+      const decoder = new TextDecoder()
+      for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
+        text += decoder.decode(chunk, { stream: true })
         if (text.includes(': ping\n\n')) held = false
       }
       await holding

@@ -212,6 +212,27 @@ console.log(order.join())`),
     ).toEqual(['aborted ABORTED,closed MODEL_CLOSED,first,late'])
   })
 
+  test('an abort ends a long text that the thread is at, and others do not wait for it', async () => {
+    expect(
+      await printed(`
+const tokenizer = await loadTokenizer(demo)
+const words = 'Once upon a time there was a boat. '
+const began = performance.now()
+await tokenizer.encode(words.repeat(15000))
+const halfMillionMs = performance.now() - began
+const controller = new AbortController()
+const long = tokenizer.encode(words.repeat(800000), { signal: controller.signal }).catch(({ code }) => code)
+await new Promise((resolve) => setTimeout(resolve, 100))
+const aborted = performance.now()
+controller.abort()
+const code = await long
+const settledMs = performance.now() - aborted
+const { length } = await tokenizer.encode('Once upon a time')
+// The rest of the text would take more than 50 times as long as the first one.
+console.log(code, settledMs < 5 * halfMillionMs, length, performance.now() - aborted < 20 * halfMillionMs + 5000)`),
+    ).toEqual(['ABORTED true 5 true'])
+  }, 120_000)
+
   test('does not keep a process alive, and its work does', async () => {
     expect(
       await printed(`

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import { addon } from '../../../../lib/binding.ts'
 import { bytesOf, compileTask } from '../../../../lib/constraint/compile.ts'
 import type { Task } from '../../../../lib/constraint/task.ts'
-import { constrainedCalls, constrainedText } from '../../../../lib/text/chat/constrain.ts'
+import { constrainedCalls, constrainedText, offeredCalls } from '../../../../lib/text/chat/constrain.ts'
 import type { ChatFormat } from '../../../../lib/text/chat/format.ts'
 import { ChatParser } from '../../../../lib/text/chat/parser.ts'
 import type { Tool } from '../../../../lib/text/chat/types.ts'
@@ -63,6 +63,7 @@ test('a call that must be, of objects: only the tools, with arguments of their s
   const other = CALL.replace('weather', 'tides').replace(', "days": 2', '')
   for (const text of [CALL, other, `<think>Well.</think>\n\n${CALL}`]) {
     expect(one(text), text).toBe(true)
+    expect(many(text), text).toBe(true)
     expect(callsOf(hermes, text)).toHaveLength(1)
   }
   expect(one(`${CALL}\n${other}`)).toBe(false)
@@ -146,4 +147,63 @@ test('what a format does not say cannot be made to be', () => {
   expect(() => constrainedCalls(base, '', { tools, parallel: true }, pieces)).toThrow(
     expect.objectContaining({ code: 'CONSTRAINT_UNSUPPORTED' }),
   )
+})
+
+test('calls that may be: any text, but behind the opening of a call one of the tools with its arguments', async () => {
+  const is = await accepts(offeredCalls(hermes, '', { tools, parallel: true }, pieces)!)
+  const thought = '<think>I could <tool_call>ask</tool_call> or not.</think>'
+  for (const text of [
+    '',
+    'Hello, a < b and <tool_ are fine.',
+    CALL,
+    `Sure: ${CALL}`,
+    `${CALL}\n${CALL.replace('weather', 'tides')}`,
+    `${thought}\n\nWell.`,
+    `${thought}\n\n${CALL}`,
+  ]) {
+    expect(is(text), text).toBe(true)
+  }
+  for (const text of [
+    CALL.slice(0, -5),
+    `Sure: ${CALL.replace('weather', 'x')}`,
+    `Sure: ${CALL.replace('"Oslo"', '1')}`,
+    `${CALL} and <tool_call>`,
+    `${thought} ${CALL.replace('"days": 2', '"days": "2"')}`,
+  ]) {
+    expect(is(text), text).toBe(false)
+  }
+})
+
+test('calls that may be, whose opening has white space in it', async () => {
+  const tagged: ChatFormat = {
+    ...base,
+    reasoning: undefined,
+    calls: {
+      ...around,
+      callOpen: '<tool_call>\n<function=',
+      callClose: '</function>\n</tool_call>',
+      shape: 'tagged',
+      nameClose: '>',
+      keyOpen: '<parameter=',
+      keyClose: '>\n',
+      type: undefined,
+      valueClose: '\n</parameter>',
+      textWrap: undefined,
+    },
+  }
+  const is = await accepts(offeredCalls(tagged, '', { tools, parallel: true }, pieces)!)
+  const call = (name: string, space: string) =>
+    `<tool_call>${space}<function=${name}>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>`
+  for (const space of ['', '\n', ' \n ']) {
+    expect(is(`Now ${call('weather', space)}`), space).toBe(true)
+    expect(is(`Now ${call('whether', space)}`), space).toBe(false)
+  }
+  expect(is('<tool_call> is what I would write, then <function')).toBe(true)
+})
+
+test('calls that nothing tells from a text are not held to', () => {
+  const bare = { ...hermes.calls!, callOpen: '', callClose: '' }
+  for (const calls of [undefined, bare, { ...hermes.calls!, atStart: true }]) {
+    expect(offeredCalls({ ...hermes, calls }, '', { tools, parallel: true }, pieces)).toBeUndefined()
+  }
 })
