@@ -2,6 +2,7 @@
 # the driver comes from the host. Needs the tarballs of `npm run release` in release/.
 #   docker build -t millrace .
 #   docker run --gpus all --ulimit memlock=-1 -v millrace-models:/models millrace generate owner/name "Once upon a time"
+#   docker run --gpus all --ulimit memlock=-1 -v millrace-models:/models -p 8080:8080 millrace serve owner/name --host 0.0.0.0
 ARG NODE=node:22-bookworm-slim
 
 FROM ${NODE} AS install
@@ -21,4 +22,4 @@ ENTRYPOINT ["/app/node_modules/.bin/millrace"]
 CMD ["doctor"]
 # Of a server; one-off commands end before it is asked.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10m \
-  CMD ["node", "-e", "fetch('http://127.0.0.1:' + (process.env.PORT ?? 8000) + '/health').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
+  CMD ["node", "-e", "fetch('http://127.0.0.1:' + (process.env.PORT ?? 8080) + '/health').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]

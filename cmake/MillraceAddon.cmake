@@ -26,33 +26,39 @@ endfunction()
 millrace_find_package_include(node-addon-api napi.h addon_api_include)
 millrace_find_package_include(node-api-headers node_api.h api_headers_include)
 
-add_library(millrace_addon MODULE ${addon_sources})
-target_link_libraries(millrace_addon PRIVATE millrace_core)
-target_include_directories(millrace_addon SYSTEM PRIVATE "${api_headers_include}" "${addon_api_include}")
+add_library(millrace_addon_objects OBJECT ${addon_sources})
+target_link_libraries(millrace_addon_objects PRIVATE millrace_core)
+target_include_directories(millrace_addon_objects SYSTEM PRIVATE "${api_headers_include}" "${addon_api_include}")
 file(READ "${CMAKE_CURRENT_SOURCE_DIR}/package.json" package_json LIMIT 4096)
 string(REGEX MATCH "\"version\": *\"([^\"]+)\"" _ "${package_json}")
 # In a worker that is being ended nothing can be called or thrown any more: what fails then is dropped and not fatal.
-target_compile_definitions(millrace_addon PRIVATE NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
+target_compile_definitions(millrace_addon_objects PRIVATE NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
   NAPI_VERSION=8 NAPI_CPP_EXCEPTIONS NODE_GYP_MODULE_NAME=millrace BUILDING_NODE_EXTENSION
   MILLRACE_VERSION="${CMAKE_MATCH_1}")
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/package.json")
-set_target_properties(millrace_addon PROPERTIES PREFIX "" OUTPUT_NAME millrace SUFFIX ".node")
 
 # Node unloads an addon when a worker thread that required it ends, while the engine's threads still run its code:
 # nodelete keeps it mapped. The archive's symbols are hidden too, so that only Node-API's entry is exported.
-if(MILLRACE_PORTABLE)
-  include(MillracePortable)
-  millrace_make_portable(millrace_addon)
-endif()
-target_link_options(millrace_addon PRIVATE -Wl,-z,nodelete -Wl,-z,now -Wl,--exclude-libs,ALL)
-
 # An output of its own, not a step after linking: node-gyp rebuild empties build/ and nothing else.
-set(addon_file "${MILLRACE_OUTPUT}/millrace.node")
-add_custom_command(OUTPUT "${addon_file}"
-  COMMAND "${CMAKE_COMMAND}" -E make_directory "${MILLRACE_OUTPUT}"
-  # Replaced by renaming, never overwritten: a running process has the old file mapped.
-  COMMAND "${CMAKE_COMMAND}" -E copy "$<TARGET_FILE:millrace_addon>" "${addon_file}.new"
-  COMMAND "${CMAKE_COMMAND}" -E rename "${addon_file}.new" "${addon_file}"
-  DEPENDS millrace_addon
-  VERBATIM)
-add_custom_target(millrace ALL DEPENDS "${addon_file}")
+function(millrace_link_addon name folder)
+  add_library(${name}_addon MODULE EXCLUDE_FROM_ALL $<TARGET_OBJECTS:millrace_addon_objects>)
+  target_link_libraries(${name}_addon PRIVATE millrace_core)
+  target_link_options(${name}_addon PRIVATE -Wl,-z,nodelete -Wl,-z,now -Wl,--exclude-libs,ALL)
+  set_target_properties(${name}_addon PROPERTIES PREFIX "" OUTPUT_NAME ${name} SUFFIX ".node")
+  set(file "${folder}/millrace.node")
+  add_custom_command(OUTPUT "${file}"
+    COMMAND "${CMAKE_COMMAND}" -E make_directory "${folder}"
+    # Replaced by renaming, never overwritten: a running process has the old file mapped.
+    COMMAND "${CMAKE_COMMAND}" -E copy "$<TARGET_FILE:${name}_addon>" "${file}.new"
+    COMMAND "${CMAKE_COMMAND}" -E rename "${file}.new" "${file}"
+    DEPENDS ${name}_addon
+    VERBATIM)
+  add_custom_target(${name} ${ARGN} DEPENDS "${file}")
+endfunction()
+
+millrace_link_addon(millrace "${CMAKE_CURRENT_SOURCE_DIR}/build/Release" ALL)
+
+# The same objects, linked for older systems than this one: what a release packs.
+include(MillracePortable)
+millrace_link_addon(millrace_portable "${CMAKE_BINARY_DIR}/portable")
+millrace_make_portable(millrace_portable_addon)

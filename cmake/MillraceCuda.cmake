@@ -76,6 +76,10 @@ function(millrace_add_cuda target)
   endif()
   # The sampler's arithmetic is the CPU's, operation by operation.
   set_source_files_properties("${CMAKE_CURRENT_SOURCE_DIR}/cuda/sample.cu" PROPERTIES COMPILE_OPTIONS -fmad=false)
+  set(compress -Xfatbin=-compress-all)
+  if(NOT CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13.0)
+    list(APPEND compress -compress-mode=size)
+  endif()
   set(objects millrace_cuda)
   add_library(millrace_cuda OBJECT ${cuda_sources})
   set_target_properties(millrace_cuda PROPERTIES CUDA_ARCHITECTURES "${cuda_architectures}")
@@ -90,7 +94,7 @@ function(millrace_add_cuda target)
     target_link_libraries(${object} PRIVATE millrace_options CUDA::cudart_static)
     target_compile_options(${object} PRIVATE
       $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${MILLRACE_WERROR}>>:-Werror all-warnings>
-      $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-ffp-contract=off -Xfatbin=-compress-all>)
+      $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xcompiler=-fvisibility=hidden,-Wall,-Wextra,-ffp-contract=off ${compress}>)
     set_target_properties(${object} PROPERTIES
       CUDA_STANDARD 20
       CUDA_STANDARD_REQUIRED ON

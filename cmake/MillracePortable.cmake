@@ -1,6 +1,6 @@
-# MILLRACE_PORTABLE: an addon that loads on systems older than the one that builds it. The C++ library is linked in, and
+# The target millrace_portable: the addon for systems older than the one that builds it. The C++ library is linked in, and
 # what newer versions of glibc moved or added is taken from where it was before: the floor is glibc 2.30, and release.mjs
-# reads the symbols to prove it.
+# reads the symbols to prove it. Source builds are not linked so: other C libraries know no such versions.
 #
 # A name that has a newer version is wrapped: __wrap_name jumps to name@old, whatever the prototype.
 set(wrapped

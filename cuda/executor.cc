@@ -219,6 +219,7 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
   }
   step_ = step;
   output_ = &output;
+  keeps_hidden_ = false;
   held_.clear();
 
   const int prefill = step.rows - step.decode_rows;
@@ -310,10 +311,26 @@ void CudaExecutor::abandon(Stream& stream) {
   static_cast<CudaStream&>(stream).hold(nullptr);
 }
 
+// Rows that lie side by side in one copy: of a mean over a prompt that is one.
+void CudaExecutor::collect_hidden() {
+  const auto hidden = static_cast<size_t>(config_.program.hidden());
+  const std::span<const int32_t> rows = step_.hidden_rows;
+  const int padding = shape_.decode_rows - step_.decode_rows;  // prefill rows come behind it
+  output_->hidden.resize(rows.size() * hidden);
+  for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
+    while (end < rows.size() && rows[end] - rows[begin] == static_cast<int32_t>(end - begin)) end++;
+    own_.copy(reinterpret_cast<std::byte*>(output_->hidden.data() + begin * hidden),
+              reinterpret_cast<const std::byte*>(float_values_[kResidual] + (rows[begin] + padding) * hidden),
+              (end - begin) * hidden * sizeof(float));
+  }
+  own_.synchronize();
+}
+
 void CudaExecutor::collect() {
   const size_t count = step_.logits.size();
   const size_t vocab = config_.program.vocab;
   check(cudaSetDevice(device_), "choosing the GPU");
+  if (keeps_hidden_) collect_hidden();
   const auto* tokens = reinterpret_cast<const int32_t*>(host_outputs_->data());
   const auto* logprobs =
       reinterpret_cast<const float*>(tokens + (reinterpret_cast<int32_t*>(device_logprobs_) - device_tokens_));

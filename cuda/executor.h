@@ -46,6 +46,8 @@ class CudaExecutor final : public Executor, private Holder {
   size_t carried_bytes() const override;
   void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
   void receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
+  // The rows stay where they are until the next pass: collect() brings them.
+  void keep_hidden(Stream&) override { keeps_hidden_ = true; }
   void sample(Stream& stream) override { hold(stream, {Operation::sample, 0}); }
   void end(Stream& stream) override;
   void collect() override;
@@ -137,6 +139,7 @@ class CudaExecutor final : public Executor, private Holder {
              const float* norm_x = nullptr, const NormOp* norm = nullptr);
   // A linear of the value `in`, normed before if it is to be.
   void apply_to(int in, const LinearLayout& layout, const Lowered& lowered, const Output& output, const Scope& scope);
+  void collect_hidden();
   // What is held back as a graph, or null for this time.
   cudaGraphExec_t graph_of(const Shape& shape, CudaStream& stream);
   std::byte* allocate(size_t bytes, const char* what);
@@ -180,6 +183,7 @@ class CudaExecutor final : public Executor, private Holder {
   Step step_;
   StepOutput* output_ = nullptr;
   Shape shape_;
+  bool keeps_hidden_ = false;
   std::vector<Held> held_;
   std::map<Shape, Graph> graphs_;
   ExecutorCounters counters_;

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { MillraceError } from './errors.ts'
 import type { NativeSampling } from './options/sampling.ts'
 
-export type LinearFormat = 'plain' | 'gptq' | 'awq' | 'compressed-tensors' | 'fp8' | 'nvfp4'
+export type LinearFormat = 'plain' | 'gptq' | 'awq' | 'compressed-tensors' | 'fp8' | 'nvfp4' | 'mxfp4'
 /** How a matrix is written in slabs (csrc/model/code.h). */
 export type WeightType =
   | 'q4'
@@ -198,6 +198,8 @@ export interface LinearSource {
   globalDivides: boolean
   /** Plain floats are made so many bits while they are read; 0: they stay. */
   makeBits: 0 | 4 | 8
+  /** Of 4 bits: input features that share a scale; 0: 128. Fewer where their number is no multiple. */
+  makeGroup: 0 | 32 | 64 | 128
 }
 
 /** Texts one after the other in UTF-8, and where each ends. */
@@ -336,6 +338,8 @@ export interface NativeLoadSettings {
   prefixReuse: boolean
   /** Of those, only what prefill computed: then a request's bits never depend on what came before. */
   deterministic: boolean
+  /** What passes with 1, 2, ... decode rows cost, in any unit: so many drafts are worth their rows. Empty: rows are free. */
+  passCosts: number[]
   /** Requests that may wait; 0: any number. */
   maxQueue: number
   /** Fill freed ring slots with NaN patterns: for tests, costs bandwidth. */
@@ -356,6 +360,8 @@ export interface NativeRequestBase extends NativeSchedule {
 export interface NativeGenerateRequest extends NativeSampling {
   kind: 'generate'
   maxTokens: number
+  /** None of the stop tokens is chosen before there are so many. */
+  minTokens: number
   /** Tokens, each once, and what is added to their logits. */
   biasTokens: Int32Array
   biasValues: Float32Array
@@ -364,6 +370,9 @@ export interface NativeGenerateRequest extends NativeSampling {
   stopTokens: Int32Array
   /** What the answer must be. */
   constraint?: NativeConstraint | undefined
+  /** At most so many drafts a pass; 'auto': as many of them as are worth it. */
+  draftMethod: 'auto' | 'ngram' | 'off'
+  draftTokens: number
   /** Log-probabilities of generated tokens. */
   logprobs: boolean
   /** So many of the highest log-probabilities at each token. */
@@ -377,7 +386,14 @@ export interface NativeScoreRequest {
   logits: boolean
 }
 
-export type NativeRequest = NativeRequestBase & (NativeGenerateRequest | NativeScoreRequest)
+/** Pools the final hidden states of the tokens. */
+export interface NativeEmbedRequest {
+  kind: 'embed'
+  pooling: 'mean' | 'last'
+}
+
+export type NativeRequestKind = NativeGenerateRequest | NativeScoreRequest | NativeEmbedRequest
+export type NativeRequest = NativeRequestBase & NativeRequestKind
 
 export interface NativeSchedule {
   /** Higher goes first; int32. */
@@ -398,6 +414,8 @@ export interface NativeTokensEvent {
   /** generate: one a token if asked for. score: with `finish`, [tokens - 1]. */
   logprobs?: Float32Array
   logits?: Float32Array
+  /** embed: with `finish`, [hidden], of length 1. */
+  embedding?: Float32Array
   /** [tokens, topLogprobs] if asked for, highest first; -1 and NaN where the vocabulary has no more. */
   topTokens?: Int32Array
   topLogprobs?: Float32Array
@@ -405,6 +423,9 @@ export interface NativeTokensEvent {
   error?: { code: string; message: string; remedy: string }
   /** With `finish`: milliseconds from the call to the start, to the first token, to the end. */
   timings?: { queueMs: number; firstTokenMs: number; totalMs: number }
+  /** With `finish`: of the answer's drafts, those that were made and those that were right. */
+  draftedTokens?: number
+  acceptedTokens?: number
 }
 
 export interface NativeProgressEvent {
@@ -472,6 +493,8 @@ export interface NativeStats {
    */
   preemptions: number
   recomputations: number
+  draftedTokens: number
+  acceptedTokens: number
   savedKvBytes: number
 }
 

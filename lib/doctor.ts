@@ -1,6 +1,7 @@
 /** What of a machine keeps millrace from working, or from its speed, and what to do about each. */
 import { existsSync, readFileSync } from 'node:fs'
 import { statfs } from 'node:fs/promises'
+import { formatBytes } from './cli/format.ts'
 import { MillraceError } from './errors.ts'
 import { nearestFolder } from './files.ts'
 import { hubSettings } from './hub/settings.ts'
@@ -108,9 +109,8 @@ function ofPlatform(platform: string): Finding {
 function ofGpus({ driver, hasGpu }: Facts, { gpus, gpuReason = '' }: ProbeReport): Finding[] {
   if (gpus.length > 0) {
     const driverText = driver === undefined ? [] : [{ name: 'driver', level: 'ok' as const, text: driver }]
-    const gb = (bytes: number) => `${(bytes / 1e9).toPrecision(3)} GB`
     const each = gpus.map(({ index, name, computeCapability, memoryBytes, memoryFreeBytes, link }): Finding => {
-      const text = `${name} (${computeCapability}), ${gb(memoryFreeBytes)} free of ${gb(memoryBytes)}, ${link}`
+      const text = `${name} (${computeCapability}), ${formatBytes(memoryFreeBytes)} free of ${formatBytes(memoryBytes)}, ${link}`
       const full = memoryFreeBytes < memoryBytes / 10
       if (!full) return { name: `GPU ${index}`, level: 'ok', text }
       return { name: `GPU ${index}`, level: 'note', text, remedy: 'close what else uses it: nvidia-smi lists it' }
@@ -128,10 +128,9 @@ function ofGpus({ driver, hasGpu }: Facts, { gpus, gpuReason = '' }: ProbeReport
 }
 
 function ofMemory({ cpu, gpus }: ProbeReport): Finding {
-  const gb = (bytes: number) => `${(bytes / 1e9).toPrecision(3)} GB`
   const { memoryBytes, memoryLimitBytes, memoryAvailableBytes, cores, coresOnline } = cpu
   const limited = memoryLimitBytes < memoryBytes
-  const text = `${gb(memoryAvailableBytes)} of RAM free of ${gb(memoryLimitBytes)}${limited ? ` (a cgroup's limit; the machine has ${gb(memoryBytes)})` : ''}, ${cores} of ${coresOnline} cores`
+  const text = `${formatBytes(memoryAvailableBytes)} of RAM free of ${formatBytes(memoryLimitBytes)}${limited ? ` (a cgroup's limit; the machine has ${formatBytes(memoryBytes)})` : ''}, ${cores} of ${coresOnline} cores`
   const small = memoryLimitBytes < 8e9 || gpus.some((gpu) => gpu.memoryBytes > memoryLimitBytes)
   if (!small) return { name: 'memory', level: 'ok', text }
   const remedy = limited
@@ -142,8 +141,7 @@ function ofMemory({ cpu, gpus }: ProbeReport): Finding {
 
 /** CUDA pins without this limit; what is swapped out on the CPU is not. */
 function ofLockedMemory({ lockedBytes, report }: Facts): Finding {
-  const text =
-    lockedBytes === Number.POSITIVE_INFINITY ? 'no limit' : `at most ${(lockedBytes / 1e9).toPrecision(3)} GB`
+  const text = lockedBytes === Number.POSITIVE_INFINITY ? 'no limit' : `at most ${formatBytes(lockedBytes)}`
   const gpus = MillraceError.isInstance(report) ? 0 : report.gpus.length
   if (gpus === 0 || lockedBytes >= MIN_LOCKED) return { name: 'locked memory', level: 'ok', text }
   const remedy =
@@ -158,14 +156,14 @@ function ofWsl({ wsl, report }: Facts): Finding[] {
     {
       name: 'WSL2',
       level: 'note',
-      text: `Windows gives it ${(bytes / 1e9).toPrecision(3)} GB of RAM, and lets about half of that be pinned for a GPU; what is beyond is streamed more slowly`,
+      text: `Windows gives it ${formatBytes(bytes)} of RAM, and lets about half of that be pinned for a GPU; what is beyond is streamed more slowly`,
       remedy: 'raise memory= in %UserProfile%\\.wslconfig, then wsl --shutdown; models that fit the GPU pin little',
     },
   ]
 }
 
 function ofDisk({ what, path, freeBytes, variable }: Facts['disks'][number]): Finding {
-  const text = `${(freeBytes / 1e9).toPrecision(3)} GB free at ${path}`
+  const text = `${formatBytes(freeBytes)} free at ${path}`
   if (freeBytes >= MIN_DISK) return { name: what, level: 'ok', text }
   return { name: what, level: 'note', text, remedy: `make room, or name another place by ${variable}` }
 }

@@ -4,10 +4,15 @@ export type { GgufQuantisation } from './checkpoint/gguf/types.ts'
 export type {
   AwqQuantisation,
   CompressedTensorsQuantisation,
+  Fp8Quantisation,
   GptqQuantisation,
   GptqRule,
+  MixedQuantisation,
+  Mxfp4Quantisation,
+  Nvfp4Quantisation,
   Quantisation,
-} from './checkpoint/quantisation.ts'
+  UniformQuantisation,
+} from './checkpoint/quantisation/index.ts'
 export type { ModelSpec } from './checkpoint/spec.ts'
 export { CompiledConstraint, compileConstraint } from './constraint/constraint.ts'
 export type {
@@ -27,6 +32,7 @@ export { type HubOptions, type PulledModel, pull } from './hub/pull.ts'
 export type { Logger } from './log.ts'
 export { type CacheEntry, clearCache, listCache, type ModelCache } from './model/cache.ts'
 export { type CalibrateOptions, type CalibrationReport, calibrate } from './model/calibrate.ts'
+export type { EmbedResult } from './model/embedding.ts'
 export type {
   FinishReason,
   Generation,
@@ -46,15 +52,18 @@ export type {
   ChatOptions,
   ChatTemplateOptions,
   ChatTool,
+  EmbedOptions,
   GenerateOptions,
   ScheduleOptions,
   ScoreOptions,
 } from './options/request.ts'
 /** The options of an answer, one row each: its schema, its default, and its name over HTTP where it has one. */
 export { answerRows as answerOptions } from './options/sampling.ts'
+export type { Speculation } from './options/speculation.ts'
 /** '256MiB' -> 268435456; undefined if the text is no size. */
 export { parseBytes } from './options/validate.ts'
 export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'
+export type { DescribedGpu } from './plan/described.ts'
 export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.ts'
 export type { PlannedKv } from './plan/kv.ts'
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'
@@ -62,6 +71,6 @@ export type { CostedUnit, DecodePrediction, Prediction, PrefillPrediction } from
 export { type CpuReport, type GpuReport, type ProbeOptions, type ProbeReport, probe } from './probe.ts'
 export type { Part as ChatPart } from './text/chat/parser.ts'
 export type { GeneratedToolCall, TextPart, ToolCall } from './text/chat/types.ts'
-export type { EncodeOptions, TextCodec } from './text/tokenizer/codec.ts'
+export type { EncodeOptions, SpecialTokens, TextCodec } from './text/tokenizer/codec.ts'
 export { type LoadedTokenizer, loadTokenizer, type TokenizerOptions } from './text/tokenizer/load.ts'
 export type { Truncation } from './text/truncate.ts'

@@ -4,8 +4,8 @@
 //   node scripts/build-native.mjs [--all] [--bench] [--quiet] [-DNAME=VALUE ...]
 //
 // The tree is .cmake/Release and keeps the generator it was configured with. --all builds every target, the tests
-// included, and not only millrace.node; --quiet prints what was found of CUDA and the result. MILLRACE_CUDA and MILLRACE_CUDA_ARCHITECTURES may be set in the environment, for
-// builds that somebody else's command starts (npm install).
+// included, and not only millrace.node; --quiet prints what was found of CUDA and the result. MILLRACE_CUDA and
+// MILLRACE_CUDA_ARCHITECTURES may be set in the environment, for builds that somebody else's command starts.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { accessSync, constants, existsSync, readFileSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -93,11 +93,11 @@ function cached(tree, name) {
 }
 
 /**
- * @param {{ all?: boolean, defines?: Record<string, string>, quiet?: boolean, tree?: string }} options
- *   all: every target; defines: CMake cache entries, kept by the tree; quiet: of the output only what was found of CUDA,
- *   unless the build fails; tree: where it is built.
+ * @param {{ all?: boolean, target?: string, defines?: Record<string, string>, quiet?: boolean, tree?: string }} options
+ *   all: every target, or else only this one; defines: CMake cache entries, kept by the tree; quiet: of the output only
+ *   what was found of CUDA, unless the build fails; tree: where it is built.
  */
-export function buildNative({ all = false, defines = {}, quiet = false, tree = TREE } = {}) {
+export function buildNative({ all = false, target = 'millrace', defines = {}, quiet = false, tree = TREE } = {}) {
   checkTools()
   let cmakeJs
   try {
@@ -128,9 +128,7 @@ export function buildNative({ all = false, defines = {}, quiet = false, tree = T
   const cuda = ['MILLRACE_CUDA', 'MILLRACE_CUDA_ARCHITECTURES'].filter((name) => process.env[name])
   const entries = { ...Object.fromEntries(cuda.map((name) => [name, process.env[name]])), ...defines }
   run('configure', ...Object.entries(entries).map(([name, value]) => `--CD${name}=${value}`))
-  run('build', '-p', parallel, ...(all ? [] : ['-T', 'millrace']))
-  const addon = join(entries.MILLRACE_OUTPUT ?? dirname(ADDON), 'millrace.node')
-  if (!existsSync(addon)) throw new SetupError(`the native build ended without ${addon}.`)
+  run('build', '-p', parallel, ...(all ? [] : ['-T', target]))
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -1,7 +1,7 @@
 // Installs the tarballs of release/ in an empty project as a user would, on a PATH that has node's own tools and no
 // compiler, CMake or Python, and uses them there. Prints one line a check and their counts.
 //   node scripts/check-package.mjs [npm|pnpm|yarn|bun]
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import {
   existsSync,
   mkdirSync,
@@ -13,8 +13,9 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { delimiter, join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { ROOT } from './build-native.mjs'
+import { findProgram, packageManager } from './managers.mjs'
 
 const manager = process.argv[2] ?? 'npm'
 const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'))
@@ -35,24 +36,22 @@ let passed = 0
 let failed = 0
 let skipped = 0
 
-function find(program) {
-  const folders = (process.env.PATH ?? '').split(delimiter)
-  return folders.map((at) => join(at, program)).find((path) => existsSync(path))
-}
-
 function run(file, args, cwd, env = environment) {
   const result = spawnSync(file, args, { cwd, encoding: 'utf8', env, maxBuffer: 1 << 28 })
   if (result.error) throw result.error
   return { ...result, output: `${result.stdout}${result.stderr}` }
 }
 
-function check(what, file, args, cwd, judge = () => true) {
-  const result = run(file, args, cwd)
-  const good = result.status === 0 && judge(result.stdout, result.stderr)
+function report(what, good, output) {
   process.stdout.write(`${good ? 'ok' : 'FAILED'}: ${what}\n`)
-  if (!good) process.stdout.write(`${result.output.trimEnd().replace(/^/gm, '  ')}\n`)
+  if (!good) process.stdout.write(`${output.trimEnd().replace(/^/gm, '  ')}\n`)
   good ? passed++ : failed++
   return good
+}
+
+function check(what, file, args, cwd, judge = () => true) {
+  const result = run(file, args, cwd)
+  return report(what, result.status === 0 && judge(result.stdout, result.stderr), result.output)
 }
 
 function install() {
@@ -66,18 +65,19 @@ function install() {
       )
     case 'pnpm':
       return check('pnpm add', 'pnpm', ['add', ...tarballs], project)
-    case 'yarn':
-      writeFileSync(join(project, '.yarnrc.yml'), 'nodeLinker: node-modules\nenableGlobalCache: true\n')
+    case 'yarn': {
+      // It looks into the registry for what a dependency depends on, whatever else is installed.
+      const resolutions = { [`@millrace/${platform}`]: `file:${native}` }
+      writeFileSync(join(project, 'package.json'), JSON.stringify({ name: 'project', private: true, resolutions }))
+      writeFileSync(join(project, '.yarnrc.yml'), 'nodeLinker: node-modules\nenableTelemetry: false\n')
       writeFileSync(join(project, 'yarn.lock'), '')
       return check(
         'yarn add',
         'yarn',
-        [
-          'add',
-          ...tarballs.map((file) => `${file.includes('linux') ? `@millrace/${platform}` : 'millrace'}@file:${file}`),
-        ],
+        ['add', `millrace@file:${main}`, `@millrace/${platform}@file:${native}`],
         project,
       )
+    }
     case 'bun':
       return check('bun add', 'bun', ['add', ...tarballs], project)
     default:
@@ -117,39 +117,101 @@ function checkUse() {
   const demo = join(realpathSync(join(project, 'node_modules', 'millrace')), 'models', 'demo')
   const generate = ['generate', demo, '--prompt', 'Once upon a time', '--placement', 'streamed', '--max-tokens', '8']
   const told = (stdout) => stdout.includes(', there was a kind girl named')
-  check('the command', join(project, 'node_modules', '.bin', 'millrace'), generate, project, told)
+  const millrace = join(project, 'node_modules', '.bin', 'millrace')
+  check('the command', millrace, generate, project, told)
   if (manager === 'npm') check('npx millrace', 'npx', ['--no', 'millrace', ...generate], project, told)
-  check('millrace doctor', join(project, 'node_modules', '.bin', 'millrace'), ['doctor'], project, (stdout) =>
-    /^ok +addon/m.test(stdout),
+  check('millrace doctor', millrace, ['doctor'], project, (stdout) => /^ok +addon/m.test(stdout))
+  const server = 'console.log(typeof serve, typeof millraceServer)'
+  const served = (stdout) => stdout === 'function function\n'
+  const parts = '{ serve, millraceServer }'
+  check(
+    'import of millrace/server',
+    'node',
+    [...module, `import ${parts} from 'millrace/server'; ${server}`],
+    project,
+    served,
   )
+  check(
+    'require of millrace/server',
+    'node',
+    [...quiet, `const ${parts} = require('millrace/server'); ${server}`],
+    project,
+    served,
+  )
+  return checkServe(millrace, demo)
+}
+
+/** The listening line, an answer of OpenAI's API, the page, and an end that is asked for. */
+async function checkServe(millrace, demo) {
+  const args = ['serve', `demo=${demo}`, '--port', '0', '--log-level', 'warn']
+  const child = spawn(millrace, args, { cwd: project, env: environment, stdio: ['ignore', 'pipe', 'pipe'] })
+  let output = ''
+  const ended = new Promise((done) => child.on('exit', (code, signal) => done(code ?? signal)))
+  const listening = new Promise((done) => {
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding('utf8').on('data', (text) => {
+        output += text
+        const url = /^millrace: listening on (http:\S+)$/m.exec(output)?.[1]
+        if (url !== undefined) done(url)
+      })
+    }
+  })
+  const late = setTimeout(() => child.kill('SIGKILL'), 120_000)
+  try {
+    const url = await Promise.race([listening, ended.then(() => undefined)])
+    if (!report('millrace serve listens', url !== undefined, output)) return
+    const body = { model: 'demo', prompt: 'Once upon a time', max_tokens: 8, temperature: 0 }
+    const headers = { 'content-type': 'application/json' }
+    const answer = await fetch(`${url}/v1/completions`, { method: 'POST', headers, body: JSON.stringify(body) })
+    const text = await answer.text()
+    report('millrace serve answers', answer.ok && text.includes(', there was a kind girl named'), text)
+    const page = await (await fetch(url, { headers: { accept: 'text/html' } })).text()
+    report('millrace serve has its page', /<!doctype html>/i.test(page), page)
+    child.kill('SIGTERM')
+    const code = await ended
+    report('millrace serve ends when it is asked to', code === 143 || code === 0, `${code}\n${output}`)
+  } finally {
+    clearTimeout(late)
+    child.kill('SIGKILL')
+  }
 }
 
 const CONSUMER =
   "import { load, type MillraceError, pull } from 'millrace'\n" +
   "import { type Lab, openLab } from 'millrace/lab'\n" +
+  "import { millraceServer, type Server, serve } from 'millrace/server'\n" +
   "export const lab: Promise<Lab> = openLab({ device: 'cpu' })\n" +
   "export const model = load('owner/name', { device: 'cpu', placement: 'streamed', revision: 'main' })\n" +
   "export const path: Promise<string> = pull('owner/name').then((pulled) => pulled.path)\n" +
+  "export const server: Promise<Server> = serve({ models: { demo: 'a/b' }, port: 0 })\n" +
+  'export const plugin = (app: Parameters<typeof millraceServer>[0]) => millraceServer(app, { models: {} })\n' +
   'export const code = (error: MillraceError): string => error.code\n'
+
+/** Its types are the AI SDK's, which an application that imports it has. */
+const AI_CONSUMER =
+  "import { load } from 'millrace'\n" +
+  "import { millrace } from 'millrace/ai'\n" +
+  "export const id: Promise<string> = load('owner/name').then((model) => millrace(model).modelId)\n"
 
 /** ESM and CommonJS, by the ways that TypeScript finds types. */
 function checkTypes() {
-  for (const [name, file, options] of [
+  const provider = join(project, 'node_modules', '@ai-sdk', 'provider')
+  const tsc = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc')
+  const lib = ['es2023', 'esnext.disposable', 'dom']
+  for (const [name, file, options, consumer = CONSUMER] of [
     ['node16', 'types.mts', { module: 'node16' }],
     ['nodenext', 'types.mts', { module: 'nodenext' }],
     ['nodenext, from CommonJS', 'types.cts', { module: 'nodenext' }],
     ['bundler', 'types.ts', { module: 'esnext', moduleResolution: 'bundler' }],
+    ['node16, millrace/ai', 'types.mts', { module: 'node16', skipLibCheck: true }, AI_CONSUMER],
   ]) {
-    writeFileSync(join(project, file), CONSUMER)
-    const compilerOptions = { strict: true, noEmit: true, target: 'es2022', types: [], ...options }
-    writeFileSync(
-      join(project, 'tsconfig.json'),
-      JSON.stringify({
-        compilerOptions: { ...compilerOptions, lib: ['es2023', 'esnext.disposable', 'dom'] },
-        files: [file],
-      }),
-    )
-    const tsc = join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc')
+    if (consumer === AI_CONSUMER && !existsSync(provider)) {
+      mkdirSync(dirname(provider), { recursive: true })
+      symlinkSync(join(ROOT, 'node_modules', '@ai-sdk', 'provider'), provider)
+    }
+    writeFileSync(join(project, file), consumer)
+    const compilerOptions = { strict: true, noEmit: true, target: 'es2022', types: [], lib, ...options }
+    writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: [file] }))
     check(`its types, module ${name}`, process.execPath, [tsc, '-p', project], project)
   }
 }
@@ -157,10 +219,9 @@ function checkTypes() {
 try {
   mkdirSync(project)
   mkdirSync(bin)
-  // A shell too: npx and the managers start programs by it.
-  const tools = ['node', 'npm', 'npx', 'sh', manager]
-  for (const tool of new Set(tools)) {
-    const path = tool === 'node' ? process.execPath : find(tool)
+  // A shell too, and what pnpm's start scripts call: npx and the managers start programs by it.
+  for (const tool of new Set(['node', 'npm', 'npx', 'sh', 'sed', 'dirname', 'uname', manager])) {
+    const path = tool === 'node' ? process.execPath : tool === manager ? packageManager(tool) : findProgram(tool)
     if (path !== undefined) symlinkSync(path, join(bin, tool))
   }
   if (!existsSync(join(bin, manager))) {
@@ -170,9 +231,9 @@ try {
     process.stdout.write('FAILED: release/ has no tarballs of this version and platform: npm run release\n')
     failed++
   } else if (install()) {
-    checkUse()
+    await checkUse()
+    checkTypes()
     if (manager === 'npm') {
-      checkTypes()
       const publint = join(ROOT, 'node_modules', 'publint', 'src', 'cli.js')
       check('publint', process.execPath, [publint, main, '--strict'], ROOT)
     }

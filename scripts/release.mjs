@@ -1,8 +1,8 @@
-// npm run release [-- --cuda OFF] [-- --architectures "90-real"]: leaves in release/ the tarballs of millrace and of this
-// platform's addon, and checks them.
+// npm run release: leaves in release/ the tarballs of millrace and of this platform's addon, and checks them.
 //
 //   --cuda ON|OFF            whether the addon has CUDA; ON by default, for all architectures
 //   --architectures <list>   as MILLRACE_CUDA_ARCHITECTURES: fewer are built sooner, for tests
+//   --built                  what `npm run build` has compiled, with whatever CUDA that was: seconds, for tests
 //
 // millrace depends on the platform packages whose tarballs of the same version lie in release/: bring those of other
 // machines there first.
@@ -10,11 +10,12 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { command, ROOT, SetupError, say } from './build-native.mjs'
+import { command, ROOT, SetupError, say, TREE } from './build-native.mjs'
 import { checkAddon } from './check-addon.mjs'
 
 export const RELEASE = join(ROOT, 'release')
-const STAGE = join(ROOT, '.cmake', 'release')
+const STAGE = join(ROOT, '.cmake', 'packages')
+const RELEASE_TREE = join(ROOT, '.cmake', 'All')
 const PLATFORMS = ['linux-x64', 'linux-arm64']
 const ALL = '75-real;80-real;86-real;89-real;90-real;100-real;120'
 
@@ -47,7 +48,7 @@ function pack(folder) {
 const tarballOf = (platform, version) => join(RELEASE, `millrace-${platform}-${version}.tgz`)
 
 /** The package of this platform's addon. */
-function packAddon({ version, license, author, repository, homepage, bugs, engines }, { cuda, architectures }) {
+function packAddon({ version, license, author, repository, homepage, bugs, engines }, { cuda, architectures, built }) {
   const platform = `${process.platform}-${process.arch}`
   if (!PLATFORMS.includes(platform)) throw new SetupError(`there is no package for ${platform}.`)
   const manifest = {
@@ -81,8 +82,8 @@ function packAddon({ version, license, author, repository, homepage, bugs, engin
       env: {
         ...process.env,
         PREBUILD_NODE_GYP: join(ROOT, 'scripts', 'node-gyp.mjs'),
-        MILLRACE_CUDA: cuda,
-        ...(cuda === 'OFF' ? {} : { MILLRACE_CUDA_ARCHITECTURES: architectures }),
+        MILLRACE_TREE: built ? TREE : RELEASE_TREE,
+        ...(built ? {} : { MILLRACE_CUDA: cuda, MILLRACE_CUDA_ARCHITECTURES: architectures }),
       },
     },
   )
@@ -110,11 +111,17 @@ function packMain({ devDependencies: _, ...manifest }) {
 
 await command(() => {
   const { values } = parseArgs({
-    options: { cuda: { type: 'string', default: 'ON' }, architectures: { type: 'string', default: ALL } },
+    options: {
+      cuda: { type: 'string', default: 'ON' },
+      architectures: { type: 'string', default: ALL },
+      built: { type: 'boolean', default: false },
+    },
   })
   if (!['ON', 'OFF'].includes(values.cuda)) throw new SetupError(`--cuda is ON or OFF, not ${values.cuda}.`)
   const manifest = readManifest()
-  run(process.execPath, [join(ROOT, 'node_modules', 'tsdown', 'dist', 'run.mjs'), '--logLevel', 'warn'])
+  // `npm run build` has just made it.
+  if (!values.built || !existsSync(join(ROOT, 'dist', 'index.js')))
+    run(process.execPath, [join(ROOT, 'node_modules', 'tsdown', 'dist', 'run.mjs'), '--logLevel', 'warn'])
   const addon = packAddon(manifest, values)
   const main = packMain(manifest)
   process.stdout.write(`${main}\n${addon}\n`)

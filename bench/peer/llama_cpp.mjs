@@ -4,9 +4,10 @@
 //
 //   mkdir /tmp/peer && npm install --prefix /tmp/peer --ignore-scripts node-llama-cpp
 //   npm run build && node bench/peer/llama_cpp.mjs /tmp/peer [--shape tinyllama-1.1b] [--layers 22]
-//       [--threads 2] [--prompt 128] [--tokens 64] [--runs 4]
+//       [--threads 2] [--prompt 128] [--tokens 64] [--runs 4] [--type q4_0]
 //
-// Their layers are Q4_0 (4.5 bits a weight), ours g128 symmetric (4.125); both heads are f16. The GGUF file is written to
+// Their layers are Q4_0 (4.5 bits a weight), ours g128 symmetric (4.125); with --type q8_0, q4_k, q6_k or f16 both read the
+// same file of that type. All heads are f16. The GGUF file is written to
 // the peer's folder (680 MB for the 1.1B shape) and left there for the next time.
 import { existsSync, mkdirSync } from 'node:fs'
 import { open, rename } from 'node:fs/promises'
@@ -23,6 +24,7 @@ const { options, positionals } = begin(import.meta, {
   prompt: 128,
   tokens: 64,
   runs: 4,
+  type: 'q4_0',
 })
 const peer = resolve(positionals[0] ?? '.')
 if (!existsSync(join(peer, 'node_modules', 'node-llama-cpp'))) {
@@ -38,7 +40,22 @@ const threads = options.threads ?? addon().probeCpu().cores
 
 const F32 = { id: 0, bytes: (count) => 4 * count }
 const F16 = { id: 1, bytes: (count) => 2 * count }
-const Q4_0 = { id: 2, bytes: (count) => (count / 32) * 18 }
+/** Packed types: elements and bytes of a block, and where in it are float16 scales. */
+const packed = (id, elements, size, ...scales) => ({
+  id,
+  size,
+  scales,
+  bytes: (count) => (count / elements) * size,
+})
+const TYPES = {
+  q4_0: packed(2, 32, 18, 0),
+  q8_0: packed(8, 32, 34, 0),
+  q4_k: packed(12, 256, 144, 0, 2),
+  q6_k: packed(14, 256, 210, 208),
+  f16: F16,
+}
+const LAYERS = TYPES[options.type]
+if (!LAYERS) fail(`expected --type of ${Object.keys(TYPES).join(', ')}`)
 
 function tensors() {
   const { vocab, hidden, layers, heads, kvHeads, headDim, intermediate } = spec
@@ -46,14 +63,14 @@ function tensors() {
   for (let layer = 0; layer < layers; layer++) {
     const add = (name, type, shape) => list.push([`blk.${layer}.${name}.weight`, type, shape])
     add('attn_norm', F32, [hidden])
-    add('attn_q', Q4_0, [hidden, heads * headDim])
-    add('attn_k', Q4_0, [hidden, kvHeads * headDim])
-    add('attn_v', Q4_0, [hidden, kvHeads * headDim])
-    add('attn_output', Q4_0, [heads * headDim, hidden])
+    add('attn_q', LAYERS, [hidden, heads * headDim])
+    add('attn_k', LAYERS, [hidden, kvHeads * headDim])
+    add('attn_v', LAYERS, [hidden, kvHeads * headDim])
+    add('attn_output', LAYERS, [heads * headDim, hidden])
     add('ffn_norm', F32, [hidden])
-    add('ffn_gate', Q4_0, [hidden, intermediate])
-    add('ffn_up', Q4_0, [hidden, intermediate])
-    add('ffn_down', Q4_0, [intermediate, hidden])
+    add('ffn_gate', LAYERS, [hidden, intermediate])
+    add('ffn_up', LAYERS, [hidden, intermediate])
+    add('ffn_down', LAYERS, [intermediate, hidden])
   }
   list.push(['output_norm.weight', F32, [hidden]], ['output.weight', F16, [hidden, vocab]])
   return list.map(([name, type, shape]) => ({ name, type, shape, bytes: type.bytes(shape.reduce((a, b) => a * b)) }))
@@ -112,8 +129,8 @@ function filler(type) {
     return state >>> 16
   }
   for (let at = 0; at < out.length; at += 2) {
-    // float16 about 0.01 of either sign; a block's scale about 0.004.
-    const scale = type === Q4_0 && at % 18 === 0
+    // float16 about 0.01 of either sign; a block's scales about 0.004.
+    const scale = type.scales?.includes(at % type.size)
     out.writeUInt16LE(scale ? 0x1c00 | (random() & 0x3ff) : type === F16 ? (random() & 0x83ff) | 0x2000 : random(), at)
   }
   return out
@@ -131,7 +148,7 @@ async function writeGguf(path) {
   const header = Buffer.concat([Buffer.from('GGUF'), u32(3), u64(all.length), u64(parts.length), ...parts, ...infos])
   const file = await open(`${path}.part`, 'w')
   await file.write(Buffer.concat([header, Buffer.alloc((32 - (header.length % 32)) % 32)]))
-  const fillers = new Map([F32, F16, Q4_0].map((type) => [type, filler(type)]))
+  const fillers = new Map([F32, F16, LAYERS].map((type) => [type, filler(type)]))
   for (const { type, bytes } of all) {
     const source = fillers.get(type)
     for (let done = 0; done < bytes; done += source.length)
@@ -144,10 +161,14 @@ async function writeGguf(path) {
 
 // ---- The two, behind one function: from a prompt to (milliseconds to the first token, milliseconds to the last).
 
-async function theirs() {
+function fileOf() {
   const folder = join(peer, 'gguf')
   mkdirSync(folder, { recursive: true })
-  const path = join(folder, `${options.shape}-${spec.layers}-q4_0.gguf`)
+  return join(folder, `${options.shape}-${spec.layers}-${options.type}.gguf`)
+}
+
+async function theirs() {
+  const path = fileOf()
   if (!existsSync(path)) await writeGguf(path)
   const { getLlama, LlamaLogLevel } = await import(
     pathToFileURL(createRequire(join(peer, 'package.json')).resolve('node-llama-cpp')).href
@@ -182,7 +203,10 @@ async function theirs() {
 
 async function ours() {
   const settings = { device: 'cpu', threads, contextLength: promptTokens + tokens, maxSequences: 1 }
-  const model = await loadSynthetic(options.shape, spec, settings, { head: 'f16' })
+  const model =
+    options.type === 'q4_0'
+      ? await loadSynthetic(options.shape, spec, settings, { head: 'f16' })
+      : await (await dist('index.js')).load(fileOf(), { ...settings, cache: false })
   return {
     name: 'millrace',
     bytes: model.plan.hostBytes - model.plan.embeddingBytes,

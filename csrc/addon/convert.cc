@@ -65,6 +65,17 @@ std::vector<size_t> sizes_field(const Napi::Object& object, const char* name) {
   return sizes;
 }
 
+std::vector<double> numbers_field(const Napi::Object& object, const char* name) {
+  const Napi::Array array = array_field(object, name);
+  std::vector<double> numbers;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const Napi::Value item = array[i];
+    if (!item.IsNumber()) throw wrong_type(name, "an array of numbers");
+    numbers.push_back(item.As<Napi::Number>().DoubleValue());
+  }
+  return numbers;
+}
+
 bool bool_field(const Napi::Object& object, const char* name) {
   const Napi::Value value = field(object, name);
   if (!value.IsBoolean()) throw wrong_type(name, "a boolean");
@@ -182,6 +193,15 @@ void read(const Napi::Object& object, const char* name, int32_t& value) {
 
 }  // namespace
 
+namespace {
+
+RequestKind request_kind(const std::string& name) {
+  if (name == "score") return RequestKind::score;
+  return name == "embed" ? RequestKind::embed : RequestKind::generate;
+}
+
+}  // namespace
+
 std::vector<const char*> sampling_option_names() {
 #define MILLRACE_NAME_OF_FIELD(type, field, name, fallback) name,
   return {MILLRACE_SAMPLING_OPTIONS(MILLRACE_NAME_OF_FIELD)};
@@ -190,7 +210,7 @@ std::vector<const char*> sampling_option_names() {
 
 RequestOptions request_options(const Napi::Object& object, int vocab) {
   RequestOptions options;
-  options.kind = string_field(object, "kind") == "score" ? RequestKind::score : RequestKind::generate;
+  options.kind = request_kind(string_field(object, "kind"));
   options.tokens = int32_array_field(object, "tokens");
   check_tokens(options.tokens, vocab);
   options.priority = int_field(object, "priority");
@@ -201,7 +221,12 @@ RequestOptions request_options(const Napi::Object& object, int vocab) {
     options.logits = bool_field(object, "logits");
     return options;
   }
+  if (options.kind == RequestKind::embed) {
+    options.pooling = string_field(object, "pooling") == "last" ? Pooling::last : Pooling::mean;
+    return options;
+  }
   options.max_tokens = int_field(object, "maxTokens");
+  options.min_tokens = int_field(object, "minTokens");
 #define MILLRACE_READ_FIELD(type, field, name, fallback) read(object, name, options.field);
   MILLRACE_SAMPLING_OPTIONS(MILLRACE_READ_FIELD)
 #undef MILLRACE_READ_FIELD
@@ -216,6 +241,9 @@ RequestOptions request_options(const Napi::Object& object, int vocab) {
   options.stop_tokens = int32_array_field(object, "stopTokens");
   options.logprobs = bool_field(object, "logprobs");
   options.constraint = constraint_of(field(object, "constraint"));
+  const std::string method = string_field(object, "draftMethod");
+  options.drafts = method == "auto" ? DraftMethod::auto_ngram : method == "ngram" ? DraftMethod::ngram : DraftMethod::off;
+  options.draft_tokens = int_field(object, "draftTokens");
   return options;
 }
 

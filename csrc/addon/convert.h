@@ -20,6 +20,7 @@ double number_field(const Napi::Object& object, const char* name);
 int int_field(const Napi::Object& object, const char* name);      // an integer in int32
 size_t size_field(const Napi::Object& object, const char* name);  // an integer in [0, 2^53)
 std::vector<size_t> sizes_field(const Napi::Object& object, const char* name);
+std::vector<double> numbers_field(const Napi::Object& object, const char* name);
 bool bool_field(const Napi::Object& object, const char* name);
 Napi::Object object_field(const Napi::Object& object, const char* name);
 std::string string_field(const Napi::Object& object, const char* name);

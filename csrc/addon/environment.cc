@@ -47,12 +47,15 @@ void join(TokenEvent& event, TokenEvent&& later) {
   append(event.tokens, std::move(later.tokens));
   append(event.logprobs, std::move(later.logprobs));
   append(event.logits, std::move(later.logits));
+  append(event.embedding, std::move(later.embedding));
   append(event.top_tokens, std::move(later.top_tokens));
   append(event.top_logprobs, std::move(later.top_logprobs));
   event.finish = later.finish;
   event.error_code = std::move(later.error_code);
   event.error_message = std::move(later.error_message);
   event.error_remedy = std::move(later.error_remedy);
+  event.drafted_tokens = later.drafted_tokens;
+  event.accepted_tokens = later.accepted_tokens;
   event.queue_ms = later.queue_ms;
   event.first_token_ms = later.first_token_ms;
   event.total_ms = later.total_ms;
@@ -79,6 +82,7 @@ Napi::Object to_js(Napi::Env env, const TokenEvent& event) {
   out["tokens"] = typed_array<Napi::Int32Array>(env, event.tokens);
   if (!event.logprobs.empty()) out["logprobs"] = typed_array<Napi::Float32Array>(env, event.logprobs);
   if (!event.logits.empty()) out["logits"] = typed_array<Napi::Float32Array>(env, event.logits);
+  if (!event.embedding.empty()) out["embedding"] = typed_array<Napi::Float32Array>(env, event.embedding);
   if (!event.top_tokens.empty()) {
     out["topTokens"] = typed_array<Napi::Int32Array>(env, event.top_tokens);
     out["topLogprobs"] = typed_array<Napi::Float32Array>(env, event.top_logprobs);
@@ -92,6 +96,8 @@ Napi::Object to_js(Napi::Env env, const TokenEvent& event) {
     error["remedy"] = Napi::String::New(env, event.error_remedy);
     out["error"] = error;
   }
+  out["draftedTokens"] = Napi::Number::New(env, event.drafted_tokens);
+  out["acceptedTokens"] = Napi::Number::New(env, event.accepted_tokens);
   Napi::Object timings = Napi::Object::New(env);
   timings["queueMs"] = Napi::Number::New(env, event.queue_ms);
   timings["firstTokenMs"] = Napi::Number::New(env, event.first_token_ms);

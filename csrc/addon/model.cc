@@ -134,6 +134,8 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     put("reusedTokens", c.reused_tokens);
     put("preemptions", c.preemptions);
     put("recomputations", c.recomputations);
+    put("draftedTokens", c.drafted_tokens);
+    put("acceptedTokens", c.accepted_tokens);
     put("savedKvBytes", c.saved_kv_bytes);
     out["stepMs"] = Napi::Number::New(info.Env(), c.step_ms.load(std::memory_order_relaxed));
     out["switchMs"] = Napi::Number::New(info.Env(), c.switch_ms.load(std::memory_order_relaxed));
@@ -358,6 +360,7 @@ ModelConfig model_config(const Napi::Object& request) {
   config.prefix_reuse = bool_field(request, "prefixReuse");
   config.deterministic = bool_field(request, "deterministic");
   config.max_queue = int_field(request, "maxQueue");
+  config.pass_costs = numbers_field(request, "passCosts");
   config.poison = bool_field(request, "poison");
   const Napi::Value kernels = field(request, "kernels");
   if (!kernels.IsArray()) return config;

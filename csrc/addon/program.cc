@@ -177,7 +177,8 @@ LinearSource linear_source(const Napi::Object& object) {
                                         {"awq", LinearFormat::awq},
                                         {"compressed-tensors", LinearFormat::compressed_tensors},
                                         {"fp8", LinearFormat::fp8},
-                                        {"nvfp4", LinearFormat::nvfp4}});
+                                        {"nvfp4", LinearFormat::nvfp4},
+                                        {"mxfp4", LinearFormat::mxfp4}});
   source.weight = string_field(object, "weight");
   source.zeros = string_field(object, "zeros");
   source.scales = string_field(object, "scales");
@@ -192,6 +193,7 @@ LinearSource linear_source(const Napi::Object& object) {
   source.global_scale = string_field(object, "globalScale");
   source.global_divides = bool_field(object, "globalDivides");
   source.make_bits = int_field(object, "makeBits");
+  source.make_group = int_field(object, "makeGroup");
   if (has(object, "heads")) {
     const Napi::Object heads = object_field(object, "heads");
     source.heads = {int_field(heads, "headDim"), int_field(heads, "rotary"), bool_field(heads, "interleaved")};

@@ -107,6 +107,7 @@ struct Step {
   std::span<const int32_t> block_tables;  // [classes, sequences, block_table_stride], KV block ids
   int block_table_stride = 0;
   std::span<const LogitRequest> logits;          // ascending rows; at most ExecutorConfig::max_logit_rows
+  std::span<const int32_t> hidden_rows;          // prefill rows of the step, ascending: see Executor::keep_hidden
   std::span<const LogitAdjustment> adjustments;  // of all logit requests
   std::span<const TokenMask* const> masks;       // of those that are constrained
   uint64_t hops_before = 0;                      // tickets of this pass's hops come after it
@@ -141,6 +142,7 @@ struct StepOutput {
   std::vector<int32_t> top_tokens;
   std::vector<float> top_logprobs;
   std::vector<float> logits;  // [kept rows, vocab], in the order of the requests
+  std::vector<float> hidden;  // [Step::hidden_rows, hidden]: the residual stream behind the last layer
 };
 
 struct EmbeddingTable {
@@ -209,6 +211,9 @@ class Executor {
   virtual void take_over(Stream& stream, const std::byte* rows) = 0;
   // That hand_over() writes at most.
   virtual size_t carried_bytes() const = 0;
+  // Between the last layer and the head, where Step::hidden_rows has rows: those of the residual stream, as they are
+  // then, are in StepOutput::hidden after collect().
+  virtual void keep_hidden(Stream& stream) = 0;
   virtual void sample(Stream& stream) = 0;
   virtual void end(Stream& stream) = 0;
   // Once the pass has run: brings what it sampled into its StepOutput, if the device has not done so itself.

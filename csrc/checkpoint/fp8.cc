@@ -37,7 +37,7 @@ Fp8Reader::Fp8Reader(const Checkpoint& checkpoint, const LinearSource& source, i
   if (count == 1) {
     block_rows_ = n;
     block_features_ = k;
-  } else if (source.block_rows == 1) {
+  } else if (source.block_rows <= 1 && count == static_cast<size_t>(n)) {
     block_rows_ = 1;
     block_features_ = k;
   } else {
@@ -87,37 +87,25 @@ void Fp8Reader::read_group(int group, int column, int count, GroupField* out) co
   }
 }
 
-Nvfp4Reader::Nvfp4Reader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k)
+E2m1Reader::E2m1Reader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k, WeightType type,
+                       DType scales)
     : LinearReader(n, k), checkpoint_(checkpoint) {
+  code_.type = type;
+  code_.group = groups_of(type).most;
   const Tensor& weight = checkpoint.require(source.weight);
-  if (k % kTileK != 0) {
-    throw_unsupported(format("%s: expected a multiple of %d input features, by which NVFP4 scales them, found %d",
-                             describe(checkpoint, weight).c_str(), kTileK, k));
+  if (k % code_.group != 0) {
+    throw_unsupported(format("%s: expected a multiple of %d input features, by which %s scales them, found %d",
+                             describe(checkpoint, weight).c_str(), code_.group, name_of(type), k));
   }
   require_tensor(checkpoint, source.weight, {DType::u8}, {n, k / 2});
-  scales_ = &require_tensor(checkpoint, source.scales, {DType::f8_e4m3}, {n, k / kTileK});
-  const Tensor& whole = checkpoint.require(source.global_scale);
-  if (whole.shape.empty()) {
-    require_tensor(checkpoint, source.global_scale, {DType::f32}, {});
-  } else {
-    require_tensor(checkpoint, source.global_scale, {DType::f32}, {1});
-  }
-  float value = 0.0f;
-  read_floats(checkpoint, whole, &value);
-  if (source.global_divides) value = 1.0f / value;
-  if (!std::isfinite(value)) {
-    throw_invalid(format("%s: expected a scale that is not 0", describe(checkpoint, whole).c_str()));
-  }
-  half_ = 0.5f * value;
-  code_.type = WeightType::nvfp4;
-  code_.group = groups_of(code_.type).most;
+  scales_ = &require_tensor(checkpoint, source.scales, {scales}, {n, k / code_.group});
   k_stored_ = k;
   data_ = checkpoint.data(weight);
   scales_data_ = checkpoint.data(*scales_);
-  tensors_ = {&weight, scales_, &whole};
+  tensors_ = {&weight, scales_};
 }
 
-void Nvfp4Reader::read_levels(int begin, int end, int column, int count, uint8_t* out) const {
+void E2m1Reader::read_levels(int begin, int end, int column, int count, uint8_t* out) const {
   for (int c = 0; c < count; c++) {
     const std::byte* row = data_ + static_cast<size_t>(column + c) * static_cast<size_t>(k_ / 2);
     for (int s = begin; s < end; s++) {
@@ -131,11 +119,12 @@ void Nvfp4Reader::read_levels(int begin, int end, int column, int count, uint8_t
   }
 }
 
-void Nvfp4Reader::read_group(int group, int column, int count, GroupField* out) const {
-  const size_t stride = static_cast<size_t>(k_ / kTileK);
+void E2m1Reader::read_group(int group, int column, int count, GroupField* out) const {
+  const size_t stride = static_cast<size_t>(k_ / code_.group);
+  const bool e8m0 = code_.traits().scales == Scales::e8m0;
   for (int c = 0; c < count; c++) {
     const auto scale = static_cast<uint8_t>(scales_data_[static_cast<size_t>(column + c) * stride + group]);
-    if (is_nan(scale)) {
+    if (e8m0 ? scale == 255 : is_nan(scale)) {
       throw_invalid(format("%s: expected finite scales, found 0x%02x at [%d, %d]",
                            describe(checkpoint_, *scales_).c_str(), scale, column + c, group));
     }
@@ -143,8 +132,29 @@ void Nvfp4Reader::read_group(int group, int column, int count, GroupField* out) 
   }
 }
 
+Nvfp4Reader::Nvfp4Reader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k)
+    : E2m1Reader(checkpoint, source, n, k, WeightType::nvfp4, DType::f8_e4m3) {
+  const Tensor& whole = checkpoint.require(source.global_scale);
+  if (whole.shape.empty()) {
+    require_tensor(checkpoint, source.global_scale, {DType::f32}, {});
+  } else {
+    require_tensor(checkpoint, source.global_scale, {DType::f32}, {1});
+  }
+  float value = 0.0f;
+  read_floats(checkpoint, whole, &value);
+  if (source.global_divides) value = 1.0f / value;
+  if (!std::isfinite(value)) {
+    throw_invalid(format("%s: expected a scale that is not 0", describe(checkpoint, whole).c_str()));
+  }
+  half_ = 0.5f * value;
+  tensors_.push_back(&whole);
+}
+
 void Nvfp4Reader::read_span(int, int, int count, SpanField* out) const {
   for (int c = 0; c < count; c++) out[c] = {std::bit_cast<uint32_t>(half_), 0};
 }
+
+Mxfp4Reader::Mxfp4Reader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k)
+    : E2m1Reader(checkpoint, source, n, k, WeightType::mxfp4, DType::u8) {}
 
 }  // namespace millrace

@@ -23,22 +23,39 @@ class Fp8Reader : public LinearReader {
   int columns_ = 0;
 };
 
-// NVFP4: E2M1 weights, two a byte [n, k / 2], low nibble first; e4m3 scales [n, k / 16]; one float32 for the tensor,
-// which multiplies (modelopt's weight_scale_2) or divides (compressed-tensors' weight_global_scale).
-class Nvfp4Reader : public LinearReader {
+// E2M1 weights, two a byte [n, k / 2], low nibble first, with a byte of scale for so many input features [n, k /
+// group].
+class E2m1Reader : public LinearReader {
  public:
-  Nvfp4Reader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k);
   void read_levels(int begin, int end, int column, int count, uint8_t* out) const override;
   void read_group(int group, int column, int count, GroupField* out) const override;
-  void read_span(int span, int column, int count, SpanField* out) const override;
   bool by_rows() const override { return true; }
 
- private:
+ protected:
+  E2m1Reader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k, WeightType type, DType scales);
   const Checkpoint& checkpoint_;
+
+ private:
   const Tensor* scales_;
   const std::byte* data_;
   const std::byte* scales_data_;
+};
+
+// e4m3 scales of 16; one float32 for the tensor, which multiplies (modelopt's weight_scale_2) or divides
+// (compressed-tensors' weight_global_scale).
+class Nvfp4Reader : public E2m1Reader {
+ public:
+  Nvfp4Reader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k);
+  void read_span(int span, int column, int count, SpanField* out) const override;
+
+ private:
   float half_ = 0.0f;  // of the tensor's scale: the table has twice the values
+};
+
+// Scales of 32, each 2^(byte - 127).
+class Mxfp4Reader : public E2m1Reader {
+ public:
+  Mxfp4Reader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k);
 };
 
 }  // namespace millrace

@@ -72,6 +72,8 @@ std::unique_ptr<LinearReader> open_as_stored(const Checkpoint& checkpoint, const
       return std::make_unique<Fp8Reader>(checkpoint, source, n, k);
     case LinearFormat::nvfp4:
       return std::make_unique<Nvfp4Reader>(checkpoint, source, n, k);
+    case LinearFormat::mxfp4:
+      return std::make_unique<Mxfp4Reader>(checkpoint, source, n, k);
   }
   throw Error(code::kInternal, "unknown linear format", "report this as a bug");
 }

@@ -49,40 +49,83 @@ inline float total(Lanes lanes) {
   return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
 }
 
-}  // namespace
-
-uint16_t fit_q4_scale(const float* weights, const float* importance, int count) {
-  // Padded with zeros to whole lanes: they change no sum.
-  float w[kGroup] = {}, v[kGroup] = {};
-  float largest = 0.0f;
-  for (int i = 0; i < count; i++) {
-    w[i] = weights[i];
-    v[i] = importance[i];
-    if (std::fabs(w[i]) > std::fabs(largest)) largest = w[i];
+// A group's weights, and the best scale so far.
+class Fitting {
+ public:
+  Fitting(const float* weights, const float* importance, int count) : count_(count) {
+    std::copy_n(weights, count, w_);
+    std::copy_n(importance, count, v_);
   }
-  if (largest == 0.0f) return 0;
-  float best = -1.0f, scale = 0.0f;
-  for (int c = 0; c < kCandidates; c++) {
-    const float inverse = (-7.2f - 0.2f * static_cast<float>(c)) / largest;
-    if (!std::isfinite(inverse)) continue;  // weights near the smallest there are
-    Lanes wq[2] = {}, qq[2] = {};           // two chains each
-    for (int i = 0; i < kGroup; i += 2 * kLanes) {
+
+  // Levels of weights times `inverse`, with the scale of the least error: whether that is the best yet.
+  bool attempt(float inverse, LevelRange levels) {
+    if (!std::isfinite(inverse)) return false;  // weights near the smallest there are
+    Lanes wq[2] = {}, qq[2] = {};               // two chains each
+    for (int i = 0; i < count_; i += 2 * kLanes) {
       for (int j = 0; j < 2; j++) {
-        const Lanes x = load_lanes(w + i + j * kLanes);
-        const Lanes q = level(x * all(inverse), kLevels4), vq = load_lanes(v + i + j * kLanes) * q;
+        const Lanes x = load_lanes(w_ + i + j * kLanes);
+        const Lanes q = level(x * all(inverse), levels), vq = load_lanes(v_ + i + j * kLanes) * q;
         wq[j] += vq * x;
         qq[j] += vq * q;
       }
     }
     const float a = total(wq[0] + wq[1]), b = total(qq[0] + qq[1]);
     // The error is sum(v w^2) - a^2 / b. A norm of zeros weighs nothing: then any scale does.
-    if (b > 0.0f && a * (a / b) > best) {
-      best = a * (a / b);
-      scale = a / b;
+    if (!(b > 0.0f && a * (a / b) > best_)) return false;
+    best_ = a * (a / b);
+    scale_ = a / b;
+    return true;
+  }
+
+  // `otherwise`: where no attempt had a result.
+  uint16_t scale(float otherwise) const {
+    return float_to_half(std::clamp(best_ < 0.0f ? otherwise : scale_, -kLargestHalf, kLargestHalf));
+  }
+
+ private:
+  // Zeros to whole lanes: they change no sum.
+  float w_[kGroup] = {}, v_[kGroup] = {};
+  int count_;
+  float best_ = -1.0f, scale_ = 0.0f;
+};
+
+}  // namespace
+
+uint16_t fit_q4_scale(const float* weights, const float* importance, int count) {
+  float largest = 0.0f;
+  for (int i = 0; i < count; i++) {
+    if (std::fabs(weights[i]) > std::fabs(largest)) largest = weights[i];
+  }
+  if (largest == 0.0f) return 0;
+  Fitting fitting(weights, importance, count);
+  for (int c = 0; c < kCandidates; c++) {
+    fitting.attempt((-7.2f - 0.2f * static_cast<float>(c)) / largest, kLevels4);
+  }
+  return fitting.scale(largest / -8.0f);
+}
+
+Q4Fit fit_q4_with_zero(const float* weights, const float* importance, int count) {
+  float least = 0.0f, most = 0.0f;
+  for (int i = 0; i < count; i++) {
+    least = std::min(least, weights[i]);
+    most = std::max(most, weights[i]);
+  }
+  const float range = most - least;
+  if (range == 0.0f || !std::isfinite(range)) {
+    return {range == 0.0f ? uint16_t{0} : fit_q4_scale(weights, importance, count), 8};
+  }
+  Fitting fitting(weights, importance, count);
+  const float middle = std::clamp(std::nearbyint(15.0f * (-least / range)), 0.0f, 15.0f);
+  int zero = static_cast<int>(middle);
+  for (int shrunk = 0; shrunk < 6; shrunk++) {
+    const float inverse = 15.0f / (range * (1.0f - 0.05f * static_cast<float>(shrunk)));
+    for (int other = -1; other <= 1; other++) {
+      const float candidate = middle + static_cast<float>(other);
+      if (candidate < 0.0f || candidate > 15.0f) continue;
+      if (fitting.attempt(inverse, {-candidate, 15.0f - candidate})) zero = static_cast<int>(candidate);
     }
   }
-  if (best < 0.0f) scale = largest / -8.0f;
-  return float_to_half(std::clamp(scale, -kLargestHalf, kLargestHalf));
+  return {fitting.scale(range / 15.0f), zero};
 }
 
 uint16_t fit_q8_scale(const float* weights, int count) {
@@ -108,6 +151,9 @@ QuantisingReader::QuantisingReader(const Checkpoint& checkpoint, const LinearSou
     throw Error(code::kInvalidArgument, format("%d bits of %d input features", bits_, k),
                 "make them 4 or 8 bits, of a multiple of 8 input features");
   }
+  if (const int group = source.make_group; group != 0 && group != 32 && group != 64 && group != kGroup) {
+    throw Error(code::kInvalidArgument, format("4 bits in groups of %d", group), "make them in groups of 32, 64 or 128");
+  }
   if (!norm.tensor.empty()) {
     read_floats(checkpoint, require_floats(checkpoint, norm.tensor, k), importance_.data());
     for (float& value : importance_) {
@@ -118,7 +164,8 @@ QuantisingReader::QuantisingReader(const Checkpoint& checkpoint, const LinearSou
   k_stored_ = static_cast<int>(round_up(static_cast<size_t>(k), kTileK));
   code_.type = bits_ == 4 ? WeightType::q4 : WeightType::q8;
   code_.scale = ScaleType::f16;
-  code_.group = bits_ == 4 ? kGroup : groups_of(code_.type).most;
+  code_.group = bits_ == 8 ? groups_of(code_.type).most : source.make_group == 0 ? kGroup : source.make_group;
+  code_.zeros = bits_ == 4 && code_.group == 32;
   while (bits_ == 4 && k_stored_ % code_.group != 0) code_.group /= 2;
   tensors_ = plain_.tensors();
 }
@@ -151,10 +198,16 @@ void QuantisingReader::read_group(int group, int column, int count, GroupField* 
     if (!finite) plain_.refuse_not_finite(column + c, column + c + 1);
     Feature& feature = features_[static_cast<size_t>(column + c)];
     feature.group = group;
-    const uint16_t scale =
-        bits_ == 4 ? fit_q4_scale(weights, importance_.data() + begin, width) : fit_q8_scale(weights, width);
-    feature.scale = half_to_float(scale);
-    out[c] = {scale, static_cast<uint16_t>(code_.traits().zero)};
+    const float* importance = importance_.data() + begin;
+    Q4Fit fit{0, code_.traits().zero};
+    if (code_.zeros) {
+      fit = fit_q4_with_zero(weights, importance, width);
+    } else {
+      fit.scale = bits_ == 4 ? fit_q4_scale(weights, importance, width) : fit_q8_scale(weights, width);
+    }
+    feature.scale = half_to_float(fit.scale);
+    feature.zero = fit.zero;
+    out[c] = {fit.scale, static_cast<uint16_t>(fit.zero)};
   }
 }
 
@@ -165,7 +218,9 @@ void QuantisingReader::quantise(int n, int begin, int end, uint8_t* levels) cons
   if ((end - 1) / code_.group != begin / code_.group || feature.group != begin / code_.group) {
     throw Error(code::kInternal, "weights of a group whose scales were not read", "report this as a bug");
   }
-  const int present = std::clamp(k_ - begin, 0, end - begin), zero = code_.traits().zero;
+  const int present = std::clamp(k_ - begin, 0, end - begin), zero = feature.zero;
+  const float all_levels = bits_ == 4 ? 15.0f : 255.0f;
+  const LevelRange range{static_cast<float>(-zero), all_levels - static_cast<float>(zero)};
   float weights[kGroup] = {}, importance[kGroup] = {};  // zeros fill whole lanes and change no sum
   load(n, begin, present, weights);
   std::copy_n(importance_.data() + begin, present, importance);
@@ -173,7 +228,7 @@ void QuantisingReader::quantise(int n, int begin, int end, uint8_t* levels) cons
   Lanes sums[4] = {};
   for (int i = 0; i < end - begin; i += kLanes) {
     const Lanes w = load_lanes(weights + i), v = load_lanes(importance + i);
-    const Lanes q = level(w * all(inverse), bits_ == 4 ? kLevels4 : kLevels8), e = w - all(scale) * q;
+    const Lanes q = level(w * all(inverse), range), e = w - all(scale) * q;
     for (int lane = 0; lane < kLanes; lane++) {
       levels[i + lane] = static_cast<uint8_t>(static_cast<int32_t>(q[lane]) + zero);
     }

@@ -17,7 +17,7 @@
 namespace millrace {
 
 // How a linear is stored. A new format is one more enumerator, and one more file with a LinearReader.
-enum class LinearFormat : uint8_t { plain, gptq, awq, compressed_tensors, fp8, nvfp4 };
+enum class LinearFormat : uint8_t { plain, gptq, awq, compressed_tensors, fp8, nvfp4, mxfp4 };
 
 // Rows of query or key of heads of which the first `rotary` elements are rotated: element i with element i + rotary /
 // 2, or, `interleaved`, with its neighbour. In slabs element i turns with i + head_dim / 2: the others stand between.
@@ -37,10 +37,11 @@ struct RowRange {
 // One linear of the checkpoint, by tensor names; empty where the format has none.
 struct LinearSource {
   LinearFormat format = LinearFormat::plain;
-  std::string weight;  // plain [n, k] of f16, bf16, f32 or one of GGUF's packed types; gptq, awq: qweight;
-                       // compressed_tensors: weight_packed, or weight of int8; fp8, nvfp4: weight or weight_packed
+  std::string
+      weight;  // plain [n, k] of f16, bf16, f32 or one of GGUF's packed types; gptq, awq: qweight;
+               // compressed_tensors: weight_packed, or weight of int8; fp8, nvfp4, mxfp4: weight or weight_packed
   std::string zeros;   // gptq, awq: qzeros; compressed_tensors: weight_zero_point. Need not be named where symmetric
-  std::string scales;  // gptq, awq: scales; compressed_tensors, nvfp4: weight_scale; fp8: weight_scale(_inv)
+  std::string scales;  // gptq, awq: scales; compressed_tensors, nvfp4, mxfp4: weight_scale; fp8: weight_scale(_inv)
   std::string g_idx;   // gptq: g_idx; compressed_tensors: weight_g_idx. The tensor may be absent
   std::string shape;   // compressed_tensors: weight_shape
   std::string bias;    // [n], any format
@@ -54,6 +55,7 @@ struct LinearSource {
   HeadOrder heads;              // of weight and bias
   RowRange rows;                // of weight and bias
   int make_bits = 0;            // plain floats are made 4 or 8 bits while they are repacked; 0: they stay
+  int make_group = 0;           // of 4 bits, in input features, 128 at most; 0: 128. Smaller where k is no multiple
 };
 
 // A float32 vector of a unit: a norm's weights.

@@ -111,6 +111,13 @@ Matcher::Matcher(std::shared_ptr<Constraint> constraint) : constraint_(std::move
   look();
 }
 
+Matcher::Matcher(const Matcher& other) : constraint_(other.constraint_) {
+  std::lock_guard lock(constraint_->mutex_);
+  state_ = other.state_;
+  accepts_ = other.accepts_, ended_ = other.ended_;
+  constraint_->matchers_.insert(this);
+}
+
 Matcher::~Matcher() {
   std::lock_guard lock(constraint_->mutex_);
   constraint_->matchers_.erase(this);

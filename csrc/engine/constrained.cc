@@ -20,8 +20,9 @@ struct Constrained::Shared {
   std::unique_ptr<constraint::Matcher> matcher;  // made where nobody waits for it
 
   // What the constraint lets come, and the tokens that end the answer where it may.
-  std::shared_ptr<const TokenMask::Words> with_stops(std::shared_ptr<const TokenMask::Words> words) const {
-    const bool may_end = matcher->accepts();
+  std::shared_ptr<const TokenMask::Words> with_stops(const constraint::Matcher& at,
+                                                     std::shared_ptr<const TokenMask::Words> words) const {
+    const bool may_end = at.accepts();
     const auto fits = [&](int32_t token) { return has(*words, token) == may_end; };
     if (std::all_of(stop_tokens.begin(), stop_tokens.end(), fits)) return words;
     auto own = std::make_shared<TokenMask::Words>(*words);
@@ -41,23 +42,33 @@ Constrained::Constrained(std::shared_ptr<constraint::Constraint> constraint, std
   shared_->stop_tokens = std::move(stop_tokens);
 }
 
-const TokenMask* Constrained::next_mask() {
-  mask_ = std::make_shared<TokenMask>();
-  if (shared_->matcher) {
+std::span<const std::shared_ptr<TokenMask>> Constrained::next_masks(std::span<const int32_t> drafts) {
+  masks_.clear();
+  for (size_t i = 0; i <= drafts.size(); i++) masks_.push_back(std::make_shared<TokenMask>());
+  if (shared_->matcher && drafts.empty()) {
     if (std::shared_ptr<const TokenMask::Words> known = shared_->matcher->known_mask()) {
-      mask_->set(shared_->with_stops(std::move(known)));
-      return mask_.get();
+      masks_[0]->set(shared_->with_stops(*shared_->matcher, std::move(known)));
+      return masks_;
     }
   }
-  constraint::Pool::process().post([shared = shared_, mask = mask_] {
+  constraint::Pool::process().post([shared = shared_, masks = masks_, drafts = std::vector(drafts.begin(), drafts.end())] {
+    size_t made = 0;
     try {
       if (!shared->matcher) shared->matcher = std::make_unique<constraint::Matcher>(shared->constraint);
-      mask->set(shared->with_stops(shared->matcher->mask()));
+      std::unique_ptr<constraint::Matcher> ahead;
+      if (!drafts.empty()) ahead = std::make_unique<constraint::Matcher>(*shared->matcher);
+      while (made < masks.size()) {
+        constraint::Matcher& at = ahead ? *ahead : *shared->matcher;
+        const std::shared_ptr<const TokenMask::Words> words = shared->with_stops(at, at.mask());
+        masks[made++]->set(words);
+        if (made == masks.size() || ahead->take(drafts[made - 1])) continue;
+        while (made < masks.size()) masks[made++]->set(words);
+      }
     } catch (...) {
-      mask->fail(current_error());
+      while (made < masks.size()) masks[made++]->fail(current_error());
     }
   });
-  return mask_.get();
+  return masks_;
 }
 
 bool Constrained::take(int32_t token) {

@@ -1,6 +1,7 @@
 #pragma once
-// A sequence under a constraint: where it is, and the mask of its next token.
+// A sequence under a constraint: where it is, and the masks of its next tokens.
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "backend/token_mask.h"
@@ -13,21 +14,22 @@ class Constrained {
   // `stop_tokens` end the answer, and may come where it may end alone.
   Constrained(std::shared_ptr<constraint::Constraint> constraint, std::vector<int32_t> stop_tokens);
 
-  // The mask of the next token, on its way: made by the process's pool. Engine's thread.
-  const TokenMask* next_mask();
+  // The mask of the next token and, for each draft, of the token behind it, on their way: made by the process's pool.
+  // Behind a draft that may not come, which is never chosen, masks are of no meaning. Engine's thread.
+  std::span<const std::shared_ptr<TokenMask>> next_masks(std::span<const int32_t> drafts);
   // The token was chosen by that mask. False: it may not come.
   bool take(int32_t token);
   // Of what was taken: the answer may end here; nothing may follow.
   bool accepts() const;
   bool ended() const;
-  // Why there was no mask.
-  const TokenMask& mask() const { return *mask_; }
+  // Of next_masks(): says why there was none.
+  const TokenMask& mask(int index) const { return *masks_[index]; }
 
  private:
   struct Shared;  // with the task that makes a mask, which may outlive the sequence
 
   std::shared_ptr<Shared> shared_;
-  std::shared_ptr<TokenMask> mask_;
+  std::vector<std::shared_ptr<TokenMask>> masks_;
 };
 
 }  // namespace millrace

@@ -146,7 +146,8 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sl
   kv_ = std::make_unique<KvPool>(kv, program().kv, config_.kv_blocks, config_.kv_swap_bytes);
   scheduler_ =
       std::make_unique<Scheduler>(SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse,
-                                                  config_.deterministic, &counters_.queued},
+                                                  config_.deterministic, &counters_.queued,
+                                                  PassCosts(config_.pass_costs), config_.draft},
                                   *kv_);
 
   const int head = device_of(static_cast<int>(units.size()) - 1);
@@ -385,7 +386,7 @@ void Model::run_pass(Step step) {
     side.feeder->begin(route, next);
     if (side.feeder->counters().shared_bytes > brought) counters_.switches.fetch_add(1, std::memory_order_relaxed);
     Step own = step;
-    if (i != head) own.logits = {}, own.adjustments = {}, own.masks = {};
+    if (i != head) own.logits = {}, own.adjustments = {}, own.masks = {}, own.hidden_rows = {};
     side.executor->begin(*side.compute, own, output_);
   }
   sides_[at].executor->embed(*sides_[at].compute);
@@ -394,19 +395,22 @@ void Model::run_pass(Step step) {
     Side& side = sides_[device];
     Stream& compute = *side.compute;
     const Home home = side.feeder->homes()[unit];
-    if (program().units[unit].head && step.logits.empty()) {
-      if (side.feeder->streams(unit)) {  // its copy is under way: it goes unused
-        side.feeder->acquire(compute, unit);
-        side.feeder->release(compute, unit);
-      }
-      continue;
-    }
-    if (device != at) {
+    const bool is_head = program().units[unit].head;
+    const bool unused = is_head && step.logits.empty();
+    if (device != at && !(unused && step.hidden_rows.empty())) {
       const Side& before = sides_[at];
       at = device;
       begin_span("rows for ", unit);
       cross(before, side);
       end_span();
+    }
+    if (is_head && !step.hidden_rows.empty()) side.executor->keep_hidden(compute);
+    if (unused) {
+      if (side.feeder->streams(unit)) {  // its copy is under way: it goes unused
+        side.feeder->acquire(compute, unit);
+        side.feeder->release(compute, unit);
+      }
+      continue;
     }
     const bool hops = home == Home::cpu && step.decode_rows > 0 && !crowd;
     if (hops) {
@@ -473,8 +477,9 @@ bool Model::step() {
   counters_.steps.fetch_add(1, std::memory_order_relaxed);
   counters_.decode_rows.fetch_add(batch_.step.decode_rows, std::memory_order_relaxed);
   counters_.prefill_rows.fetch_add(batch_.step.rows - batch_.step.decode_rows, std::memory_order_relaxed);
-  scheduler_->computed(batch_);
+  scheduler_->computed(batch_, output_.tokens);
   take_results(batch_);
+  output_.hidden = {};  // of all rows of a large step: tens of megabytes
   publish_counters();
   if (const std::shared_ptr<EventSink> observer = observer_.lock()) {
     observer->post_step({id_, batch_.step.rows, batch_.step.decode_rows, static_cast<int>(batch_.parts.size()),
@@ -520,6 +525,8 @@ void Model::publish_counters() {
   store(counters_.prompt_tokens, scheduler_->counters().prompt_tokens);
   store(counters_.reused_tokens, scheduler_->counters().reused_tokens);
   store(counters_.preemptions, scheduler_->counters().preemptions);
+  store(counters_.drafted_tokens, scheduler_->counters().drafted_tokens);
+  store(counters_.accepted_tokens, scheduler_->counters().accepted_tokens);
   store(counters_.recomputations, scheduler_->counters().recomputations);
 }
 
@@ -529,6 +536,7 @@ void Model::take_results(const StepBatch& batch) {
   size_t top = 0;  // into the output's top log-probabilities
   for (const StepBatch::Part& part : batch.parts) {
     Sequence& sequence = *part.sequence;
+    if (sequence.options.kind == RequestKind::embed) take_hidden(part);
     if (part.logits == 0) continue;
     const size_t own_top = top;
     for (int i = 0; i < part.logits; i++) top += batch.logits[part.first_logit + i].top_logprobs;
@@ -551,31 +559,26 @@ void Model::take_results(const StepBatch& batch) {
       continue;
     }
 
-    const int32_t token = output_.tokens[part.first_logit];
-    if (!sequence.has_first_token) {
-      sequence.has_first_token = true;
-      sequence.first_token = Clock::now();
-    }
-    TokenEvent event;
-    Constrained* constrained = sequence.constrained.get();
-    if (token == kAllForbidden && constrained != nullptr) {
-      end_without_token(sequence);
-      continue;
-    }
-    if (token < 0) {
-      const bool forbidden = token == kAllForbidden;
-      event.error_code = forbidden ? code::kInvalidArgument : code::kCheckpointInvalid;
-      event.error_message = forbidden ? "logitBias forbids every token: there is none left to choose"
-                                      : "the model's logits are not numbers (NaN or infinite)";
-      event.error_remedy = forbidden ? "allow a token at least: leave one out, or give it a finite bias"
-                                     : "fetch the checkpoint again: damaged or overflowing weights do this";
-      end(sequence.id, Finish::error, std::move(event));
-      continue;
-    }
-    const std::vector<int32_t>& stops = sequence.options.stop_tokens;
+    take_tokens(part, own_top);
+  }
+}
+
+// The token that its own row has chosen, and those that accepted drafts have led to. `top`: its first log-probability
+// of StepOutput::top_logprobs.
+void Model::take_tokens(const StepBatch::Part& part, size_t top) {
+  Sequence& sequence = *part.sequence;
+  if (!sequence.has_first_token) {
+    sequence.has_first_token = true;
+    sequence.first_token = Clock::now();
+  }
+  Constrained* constrained = sequence.constrained.get();
+  const std::vector<int32_t>& stops = sequence.options.stop_tokens;
+  TokenEvent event;
+  for (int i = 0; i <= part.accepted; i++) {
+    const int32_t token = output_.tokens[part.first_logit + i];
+    if (token < 0) return end_without_token(sequence, i, token, std::move(event));
     if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
-      end(sequence.id, Finish::stop);
-      continue;
+      return end(sequence.id, Finish::stop, std::move(event));
     }
     bool ended = false;
     try {
@@ -584,46 +587,69 @@ void Model::take_results(const StepBatch& batch) {
       }
       ended = constrained != nullptr && constrained->ended();
     } catch (...) {
-      fail(sequence.id, current_error());
-      continue;
+      return fail(sequence.id, current_error(), std::move(event));
     }
     append_token(sequence, token);
     event.tokens.push_back(token);
-    if (sequence.options.logprobs) event.logprobs.push_back(output_.logprobs[part.first_logit]);
-    if (top > own_top) {
-      event.top_tokens.assign(output_.top_tokens.begin() + own_top, output_.top_tokens.begin() + top);
-      event.top_logprobs.assign(output_.top_logprobs.begin() + own_top, output_.top_logprobs.begin() + top);
+    if (sequence.options.logprobs) event.logprobs.push_back(output_.logprobs[part.first_logit + i]);
+    for (int j = 0; j < sequence.options.top_logprobs; j++, top++) {
+      event.top_tokens.push_back(output_.top_tokens[top]);
+      event.top_logprobs.push_back(output_.top_logprobs[top]);
     }
     if (ended || sequence.generated() >= sequence.options.max_tokens) {
-      end(sequence.id, ended ? Finish::stop : Finish::length, std::move(event));
-      continue;
+      return end(sequence.id, ended ? Finish::stop : Finish::length, std::move(event));
     }
-    event.model = id_;
-    event.request = sequence.id;
-    sequence.sink->post(std::move(event));
   }
+  event.model = id_;
+  event.request = sequence.id;
+  sequence.sink->post(std::move(event));
 }
 
-void Model::fail(uint64_t request, const Error& error) {
+void Model::take_hidden(const StepBatch::Part& part) {
+  Sequence& sequence = *part.sequence;
+  const auto hidden = static_cast<size_t>(program().hidden());
+  const int head = static_cast<int>(host_->units().size()) - 1;
+  for (int i = 0; i < part.hidden; i++) {
+    const std::span<float> row(output_.hidden.data() + (part.first_hidden + i) * hidden, hidden);
+    final_norm(program().units[head].ops, host_->units()[head], host_->slab(head), row);
+    sequence.pooled.add(row);
+  }
+  if (sequence.computed < sequence.prompt_length()) return;
   TokenEvent event;
-  event.error_code = error.code();
-  event.error_message = error.what();
-  event.error_remedy = error.remedy();
-  end(request, Finish::error, std::move(event));
+  event.embedding = sequence.pooled.unit_length();
+  if (event.embedding.empty()) {
+    fail(sequence.id, Error(code::kCheckpointInvalid, "the model's hidden states are not numbers (NaN or infinite)",
+                            "fetch the checkpoint again: damaged or overflowing weights do this"));
+    return;
+  }
+  end(sequence.id, Finish::length, std::move(event));
 }
 
-// Of a sequence under a constraint, that has no token to choose.
-void Model::end_without_token(Sequence& sequence) {
-  const Constrained& constrained = *sequence.constrained;
-  if (constrained.mask().error()) {
-    fail(sequence.id, *constrained.mask().error());
+void Model::fail(uint64_t request, const Error& error, TokenEvent last) {
+  last.error_code = error.code();
+  last.error_message = error.what();
+  last.error_remedy = error.remedy();
+  end(request, Finish::error, std::move(last));
+}
+
+// In the place of its next token, `ahead` behind the pass's first, came kAllForbidden or -1.
+void Model::end_without_token(Sequence& sequence, int ahead, int32_t token, TokenEvent last) {
+  const auto failed = [&](const Error& error) { fail(sequence.id, error, std::move(last)); };
+  if (token != kAllForbidden) {
+    failed(Error(code::kCheckpointInvalid, "the model's logits are not numbers (NaN or infinite)",
+                 "fetch the checkpoint again: damaged or overflowing weights do this"));
+  } else if (!sequence.constrained) {
+    failed(Error(code::kInvalidArgument, "logitBias forbids every token: there is none left to choose",
+                 "allow a token at least: leave one out, give it a finite bias, or lower minTokens"));
+  } else if (const Constrained& constrained = *sequence.constrained; constrained.mask(ahead).error()) {
+    failed(*constrained.mask(ahead).error());
   } else if (constrained.accepts()) {
-    end(sequence.id, Finish::stop);  // what could follow no token spells, and there is none that ends an answer
+    // What could follow no token spells, and there is none that ends an answer.
+    end(sequence.id, Finish::stop, std::move(last));
   } else {
-    fail(sequence.id,
-         Error(code::kConstraintInvalid,
-               "no token is left to choose under the constraint, with what logitBias and the vocabulary allow",
-               "allow more tokens, or another answer"));
+    failed(Error(code::kConstraintInvalid,
+                 "no token is left to choose under the constraint, with what logitBias and the vocabulary allow",
+                 "allow more tokens, or another answer"));
   }
 }
 
@@ -658,23 +684,27 @@ void Model::expire() {
   const auto over = [now](const Sequence& sequence, double limit_ms) {
     return limit_ms > 0 && milliseconds(now - sequence.submitted) >= limit_ms;
   };
-  for (const uint64_t id : scheduler_->ids([&](const Sequence& sequence, bool waiting) {
-         return waiting && over(sequence, sequence.options.queue_timeout_ms);
-       })) {
+  const std::vector<uint64_t> late = scheduler_->ids([&](const Sequence& sequence, bool waiting) {
+    return waiting && over(sequence, sequence.options.queue_timeout_ms);
+  });
+  for (const uint64_t id : late) {
     TokenEvent last;
     last.error_code = code::kQueueTimeout;
     last.error_message = "the request waited longer than its queueTimeoutMs";
     last.error_remedy = "try again later, with a longer queueTimeoutMs, or with a higher priority";
     end(id, Finish::error, std::move(last));
   }
-  for (const uint64_t id :
-       scheduler_->ids([&](const Sequence& sequence, bool) { return over(sequence, sequence.options.deadline_ms); })) {
+  const std::vector<uint64_t> overdue =
+      scheduler_->ids([&](const Sequence& sequence, bool) { return over(sequence, sequence.options.deadline_ms); });
+  for (const uint64_t id : overdue) {
     TokenEvent last;
     last.error_code = code::kDeadlineExceeded;
     last.error_message = "the request was not done by its deadlineMs";
     last.error_remedy = "ask for fewer tokens, or give it more time";
     end(id, Finish::error, std::move(last));
   }
+  // There may be no step after it that would.
+  if (!late.empty() || !overdue.empty()) publish_counters();
 }
 
 void Model::end(uint64_t request, Finish finish, TokenEvent last) {
@@ -684,6 +714,8 @@ void Model::end(uint64_t request, Finish finish, TokenEvent last) {
   last.model = id_;
   last.request = request;
   last.finish = finish;
+  last.drafted_tokens = sequence->drafted_tokens;
+  last.accepted_tokens = sequence->accepted_tokens;
   last.total_ms = milliseconds(now - sequence->submitted);
   // A request that ends while it waits has queued all its life.
   last.queue_ms = sequence->admitted == Clock::time_point{} ? last.total_ms

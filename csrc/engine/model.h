@@ -2,6 +2,7 @@
 // One loaded model as the engine runs it: its weights' homes, its KV, its queue of requests. All but the counters
 // belongs to the engine's thread.
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +33,8 @@ struct ModelConfig {
   int turn_ms = 250;           // how long it keeps the arena from others that wait for it, while it has work
   int max_queue = 0;           // requests that may wait; 0: any number
   bool poison = false;
+  std::vector<double> pass_costs;    // of passes with 1, 2, ... decode rows: how many drafts are worth it
+  std::function<void(const Sequence&, int count, std::vector<int32_t>& drafts)> draft;  // see SchedulerConfig
   std::vector<KernelImage> kernels;  // in the place of the backend's own
   FeederHooks hooks;
   int64_t skip_hop_wait = -1;  // for tests: which wait for another device's rows is left out
@@ -50,6 +53,7 @@ struct ModelCounters {
   std::atomic<uint64_t> weight_bytes_read{0};
   std::atomic<uint64_t> running{0}, preempted{0}, kv_blocks_used{0};
   std::atomic<uint64_t> prompt_tokens{0}, reused_tokens{0}, preemptions{0}, recomputations{0}, saved_kv_bytes{0};
+  std::atomic<uint64_t> drafted_tokens{0}, accepted_tokens{0};
   // Have a place in the queue: not submitted yet, or not started; and how long a started request takes, of late.
   std::atomic<uint64_t> queued{0};
   std::atomic<double> service_ms{0};
@@ -173,8 +177,10 @@ class Model {
   ExecutorConfig executor_config() const;
   std::string unit_name(int unit) const;
   void take_results(const StepBatch& batch);
-  void fail(uint64_t request, const Error& error);
-  void end_without_token(Sequence& sequence);
+  void take_hidden(const StepBatch::Part& part);
+  void take_tokens(const StepBatch::Part& part, size_t top);
+  void fail(uint64_t request, const Error& error, TokenEvent last = {});
+  void end_without_token(Sequence& sequence, int ahead, int32_t token, TokenEvent last);
 
   uint64_t id_;
   std::shared_ptr<const HostModel> host_;

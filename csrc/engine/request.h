@@ -8,20 +8,29 @@
 #include <vector>
 
 #include "engine/constrained.h"
+#include "engine/drafter.h"
 #include "engine/kv_pool.h"
+#include "engine/pooling.h"
 
 namespace millrace {
 
 using Clock = std::chrono::steady_clock;
 
-enum class RequestKind : uint8_t { generate, score };
+enum class RequestKind : uint8_t { generate, score, embed };
+
+enum class DraftMethod : uint8_t {
+  off,
+  ngram,       // as many as asked for, wherever something is found
+  auto_ngram,  // as many of them as are worth their rows
+};
 
 struct RequestOptions {
   uint64_t id = 0;    // of Engine::admit(); 0: submit() admits it
   double age_ms = 0;  // since the call that it comes of: limits and timings count from there
   RequestKind kind = RequestKind::generate;
-  std::vector<int32_t> tokens;  // the prompt, or the text to score; at least one
+  std::vector<int32_t> tokens;  // the prompt, or the text to score or to embed; at least one
   int max_tokens = 1;           // generate; cut to what the context leaves
+  int min_tokens = 0;           // generate: none of the stop tokens is chosen before there are so many
   MILLRACE_SAMPLING_OPTIONS(MILLRACE_SAMPLING_FIELD)
   std::vector<std::pair<int32_t, float>> logit_bias;  // token, what is added to its logit
   uint64_t seed = 0;
@@ -30,6 +39,9 @@ struct RequestOptions {
   bool logprobs = false;                               // generate: log-probability of each token
   int top_logprobs = 0;         // generate: so many of the highest log-probabilities at each token
   bool logits = false;          // score: logits of every position
+  Pooling pooling{};            // embed
+  DraftMethod drafts = DraftMethod::off;  // generate
+  int draft_tokens = 0;                   // at most so many a pass
   int priority = 0;             // higher goes first, and is preempted last
   double queue_timeout_ms = 0;  // > 0: ends with QUEUE_TIMEOUT if not admitted by then
   double deadline_ms = 0;       // > 0: ends with DEADLINE_EXCEEDED if not done by then
@@ -43,10 +55,12 @@ struct TokenEvent {
   std::vector<int32_t> tokens;      // generated since the last event
   std::vector<float> logprobs;      // generate: [tokens] if asked for; score: [prompt tokens - 1], with the end
   std::vector<float> logits;        // score: [prompt tokens, vocab] if asked for, with the end
+  std::vector<float> embedding;     // embed: [hidden], with the end
   std::vector<int32_t> top_tokens;  // generate: [tokens, top_logprobs] if asked for, highest first
   std::vector<float> top_logprobs;
   Finish finish = Finish::none;
   std::string error_code, error_message, error_remedy;    // of Finish::error
+  int drafted_tokens = 0, accepted_tokens = 0;            // with the end: of the answer's drafts
   double queue_ms = 0, first_token_ms = 0, total_ms = 0;  // with the end: from the call to the start, first token, end
 };
 
@@ -73,11 +87,13 @@ struct Sequence {
   uint64_t id = 0;
   RequestOptions options;
   std::shared_ptr<EventSink> sink;
-  std::vector<int32_t> tokens;  // prompt, then what was generated
+  std::vector<int32_t> tokens;  // prompt, then what was generated, then the drafts of the pass under way
+  int drafted = 0;              // how many of the last
   int computed = 0;             // tokens whose K and V are in the cache
   BlockLists blocks;            // of the KV cache, by class and index; the first `dropped` are kNoBlock
   std::vector<int> dropped;     // [classes] blocks that lie behind the class's window and were given back
   std::vector<float> score_logprobs, score_logits;
+  PooledRows pooled;                         // embed: of the rows computed so far
   std::vector<LogitAdjustment> adjustments;  // ascending tokens; kept up to date while it runs
   std::unique_ptr<Constrained> constrained;  // of one with a constraint
   SavedKv saved;                             // of a preempted sequence
@@ -86,12 +102,15 @@ struct Sequence {
   int decoded_from = INT32_MAX;              // first position computed by a decode row
   Clock::time_point submitted, admitted, first_token;
   bool has_first_token = false;
+  NgramDrafter drafter;
+  Acceptance acceptance;
+  int drafted_tokens = 0, accepted_tokens = 0;  // so far
 
   int prompt_length() const { return static_cast<int>(options.tokens.size()); }
-  int generated() const { return static_cast<int>(tokens.size()) - prompt_length(); }
+  int generated() const { return static_cast<int>(tokens.size()) - drafted - prompt_length(); }
   bool decoding() const {
     return options.kind == RequestKind::generate && computed >= prompt_length() &&
-           computed + 1 == static_cast<int>(tokens.size());
+           computed + 1 + drafted == static_cast<int>(tokens.size());
   }
 };
 

@@ -1,6 +1,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "core/error.h"
 
@@ -22,12 +23,18 @@ bool has_penalties(const RequestOptions& options) {
   return options.repetition_penalty != 1.0f || options.presence_penalty != 0.0f || options.frequency_penalty != 0.0f;
 }
 
-LogitAdjustment& adjustment_of(Sequence& sequence, int32_t token) {
-  auto& all = sequence.adjustments;
-  auto at = std::lower_bound(all.begin(), all.end(), token,
+// In the adjustments from `begin` on, ascending tokens each once.
+LogitAdjustment& adjustment_of(std::vector<LogitAdjustment>& all, size_t begin, int32_t token) {
+  auto at = std::lower_bound(all.begin() + static_cast<ptrdiff_t>(begin), all.end(), token,
                              [](const LogitAdjustment& a, int32_t value) { return a.token < value; });
   if (at == all.end() || at->token != token) at = all.insert(at, LogitAdjustment{token});
   return *at;
+}
+
+void count_generated(std::vector<LogitAdjustment>& all, size_t begin, int32_t token) {
+  LogitAdjustment& adjustment = adjustment_of(all, begin, token);
+  adjustment.seen = 1;
+  adjustment.generated++;
 }
 
 // The biases, and the prompt as far as it matters to penalties. Sorted once: a bias for every token of the vocabulary
@@ -53,14 +60,35 @@ void begin_adjustments(Sequence& sequence) {
   all.resize(kept);
 }
 
+// These cannot be chosen.
+void forbid(const std::vector<int32_t>& tokens, size_t begin, std::vector<LogitAdjustment>& all) {
+  for (const int32_t token : tokens) {
+    adjustment_of(all, begin, token).bias = -std::numeric_limits<float>::infinity();
+  }
+}
+
+// Of a sequence's drafts the first so many.
+void keep_drafts(Sequence& sequence, int count) {
+  sequence.tokens.resize(sequence.tokens.size() - static_cast<size_t>(sequence.drafted - count));
+  sequence.drafted = count;
+}
+
+void add_logits(StepBatch& batch, StepBatch::Part& part, int32_t row, LogitRequest request) {
+  request.row = row;
+  if (part.first_logit < 0) part.first_logit = static_cast<int>(batch.logits.size());
+  part.logits++;
+  batch.logits.push_back(request);
+}
+
+// Steps from one draft to the next of a sequence whose drafts are not worth it.
+constexpr uint64_t kProbing = 32;
+
 }  // namespace
 
 void append_token(Sequence& sequence, int32_t token) {
   sequence.tokens.push_back(token);
   if (!has_penalties(sequence.options)) return;
-  LogitAdjustment& adjustment = adjustment_of(sequence, token);
-  adjustment.seen = 1;
-  adjustment.generated++;
+  count_generated(sequence.adjustments, 0, token);
 }
 
 void Scheduler::add(std::unique_ptr<Sequence> sequence) {
@@ -185,11 +213,143 @@ void Scheduler::recompute(Sequence& sequence) {
   sequence.decoded_from = INT32_MAX;
   sequence.score_logprobs.clear();
   sequence.score_logits.clear();
+  sequence.pooled = {};
 }
 
 void Scheduler::abandon() {
+  for (const auto& sequence : running_) keep_drafts(*sequence, 0);
   for (const auto& sequence : preempted_) {
     if (!sequence->saved.empty() && sequence->saved_in_step == step_) recompute(*sequence);
+  }
+}
+
+LogitRequest Scheduler::choice(StepBatch& batch, Sequence& sequence, int ahead) const {
+  const RequestOptions& options = sequence.options;
+  LogitRequest request;
+  request.want_logprob = options.logprobs;
+  copy_sampling_options(options, request);
+  const size_t begin = batch.adjustments.size();
+  batch.adjustments.insert(batch.adjustments.end(), sequence.adjustments.begin(), sequence.adjustments.end());
+  const std::span<const int32_t> drafts = std::span(sequence.tokens).last(sequence.drafted);
+  if (has_penalties(options)) {
+    for (const int32_t token : drafts.first(ahead)) count_generated(batch.adjustments, begin, token);
+  }
+  if (sequence.generated() + ahead < options.min_tokens) forbid(options.stop_tokens, begin, batch.adjustments);
+  request.adjustments_begin = static_cast<int32_t>(begin);
+  request.adjustments = static_cast<int32_t>(batch.adjustments.size() - begin);
+  if (sequence.constrained) {
+    if (ahead == 0) {
+      for (const auto& mask : sequence.constrained->next_masks(drafts)) batch.masks.push_back(mask.get());
+    }
+    request.mask = static_cast<int32_t>(batch.masks.size()) - 1 - sequence.drafted + ahead;
+  }
+  request.top_logprobs = options.top_logprobs;
+  request.seed = options.seed;
+  request.counter = static_cast<uint64_t>(sequence.generated() + ahead);
+  return request;
+}
+
+void Scheduler::add_rows(StepBatch& batch, Sequence& sequence, int rows) {
+  StepBatch::Part part;
+  part.sequence = &sequence;
+  part.rows = rows;
+  part.drafts = sequence.drafted;
+  part.first_hidden = static_cast<int>(batch.hidden_rows.size());
+  part.decode = sequence.decoding();
+  const int index = static_cast<int>(batch.parts.size());
+  const int total = static_cast<int>(sequence.tokens.size());
+  for (int i = 0; i < rows; i++) {
+    const int position = sequence.computed + i;
+    const auto row = static_cast<int32_t>(batch.tokens.size());
+    const bool last = position + 1 == total;
+    if (sequence.options.kind == RequestKind::embed) {
+      if (last || sequence.options.pooling == Pooling::mean) {
+        batch.hidden_rows.push_back(row);
+        part.hidden++;
+      }
+    } else if (sequence.options.kind == RequestKind::score) {
+      LogitRequest request;
+      request.sample = false;
+      request.target = last ? -1 : sequence.tokens[position + 1];
+      request.want_logprob = !last;
+      request.keep_logits = sequence.options.logits;
+      add_logits(batch, part, row, request);
+    } else if (position + 1 >= total - sequence.drafted) {
+      add_logits(batch, part, row, choice(batch, sequence, position + 1 - (total - sequence.drafted)));
+    }
+    batch.tokens.push_back(sequence.tokens[position]);
+    batch.positions.push_back(position);
+    batch.sequences.push_back(index);
+  }
+  batch.parts.push_back(part);
+}
+
+bool Scheduler::has_room_for_drafts(const Sequence& sequence) const {
+  for (int c = 0; c < kv_.classes(); c++) {
+    const int missing = wanted_blocks(sequence, c) - static_cast<int>(sequence.blocks[c].size());
+    // As for one that is admitted: no draft pushes out what runs.
+    if (missing > 0 && kv_.of(c).available() < missing + running()) return false;
+  }
+  return true;
+}
+
+void Scheduler::draft(int decoding) {
+  struct Drafted {
+    Sequence* sequence;
+    int kept = 0;
+  };
+  struct Gain {
+    double value;
+    size_t of;
+  };
+  std::vector<Drafted> choosing;  // for themselves how many
+  std::vector<Gain> gains;
+  std::vector<int32_t> found;
+  // Every sequence that runs keeps its row and its logits.
+  int left = std::min(config_.max_rows, config_.max_logit_rows) - running();
+  int rows = decoding;
+  for (const auto& pointer : running_) {
+    Sequence& sequence = *pointer;
+    const RequestOptions& options = sequence.options;
+    if (options.drafts == DraftMethod::off || !sequence.decoding()) continue;
+    const int count = std::min({options.draft_tokens, options.max_tokens - sequence.generated() - 1, left});
+    if (count <= 0) continue;
+    found.clear();
+    if (config_.draft) {
+      config_.draft(sequence, count, found);
+    } else {
+      sequence.drafter.learn(sequence.tokens);
+      sequence.drafter.draft(sequence.tokens, count, found);
+    }
+    sequence.tokens.insert(sequence.tokens.end(), found.begin(), found.end());
+    sequence.drafted = static_cast<int>(found.size());
+    if (sequence.drafted == 0) continue;
+    if (options.drafts == DraftMethod::ngram) {
+      left -= sequence.drafted;
+      rows += sequence.drafted;
+    } else {
+      double gain = 1;
+      for (int i = 0; i < sequence.drafted; i++) {
+        gains.push_back({gain *= sequence.acceptance.rate(), choosing.size()});
+      }
+      choosing.push_back({&sequence});
+    }
+  }
+
+  // The best of them all; of one sequence the first are worth most.
+  std::ranges::stable_sort(gains, std::ranges::greater{}, &Gain::value);
+  std::vector<double> values;
+  for (size_t i = 0; i < gains.size() && static_cast<int>(i) < left; i++) values.push_back(gains[i].value);
+  const int worth = config_.pass_costs.worthwhile(rows, values);
+  for (int i = 0; i < worth; i++) choosing[gains[i].of].kept++;
+  left -= worth;
+  for (auto& [sequence, kept] : choosing) {
+    // Now and then one for what it tells of those to come.
+    if (kept == 0 && left > 0 && (step_ + sequence->id) % kProbing == 0) kept = 1, left--;
+    keep_drafts(*sequence, kept);
+  }
+  for (const auto& sequence : running_) {
+    if (sequence->drafted > 0 && !(has_room_for_drafts(*sequence) && grow(*sequence))) keep_drafts(*sequence, 0);
   }
 }
 
@@ -217,67 +377,28 @@ bool Scheduler::build(StepBatch& batch) {
   batch.logits.clear();
   batch.adjustments.clear();
   batch.masks.clear();
+  batch.hidden_rows.clear();
   if (running_.empty()) return false;
 
-  int rows_left = config_.max_rows;
-  int logits_left = config_.max_logit_rows;
-  const auto add_rows = [&](Sequence& sequence, int rows) {
-    StepBatch::Part part{&sequence, rows, -1, 0, sequence.decoding()};
-    const int index = static_cast<int>(batch.parts.size());
-    const int total = static_cast<int>(sequence.tokens.size());
-    for (int i = 0; i < rows; i++) {
-      const int position = sequence.computed + i;
-      const bool last = position + 1 == total;
-      const bool score = sequence.options.kind == RequestKind::score;
-      if (score || last) {
-        LogitRequest request;
-        request.row = static_cast<int32_t>(batch.tokens.size());
-        if (score) {
-          request.sample = false;
-          request.target = last ? -1 : sequence.tokens[position + 1];
-          request.want_logprob = !last;
-          request.keep_logits = sequence.options.logits;
-        } else {
-          request.want_logprob = sequence.options.logprobs;
-          copy_sampling_options(sequence.options, request);
-          request.adjustments_begin = static_cast<int32_t>(batch.adjustments.size());
-          request.adjustments = static_cast<int32_t>(sequence.adjustments.size());
-          batch.adjustments.insert(batch.adjustments.end(), sequence.adjustments.begin(), sequence.adjustments.end());
-          if (sequence.constrained) {
-            request.mask = static_cast<int32_t>(batch.masks.size());
-            batch.masks.push_back(sequence.constrained->next_mask());
-          }
-          request.top_logprobs = sequence.options.top_logprobs;
-          request.seed = sequence.options.seed;
-          request.counter = static_cast<uint64_t>(sequence.generated());
-        }
-        if (part.first_logit < 0) part.first_logit = static_cast<int>(batch.logits.size());
-        part.logits++;
-        batch.logits.push_back(request);
-      }
-      batch.tokens.push_back(sequence.tokens[position]);
-      batch.positions.push_back(position);
-      batch.sequences.push_back(index);
-    }
-    rows_left -= rows;
-    logits_left -= part.logits;
-    batch.parts.push_back(part);
-  };
-
+  int decoding = 0;
+  for (const auto& sequence : running_) decoding += sequence->decoding() ? 1 : 0;
+  draft(decoding);
   for (const auto& sequence : running_) {
-    if (sequence->decoding()) add_rows(*sequence, 1);
+    if (sequence->decoding()) add_rows(batch, *sequence, 1 + sequence->drafted);
   }
   const int decode_rows = static_cast<int>(batch.tokens.size());
   for (const auto& sequence : running_) {
+    const int rows_left = config_.max_rows - static_cast<int>(batch.tokens.size());
     if (sequence->decoding() || rows_left == 0) continue;
+    const int logits_left = config_.max_logit_rows - static_cast<int>(batch.logits.size());
     const int left = static_cast<int>(sequence->tokens.size()) - sequence->computed;
     int rows = std::min(rows_left, left);
     if (sequence->options.kind == RequestKind::score) {
       rows = std::min(rows, logits_left);
-    } else if (logits_left == 0) {
+    } else if (logits_left == 0 && sequence->options.kind == RequestKind::generate) {
       rows = std::min(rows, left - 1);  // all but the row that wants logits
     }
-    if (rows > 0) add_rows(*sequence, rows);
+    if (rows > 0) add_rows(batch, *sequence, rows);
   }
 
   size_t stride = 0;
@@ -304,20 +425,31 @@ bool Scheduler::build(StepBatch& batch) {
   batch.step.logits = batch.logits;
   batch.step.adjustments = batch.adjustments;
   batch.step.masks = batch.masks;
+  batch.step.hidden_rows = batch.hidden_rows;
   return true;
 }
 
-void Scheduler::computed(const StepBatch& batch) {
-  for (const StepBatch::Part& part : batch.parts) {
+void Scheduler::computed(StepBatch& batch, std::span<const int32_t> chosen) {
+  for (StepBatch::Part& part : batch.parts) {
     Sequence& sequence = *part.sequence;
     if (part.decode) sequence.decoded_from = std::min(sequence.decoded_from, sequence.computed);
-    sequence.computed += part.rows;
+    const std::span<const int32_t> drafts = std::span(sequence.tokens).last(part.drafts);
+    while (part.accepted < part.drafts && chosen[part.first_logit + part.accepted] == drafts[part.accepted]) {
+      part.accepted++;
+    }
+    sequence.computed += part.rows - part.drafts + part.accepted;
     if (config_.prefix_reuse) {
       for (; (sequence.remembered + 1) * kKvBlockTokens <= sequence.computed; sequence.remembered++) {
         kv_.remember(sequence.tokens, sequence.blocks, sequence.remembered,
                      (sequence.remembered + 1) * kKvBlockTokens > sequence.decoded_from);
       }
     }
+    keep_drafts(sequence, 0);  // those that stand are appended like any token
+    sequence.acceptance.take(part.drafts, part.accepted);
+    sequence.drafted_tokens += part.drafts;
+    sequence.accepted_tokens += part.accepted;
+    counters_.drafted_tokens += part.drafts;
+    counters_.accepted_tokens += part.accepted;
     drop_behind_windows(sequence);
   }
 }

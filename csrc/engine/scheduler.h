@@ -8,6 +8,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "backend/backend.h"
@@ -22,12 +23,16 @@ struct SchedulerConfig {
   bool prefix_reuse = true;
   bool deterministic = false;               // reuse only what prefill computed
   std::atomic<uint64_t>* queued = nullptr;  // counted down when a request leaves the queue
+  PassCosts pass_costs{{}};
+  // For tests and benches, in the place of the sequence's own drafter: at most `count` drafts of it.
+  std::function<void(const Sequence&, int count, std::vector<int32_t>& drafts)> draft;
 };
 
 struct SchedulerCounters {
   uint64_t prompt_tokens = 0;  // of admitted requests
   uint64_t reused_tokens = 0;  // of those, found in the prefix cache
   uint64_t preemptions = 0;
+  uint64_t drafted_tokens = 0, accepted_tokens = 0;
   uint64_t recomputations = 0;  // of preempted sequences whose keys and values found no room in system RAM
 };
 
@@ -38,10 +43,14 @@ struct StepBatch {
     int rows = 0;          // tokens computed[...] of the sequence in this step
     int first_logit = -1;  // index of its first LogitRequest, -1: none
     int logits = 0;
+    int drafts = 0;    // of the rows, the last so many
+    int accepted = 0;  // of the drafts, the first so many, once computed() has seen what was chosen
+    int first_hidden = 0;  // index of its first row of hidden_rows
+    int hidden = 0;
     bool decode = false;
   };
   std::vector<Part> parts;
-  std::vector<int32_t> tokens, positions, sequences, block_tables;
+  std::vector<int32_t> tokens, positions, sequences, block_tables, hidden_rows;
   std::vector<LogitRequest> logits;
   std::vector<LogitAdjustment> adjustments;
   std::vector<const TokenMask*> masks;
@@ -58,9 +67,10 @@ class Scheduler {
   void add(std::unique_ptr<Sequence> sequence);
   // Admits what fits and fills `batch`; false if there is nothing to do.
   bool build(StepBatch& batch);
-  // The pass has run: what it computed counts, and its full blocks may be found by others.
-  void computed(const StepBatch& batch);
-  // The step that build() made was given up: what was to be saved in it is computed again.
+  // The pass has run and chosen a token for each logit request: drafts stand as far as they were chosen, what was
+  // computed of tokens that stand counts, and its full blocks may be found by others.
+  void computed(StepBatch& batch, std::span<const int32_t> chosen);
+  // The step that build() made was given up: its drafts are dropped, what was to be saved in it is computed again.
   void abandon();
   // Takes the sequence out, wherever it is; its KV blocks are free again. Null if it has ended already.
   std::unique_ptr<Sequence> remove(uint64_t id);
@@ -90,6 +100,12 @@ class Scheduler {
   void resume();
   void admit();
   void make_room();
+  // Drafts for sequences that decode, as many as rows, logits and blocks are left for and are worth it.
+  void draft(int decoding);
+  bool has_room_for_drafts(const Sequence& sequence) const;
+  void add_rows(StepBatch& batch, Sequence& sequence, int rows);
+  // Of the row whose choice comes `ahead` tokens after those that stand.
+  LogitRequest choice(StepBatch& batch, Sequence& sequence, int ahead) const;
   void preempt_last();
   // Has nothing in the cache any more; begins anew, with what it has generated as part of its prompt.
   void recompute(Sequence& sequence);

@@ -8,7 +8,7 @@ import { type CheckpointFolder, checkIndex, openFolder } from './folder.ts'
 import { findGguf } from './gguf/files.ts'
 import { openGguf } from './gguf/open.ts'
 import type { GgufQuantisation } from './gguf/types.ts'
-import { type Quantisation, readQuantisation } from './quantisation.ts'
+import { type Quantisation, readQuantisation } from './quantisation/index.ts'
 import { makeSource } from './source.ts'
 import { textPart } from './text_part.ts'
 import { checkTies, checkUnread } from './unread.ts'
@@ -67,7 +67,7 @@ async function openHubFolder(path: string, native: NativeAddon, made: MadeWeight
   const tensors = native.readTensors(folder.weightFiles)
   checkIndex(folder, tensors)
   const text = textPart(said.architecture, tensors, warn)
-  const plain = makeSource(said, quantisation, text.tensors, made)
+  const plain = makeSource(said, quantisation, text.tensors, made, text.aliases)
   await checkUnread(folder.weightFiles, said, plain, text.tensors, warn)
   const config = { ...said, tiedEmbeddings: await checkTies(folder.weightFiles, said, plain, text.tensors, warn) }
   const source = text.asStored(plain)

@@ -3,12 +3,19 @@ import type { NamedProgram } from './program.ts'
 
 const sum = (numbers: readonly number[]) => numbers.reduce((all, one) => all + one, 0)
 
-/** Weights and biases; a tied head counts once. */
+/** Weights and biases; a tied head counts once, and so does a matrix that stands for two. */
 export function countParameters({ program, units }: NamedProgram, tied: boolean): number {
   const counts = program.units.map(({ vectors, head }, index) => {
-    const linears = program.units[index]!.linears.map(({ k, parts }) => (head && tied ? 0 : k * sum(parts)))
-    const biases = units[index]!.linears.flat().map(({ bias, n }) => (bias ? n : 0))
-    return sum(vectors) + sum(linears) + sum(biases)
+    const counted = new Set<string>()
+    const linears = program.units[index]!.linears.flatMap(({ k }, linear) =>
+      units[index]!.linears[linear]!.map(({ module, rows, n, bias }) => {
+        const matrix = `${module} ${rows?.begin ?? 0}`
+        if (counted.has(matrix)) return 0
+        counted.add(matrix)
+        return (head && tied ? 0 : k * n) + (bias ? n : 0)
+      }),
+    )
+    return sum(vectors) + sum(linears)
   })
   return program.vocab * sum(program.tables) + sum(counts)
 }

@@ -86,6 +86,7 @@ const HARMLESS = new Set([
   'tensor_parallel_degree',
   'sequence_parallel',
   'experts_implementation',
+  'cache_implementation',
   // Of generation; generation_config.json is where they belong.
   'max_length',
   'max_new_tokens',
@@ -139,6 +140,7 @@ const HARMLESS_GROUPS = [
 /** Values that say what is so anyway. */
 const NEUTRAL: Readonly<Record<string, readonly unknown[]>> = {
   activation: ['swiglu', 'silu'],
+  full_attn_mod: [1], // Phi-4-mini: of how many layers one has no window
   norm_type: ['rmsnorm', 'rms_norm', 'RMSNorm'],
   position_embedding_type: ['rope', 'rotary'],
 }

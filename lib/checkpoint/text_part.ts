@@ -16,15 +16,23 @@ const toText = (name: string): string | undefined => {
   return name.startsWith('lm_head.') ? name : undefined
 }
 
+const aliases = (module: string): string[] =>
+  PREFIXES.flatMap(([from, to]) =>
+    `${module}.`.startsWith(to) ? [`${from}${`${module}.`.slice(to.length)}`.slice(0, -1)] : [],
+  )
+
 export interface TextPart {
   tensors: NativeTensor[]
+  /** Names that a module has in files of all parts. */
+  aliases: (module: string) => readonly string[]
   /** The same source, of the file's own names. */
   asStored(source: ModelSource): ModelSource
 }
 
 /** Of a model of text alone, all of it. */
 export function textPart(architecture: string, tensors: NativeTensor[], warn: Warn): TextPart {
-  if (!WITH_TEXT_CONFIG.some((name) => name === architecture)) return { tensors, asStored: (source) => source }
+  if (!WITH_TEXT_CONFIG.some((name) => name === architecture))
+    return { tensors, aliases: () => [], asStored: (source) => source }
   const stored = new Map<string, string>()
   const text = tensors.flatMap((tensor) => {
     const name = toText(tensor.name)
@@ -42,6 +50,7 @@ export function textPart(architecture: string, tensors: NativeTensor[], warn: Wa
   }
   return {
     tensors: text,
+    aliases,
     asStored: (source) => ({ ...source, units: asStored(source.units), tables: asStored(source.tables) }),
   }
 }

@@ -76,7 +76,14 @@ function describeQuantisation(quantisation: Inspection['quantisation']): string 
     const { blockRows, groupSize } = quantisation
     return `fp8, a scale a ${blockRows === 1 ? 'row' : blockRows === -1 ? 'tensor' : `block of ${blockRows} x ${groupSize}`}`
   }
-  if (quantisation.method === 'nvfp4') return `nvfp4 of ${quantisation.format}, 4 bits, group 16`
+  if (quantisation.method === 'nvfp4' || quantisation.method === 'mxfp4') {
+    const { method, format, groupSize } = quantisation
+    return `${method} of ${format}, 4 bits, group ${groupSize}`
+  }
+  if (quantisation.method === 'mixed') {
+    const kinds = [...new Set(quantisation.groups.map((group) => describeQuantisation(group.quantisation)))]
+    return `${quantisation.format} of ${kinds.length} kinds: ${kinds.join('; ')}`
+  }
   const { method, format, bits, groupSize, symmetric } = quantisation
   const rules = method === 'gptq' ? quantisation.rules.length : 0
   return [

@@ -3,12 +3,21 @@ import { Command } from 'commander'
 import { MillraceError } from '../errors.ts'
 import { listModels, removeModel } from '../hub/manage.ts'
 import { pull } from '../hub/pull.ts'
-import { plan } from '../model/plan.ts'
+import { type PlanModelOptions, plan } from '../model/plan.ts'
 import { SHAPES } from '../model/shapes.ts'
-import type { HeadType, PlanOptions } from '../options/model.ts'
+import type { HeadType } from '../options/model.ts'
+import type { DescribedGpu } from '../plan/described.ts'
 import { probe } from '../probe.ts'
 import { formatBytes, formatTable } from './format.ts'
-import { addHubFlags, addPlanFlags, addServeFlags, type HubFlags, type LoadFlags, planOptions } from './options.ts'
+import {
+  addGpuFlag,
+  addHubFlags,
+  addPlanFlags,
+  addServeFlags,
+  type HubFlags,
+  type LoadFlags,
+  planOptions,
+} from './options.ts'
 import { describeHomes, significant } from './plan.ts'
 import type { Terminal } from './terminal.ts'
 
@@ -73,6 +82,7 @@ export function rmCommand(terminal: Terminal): Command {
 }
 
 interface ModelsFlags extends LoadFlags {
+  gpu?: DescribedGpu
   json?: boolean
 }
 
@@ -83,9 +93,9 @@ export function modelsCommand(terminal: Terminal): Command {
   const command = new Command('models')
     .description('which published models fit this machine, in 4 bits, and how fast they would be')
     .option('--json', 'print as JSON')
-  return addServeFlags(addPlanFlags(command)).action(async ({ json, ...flags }: ModelsFlags) => {
+  return addGpuFlag(addServeFlags(addPlanFlags(command))).action(async ({ json, gpu, ...flags }: ModelsFlags) => {
     const { cpu } = await probe()
-    const options = planOptions(flags)
+    const options = { ...planOptions(flags), gpu }
     const rows = []
     for (const model of Object.keys(SHAPES)) {
       if (model === 'millrace-demo') continue
@@ -106,7 +116,7 @@ interface Row {
   why?: string
 }
 
-async function rowOf(model: string, head: HeadType, options: PlanOptions, freeBytes: number): Promise<Row> {
+async function rowOf(model: string, head: HeadType, options: PlanModelOptions, freeBytes: number): Promise<Row> {
   try {
     const { device, hostBytes, vramBytes, kvBytes, ...made } = await plan(model, {
       ...options,

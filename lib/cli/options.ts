@@ -13,9 +13,15 @@ import {
   planOptions as planSchema,
   type WeightsType,
 } from '../options/model.ts'
-import { type ChatOptions, type GenerateOptions, generateOptions as generateSchema } from '../options/request.ts'
+import {
+  type ChatOptions,
+  checkLengths,
+  type GenerateOptions,
+  generateOptions as generateSchema,
+} from '../options/request.ts'
 import { answerRows, type OptionFlag, type OptionRow } from '../options/sampling.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
+import type { DescribedGpu } from '../plan/described.ts'
 import type { ReasoningFlag } from './answer.ts'
 import { formatBytes } from './format.ts'
 import { checkOutput } from './output.ts'
@@ -59,6 +65,7 @@ export interface HeadFlag {
 /** Of commands that show answers. */
 export interface ChatFlags {
   generationConfig?: 'model' | 'none'
+  speculation?: 'auto' | 'ngram' | 'off'
   reasoning?: ReasoningFlag
   variable?: Record<string, unknown>
 }
@@ -178,6 +185,13 @@ export function addChatFlags(command: Command): Command {
       ).choices(['model', 'none']),
     )
     .addOption(
+      new Option('--speculation <method>', 'guess tokens from what was said before, and check several a pass').choices([
+        'auto',
+        'ngram',
+        'off',
+      ]),
+    )
+    .addOption(
       new Option(
         '--reasoning <where>',
         'what a model thinks before it answers, to stderr: auto is on a terminal',
@@ -209,8 +223,13 @@ export function chatOptionsOf({ variable }: ChatFlags): Pick<ChatOptions, 'varia
 }
 
 /** What load() takes of the flags of commands that answer. */
-export function loadFlagOptions({ head, weights, generationConfig }: HeadFlag & ChatFlags): LoadOptions {
-  return { head, weights, ...(generationConfig === undefined ? {} : { generationConfig }) }
+export function loadFlagOptions({ head, weights, generationConfig, speculation }: HeadFlag & ChatFlags): LoadOptions {
+  return {
+    head,
+    weights,
+    ...(generationConfig === undefined ? {} : { generationConfig }),
+    ...(speculation === undefined ? {} : { speculation: { method: speculation } }),
+  }
 }
 
 /** What the words of a row's flag become. */
@@ -247,6 +266,7 @@ export function samplingOptions(flags: object): GenerateOptions {
   const entries = samplingFlags({ json: true }).map(({ name, option }) => [name, given[option.attributeName()]])
   const options: GenerateOptions = Object.fromEntries(entries)
   validate(generateSchema, options, 'options')
+  checkLengths(options)
   return options
 }
 
@@ -280,6 +300,28 @@ export function noteWithoutGpu(device: string, flags: Pick<RunFlags, 'vramBudget
   if (device === 'cpu' && flags.vramBudget !== undefined) {
     terminal.note('no GPU is used, so --vram-budget has no effect: millrace probe says what was found')
   }
+}
+
+/** '24GiB', '24GiB, PCIe 4.0 x16' or '24GiB, PCIe 4.0 x16, 1008GB/s', as plan() takes it. */
+export function parseGpu(text: string): DescribedGpu {
+  const [memory = '', ...others] = text.split(',').map((part) => part.trim())
+  const link = others.find((part) => /^pcie/i.test(part))
+  const bandwidth = others.find((part) => part.endsWith('/s'))
+  const unknown = others.find((part) => part !== link && part !== bandwidth)
+  if (unknown !== undefined)
+    throw new InvalidArgumentError(`'${unknown}' is neither a link nor a bandwidth. ${GPU_FORM}`)
+  return {
+    memory,
+    ...(link === undefined ? {} : { link: link.replace(/^pcie\s*(\d)(\.0)?\s*x?\s*(\d+)$/i, 'PCIe $1.0 x$3') }),
+    ...(bandwidth === undefined ? {} : { bandwidth: bandwidth.slice(0, -2) }),
+  }
+}
+
+const GPU_FORM = "Expected for instance '24GiB, PCIe 4.0 x16, 1008GB/s'."
+
+export function addGpuFlag(command: Command): Command {
+  const what = "a GPU that is not here, such as '24GiB, PCIe 4.0 x16, 1008GB/s' (memory, link, bandwidth of its memory)"
+  return command.addOption(new Option('--gpu <description>', what).argParser(parseGpu))
 }
 
 /** Loads with progress on stderr; Ctrl-C ends it. */

@@ -2,10 +2,12 @@ import { Command, Option } from 'commander'
 import { plan } from '../model/plan.ts'
 import { SHAPES } from '../model/shapes.ts'
 import type { HeadType, WeightsType } from '../options/model.ts'
+import type { DescribedGpu } from '../plan/described.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
 import {
+  addGpuFlag,
   addHubFlags,
   addPlanFlags,
   addServeFlags,
@@ -24,6 +26,7 @@ interface Flags extends LoadFlags, HubFlags {
   head?: HeadType
   weights?: WeightsType
   json?: boolean
+  gpu?: DescribedGpu
 }
 
 export function planCommand(terminal: Terminal): Command {
@@ -34,9 +37,9 @@ export function planCommand(terminal: Terminal): Command {
     .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4', 'q8']))
     .addOption(new Option('--weights <type>', "made of the layers' floats").choices(['stored', 'q4', 'q8']))
     .option('--json', 'print as JSON')
-  addHubFlags(addServeFlags(addPlanFlags(command)))
+  addGpuFlag(addHubFlags(addServeFlags(addPlanFlags(command))))
   return command.action(async (name: string, flags: Flags) => {
-    const { sequences, head, weights, revision, offline } = flags
+    const { sequences, head, weights, revision, offline, gpu } = flags
     const options = planOptions(flags)
     const made = await plan(name, {
       ...options,
@@ -45,9 +48,10 @@ export function planCommand(terminal: Terminal): Command {
       weights,
       revision,
       offline,
+      gpu,
     })
     noteWithoutGpu(made.device, flags, terminal)
-    await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made))
+    await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made, gpu !== undefined))
   })
 }
 
@@ -62,7 +66,7 @@ export function describeHomes(plan: Pick<ModelPlan, 'units'>): string {
   return parts.join('; ')
 }
 
-function describe(made: ModelPlan): string {
+function describe(made: ModelPlan, described: boolean): string {
   const { prediction, device, devices } = made
   const gpu = device !== 'cpu'
   const rows: [string, string][] = [
@@ -96,7 +100,7 @@ function describe(made: ModelPlan): string {
       'calibrated',
       prediction.calibrated
         ? 'yes'
-        : `no: these are guesses${gpu ? '; millrace probe --calibrate measures this machine' : ''}`,
+        : `no: these are guesses${gpu && !described ? '; millrace probe --calibrate measures this machine' : ''}`,
     ],
   )
   return formatTable(rows)

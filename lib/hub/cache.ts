@@ -1,6 +1,7 @@
 /** The cache of models as huggingface_hub lays it out: blobs by hash, and snapshots of commits that link to them. */
 import { randomBytes } from 'node:crypto'
-import { readdir, readFile, readlink, realpath, rename, rm, rmdir, stat, symlink } from 'node:fs/promises'
+import type { Stats } from 'node:fs'
+import { lstat, readdir, readFile, readlink, realpath, rename, rm, rmdir, stat, symlink } from 'node:fs/promises'
 import { dirname, join, relative } from 'node:path'
 import { makeFolder, replaceFile, writeFailed } from '../files.ts'
 import { COMMIT, type HubFile, type HubRepository } from './repository.ts'
@@ -16,18 +17,41 @@ export async function hasBlob(cache: string, repo: string, { blob, size }: HubFi
   return info?.isFile() === true && info.size === size
 }
 
-/** Puts a blob into the snapshot under its path. Throws WRITE_FAILED. */
-export async function linkFile(cache: string, { repo, commit }: HubRepository, { path, blob }: HubFile): Promise<void> {
-  const link = join(snapshotFolder(cache, repo, commit), path)
-  const target = relative(dirname(link), blobFile(cache, repo, blob))
+/** Whether a file is there as a whole: its blob, or in a cache without links the file itself. */
+export async function hasFile(cache: string, { repo, commit }: HubRepository, file: HubFile): Promise<boolean> {
+  if (await hasBlob(cache, repo, file)) return true
+  const info = await lstat(join(snapshotFolder(cache, repo, commit), file.path)).catch(() => undefined)
+  return info?.isFile() === true && info.size === file.size
+}
+
+/** What file systems without symbolic links answer: FAT, some network shares and mounts of containers. */
+export const isWithoutLinks = (error: unknown) =>
+  ['EPERM', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP', 'EINVAL'].includes((error as NodeJS.ErrnoException).code ?? '')
+
+/**
+ * Puts a blob into the snapshot under its path: as a link, or where there are none, as huggingface_hub does, by moving it
+ * there. Throws WRITE_FAILED.
+ */
+export async function linkFile(cache: string, { repo, commit }: HubRepository, file: HubFile): Promise<void> {
+  const link = join(snapshotFolder(cache, repo, commit), file.path)
+  const blob = blobFile(cache, repo, file.blob)
+  const target = relative(dirname(link), blob)
   if ((await readlink(link).catch(() => undefined)) === target) return
   try {
     await makeFolder(dirname(link))
     const next = `${link}.${randomBytes(4).toString('hex')}`
-    await symlink(target, next)
-    await rename(next, link)
+    const isLinked = await symlink(target, next).then(
+      () => true,
+      (error) => {
+        if (isWithoutLinks(error)) return false
+        throw error
+      },
+    )
+    if (isLinked) await rename(next, link)
+    // Another call or process may have moved it.
+    else if (await hasBlob(cache, repo, file)) await rename(blob, link)
   } catch (error) {
-    throw writeFailed(path, link, error)
+    throw writeFailed(file.path, link, error)
   }
 }
 
@@ -93,19 +117,25 @@ async function readModel(path: string): Promise<CachedModel | undefined> {
   const commits = (await readdir(join(path, 'snapshots')).catch(() => []))
     .filter((commit) => COMMIT.test(commit))
     .sort()
+  const own: Stats[] = [] // files that are no links: of a cache without them
   const revisions = await Promise.all(
     commits.map(async (commit) => {
       const folder = join(path, 'snapshots', commit)
       const names = await cachedFiles(cache, name, commit)
       const files = await Promise.all(
-        names.map(async (file) => ({ name: file, bytes: (await stat(join(folder, file))).size })),
+        names.map(async (file) => {
+          const at = join(folder, file)
+          if ((await lstat(at)).isFile()) own.push(await stat(at))
+          return { name: file, bytes: (await stat(at)).size }
+        }),
       )
       return { commit, refs: refs.get(commit) ?? [], path: folder, files }
     }),
   )
   if (blobs.length === 0 && revisions.length === 0) return undefined
-  const times = blobs.map((blob) => Math.max(blob?.atimeMs ?? 0, blob?.mtimeMs ?? 0))
-  const bytes = blobs.reduce((sum, blob) => sum + (blob?.isFile() ? blob.size : 0), 0)
+  const all = [...blobs, ...own]
+  const times = all.map((one) => Math.max(one?.atimeMs ?? 0, one?.mtimeMs ?? 0))
+  const bytes = all.reduce((sum, one) => sum + (one?.isFile() ? one.size : 0), 0)
   return { name, path, bytes, revisions, usedAt: new Date(Math.max(0, ...times)) }
 }
 

@@ -2,7 +2,7 @@
 import { type FileHandle, mkdtemp, open, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
-import { readQuantisation } from '../checkpoint/quantisation.ts'
+import { readQuantisation } from '../checkpoint/quantisation/index.ts'
 import { blobFile, hasBlob, snapshotFolder } from './cache.ts'
 import type { HubName } from './name.ts'
 import { writePlausible } from './plausible.ts'

@@ -7,6 +7,7 @@ import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { makeFolder, writeFailed } from '../files.ts'
 import { requireNotAborted } from '../model/signals.ts'
+import { isWithoutLinks } from './cache.ts'
 
 const BEAT_MS = 2000
 /** Without a beat for so long, its holder is dead, or on a machine that is. */
@@ -38,13 +39,16 @@ export async function withFileLock<T>(
   }
 }
 
-/** It appears with its content, or not at all. */
+/** It appears with its content, or not at all; where there are no links, with its content a moment later. */
 async function take(path: string, mine: string): Promise<boolean> {
   const draft = `${path}.${randomBytes(6).toString('hex')}`
   try {
     await makeFolder(dirname(path))
     await writeFile(draft, mine)
-    await link(draft, path)
+    await link(draft, path).catch((error) => {
+      if (!isWithoutLinks(error)) throw error
+      return writeFile(path, mine, { flag: 'wx' })
+    })
     return true
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
@@ -58,6 +62,7 @@ async function isDead(path: string): Promise<boolean> {
   const text = await readFile(path, 'utf8').catch(() => undefined)
   const info = await stat(path).catch(() => undefined)
   if (text === undefined || info === undefined) return false
+  // One without content is being written.
   const [host, pid, start] = text.trim().split(' ')
   if (host === hostname() && startOf(Number(pid)) !== start) return true
   return Date.now() - info.mtimeMs > DEAD_MS
@@ -71,7 +76,10 @@ async function breakLock(path: string): Promise<void> {
   } catch {
     return
   }
-  if (!(await isDead(away))) await link(away, path).catch(() => {})
+  if (await isDead(away)) return rm(away, { force: true })
+  await link(away, path).catch((error) => {
+    if (isWithoutLinks(error)) return rename(away, path)
+  })
   await rm(away, { force: true })
 }
 

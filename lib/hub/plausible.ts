@@ -3,7 +3,7 @@
  * A plan then differs from that of the whole file by the table of an act-order at most, 4 bytes an input feature.
  */
 import type { FileHandle } from 'node:fs/promises'
-import { moduleSettings, type Quantisation } from '../checkpoint/quantisation.ts'
+import { type ModuleSettings, moduleSettings, type Quantisation } from '../checkpoint/quantisation/index.ts'
 
 interface Entry {
   dtype: string
@@ -11,9 +11,9 @@ interface Entry {
   data_offsets: [number, number]
 }
 
-/** Zeros of symmetric weights: of GPTQ's first version, and of all others. */
-const FIRST_VERSION = 0x77777777
-const OTHERS = 0x88888888
+/** Zeros of symmetric weights of 4 and 8 bits; GPTQ's first version stores them less 1. */
+const MIDDLE = { 4: 0x88888888, 8: 0x80808080 }
+const FIRST_VERSION = { 4: 0x77777777, 8: 0x7f7f7f7f }
 /** Of others: anything but these. */
 const ASYMMETRIC = 0x66666666
 
@@ -22,7 +22,6 @@ export async function writePlausible(file: FileHandle, head: Buffer, quantisatio
   const entries = readEntries(head)
   const modules = [...new Set([...entries.keys()].map((name) => name.slice(0, name.lastIndexOf('.'))))]
   const settingsOf = moduleSettings(quantisation, modules)
-  const first = quantisation.method === 'gptq' && quantisation.format === 'gptq'
   for (const [name, { data_offsets, dtype }] of entries) {
     const part = name.slice(name.lastIndexOf('.') + 1)
     const module = name.slice(0, name.lastIndexOf('.'))
@@ -31,14 +30,15 @@ export async function writePlausible(file: FileHandle, head: Buffer, quantisatio
     const bytes = Buffer.alloc(Math.max(0, end - begin))
     if (part === 'qzeros' || part === 'weight_zero_point') {
       const settings = settingsOf(module)
-      const symmetric = settings.quantised && settings.symmetric
-      fill32(bytes, symmetric ? (first ? FIRST_VERSION : OTHERS) : ASYMMETRIC)
+      const first = settings.quantised && settings.of.method === 'gptq' && settings.of.format === 'gptq'
+      const words = (first ? FIRST_VERSION : MIDDLE)[bitsOf(settings)]
+      fill32(bytes, settings.quantised && settings.symmetric ? words : ASYMMETRIC)
     } else if (part === 'g_idx') groups(bytes, of('scales')[0] ?? 1)
     else if (part === 'weight_g_idx') groups(bytes, of('weight_scale')[1] ?? 1)
     else if (part === 'weight_shape') {
       const [rows = 0, words = 0] = of('weight_packed')
       const wide = dtype === 'I64'
-      for (const [index, size] of [rows, words * 8].entries()) {
+      for (const [index, size] of [rows, words * (32 / bitsOf(settingsOf(module)))].entries()) {
         const at = index * (wide ? 8 : 4)
         if (at + (wide ? 8 : 4) > bytes.length) break
         if (wide) bytes.writeBigInt64LE(BigInt(size), at)
@@ -48,6 +48,8 @@ export async function writePlausible(file: FileHandle, head: Buffer, quantisatio
     await file.write(bytes, 0, bytes.length, head.length + begin)
   }
 }
+
+const bitsOf = (settings: ModuleSettings): 4 | 8 => (settings.quantised && settings.bits === 8 ? 8 : 4)
 
 function readEntries(head: Buffer): Map<string, Entry> {
   try {

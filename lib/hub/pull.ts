@@ -7,7 +7,7 @@ import { MillraceError } from '../errors.ts'
 import { nearestFolder } from '../files.ts'
 import { hubOptions, type LoadProgress } from '../options/model.ts'
 import { invalidArgument, signal, validate } from '../options/validate.ts'
-import { cachedCommit, cachedFiles, hasBlob, linkFile, snapshotFolder, writeRef } from './cache.ts'
+import { cachedCommit, cachedFiles, hasFile, linkFile, snapshotFolder, writeRef } from './cache.ts'
 import { noSuchModel } from './errors.ts'
 import { type HubName, parseHubName } from './name.ts'
 import { COMMIT, type HubFile, type HubRepository, readRepository } from './repository.ts'
@@ -162,7 +162,7 @@ export async function fetchFiles(
   const { cache } = settings
   const total = files.reduce((sum, { size }) => sum + size, 0)
   const here = new Map<HubFile, number>()
-  for (const file of files) here.set(file, (await hasBlob(cache, repository.repo, file)) ? file.size : 0)
+  for (const file of files) here.set(file, (await hasFile(cache, repository, file)) ? file.size : 0)
   const whole = [...here].every(([{ size }, bytes]) => bytes === size)
   if (!whole) await checkRoom(cache, total - sum(here.values()), repository.repo)
   const failed = new AbortController()

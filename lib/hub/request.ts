@@ -10,6 +10,8 @@ const AGENT = `millrace (node ${process.versions.node})`
 const LONGEST_WAIT_MS = 60_000
 /** No server under that address: a second try is enough. */
 const NOBODY = ['ENOTFOUND', 'ECONNREFUSED', 'EHOSTUNREACH', 'ENETUNREACH', 'EAI_AGAIN']
+/** No better a moment later: whoever answers is not who he should be. */
+const UNTRUSTED = /CERT|SIGNATURE|ERR_TLS_CERT/
 
 /** What may be better a moment later. */
 export class Transient extends Error {
@@ -46,6 +48,7 @@ export async function withRetries<T>(
       if (failures >= (error.nobody ? Math.min(2, attempts) : attempts) || pause > LONGEST_WAIT_MS) {
         throw new MillraceError('HUB_UNAVAILABLE', {
           message: `${endpoint}: ${error.message}`,
+          ...(error.nobody && PROXY !== undefined ? { remedy: unusedProxy(PROXY) } : {}),
           ...(error.waitMs === undefined ? {} : { retryAfterMs: error.waitMs }),
           cause: error,
         })
@@ -54,6 +57,11 @@ export async function withRetries<T>(
     }
   }
 }
+
+const PROXY = ['HTTPS_PROXY', 'https_proxy', 'HTTP_PROXY', 'http_proxy'].find((name) => process.env[name])
+
+const unusedProxy = (name: string) =>
+  `${name} is set, and Node.js uses it only where NODE_USE_ENV_PROXY=1 is set as well, from 22.21 and 24.5 on`
 
 /** Ends a connection that brings nothing for too long. */
 export class Watch {
@@ -136,12 +144,19 @@ export async function ask(
 export class RangeRefused extends Error {}
 
 /** Of a connection, and of a body that ends early. */
-export function asTransient(error: unknown, { stallMs }: HubSettings): Transient {
+export function asTransient(error: unknown, { endpoint, stallMs }: HubSettings): Transient | MillraceError {
   const cause = ((error as Error).cause ?? error) as NodeJS.ErrnoException
   if ((error as Error).name === 'TimeoutError' || cause.name === 'TimeoutError') {
     return new Transient(`no data for ${stallMs / 1000} seconds`, { cause: error })
   }
   const { code } = cause
+  if (code !== undefined && UNTRUSTED.test(code)) {
+    return new MillraceError('HUB_UNAVAILABLE', {
+      message: `${endpoint}: its certificate is not accepted: ${cause.message || code}`,
+      remedy: 'name the certificates of your network by NODE_EXTRA_CA_CERTS, and check HF_ENDPOINT and the clock',
+      cause: error,
+    })
+  }
   const nobody = code !== undefined && NOBODY.includes(code)
   const message = cause.message || code || (error as Error).message
   return new Transient(`${nobody ? 'cannot be reached' : 'the connection was cut'}: ${message}`, {

@@ -1,6 +1,7 @@
 /** Which files of a repository a model needs: first those that say what it is, then its weights. */
 import { basename, join, relative } from 'node:path'
 import { ggufModels } from '../checkpoint/gguf/files.ts'
+import { POOLING_FILE } from '../checkpoint/pooling.ts'
 import { findWeights } from '../checkpoint/weight_files.ts'
 import { MillraceError } from '../errors.ts'
 import type { HubFile, HubRepository } from './repository.ts'
@@ -23,7 +24,9 @@ const isTop = ({ path }: HubFile) => !path.includes('/')
 
 /** Settings, tokenizer, template and indexes of shards. */
 export function settingsOf({ files }: HubRepository): HubFile[] {
-  return files.filter((file) => isTop(file) && (SETTINGS.includes(file.path) || INDEX.test(file.path)))
+  return files.filter(
+    (file) => file.path === POOLING_FILE || (isTop(file) && (SETTINGS.includes(file.path) || INDEX.test(file.path))),
+  )
 }
 
 /** Whether its weights are GGUF alone: of others those are read. */

@@ -70,28 +70,38 @@ function pathOf(text: string | undefined): string | undefined {
 function endpointOf(text: string | undefined): string {
   if (text === undefined || text.trim() === '') return 'https://huggingface.co'
   const endpoint = text.trim().replace(/\/+$/, '')
-  if (/^https?:$/.test(protocolOf(endpoint))) return endpoint
+  const { protocol, username } = parsed(endpoint)
+  if (/^https?:$/.test(protocol) && username === '') return endpoint
   throw new MillraceError('INVALID_ARGUMENT', {
     message: `expected an address such as https://huggingface.co for HF_ENDPOINT but received '${text}'`,
     remedy: 'correct HF_ENDPOINT, or leave it unset',
   })
 }
 
-function protocolOf(text: string): string {
+function parsed(text: string): { protocol: string; username: string } {
   try {
-    return new URL(text).protocol
+    return new URL(text)
   } catch {
-    return ''
+    return { protocol: '', username: '' }
   }
+}
+
+/** As a header may have it. The text itself is shown to nobody. */
+function checkedToken(value: string, from: string): { value: string; from: string } {
+  if (/^[\x21-\x7e]+$/.test(value)) return { value, from }
+  throw new MillraceError('INVALID_ARGUMENT', {
+    message: `expected a token such as hf_… in ${from}, found blanks or letters in it that no token has`,
+    remedy: `correct ${from}, or leave it unset for public models`,
+  })
 }
 
 async function tokenOf(environment: NodeJS.ProcessEnv, home: string | undefined): Promise<HubSettings['token']> {
   if (TRUE.test(environment.HF_HUB_DISABLE_IMPLICIT_TOKEN ?? '')) return undefined
   for (const from of ['HF_TOKEN', 'HUGGING_FACE_HUB_TOKEN']) {
     const value = environment[from]?.trim()
-    if (value) return { value, from }
+    if (value) return checkedToken(value, from)
   }
   const from = pathOf(environment.HF_TOKEN_PATH) ?? (home === undefined ? undefined : join(home, 'token'))
   const value = from === undefined ? '' : (await readFile(from, 'utf8').catch(() => '')).trim()
-  return value === '' ? undefined : { value, from: from! }
+  return value === '' ? undefined : checkedToken(value, from!)
 }

@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { MillraceError } from '../errors.ts'
 import { makeFolder, messageOf } from '../files.ts'
 import { abortedError } from '../model/signals.ts'
-import { blobFile, hasBlob, repoFolder } from './cache.ts'
+import { blobFile, hasFile, repoFolder } from './cache.ts'
 import { withFileLock } from './lock.ts'
 import type { HubFile, HubRepository } from './repository.ts'
 import { ask, asTransient, RangeRefused, Transient, Watch, withRetries } from './request.ts'
@@ -30,7 +30,7 @@ export async function fetchBlob(
 ): Promise<number> {
   const { cache } = settings
   const { repo } = repository
-  if (await hasBlob(cache, repo, file)) {
+  if (await hasFile(cache, repository, file)) {
     options.onBytes?.(file.size)
     return 0
   }
@@ -38,7 +38,7 @@ export async function fetchBlob(
   const fetched = await withFileLock(
     lock,
     async () => {
-      if (await hasBlob(cache, repo, file)) return 0
+      if (await hasFile(cache, repository, file)) return 0
       return await new Transfer(repository, file, settings, options).run()
     },
     options,
@@ -125,7 +125,14 @@ class Transfer {
     try {
       const range = this.#at > 0 ? { range: `bytes=${this.#at}-` } : undefined
       const response = await ask(url, { repo, revision, file: path }, settings, watch, range)
-      if (this.#at > 0 && !continues(response, this.#at)) await this.#restart(handle)
+      const whole = response.status !== 206
+      const encoded = /^(?!identity$)./i.test(response.headers.get('content-encoding') ?? '')
+      // What is packed on its way has places of its own: of it only a whole answer is of use.
+      if (this.#at > 0 && (whole || encoded || !continues(response, this.#at))) await this.#restart(handle)
+      if (!whole && this.#at === 0 && range !== undefined) {
+        await response.body?.cancel().catch(() => {})
+        throw new Transient(`it sends another part of ${path} than was asked for`)
+      }
       const body = response.body?.getReader()
       for (let done = body === undefined; !done; ) {
         const read = await body!.read().catch((error) => {
@@ -146,6 +153,13 @@ class Transfer {
         this.#hash.update(read.value.subarray(bytes.length))
         await body!.cancel().catch(() => {})
         break
+      }
+      if (this.#at < size && (await isPointer(handle, this.#at))) {
+        await this.#restart(handle)
+        throw new MillraceError('CHECKPOINT_INVALID', {
+          message: `${repo}: of ${path} the hub has a Git LFS pointer and not the content of ${size} bytes`,
+          remedy: 'fetch it from where the content is: check HF_ENDPOINT, or tell whoever keeps the repository',
+        })
       }
       if (this.#at < size)
         throw new Transient(`the connection was cut: ${path} ended after ${this.#at} of ${size} bytes`)
@@ -188,10 +202,16 @@ class Transfer {
   }
 }
 
-/** Whether an answer goes on where the file ends. */
+/** Whether a part goes on where the file ends. */
 function continues(response: Response, from: number): boolean {
-  const start = /^bytes (\d+)-/.exec(response.headers.get('content-range') ?? '')?.[1]
-  return response.status === 206 && Number(start) === from
+  return Number(/^bytes (\d+)-/.exec(response.headers.get('content-range') ?? '')?.[1]) === from
+}
+
+/** What a clone without Git LFS, or a mirror of one, has in the place of a large file. */
+async function isPointer(handle: FileHandle, length: number): Promise<boolean> {
+  if (length === 0 || length > 1024) return false
+  const { buffer, bytesRead } = await handle.read(Buffer.alloc(length), 0, length, 0)
+  return buffer.toString('latin1', 0, bytesRead).startsWith('version https://git-lfs')
 }
 
 /** Writes all of it, at the end of the file. */

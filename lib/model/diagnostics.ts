@@ -1,6 +1,6 @@
 /** What is told of every request: on diagnostics channels, and to the logger. */
 import { channel } from 'node:diagnostics_channel'
-import type { NativeFinish } from '../binding.ts'
+import type { NativeFinish, NativeRequestKind } from '../binding.ts'
 import type { Logger } from '../log.ts'
 import type { RequestTimings } from './request.ts'
 
@@ -8,7 +8,7 @@ const start = channel('millrace:request:start')
 const end = channel('millrace:request:end')
 
 interface RequestFacts {
-  kind: 'generate' | 'score'
+  kind: NativeRequestKind['kind']
   model: number
   request: number
   promptTokens: number

@@ -61,8 +61,17 @@ export interface GenerationResult<Value = unknown> {
   logprobs?: number[]
   topLogprobs?: TokenLogprob[][]
   finishReason: FinishReason
-  /** `truncatedTokens`: of the prompt, cut by the option `truncate`; absent if none. */
-  usage: { promptTokens: number; completionTokens: number; truncatedTokens?: number }
+  /**
+   * `truncatedTokens`: of the prompt, cut by the option `truncate`; absent if none. `draftedTokens`: that were guessed
+   * ahead and checked, `acceptedTokens` of them were right; absent if none.
+   */
+  usage: {
+    promptTokens: number
+    completionTokens: number
+    truncatedTokens?: number
+    draftedTokens?: number
+    acceptedTokens?: number
+  }
   timings: RequestTimings
   /** Gives the same text again with the same prompt, options and placement. */
   seed: number
@@ -73,8 +82,9 @@ export interface GenerationTask extends RequestTask {
   pieces: Pieces
   contextLength: number
   /** Asked for once, when the request is admitted: of a crowd that is refused nothing is made. */
-  options: () => Omit<NativeGenerateRequest, 'kind' | 'maxTokens' | 'seed'>
+  options: () => Omit<NativeGenerateRequest, 'kind' | 'maxTokens' | 'minTokens' | 'seed'>
   maxTokens: number | undefined
+  minTokens: number
   seed: number | undefined
   logprobs: boolean
   topLogprobs: boolean
@@ -156,7 +166,7 @@ export class Generation<Value = unknown>
   }
 
   protected prepare(whole: Int32Array): PreparedRequest {
-    const { pieces, options, contextLength, maxTokens } = this.#task
+    const { pieces, options, contextLength, maxTokens, minTokens } = this.#task
     const tokens = this.#truncate(whole)
     const room = contextLength - tokens.length
     if (room < 1) {
@@ -167,13 +177,14 @@ export class Generation<Value = unknown>
     }
     this.#promptTokens = tokens.length
     this.#reading = this.#task.reading?.()
-    this.#answer = new AnswerText(pieces, this.#task.stop, tokens, this.#reading?.shown)
+    this.#answer = new AnswerText(pieces, this.#task.stop, { prompt: tokens, shown: this.#reading?.shown, minTokens })
     return {
       kind: 'generate',
       ...options(),
       seed: this.#seedOf(),
       tokens,
       maxTokens: Math.min(maxTokens ?? room, room),
+      minTokens,
     }
   }
 
@@ -204,6 +215,7 @@ export class Generation<Value = unknown>
   protected complete({ finish, timings, event }: RequestEnd): GenerationResult<Value> {
     const { finishReason: ended } = this.summary(finish)
     if (ended === 'error') throw failureOf(event)
+    const { draftedTokens = 0, acceptedTokens = 0 } = event ?? {}
     if (this.#answer) this.#take(this.#answer.flush())
     const { parsed, hasTools } = this.#reading ?? {}
     const reason = () => (ended === 'stop' && parsed && parsed.toolCalls.length > 0 ? 'tool-calls' : ended)
@@ -225,6 +237,7 @@ export class Generation<Value = unknown>
         promptTokens: this.#promptTokens,
         completionTokens: this.#tokens.length,
         ...(this.#truncatedTokens > 0 ? { truncatedTokens: this.#truncatedTokens } : {}),
+        ...(draftedTokens > 0 ? { draftedTokens, acceptedTokens } : {}),
       },
       timings,
       seed: this.#seedOf(),

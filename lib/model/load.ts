@@ -2,6 +2,7 @@
 import type { NativeAddon, NativeModel } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import { readSamplingDefaults } from '../checkpoint/generation_defaults.ts'
+import { readPooling } from '../checkpoint/pooling.ts'
 import { MillraceError } from '../errors.ts'
 import { locate } from '../hub/locate.ts'
 import { readKernel } from '../lab/kernel.ts'
@@ -9,7 +10,7 @@ import { makeLog } from '../log.ts'
 import { type LoadOptions, type LoadProgress, loadOptions } from '../options/model.ts'
 import { validate } from '../options/validate.ts'
 import { checkMemory } from '../plan/memory.ts'
-import { makePlan, predictionOf } from '../plan/plan.ts'
+import { makePlan, passCosts, predictionOf } from '../plan/plan.ts'
 import { type LoadedTokenizer, loadTokenizer } from '../text/tokenizer/load.ts'
 import { cacheFolder, cacheLimit, cacheObstacle, keepPacked, type ModelCache, packedFile } from './cache.ts'
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
@@ -46,12 +47,8 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
         : readSamplingDefaults(folder.generationConfig, (warning) => log.warn({ path: folder.path }, warning))
     report('checkpoint', folder.weightFiles.length, folder.weightFiles.length)
     requireNotAborted(signal, 'the load')
-    const plan = makePlan(
-      checkpoint.config.named.program,
-      checkpoint.slabs,
-      checked,
-      readMachine(native, await probing),
-    )
+    const machine = readMachine(native, await probing)
+    const plan = makePlan(checkpoint.config.named.program, checkpoint.slabs, checked, machine)
     // A budget is the user's word, also where the system says less.
     if (checked.ramBudget === undefined) {
       checkMemory(plan, readMemory(native), native.holdsWeights(checkpoint.identity))
@@ -71,6 +68,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
       prefixReuse: checked.prefixReuse ?? true,
       deterministic: checked.deterministic ?? false,
       maxQueue: checked.maxQueue ?? 0,
+      passCosts: passCosts(plan, machine),
       poison: checked.poison ?? false,
       kernels,
       signal: signal ? AbortSignal.any([signal, failed.signal]) : failed.signal,
@@ -125,6 +123,8 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
       cache,
       log,
       samplingDefaults,
+      speculation: checked.speculation,
+      pooling: await readPooling(folder.path, (message) => log.warn({}, message)),
       // Instruction-tuned checkpoints sometimes name the token that ends a turn in tokenizer_config.json alone.
       endTokens: [...new Set([...checkpoint.endTokens, ...(end === undefined ? [] : [end])])].filter(
         (token) => token < checkpoint.config.spec.vocab,

@@ -20,7 +20,10 @@ import {
   type ChatMessage,
   type ChatOptions,
   chatOptions,
+  checkLengths,
   checkMessages,
+  type EmbedOptions,
+  embedOptions,
   type GenerateOptions,
   generateOptions,
   type ScheduleOptions,
@@ -28,6 +31,7 @@ import {
   scoreOptions,
 } from '../options/request.ts'
 import { nativeSampling } from '../options/sampling.ts'
+import { draftsOf, type Speculation } from '../options/speculation.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
 import { withinBudgets } from '../plan/budget.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withPlaced } from '../plan/plan.ts'
@@ -36,8 +40,9 @@ import { budgetBytes } from '../plan/vram.ts'
 import { isPlain, ParsedAnswer, tokensOf } from '../text/chat/answer.ts'
 import { constrainedCalls, constrainedText } from '../text/chat/constrain.ts'
 import type { Tool } from '../text/chat/types.ts'
-import type { TextCodec } from '../text/tokenizer/codec.ts'
+import type { SpecialTokens, TextCodec } from '../text/tokenizer/codec.ts'
 import type { ModelCache } from './cache.ts'
+import { Embedding, type EmbedResult, embedAll } from './embedding.ts'
 import { type AnswerReading, Generation } from './generation.ts'
 import { offeredConstraint } from './offered.ts'
 import { closedError, RequestQueue } from './queue.ts'
@@ -81,6 +86,8 @@ export interface ModelStats {
    * `recomputations` of them, for which there was no room: these are computed again.
    */
   sequences: { running: number; waiting: number; preemptions: number; recomputations: number }
+  /** Of tokens that were guessed ahead: those that passes have checked, and those that were right. */
+  speculation: { draftedTokens: number; acceptedTokens: number }
   /** `savedBytes`: keys and values of preempted sequences that are in system RAM now, of `swapBytes` at most. */
   kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number; swapBytes: number }
   /** Tokens of the prompts that have started, and how many of them needed no computing; their ratio, 0 of no tokens. */
@@ -136,6 +143,10 @@ export interface ModelParts {
   cache: ModelCache | undefined
   log: Logger
   samplingDefaults: SamplingDefaults
+  /** As the load has named it. */
+  speculation: Speculation | undefined
+  /** Of embeddings, as the checkpoint says; undefined if it says nothing. */
+  pooling: 'mean' | 'last' | undefined
   /** Tokens that end an answer. */
   endTokens: readonly number[]
 }
@@ -293,6 +304,37 @@ export class Model implements AsyncDisposable {
       schedule: scheduleOf(checked),
       signal: checked.signal,
     }).result
+  }
+
+  /**
+   * A vector a text, of length 1: the model's final hidden states (behind the last norm, before the head), pooled. Texts, or
+   * the ids of their tokens; one or several. Rejects with CONTEXT_OVERFLOW where a text is longer than the context.
+   */
+  async embed(texts: Prompt | readonly Prompt[], options: EmbedOptions = {}): Promise<EmbedResult> {
+    const checked = validate(embedOptions, options, 'options')
+    const { pooling = this.#parts.pooling ?? 'mean', dimensions, specialTokens = true } = checked
+    const { hidden } = this.spec
+    if (dimensions !== undefined && dimensions > hidden) {
+      throw invalidArgument(`at most the model's ${hidden}`, 'options.dimensions', dimensions)
+    }
+    const prompts = promptsOf(texts)
+    // Wrong ones are told before any is begun.
+    const sources = prompts.map((text, index) => this.#source(text, specialTokens && 'around', `texts[${index}]`))
+    return embedAll(
+      sources,
+      dimensions,
+      (source, signal) => {
+        return new Embedding({
+          queue: this.#queue,
+          prompt: () => source,
+          contextLength: this.plan.contextLength,
+          pooling,
+          schedule: scheduleOf(checked),
+          signal,
+        })
+      },
+      checked.signal,
+    )
   }
 
   /**
@@ -465,6 +507,7 @@ export class Model implements AsyncDisposable {
       contextLength: this.plan.contextLength,
       options: () => ({ ...this.#nativeOptions(checked), constraint: held }),
       maxTokens: checked.maxTokens,
+      minTokens: checked.minTokens ?? 0,
       seed: checked.seed,
       logprobs: checked.logprobs ?? false,
       topLogprobs: (checked.topLogprobs ?? 0) > 0,
@@ -477,8 +520,9 @@ export class Model implements AsyncDisposable {
     })
   }
 
-  #checkAnswer({ stopTokens = [], logitBias = [] }: AnswerOptions): void {
+  #checkAnswer({ stopTokens = [], logitBias = [], minTokens, maxTokens }: AnswerOptions): void {
     const { vocab } = this.spec
+    checkLengths({ minTokens, maxTokens })
     this.#checkTokens(stopTokens, 'stopTokens')
     const biased = logitBias.map(([token]) => token)
     this.#checkTokens(biased, 'logitBias')
@@ -490,20 +534,21 @@ export class Model implements AsyncDisposable {
     })
   }
 
-  #nativeOptions(checked: AnswerOptions): Omit<NativeGenerateRequest, 'kind' | 'maxTokens' | 'seed'> {
+  #nativeOptions(checked: AnswerOptions): Omit<NativeGenerateRequest, 'kind' | 'maxTokens' | 'minTokens' | 'seed'> {
     const { stopTokens = [], logitBias = [], ignoreEos, logprobs = false, topLogprobs = 0 } = checked
     return {
       ...nativeSampling(checked, this.#parts.samplingDefaults),
       biasTokens: Int32Array.from(logitBias, ([token]) => token),
       biasValues: Float32Array.from(logitBias, ([, value]) => value),
       stopTokens: Int32Array.from(new Set([...(ignoreEos ? [] : this.#parts.endTokens), ...stopTokens])),
+      ...draftsOf(this.plan.device, checked.speculation, this.#parts.speculation),
       logprobs,
       topLogprobs: Math.min(topLogprobs, this.spec.vocab),
     }
   }
 
   /** `name`: of the argument, in complaints. Token ids are checked at once. */
-  #source(prompt: Prompt, specialTokens: boolean, name: string): PromptSource {
+  #source(prompt: Prompt, specialTokens: SpecialTokens, name: string): PromptSource {
     if (typeof prompt === 'string') {
       const { tokenizer } = this.#parts
       return async (signal) => this.#checkPrompt(await tokenizer.encode(prompt, { specialTokens, signal }), name)
@@ -565,6 +610,16 @@ function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan):
 
 /** What an answer is held to, if to anything. */
 type Hold = (signal: AbortSignal) => Promise<NativeConstraint | undefined> | undefined
+
+/** Token ids are one text. */
+function promptsOf(texts: Prompt | readonly Prompt[]): readonly Prompt[] {
+  const one = typeof texts === 'string' || texts instanceof Int32Array
+  if (!one && !Array.isArray(texts)) {
+    throw invalidArgument('a text, an array of token ids, an Int32Array, or an array of these', 'texts', texts)
+  }
+  if (texts.length === 0) throw invalidArgument('at least one text that is not empty', 'texts', texts)
+  return one || typeof texts[0] === 'number' ? [texts as Prompt] : (texts as readonly Prompt[])
+}
 
 /** Those of the chat, and those of the answer. */
 function chatOptionsOf(checked: z.output<typeof chatOptions>) {
@@ -634,6 +689,7 @@ function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
       preemptions: stats.preemptions,
       recomputations: stats.recomputations,
     },
+    speculation: { draftedTokens: stats.draftedTokens, acceptedTokens: stats.acceptedTokens },
     kv: {
       blocksUsed: stats.kvBlocksUsed,
       blocksTotal: stats.kvBlocksTotal,

@@ -15,6 +15,7 @@ import {
   type WeightsType,
 } from '../options/model.ts'
 import { invalidArgument, nearest, validate } from '../options/validate.ts'
+import { type DescribedGpu, describedGpu, gpuOf } from '../plan/described.ts'
 import { type ModelPlan, makePlan } from '../plan/plan.ts'
 import { readMachine } from './machine.ts'
 import { callNative, runtime } from './runtime.ts'
@@ -29,6 +30,8 @@ export interface PlanModelOptions extends PlanOptions {
   /** Of a model by name, as load() takes them. */
   revision?: string | undefined
   offline?: boolean | undefined
+  /** A GPU that is not here, in the place of those that are. */
+  gpu?: DescribedGpu | undefined
 }
 
 const schema = z.strictObject({
@@ -36,6 +39,7 @@ const schema = z.strictObject({
   head: loadOptions.shape.head,
   weights: loadOptions.shape.weights,
   ...hubOptions,
+  gpu: describedGpu.optional(),
 })
 
 /**
@@ -43,10 +47,11 @@ const schema = z.strictObject({
  * with weights of 4 bits in groups of 128. Rejects as load() does.
  */
 export async function plan(model: string, options: PlanModelOptions = {}): Promise<ModelPlan> {
-  const { head, weights: made, revision, offline, ...checked } = validate(schema, options, 'options')
+  const { head, weights: made, revision, offline, gpu, ...checked } = validate(schema, options, 'options')
   if (typeof model !== 'string' || model === '') throw noModel(model)
   const { native } = runtime()
-  const machine = readMachine(native)
+  const here = readMachine(native)
+  const machine = gpu === undefined ? here : { ...here, gpus: [gpuOf(gpu, here.cores)], gpuReason: '', gpuLost: false }
   const shape = shapeOf(model)
   if (shape) {
     const { program } = buildDecoder(shape)

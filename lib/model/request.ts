@@ -1,11 +1,5 @@
 /** The life of every request: admitted, tokenised, submitted, answered by events, settled; one clock from the call on. */
-import type {
-  NativeFinish,
-  NativeGenerateRequest,
-  NativeSchedule,
-  NativeScoreRequest,
-  NativeTokensEvent,
-} from '../binding.ts'
+import type { NativeFinish, NativeRequestKind, NativeSchedule, NativeTokensEvent } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import { publishEnd, publishStart } from './diagnostics.ts'
 import type { RequestQueue } from './queue.ts'
@@ -32,7 +26,7 @@ export interface RequestTask {
 }
 
 /** The engine's request for a prompt, apart from what all requests have. */
-export type PreparedRequest = { tokens: Int32Array } & (NativeGenerateRequest | NativeScoreRequest)
+export type PreparedRequest = { tokens: Int32Array } & NativeRequestKind
 
 export interface RequestEnd {
   finish: NativeFinish
@@ -48,7 +42,7 @@ const MAX_TIMEOUT_MS = 2 ** 31 - 1
 export abstract class Request<Result> {
   /** Rejects with CONTEXT_OVERFLOW, QUEUE_FULL, ABORTED, MODEL_CLOSED and others. Never an unhandled rejection if unread. */
   readonly result: Promise<Result>
-  protected abstract readonly kind: 'generate' | 'score'
+  protected abstract readonly kind: NativeRequestKind['kind']
   protected outcome: { result: Result } | { error: unknown } | undefined
   /** Resolves when the request has ended in every respect: nothing of it is with tokenizer or engine any more. */
   protected readonly settled: Promise<void>

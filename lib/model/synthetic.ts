@@ -6,7 +6,8 @@ import { MillraceError } from '../errors.ts'
 import { makeLog } from '../log.ts'
 import type { PlanOptions } from '../options/model.ts'
 import { checkMemory } from '../plan/memory.ts'
-import { makePlan, predictionOf } from '../plan/plan.ts'
+import type { Speculation } from '../options/speculation.ts'
+import { makePlan, passCosts, predictionOf } from '../plan/plan.ts'
 import type { TextCodec } from '../text/tokenizer/codec.ts'
 import { Pieces } from '../text/tokenizer/pieces.ts'
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
@@ -51,6 +52,8 @@ export async function loadSynthetic(
     signal?: AbortSignal | undefined
     prefixReuse?: boolean | undefined
     kernels?: readonly NativeKernelImage[] | undefined
+    /** Default: none, so that a bench's passes have the rows that it asks for. */
+    speculation?: Speculation | undefined
     /** Its answers then have texts. */
     tokenizer?: TextCodec | undefined
   } = {},
@@ -63,12 +66,14 @@ export async function loadSynthetic(
     const all = { ...SYNTHETIC_DEFAULTS, ...weights }
     const { program } = buildDecoder(shape)
     const slabs = callNative(() => native.planSynthetic(program, all))
+    const machine = readMachine(native)
     // Nothing is preempted in a bench, and pinning memory beside it would be measured too.
-    const plan = makePlan(program, slabs, { ...planned, kvSwap: options.kvSwap ?? 0 }, readMachine(native))
+    const plan = makePlan(program, slabs, { ...planned, kvSwap: options.kvSwap ?? 0 }, machine)
     if (options.ramBudget === undefined) checkMemory(plan, readMemory(native), false)
     const source = { synthetic: { program, options: all } }
     const { signal, prefixReuse = true, kernels = [] } = options
-    const settings = { prefixReuse, deterministic: false, maxQueue: 0, poison: false, kernels: [...kernels] }
+    const costs = { passCosts: passCosts(plan, machine), maxQueue: 0 }
+    const settings = { ...costs, prefixReuse, deterministic: false, poison: false, kernels: [...kernels] }
     const model = await loadWeights(source, plan, { ...settings, signal, onProgress: () => {} })
     return new Model({
       native: model,
@@ -84,6 +89,8 @@ export async function loadSynthetic(
       log: makeLog(undefined),
       endTokens: [],
       samplingDefaults: {},
+      speculation: options.speculation ?? { method: 'off' },
+      pooling: undefined,
     })
   } finally {
     release()

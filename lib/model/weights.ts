@@ -10,6 +10,8 @@ export interface WeightsOptions {
   deterministic: boolean
   /** 0: no limit. */
   maxQueue: number
+  /** As NativeLoadRequest has it. */
+  passCosts: number[]
   poison: boolean
   kernels?: NativeKernelImage[]
   signal: AbortSignal | undefined

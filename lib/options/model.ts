@@ -1,6 +1,7 @@
 /** Options of a model: how it is planned, loaded, inspected and closed. */
 import { z } from 'zod'
 import { isLogger, type Logger } from '../log.ts'
+import { type Speculation, speculation } from './speculation.ts'
 import { boolean, integer, MAX_TOKENS, number, parseBytes, parsePercent, signal } from './validate.ts'
 
 /**
@@ -86,8 +87,9 @@ export type WeightsType = 'stored' | 'q4' | 'q8'
 /** What is made of a checkpoint's floats while they are read. */
 export interface MadeWeights {
   /**
-   * 'q4' and 'q8' make 4 or 8 bits of every linear of the layers that the checkpoint has in 16 or 32: in groups of 128 or
-   * 64, whose scales leave the least error, weighed by the norm before. Once: the result is kept with the other repacked
+   * 'q4' and 'q8' make 4 or 8 bits of every linear of the layers that the checkpoint has in 16 or 32: 8 in groups of
+   * 64, 4 in groups of 128 (narrow models: of 64, or of 32 with zeros), whose scales leave the least error, weighed by the
+   * norm before. Once: the result is kept with the other repacked
    * weights. model.weightError tells the loss. Default 'stored': as the checkpoint has them.
    */
   weights?: WeightsType | undefined
@@ -123,6 +125,8 @@ export interface LoadOptions extends PlanOptions, MadeWeights {
    * refused with QUEUE_FULL. Default: no limit.
    */
   maxQueue?: number | undefined
+  /** Tokens guessed ahead and checked several a pass, for requests that do not say. */
+  speculation?: Speculation | undefined
   /**
    * Keep the repacked weights on disk, so that the next load only reads them: true, false, or the folder to keep them
    * in. Default: MILLRACE_CACHE of the environment, or true. Models of less than 64 MiB are not kept.
@@ -228,7 +232,8 @@ const revision = { error: 'a branch, a tag or a commit' }
 export const hubOptions = {
   revision: z
     .string(revision)
-    .regex(/^[^\s\0]+$/, revision)
+    // As git has it: no part that leads elsewhere.
+    .regex(/^(?!.*(^|\/)\.{0,2}(\/|$))[^\s\0\\]+$/, revision)
     .optional(),
   offline: boolean().optional(),
 }
@@ -249,6 +254,7 @@ export const loadOptions = z.strictObject({
   generationConfig: z.enum(['model', 'none'], { error: "'model' or 'none'" }).optional(),
   deterministic: boolean().optional(),
   maxQueue: integer(1, 2 ** 31 - 1).optional(),
+  speculation: speculation.optional(),
   cache: z.union([z.boolean(), z.string().min(1)], { error: 'true, false or the path of a folder' }).optional(),
   logger: z.custom<Logger>(isLogger, { error: 'an object with the functions debug, info, warn and error' }).optional(),
   poison: boolean().optional(),

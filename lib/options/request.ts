@@ -5,7 +5,8 @@ import type { Constraint } from '../constraint/types.ts'
 import type { Message as ChatMessage, Tool as ChatTool, Templates } from '../text/chat/types.ts'
 import { ROLES, takesRole } from '../text/roles.ts'
 import { answerRows, type OptionsOf, type sampling, scheduling, shapeOf } from './sampling.ts'
-import { boolean, invalidArgument, signal, validate } from './validate.ts'
+import { type Speculation, speculation } from './speculation.ts'
+import { boolean, integer, invalidArgument, signal, validate } from './validate.ts'
 
 export type { ChatMessage, ChatTool }
 
@@ -17,6 +18,8 @@ export interface GenerateOptions extends OptionsOf<typeof sampling>, ScheduleOpt
   signal?: AbortSignal | undefined
   /** What the answer must be: JSON of a schema, a match of a regular expression, one of some texts, a grammar's. */
   constraint?: Constraint | undefined
+  /** Instead of the load's. */
+  speculation?: Speculation | undefined
 }
 
 export interface ScoreOptions extends ScheduleOptions {
@@ -25,6 +28,20 @@ export interface ScoreOptions extends ScheduleOptions {
   /** Give every position's logits too: float32 [tokens, vocabulary]. Default false. */
   logits?: boolean | undefined
   /** Aborts the request: it rejects with an AbortError whose code is ABORTED. */
+  signal?: AbortSignal | undefined
+}
+
+export interface EmbedOptions extends ScheduleOptions {
+  /**
+   * What of a text's final hidden states its vector is: their mean, or the last token's. Default: as the checkpoint's
+   * 1_Pooling/config.json says, else 'mean'.
+   */
+  pooling?: 'mean' | 'last' | undefined
+  /** So many of the vector's first numbers, made of length 1 again: for models that were trained for it. Default: all. */
+  dimensions?: number | undefined
+  /** Put around a text what the tokenizer puts there: its first and its last tokens. Default true. */
+  specialTokens?: boolean | undefined
+  /** Aborts the call: it rejects with an AbortError whose code is ABORTED. */
   signal?: AbortSignal | undefined
 }
 
@@ -62,6 +79,7 @@ export const generateOptions = z.strictObject({
     .custom<Constraint>()
     .transform((constraint) => (constraint === undefined ? undefined : checkConstraint(constraint)))
     .optional(),
+  speculation: speculation.optional(),
 })
 
 export const scoreOptions = z.strictObject({
@@ -70,6 +88,19 @@ export const scoreOptions = z.strictObject({
   logits: boolean().optional(),
   signal: signal().optional(),
 })
+
+export const embedOptions = z.strictObject({
+  ...shapeOf(scheduling),
+  pooling: z.enum(['mean', 'last'], { error: "'mean' or 'last'" }).optional(),
+  dimensions: integer(1, 2 ** 31 - 1).optional(),
+  specialTokens: boolean().optional(),
+  signal: signal().optional(),
+})
+
+/** Throws INVALID_ARGUMENT where an answer would have to be longer than it may be. */
+export function checkLengths({ minTokens = 0, maxTokens = Number.POSITIVE_INFINITY }: GenerateOptions): void {
+  if (minTokens > maxTokens) throw invalidArgument(`at most maxTokens (${maxTokens})`, 'options.minTokens', minTokens)
+}
 
 const text = (error = 'a text') => z.string({ error })
 const filled = () => text().min(1, { error: 'a text that is not empty' })

@@ -75,6 +75,16 @@ export const sampling = {
     flag: { form: '--max-tokens <count>', help: 'tokens of the answer at most', reads: 'number' },
   },
   /**
+   * Tokens of the answer at least: before there are so many no end token is chosen, none of `stopTokens`, and no stop text
+   * counts. The context's end does, and a constraint that lets nothing follow.
+   */
+  minTokens: {
+    schema: integer(0, MAX_TOKENS),
+    default: 0,
+    wire: 'min_tokens',
+    flag: { form: '--min-tokens <count>', help: 'neither end tokens nor stop texts before so many', reads: 'number' },
+  },
+  /**
    * What to cut of a prompt that leaves the answer too little room: `'start'` (its first token, if it is the tokenizer's
    * own, stays) or `'middle'`. The prompt keeps the context less `maxTokens`, but at least half of it; three quarters
    * where `maxTokens` is not named. A chat is cut as the tokens that its template made: `'middle'` keeps the system

@@ -130,6 +130,9 @@ function linkBytesPerSecond(link: string): number {
 /** Copied over one lane of the first generation; each generation doubles it. An H100's sixteen of the fifth: 53.5 GB/s. */
 const PCIE_LANE = 0.209e9
 
+/** That of the figures below. */
+export const MEASURED_GPU = { memoryBytesPerSecond: 3.35e12 }
+
 /** One H100 80GB HBM3 beside 16 cores of a Xeon. */
 const MEASURED: Calibration = {
   calibrated: true,

@@ -24,6 +24,7 @@ import { reserveBytes } from './memory.ts'
 import {
   breakEvenRows,
   type CostedUnit,
+  type DecodePrediction,
   type Prediction,
   predictCpu,
   predictDecode,
@@ -145,6 +146,9 @@ export interface MachineGpu {
 // Sequences that run at once where nobody expects more, and the most: a GPU decodes no more rows a launch.
 const LEAST_LOGIT_ROWS = 64
 const MOST_LOGIT_ROWS = 256
+
+// Drafts beside more rows than these are not told apart.
+const MOST_COSTED_ROWS = 128
 
 // Prompts are worth about this many rows a step on the twin: its linears are then bound by arithmetic, not by memory.
 const CPU_PREFILL_ROWS = 128
@@ -437,25 +441,38 @@ function decodeRows(of: Pick<ModelPlan, 'contextLength' | 'kvBytesPerToken' | 't
 /** The most sequences that the CPU serves no slower than the link would: beyond, its units are streamed. */
 function mostCpuRows(program: Program, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): number {
   if (plan.device === 'cpu' || !plan.units.some((unit) => unit.home === 'cpu')) return ANY_ROWS
-  const seconds = (rows: number, cpuRows: number) =>
-    predictionOf(program, { ...plan, batch: rows, cpuRows }, machine).batch.passSeconds
+  const seconds = (rows: number, cpuRows: number) => decodePrediction({ ...plan, cpuRows }, machine)(rows).passSeconds
   for (let rows = 1; rows <= plan.maxLogitRows; rows++) {
     if (seconds(rows, 0) < seconds(rows, ANY_ROWS)) return rows - 1
   }
   return ANY_ROWS
 }
 
-/** How fast a plan is on this machine. */
-export function predictionOf(program: Program, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): Prediction {
-  const { device, units, ringBytes, batch, maxRows, maxLogitRows } = plan
+/** How fast passes with so many decode rows are. */
+function decodePrediction(plan: Omit<ModelPlan, 'prediction'>, machine: Machine): (rows: number) => DecodePrediction {
+  const { device, units, ringBytes } = plan
   const gpu = gpuOf(device, machine)
-  const calibration = gpu?.calibration ?? machine.calibration
-  const prompt = Math.min(PREDICTED_PROMPT, plan.contextLength)
+  const { calibration } = gpu ?? machine
   const streamed = units.map((unit) => (unit.home === 'cpu' ? { ...unit, home: 'streamed' as const } : unit))
-  const decode = (rows: number) =>
+  return (rows) =>
     gpu
       ? predictDecode(rows > plan.cpuRows ? streamed : units, ringBytes, decodeRows(plan, rows), calibration)
       : predictCpu(units, decodeRows(plan, rows), calibration)
+}
+
+/** Seconds of passes with 1, 2, ... decode rows, by which drafts are found worth their rows. */
+export function passCosts(plan: ModelPlan, machine: Machine): number[] {
+  const seconds = decodePrediction(plan, machine)
+  return Array.from({ length: Math.min(plan.maxLogitRows, MOST_COSTED_ROWS) }, (_, row) => seconds(row + 1).passSeconds)
+}
+
+/** How fast a plan is on this machine. */
+export function predictionOf(program: Program, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): Prediction {
+  const { device, units, batch, maxRows, maxLogitRows } = plan
+  const gpu = gpuOf(device, machine)
+  const calibration = gpu?.calibration ?? machine.calibration
+  const prompt = Math.min(PREDICTED_PROMPT, plan.contextLength)
+  const decode = decodePrediction(plan, machine)
   // The twin's rows are bound by arithmetic, in a prompt as in a large batch.
   const prefill = gpu
     ? predictPrefill(program, units, prompt, maxRows - maxLogitRows, calibration)

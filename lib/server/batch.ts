@@ -32,7 +32,7 @@ interface Line {
   body: Record<string, unknown>
 }
 
-const URLS = ['/v1/chat/completions', '/v1/completions', '/v1/responses']
+const URLS = ['/v1/chat/completions', '/v1/completions', '/v1/responses', '/v1/embeddings']
 
 /**
  * Answers every line of `input` that `output` has no answer to, in the order in which answers end. Both are looked through

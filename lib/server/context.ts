@@ -1,7 +1,7 @@
 /** What every route of a server works with. */
 import { randomUUID } from 'node:crypto'
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
-import type { ChatMessage, ChatOptions, Generation, Prompt } from '../index.ts'
+import type { ChatMessage, ChatOptions, EmbedOptions, EmbedResult, Generation, Prompt } from '../index.ts'
 import type { AnswerOptions } from './answer/options.ts'
 import { invalid, type Problem } from './http/problem.ts'
 import { sendEvents } from './http/sse.ts'
@@ -64,6 +64,13 @@ export class Call {
 
   generate({ model, name }: Lease, prompt: Prompt, options: AnswerOptions): Generation {
     return this.#watched(name, model.generate(prompt, { ...options, signal: this.signal }))
+  }
+
+  async embed({ model, name }: Lease, texts: readonly Prompt[], options: EmbedOptions): Promise<EmbedResult> {
+    const began = performance.now()
+    const result = await model.embed(texts, { ...options, signal: this.signal })
+    this.context.metrics.embedded(name, result.usage.promptTokens, (performance.now() - began) / 1000)
+    return result
   }
 
   #watched(name: string, generation: Generation): Generation {

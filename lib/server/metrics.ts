@@ -56,6 +56,16 @@ const COUNTERS: Figure[] = [
     of: counted('promptTokens'),
   },
   { name: 'vllm:prefix_cache_hits_total', help: 'Prompt tokens found there', of: counted('reusedTokens') },
+  {
+    name: 'vllm:spec_decode_num_draft_tokens_total',
+    help: 'Tokens that were guessed ahead and checked',
+    of: counted('draftedTokens'),
+  },
+  {
+    name: 'vllm:spec_decode_num_accepted_tokens_total',
+    help: 'Of those, tokens that were right',
+    of: counted('acceptedTokens'),
+  },
   { name: 'millrace:steps_total', help: 'Passes over the model', of: counted('steps') },
   { name: 'millrace:streamed_bytes_total', help: 'Bytes of weights copied over the link', of: counted('copiedBytes') },
   { name: 'millrace:weight_bytes_read_total', help: 'Bytes of weights read', of: counted('weightBytesRead') },
@@ -159,6 +169,15 @@ export class Metrics {
       },
       () => {},
     )
+  }
+
+  /** Counts texts that were embedded, as one request. */
+  embedded(model_name: string, promptTokens: number, seconds: number): void {
+    const labels = { model_name }
+    this.#promptTokens.inc(labels, promptTokens)
+    this.#finished.inc({ model_name, finished_reason: 'stop' })
+    this.#promptSize.observe(labels, promptTokens)
+    this.#endToEnd.observe(labels, seconds)
   }
 
   /** Between a token of a stream and the one before. */

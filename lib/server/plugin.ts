@@ -8,11 +8,11 @@ import { anthropicError, openaiError, Problem, problemOf } from './http/problem.
 import { Metrics } from './metrics.ts'
 import { chatCompletions } from './openai/chat.ts'
 import { completions } from './openai/completions.ts'
+import { embeddings } from './openai/embeddings.ts'
 import { findModel, listModels } from './openai/models.ts'
 import { checkOptions, isModel, ramBudgetBytes, type ServerOptions, serverSchema } from './options.ts'
 import { live } from './page/live.ts'
 import { PAGE, PAGE_HEADERS } from './page/page.ts'
-import { estimateBytes } from './pool/bytes.ts'
 import { ModelPool, stopping } from './pool/pool.ts'
 import type { ModelSource, PoolLog } from './pool/types.ts'
 import { responses } from './responses/responses.ts'
@@ -68,7 +68,7 @@ export const millraceServer: FastifyPluginAsync<ServerOptions & { onHandle?: (ha
     logPrompts: options.logPrompts ?? false,
     note: (problem) => health.note(problem),
   }
-  const loaded = options.lazy ? checkAll(pool) : pool.loadAll()
+  const loaded = options.lazy ? pool.checkAll() : pool.loadAll()
   loaded.catch(() => {}) // told by the pool, and by requests
   onHandle?.({ pool, loaded, drain: () => health.drain() })
   app.addHook('onClose', () => pool.close(DRAIN_MS))
@@ -86,10 +86,6 @@ export const millraceServer: FastifyPluginAsync<ServerOptions & { onHandle?: (ha
     sendProblem(problem, request, reply)
   })
   addRoutes(app, context, { ...options, version: machine.version }, health)
-}
-
-async function checkAll(pool: ModelPool): Promise<void> {
-  for (const { source } of pool.entries) if (!source.model) await estimateBytes(source)
 }
 
 function addRoutes(
@@ -110,6 +106,7 @@ function addRoutes(
   post('/v1/chat/completions', chatCompletions)
   post('/v1/completions', completions)
   post('/v1/responses', responses)
+  post('/v1/embeddings', embeddings)
   post('/v1/messages', messages, 'anthropic')
   post('/v1/messages/count_tokens', countTokens, 'anthropic')
   post('/tokenize', tokenize)

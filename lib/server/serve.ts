@@ -6,17 +6,25 @@ import { Problem, problemOf } from './http/problem.ts'
 import { requestId } from './http/request_id.ts'
 import { checkOptions, type ServeOptions, type ServerOptions, serveSchema } from './options.ts'
 import { DRAIN_MS, millraceServer, type ServerHandle, sendProblem } from './plugin.ts'
-import { cors, type DestinationStream, fastify, pino } from './vendor.ts'
+import { cors, fastify, pino } from './vendor.ts'
 
 export interface Server extends AsyncDisposable {
   /** 'http://127.0.0.1:8080'. */
   readonly url: string
-  readonly app: FastifyInstance
+  /** What listens: of node:http and fastify, whose types its users need not have. */
+  readonly app: {
+    readonly server: { getConnections(done: (error: Error | null, count: number) => void): unknown }
+  }
   /**
    * Takes no more connections, lets requests end for `drainMs` at most, aborts what is left, and frees the models. Again:
    * the same promise.
    */
   close(drainMs?: number): Promise<void>
+}
+
+/** Takes the lines of the log, in the place of stderr. */
+export interface LogSink {
+  write(line: string): void
 }
 
 interface App {
@@ -25,10 +33,7 @@ interface App {
 }
 
 /** All but the socket. Rejects as load() does; nothing is left behind then. */
-export async function makeApp(
-  options: Omit<ServeOptions, 'host' | 'port' | 'drainMs'>,
-  logTo?: DestinationStream,
-): Promise<App> {
+export async function makeApp(options: Omit<ServeOptions, 'host' | 'port' | 'drainMs'>, logTo?: LogSink): Promise<App> {
   const { cors: origins = false, logLevel = 'info', ...rest } = options
   const log = pino({ level: logLevel, redact: ['req.headers.authorization'] }, logTo ?? pino.destination(2))
   let handle: ServerHandle | undefined
@@ -70,7 +75,7 @@ export async function makeApp(
 }
 
 /** Resolves when it listens, its models being loaded unless `lazy`. Rejects as load() does, and where it cannot listen. */
-export async function serve(options: ServeOptions, logTo?: DestinationStream): Promise<Server> {
+export async function serve(options: ServeOptions, logTo?: LogSink): Promise<Server> {
   const {
     host = '127.0.0.1',
     port = 8080,

@@ -14,17 +14,23 @@ export class AnswerText {
   readonly #watched: ReadonlyMap<number, string>
 
   readonly #shown: ReadonlyMap<number, string>
+  /** Tokens that come before stop texts count. */
+  #uncounted: number
 
-  /** `prompt`: what the tokens continue. */
+  /** `prompt`: what the tokens continue. `minTokens`: no stop text counts that is complete with so many. */
   constructor(
     pieces: Pieces,
     stops: readonly string[],
-    prompt: ArrayLike<number> = [],
-    shown: ReadonlyMap<number, string> = new Map(),
+    {
+      prompt = [],
+      shown = new Map(),
+      minTokens = 0,
+    }: { prompt?: ArrayLike<number>; shown?: ReadonlyMap<number, string> | undefined; minTokens?: number } = {},
   ) {
     this.#detokenizer = new Detokenizer(pieces, prompt)
     this.#matcher = new StopMatcher(stops)
     this.#shown = shown
+    this.#uncounted = minTokens
     this.#watched = stops.length === 0 ? new Map() : watchedTokens(pieces, stops)
   }
 
@@ -35,16 +41,18 @@ export class AnswerText {
 
   /** The text that is now certain to be part of the answer: whole code points, '' if none. */
   push(token: number): string {
+    const counts = this.#uncounted <= 0
+    this.#uncounted--
     const shown = this.#shown.get(token)
     const special = shown ?? this.#watched.get(token)
-    if (special === undefined) return this.#matcher.push(this.#detokenizer.push(token))
-    const before = this.#matcher.push(this.#detokenizer.settle())
-    return before + this.#matcher.push(special, shown === undefined)
+    if (special === undefined) return this.#matcher.push(this.#detokenizer.push(token), { counts })
+    const before = this.#matcher.push(this.#detokenizer.settle(), { counts })
+    return before + this.#matcher.push(special, { hidden: shown === undefined, counts })
   }
 
   /** What is left at the end. */
   flush(): string {
-    return this.#matcher.push(this.#detokenizer.flush()) + this.#matcher.flush()
+    return this.#matcher.push(this.#detokenizer.flush(), { counts: this.#uncounted <= 0 }) + this.#matcher.flush()
   }
 }
 

@@ -9,6 +9,8 @@ export class StopMatcher {
   #held = ''
   /** Parts of what is held that are looked at and not passed on: [start, end) each, in order. */
   #hidden: [start: number, end: number][] = []
+  /** Stop strings that end within so much of what is held do not count. */
+  #passed = 0
   #stopped = false
 
   constructor(stops: readonly string[]) {
@@ -20,16 +22,20 @@ export class StopMatcher {
     return this.#stopped
   }
 
-  /** The text that is now certain to come before any stop string. What is `hidden` can be part of one, and is not passed on. */
-  push(text: string, hidden = false): string {
+  /**
+   * The text that is now certain to come before any stop string. What is `hidden` can be part of one, and is not passed on.
+   * Unless it `counts`, no stop string ends in this text, but one may begin there.
+   */
+  push(text: string, { hidden = false, counts = true } = {}): string {
     if (this.#stopped) return ''
     if (this.#stops.length === 0) return hidden ? '' : text
     const buffer = this.#held + text
     if (hidden) this.#hidden.push([this.#held.length, buffer.length])
+    if (!counts) this.#passed = buffer.length
     let start = -1
     let end = Number.POSITIVE_INFINITY
     for (const stop of this.#stops) {
-      const at = buffer.indexOf(stop)
+      const at = buffer.indexOf(stop, Math.max(0, this.#passed - stop.length + 1))
       if (at === -1) continue
       const after = at + stop.length
       if (after < end || (after === end && at < start)) [start, end] = [at, after]
@@ -59,6 +65,7 @@ export class StopMatcher {
     this.#hidden = this.#hidden
       .map(([start, end]): [number, number] => [Math.max(0, start - text.length), end - text.length])
       .filter(([, end]) => end > 0)
+    this.#passed = Math.max(0, this.#passed - text.length)
     this.#held = held
     return seen
   }

@@ -854,10 +854,10 @@ TEST(malformed_linears_of_awq_and_compressed_tensors_are_refused_by_name_while_p
        {"tensor w", "[200, 24]", "[24, 200]"}},
       {kCompressed,
        [&](TinyModel& m, LinearSource& q) {
-         q.scales = add(m, "s", "F32", {200, 3}, 2400);
+         q.scales = add(m, "s", "F64", {200, 3}, 4800);
        },
        code::kCheckpointUnsupported,
-       {"tensor s", "F16 or BF16", "F32"}},
+       {"tensor s", "F16 or BF16 or F32", "F64"}},
       {kCompressed,
        [&](TinyModel& m, LinearSource& q) {
          q.scales = add(m, "s", "F16", {200, 1}, 400);

@@ -127,6 +127,7 @@ class DelayedExecutor final : public Executor {
   void hand_over(Stream& stream, std::byte* rows) override { inner_->hand_over(stream, rows); }
   void take_over(Stream& stream, const std::byte* rows) override { inner_->take_over(stream, rows); }
   size_t carried_bytes() const override { return inner_->carried_bytes(); }
+  void keep_hidden(Stream& stream) override { inner_->keep_hidden(stream); }
   void sample(Stream& stream) override { inner_->sample(stream); }
   void end(Stream& stream) override {
     inner_->end(stream);

@@ -27,10 +27,11 @@ inline constexpr int kContext = 160;
 
 struct Result {
   std::vector<int32_t> tokens;
-  std::vector<float> logprobs, logits, top_logprobs;
+  std::vector<float> logprobs, logits, embedding, top_logprobs;
   std::vector<int32_t> top_tokens;
   Finish finish = Finish::none;
   std::string error_code, error_message, error_remedy;
+  int drafted = 0, accepted = 0;
 };
 
 // Collects events; wait() blocks until a request has ended.
@@ -43,9 +44,12 @@ class Collector : public EventSink {
     result.tokens.insert(result.tokens.end(), event.tokens.begin(), event.tokens.end());
     result.logprobs.insert(result.logprobs.end(), event.logprobs.begin(), event.logprobs.end());
     result.logits.insert(result.logits.end(), event.logits.begin(), event.logits.end());
+    result.embedding.insert(result.embedding.end(), event.embedding.begin(), event.embedding.end());
     result.top_tokens.insert(result.top_tokens.end(), event.top_tokens.begin(), event.top_tokens.end());
     result.top_logprobs.insert(result.top_logprobs.end(), event.top_logprobs.begin(), event.top_logprobs.end());
     result.finish = event.finish;
+    result.drafted = event.drafted_tokens;
+    result.accepted = event.accepted_tokens;
     result.error_code = event.error_code;
     result.error_message = event.error_message;
     result.error_remedy = event.error_remedy;
@@ -110,6 +114,8 @@ struct Placement {
   int devices = 1;           // layers alternate, the head is where the last one is
   bool scatter = false;      // units lie on the devices in no order at all
   int64_t skip_hop_wait = -1;
+  std::vector<double> pass_costs;
+  std::function<void(const Sequence&, int, std::vector<int32_t>&)> draft;
 };
 
 // Steps of about two milliseconds, so that a request lasts long enough for something to happen meanwhile.
@@ -150,6 +156,8 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
   config.prefix_reuse = placement.prefix_reuse;
   config.max_queue = placement.max_queue;
   config.hooks = placement.hooks;
+  config.pass_costs = placement.pass_costs;
+  config.draft = placement.draft;
   std::vector<std::unique_ptr<Backend>> backends;
   for (int i = 0; i < placement.devices; i++) {
     backends.push_back(create_cpu_backend(placement.threads, placement.stream_hooks));
@@ -179,9 +187,16 @@ inline RequestOptions request(std::mt19937_64& random) {
   }
   if (random() % 4 == 0) options.logit_bias = {{static_cast<int32_t>(random() % 97), 2.0f}, {5, -3.0f}};
   if (random() % 3 == 0) options.top_logprobs = 1 + static_cast<int>(random() % 5);
-  if (random() % 5 == 0) {
+  const uint64_t kind = random() % 5;
+  if (kind == 0) {
     options.kind = RequestKind::score;
     options.logits = true;
+  } else if (kind == 1) {
+    options.kind = RequestKind::embed;
+    options.pooling = prompt % 2 == 0 ? Pooling::mean : Pooling::last;
+  } else if (prompt % 3 == 0) {
+    options.min_tokens = options.max_tokens / 2;
+    options.stop_tokens = {1, 5, 40};
   }
   return options;
 }
@@ -195,6 +210,8 @@ inline void check_same(const Result& a, const Result& b) {
   CHECK_EQ(a.top_logprobs.size(), b.top_logprobs.size());
   CHECK(a.top_logprobs.empty() ||
         std::memcmp(a.top_logprobs.data(), b.top_logprobs.data(), a.top_logprobs.size() * 4) == 0);
+  CHECK_EQ(a.embedding.size(), b.embedding.size());
+  CHECK(a.embedding.empty() || std::memcmp(a.embedding.data(), b.embedding.data(), a.embedding.size() * 4) == 0);
   CHECK_EQ(a.logits.size(), b.logits.size());
   CHECK(a.logits.empty() || std::memcmp(a.logits.data(), b.logits.data(), a.logits.size() * 4) == 0);
 }
@@ -235,6 +252,7 @@ class FaultyExecutor : public Executor {
   void hand_over(Stream& stream, std::byte* rows) override { inner_->hand_over(stream, rows); }
   void take_over(Stream& stream, const std::byte* rows) override { inner_->take_over(stream, rows); }
   size_t carried_bytes() const override { return inner_->carried_bytes(); }
+  void keep_hidden(Stream& stream) override { inner_->keep_hidden(stream); }
   void sample(Stream& stream) override { inner_->sample(stream); }
   void end(Stream& stream) override { inner_->end(stream); }
   void collect() override { inner_->collect(); }

@@ -76,13 +76,30 @@ struct Builder {
   LinearSource linear(const std::string& name, int n, int k) {
     static constexpr int kGroups[] = {16, 32, 64, 8, 40, -1, 128, 1, 0, -2};
     LinearSource source;
-    source.format = static_cast<LinearFormat>(bytes.of(4));
+    source.format = static_cast<LinearFormat>(bytes.of(6));
     const int flags = bytes.next();
     const char* scale_type = flags % 16 == 0 ? "F32" : flags % 2 == 0 ? "BF16" : "F16";
     const size_t scale_bytes = flags % 16 == 0 ? 4 : 2;
     if (source.format == LinearFormat::plain) {
       source.weight = name + ".weight";
       add(source.weight, scale_type, {n, k}, scale_bytes);
+    } else if (source.format == LinearFormat::fp8) {
+      source.block_rows = bytes.of(3) == 0 ? 1 : 8 * (1 + bytes.of(4));
+      source.group_size = 32 * (1 + bytes.of(4));
+      const int rows = (n + source.block_rows - 1) / source.block_rows;
+      const int columns = source.block_rows == 1 ? 1 : (k + source.group_size - 1) / source.group_size;
+      source.weight = name + ".w";
+      source.scales = name + ".s";
+      add(source.weight, "F8_E4M3", {n, k}, 1);
+      add(source.scales, scale_type, {(flags & 32) != 0 ? 1 : rows, (flags & 32) != 0 ? 1 : columns}, scale_bytes);
+    } else if (source.format == LinearFormat::nvfp4) {
+      source.global_divides = (flags & 32) != 0;
+      source.weight = name + ".w";
+      source.scales = name + ".s";
+      source.global_scale = name + ".t";
+      add(source.weight, "U8", {n, k / 2}, 1);
+      add(source.scales, "F8_E4M3", {n, k / 16}, 1);
+      add(source.global_scale, "F32", {1}, 4);
     } else {
       source.bits = bytes.of(32) == 1 ? 8 : 4;
       source.group_size = kGroups[bytes.of(std::size(kGroups))];

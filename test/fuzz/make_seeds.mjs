@@ -16,7 +16,7 @@ function save(target, name, bytes) {
   writeFileSync(`${root}${target}/${name}`, bytes)
 }
 
-const BYTES = { F16: 2, BF16: 2, F32: 4, I32: 4, I64: 8, U8: 1 }
+const BYTES = { F16: 2, BF16: 2, F32: 4, I32: 4, I64: 8, U8: 1, F8_E4M3: 1 }
 
 /** A safetensors file of [name, dtype, shape, bytes]; without bytes, random ones that are no infinite halfs. */
 function safetensors(tensors, extra = {}) {
@@ -116,6 +116,17 @@ function linear(format, name, n, k) {
         [`${name}.qzeros`, 'I32', [groups, n / 8]],
         [`${name}.scales`, 'F16', [groups, n]],
       ]
+    case 4:
+      return [
+        [`${name}.weight`, 'F8_E4M3', [n, k], randomBytes(n * k).map((byte) => byte & 0xbb)],
+        [`${name}.weight_scale_inv`, 'BF16', [n / 16 < 1 ? 1 : n / 16, 1]],
+      ]
+    case 5:
+      return [
+        [`${name}.weight_packed`, 'U8', [n, k / 2]],
+        [`${name}.weight_scale`, 'F8_E4M3', [n, groups], randomBytes(n * groups).map((byte) => byte & 0x3b)],
+        [`${name}.weight_global_scale`, 'F32', [1], Buffer.from(Float32Array.of(2).buffer)],
+      ]
     default:
       return [
         [`${name}.weight_packed`, 'I32', [n, k / 8]],
@@ -127,7 +138,7 @@ function linear(format, name, n, k) {
   }
 }
 const shapes = { q: [16, 16], k: [8, 16], v: [8, 16], o: [16, 16], g: [32, 16], u: [32, 16], d: [16, 32] }
-for (let format = 0; format < 4; format++) {
+for (let format = 0; format < 6; format++) {
   for (const shards of format === 1 ? [1, 2, 3] : [1 + (format % 3)]) {
     const tensors = [
       ['e', 'F16', [8, 16]],
@@ -142,7 +153,7 @@ for (let format = 0; format < 4; format++) {
 }
 
 // ---- Linears: what linears_fuzz.cc makes of bytes. Zero bytes are sound tensors, so few of them are random.
-for (let format = 0; format < 4; format++) {
+for (let format = 0; format < 6; format++) {
   for (let seed = 0; seed < 6; seed++) {
     const bytes = randomBytes(200)
     // Widths, then for each linear its format, flags, bits, group; then its tensors, most of them undamaged.

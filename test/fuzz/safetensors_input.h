@@ -50,8 +50,8 @@ inline bool load(const std::vector<std::string>& paths, const ModelSource& sourc
     std::vector<std::byte> embedding(plan.embedding_bytes);
     repack(checkpoint, plan, pointers, embedding.data(), pool, {});
     for (size_t u = 0; u < plan.units.size(); u++) {
-      for (const LinearLayout* linear : {&plan.units[u].first, &plan.units[u].second}) {
-        for (const LinearLayout::Segment& segment : linear->segments) decode_matrix(segment.matrix, pointers[u]);
+      for (const LinearLayout& linear : plan.units[u].linears) {
+        for (const LinearLayout::Segment& segment : linear.segments) decode_matrix(segment.matrix, pointers[u]);
       }
     }
     return true;

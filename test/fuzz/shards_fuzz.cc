@@ -33,6 +33,17 @@ LinearSource linear(const std::string& name, int format) {
       source.g_idx = name + ".weight_g_idx";
       source.shape = name + ".weight_shape";
       break;
+    case LinearFormat::fp8:
+      source.weight = name + ".weight";
+      source.scales = name + ".weight_scale_inv";
+      source.block_rows = 16;
+      break;
+    case LinearFormat::nvfp4:
+      source.weight = name + ".weight_packed";
+      source.scales = name + ".weight_scale";
+      source.global_scale = name + ".weight_global_scale";
+      source.global_divides = true;
+      break;
   }
   return source;
 }
@@ -117,6 +128,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     paths.push_back(files.back()->path());
     at += 2 + length;
   }
-  fuzz::load(paths, model(data[0] % 4));
+  fuzz::load(paths, model(data[0] % 6));
   return 0;
 }

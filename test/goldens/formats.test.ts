@@ -17,7 +17,11 @@ for (const name of formatNames) {
 
     test.each(['resident', 'streamed'] as const)('%s', async (placement) => {
       const golden = JSON.parse(readFileSync(join(FORMATS, name, 'golden.json'), 'utf8'))
-      await using model = await load(formatFolder(name), { device: 'cpu', placement, poison: true })
+      const warnings: unknown[] = []
+      const quiet = () => {}
+      const logger = { debug: quiet, info: quiet, error: quiet, warn: (...told: unknown[]) => void warnings.push(told) }
+      await using model = await load(formatFolder(name), { device: 'cpu', placement, poison: true, logger })
+      expect(warnings).toEqual([])
       const { logprobs } = await model.score(golden.ids)
       const errors = Array.from(logprobs, (value, i) => Math.abs(value - golden.logprobs[i]))
       expect(errors.length).toBe(golden.ids.length - 1)

@@ -12,9 +12,10 @@ const TEXT = 'Once upon a time, there was a kind girl named Daisy. She lived in 
 
 describe.skipIf(!demo)('demo-fp16', () => {
   test.each([
-    { weights: 'q4', nibble: 1, perplexity: 1.1 },
-    { weights: 'q8', nibble: 1 / 16, perplexity: 1.005 },
-  ] as const)('of $weights is smaller and nearly as good', async ({ weights, nibble, perplexity }) => {
+    // Groups of 32 with zeros, since the model is narrow: 0.098 with groups of 128.
+    { weights: 'q4', nibble: 1, most: 0.085, perplexity: 1.1 },
+    { weights: 'q8', nibble: 1 / 16, most: 0.0094, perplexity: 1.005 },
+  ] as const)('of $weights is smaller and nearly as good', async ({ weights, nibble, most, perplexity }) => {
     const of = async (more: object) => {
       await using model = await load(demo!, { device: 'cpu', contextLength: 128, maxSequences: 1, ...more })
       const { perplexity } = await model.score(TEXT)
@@ -29,7 +30,7 @@ describe.skipIf(!demo)('demo-fp16', () => {
     expect(stored.error).toBeUndefined()
     expect(made.head).toBeUndefined() // the head is its own affair
     expect(made.error!.weights).toBeGreaterThan(0.02 * nibble)
-    expect(made.error!.weights).toBeLessThan(0.15 * nibble)
+    expect(made.error!.weights).toBeLessThan(most)
     expect(made.error!.results).toBeLessThan(0.15 * nibble)
     expect(made.perplexity).toBeLessThan(perplexity * stored.perplexity)
     expect(made.bytes).toBeLessThan(stored.bytes)

@@ -99,6 +99,10 @@ export class ReferenceModel {
     return new ReferenceSequence(this)
   }
 
+  emptyCaches(): LayerCache[] {
+    return Array.from({ length: this.config.num_hidden_layers }, () => ({ keys: [], values: [] }))
+  }
+
   /** Logits of every position, a row of the vocabulary each. */
   logits(tokens: readonly number[]): Float64Array[] {
     return this.sequence().append(tokens)
@@ -126,8 +130,18 @@ export class ReferenceModel {
     return { tokens, margins }
   }
 
+  /** What the head reads of every position, a row of `hidden_size` each. */
+  hidden(tokens: readonly number[]): Float64Array[] {
+    const caches = this.emptyCaches()
+    return tokens.map((token, position) => this.hiddenStep(token, position, caches))
+  }
+
   /** @internal one token at `position`, its keys and values appended to `caches`. */
   step(token: number, position: number, caches: LayerCache[]): Float64Array {
+    return multiply(this.head, this.hiddenStep(token, position, caches))
+  }
+
+  private hiddenStep(token: number, position: number, caches: LayerCache[]): Float64Array {
     const { hidden_size: hidden, rms_norm_eps: epsilon, num_hidden_layers: layers } = this.config
     const row = this.embedding.weights.subarray(token * hidden, (token + 1) * hidden)
     if (row.length !== hidden) throw new Error(`token ${token} is not in the vocabulary`)
@@ -141,7 +155,7 @@ export class ReferenceModel {
       const activated = up.map((u, j) => u * silu(gate[j]!))
       x = add(x, multiply(layer.down, activated))
     }
-    return multiply(this.head, rmsNorm(x, this.finalNorm, epsilon))
+    return rmsNorm(x, this.finalNorm, epsilon)
   }
 
   private attention(layer: Layer, x: Float64Array, position: number, cache: LayerCache): Float64Array {
@@ -189,7 +203,7 @@ export class ReferenceSequence {
 
   constructor(model: ReferenceModel) {
     this.model = model
-    this.caches = Array.from({ length: model.config.num_hidden_layers }, () => ({ keys: [], values: [] }))
+    this.caches = model.emptyCaches()
   }
 
   /** Logits of each of the tokens. */

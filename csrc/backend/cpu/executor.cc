@@ -128,6 +128,11 @@ void CpuExecutor::check(const Step& step) const {
     require(request.top_logprobs >= 0, "top_logprobs must not be negative");
     require(request.mask < size(step.masks), "a logit request's mask is outside the step's");
   }
+  last = step.decode_rows - 1;
+  for (const int32_t row : step.hidden_rows) {
+    require(row > last && row < step.rows, "hidden rows must be prefill rows in ascending order");
+    last = row;
+  }
   for (const LogitAdjustment& adjustment : step.adjustments) {
     require(adjustment.token >= 0 && adjustment.token < vocab, "an adjusted token is outside the vocabulary");
   }
@@ -196,6 +201,18 @@ size_t CpuExecutor::carried_bytes() const {
   size_t floats = 0;
   for (const int value : carried_) floats += static_cast<size_t>(width(value));
   return config_.max_rows * floats * sizeof(float);
+}
+
+void CpuExecutor::keep_hidden(Stream& stream) {
+  enqueue(stream, [this] {
+    const auto hidden = static_cast<size_t>(config_.program.hidden());
+    output_->hidden.resize(step_.hidden_rows.size() * hidden);
+    float* to = output_->hidden.data();
+    for (const int32_t row : step_.hidden_rows) {
+      std::memcpy(to, values_[kResidual] + row * hidden, hidden * sizeof(float));
+      to += hidden;
+    }
+  });
 }
 
 void CpuExecutor::sample(Stream& stream) {

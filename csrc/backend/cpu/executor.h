@@ -42,6 +42,7 @@ class CpuExecutor final : public Executor {
   void hand_over(Stream& stream, std::byte* rows) override;
   void take_over(Stream& stream, const std::byte* rows) override;
   size_t carried_bytes() const override;
+  void keep_hidden(Stream& stream) override;
   void sample(Stream& stream) override;
   void end(Stream& stream) override;
   ExecutorCounters counters() const override;

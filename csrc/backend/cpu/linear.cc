@@ -318,21 +318,33 @@ void run_widened(const LinearKernels& kernels, const LinearCall& call, const Lin
   constexpr int kTiles = 16;
   const MatrixLayout& m = segment.matrix;
   const int per_group = m.code.group / kTileK, rows = run.row_end - run.row_begin;
-  std::vector<float> tiles(static_cast<size_t>(kTiles) * kTileN * kTileK + 16);
+  alignas(64) float tiles[kTiles * kTileN * kTileK];
   std::vector<float> sums(static_cast<size_t>(rows) * kTileN);
-  auto* aligned = reinterpret_cast<float*>(round_up(reinterpret_cast<uintptr_t>(tiles.data()), 64));
   alignas(64) float part[kLinearDenseRows * kTileN];
   for (int block = run.block_begin; block < run.block_end; block++) {
     const std::byte* matrix = call.slab + m.offset;
     std::fill(sums.begin(), sums.end(), 0.0f);
     for (int begin = 0; begin < m.slices(); begin += kTiles) {
       const int end = std::min(begin + kTiles, m.slices());
+      if (kernels.e4m3 != nullptr && rows <= kLinearE4m3Rows) {
+        E4m3RowBlock few;
+        few.weights = matrix + m.group_offset(block, begin / per_group);
+        few.slices = end - begin;
+        few.group_tiles = per_group;
+        few.rows = rows;
+        few.x_stride = static_cast<int64_t>(p.k_stored) * 2;
+        few.x = p.spread.data() + run.row_begin * few.x_stride + static_cast<ptrdiff_t>(begin) * 2 * kTileK;
+        few.out = part;
+        kernels.e4m3(few);
+        for (int i = 0; i < rows * kTileN; i++) sums[static_cast<size_t>(i)] += part[i];
+        continue;
+      }
       for (int s = begin; s < end; s += per_group) {
         kernels.widen(matrix + m.group_offset(block, s / per_group), matrix + m.tile_offset(block, s),
-                      std::min(per_group, end - s), aligned + static_cast<ptrdiff_t>(s - begin) * kTileN * kTileK);
+                      std::min(per_group, end - s), tiles + static_cast<ptrdiff_t>(s - begin) * kTileN * kTileK);
       }
       DenseRowBlock task;
-      task.weights = reinterpret_cast<const std::byte*>(aligned);
+      task.weights = reinterpret_cast<const std::byte*>(tiles);
       task.slices = end - begin;
       task.x_stride = static_cast<int64_t>(p.k_stored) * 2;
       task.out = part;

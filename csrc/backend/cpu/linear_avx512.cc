@@ -7,6 +7,8 @@
 #endif
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "backend/cpu/linear_code_body.h"
 #include "backend/cpu/linear_kernels.h"
 #include "backend/cpu/linear_q4_avx512.h"
@@ -108,6 +110,20 @@ inline void dense_chunk(const std::byte* weights, int tiles, const float* x, int
   }
 }
 
+// The 64 results of sums (j, g) by lane.
+inline void reduce_lanes(const float (*sums)[16], float* out) {
+  for (int jg = 0; jg < 32; jg++, sums++) {
+    // The lane's two halves, then h 0 (elements 0 1 4 5) and h 1 (elements 2 3 6 7).
+    const __m512 v = _mm512_load_ps(*sums);
+    const __m256 e = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    const __m128 pairs = _mm_add_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));  // h0 h0 h1 h1
+    const __m128 result = _mm_add_ps(pairs, _mm_movehdup_ps(pairs));
+    float* to = out + 8 * (jg % 8) + jg / 8;
+    to[0] = _mm_cvtss_f32(result);
+    to[4] = _mm_cvtss_f32(_mm_movehl_ps(result, result));
+  }
+}
+
 template <typename Type, int kRows>
 void dense_rows(const DenseRowBlock& a) {
   constexpr int kGs = kRows == 1 ? 16 : kRows == 2 ? 8 : kRows <= 4 ? 4 : 2;  // sums in flight: kRows * kGs
@@ -121,18 +137,7 @@ void dense_rows(const DenseRowBlock& a) {
                                     a.x + begin * 32, a.x_stride, &sums[0][jg][0]);
     }
   }
-  for (int row = 0; row < kRows; row++) {
-    for (int jg = 0; jg < 32; jg++) {
-      // The lane's two halves, then h 0 (elements 0 1 4 5) and h 1 (elements 2 3 6 7).
-      const __m512 v = _mm512_load_ps(sums[row][jg]);
-      const __m256 e = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
-      const __m128 pairs = _mm_add_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));  // h0 h0 h1 h1
-      const __m128 result = _mm_add_ps(pairs, _mm_movehdup_ps(pairs));
-      float* out = a.out + row * 64 + 8 * (jg % 8) + jg / 8;
-      out[0] = _mm_cvtss_f32(result);
-      out[4] = _mm_cvtss_f32(_mm_movehl_ps(result, result));
-    }
-  }
+  for (int row = 0; row < kRows; row++) reduce_lanes(sums[row], a.out + row * 64);
 }
 
 template <typename Type>
@@ -157,13 +162,77 @@ void dense(const DenseRowBlock& a) {
   }
 }
 
+// e4m3 numbers become the floats that widen() makes, in registers, and are summed in dense_rows' order.
+template <int kRows>
+void e4m3_rows(const E4m3RowBlock& a) {
+  constexpr int kGs = kRows == 1 ? 16 : 8;
+  alignas(64) float sums[kRows][32][16];
+  alignas(64) float factors[32][4];
+  for (int i = 0; i < kRows * 32; i++) _mm512_store_ps(&sums[0][0][0] + i * 16, _mm512_setzero_ps());
+  const std::byte* p = a.weights;
+  const float* x = a.x;
+  const __m256i sign = _mm256_set1_epi16(static_cast<int16_t>(0x8000)), size = _mm256_set1_epi16(0x3f80);
+  for (int begin = 0; begin < a.slices; begin += a.group_tiles) {
+    float scale[kTileN];
+    std::memcpy(scale, p, sizeof(scale));
+    p += sizeof(scale);
+    for (int j = 0; j < 4; j++) {
+      for (int g = 0; g < 8; g++) {
+        float* factor = factors[8 * j + g];
+        factor[0] = factor[1] = scale[8 * g + j] * 256.0f;
+        factor[2] = factor[3] = scale[8 * g + 4 + j] * 256.0f;
+      }
+    }
+    const int tiles = a.slices - begin < a.group_tiles ? a.slices - begin : a.group_tiles;
+    for (int s = 0; s < tiles; s++, p += 1024, x += 32) {
+      for (int jg = 0; jg < 32; jg += kGs) {
+        __m512 sum[kRows][kGs];
+        MILLRACE_UNROLL(2)
+        for (int row = 0; row < kRows; row++) {
+          MILLRACE_UNROLL(16)
+          for (int g = 0; g < kGs; g++) sum[row][g] = _mm512_load_ps(sums[row][jg + g]);
+        }
+        MILLRACE_UNROLL(2)
+        for (int half = 0; half < 2; half++) {
+          __m512 xs[kRows];
+          MILLRACE_UNROLL(2)
+          for (int row = 0; row < kRows; row++) xs[row] = _mm512_loadu_ps(x + row * a.x_stride + half * 16);
+          MILLRACE_UNROLL(16)
+          for (int g = 0; g < kGs; g++) {
+            const std::byte* at = p + (jg + g) * 32 + half * 16;
+            const __m256i words = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+            if (half == 0 && g % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(at) + kPrefetch, _MM_HINT_T0);
+            const __m256i halves = _mm256_or_si256(_mm256_and_si256(_mm256_slli_epi16(words, 8), sign),
+                                                   _mm256_and_si256(_mm256_slli_epi16(words, 7), size));
+            const __m512 factor = _mm512_broadcast_f32x4(_mm_load_ps(factors[jg + g]));
+            const __m512 w = _mm512_mul_ps(_mm512_cvtph_ps(halves), factor);
+            MILLRACE_UNROLL(2)
+            for (int row = 0; row < kRows; row++) sum[row][g] = _mm512_fmadd_ps(w, xs[row], sum[row][g]);
+          }
+        }
+        MILLRACE_UNROLL(2)
+        for (int row = 0; row < kRows; row++) {
+          MILLRACE_UNROLL(16)
+          for (int g = 0; g < kGs; g++) _mm512_store_ps(sums[row][jg + g], sum[row][g]);
+        }
+      }
+    }
+  }
+  for (int row = 0; row < kRows; row++) reduce_lanes(sums[row], a.out + row * 64);
+}
+
+void e4m3(const E4m3RowBlock& a) {
+  if (a.rows == 1) return e4m3_rows<1>(a);
+  e4m3_rows<kLinearE4m3Rows>(a);
+}
+
 }  // namespace
 
 const LinearKernels kLinearAvx512 = {"avx512",   kMostRows,  quantize,    q4,        q4_many, code_linear<WordsAvx512>,
-                                     code_widen, dense<F16>, dense<Bf16>, dense<F32>};
+                                     code_widen<WordsAvx512>, e4m3, dense<F16>, dense<Bf16>, dense<F32>};
 const LinearKernels kLinearAvx512Vnni = {
     "avx512vnni",           kMostRows,  quantize,   linear_q4_avx512vnni, linear_q4_many_avx512vnni,
-    linear_code_avx512vnni, code_widen, dense<F16>, dense<Bf16>,          dense<F32>};
+    linear_code_avx512vnni, code_widen<WordsAvx512>, e4m3, dense<F16>, dense<Bf16>,          dense<F32>};
 
 }  // namespace millrace
 #endif

@@ -50,9 +50,63 @@ inline void code_group(const CodeRowBlock& a, const Plane& plane, const std::byt
   }
 }
 
+// One row, where the sums of a whole row block fit the registers: they are reduced for 16 outputs at once.
+template <class W, class Plane>
+void code_single(const CodeRowBlock& a) {
+  using V = typename W::V;
+  const Code& code = *a.code;
+  const Plane plane(code);
+  const int span_bytes = code.span_bytes(), header_bytes = code.header_bytes(a.zeros);
+  const bool minimums = code.minimums();
+  GroupHeader h;
+  begin_header(code, h);
+  for (int i = 0; i < kTileN; i++) a.out[i] = 0.0f;
+  const std::byte* p = a.weights;
+  const int16_t* x = a.x;
+  for (int tile = 0, group = 0; tile < a.slices; tile += a.group_tiles, group++) {
+    if (span_bytes > 0 && tile % (kSpan / kTileK) == 0) {
+      read_span<W>(code, p, h);
+      p += span_bytes;
+    }
+    read_header<W>(code, p, a.zeros, a.bf16_scales, h);
+    p += header_bytes;
+    const int tiles = a.slices - tile < a.group_tiles ? a.slices - tile : a.group_tiles;
+    V sum[8][2];
+    MILLRACE_UNROLL(8)
+    for (int g = 0; g < 8; g++) sum[g][0] = sum[g][1] = W::zero();
+    for (int s = 0; s < tiles; s++) {
+      const V x0 = W::spread(x, 0, 0), x1 = W::spread(x, 1, 0);
+      MILLRACE_UNROLL(8)
+      for (int g = 0; g < 8; g++) {
+        V w[4];
+        W::template prefetch<Plane::kTileBytes>(p, g);
+        plane.pairs(p, g, 0, w);
+        sum[g][0] = W::dot(W::dot(sum[g][0], w[0], x0), w[2], x1);
+        sum[g][1] = W::dot(W::dot(sum[g][1], w[1], x0), w[3], x1);
+      }
+      x += kTileK;
+      p += Plane::kTileBytes;
+    }
+    const float x_scale = a.scales[group];
+    const int32_t x_sum = a.sums[group];
+    MILLRACE_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+      const int at = 16 * i;
+      const V exact = W::reduce(sum[2 * i][0], sum[2 * i][1], sum[2 * i + 1][0], sum[2 * i + 1][1]);
+      W::add_scaled(exact, h.zero + at, x_sum, h.scale + at, x_scale, a.out + at);
+    }
+    if (!minimums) continue;
+    const float x_total = static_cast<float>(x_sum) * x_scale;
+    for (int i = 0; i < kTileN; i++) a.out[i] += h.minimum[i] * x_total;
+  }
+}
+
 template <class W, class Plane>
 void code_rows(const CodeRowBlock& a) {
   using V = typename W::V;
+  if constexpr (W::kSingle) {
+    if (a.rows == 1) return code_single<W, Plane>(a);
+  }
   constexpr int kParts = 4 / W::kTs;
   const Code& code = *a.code;
   const Plane plane(code);
@@ -114,17 +168,14 @@ void code_linear(const CodeRowBlock& a) {
 }
 
 // Tiles of e4m3 numbers times their group's scales, as float32 tiles.
-[[maybe_unused]] void code_widen(const std::byte* header, const std::byte* tiles, int count, float* out) {
-  const auto* from = reinterpret_cast<const uint8_t*>(tiles);
+template <class W>
+void code_widen(const std::byte* header, const std::byte* tiles, int count, float* out) {
   float scale[kTileN];
   __builtin_memcpy(scale, header, sizeof(scale));
+  const auto* from = reinterpret_cast<const uint8_t*>(tiles);
   for (int tile = 0; tile < count; tile++) {
     for (int j = 0; j < 4; j++) {
-      for (int g = 0; g < 8; g++, from += 32, out += 32) {
-        float factor[32];
-        for (int e = 0; e < 32; e++) factor[e] = scale[8 * g + 4 * (e / 2 % 2) + j];
-        for (int e = 0; e < 32; e++) out[e] = float_of_e4m3(from[e]) * factor[e];
-      }
+      for (int g = 0; g < 8; g++, from += 32, out += 32) W::widen(from, scale[8 * g + j], scale[8 * g + 4 + j], out);
     }
   }
 }

@@ -70,6 +70,13 @@ struct DenseRowBlock {
   float* out = nullptr;  // [rows, 64] in the order of tile_index()
 };
 
+inline constexpr int kLinearE4m3Rows = 2;  // that a kernel call of e4m3 takes at most
+
+// Some whole groups of a row block of e4m3: each float32 scales [64], then its tiles. Otherwise as above.
+struct E4m3RowBlock : DenseRowBlock {
+  int group_tiles = 0;
+};
+
 struct LinearKernels {
   const char* name;
   int q4_rows;  // rows of x that one call of q4 takes at most
@@ -82,6 +89,7 @@ struct LinearKernels {
   void (*code)(const CodeRowBlock&);
   // Tiles of e4m3 numbers (after a group's header of float32 scales) as float32 tiles, each number times its scale.
   void (*widen)(const std::byte* header, const std::byte* tiles, int count, float* out);
+  void (*e4m3)(const E4m3RowBlock&);  // the same results as f32 of widened tiles, faster for few rows; or null
   void (*f16)(const DenseRowBlock&);
   void (*bf16)(const DenseRowBlock&);
   void (*f32)(const DenseRowBlock&);

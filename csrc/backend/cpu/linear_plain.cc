@@ -150,6 +150,7 @@ struct WordsPlain {
     uint8_t bytes[16];
   };
   static constexpr int kTs = 1;
+  static constexpr bool kSingle = false;
   static V zero() { return all_words(0); }
   static V load(const std::byte* p) { return load_words(p); }
   static V mask(V a, uint32_t bits) { return mask_words(a, all_words(bits)); }
@@ -182,6 +183,9 @@ struct WordsPlain {
   static V spread(const int16_t* x, int pair, int first) { return pair_of(x + 8 * pair + 2 * first); }
   static V dot(V sum, V weights, V x) { return dot_words(sum, weights, x); }
   static void reduce(V sum, int32_t* out) { store_words(out, sum); }
+  static void widen(const uint8_t* from, float first, float second, float* out) {
+    for (int i = 0; i < 32; i++) out[i] = float_of_e4m3(from[i]) * (i / 2 % 2 == 0 ? first : second);
+  }
   static void halves(const std::byte* p, float* out) {
     for (int i = 0; i < kTileN; i++) {
       uint16_t bits;
@@ -336,6 +340,6 @@ void dense(const DenseRowBlock& a) {
 }  // namespace
 
 const LinearKernels kLinearPlain = {"plain",    kMostRows,  quantize,    q4,        nullptr, code_linear<WordsPlain>,
-                                    code_widen, dense<F16>, dense<Bf16>, dense<F32>};
+                                    code_widen<WordsPlain>, nullptr, dense<F16>, dense<Bf16>, dense<F32>};
 
 }  // namespace millrace

@@ -9,22 +9,34 @@ const read = ownFields({
   layer_norm_eps: fieldNumber(0).nullish(),
   logit_scale: fieldNumber(0).nullish(),
   use_qk_norm: fieldBoolean().nullish(),
+  use_parallel_block: fieldBoolean().nullish(),
+  use_gated_activation: fieldBoolean().nullish(),
 })
 
 function decoder(config: Fields, shape: DecoderShape): DecoderShape {
-  const { layer_norm_eps: epsilon, logit_scale: logitScale, use_qk_norm: qkNorm } = read(config)
-  if (qkNorm) throw unsupportedField('use_qk_norm', 'false', qkNorm)
+  const own = read(config)
+  if (own.use_qk_norm) throw unsupportedField('use_qk_norm', 'false', true)
+  for (const field of ['use_parallel_block', 'use_gated_activation'] as const) {
+    if (own[field] === false) throw unsupportedField(field, 'true', false)
+  }
   return {
     ...withLayers(shape, () => ({ interleaved: true, biases: config.attention_bias ? ATTENTION : [] })),
     norms: { beforeAttention: 'input_layernorm' },
-    epsilon: epsilon ?? 1e-5,
+    epsilon: own.layer_norm_eps ?? 1e-5,
     parallel: true,
     layerNorm: true,
-    logitScale: logitScale ?? 0.0625,
+    logitScale: own.logit_scale ?? 0.0625,
   }
 }
 
-const FIELDS = ['layer_norm_eps', 'logit_scale', 'use_qk_norm']
+const FIELDS = [
+  'layer_norm_eps',
+  'logit_scale',
+  'use_qk_norm',
+  'use_parallel_block',
+  'use_gated_activation',
+  'use_embedding_sharing',
+]
 
 export const cohere: Architecture = {
   modelType: 'cohere',
@@ -48,6 +60,5 @@ export const cohere2: Architecture = {
     'order_of_interleaved_layers',
     'rotary_pct',
     'position_embedding_type',
-    'cache_implementation',
   ],
 }

@@ -1,4 +1,4 @@
-/** Gemma 2 and 3: the text part. */
+/** Gemma 1, 2 and 3: the text part. */
 
 import { z } from 'zod'
 import type { DecoderShape, LayerNorms } from '../decoder.ts'
@@ -46,6 +46,19 @@ const FIELDS = [
   'use_bidirectional_attention',
 ]
 
+export const gemma: Architecture = {
+  modelType: 'gemma',
+  defaults: { maxPosition: 8192, kvHeads: 16, headDim: 256, tied: true },
+  // Files of its first months say gelu and mean this one.
+  activations: { gelu_pytorch_tanh: 'geluTanh', gelu: 'geluTanh' },
+  decoder: (config, shape) => {
+    const { use_bidirectional_attention: both } = read(config)
+    if (both) throw unsupportedField('use_bidirectional_attention', 'false', both)
+    return { ...shape, plusOne: true, embeddingScale: Math.sqrt(shape.hidden) }
+  },
+  fields: ['hidden_activation', 'use_bidirectional_attention'],
+}
+
 export const gemma2: Architecture = {
   modelType: 'gemma2',
   defaults: { maxPosition: 8192, kvHeads: 4, headDim: 256, tied: true },
@@ -54,7 +67,7 @@ export const gemma2: Architecture = {
   windows: (config) => readWindows(config, 4096, everyButEach(2)),
   decoder: (config, shape) =>
     decoder({ attn_logit_softcapping: 50, final_logit_softcapping: 30, ...config } as Fields, shape),
-  fields: [...FIELDS, 'cache_implementation'],
+  fields: FIELDS,
 }
 
 export const gemma3: Architecture = {

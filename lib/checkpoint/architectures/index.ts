@@ -1,10 +1,11 @@
 /** The supported architectures, as config.json spells them: a small file each, or each kind. */
 import type { Architecture } from './architecture.ts'
 import { cohere, cohere2 } from './cohere.ts'
-import { gemma2, gemma3 } from './gemma.ts'
+import { gemma, gemma2, gemma3 } from './gemma.ts'
 import { gemma4 } from './gemma4.ts'
 import { glm, glm4 } from './glm.ts'
 import { granite, graniteHybrid } from './granite.ts'
+import { helium } from './helium.ts'
 import { llama } from './llama.ts'
 import { ministral, ministral3 } from './ministral.ts'
 import { mistral } from './mistral.ts'
@@ -20,6 +21,7 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   MistralForCausalLM: mistral,
   Qwen2ForCausalLM: qwen2,
   Qwen3ForCausalLM: qwen3,
+  GemmaForCausalLM: gemma,
   Gemma2ForCausalLM: gemma2,
   Gemma3ForCausalLM: gemma3,
   Gemma4ForCausalLM: gemma4,
@@ -38,6 +40,7 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   SeedOssForCausalLM: seedOss,
   Exaone4ForCausalLM: exaone4,
   Ernie4_5ForCausalLM: ernie45,
+  HeliumForCausalLM: helium,
 }
 
 /** Models of several parts, of which the text's is read: it says in `text_config` which of the above it is. */

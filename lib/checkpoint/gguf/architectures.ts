@@ -145,6 +145,7 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
     }),
     keys: ['attention.sliding_window'],
   },
+  gemma: { ...named('GemmaForCausalLM', 'gemma'), wholeNorms: true },
   gemma2: {
     ...named('Gemma2ForCausalLM', 'gemma2'),
     fields: (metadata) => ({
@@ -195,8 +196,15 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
     keys: ['embedding_scale', 'residual_scale', 'attention.scale', 'logit_scale'],
     interleaved: true,
   },
+  // With a window it is OLMo 3, whose layers with one rotate without a scaling.
   olmo2: {
-    ...named('Olmo2ForCausalLM', 'olmo2'),
+    architecture: (metadata) => (window(metadata, 'olmo2') === null ? 'Olmo2ForCausalLM' : 'Olmo3ForCausalLM'),
+    modelType: (metadata) => (window(metadata, 'olmo2') === null ? 'olmo2' : 'olmo3'),
+    fields: (metadata) =>
+      window(metadata, 'olmo2') === null
+        ? {}
+        : { sliding_window: window(metadata, 'olmo2'), ...windowsOf(metadata, 'olmo2') },
+    keys: ['attention.sliding_window', 'attention.sliding_window_pattern'],
     parts: { post_attention_norm: 'post_attention_layernorm', post_ffw_norm: 'post_feedforward_layernorm' },
   },
   smollm3: {

@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { answerOptions, type Constraint, type GenerateOptions } from '../../index.ts'
 import { flag, integer, list, optional, record, text } from '../http/body.ts'
-import { invalid, unsupported } from '../http/problem.ts'
+import { invalid } from '../http/problem.ts'
 
 /** What each API words its own way. */
 const APART = ['maxTokens', 'stop', 'seed', 'logprobs', 'topLogprobs', 'topK', 'priority', 'logitBias'] as const
@@ -11,8 +11,6 @@ type Named = { wire?: string; schema: z.ZodType }
 const rows = Object.entries<Named>(answerOptions).filter(
   ([name, { wire }]) => wire && !APART.some((one) => one === name),
 )
-
-const MAX_TOKENS = 2 ** 27
 
 const stopError = 'a text that is not empty, or a list of such'
 const stopText = () => z.string({ error: stopError }).min(1, { error: stopError })
@@ -35,7 +33,6 @@ export const answerShape = {
   /** As vLLM has it: lower goes first. */
   priority: optional(integer(-(2 ** 31) + 1, 2 ** 31 - 1)),
   logit_bias: optional(answerOptions.logitBias.schema),
-  min_tokens: optional(integer(0, MAX_TOKENS)),
   stream_options: optional(z.looseObject({ include_usage: optional(flag()) }, { error: 'an object' })),
   response_format: optional(
     z.discriminatedUnion(
@@ -79,14 +76,13 @@ export function answerOptionsOf(request: AnswerRequest): AnswerOptions {
   const given = request as Record<string, unknown>
   const options: Record<string, unknown> = {}
   for (const [name, { wire }] of rows) if (given[wire!] !== undefined) options[name] = given[wire!]
-  const { seed, stop, top_k: topK, priority, logit_bias: biases, min_tokens: minTokens } = request
+  const { seed, stop, top_k: topK, priority, logit_bias: biases } = request
   if (seed !== undefined) options.seed = seed < 0 ? seed + SEEDS : seed
   if (stop !== undefined && stop.length > 0) options.stop = stop
   if (topK !== undefined) options.topK = Math.max(0, topK)
   // 0 is never -0 here.
   if (priority !== undefined) options.priority = 0 - priority
   if (biases !== undefined) options.logitBias = new Map(biases)
-  if (minTokens !== undefined && minTokens > 0) throw unsupported('min_tokens', 'end tokens are not held back')
   const constraint = constraintOf(request)
   if (constraint) options.constraint = constraint
   return options

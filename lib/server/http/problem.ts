@@ -66,6 +66,7 @@ const KNOWN: Partial<Record<string, Row>> = {
   INVALID_ARGUMENT: { status: 400, type: 'invalid_request_error' },
   CONTEXT_OVERFLOW: { status: 400, type: 'invalid_request_error', code: 'context_length_exceeded' },
   CONSTRAINT_UNSUPPORTED: { status: 400, type: 'invalid_request_error' },
+  CONSTRAINT_TOO_LARGE: { status: 400, type: 'invalid_request_error' },
   CONSTRAINT_INVALID: { status: 400, type: 'invalid_request_error' },
   CHAT_TEMPLATE_MISSING: { status: 400, type: 'invalid_request_error' },
   CHAT_TEMPLATE_INVALID: { status: 400, type: 'invalid_request_error' },

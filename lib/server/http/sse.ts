@@ -29,53 +29,90 @@ export const namedEvent = (event: string, value: object) => `event: ${event}\nda
  * status of its own; a later one is an event.
  */
 export async function sendEvents(events: AsyncIterable<string>, options: SseOptions): Promise<FastifyReply> {
-  const { reply, controller, pingMs } = options
+  const { reply, pingMs } = options
   const iterator = events[Symbol.asyncIterator]()
   const first = iterator.next()
-  const begun = await within(first, pingMs) // rejects with what failed
+  const isSilent = (await within(first, pingMs)) === SILENCE // rejects with what failed
   reply.headers({
     'content-type': 'text/event-stream; charset=utf-8',
     'cache-control': 'no-cache, no-transform',
     'x-accel-buffering': 'no',
   })
-  const body = Readable.from(paced(begun === SILENCE ? first : Promise.resolve(begun), iterator, options), {
-    objectMode: false,
-    highWaterMark: 16 * 1024,
-  })
-  body.on('error', () => controller.abort())
-  return reply.send(body)
+  return reply.send(new EventBody(iterator, first, options, isSilent))
 }
 
-async function* paced(
-  first: Promise<IteratorResult<string>>,
-  iterator: AsyncIterator<string>,
-  { reply, controller, failed, pingMs, stallMs }: SseOptions,
-): AsyncGenerator<string, void, undefined> {
-  let next = first
-  try {
-    for (;;) {
-      const found = await within(next, pingMs)
-      // A reader that takes nothing would hold its connection for ever.
-      const stalled = setTimeout(() => reply.raw.destroy(), stallMs)
-      stalled.unref()
-      try {
-        if (found === SILENCE) yield PING
-        else if (found.done) return
-        else yield found.value
-      } finally {
-        clearTimeout(stalled)
+/** Timers are the stream's own, two however many events there are: an event costs no more than its text. */
+class EventBody extends Readable {
+  readonly #iterator: AsyncIterator<string>
+  readonly #options: SseOptions
+  #next: Promise<IteratorResult<string>> | undefined
+  /** Waits for the next event; else for the reader. */
+  #pulling = false
+  #ended = false
+  readonly #silence: NodeJS.Timeout
+  /** While the reader takes nothing. */
+  #stall: NodeJS.Timeout | undefined
+
+  constructor(
+    iterator: AsyncIterator<string>,
+    first: Promise<IteratorResult<string>>,
+    options: SseOptions,
+    isSilent: boolean,
+  ) {
+    super({ highWaterMark: 16 * 1024 })
+    this.#iterator = iterator
+    this.#options = options
+    this.#next = first
+    first.catch(() => {}) // should nobody read
+    this.#silence = setTimeout(() => this.#ping(), options.pingMs).unref()
+    if (isSilent) this.push(PING)
+  }
+
+  override _read(): void {
+    clearTimeout(this.#stall)
+    if (!this.#pulling) void this.#pull()
+  }
+
+  async #pull(): Promise<void> {
+    this.#pulling = true
+    try {
+      for (;;) {
+        this.#silence.refresh()
+        const { value, done } = await (this.#next ?? this.#iterator.next())
+        this.#next = undefined
+        if (this.destroyed) return
+        if (done) return this.#end()
+        if (!this.push(value)) break
       }
-      if (found !== SILENCE) next = iterator.next()
+      this.#pulling = false
+      // A reader that takes nothing would hold its connection for ever.
+      this.#stall = setTimeout(() => this.#options.reply.raw.destroy(), this.#options.stallMs).unref()
+    } catch (error) {
+      const { controller, failed } = this.#options
+      if (!this.destroyed && !controller.signal.aborted) this.push(failed(problemOf(error)))
+      this.#end()
     }
-  } catch (error) {
-    if (!controller.signal.aborted) yield failed(problemOf(error))
-  } finally {
-    controller.abort()
-    next.catch(() => {})
-    void iterator.return?.().catch(() => {})
+  }
+
+  #ping(): void {
+    if (this.#ended || this.destroyed) return
+    if (this.#pulling) this.push(PING)
+    this.#silence.refresh()
+  }
+
+  #end(): void {
+    this.#ended = true
+    if (!this.destroyed) this.push(null)
+  }
+
+  override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
+    clearTimeout(this.#silence)
+    clearTimeout(this.#stall)
+    this.#options.controller.abort()
+    void this.#iterator.return?.().catch(() => {})
+    callback(error)
   }
 }
-
 async function within<T>(promise: Promise<T>, ms: number): Promise<T | typeof SILENCE> {
   let timer: NodeJS.Timeout | undefined
   const silence = new Promise<typeof SILENCE>((resolve) => {

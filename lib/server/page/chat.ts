@@ -143,13 +143,15 @@ export function startChat(ui: Ui): void {
   /** Tools run with who reads: the results are typed in. */
   function askResults(calls: Call[]): void {
     const box = turn('tool')
-    const results = make('form')
+    const results = make('form', 'results')
     const inputs = calls.map((call, index) => {
       const label = make('label', '', `What ${call.function.name} gave`)
       const input = make('input')
       input.id = `result-${messages.length}-${index}`
       label.htmlFor = input.id
-      results.append(label, input)
+      const field = make('div')
+      field.append(label, input)
+      results.append(field)
       return input
     })
     const go = make('button', 'main', 'Send results')

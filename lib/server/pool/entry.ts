@@ -16,6 +16,8 @@ export interface Counted {
   preemptions: number
   promptTokens: number
   reusedTokens: number
+  draftedTokens: number
+  acceptedTokens: number
   steps: number
   weightBytesRead: number
   copiedBytes: number
@@ -72,16 +74,20 @@ const NOTHING = {
   preemptions: 0,
   promptTokens: 0,
   reusedTokens: 0,
+  draftedTokens: 0,
+  acceptedTokens: 0,
   steps: 0,
   weightBytesRead: 0,
   copiedBytes: 0,
   switches: 0,
 }
 
-const countedOf = ({ sequences, prefixCache, steps, weightBytesRead, streaming, arena }: ModelStats) => ({
+const countedOf = ({ sequences, speculation, prefixCache, steps, weightBytesRead, streaming, arena }: ModelStats) => ({
   preemptions: sequences.preemptions,
   promptTokens: prefixCache.promptTokens,
   reusedTokens: prefixCache.reusedTokens,
+  draftedTokens: speculation.draftedTokens,
+  acceptedTokens: speculation.acceptedTokens,
   steps,
   weightBytesRead,
   copiedBytes: streaming.copiedBytes,

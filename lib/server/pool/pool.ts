@@ -57,6 +57,15 @@ export class ModelPool {
     })
   }
 
+  /** Loads none. Rejects where headers say that one cannot be loaded, or where one does not fit even by itself. */
+  async checkAll(): Promise<void> {
+    for (const entry of this.#entries.values()) {
+      if (entry.source.model) continue
+      const bytes = await this.#estimate(entry.source)
+      if (bytes > this.#budgetBytes) throw tooLarge(entry, bytes, this.#budgetBytes)
+    }
+  }
+
   /**
    * A model for a request, until its release(). Loads it if need be: one load, however many ask. Rejects with a Problem
    * of status 404, with what the load failed by, and with the signal's reason.

@@ -3,10 +3,16 @@ import type { ChatFormat } from '../chat/format.ts'
 import type { Templates } from '../chat/types.ts'
 import type { Pieces } from './pieces.ts'
 
+/**
+ * What a tokenizer puts before a text, such as its beginning token, is put there (true), or not; or, 'around', also what it
+ * puts after one, such as an end token: for texts that nothing continues.
+ */
+export type SpecialTokens = boolean | 'around'
+
 /** Choices of one text. */
 export interface EncodeOptions {
-  /** Whether what the tokenizer puts before a text, such as its beginning token, is put there. Default true. */
-  specialTokens?: boolean
+  /** Default true. */
+  specialTokens?: SpecialTokens
   /** Stops waiting for the tokens, also while the text waits its turn. */
   signal?: AbortSignal | undefined
 }
@@ -28,8 +34,8 @@ export interface TextCodec {
   readonly eosToken: string
   readonly bosId: number | undefined
   /**
-   * Tokens of a text that is to be continued: an end token that the tokenizer puts after a text is left out. Rejects
-   * with ABORTED, MODEL_CLOSED, INVALID_ARGUMENT or OUT_OF_MEMORY.
+   * Tokens of a text that is to be continued, unless the options say otherwise: an end token that the tokenizer puts after a
+   * text is left out. Rejects with ABORTED, MODEL_CLOSED, INVALID_ARGUMENT or OUT_OF_MEMORY.
    */
   encode(text: string, options?: EncodeOptions): Promise<Int32Array>
   /**

@@ -66,6 +66,7 @@ const postProcessorSchema: z.ZodType<PostProcessorConfig> = z.looseObject({
     .optional(),
   special_tokens: z.record(z.string(), z.looseObject({ ids: z.array(id).optional() })).optional(),
   cls: z.tuple([z.string(), id]).optional(),
+  sep: z.tuple([z.string(), id]).optional(),
 })
 
 const tokenizerSchema = z.looseObject({
@@ -96,6 +97,7 @@ export interface PostProcessorConfig {
   single?: { Sequence?: object | undefined; SpecialToken?: { id?: string | undefined } | undefined }[] | undefined
   special_tokens?: Record<string, { ids?: number[] | undefined }> | undefined
   cls?: [string, number] | undefined
+  sep?: [string, number] | undefined
 }
 
 export type NamedToken = z.output<typeof namedToken>

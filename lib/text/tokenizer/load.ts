@@ -5,7 +5,7 @@ import { MillraceError } from '../../errors.ts'
 import { locate } from '../../hub/locate.ts'
 import { hubOptions } from '../../options/model.ts'
 import { type ChatMessage, type ChatTemplateOptions, checkChat } from '../../options/request.ts'
-import { boolean, invalidArgument, signal as signalOption, validate } from '../../options/validate.ts'
+import { invalidArgument, signal as signalOption, validate } from '../../options/validate.ts'
 import { checkTemplates, defaultTemplate } from '../chat/templates.ts'
 import type { Templates } from '../chat/types.ts'
 import { detokenize } from '../detokenizer.ts'
@@ -23,7 +23,10 @@ export interface TokenizerOptions {
 }
 
 const loadOptions = z.strictObject({ signal: signalOption().optional(), ...hubOptions })
-const encodeOptions = z.strictObject({ specialTokens: boolean().optional(), signal: signalOption().optional() })
+const encodeOptions = z.strictObject({
+  specialTokens: z.union([z.boolean(), z.literal('around')], { error: "true, false or 'around'" }).optional(),
+  signal: signalOption().optional(),
+})
 
 /**
  * The tokenizer of a Hugging Face folder, or of a name of the hub, which needs no weights. Several of the same files share what they hold.

@@ -2,6 +2,7 @@
 import type { ErrorCode } from '../../errors.ts'
 import type { ChatTemplateOptions } from '../../options/request.ts'
 import type { ChatFormat } from '../chat/format.ts'
+import type { SpecialTokens } from './codec.ts'
 import type { DecodeRules } from './decoder.ts'
 
 /** A tokenizer: `key` is the hash of its files, which lie in `folder`. */
@@ -12,7 +13,7 @@ export interface TokenizerRef {
 
 export type Task =
   | { open: string }
-  | ({ text: string; specialTokens: boolean } & TokenizerRef)
+  | ({ text: string; specialTokens: SpecialTokens } & TokenizerRef)
   | ({ chat: ChatTask; wanted: 'text' | 'tokens' } & TokenizerRef)
 
 /** As they were checked; what cannot be sent to a thread is left out. */

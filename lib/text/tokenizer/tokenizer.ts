@@ -2,6 +2,7 @@
 import { MillraceError } from '../../errors.ts'
 import { specialTokensOf } from '../chat/special_tokens.ts'
 import { type AddedToken, AddedTokens, type Section } from './added.ts'
+import type { SpecialTokens } from './codec.ts'
 import { compileDecoder, type DecodeRules, type DecoderConfig, isUtf8, MARK } from './decoder.ts'
 import {
   checkFiles,
@@ -32,8 +33,8 @@ export class Tokenizer {
   readonly #added: AddedTokens
   readonly #preTokenize: PreTokenize
   readonly #words: WordModel
-  /** What comes before every text. */
-  readonly #prefix: readonly number[]
+  /** What comes before and after every text. */
+  readonly #around: Around
 
   /** Throws TOKENIZER_INVALID. */
   constructor(files: TokenizerFiles) {
@@ -60,19 +61,23 @@ export class Tokenizer {
     this.bosToken = contentOf(config.bos_token)
     this.eosToken = contentOf(config.eos_token)
     this.bosId = this.bosToken === '' ? undefined : idOf(this.bosToken)
-    const addBos = addsBos(config, tokenizer.post_processor)
-    const bos = this.bosId === undefined ? [] : [this.bosId]
-    this.#prefix = addBos === undefined ? prefixOf(tokenizer.post_processor, idOf) : addBos ? bos : []
+    const adds = addsTokens(config, tokenizer.post_processor)
+    const one = (text: string) => (text === '' ? [] : [idOf(text)].filter((id) => id !== undefined))
+    this.#around = adds
+      ? { before: adds.bos ? one(this.bosToken) : [], after: adds.eos ? one(this.eosToken) : [] }
+      : aroundOf(tokenizer.post_processor, idOf)
   }
 
   /**
-   * Tokens of a text that is to be continued: what a tokenizer puts before a text comes first, unless `specialTokens` is
-   * false; what it puts after one, such as an end token, is never there.
+   * Tokens of a text: what a tokenizer puts before one comes first, unless `specialTokens` is false; what it puts after one,
+   * such as an end token, is there of texts that nothing continues, 'around'.
    */
-  encode(text: string, specialTokens = true): Int32Array {
+  encode(text: string, specialTokens: SpecialTokens = true): Int32Array {
+    const { before, after } = this.#around
     const tokens = new TokenList()
-    if (specialTokens) for (const token of this.#prefix) tokens.push(token)
+    if (specialTokens) for (const token of before) tokens.push(token)
     this.#encode(this.#added.split(wellFormed(text)), tokens)
+    if (specialTokens === 'around') for (const token of after) tokens.push(token)
     return tokens.take()
   }
 
@@ -143,41 +148,55 @@ function* entriesOf(
 }
 
 /**
- * Whether a text begins with the beginning token, as transformers 5 has it: a setting of either token takes the place of
- * tokenizer.json's post-processor; undefined where that rules. With neither, Llama's own classes add the token.
+ * Whether a text is put between the beginning and the end token, as transformers 5 has it: a setting of either takes the
+ * place of tokenizer.json's post-processor; undefined where that rules. With neither, Llama's own classes add the first.
  */
-function addsBos(config: TokenizerConfig, processor: PostProcessorConfig | null | undefined): boolean | undefined {
+function addsTokens(
+  config: TokenizerConfig,
+  processor: PostProcessorConfig | null | undefined,
+): { bos: boolean; eos: boolean } | undefined {
   const { add_bos_token: bos, add_eos_token: eos } = config
   const isSet = bos !== undefined || eos !== undefined
-  return isSet || (isLlama(config) && !processor) ? (bos ?? isLlama(config)) : undefined
+  return isSet || (isLlama(config) && !processor) ? { bos: bos ?? isLlama(config), eos: eos ?? false } : undefined
 }
 
-/** The special tokens that the post-processor puts before a text. */
-function prefixOf(
-  config: PostProcessorConfig | null | undefined,
-  idOf: (text: string) => number | undefined,
-): number[] {
+interface Around {
+  before: readonly number[]
+  after: readonly number[]
+}
+
+/** The special tokens that the post-processor puts around a text. */
+function aroundOf(config: PostProcessorConfig | null | undefined, idOf: (text: string) => number | undefined): Around {
   switch (config?.type) {
     case undefined:
     case 'ByteLevel':
-      return []
-    // Each puts its own around what those before it made.
+      return { before: [], after: [] }
     case 'Sequence':
-      return (config.processors ?? []).toReversed().flatMap((step) => prefixOf(step, idOf))
+      // Each puts its own around what those before it made.
+      return (config.processors ?? []).reduce<Around>(
+        (inner, step) => {
+          const outer = aroundOf(step, idOf)
+          return { before: [...outer.before, ...inner.before], after: [...inner.after, ...outer.after] }
+        },
+        { before: [], after: [] },
+      )
     case 'BertProcessing':
     case 'RobertaProcessing':
-      return config.cls ? [config.cls[1]] : []
+      return { before: config.cls ? [config.cls[1]] : [], after: config.sep ? [config.sep[1]] : [] }
     case 'TemplateProcessing': {
       const items = config.single ?? []
-      const end = items.findIndex((item) => item.Sequence)
-      return items.slice(0, end === -1 ? items.length : end).flatMap(({ SpecialToken: token }) => {
-        const name = token?.id ?? ''
-        const ids = config.special_tokens?.[name]?.ids ?? [idOf(name)]
-        return ids.map((id) => {
-          if (typeof id === 'number') return id
-          throw invalid(`the post-processor's token '${name}' is not in the vocabulary`)
+      const at = items.findIndex((item) => item.Sequence)
+      const idsOf = (some: typeof items) =>
+        some.flatMap(({ SpecialToken: token }) => {
+          const name = token?.id ?? ''
+          const ids = config.special_tokens?.[name]?.ids ?? [idOf(name)]
+          return ids.map((id) => {
+            if (typeof id === 'number') return id
+            throw invalid(`the post-processor's token '${name}' is not in the vocabulary`)
+          })
         })
-      })
+      if (at === -1) return { before: idsOf(items), after: [] }
+      return { before: idsOf(items.slice(0, at)), after: idsOf(items.slice(at + 1)) }
     }
     default:
       throw invalid(`post-processor '${config?.type}' is not supported`)

@@ -90,6 +90,7 @@ UNTIED = {'tie_word_embeddings': False}
 
 # (name, model_type, config, format, seed)
 CASES = [
+    ('gemma-bf16', 'gemma', {'num_key_value_heads': 1}, 'plain', 1),
     ('gemma2-bf16', 'gemma2', GEMMA2, 'plain', 1),
     ('gemma2-gptq-g32', 'gemma2', GEMMA2, 'gptq', 2),
     ('gemma3-bf16', 'gemma3_text', GEMMA3, 'plain', 1),
@@ -131,4 +132,5 @@ CASES = [
     ('exaone4-bf16', 'exaone4', {**windows(4, 4), 'sliding_window_pattern': 4}, 'plain', 1),
     ('ernie45-bf16', 'ernie4_5', {'use_bias': False}, 'plain', 1),
     ('ernie45-bias-bf16', 'ernie4_5', {'use_bias': True}, 'plain', 1),
+    ('helium-bf16', 'helium', {**UNTIED, 'attention_bias': True, 'mlp_bias': True}, 'plain', 1),
 ]

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { CheckpointFolder } from '../../../lib/checkpoint/folder.ts'
-import { moduleSettings, parseQuantisation, readQuantisation } from '../../../lib/checkpoint/quantisation.ts'
+import { moduleSettings, parseQuantisation, readQuantisation } from '../../../lib/checkpoint/quantisation/index.ts'
 import { MillraceError } from '../../../lib/errors.ts'
 import { temporaryFolder } from '../folder.ts'
 
@@ -41,7 +41,7 @@ describe("GPTQModel's rules", () => {
     ['self_attn.q_proj', 'mlp.down_proj'].map((part) => `model.layers.${layer}.${part}`),
   )
   const settings = (dynamic: object) => modules.map(moduleSettings(parse({ dynamic }), modules))
-  const all = { quantised: true, bits: 4, groupSize: 128, symmetric: true }
+  const all = { quantised: true, bits: 4, groupSize: 128, symmetric: true, of: { method: 'gptq' } }
 
   test('exclude, override, and hold from the beginning of the name, the first that matches', () => {
     const [q0, down0, q1, down1, q10, down10] = settings({
@@ -52,7 +52,7 @@ describe("GPTQModel's rules", () => {
     })
     expect([down0, down1, down10].map((of) => of!.quantised)).toEqual([false, false, false])
     expect(down0).toMatchObject({ reason: expect.stringContaining('.*down') })
-    expect(q0).toEqual(all)
+    expect(q0).toMatchObject(all)
     expect(q1).toMatchObject({ ...all, groupSize: 32 })
     expect(q10).toMatchObject({ ...all, symmetric: false, bits: 8 })
   })
@@ -178,6 +178,52 @@ describe('compressed-tensors', () => {
     // Some that are packed say so: the tensors decide.
     expect(parseCompressed({ quantization_status: 'frozen' })).toEqual(read)
   })
+  test('what activations and the KV cache would be rounded to is not read', () => {
+    const eight = { num_bits: 8, type: 'int', dynamic: true }
+    expect(
+      parseCompressed({ kv_cache_scheme: eight }, { input_activations: eight, output_activations: eight }),
+    ).toEqual(read)
+  })
+  test('several groups: names before patterns before all linears, each with its own format', () => {
+    const eight = { ...weights, num_bits: 8, group_size: 32 }
+    const floats = { num_bits: 8, type: 'float', strategy: 'channel' }
+    const read = parseCompressed({
+      format: 'mixed-precision',
+      config_groups: {
+        a: { targets: ['Linear'], weights, format: 'pack-quantized' },
+        b: { targets: ['re:.*down'], weights: eight, format: 'pack-quantized' },
+        c: { targets: ['model.layers.1.mlp.down_proj'], weights: floats, format: 'float-quantized' },
+        d: { targets: ['LlamaAttention'], weights: null },
+      },
+      ignore: ['re:.*layers.2'],
+    })
+    expect(read).toMatchObject({ method: 'mixed', format: 'compressed-tensors', excluded: ['re:.*layers.2'] })
+    const names = [0, 1, 2].flatMap((layer) => ['up', 'down'].map((part) => `model.layers.${layer}.mlp.${part}_proj`))
+    const settings = names.map(moduleSettings(read, names))
+    expect(settings.map((of) => of.quantised && [of.of.method, of.bits, of.groupSize])).toEqual([
+      ['compressed-tensors', 4, 128],
+      ['compressed-tensors', 8, 32],
+      ['compressed-tensors', 4, 128],
+      ['fp8', 8, -1],
+      false,
+      false,
+    ])
+    // A module that no group names is as it is.
+    const one = parseCompressed({}, { targets: ['re:.*down'] })
+    expect(
+      names
+        .slice(0, 2)
+        .map(moduleSettings(one, names))
+        .map((of) => of.quantised),
+    ).toEqual([false, true])
+  })
+  test('names of a model of several parts mean the modules of its text', () => {
+    const read = parseCompressed({ ignore: ['model.language_model.layers.0.mlp.up_proj'] })
+    const settings = moduleSettings(read, ['model.layers.0.mlp.up_proj'], (module) => [
+      module.replace('model.', 'model.language_model.'),
+    ])
+    expect(settings('model.layers.0.mlp.up_proj').quantised).toBe(false)
+  })
   test('compression_config, as the first versions called it', async () => {
     const config = { compression_config: { quant_method: 'hqq' } }
     await expect(
@@ -196,24 +242,28 @@ describe('compressed-tensors', () => {
   })
   test.each([
     [{ format: 'marlin-24' }, {}, {}, /'format': "marlin-24" is not supported, expected pack-quantized, int-/],
-    [{ format: 'mixed-precision' }, { format: 'pack-quantized' }, {}, /'format': "mixed-precision"/],
+    [
+      { format: 'mixed-precision' },
+      {},
+      {},
+      /'format': "mixed-precision" is not supported, expected pack-quantized, int-/,
+    ],
     [{}, { format: 'nvfp4-pack-quantized' }, {}, /'format': "pack-quantized" is not supported, expected nvfp4/],
     [{ format: undefined }, {}, {}, /'format': nothing/],
-    [{ config_groups: {} }, {}, {}, /'config_groups': \[\] is not supported, expected one group/],
-    [{ config_groups: { a: { targets: [] }, b: { targets: [] } } }, {}, {}, /'config_groups': \["a","b"\]/],
-    [{}, { targets: ['re:.*up'] }, {}, /targets': \["re:\.\*up"\] is not supported, expected \["Linear"\]/],
-    [{}, { targets: ['Linear', 'Embedding'] }, {}, /targets'/],
-    [{}, { input_activations: { num_bits: 8 } }, {}, /input_activations': \{"num_bits":8\} is not supported/],
-    [{}, { output_activations: { num_bits: 8 } }, {}, /output_activations'/],
-    [{ kv_cache_scheme: { num_bits: 8 } }, {}, {}, /'kv_cache_scheme'/],
+    [{ config_groups: {} }, {}, {}, /'config_groups': \{\} is not supported, expected groups with weights/],
+    [{ config_groups: { a: { targets: [] } } }, {}, {}, /'config_groups': \{"a":.* expected groups with weights/],
+    [
+      {},
+      { targets: ['Linear', 'Embedding'] },
+      {},
+      /targets': \["Linear","Embedding"\] is not supported, expected Linear/,
+    ],
     [{ sparsity_config: { format: 'sparse-24-bitmask' } }, {}, {}, /'sparsity_config.format': "sparse-24-bitmask"/],
     [{ transform_config: { config_groups: { R1: {} } } }, {}, {}, /'transform_config': \["R1"\]/],
-    [{}, { weights: null }, {}, /weights': null/],
     [{}, {}, { num_bits: 3 }, /weights.num_bits': 3 is not supported, expected 4 or 8/],
     [{}, {}, { type: 'float' }, /weights.type': "float"/],
     [{}, {}, { dynamic: true }, /weights.dynamic': true/],
-    [{}, {}, { strategy: 'tensor' }, /weights.strategy': "tensor" is not supported, expected group or channel/],
-    [{}, {}, { strategy: 'block' }, /weights.strategy': "block"/],
+    [{}, {}, { strategy: 'block' }, /weights.strategy': "block" is not supported, expected group, channel or tensor/],
     [{}, {}, { actorder: 'sideways' }, /weights.actorder': "sideways"/],
   ])('refused by name: %j %j %j', (config, group, inWeights, message) => {
     expect(() => parseCompressed(config, group, inWeights)).toThrowError(
@@ -289,6 +339,18 @@ describe('float formats', () => {
       { quant_method: 'modelopt', quant_algo: 'NVFP4' },
       { method: 'nvfp4', groupSize: 16, format: 'modelopt' },
     ],
+    [
+      { quant_method: 'fbgemm_fp8', modules_to_not_convert: ['lm_head'] },
+      { ...none, blockRows: 1, groupSize: -1, excluded: ['lm_head'] },
+    ],
+    [
+      {
+        quant_method: 'modelopt',
+        quant_algo: 'MIXED_PRECISION',
+        quantized_layers: { a: { quant_algo: 'FP8' }, b: { quant_algo: 'NVFP4', group_size: 16 } },
+      },
+      { method: 'mixed', format: 'modelopt', groups: [{ targets: ['a'] }, { targets: ['b'] }] },
+    ],
   ])('%j', (settings, expected) => {
     expect(parse({ group_size: undefined, ...settings })).toMatchObject(expected)
   })
@@ -337,6 +399,12 @@ describe('float formats', () => {
     const [head, up] = names.map(moduleSettings(read, names))
     expect(head!.quantised).toBe(false)
     expect(up).toMatchObject({ quantised: true, bits: 8, groupSize: 32 })
+  })
+  test("AutoRound's first versions said it by the kernels that were to run", () => {
+    const read = (backend: string) => parse({ quant_method: 'intel/auto-round', packing_format: undefined, backend })
+    expect(read('auto_round:gptq:exllamav2')).toMatchObject({ method: 'gptq', format: 'gptq' })
+    expect(read('auto_round:awq:gemm')).toMatchObject({ method: 'awq' })
+    expect(() => read('auto_round:exllamav2')).toThrow(/'backend': "auto_round:exllamav2" is not supported/)
   })
   test.each([
     [{ quant_method: 'fp8', fmt: 'e5m2' }, /'fmt'/],

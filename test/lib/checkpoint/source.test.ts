@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { readConfig } from '../../../lib/checkpoint/config.ts'
-import type { Quantisation } from '../../../lib/checkpoint/quantisation.ts'
+import type { Quantisation } from '../../../lib/checkpoint/quantisation/index.ts'
 import { makeSource as makeUnits } from '../../../lib/checkpoint/source.ts'
 
 const linears = [

@@ -6,6 +6,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { gzipSync } from 'node:zlib'
 
 export interface Repo {
   files: Record<string, Buffer>
@@ -26,6 +27,12 @@ export interface Fault {
   slow?: number
   corrupt?: boolean
   ignoreRange?: boolean
+  /** In the place of the file's. */
+  content?: Buffer
+  /** As a proxy packs what passes it, asked or not. */
+  gzip?: boolean
+  /** In the place of the right one; '': none. */
+  contentRange?: string
   /** More than there should be. */
   surplus?: number
   /** Before anything is sent. */
@@ -71,6 +78,10 @@ export function documented(name: string): Repo {
 
 export class LocalHub {
   readonly repos = new Map<string, Repo>()
+  /** Names that have become others. */
+  readonly moved = new Map<string, string>()
+  /** Where the next page of a list is. */
+  nextPage = (url: URL): URL => url
   /** Of names that are not among them. */
   fallback: (name: string) => Repo | undefined = () => undefined
   readonly token = 'hf_test'
@@ -124,6 +135,8 @@ export class LocalHub {
     const api = /^\/api\/models\/([^/]+\/[^/]+)\/(revision|tree)\/([^?]+)$/.exec(path)
     const [, resolved, revision, file] = /^\/([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/.exec(path) ?? []
     const name = api?.[1] ?? resolved ?? ''
+    const moved = this.moved.get(name)
+    if (moved !== undefined) return response.writeHead(307, { location: request.url!.replace(name, moved) }).end()
     const repo = this.repos.get(name) ?? this.fallback(name)
     const token = request.headers.authorization
     if (token !== undefined && token !== `Bearer ${this.token}`) return refuse(response, 401, '', 'Invalid credentials')
@@ -150,7 +163,7 @@ export class LocalHub {
     if (content.length > LARGE) {
       const fault = this.fault('resolve', file!, times) ?? {}
       if (fault.status !== undefined) return response.writeHead(fault.status, fault.headers).end()
-      const location = `${this.storage}/${name}/${file}?signature=${times}`
+      const location = `${this.storage}/${name}/${file!.split('/').map(encodeURIComponent).join('/')}?signature=${times}`
       return response.writeHead(302, { location }).end()
     }
     return this.#send(request, response, file!, content, this.fault('resolve', file!, times) ?? {})
@@ -167,7 +180,7 @@ export class LocalHub {
     const from = Number(url.searchParams.get('cursor') ?? 0)
     const next = new URL(url)
     next.searchParams.set('cursor', String(from + PAGE))
-    const link = from + PAGE < all.length ? { link: `<${next.href}>; rel="next"` } : {}
+    const link = from + PAGE < all.length ? { link: `<${this.nextPage(next).href}>; rel="next"` } : {}
     json(response, [{ type: 'directory', path: 'x', size: 0, oid: '' }, ...all.slice(from, from + PAGE)], link)
   }
 
@@ -182,9 +195,10 @@ export class LocalHub {
     request: IncomingMessage,
     response: ServerResponse,
     path: string,
-    whole: Buffer,
+    stored: Buffer,
     fault: Fault,
   ): Promise<unknown> {
+    const whole = fault.content ?? stored
     await fault.before?.()
     const { range, authorization } = request.headers
     const served = { path, range, authorization, bytes: 0 }
@@ -196,10 +210,14 @@ export class LocalHub {
     const to = end ? Math.min(whole.length, Number(end) + 1) : whole.length
     let content = Buffer.from(whole.subarray(from, to))
     if (fault.corrupt) content[content.length >> 1]! ^= 1
+    if (fault.gzip) content = gzipSync(content)
     if (fault.surplus) content = Buffer.concat([content, Buffer.alloc(fault.surplus)])
     response.writeHead(begin === undefined ? 200 : 206, {
       ...(fault.surplus ? {} : { 'content-length': content.length }),
-      ...(begin === undefined ? {} : { 'content-range': `bytes ${from}-${to - 1}/${whole.length}` }),
+      ...(fault.gzip ? { 'content-encoding': 'gzip' } : {}),
+      ...(begin === undefined || fault.contentRange === ''
+        ? {}
+        : { 'content-range': fault.contentRange ?? `bytes ${from}-${to - 1}/${whole.length}` }),
     })
     const most = Math.min(fault.cutAfter ?? fault.stallAfter ?? content.length, content.length)
     for (let at = 0; at < most; at += LARGE) {

@@ -262,6 +262,8 @@ export class FakeModel implements NativeModel {
       reusedTokens: 5,
       preemptions: 12,
       recomputations: 21,
+      draftedTokens: 23,
+      acceptedTokens: 22,
       savedKvBytes: 13,
     }
   }

@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { MillraceError } from '../../../lib/errors.ts'
 import { closeOptions, inspectOptions, loadOptions, planOptions } from '../../../lib/options/model.ts'
-import { chatMessages, generateOptions, scoreOptions } from '../../../lib/options/request.ts'
+import { chatMessages, embedOptions, generateOptions, scoreOptions } from '../../../lib/options/request.ts'
 import { nearest, parseBytes, validate } from '../../../lib/options/validate.ts'
 
 const refusal = (call: () => unknown): MillraceError => {
@@ -228,7 +228,7 @@ test('nearest finds a word with one letter wrong, missing or doubled, and nothin
 
 test('docs/API.md has every option', () => {
   const text = readFileSync(new URL('../../../docs/API.md', import.meta.url), 'utf8')
-  const schemas = [loadOptions, planOptions, generateOptions, scoreOptions, closeOptions, inspectOptions]
+  const schemas = [loadOptions, planOptions, generateOptions, scoreOptions, embedOptions, closeOptions, inspectOptions]
   for (const name of schemas.flatMap(({ shape }) => Object.keys(shape))) {
     // In a table, a list or an object of the text.
     expect(text, name).toMatch(new RegExp(`[\`{ ]${name}[\`,: ]`))

@@ -29,7 +29,6 @@ test.each([
 
 test.each([
   [{ guided_json: 'not JSON' }, 'guided_json'],
-  [{ min_tokens: 5 }, 'min_tokens'],
   [{ guided_regex: 'a', guided_choice: ['a'] }, 'guided_choice'],
   [{ response_format: { type: 'json_object' }, guided_regex: 'a' }, 'guided_regex'],
 ])('%j is refused by the name of %s', (body, param) => {

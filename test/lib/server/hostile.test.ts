@@ -32,7 +32,16 @@ const NAMES = [
     'tokens',
     'model',
   ],
-  ...['structured_outputs', 'guided_json', 'chat_template_kwargs', 'thinking', 'include', 'logprobs', '__proto__'],
+  ...[
+    'structured_outputs',
+    'guided_json',
+    'chat_template_kwargs',
+    'thinking',
+    'include',
+    'logprobs',
+    '__proto__',
+    'encoding_format',
+  ],
 ]
 const value: fc.Arbitrary<unknown> = fc.letrec((tie) => ({
   any: fc.oneof(
@@ -60,7 +69,7 @@ const value: fc.Arbitrary<unknown> = fc.letrec((tie) => ({
 })).any
 const PATHS = [
   ...['/v1/chat/completions', '/v1/completions', '/v1/responses', '/v1/messages', '/v1/messages/count_tokens'],
-  ...['/tokenize', '/detokenize', '/apply-template'],
+  ...['/tokenize', '/detokenize', '/apply-template', '/v1/embeddings'],
 ]
 
 test('bodies of every kind are answered, never by 500', async () => {
@@ -108,6 +117,20 @@ test('texts of users become no special tokens', async () => {
   const count = (tokens: number[]) => tokens.filter((token) => specials.includes(token)).length
   expect(count(json.tokens)).toBe(count(plain.json.tokens))
 })
+
+test('a regular expression that would backtrack, and one of too many states', async () => {
+  const ask = (guided_regex: string) => post(server, '/v1/completions', { prompt: 'a', guided_regex, max_tokens: 40 })
+  for (const regex of ['(a+)+b', '(a|aa)+b', '(x+x+)+y', '^(([a-z])+.)+[A-Z]([a-z])+$']) {
+    const { status, json } = await ask(regex)
+    expect(status, JSON.stringify(json)).toBe(200)
+  }
+  // Of no use to anybody: told, within the same bounds.
+  for (const regex of ['(a{1,1000}){1,1000}b{1,1000}', '(.*a){12}.{200}', '(?:a?){5000}a{5000}']) {
+    const { status, json } = await ask(regex)
+    expect([200, 400], JSON.stringify(json)).toContain(status)
+  }
+  expect((await fetch(`${server.url}/health`)).status).toBe(200)
+}, 120_000)
 
 describe('a checkpoint with a hostile template', () => {
   test('ends within its bound, and holds up nobody', async () => {

@@ -1,9 +1,13 @@
 /** The page, in Debian's chromium. */
+import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { load, type Model } from '../../../lib/index.ts'
 import type { Server } from '../../../lib/server/index.ts'
+import { MODELS } from '../../models.ts'
 import { hasBrowser, type OpenPage, openPage } from './browser.ts'
-import { DEMO, start } from './server.ts'
+import { DEMO, post, start } from './server.ts'
+
+const STORIES = join(MODELS, 'stories260k')
 
 describe.skipIf(!hasBrowser)('with a streamed model', () => {
   let model: Model
@@ -16,7 +20,7 @@ describe.skipIf(!hasBrowser)('with a streamed model', () => {
   }
   beforeAll(async () => {
     model = await load(DEMO, { device: 'cpu', threads: 1, placement: 'streamed', ring: 2 })
-    server = await start({ models: { demo: model } })
+    server = await start({ models: { demo: model, still: STORIES }, lazy: true })
   })
   afterAll(async () => {
     await server.close(0)
@@ -37,15 +41,27 @@ describe.skipIf(!hasBrowser)('with a streamed model', () => {
     const expected = await model.chat([{ role: 'user', content: 'Tell me a story.' }], { maxTokens: 40 }).result
     expect(await page.locator('.turn.assistant .text').textContent()).toBe(expected.text)
     await expect
-      .poll(() => page.locator('.ring').getAttribute('data-units'), { timeout: 10_000 })
+      .poll(() => page.locator('.ring').first().getAttribute('data-units'), { timeout: 10_000 })
       .toBe(String(model.stats.streaming.units))
     expect(model.stats.streaming.units).toBeGreaterThan(before)
-    expect(await page.locator('.ring').getAttribute('data-bytes')).toBe(String(model.stats.streaming.copiedBytes))
+    expect(await page.locator('.ring').first().getAttribute('data-bytes')).toBe(
+      String(model.stats.streaming.copiedBytes),
+    )
     expect(await page.locator('.unit.streamed').count()).toBe(
       model.plan.units.filter(({ home }) => home === 'streamed').length,
     )
     await opened.picture('chat')
     expect(opened.problems).toEqual([])
+  })
+
+  test('no ring of a model that streams nothing, no figures of one that is not loaded', async () => {
+    const card = page.locator('.card', { has: page.getByRole('heading', { name: 'still' }) })
+    await expect.poll(() => card.locator('.who').first().textContent()).toMatch(/^cold/)
+    for (const part of ['.units', '.ring', 'dl', 'progress']) expect(await card.locator(part).isVisible()).toBe(false)
+    await post(server, '/v1/completions', { model: 'still', prompt: 'a', max_tokens: 1 })
+    await expect.poll(() => card.locator('dl').isVisible(), { timeout: 20_000 }).toBe(true)
+    expect(await card.locator('.ring').isVisible()).toBe(false)
+    expect(await page.locator('.ring').first().isVisible()).toBe(true)
   })
 
   test('a stop ends the request', async () => {

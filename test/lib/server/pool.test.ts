@@ -166,6 +166,10 @@ describe('acquire', () => {
 
   test('what can never fit, and what nobody has configured', async () => {
     const { pool, events } = makePool()
+    await expect(pool.checkAll()).rejects.toMatchObject({
+      code: 'OUT_OF_MEMORY',
+      message: expect.stringMatching(/^huge takes/),
+    })
     await expect(pool.acquire('huge')).rejects.toMatchObject({ code: 'OUT_OF_MEMORY' })
     await expect(pool.acquire('none')).rejects.toMatchObject({ status: 404, code: 'model_not_found' })
     expect(events).toEqual([])

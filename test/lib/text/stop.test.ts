@@ -39,13 +39,13 @@ describe('StopMatcher', () => {
 
   test('hidden parts are looked at and not passed on', () => {
     const matcher = new StopMatcher(['ab'])
-    expect([matcher.push('xa', true), matcher.push('a'), matcher.push('a', true), matcher.push('c')]).toEqual([
-      '',
-      '',
-      'a',
-      'c',
-    ])
-    expect([matcher.push('a'), matcher.push('b', true), matcher.stopped]).toEqual(['', '', true])
+    expect([
+      matcher.push('xa', { hidden: true }),
+      matcher.push('a'),
+      matcher.push('a', { hidden: true }),
+      matcher.push('c'),
+    ]).toEqual(['', '', 'a', 'c'])
+    expect([matcher.push('a'), matcher.push('b', { hidden: true }), matcher.stopped]).toEqual(['', '', true])
   })
 
   test('the outcome depends on the text alone, not on how it is cut', () => {
@@ -62,5 +62,34 @@ describe('StopMatcher', () => {
       }),
       { numRuns: 2000 },
     )
+  })
+})
+
+describe('text that does not count', () => {
+  /** The text that is passed on, its last part alone counting. */
+  const passed = (stops: string[], before: string[], after: string[]) => {
+    const matcher = new StopMatcher(stops)
+    const seen = [
+      ...before.map((part) => matcher.push(part, { counts: false })),
+      ...after.map((part) => matcher.push(part)),
+    ]
+    return { text: seen.join('') + matcher.flush(), stopped: matcher.stopped }
+  }
+
+  test('no stop string ends there', () => {
+    expect(passed(['ab'], ['xaby'], ['z'])).toEqual({ text: 'xabyz', stopped: false })
+    expect(passed(['ab'], ['xa', 'b', 'y'], ['zab', 'c'])).toEqual({ text: 'xabyz', stopped: true })
+  })
+
+  test('one may begin there', () => {
+    expect(passed(['abc'], ['xab'], ['cd'])).toEqual({ text: 'x', stopped: true })
+    expect(passed(['abc'], ['xa', 'b'], ['d'])).toEqual({ text: 'xabd', stopped: false })
+  })
+
+  test('what ended there stays passed, while a longer one is waited for', () => {
+    expect(passed(['bc', 'abcd'], ['abc'], ['x'])).toEqual({ text: 'abcx', stopped: false })
+    expect(passed(['bc', 'abcd'], ['abc'], ['d'])).toEqual({ text: '', stopped: true })
+    expect(passed(['bc', 'abcd'], ['abc'], ['xbc'])).toEqual({ text: 'abcx', stopped: true })
+    expect(passed(['aa'], ['aa'], ['a'])).toEqual({ text: 'a', stopped: true })
   })
 })

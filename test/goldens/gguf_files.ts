@@ -1,0 +1,224 @@
+/** Tiny models as GGUF files: golden checkpoints under llama.cpp's names and in its order of rows. */
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { f32, type GgufMetadata, type GgufTensor, ggufBytes, text, texts, u32 } from '../reference/gguf.ts'
+import { numbers, readFolder } from '../reference/safetensors.ts'
+
+const ROOT = fileURLToPath(new URL('.', import.meta.url))
+const place = (folder: string) => ['families', 'models'].map((root) => join(ROOT, root, folder)).find(existsSync)!
+
+export interface GgufCase {
+  name: string
+  /** In families/, or where there is no golden of the kind, in models/. */
+  folder: string
+  parts?: Record<string, string>
+  metadata?: GgufMetadata
+  /** Rows of query and key are written as neighbours. */
+  interleaved?: boolean
+  wholeNorms?: boolean
+  /** Of queries, by their weights or by their norm's. */
+  queryScale?: { part: string; factor: number }
+  extra?: GgufTensor[]
+  /** The embedding table is written as the head too. */
+  untied?: boolean
+  /** llama.cpp computes otherwise than transformers. */
+  peerDiffers?: boolean
+}
+
+const PARTS: Record<string, string> = {
+  input_layernorm: 'attn_norm',
+  'self_attn.q_proj': 'attn_q',
+  'self_attn.k_proj': 'attn_k',
+  'self_attn.v_proj': 'attn_v',
+  'self_attn.o_proj': 'attn_output',
+  'self_attn.q_norm': 'attn_q_norm',
+  'self_attn.k_norm': 'attn_k_norm',
+  'self_attn.qkv_proj': 'attn_qkv',
+  post_attention_layernorm: 'ffn_norm',
+  'mlp.gate_proj': 'ffn_gate',
+  'mlp.up_proj': 'ffn_up',
+  'mlp.gate_up_proj': 'ffn_up',
+  'mlp.down_proj': 'ffn_down',
+}
+const GEMMA = {
+  post_attention_layernorm: 'post_attention_norm',
+  pre_feedforward_layernorm: 'ffn_norm',
+  post_feedforward_layernorm: 'post_ffw_norm',
+}
+const POST = { post_attention_layernorm: 'post_attention_norm', post_feedforward_layernorm: 'post_ffw_norm' }
+const OUTSIDE: Record<string, string> = {
+  'model.embed_tokens.weight': 'token_embd.weight',
+  'model.norm.weight': 'output_norm.weight',
+  'lm_head.weight': 'output.weight',
+}
+
+const floats = (values: ArrayLike<number>) => new Uint8Array(Float32Array.from(values).buffer)
+const vector = (name: string, values: number[]): GgufTensor => ({
+  name,
+  type: 'F32',
+  shape: [values.length],
+  data: floats(values),
+})
+const range = (count: number, step: number) => Array.from({ length: count }, (_, i) => 1 + step * i)
+
+const linear = (name: string, factor: number): GgufMetadata => ({
+  [`${name}.rope.scaling.type`]: text('linear'),
+  [`${name}.rope.scaling.factor`]: f32(factor),
+})
+
+export const GGUF_CASES: GgufCase[] = [
+  {
+    name: 'gemma2',
+    folder: 'gemma2-bf16',
+    parts: GEMMA,
+    wholeNorms: true,
+    // Files say nothing of query_pre_attn_scalar, which is that of a head's size.
+    queryScale: { part: 'self_attn.q_proj', factor: Math.sqrt(16 / 24) },
+    metadata: { 'gemma2.attn_logit_softcapping': f32(20), 'gemma2.final_logit_softcapping': f32(8) },
+  },
+  {
+    name: 'gemma3',
+    folder: 'gemma3-bf16',
+    parts: GEMMA,
+    wholeNorms: true,
+    queryScale: { part: 'self_attn.q_norm', factor: Math.sqrt(16 / 20) },
+    metadata: {
+      'gemma3.rope.freq_base': f32(1e6),
+      'gemma3.rope.scaling.type': text('linear'),
+      'gemma3.rope.scaling.factor': f32(4),
+      'gemma3.attention.sliding_window_pattern': { type: 'array', of: 'bool', value: [true, true, false, true] } as never,
+    },
+  },
+  {
+    name: 'phi3',
+    folder: 'phi3-partial-window-bf16',
+    metadata: { 'phi3.rope.dimension_count': u32(12) },
+    // llama.cpp leaves Phi's windows out.
+    peerDiffers: true,
+  },
+  {
+    name: 'phi3',
+    folder: 'phi3-longrope-bf16',
+    metadata: {
+      'phi3.rope.scaling.original_context_length': u32(64),
+      'phi3.rope.scaling.attn_factor': f32(Math.sqrt(1 + Math.log(512 / 64) / Math.log(64))),
+    },
+    extra: [
+      vector('rope_factors_short.weight', range(8, 0.05)),
+      vector('rope_factors_long.weight', range(8, 0.6)),
+    ],
+  },
+  {
+    name: 'glm4',
+    folder: 'glm4-bf16',
+    parts: { post_self_attn_layernorm: 'post_attention_norm', post_mlp_layernorm: 'post_ffw_norm' },
+    metadata: { 'glm4.rope.dimension_count': u32(8) },
+  },
+  {
+    name: 'granite',
+    folder: 'granite-bf16',
+    interleaved: true,
+    metadata: {
+      'granite.embedding_scale': f32(6),
+      'granite.residual_scale': f32(0.4),
+      'granite.attention.scale': f32(0.11),
+      'granite.logit_scale': f32(3),
+    },
+  },
+  { name: 'olmo2', folder: 'olmo2-bf16', parts: POST },
+  {
+    name: 'olmo2',
+    folder: 'olmo3-bf16',
+    parts: POST,
+    metadata: { 'olmo2.rope.freq_base': f32(5e5) },
+    // llama.cpp knows no tied head of it.
+    untied: true,
+  },
+  { name: 'gemma', folder: 'gemma-bf16', wholeNorms: true },
+  { name: 'command-r', folder: 'cohere-bf16', metadata: { 'command-r.logit_scale': f32(0.25) } },
+  { name: 'cohere2', folder: 'cohere2-bf16', metadata: { 'cohere2.logit_scale': f32(0.25) } },
+  {
+    name: 'mistral3',
+    folder: 'ministral3-bf16',
+    interleaved: true,
+    metadata: {
+      'mistral3.rope.scaling.type': text('yarn'),
+      'mistral3.rope.scaling.factor': f32(16),
+      'mistral3.rope.scaling.original_context_length': u32(64),
+      'mistral3.rope.scaling.yarn_beta_fast': f32(32),
+      'mistral3.rope.scaling.yarn_beta_slow': f32(1),
+      'mistral3.rope.scaling.yarn_log_multiplier': f32(1),
+      'mistral3.attention.temperature_scale': f32(0.1),
+    },
+  },
+]
+
+/** What has no golden of transformers in this form: only llama.cpp says what is right. */
+export const PEER_CASES: GgufCase[] = [
+  { name: 'llama', folder: 'f16-untied', interleaved: true, metadata: linear('llama', 4) },
+  { name: 'llama', folder: 'bf16-tied', interleaved: true },
+  { name: 'llama', folder: 'mistral-small-bf16', interleaved: true },
+  { name: 'qwen2', folder: 'qwen2-f16-tied' },
+  { name: 'qwen3', folder: 'qwen3-bf16-tied' },
+  { name: 'smollm3', folder: 'smollm3-bf16', interleaved: true },
+]
+
+// biome-ignore lint/suspicious/noExplicitAny: config.json as it was written
+function metadataOf(name: string, config: any): GgufMetadata {
+  const epsilon = config.layer_norm_eps ?? config.rms_norm_eps
+  const kind = config.layer_norm_eps === undefined ? 'layer_norm_rms_epsilon' : 'layer_norm_epsilon'
+  const headDim = config.head_dim ?? config.hidden_size / config.num_attention_heads
+  return {
+    'general.architecture': text(name),
+    [`${name}.context_length`]: u32(config.max_position_embeddings),
+    [`${name}.embedding_length`]: u32(config.hidden_size),
+    [`${name}.block_count`]: u32(config.num_hidden_layers),
+    [`${name}.feed_forward_length`]: u32(config.intermediate_size),
+    [`${name}.attention.head_count`]: u32(config.num_attention_heads),
+    [`${name}.attention.head_count_kv`]: u32(config.num_key_value_heads),
+    [`${name}.attention.key_length`]: u32(headDim),
+    [`${name}.attention.value_length`]: u32(headDim),
+    [`${name}.attention.${kind}`]: f32(epsilon),
+    [`${name}.rope.dimension_count`]: u32(headDim),
+    [`${name}.rope.freq_base`]: f32(config.rope_parameters?.rope_theta ?? config.rope_theta ?? 1e4),
+    ...(config.sliding_window ? { [`${name}.attention.sliding_window`]: u32(config.sliding_window) } : {}),
+    'tokenizer.ggml.model': text('gpt2'),
+    'tokenizer.ggml.pre': text('gpt-2'),
+    'tokenizer.ggml.tokens': texts(Array.from({ length: config.vocab_size }, (_, id) => `t${id}`)),
+    'tokenizer.ggml.token_type': { type: 'array', of: 'i32', value: Array(config.vocab_size).fill(1) },
+    'tokenizer.ggml.merges': texts([]),
+    'tokenizer.ggml.bos_token_id': u32(0),
+    'tokenizer.ggml.eos_token_id': u32(1),
+  }
+}
+
+/** The file that llama.cpp's converter would write of the folder's model, in float32. */
+export function convert({ name, folder, parts = {}, metadata, interleaved, wholeNorms, queryScale, extra = [], untied }: GgufCase): Buffer {
+  const config = JSON.parse(readFileSync(join(place(folder), 'config.json'), 'utf8'))
+  const heads: Record<string, number> = {
+    'self_attn.q_proj': config.num_attention_heads,
+    'self_attn.k_proj': config.num_key_value_heads,
+  }
+  const tensors = [...readFolder(place(folder))].map(([tensor, { shape, ...rest }]): GgufTensor => {
+    const layer = /^model\.layers\.(\d+)\.(.+)\.(weight|bias)$/.exec(tensor)
+    const part = layer?.[2] ?? ''
+    const stored = layer ? `blk.${layer[1]}.${parts[part] ?? PARTS[part]}.${layer[3]}` : OUTSIDE[tensor]!
+    let values = [...numbers({ shape, ...rest })]
+    if (wholeNorms && /norm/.test(tensor)) values = values.map((value) => value + 1)
+    if (queryScale?.part === part) values = values.map((value) => value * queryScale.factor)
+    if (interleaved && heads[part]) {
+      const width = values.length / shape[0]!
+      const size = shape[0]! / heads[part]
+      const rows = Array.from({ length: shape[0]! }, (_, row) => {
+        const within = row % size
+        return row - within + (within % 2) * (size / 2) + Math.floor(within / 2)
+      })
+      values = rows.flatMap((row) => values.slice(row * width, (row + 1) * width))
+    }
+    return { name: stored, type: 'F32', shape, data: floats(values) }
+  })
+  const table = tensors.find((tensor) => tensor.name === 'token_embd.weight')!
+  const head = untied ? [{ ...table, name: 'output.weight' }] : []
+  return ggufBytes({ ...metadataOf(name, config), ...metadata }, [...tensors, ...head, ...extra])
+}
