@@ -189,7 +189,7 @@ export class Nodes {
   }
 }
 
-/** What draft 3 said otherwise: schemas among the types, each property for itself that it is required, names that need one. */
+/** What draft 3 said otherwise: schemas among the types, and each property for itself that it is required. */
 function modern(schema: JsonObject): JsonObject {
   const { type, properties, allOf = [] } = schema
   const out: JsonObject = { ...schema }
@@ -204,12 +204,6 @@ function modern(schema: JsonObject): JsonObject {
     ]
   }
   if (typeof out.required === 'boolean') delete out.required
-  const { dependencies } = out
-  if (typeof dependencies === 'object' && dependencies !== null && !Array.isArray(dependencies)) {
-    // One name that another needs.
-    const names = (value: Json) => (typeof value === 'string' ? [value] : value)
-    out.dependencies = Object.fromEntries(Object.entries(dependencies).map(([name, value]) => [name, names(value)]))
-  }
   if (typeof properties === 'object' && properties !== null && !Array.isArray(properties)) {
     const isRequired = (value: Json | undefined) =>
       typeof value === 'object' && value !== null && !Array.isArray(value) && value.required === true
@@ -297,6 +291,9 @@ function checkValue(keyword: string, value: Json, schema: JsonObject): void {
     case 'dependentRequired':
     case 'dependentSchemas':
       if (typeof value !== 'object' || value === null || Array.isArray(value)) refuse('an object')
+      if (Object.values(value as JsonObject).some((one) => keyword === 'dependencies' && typeof one === 'string')) {
+        throw unsupported("a text within the keyword 'dependencies' of JSON schemas", 'write an array of names')
+      }
       return
     case 'minContains':
       if ((value as number) > 1 && schema.contains !== undefined) throw unsupported("the keyword 'minContains' above 1")

@@ -157,9 +157,9 @@ describe('one schema at a time', () => {
     ],
     [
       'dependencies',
-      { dependencies: { a: ['b'], c: { required: ['d'] }, e: 'f' } },
-      [{ a: 1, b: 1 }, { b: 1 }, { c: 1, d: 1 }, { e: 1, f: 1 }],
-      [{ a: 1 }, { c: 1 }, { e: 1 }],
+      { dependencies: { a: ['b'], c: { required: ['d'] } } },
+      [{ a: 1, b: 1 }, { b: 1 }, { c: 1, d: 1 }],
+      [{ a: 1 }, { c: 1 }],
     ],
     [
       'contains',
