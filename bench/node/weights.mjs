@@ -83,7 +83,10 @@ function writeFloats(to) {
   })
   let end = 0
   const header = Object.fromEntries(
-    written.map(([name, { dtype, shape, data }]) => [name, { dtype, shape, data_offsets: [end, (end += data.length)] }]),
+    written.map(([name, { dtype, shape, data }]) => [
+      name,
+      { dtype, shape, data_offsets: [end, (end += data.length)] },
+    ]),
   )
   const text = Buffer.from(JSON.stringify(header))
   const head = Buffer.alloc(8 + Math.ceil(text.length / 8) * 8, ' ')

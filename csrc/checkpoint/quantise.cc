@@ -152,7 +152,8 @@ QuantisingReader::QuantisingReader(const Checkpoint& checkpoint, const LinearSou
                 "make them 4 or 8 bits, of a multiple of 8 input features");
   }
   if (const int group = source.make_group; group != 0 && group != 32 && group != 64 && group != kGroup) {
-    throw Error(code::kInvalidArgument, format("4 bits in groups of %d", group), "make them in groups of 32, 64 or 128");
+    throw Error(code::kInvalidArgument, format("4 bits in groups of %d", group),
+                "make them in groups of 32, 64 or 128");
   }
   if (!norm.tensor.empty()) {
     read_floats(checkpoint, require_floats(checkpoint, norm.tensor, k), importance_.data());

@@ -5,11 +5,11 @@
 // Eight bits, in groups of 64: levels in [-128, 127]; the smallest scale that reaches the group's largest weight of
 // either sign.
 //
-// Four bits, in groups of 64 or more: symmetric (zero 8). Of nine ways to map the group's largest weight near -8, the one is taken
-// whose least-squares scale leaves the smallest error, each input feature weighed by the square of the norm's weight
-// that it carries: what that minimises is the expected square of the logits' error over normed rows whose features are
-// alike. In groups of 32, which narrow models get, each group has a zero: of eighteen ways to map the range of its
-// weights near that of the codes the best by the same measure.
+// Four bits, in groups of 64 or more: symmetric (zero 8). Of nine ways to map the group's largest weight near -8, the
+// one is taken whose least-squares scale leaves the smallest error, each input feature weighed by the square of the
+// norm's weight that it carries: what that minimises is the expected square of the logits' error over normed rows whose
+// features are alike. In groups of 32, which narrow models get, each group has a zero: of eighteen ways to map the
+// range of its weights near that of the codes the best by the same measure.
 #include <array>
 #include <string>
 #include <vector>

@@ -147,9 +147,7 @@ export function makeSource(
   const part = ({ module, bias = false, heads, rows }: LinearPart): LinearSource => {
     const stored = module === HEAD && tied ? plain(tableNames[0]!, '') : linear(module, bias)
     const source =
-      module === HEAD
-        ? makeBits(stored, BITS[head], 0)
-        : makeBits(stored, BITS[weights], groupOf(config.spec.hidden))
+      module === HEAD ? makeBits(stored, BITS[head], 0) : makeBits(stored, BITS[weights], groupOf(config.spec.hidden))
     return { ...source, ...(heads ? { heads } : {}), ...(rows ? { rows } : {}) }
   }
   const sources = units.map(({ vectors, linears }) => ({

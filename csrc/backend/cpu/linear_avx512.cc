@@ -228,11 +228,20 @@ void e4m3(const E4m3RowBlock& a) {
 
 }  // namespace
 
-const LinearKernels kLinearAvx512 = {"avx512",   kMostRows,  quantize,    q4,        q4_many, code_linear<WordsAvx512>,
-                                     code_widen<WordsAvx512>, e4m3, dense<F16>, dense<Bf16>, dense<F32>};
-const LinearKernels kLinearAvx512Vnni = {
-    "avx512vnni",           kMostRows,  quantize,   linear_q4_avx512vnni, linear_q4_many_avx512vnni,
-    linear_code_avx512vnni, code_widen<WordsAvx512>, e4m3, dense<F16>, dense<Bf16>,          dense<F32>};
+const LinearKernels kLinearAvx512 = {
+    "avx512", kMostRows,  quantize,    q4,        q4_many, code_linear<WordsAvx512>, code_widen<WordsAvx512>,
+    e4m3,     dense<F16>, dense<Bf16>, dense<F32>};
+const LinearKernels kLinearAvx512Vnni = {"avx512vnni",
+                                         kMostRows,
+                                         quantize,
+                                         linear_q4_avx512vnni,
+                                         linear_q4_many_avx512vnni,
+                                         linear_code_avx512vnni,
+                                         code_widen<WordsAvx512>,
+                                         e4m3,
+                                         dense<F16>,
+                                         dense<Bf16>,
+                                         dense<F32>};
 
 }  // namespace millrace
 #endif

@@ -32,9 +32,17 @@ const cases: [name: string, task: Task, text: string][] = [
   ],
   ['a text', [{ body: schema({ type: 'string' }) }], '"Once upon a "'],
   ['a text of bounded length', [{ body: schema({ type: 'string', minLength: 3, maxLength: 9 }) }], '"Once ups'],
-  ['a text of two kinds', [{ body: schema({ type: 'string', anyOf: [{ maxLength: 4 }, { pattern: '^[a-z]*$' }] }) }], '"once'],
+  [
+    'a text of two kinds',
+    [{ body: schema({ type: 'string', anyOf: [{ maxLength: 4 }, { pattern: '^[a-z]*$' }] }) }],
+    '"once',
+  ],
   ['a text of a pattern', [{ body: schema({ type: 'string', pattern: '^[A-F\\d]{2,24}$|^[a-z._]+@' }) }], '"ABC1'],
-  ['a text of a pattern that repeats', [{ body: schema({ type: 'string', pattern: '^([a-z]{1,5}-){1,3}x$' }) }], '"one-tw'],
+  [
+    'a text of a pattern that repeats',
+    [{ body: schema({ type: 'string', pattern: '^([a-z]{1,5}-){1,3}x$' }) }],
+    '"one-tw',
+  ],
   ['a pattern and a length', [{ body: schema({ type: 'string', pattern: '^[^-]*-[^-]*$', maxLength: 8 }) }], '"on-ce'],
   ['an address', [{ body: schema({ type: 'string', format: 'hostname' }) }], '"once.up'],
   ['any expression', [{ body: regex('[^x]*(?<!once)') }], 'On once'],
@@ -43,18 +51,22 @@ const cases: [name: string, task: Task, text: string][] = [
   ['a text up to a literal', [{ until: ['and', '', 'then'] }, { body: regex('.{0,3}') }], 'Once and then'],
 ]
 
-test.each(cases)('%s', async (_, task, text) => {
-  const constraint = addon().createConstraint(compileTask(task), vocabulary)
-  const tokens = await tokenizer.encode(text, { specialTokens: false })
-  const { taken, masks } = constraint.trace(tokens)
-  expect(taken).toBe(tokens.length)
-  for (const at of [0, Math.floor(tokens.length / 2), tokens.length]) {
-    const wrong: string[] = []
-    for (let token = 0; token < tokenizer.pieces.size; token++) {
-      const isTaken = constraint.trace(Int32Array.of(...tokens.subarray(0, at), token)).taken === at + 1
-      const isSet = ((masks[at]![token >> 5]! >>> (token & 31)) & 1) === 1
-      if (isTaken !== isSet) wrong.push(`${token} ${JSON.stringify(tokenizer.decode(Int32Array.of(token)))}`)
+test.each(cases)(
+  '%s',
+  async (_, task, text) => {
+    const constraint = addon().createConstraint(compileTask(task), vocabulary)
+    const tokens = await tokenizer.encode(text, { specialTokens: false })
+    const { taken, masks } = constraint.trace(tokens)
+    expect(taken).toBe(tokens.length)
+    for (const at of [0, Math.floor(tokens.length / 2), tokens.length]) {
+      const wrong: string[] = []
+      for (let token = 0; token < tokenizer.pieces.size; token++) {
+        const isTaken = constraint.trace(Int32Array.of(...tokens.subarray(0, at), token)).taken === at + 1
+        const isSet = ((masks[at]![token >> 5]! >>> (token & 31)) & 1) === 1
+        if (isTaken !== isSet) wrong.push(`${token} ${JSON.stringify(tokenizer.decode(Int32Array.of(token)))}`)
+      }
+      expect(wrong, `behind ${at} tokens`).toEqual([])
     }
-    expect(wrong, `behind ${at} tokens`).toEqual([])
-  }
-}, 120_000)
+  },
+  120_000,
+)
