@@ -242,7 +242,9 @@ RequestOptions request_options(const Napi::Object& object, int vocab) {
   options.logprobs = bool_field(object, "logprobs");
   options.constraint = constraint_of(field(object, "constraint"));
   const std::string method = string_field(object, "draftMethod");
-  options.drafts = method == "auto" ? DraftMethod::auto_ngram : method == "ngram" ? DraftMethod::ngram : DraftMethod::off;
+  options.drafts = method == "auto"    ? DraftMethod::auto_ngram
+                   : method == "ngram" ? DraftMethod::ngram
+                                       : DraftMethod::off;
   options.draft_tokens = int_field(object, "draftTokens");
   return options;
 }

@@ -280,7 +280,7 @@ uint32_t Automaton::intern_state() {
     if (more < 0 || (more == 0 && length <= state.run_length)) continue;
     state.run = at.run;
     state.run_length = length;
-    state.runs_alone = out_.size() == 1;
+    state.runs_alone = out_.size() == 1 && at.run_length == kUnlimited;
   }
   return id;
 }

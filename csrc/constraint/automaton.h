@@ -46,7 +46,7 @@ class Automaton {
   // Any text of these classes may come in this state, of at most so many characters.
   Classes run(uint32_t state) const { return states_[state].run; }
   uint32_t run_length(uint32_t state) const { return states_[state].run_length; }
-  // Of such a state: no other text of these classes may come.
+  // No other text of these classes may come: a count alone bounds it.
   bool runs_alone(uint32_t state) const { return states_[state].runs_alone; }
   uint32_t size() const { return static_cast<uint32_t>(states_.size()); }
   size_t bytes() const;

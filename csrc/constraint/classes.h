@@ -1,7 +1,7 @@
 #pragma once
-// Characters in 32 classes, of which a set is a word: what the tokens below a node of the vocabulary's tries are made of,
-// and of what any text may follow in a state of a constraint. Where the one lies within the other all those tokens may
-// come, and none of them need be looked at. lib/constraint/classes.ts has the same table.
+// Characters in 32 classes, of which a set is a word: what the tokens below a node of the vocabulary's tries are made
+// of, and of what any text may follow in a state of a constraint. Where the one lies within the other all those tokens
+// may come, and none of them need be looked at. lib/constraint/classes.ts has the same table.
 #include <array>
 #include <cstdint>
 #include <string_view>
@@ -12,10 +12,10 @@ using Classes = uint32_t;
 
 // Each character for itself, from bit 5 on.
 inline constexpr std::string_view kSingles = "_-. /:,@+=#&?%'()*!$~;";
-inline constexpr Classes kOtherAscii = 1u << 27;  // what else is printed
-inline constexpr Classes kControls = 1u << 28;    // below a space
-inline constexpr Classes kJsonEnds = 1u << 29;    // a quote, a backslash
-inline constexpr Classes kBeyondAscii = 1u << 30; // any code point from 0x7f on, but the line ends 0x2028 and 0x2029
+inline constexpr Classes kOtherAscii = 1u << 27;   // what else is printed
+inline constexpr Classes kControls = 1u << 28;     // below a space
+inline constexpr Classes kJsonEnds = 1u << 29;     // a quote, a backslash
+inline constexpr Classes kBeyondAscii = 1u << 30;  // any code point from 0x7f on, but the line ends 0x2028 and 0x2029
 inline constexpr Classes kBroken = 1u << 31;       // bytes of no whole character, and those line ends
 // What JSON texts have as it is, and no line ends at.
 inline constexpr Classes kPlain = ~(kControls | kJsonEnds | kBroken);

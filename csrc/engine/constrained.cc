@@ -51,23 +51,24 @@ std::span<const std::shared_ptr<TokenMask>> Constrained::next_masks(std::span<co
       return masks_;
     }
   }
-  constraint::Pool::process().post([shared = shared_, masks = masks_, drafts = std::vector(drafts.begin(), drafts.end())] {
-    size_t made = 0;
-    try {
-      if (!shared->matcher) shared->matcher = std::make_unique<constraint::Matcher>(shared->constraint);
-      std::unique_ptr<constraint::Matcher> ahead;
-      if (!drafts.empty()) ahead = std::make_unique<constraint::Matcher>(*shared->matcher);
-      while (made < masks.size()) {
-        constraint::Matcher& at = ahead ? *ahead : *shared->matcher;
-        const std::shared_ptr<const TokenMask::Words> words = shared->with_stops(at, at.mask());
-        masks[made++]->set(words);
-        if (made == masks.size() || ahead->take(drafts[made - 1])) continue;
-        while (made < masks.size()) masks[made++]->set(words);
-      }
-    } catch (...) {
-      while (made < masks.size()) masks[made++]->fail(current_error());
-    }
-  });
+  constraint::Pool::process().post(
+      [shared = shared_, masks = masks_, drafts = std::vector(drafts.begin(), drafts.end())] {
+        size_t made = 0;
+        try {
+          if (!shared->matcher) shared->matcher = std::make_unique<constraint::Matcher>(shared->constraint);
+          std::unique_ptr<constraint::Matcher> ahead;
+          if (!drafts.empty()) ahead = std::make_unique<constraint::Matcher>(*shared->matcher);
+          while (made < masks.size()) {
+            constraint::Matcher& at = ahead ? *ahead : *shared->matcher;
+            const std::shared_ptr<const TokenMask::Words> words = shared->with_stops(at, at.mask());
+            masks[made++]->set(words);
+            if (made == masks.size() || ahead->take(drafts[made - 1])) continue;
+            while (made < masks.size()) masks[made++]->set(words);
+          }
+        } catch (...) {
+          while (made < masks.size()) masks[made++]->fail(current_error());
+        }
+      });
   return masks_;
 }
 

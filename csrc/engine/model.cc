@@ -144,11 +144,10 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sl
     }
   }
   kv_ = std::make_unique<KvPool>(kv, program().kv, config_.kv_blocks, config_.kv_swap_bytes);
-  scheduler_ =
-      std::make_unique<Scheduler>(SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse,
-                                                  config_.deterministic, &counters_.queued,
-                                                  PassCosts(config_.pass_costs), config_.draft},
-                                  *kv_);
+  scheduler_ = std::make_unique<Scheduler>(
+      SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse, config_.deterministic,
+                      &counters_.queued, PassCosts(config_.pass_costs), config_.draft},
+      *kv_);
 
   const int head = device_of(static_cast<int>(units.size()) - 1);
   for (size_t i = 0; i < sides_.size(); i++) {

@@ -37,14 +37,14 @@ struct RequestOptions {
   std::vector<int32_t> stop_tokens;                    // end the request and are not given out
   std::shared_ptr<constraint::Constraint> constraint;  // generate: what the answer must be
   bool logprobs = false;                               // generate: log-probability of each token
-  int top_logprobs = 0;         // generate: so many of the highest log-probabilities at each token
-  bool logits = false;          // score: logits of every position
-  Pooling pooling{};            // embed
+  int top_logprobs = 0;                   // generate: so many of the highest log-probabilities at each token
+  bool logits = false;                    // score: logits of every position
+  Pooling pooling{};                      // embed
   DraftMethod drafts = DraftMethod::off;  // generate
   int draft_tokens = 0;                   // at most so many a pass
-  int priority = 0;             // higher goes first, and is preempted last
-  double queue_timeout_ms = 0;  // > 0: ends with QUEUE_TIMEOUT if not admitted by then
-  double deadline_ms = 0;       // > 0: ends with DEADLINE_EXCEEDED if not done by then
+  int priority = 0;                       // higher goes first, and is preempted last
+  double queue_timeout_ms = 0;            // > 0: ends with QUEUE_TIMEOUT if not admitted by then
+  double deadline_ms = 0;                 // > 0: ends with DEADLINE_EXCEEDED if not done by then
 };
 
 enum class Finish : uint8_t { none, stop, length, abort, error };

@@ -43,8 +43,8 @@ struct StepBatch {
     int rows = 0;          // tokens computed[...] of the sequence in this step
     int first_logit = -1;  // index of its first LogitRequest, -1: none
     int logits = 0;
-    int drafts = 0;    // of the rows, the last so many
-    int accepted = 0;  // of the drafts, the first so many, once computed() has seen what was chosen
+    int drafts = 0;        // of the rows, the last so many
+    int accepted = 0;      // of the drafts, the first so many, once computed() has seen what was chosen
     int first_hidden = 0;  // index of its first row of hidden_rows
     int hidden = 0;
     bool decode = false;

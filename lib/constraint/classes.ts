@@ -26,13 +26,14 @@ function classOf(point: number): number {
 
 /** [first, last, bit of the class], ascending. Surrogates are no characters; 0x2028 and 0x2029 belong to no class. */
 const SEGMENTS: readonly (readonly [number, number, number])[] = [
-  ...Array.from({ length: ASCII_END }, (_, point) => [point, classOf(point)] as const)
-    .reduce<[number, number, number][]>((out, [point, own]) => {
-      const before = out.at(-1)
-      if (before?.[2] === 1 << own) before[1] = point
-      else out.push([point, point, 1 << own])
-      return out
-    }, []),
+  ...Array.from({ length: ASCII_END }, (_, point) => [point, classOf(point)] as const).reduce<
+    [number, number, number][]
+  >((out, [point, own]) => {
+    const before = out.at(-1)
+    if (before?.[2] === 1 << own) before[1] = point
+    else out.push([point, point, 1 << own])
+    return out
+  }, []),
   [ASCII_END, 0x2027, 1 << BEYOND_ASCII],
   [0x202a, 0xd7ff, 1 << BEYOND_ASCII],
   [0xe000, LAST, 1 << BEYOND_ASCII],

@@ -76,7 +76,11 @@ export function withRemainders(set: NumberSet): { ranges: NumberSet; integers: (
 }
 
 export function integerDfa(one: Remainders | Listed, meter: Meter): Dfa {
-  if ('values' in one) return ofTexts(one.values.map((value) => String(value === 0 ? 0 : value)), meter)
+  if ('values' in one)
+    return ofTexts(
+      one.values.map((value) => String(value === 0 ? 0 : value)),
+      meter,
+    )
   const { lowest, highest } = one
   const { next, accepts } = remainderAutomaton(one, meter)
   // Digits of the bounds, of which a text of as many is less, equal or greater so far.
@@ -92,7 +96,8 @@ export function integerDfa(one: Remainders | Listed, meter: Meter): Dfa {
       return bound === 0 || Math.sign(bound) !== sign ? sign : sign * order(length, compared, digits)
     }
     return (
-      (low === undefined || against(lowest, low, toLow) >= 0) && (high === undefined || against(highest, high, toHigh) <= 0)
+      (low === undefined || against(lowest, low, toLow) >= 0) &&
+      (high === undefined || against(highest, high, toHigh) <= 0)
     )
   }
   interface Reading {

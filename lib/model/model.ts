@@ -248,7 +248,8 @@ export class Model implements AsyncDisposable {
     const checked = validate(generateOptions, options, 'options')
     const { constraint } = checked
     return this.#generate(() => this.#source(prompt, true, 'prompt'), checked, {
-      hold: constraint && ((signal) => nativeConstraint([{ body: constraint.body }], this.#parts.tokenizer.pieces, signal)),
+      hold:
+        constraint && ((signal) => nativeConstraint([{ body: constraint.body }], this.#parts.tokenizer.pieces, signal)),
     })
   }
 
@@ -271,8 +272,14 @@ export class Model implements AsyncDisposable {
       const { pieces } = tokenizer
       const parallel = parallelToolCalls
       hold = (signal) => {
-        if (forced) return nativeConstraint(constrainedCalls(format, promptEnd, { tools: forced, parallel }, pieces), pieces, signal)
-        if (constraint) return nativeConstraint(constrainedText(format, promptEnd, constraint.body, pieces), pieces, signal)
+        if (forced)
+          return nativeConstraint(
+            constrainedCalls(format, promptEnd, { tools: forced, parallel }, pieces),
+            pieces,
+            signal,
+          )
+        if (constraint)
+          return nativeConstraint(constrainedText(format, promptEnd, constraint.body, pieces), pieces, signal)
         return hasTools ? offeredConstraint(format, promptEnd, { tools, parallel }, pieces, signal) : undefined
       }
       if (hasTools && !format.calls) {

@@ -64,7 +64,7 @@ export interface ChatTemplateOptions {
 export interface ChatOptions extends GenerateOptions, Omit<ChatTemplateOptions, 'addGenerationPrompt' | 'signal'> {
   /**
    * 'auto': the model may call tools; 'none': it is shown none; 'required': it calls one at least and says nothing else;
-   * { name }: that one. Arguments of calls that must be are as the tool's schema has them. Default 'auto'.
+   * { name }: that one. Arguments are as the schema of the tool has them. Default 'auto'.
    */
   toolChoice?: 'auto' | 'none' | 'required' | { readonly name: string } | undefined
   /** Whether an answer may have several calls; else it ends behind its first. Default true. */

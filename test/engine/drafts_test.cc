@@ -120,11 +120,11 @@ TEST(drafts_are_runs_of_the_text_itself) {
 
 TEST(as_many_drafts_as_are_worth_their_rows) {
   const std::vector<double> gains = {0.9, 0.8, 0.7, 0.2};
-  CHECK_EQ(PassCosts({}).worthwhile(1, gains), 4);                          // rows are free
-  CHECK_EQ(PassCosts({1, 2, 3, 4, 5}).worthwhile(1, gains), 0);             // a row costs a pass
-  CHECK_EQ(PassCosts({1, 1.1, 1.2, 1.3, 1.9}).worthwhile(1, gains), 3);     // the last gains less than it costs
+  CHECK_EQ(PassCosts({}).worthwhile(1, gains), 4);                           // rows are free
+  CHECK_EQ(PassCosts({1, 2, 3, 4, 5}).worthwhile(1, gains), 0);              // a row costs a pass
+  CHECK_EQ(PassCosts({1, 1.1, 1.2, 1.3, 1.9}).worthwhile(1, gains), 3);      // the last gains less than it costs
   CHECK_EQ(PassCosts({1, 1, 1, 1, 1, 1, 1, 1, 2}).worthwhile(8, gains), 0);  // the next row is the first of a tile
-  CHECK_EQ(PassCosts({1, 1.95, 1.95, 1.95, 3}).worthwhile(1, gains), 3);    // a step is overcome where it pays
+  CHECK_EQ(PassCosts({1, 1.95, 1.95, 1.95, 3}).worthwhile(1, gains), 3);     // a step is overcome where it pays
   CHECK_EQ(PassCosts({1, 1}).worthwhile(64, {}), 0);
 }
 

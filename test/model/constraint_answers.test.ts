@@ -19,8 +19,8 @@ afterAll(() => model.close())
 
 /** The whole answers, with the index of what they were held to. */
 async function answers(list: readonly Constraint[]): Promise<[index: number, text: string][]> {
-  const asked = list.map((constraint, seed) =>
-    model.generate('Data:', { constraint, temperature: 1.5, maxTokens: 200, seed }).result,
+  const asked = list.map(
+    (constraint, seed) => model.generate('Data:', { constraint, temperature: 1.5, maxTokens: 200, seed }).result,
   )
   const done = await Promise.all(asked)
   return done.flatMap(({ text, finishReason }, index) =>
@@ -78,10 +78,7 @@ const schemas = fc.letrec<{ node: object }>((tie) => ({
       properties: { k: { enum: ['a', 'b'] } },
       required: ['k'],
       maxProperties: 2,
-      oneOf: [
-        { properties: { k: { const: 'a' }, v: a } },
-        { properties: { k: { const: 'b' }, v: b } },
-      ],
+      oneOf: [{ properties: { k: { const: 'a' }, v: a } }, { properties: { k: { const: 'b' }, v: b } }],
     })),
   ),
 })).node
@@ -103,7 +100,20 @@ test(`${COUNT} random schemas: every whole answer parses and is valid`, async ()
   expect(whole.length).toBeGreaterThan(0.6 * COUNT)
 }, 3_000_000)
 
-const atom = fc.constantFrom('a', 'bc', 'é', '😀', '[a-f]', '\\d', '\\w', '[^\\s]', '-', '(?=[a-c])[a-z]', '(?!b)[ab]', ' ')
+const atom = fc.constantFrom(
+  'a',
+  'bc',
+  'é',
+  '😀',
+  '[a-f]',
+  '\\d',
+  '\\w',
+  '[^\\s]',
+  '-',
+  '(?=[a-c])[a-z]',
+  '(?!b)[ab]',
+  ' ',
+)
 const bounds = fc.constantFrom('', '', '?', '{2}', '{1,3}', '{0,4}')
 const expressions = fc.letrec<{ node: string }>((tie) => ({
   node: fc.oneof(
@@ -135,8 +145,12 @@ test.each([
   ['arithmetic', ARITHMETIC, isArithmetic],
   ['JSON', JSON_GRAMMAR, isJson],
   ['moves of chess', CHESS, isChess],
-])(`a grammar, ${COUNT} times: %s`, async (_, grammar, isRight) => {
-  const whole = await answers(Array.from({ length: COUNT }, () => ({ grammar })))
-  for (const [, text] of whole) expect(isRight(text), text).toBe(true)
-  expect(whole.length).toBeGreaterThan(0)
-}, 3_000_000)
+])(
+  `a grammar, ${COUNT} times: %s`,
+  async (_, grammar, isRight) => {
+    const whole = await answers(Array.from({ length: COUNT }, () => ({ grammar })))
+    for (const [, text] of whole) expect(isRight(text), text).toBe(true)
+    expect(whole.length).toBeGreaterThan(0)
+  },
+  3_000_000,
+)

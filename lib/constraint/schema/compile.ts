@@ -1,17 +1,6 @@
 /** A JSON schema -> rules. */
 import { jsonFragment, sortEdges } from '../bytes.ts'
-import {
-  ANY,
-  both,
-  countTexts,
-  type Dfa,
-  distances,
-  accepts as isAccepted,
-  isElastic,
-  isNothing,
-  NOTHING,
-  without,
-} from '../dfa.ts'
+import { ANY, both, countTexts, type Dfa, accepts as isAccepted, isNothing, without } from '../dfa.ts'
 import type { NumberSet } from '../numbers.ts'
 import { type Meter, tooLarge, unsupported } from '../problems.ts'
 import type { Alternative, RuleSet, State } from '../rules.ts'

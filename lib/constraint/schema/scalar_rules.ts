@@ -1,7 +1,7 @@
 /** Sets of texts and of numbers -> rules, each made once. */
 import { jsonFragment, rawFragment } from '../bytes.ts'
 import { type Dfa, distances, isElastic, isNothing, NOTHING } from '../dfa.ts'
-import { integerDfa, type Listed, type Remainders, withRemainders } from '../integers.ts'
+import { type Listed, type Remainders, withRemainders } from '../integers.ts'
 import { type NumberRange, type NumberSet, type NumberTexts, numberTexts } from '../numbers.ts'
 import type { Meter } from '../problems.ts'
 import type { RuleSet } from '../rules.ts'

@@ -66,16 +66,8 @@ export function offeredCalls(
   // Readers take any white space within an opening.
   const sought = opening.split(/\s+/).flatMap((word, index) => [...(index === 0 ? [] : ['']), ...writer.pieces(word)])
   const section = writer.calls(calls, { tools, parallel })
-  const call: Part[] = [
-    { until: sought },
-    SOME_SPACE,
-    ...(calls.sectionOpen ? section.whole : section.opened),
-  ]
-  return [
-    ...writer.reasoning(format, promptEnd),
-    { repeat: call },
-    { without: sought },
-  ]
+  const call: Part[] = [{ until: sought }, SOME_SPACE, ...(calls.sectionOpen ? section.whole : section.opened)]
+  return [...writer.reasoning(format, promptEnd), { repeat: call }, { without: sought }]
 }
 
 class Writer {
@@ -122,10 +114,7 @@ class Writer {
     const { sectionClose, callOpen, callClose, separator } = calls
     const opened: Part[] = [{ choice: tools.map((tool) => this.call(calls, tool)) }, ...this.literals(callClose)]
     const whole = [...this.literals(callOpen), ...opened]
-    const more: Part[] =
-      parallel && tools.length > 0
-        ? [{ repeat: [...this.literals(separator), ...whole] }]
-        : []
+    const more: Part[] = parallel && tools.length > 0 ? [{ repeat: [...this.literals(separator), ...whole] }] : []
     const rest = [...more, ...this.literals(sectionClose)]
     return { whole: [...whole, ...rest], opened: [...opened, ...rest] }
   }

@@ -187,6 +187,18 @@ describe('one schema at a time', () => {
     ],
     ['integers of any size', { type: 'integer' }, [1e21, 1e300, 123456789012345680000, -1e21], [1e-7, 1.5, 0.1]],
     ['multiples', { type: 'number', multipleOf: 2.5, minimum: 0 }, [0, 2.5, 5, 12.5, 1000], [1, 2.4, 6, -2.5]],
+    [
+      'multiples of several, and none of others',
+      { type: 'integer', anyOf: [{ multipleOf: 6 }, { multipleOf: 10 }], not: { multipleOf: 4 }, maximum: 1_000_000 },
+      [6, 10, 18, 30, -6, -90, 999_990, -1_000_010],
+      [0, 4, 12, 15, 20, -60, 1_000_002, 7],
+    ],
+    [
+      'multiples within small bounds',
+      { type: 'integer', multipleOf: 33, not: { multipleOf: 6 }, exclusiveMinimum: -300, maximum: 99 },
+      [-297, -33, 33, 99],
+      [0, -66, -66, 198, -300, 165, 34],
+    ],
     ['multiples of a decimal', { type: 'number', multipleOf: 0.01 }, [0, 0.07, 19.99, -3, 1234.5], [0.001, 19.999]],
     [
       'lengths in code points',
