@@ -39,8 +39,11 @@ mkdir -p "$work/base/usr/local/lib/node_modules"
 cp -rL "$(npm root -g)/npm" "$work/base/usr/local/lib/node_modules/npm"
 ln -s ../lib/node_modules/npm/bin/npm-cli.js "$work/base/usr/local/bin/npm"
 ln -s ../lib/node_modules/npm/bin/npx-cli.js "$work/base/usr/local/bin/npx"
+# And whom this machine trusts: a proxy's certificate, where one stands between it and the registry.
+cp -L "${NODE_EXTRA_CA_CERTS:-/etc/ssl/certs/ca-certificates.crt}" "$work/base/etc/ssl/certs/ca-certificates.crt"
 base=$(buildah "${storage[@]}" from scratch)
 buildah "${storage[@]}" copy -q "$base" "$work/base" / >/dev/null
+buildah "${storage[@]}" config --env NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt "$base"
 buildah "${storage[@]}" commit -q "$base" millrace-base >/dev/null || skip "buildah cannot commit here"
 
 try "the image is built" buildah "${storage[@]}" build --build-arg NODE=localhost/millrace-base -t millrace .

@@ -214,7 +214,7 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
     threads,
   }
   const fixedRoute = { ...withoutSwap, kvSwapBytes: kvSwapBytes(withoutSwap, options, machine) }
-  const plan = options.adaptive ? { ...fixedRoute, cpuRows: mostCpuRows(program, fixedRoute, machine) } : fixedRoute
+  const plan = options.adaptive ? { ...fixedRoute, cpuRows: mostCpuRows(fixedRoute, machine) } : fixedRoute
   checkRam(plan, options, machine)
   return { ...plan, prediction: predictionOf(program, plan, machine) }
 }
@@ -439,7 +439,7 @@ function decodeRows(of: Pick<ModelPlan, 'contextLength' | 'kvBytesPerToken' | 't
 }
 
 /** The most sequences that the CPU serves no slower than the link would: beyond, its units are streamed. */
-function mostCpuRows(program: Program, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): number {
+function mostCpuRows(plan: Omit<ModelPlan, 'prediction'>, machine: Machine): number {
   if (plan.device === 'cpu' || !plan.units.some((unit) => unit.home === 'cpu')) return ANY_ROWS
   const seconds = (rows: number, cpuRows: number) => decodePrediction({ ...plan, cpuRows }, machine)(rows).passSeconds
   for (let rows = 1; rows <= plan.maxLogitRows; rows++) {
