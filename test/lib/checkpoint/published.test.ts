@@ -88,17 +88,17 @@ const PARAMETERS: Record<string, number> = {
   'granite-3.3-8b-instruct': 8_170_864_640,
   'smollm3-3b': 3_075_098_624,
   'command-r-v01': 34_980_831_232,
-  'command-r7b-12-2024': 8_028_033_024,
   'ministral-8b-instruct-2410': 8_019_808_256,
   'mistral-small-3.1-24b-instruct-2503': 23_572_403_200,
   'seed-oss-36b-instruct': 36_151_104_512,
   'exaone-4.0-1.2b': 1_279_391_488,
-  'exaone-4.0-32b': 32_003_216_384,
   'ernie-4.5-0.3b-pt': 360_748_032,
 }
 
 /** Of those of whose text's part only a rounded count is published, in billions: within its last digit. */
 const ROUNDED: Record<string, number> = {
+  'command-r7b-12-2024': 8.0,
+  'exaone-4.0-32b': 32.0,
   'gemma-4-31b-it': 30.7,
   'granite-4.0-micro': 3.4,
   'ministral-3-3b-instruct-2512': 3.4,
