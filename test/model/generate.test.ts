@@ -163,7 +163,7 @@ describe('demo', () => {
 
 describe('figures', () => {
   test('every streamed byte is copied once a pass, whatever the number of rows', async () => {
-    await using model = await load(demo, { placement: 'streamed' })
+    await using model = await load(demo, { placement: 'streamed', speculation: { method: 'off' } })
     const measure = async (requests: number) => {
       const before = model.stats
       await Promise.all(

@@ -243,8 +243,8 @@ export class ModelPool {
     entry.state = 'unloading'
     this.switches++
     try {
+      entry.model = undefined // first of all: what fails below is not tried again
       entry.remember(model)
-      entry.model = undefined
       await model.close()
     } catch (error) {
       this.#log.error({ model: entry.source.name }, `model did not close: ${String(error)}`)

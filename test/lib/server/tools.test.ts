@@ -339,3 +339,24 @@ test('a GPU that is lost is 503, and /ready says so from then on', async () => {
   expect((await fetch(`${other.url}/ready`)).status).toBe(503)
   expect((await fetch(`${other.url}/health`)).status).toBe(200)
 })
+
+test('a stream has a comment where nothing else comes', async () => {
+  const slow = await start({ models: { qwen: played.model }, pingMs: 5 })
+  const response = await fetch(`${slow.url}/v1/chat/completions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ model: 'qwen', messages: [USER], stream: true }),
+  })
+  const decoder = new TextDecoder()
+  let text = ''
+  let answered = false
+  for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
+    text += decoder.decode(chunk, { stream: true })
+    if (answered || text.split(': ping\n\n').length < 3) continue
+    answered = true // behind two of them
+    played.native.answer([...(await played.model.tokenizer.encode('It is warm.', { specialTokens: false }))])
+    played.native.answer([], { finish: 'stop' })
+  }
+  expect(eventsOf(text).at(-1).choices[0].finish_reason).toBe('stop')
+  expect(eventsOf(text).some(({ choices }) => choices[0].delta.content === 'It is warm.')).toBe(true)
+})
