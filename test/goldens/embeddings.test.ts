@@ -15,7 +15,7 @@ interface Golden {
   last: string
 }
 
-const path = join(ROOT, 'test', 'goldens', 'embeddings.json')
+const path = join(ROOT, 'test', 'goldens', 'embeddings', 'golden.json')
 const { made: _, ...goldens } = JSON.parse(readFileSync(path, 'utf8')) as Record<string, Golden>
 
 const floats = (base64: string) => new Float32Array(Uint8Array.from(Buffer.from(base64, 'base64')).buffer)

@@ -3,7 +3,7 @@ and its last row, each of Euclidean length 1.
 
     python3 test/goldens/make_embeddings.py
 
-Writes embeddings.json, by the model's folder in the repository. Needs torch and transformers.
+Writes embeddings/golden.json, by the model's folder in the repository. Needs torch and transformers.
 """
 
 import base64
@@ -61,7 +61,7 @@ def main():
     models = {folder: measure(folder, seed) for seed, folder in enumerate(MODELS)}
     lines = [f"  {json.dumps(folder)}: {json.dumps(golden)}" for folder, golden in models.items()]
     out = '{\n  "made": ' + json.dumps(made) + ",\n" + ",\n".join(lines) + "\n}\n"
-    (Path(__file__).resolve().parent / "embeddings.json").write_text(out)
+    (Path(__file__).resolve().parent / "embeddings" / "golden.json").write_text(out)
 
 
 main()

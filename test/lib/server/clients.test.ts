@@ -87,7 +87,8 @@ describe('errors', () => {
     await expect(ask(openai(), { deadline_ms: 1, ...LONG })).rejects.toMatchObject({ status: 504 })
     // After the stream has begun it is an event, which the client throws.
     const late = await openai().chat.completions.create({
-      ...{ model: 'demo', messages, stream: true, deadline_ms: 700, ...LONG },
+      // More tokens than any machine has made by then.
+      ...{ model: 'demo', messages, stream: true, n: 32, deadline_ms: 700, ...LONG },
     } as OpenAI.ChatCompletionCreateParamsStreaming)
     const read = async () => {
       for await (const _ of late) {
