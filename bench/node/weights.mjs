@@ -1,7 +1,7 @@
 // What `weights: 'q8'` and 'q4' of load() cost: perplexity of a text under a model of floats, as it is and made 8 and 4
 // bits. A GPTQ folder of 4 bits is dequantised first, exactly, into a temporary folder of float32.
 //
-//   npm run build && node bench/node/weights.mjs FOLDER TEXT [--window 512] [--tokens 6000] [--device cpu] [--threads 2]
+//   npm run build && node bench/node/weights.mjs /path/to/folder /path/to/text.txt [--window 512] [--tokens 6000] [--device cpu] [--threads 2]
 //
 // The text is cut into windows that score so many tokens each and overlap by one, without the first token that the
 // tokenizer would add. A line a form: model.weightError, perplexity, and how far it is from the floats'.

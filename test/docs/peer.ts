@@ -36,7 +36,7 @@ function readGguf(path) {
   for (let i = 0; i < tensors; i++) {
     text()
     const count = Array.from({ length: u32() }, u64).reduce((a, b) => a * b)
-    const size = { 0: 4 * count, 1: 2 * count, 2: (count / 32) * 18 }[u32()]
+    const size = { 0: 4 * count, 1: 2 * count, 2: (count / 32) * 18, 8: (count / 32) * 34 }[u32()]
     end = Math.max(end, u64() + Math.ceil(size / 32) * 32)
   }
   const expected = Math.ceil(at / 32) * 32 + end
