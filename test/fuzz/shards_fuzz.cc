@@ -44,6 +44,10 @@ LinearSource linear(const std::string& name, int format) {
       source.global_scale = name + ".weight_global_scale";
       source.global_divides = true;
       break;
+    case LinearFormat::mxfp4:
+      source.weight = name + ".weight_packed";
+      source.scales = name + ".weight_scale";
+      break;
   }
   return source;
 }
@@ -128,6 +132,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     paths.push_back(files.back()->path());
     at += 2 + length;
   }
-  fuzz::load(paths, model(data[0] % 6));
+  fuzz::load(paths, model(data[0] % 7));
   return 0;
 }
