@@ -66,6 +66,7 @@ double PassCosts::of(int rows) const {
 }
 
 int PassCosts::worthwhile(int rows, std::span<const double> gains) const {
+  if (gains.empty()) return 0;
   double tokens = rows, best = tokens / of(rows);
   int count = 0;
   for (size_t i = 0; i < gains.size(); i++) {

@@ -43,9 +43,9 @@ class PassCosts {
  public:
   // Of passes with 1, 2, ... decode rows, in any unit; rows beyond cost as the last ones do. Empty: rows are free.
   explicit PassCosts(std::vector<double> by_rows) : by_rows_(std::move(by_rows)) {}
-  double of(int rows) const;
-  // How many of the `gains`, which descend, are worth their rows beside `rows` others: the probabilities that a row
-  // yields a token. As many as bring most tokens in a unit of cost.
+  double of(int rows) const;  // of one at least
+  // How many of the `gains`, which descend, are worth their rows beside `rows` others, those whose drafts they are: the
+  // probabilities that a row yields a token. As many as bring most tokens in a unit of cost.
   int worthwhile(int rows, std::span<const double> gains) const;
 
  private:

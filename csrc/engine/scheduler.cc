@@ -294,6 +294,7 @@ bool Scheduler::has_room_for_drafts(const Sequence& sequence) const {
 }
 
 void Scheduler::draft(int decoding) {
+  if (decoding == 0) return;
   struct Drafted {
     Sequence* sequence;
     int kept = 0;

@@ -126,6 +126,7 @@ TEST(as_many_drafts_as_are_worth_their_rows) {
   CHECK_EQ(PassCosts({1, 1, 1, 1, 1, 1, 1, 1, 2}).worthwhile(8, gains), 0);  // the next row is the first of a tile
   CHECK_EQ(PassCosts({1, 1.95, 1.95, 1.95, 3}).worthwhile(1, gains), 3);     // a step is overcome where it pays
   CHECK_EQ(PassCosts({1, 1}).worthwhile(64, {}), 0);
+  CHECK_EQ(PassCosts({1, 1}).worthwhile(0, {}), 0);  // a pass of prompts alone
 }
 
 TEST(acceptance_follows_what_was_seen) {

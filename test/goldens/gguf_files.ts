@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { f32, type GgufMetadata, type GgufTensor, ggufBytes, text, texts, u32 } from '../reference/gguf.ts'
+import { f32, type GgufMetadata, type GgufTensor, ggufBytes, LLAMA_PARTS, OUTSIDE, text, texts, u32 } from '../reference/gguf.ts'
 import { numbers, readFolder } from '../reference/safetensors.ts'
 
 const ROOT = fileURLToPath(new URL('.', import.meta.url))
@@ -27,19 +27,9 @@ export interface GgufCase {
 }
 
 const PARTS: Record<string, string> = {
-  input_layernorm: 'attn_norm',
-  'self_attn.q_proj': 'attn_q',
-  'self_attn.k_proj': 'attn_k',
-  'self_attn.v_proj': 'attn_v',
-  'self_attn.o_proj': 'attn_output',
-  'self_attn.q_norm': 'attn_q_norm',
-  'self_attn.k_norm': 'attn_k_norm',
+  ...LLAMA_PARTS,
   'self_attn.qkv_proj': 'attn_qkv',
-  post_attention_layernorm: 'ffn_norm',
-  'mlp.gate_proj': 'ffn_gate',
-  'mlp.up_proj': 'ffn_up',
   'mlp.gate_up_proj': 'ffn_up',
-  'mlp.down_proj': 'ffn_down',
 }
 const GEMMA = {
   post_attention_layernorm: 'post_attention_norm',
@@ -47,12 +37,6 @@ const GEMMA = {
   post_feedforward_layernorm: 'post_ffw_norm',
 }
 const POST = { post_attention_layernorm: 'post_attention_norm', post_feedforward_layernorm: 'post_ffw_norm' }
-const OUTSIDE: Record<string, string> = {
-  'model.embed_tokens.weight': 'token_embd.weight',
-  'model.norm.weight': 'output_norm.weight',
-  'lm_head.weight': 'output.weight',
-}
-
 const floats = (values: ArrayLike<number>) => new Uint8Array(Float32Array.from(values).buffer)
 const vector = (name: string, values: number[]): GgufTensor => ({
   name,

@@ -109,7 +109,8 @@ export function ggufBytes(metadata: GgufMetadata, tensors: readonly GgufTensor[]
   return Buffer.concat([head, Buffer.alloc(pad(head.length)), ...data])
 }
 
-const PARTS: Readonly<Record<string, string>> = {
+/** llama.cpp's names of what layers have, and of what stands outside them. */
+export const LLAMA_PARTS: Readonly<Record<string, string>> = {
   input_layernorm: 'attn_norm',
   'self_attn.q_proj': 'attn_q',
   'self_attn.k_proj': 'attn_k',
@@ -122,7 +123,7 @@ const PARTS: Readonly<Record<string, string>> = {
   'mlp.up_proj': 'ffn_up',
   'mlp.down_proj': 'ffn_down',
 }
-const OUTSIDE: Readonly<Record<string, string>> = {
+export const OUTSIDE: Readonly<Record<string, string>> = {
   'model.embed_tokens.weight': 'token_embd.weight',
   'model.norm.weight': 'output_norm.weight',
   'lm_head.weight': 'output.weight',
@@ -130,7 +131,7 @@ const OUTSIDE: Readonly<Record<string, string>> = {
 
 function storedName(name: string): string {
   const layer = /^model\.layers\.(\d+)\.(.+)\.(weight|bias)$/.exec(name)
-  return layer ? `blk.${layer[1]}.${PARTS[layer[2]!]!}.${layer[3]}` : OUTSIDE[name]!
+  return layer ? `blk.${layer[1]}.${LLAMA_PARTS[layer[2]!]!}.${layer[3]}` : OUTSIDE[name]!
 }
 
 export interface ConvertOptions {

@@ -1,20 +1,4 @@
-"""The tiny models of test/goldens/families: name, model_type of transformers, what its config says beside BASE, format of linears."""
-
-BASE = {
-    'vocab_size': 512,
-    'hidden_size': 64,
-    'intermediate_size': 128,
-    'num_hidden_layers': 2,
-    'num_attention_heads': 4,
-    'num_key_value_heads': 2,
-    'head_dim': 16,
-    'max_position_embeddings': 512,
-    'rms_norm_eps': 1e-5,
-    'tie_word_embeddings': True,
-    'bos_token_id': 0,
-    'eos_token_id': 0,
-    'pad_token_id': None,
-}
+"""The tiny models of test/goldens/families: name, model_type of transformers, what its config says beside tiny.py's BASE, format of linears."""
 
 
 def windows(layers, every, window=24):

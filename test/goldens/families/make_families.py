@@ -6,22 +6,16 @@ TEXT is any text of some hundred words: its last 150 tokens are what is scored. 
 and tokenizers. Quantised weights are random numbers of the format; transformers computes with what they stand for.
 """
 
-import argparse
-import json
-import shutil
-import tempfile
+import sys
 from pathlib import Path
 
 import torch
-import transformers
-from cases import BASE, CASES
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
+from cases import CASES
 
 HERE = Path(__file__).resolve().parent
-TOKENIZER = HERE.parents[2] / 'models/stories260k/tokenizer.json'
-TOKENS = 150
+sys.path.insert(0, str(HERE.parent))
+from tiny import make, run  # noqa: E402
+
 GROUP = 32
 PLAIN = ('embed', 'lm_head')
 AWQ_ORDER = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
@@ -81,71 +75,15 @@ def settings(fmt):
     }
 
 
-def randomise(model, tied, random):
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            values = torch.randn(weight.shape, generator=random)
-            if 'embed' in name or ('lm_head' in name and tied):
-                weight.copy_(values * (0.12 if tied else 1))
-            elif weight.dim() == 1:
-                weight.add_(values * 0.2)
-            else:
-                weight.copy_(values * 1.2 / weight.shape[-1] ** 0.5)
+def make_case(case, ids, folder):
+    _, model_type, own, fmt, seed = case
 
+    def store(tensor, weight, random):
+        linear = weight.dim() == 2 and tensor.endswith('.weight') and not any(part in tensor for part in PLAIN)
+        return quantised(tensor, weight, fmt, random) if linear and fmt != 'plain' else None
 
-def make(case, ids, folder):
-    name, model_type, own, fmt, seed = case
-    config = {**BASE, **own}
-    random = torch.Generator().manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config), dtype=torch.float32)
-    randomise(model, config['tie_word_embeddings'], random)
-    with tempfile.TemporaryDirectory() as temporary:
-        model.to(torch.bfloat16).save_pretrained(temporary)
-        found = load_file(Path(temporary, 'model.safetensors'))
-        stored, means = {}, {}
-        for tensor, weight in found.items():
-            linear = weight.dim() == 2 and tensor.endswith('.weight') and not any(part in tensor for part in PLAIN)
-            if linear and fmt != 'plain':
-                packed, means[tensor] = quantised(tensor, weight, fmt, random)
-                stored |= packed
-            else:
-                stored[tensor] = means[tensor] = weight.contiguous()
-        save_file(means, Path(temporary, 'model.safetensors'), metadata={'format': 'pt'})
-        said = json.loads(Path(temporary, 'config.json').read_text())
-        reference = AutoModelForCausalLM.from_pretrained(
-            temporary, dtype=torch.float32, attn_implementation='eager'
-        ).eval()
-    with torch.no_grad():
-        logits = reference(torch.tensor([ids]), use_cache=False).logits[0].float()
-    scores = logits.log_softmax(-1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
-
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    save_file(stored, folder / 'model.safetensors', metadata={'format': 'pt'})
-    if fmt != 'plain':
-        said['quantization_config'] = settings(fmt)
-    (folder / 'config.json').write_text(json.dumps(said, indent=1))
-    golden = {
-        'ids': ids,
-        'logprobs': [round(score, 5) for score in scores.tolist()],
-        'last_logits': [round(logit, 4) for logit in logits[-1].tolist()][:64],
-        'transformers': transformers.__version__,
-    }
-    (folder / 'golden.json').write_text(json.dumps(golden))
-
-
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument('text', type=Path)
-    parser.add_argument('--out', type=Path, default=HERE)
-    parser.add_argument('names', nargs='*')
-    arguments = parser.parse_args()
-    ids = Tokenizer.from_file(str(TOKENIZER)).encode(arguments.text.read_text()[:800]).ids[-TOKENS:]
-    for case in CASES:
-        if not arguments.names or case[0] in arguments.names:
-            make(case, ids, arguments.out / case[0])
-            print(case[0], flush=True)
+    return make(folder, ids, model_type, own, seed, store, None if fmt == 'plain' else settings(fmt))
 
 
 if __name__ == '__main__':
-    main()
+    run(HERE, CASES, make_case)

@@ -3,21 +3,6 @@
 import torch
 from linears import awq, fp8, gptq, integers, mxfp4, nvfp4
 
-BASE = {
-    'vocab_size': 512,
-    'hidden_size': 64,
-    'intermediate_size': 128,
-    'num_hidden_layers': 2,
-    'num_attention_heads': 4,
-    'num_key_value_heads': 2,
-    'head_dim': 16,
-    'max_position_embeddings': 512,
-    'rms_norm_eps': 1e-5,
-    'tie_word_embeddings': True,
-    'bos_token_id': 0,
-    'eos_token_id': 0,
-    'pad_token_id': None,
-}
 WIDE = {'hidden_size': 160, 'intermediate_size': 192, 'head_dim': 32, 'num_key_value_heads': 1}
 
 
@@ -64,7 +49,7 @@ def auto_round(packing, **more):
 MODELOPT = {'quant_method': 'modelopt', 'producer': {'name': 'modelopt', 'version': '0.40.0'}}
 NVFP4 = {'num_bits': 4, 'type': 'float', 'group_size': 16, 'dynamic': False}
 
-# name, model_type, config beside BASE, settings, the codec of all linears or the first whose part of a name is there, seed
+# name, model_type, config beside tiny.py's BASE, settings, the codec of all linears or the first whose part of a name is there, seed
 CASES = [
     (
         'llama-nvfp4-modelopt',
