@@ -54,15 +54,7 @@ beforeEach(async () => {
   hub = await LocalHub.start()
   hub.repos.set('some/model', { files: { ...OTHERS, ...FILES } })
   folder = mkdtempSync(join(tmpdir(), 'millrace-hub-'))
-  settings = {
-    endpoint: hub.endpoint,
-    token: undefined,
-    cache: join(folder, 'hub'),
-    offline: false,
-    stallMs: 2000,
-    pauseMs: 1,
-    attempts: 4,
-  }
+  settings = hub.settings(join(folder, 'hub'))
 })
 afterEach(() => {
   hub.close()

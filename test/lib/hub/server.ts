@@ -7,6 +7,7 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
+import type { HubSettings } from '../../../lib/hub/settings.ts'
 
 export interface Repo {
   files: Record<string, Buffer>
@@ -108,6 +109,11 @@ export class LocalHub {
     hub.endpoint = `http://127.0.0.1:${(hub.#hub.address() as AddressInfo).port}`
     hub.storage = `http://127.0.0.1:${(hub.#storage.address() as AddressInfo).port}`
     return hub
+  }
+
+  /** Of one who asks here, in haste, with a cache of his own. */
+  settings(cache: string): HubSettings {
+    return { endpoint: this.endpoint, token: undefined, cache, offline: false, stallMs: 2000, pauseMs: 1, attempts: 4 }
   }
 
   close(): void {
