@@ -120,7 +120,7 @@ TEST(prefill_has_a_plan_for_every_gpu_matrix_and_number_of_rows) {
           check_fits(plan->launch, device);
           if (rows == 1) first_is_wgmma = plan->wgmma;
           CHECK_EQ(plan->wgmma, first_is_wgmma);  // which of the two kernels, no number of rows decides
-          CHECK(!plan->wgmma || (device.sm90 && code.type == WeightType::q4));
+          CHECK(!plan->wgmma || (device.sm90 && wgmma_takes(code.type)));
           if (plan->wgmma) continue;
           CHECK_EQ(plan->launch.grid[0], ceil_div(rows, plan->rows));
           CHECK_EQ(plan->launch.grid[1], ceil_div(m.n_blocks(), kMmaRowBlocks));
