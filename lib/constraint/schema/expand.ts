@@ -6,18 +6,7 @@ import { type Meter, tooLarge } from '../problems.ts'
 import { ArrayKeywords } from './array_keywords.ts'
 import type { Json, JsonObject, Literal, Node, Nodes } from './nodes.ts'
 import { ObjectKeywords } from './object_keywords.ts'
-import {
-  type Branch,
-  copy,
-  type Draft,
-  emptyArray,
-  emptyObject,
-  fails,
-  holds,
-  numberOf,
-  type Shape,
-  typeOf,
-} from './shapes.ts'
+import { copy, type Draft, emptyArray, emptyObject, fails, holds, numberOf, type Shape, typeOf } from './shapes.ts'
 
 const MAX_SHAPES = 3000
 

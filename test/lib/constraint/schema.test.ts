@@ -283,9 +283,8 @@ describe('one schema at a time', () => {
         expect(accepts(constraint, text), `${JSON.stringify(schema)} of ${text}`).toBe(false)
       }
     }
-    await expect(
-      ofSchema({ type: 'object', propertyNames: { enum: ['a', 'b'] }, minProperties: 3 }),
-    ).resolves.toSatisfy((constraint: Awaited<ReturnType<typeof ofSchema>>) => !accepts(constraint, '{"a":1,"b":2}'))
+    const impossible = await ofSchema({ type: 'object', propertyNames: { enum: ['a', 'b'] }, minProperties: 3 })
+    expect(accepts(impossible, '{"a":1,"b":2}')).toBe(false)
   })
 
   test('what is not held to is refused by name', async () => {
