@@ -82,9 +82,7 @@ export function benchModelCommand(terminal: Terminal, what: What): Command {
         .default('f16'),
     )
     .addOption(
-      new Option('--code <name>', "of a shape: the layers' weights")
-        .choices([...WEIGHT_TYPES, 'q4_k_m'])
-        .default('q4'),
+      new Option('--code <name>', "of a shape: the layers' weights").choices([...WEIGHT_TYPES, 'q4_k_m']).default('q4'),
     )
     .addOption(
       new Option('--group <count>', 'of a shape: input features that share a scale')
