@@ -46,7 +46,7 @@ describe('generate', () => {
     for (const { code, stdout } of await Promise.all(runs))
       expect({ code, stdout }).toEqual({ code: 0, stdout: `${GREEDY}\n` })
     expect((await runs[1]!).stderr).toBe('')
-    expect((await runs[0]!).stderr).toMatch(/^loaded demo: .* MB in .* s\n$/)
+    expect((await runs[0]!).stderr).toMatch(/^(loading demo: .*\n)*loaded demo: .* MB in .* s\n$/)
   })
 
   test('--json prints the result, with --stats the figures', async () => {
