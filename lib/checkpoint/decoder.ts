@@ -3,6 +3,7 @@
  * architecture says in a DecoderShape what it does otherwise.
  */
 import type { Activation, HeadOrder, RopeSpec } from '../binding.ts'
+import { buildMixture, type MixtureShape } from './mixture.ts'
 import { type AttendOp, type LinearPart, type NamedProgram, ProgramBuilder, type UnitBuilder } from './program.ts'
 
 /** Names of modules within a layer. */
@@ -58,6 +59,10 @@ export interface LayerShape {
   keyIsValue?: boolean
   /** The layer whose keys and values it reads, having none of its own. */
   sharesKv?: number
+  /** Name of a score for each query head that joins those of the positions and has no value. */
+  sinks?: string
+  /** In the place of the feed-forward. */
+  mixture?: MixtureShape
   /** One matrix that holds query, key and value, or gate and up, one after the other. */
   fused?: { qkv?: string; gateUp?: string }
 }
@@ -193,7 +198,7 @@ export class DecoderLayer {
   }
 
   attention(unit: UnitBuilder, from: number): void {
-    const { heads, kvHeads, headDim, window, rope, scale, cap, queryGrowth, sharesKv } = this.#shape
+    const { heads, kvHeads, headDim, window, rope, scale, cap, queryGrowth, sharesKv, sinks } = this.#shape
     const [queries, keys] = [heads * headDim, kvHeads * headDim]
     const readsOnly = sharesKv !== undefined
     const qkv = readsOnly ? this.#builder.value('query', queries) : this.#builder.value('qkv', queries + 2 * keys)
@@ -215,13 +220,19 @@ export class DecoderLayer {
       rope: this.#builder.rope(rope),
       ...(scale === undefined ? {} : { scale }),
       ...(cap === undefined ? {} : { cap }),
+      ...(sinks === undefined ? {} : { sinks: unit.vector(`${this.#prefix}.${sinks}`, heads) }),
       ...(readsOnly ? { readsOnly } : {}),
     })
     this.#add(unit, attended, this.#part('output', this.#model.hidden), this.#model.norms.afterAttention)
   }
 
   feedForward(unit: UnitBuilder, from: number): void {
-    const { intermediate, activation, fused } = this.#shape
+    const { intermediate, activation, fused, mixture } = this.#shape
+    if (mixture) {
+      const mixed = buildMixture(this.#builder, unit, from, this.#prefix, mixture, this.#model.hidden)
+      this.#addValue(unit, mixed, this.#model.norms.afterFeedForward)
+      return
+    }
     const activated = this.#builder.value('activated', intermediate)
     const both = fused?.gateUp
     const half = (part: 'gate' | 'up', at: number): LinearPart =>
@@ -309,7 +320,12 @@ export class DecoderLayer {
     }
     const projected = this.#builder.value('projected', this.#model.hidden)
     unit.linear(from, projected, [part])
-    const { plusOne = false, layerNorm: mean = false } = this.#model
-    unit.norm(projected, 0, `${this.#prefix}.${norm}.weight`, { plusOne, mean, add: true })
+    this.#addValue(unit, projected, norm)
+  }
+
+  #addValue(unit: UnitBuilder, value: number, norm: string | undefined): void {
+    const { plusOne = false, layerNorm: mean = false, residualScale: scale = 1 } = this.#model
+    if (norm === undefined) unit.op({ op: 'add', in: value, out: 0, ...(scale === 1 ? {} : { scale }) })
+    else unit.norm(value, 0, `${this.#prefix}.${norm}.weight`, { plusOne, mean, add: true })
   }
 }

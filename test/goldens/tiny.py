@@ -33,7 +33,8 @@ BASE = {
 
 def randomise(model, tied, random):
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        corrections = [(name, buffer) for name, buffer in model.named_buffers() if 'correction_bias' in name]
+        for name, weight in [*model.named_parameters(), *corrections]:
             values = torch.randn(weight.shape, generator=random)
             if 'embed' in name or ('lm_head' in name and tied):
                 weight.copy_(values * (0.12 if tied else 1))

@@ -9,11 +9,13 @@ import { helium } from './helium.ts'
 import { llama } from './llama.ts'
 import { ministral, ministral3 } from './ministral.ts'
 import { mistral } from './mistral.ts'
+import { mixtral } from './mixtral.ts'
 import { olmo2, olmo3 } from './olmo.ts'
 import { ernie45, exaone4, seedOss } from './others.ts'
 import { phi3 } from './phi3.ts'
 import { qwen2 } from './qwen2.ts'
 import { qwen3 } from './qwen3.ts'
+import { qwen3Moe } from './qwen3_moe.ts'
 import { smollm3 } from './smollm3.ts'
 
 export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
@@ -21,6 +23,8 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   MistralForCausalLM: mistral,
   Qwen2ForCausalLM: qwen2,
   Qwen3ForCausalLM: qwen3,
+  Qwen3MoeForCausalLM: qwen3Moe,
+  MixtralForCausalLM: mixtral,
   GemmaForCausalLM: gemma,
   Gemma2ForCausalLM: gemma2,
   Gemma3ForCausalLM: gemma3,

@@ -71,6 +71,16 @@ YARN = {
     'llama_4_scaling_beta': 0.1,
 }
 UNTIED = {'tie_word_embeddings': False}
+QWEN3_MOE = {
+    'num_hidden_layers': 3,
+    'mlp_only_layers': [1],
+    'num_experts': 8,
+    'num_experts_per_tok': 3,
+    'moe_intermediate_size': 32,
+    'norm_topk_prob': True,
+}
+SPARSE_HALF = {**QWEN3_MOE, 'num_hidden_layers': 4, 'mlp_only_layers': [], 'decoder_sparse_step': 2}
+MIXTRAL = {'num_local_experts': 6, 'num_experts_per_tok': 2, 'intermediate_size': 96}
 
 # (name, model_type, config, format, seed)
 CASES = [
@@ -116,5 +126,10 @@ CASES = [
     ('exaone4-bf16', 'exaone4', {**windows(4, 4), 'sliding_window_pattern': 4}, 'plain', 1),
     ('ernie45-bf16', 'ernie4_5', {'use_bias': False}, 'plain', 1),
     ('ernie45-bias-bf16', 'ernie4_5', {'use_bias': True}, 'plain', 1),
+    ('qwen3-moe-bf16', 'qwen3_moe', QWEN3_MOE, 'plain', 1),
+    ('qwen3-moe-gptq-g32', 'qwen3_moe', QWEN3_MOE, 'gptq', 2),
+    ('qwen3-moe-unnormed-awq-g32', 'qwen3_moe', {**SPARSE_HALF, 'norm_topk_prob': False}, 'awq', 3),
+    ('mixtral-bf16', 'mixtral', {**MIXTRAL, 'sliding_window': 24}, 'plain', 1),
+    ('mixtral-gptq-g32', 'mixtral', {**MIXTRAL, **UNTIED}, 'gptq', 2),
     ('helium-bf16', 'helium', {**UNTIED, 'attention_bias': True, 'mlp_bias': True}, 'plain', 1),
 ]

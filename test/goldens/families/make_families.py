@@ -17,7 +17,8 @@ sys.path.insert(0, str(HERE.parent))
 from tiny import make, run  # noqa: E402
 
 GROUP = 32
-PLAIN = ('embed', 'lm_head')
+# Quantisers leave routers as they are.
+PLAIN = ('embed', 'lm_head', 'mlp.gate.weight', 'block_sparse_moe.gate.weight', 'router')
 AWQ_ORDER = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
 
 
@@ -54,7 +55,7 @@ def quantised(name, weight, fmt, random):
     return {module + part: tensor.contiguous() for part, tensor in packed.items()}, means
 
 
-def settings(fmt):
+def settings(fmt, mixture):
     if fmt == 'gptq':
         return {
             'quant_method': 'gptq',
@@ -71,7 +72,7 @@ def settings(fmt):
         'group_size': GROUP,
         'zero_point': True,
         'version': 'gemm',
-        'modules_to_not_convert': None,
+        'modules_to_not_convert': ['gate'] if mixture else None,
     }
 
 
@@ -82,7 +83,7 @@ def make_case(case, ids, folder):
         linear = weight.dim() == 2 and tensor.endswith('.weight') and not any(part in tensor for part in PLAIN)
         return quantised(tensor, weight, fmt, random) if linear and fmt != 'plain' else None
 
-    return make(folder, ids, model_type, own, seed, store, None if fmt == 'plain' else settings(fmt))
+    return make(folder, ids, model_type, own, seed, store, None if fmt == 'plain' else settings(fmt, 'num_experts_per_tok' in own))
 
 
 if __name__ == '__main__':
