@@ -172,7 +172,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     return out;
   }
 
-  // A promise that the engine's thread settles.
+  // A promise that a worker settles.
   struct Pending {
     std::shared_ptr<Channel> channel;
     std::shared_ptr<Napi::Promise::Deferred> deferred;

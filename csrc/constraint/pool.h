@@ -1,5 +1,5 @@
 #pragma once
-// Threads that make masks, for all models of the process: beside the engine's thread and the backends' own, which wait
+// Threads that make masks, for all models of the process: beside the workers and the backends' own, which wait
 // for none of them but for the row that a mask is of.
 #include <condition_variable>
 #include <deque>

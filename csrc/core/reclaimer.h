@@ -1,6 +1,6 @@
 #pragma once
 // The process's thread that gives large memory back: unmapping, unpinning and a device's own free take milliseconds to
-// seconds, for which the engine's thread, and with it every model, would stand still.
+// seconds, for which a worker, and with it every model of its device, would stand still.
 #include <condition_variable>
 #include <cstdint>
 #include <deque>

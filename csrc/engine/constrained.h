@@ -15,7 +15,7 @@ class Constrained {
   Constrained(std::shared_ptr<constraint::Constraint> constraint, std::vector<int32_t> stop_tokens);
 
   // The mask of the next token and, for each draft, of the token behind it, on their way: made by the process's pool.
-  // Behind a draft that may not come, which is never chosen, masks are of no meaning. Engine's thread.
+  // Behind a draft that may not come, which is never chosen, masks are of no meaning. The worker's thread.
   std::span<const std::shared_ptr<TokenMask>> next_masks(std::span<const int32_t> drafts);
   // The token was chosen by that mask. False: it may not come.
   bool take(int32_t token);

@@ -1,16 +1,15 @@
 #pragma once
-// The process's one engine thread: owns every model's streams and steps, takes commands from any thread, and serves
-// the models in turn, one step each. Nothing here blocks a caller.
-#include <condition_variable>
+// What other threads ask of models: each call is checked and posted to the worker of the model's device
+// (device_worker.h). Nothing here blocks a caller. An engine's end aborts what runs.
 #include <functional>
-#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <thread>
+#include <string>
 #include <vector>
 
 #include "core/error.h"
+#include "engine/device_worker.h"
 #include "engine/model.h"
 #include "engine/request.h"
 
@@ -18,12 +17,11 @@ namespace millrace {
 
 class Engine {
  public:
-  Engine();
-  ~Engine();  // aborts what runs
+  Engine() = default;
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // The process's own: never destroyed, since its thread may be inside a step when the process exits.
+  // The process's own: never destroyed, since its workers may be inside a step when the process exits.
   static Engine& process();
 
   // Ids are unique in the process, and larger for what came later.
@@ -44,7 +42,7 @@ class Engine {
   // reclaiming thread frees the model and calls `done`.
   void close(std::shared_ptr<Model> model, bool drain, std::chrono::milliseconds timeout, std::function<void()> done);
   // Moves units between steps, as Model::set_homes has it; `done` hears what homes it came to, `failed` why nothing has
-  // changed. Of this and of what follows `done` and `failed` are called on the engine's thread or the reclaiming one.
+  // changed. Of this and of what follows `done` and `failed` are called on a worker's thread or the reclaiming one.
   void set_homes(const std::shared_ptr<Model>& model, std::vector<Home> homes, std::vector<size_t> ring_bytes,
                  std::function<void(std::vector<Home>)> done, std::function<void(const Error&)> failed);
   // Bytes of device memory that the shared units of all models of this one's device may take.
@@ -57,34 +55,10 @@ class Engine {
   void detach(std::shared_ptr<EventSink> sink);
 
  private:
-  struct Served {
-    std::shared_ptr<Model> model;
-    bool closing = false;
-    Clock::time_point deadline;
-    std::vector<std::function<void()>> on_closed;
-    Clock::time_point turn_began{};  // the last time that it was given the arena
-  };
-
-  void post(std::function<void()> command);
-  void run();
-  void step(Served& served);
-  // Models that share an arena which cannot hold them all take turns: one that is away waits until the one whose turn
-  // it is has no more work, or has had its time.
-  void give_turns();
-  bool may_step(Served& served) const;
-  Served* find(const Model* model);
-  void require_open(const Model& model);
-  void flush_sinks();
-  void finish_closing();
+  DeviceWorker& worker_of(const Model& model);
 
   std::mutex mutex_;
-  std::condition_variable wake_;
-  std::vector<std::function<void()>> commands_;
-  bool stop_ = false;
-  std::list<Served> models_;  // engine thread only
-  std::map<const Arena*, const Model*> turns_;
-  std::vector<std::weak_ptr<EventSink>> sinks_;
-  std::thread thread_;
+  std::map<std::string, std::unique_ptr<DeviceWorker>> workers_;  // by the first device; they stay
 };
 
 }  // namespace millrace

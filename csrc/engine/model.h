@@ -1,6 +1,6 @@
 #pragma once
 // One loaded model as the engine runs it: its weights' homes, its KV, its queue of requests. All but the counters
-// belongs to the engine's thread.
+// belongs to the thread of its worker.
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -41,7 +41,7 @@ struct ModelConfig {
   int stage_threads = 1;       // that copy slabs which are not pinned
 };
 
-// Written by the engine's thread, read by any.
+// Written by the worker's thread, read by any.
 struct ModelCounters {
   std::atomic<uint64_t> steps{0}, decode_rows{0}, prefill_rows{0};
   std::atomic<double> step_ms{0}, switch_ms{0};  // all steps, and those of them that brought weights to the arena
@@ -99,7 +99,7 @@ class Model {
   // That have not started, or were preempted.
   int waiting() const;
 
-  // ---- Engine thread only.
+  // ---- Its worker's thread only.
   Scheduler& scheduler() { return *scheduler_; }
   // Runs one step and posts its tokens; false if there was nothing to do.
   bool step();

@@ -74,7 +74,7 @@ struct StepEvent {
   double ms = 0;  // from choosing the rows to having the tokens
 };
 
-// Where one environment's events go. Called from the engine's thread: must not block.
+// Where one environment's events go. Called from the workers' threads: must not block.
 class EventSink {
  public:
   virtual ~EventSink() = default;

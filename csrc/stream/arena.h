@@ -1,7 +1,7 @@
 #pragma once
 // Device memory that the `shared` units of all models on one device rest in, as long as there is room: what was used
-// longest ago gives way to what is needed now. Belongs to the engine's thread, which runs one pass at a time: when a
-// unit gives way, nobody reads it any more.
+// longest ago gives way to what is needed now. Belongs to the device's worker, which runs one pass at a time of the
+// models that share it: when a unit gives way, nobody reads it any more.
 //
 // A block that is given up is kept for the next unit of its size: switching between models of one shape asks the driver
 // for nothing.

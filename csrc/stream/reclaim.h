@@ -1,5 +1,5 @@
 #pragma once
-// Memory of a device that the engine's thread gives up is freed by the reclaiming thread; where the device then has too
+// Memory of a device that an engine's worker gives up is freed by the reclaiming thread; where the device then has too
 // little for what comes next, that is waited for.
 #include <memory>
 #include <string_view>

@@ -1,6 +1,6 @@
 #pragma once
 // What copies, kernels, CPU units and waits took, as a file of trace events that Perfetto and chrome://tracing show.
-// Times come from events in the streams, so tracing splits what would be one launch; the engine's thread alone uses it.
+// Times come from events in the streams, so tracing splits what would be one launch; the model's worker alone uses it.
 #include <chrono>
 #include <cstdio>
 #include <deque>

@@ -133,7 +133,7 @@ TEST(a_model_that_is_closed_holds_up_no_other) {
   CHECK(comes_true([&] { return frees->begun > before; }));
   const uint64_t id = engine.submit(other, greedy(), sink);
   if (!comes_true([&] { return sink->ended(id); })) {
-    check::fail(__FILE__, __LINE__, "the engine's thread frees");
+    check::fail(__FILE__, __LINE__, "the worker frees");
   }
   CHECK(!closed.load());
   frees->release();
@@ -169,7 +169,7 @@ TEST(memory_that_moves_holds_up_no_model) {
   CHECK(comes_true([&] { return frees->begun > before; }));
   const uint64_t id = engine.submit(moving, greedy(), sink);
   if (!comes_true([&] { return sink->ended(id); })) {
-    check::fail(__FILE__, __LINE__, "the engine's thread frees");
+    check::fail(__FILE__, __LINE__, "the worker frees");
   }
   CHECK(!moved.load());
   frees->release();
@@ -194,7 +194,7 @@ TEST(an_arena_that_shrinks_holds_up_no_model) {
   CHECK(comes_true([&] { return frees->begun > before; }));
   const uint64_t id = engine.submit(sharing, greedy(), sink);  // through the ring
   if (!comes_true([&] { return sink->ended(id); })) {
-    check::fail(__FILE__, __LINE__, "the engine's thread frees");
+    check::fail(__FILE__, __LINE__, "the worker frees");
   }
   CHECK(!moved.load());
   frees->release();

@@ -27,7 +27,7 @@ class CpuBackend final : public Backend {
       : compute_(std::make_shared<ComputePool>(threads)),
         hooks_(std::make_shared<const CpuStreamHooks>(std::move(hooks))) {}
 
-  const char* name() const override { return "cpu"; }
+  const char* name() const override { return hooks_->device; }
   bool reads_host_memory() const override { return true; }
   bool reaches(const Backend& other) override { return other.reads_host_memory(); }
   std::unique_ptr<Memory> allocate(size_t bytes, const char* what) override {

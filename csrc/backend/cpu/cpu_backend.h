@@ -16,6 +16,7 @@ struct CpuStreamHooks {
   std::function<void()> before_compute;  // before every operation of an executor
   std::function<void()> before_answer;   // before every row of logits is sampled from
   size_t copy_chunk = size_t{1} << 20;   // bytes a copy moves between two calls of before_copy
+  const char* device = "cpu";            // its name: models on devices of one name share a worker
 };
 
 // A backend that computes with `threads` threads (at least 1), which its executors share: operations of several
