@@ -262,6 +262,8 @@ export interface VectorSource {
   tensor: string
   /** Stored as what is added to 1. */
   plusOne?: boolean
+  /** Of a norm of heads: the order of their rows. */
+  heads?: HeadOrder
 }
 
 /** Where the weights of a unit of the program come from: one a vector, one a part of each linear. */

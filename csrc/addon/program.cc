@@ -198,6 +198,12 @@ std::vector<Op> ops(const Napi::Object& object, const char* name) {
   return out;
 }
 
+HeadOrder head_order(const Napi::Object& object) {
+  if (!has(object, "heads")) return {};
+  const Napi::Object heads = object_field(object, "heads");
+  return {int_field(heads, "headDim"), int_field(heads, "rotary"), bool_field(heads, "interleaved")};
+}
+
 LinearSource linear_source(const Napi::Object& object) {
   LinearSource source;
   source.format = one_of<LinearFormat>(object, "format",
@@ -224,10 +230,7 @@ LinearSource linear_source(const Napi::Object& object) {
   source.make_bits = int_field(object, "makeBits");
   source.make_group = int_field(object, "makeGroup");
   source.transposed = bool_or(object, "transposed", false);
-  if (has(object, "heads")) {
-    const Napi::Object heads = object_field(object, "heads");
-    source.heads = {int_field(heads, "headDim"), int_field(heads, "rotary"), bool_field(heads, "interleaved")};
-  }
+  source.heads = head_order(object);
   if (has(object, "rows")) {
     const Napi::Object rows = object_field(object, "rows");
     source.rows = {int_field(rows, "begin"), int_field(rows, "of"), int_or(rows, "step", 1)};
@@ -271,7 +274,7 @@ ModelSource model_source(const Napi::Object& object) {
   for_objects(object, "units", [&](const Napi::Object& item) {
     UnitSource unit;
     for_objects(item, "vectors", [&](const Napi::Object& vector) {
-      unit.vectors.push_back({string_field(vector, "tensor"), bool_or(vector, "plusOne", false)});
+      unit.vectors.push_back({string_field(vector, "tensor"), bool_or(vector, "plusOne", false), head_order(vector)});
     });
     const Napi::Array linears = array_field(item, "linears");
     for (uint32_t i = 0; i < linears.Length(); i++) {

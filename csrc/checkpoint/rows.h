@@ -8,6 +8,9 @@ namespace millrace {
 // The file's row of output feature `feature`.
 int row_of(const LinearSource& source, int feature);
 
+// Throws INVALID_ARGUMENT where `n` rows are no such heads.
+void check_heads(const HeadOrder& heads, int n);
+
 class RowsReader : public LinearReader {
  public:
   // `inner` has all rows of the tensors, this reader `n` of them.

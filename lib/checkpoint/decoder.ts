@@ -269,10 +269,8 @@ export class DecoderLayer {
   }
 
   #qkv(queries: number, keys: number): LinearPart[] {
-    const { headDim, rope, interleaved = false, keyIsValue = false, fused, biases } = this.#shape
-    const whole = rope.rotary === headDim || rope.span !== undefined
-    const inOrder = rope.rotary === 0 || (!interleaved && whole)
-    const heads: HeadOrder | undefined = inOrder ? undefined : { headDim, rotary: rope.rotary, interleaved }
+    const { keyIsValue = false, fused, biases } = this.#shape
+    const heads = this.#headOrder()
     const of = queries + 2 * keys
     const rows = (begin: number) => ({ begin, of })
     const all = fused?.qkv
@@ -291,16 +289,26 @@ export class DecoderLayer {
     ]
   }
 
+  /** Of the rows of query and key, where it is not that of the kernels. */
+  #headOrder(): HeadOrder | undefined {
+    const { headDim, rope, interleaved = false } = this.#shape
+    const whole = rope.rotary === headDim || rope.span !== undefined
+    const inOrder = rope.rotary === 0 || (!interleaved && whole)
+    return inOrder ? undefined : { headDim, rotary: rope.rotary, interleaved }
+  }
+
   #headNorms(unit: UnitBuilder, qkv: number, queries: number, keys: number): void {
     const { headNorms, heads, kvHeads, headDim, valueNorm, sharesKv } = this.#shape
     if (headNorms === 'none') return
     const whole = headNorms === 'whole'
     const { plusOne = false } = this.#model
+    const order = this.#headOrder()
     const weight = (name: string) => `${this.#prefix}.${name}.weight`
     unit.norm(qkv, qkv, weight(this.#modules.queryNorm), {
       width: whole ? queries : headDim,
       groups: whole ? 1 : heads,
       plusOne,
+      heads: order,
     })
     if (sharesKv !== undefined) return
     unit.norm(qkv, qkv, weight(this.#modules.keyNorm), {
@@ -308,6 +316,7 @@ export class DecoderLayer {
       width: whole ? keys : headDim,
       groups: whole ? 1 : kvHeads,
       plusOne,
+      heads: order,
     })
     if (valueNorm) unit.norm(qkv, qkv, undefined, { begin: queries + keys, width: headDim, groups: kvHeads })
   }

@@ -69,6 +69,7 @@ export interface NormOptions {
   /** To be added to `out`. */
   add?: boolean
   plusOne?: boolean
+  heads?: HeadOrder | undefined
 }
 
 export type AttendOp = Extract<Op, { op: 'attend' }>
@@ -164,14 +165,14 @@ export class UnitBuilder {
     this.#unit.ops.push(op)
   }
 
-  vector(tensor: string, width: number, plusOne = false): number {
-    this.#names.vectors.push({ tensor, ...(plusOne ? { plusOne } : {}) })
+  vector(tensor: string, width: number, plusOne = false, heads?: HeadOrder): number {
+    this.#names.vectors.push({ tensor, ...(plusOne ? { plusOne } : {}), ...(heads ? { heads } : {}) })
     return this.#unit.vectors.push(width) - 1
   }
 
   /** `tensor`: the weights' name; undefined where there are none. */
   norm(from: number, to: number, tensor: string | undefined, options: NormOptions = {}): void {
-    const { begin, width = this.#of.width(from), groups, mean, add, plusOne, epsilon = this.#of.epsilon } = options
+    const { begin, width = this.#of.width(from), groups, mean, add, plusOne, heads, epsilon = this.#of.epsilon } = options
     this.op({
       op: 'norm',
       in: from,
@@ -179,7 +180,7 @@ export class UnitBuilder {
       ...(begin ? { begin } : {}),
       width,
       ...(groups ? { groups } : {}),
-      ...(tensor === undefined ? {} : { weight: this.vector(tensor, width, plusOne) }),
+      ...(tensor === undefined ? {} : { weight: this.vector(tensor, width, plusOne, heads) }),
       epsilon,
       ...(mean ? { mean } : {}),
       ...(add ? { add } : {}),

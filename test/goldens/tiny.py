@@ -40,6 +40,8 @@ def randomise(model, tied, random):
                 weight.copy_(values * (0.12 if tied else 1))
             elif weight.dim() == 1:
                 weight.add_(values * 0.2)
+            elif 'bias' in name:  # of experts
+                weight.copy_(values * 0.2)
             else:
                 weight.copy_(values * 1.2 / weight.shape[-1] ** 0.5)
 
