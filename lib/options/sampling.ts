@@ -85,10 +85,8 @@ export const sampling = {
     flag: { form: '--min-tokens <count>', help: 'neither end tokens nor stop texts before so many', reads: 'number' },
   },
   /**
-   * What to cut of a prompt that leaves the answer too little room: `'start'` (its first token, if it is the tokenizer's
-   * own, stays) or `'middle'`. The prompt keeps the context less `maxTokens`, but at least half of it; three quarters
-   * where `maxTokens` is not named. A chat is cut as the tokens that its template made: `'middle'` keeps the system
-   * message and the last turns. With `'none'` such a prompt is `CONTEXT_OVERFLOW` if it fills the context.
+   * What to cut of a prompt that leaves the answer too little room: its `'start'` (but a first token of the tokenizer's own)
+   * or its `'middle'`. With `'none'` it is `CONTEXT_OVERFLOW` if it fills the context.
    */
   truncate: {
     schema: z.enum(['none', 'start', 'middle'], { error: `'none', 'start' or 'middle'` }),
@@ -180,10 +178,7 @@ export const sampling = {
     wire: 'frequency_penalty',
     flag: { form: '--frequency-penalty <value>', help: 'the same, once for each time that it has it', reads: 'number' },
   },
-  /**
-   * An object or `Map` from token id to what is added to its logit, after penalties: -100 to 100, or `-Infinity` to
-   * forbid it. Where all tokens are forbidden, or all that the filters leave, it is `INVALID_ARGUMENT`.
-   */
+  /** An object or `Map` from token id to what is added to its logit, after penalties: -100 to 100, or `-Infinity`. */
   logitBias: {
     schema: logitBias,
     wire: 'logit_bias',

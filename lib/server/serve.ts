@@ -1,6 +1,6 @@
 /** serve(): a server of its own, from options to a listening socket and back. */
 import type { AddressInfo } from 'node:net'
-import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
+import type { FastifyBaseLogger, FastifyInstance, HTTPMethods } from 'fastify'
 import { guardOrigins } from './http/origins.ts'
 import { Problem, problemOf } from './http/problem.ts'
 import { requestId } from './http/request_id.ts'
@@ -47,7 +47,10 @@ export async function makeApp(options: Omit<ServeOptions, 'host' | 'port' | 'dra
     routerOptions: { maxParamLength: 512 },
   })
   app.setNotFoundHandler((request, reply) => {
-    const message = `There is no ${request.method} ${request.url.split('?')[0]!.slice(0, 200)} here`
+    const path = request.url.split('?')[0]!.slice(0, 200)
+    const method = request.method as HTTPMethods
+    const meant = app.hasRoute({ method, url: `/v1${path}` }) ? `: do you mean /v1${path}?` : ''
+    const message = `There is no ${method} ${path} here${meant}`
     sendProblem(new Problem({ status: 404, type: 'not_found_error', message, code: 'not_found' }), request, reply)
   })
   app.setErrorHandler((error, request, reply) => sendProblem(problemOf(error), request, reply))

@@ -39,7 +39,8 @@ export const answerShape = {
       'type',
       [
         z.looseObject({ type: z.literal('text') }),
-        z.looseObject({ type: z.literal('json_object') }),
+        // With a schema as llama.cpp and others have it.
+        z.looseObject({ type: z.literal('json_object'), schema: optional(record('a JSON schema')) }),
         z.looseObject({
           type: z.literal('json_schema'),
           json_schema: z.looseObject(
@@ -91,9 +92,8 @@ export function answerOptionsOf(request: AnswerRequest): AnswerOptions {
 function constraintOf(request: AnswerRequest): Constraint | undefined {
   const { response_format: format, structured_outputs: outputs = {} } = request
   const found: [name: string, constraint: Constraint][] = []
-  if (format?.type === 'json_object') found.push(['response_format', { json: true }])
-  if (format?.type === 'json_schema') {
-    const { schema } = format.json_schema
+  if (format && format.type !== 'text') {
+    const { schema } = format.type === 'json_object' ? format : format.json_schema
     found.push(['response_format', schema ? { schema } : { json: true }])
   }
   const guided = {

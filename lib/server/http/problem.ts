@@ -107,7 +107,8 @@ export function problemOf(error: unknown): Problem {
     })
   }
   if (isHttpError(error) && error.statusCode >= 400 && error.statusCode < 500) {
-    const { statusCode: status, message, code = null } = error
+    const { statusCode: status, code = null } = error
+    const message = status === 415 ? `${error.message}: send JSON, with Content-Type: application/json` : error.message
     return new Problem({ status, type: 'invalid_request_error', message, code, cause: error })
   }
   const message = 'The server failed to answer'

@@ -48,7 +48,10 @@ export class ModelPool {
 
   /** Loads all models. Rejects where one does not load, or where they do not fit together. */
   async loadAll(): Promise<void> {
-    for (const { source } of this.#entries.values()) (await this.acquire(source.name)).release()
+    for (const { source } of this.#entries.values()) {
+      const lease = await this.acquire(source.name).catch((error) => Promise.reject(this.#named(error, source.name)))
+      lease.release()
+    }
     const cold = this.entries.find(({ model }) => model === undefined)
     if (!cold) return
     throw new MillraceError('OUT_OF_MEMORY', {
@@ -61,9 +64,17 @@ export class ModelPool {
   async checkAll(): Promise<void> {
     for (const entry of this.#entries.values()) {
       if (entry.source.model) continue
-      const bytes = await this.#estimate(entry.source)
+      const estimate = this.#estimate(entry.source)
+      const bytes = await estimate.catch((error) => Promise.reject(this.#named(error, entry.source.name)))
       if (bytes > this.#budgetBytes) throw tooLarge(entry, bytes, this.#budgetBytes)
     }
+  }
+
+  /** Of several models, which one it is that does not load. */
+  #named(error: unknown, name: string): unknown {
+    if (this.#entries.size === 1 || !MillraceError.isInstance(error)) return error
+    const { code, message, remedy } = error
+    return new MillraceError(code, { message: `${name}: ${message}`, remedy, cause: error })
   }
 
   /**

@@ -12,6 +12,7 @@ const constraintOf = (body: object) => answerOptionsOf(parseBody(z.object(answer
 test.each([
   [{ response_format: { type: 'text' } }, undefined],
   [{ response_format: { type: 'json_object' } }, { json: true }],
+  [{ response_format: { type: 'json_object', schema } }, { schema }],
   [{ response_format: { type: 'json_schema', json_schema: { name: 'a', schema, strict: true } } }, { schema }],
   [{ response_format: { type: 'json_schema', json_schema: { name: 'a' } } }, { json: true }],
   [{ guided_json: schema }, { schema }],

@@ -181,6 +181,13 @@ describe('options', () => {
     await expect(start({ models: { none: '/nowhere' }, lazy: true })).rejects.toMatchObject({
       code: 'CHECKPOINT_NOT_FOUND',
     })
+    const several = { first: DEMO, second: { path: DEMO, contextLength: 99_999 } }
+    for (const lazy of [false, true]) {
+      await expect(start({ models: several, lazy })).rejects.toMatchObject({
+        code: 'INVALID_ARGUMENT',
+        message: expect.stringMatching(/^second: .*contextLength/),
+      })
+    }
     const other = createServer().listen(0, '127.0.0.1')
     await once(other, 'listening')
     await expect(start({ port: (other.address() as AddressInfo).port })).rejects.toMatchObject({ code: 'EADDRINUSE' })

@@ -2,6 +2,8 @@
 import OpenAI from 'openai'
 import { beforeAll, describe, expect, test } from 'vitest'
 import type { Server } from '../../../lib/server/index.ts'
+import { checked } from './checked_fetch.ts'
+import { complaintsOf, hasSchema } from './openai_schema.ts'
 import { start } from './server.ts'
 
 let server: Server
@@ -37,5 +39,13 @@ describe('chat', () => {
     expect(usage!.completion_tokens).toBe(24)
     expect(reasons.filter((reason) => reason !== null)).toEqual(['length'])
     expect(whole.choices[0]!.finish_reason).toBe('length')
+  })
+
+  test.skipIf(!hasSchema)("every event of it was held to OpenAI's schema, which complains of others", async () => {
+    // A role, the text in one piece at least, an end and the usage.
+    expect(checked.get('CreateChatCompletionStreamResponse')).toBeGreaterThanOrEqual(4)
+    expect(checked.get('CreateChatCompletionResponse')).toBeGreaterThan(0)
+    expect(complaintsOf('CreateChatCompletionStreamResponse', { id: 1, choices: [] })).toHaveLength(1)
+    expect(complaintsOf('CreateChatCompletionResponse', { choices: [{ finish_reason: 'bored' }] })).toHaveLength(1)
   })
 })

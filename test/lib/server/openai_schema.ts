@@ -49,10 +49,15 @@ function validator(name: string): ValidateFunction {
   return validate
 }
 
+/** What is wrong with a value of this schema; nothing where the schema is not here. */
+export function complaintsOf(name: string, value: unknown): string[] {
+  if (!hasSchema) return []
+  const validate = validator(name)
+  if (validate(value)) return []
+  return [`${name}: ${JSON.stringify(validate.errors)} of ${JSON.stringify(value).slice(0, 2000)}`]
+}
+
 /** Fails with what is wrong. */
 export function expectValid(name: string, value: unknown): void {
-  if (!hasSchema) return
-  const validate = validator(name)
-  const valid = validate(value)
-  expect(valid ? [] : validate.errors, `${name}: ${JSON.stringify(value).slice(0, 2000)}`).toEqual([])
+  expect(complaintsOf(name, value)).toEqual([])
 }

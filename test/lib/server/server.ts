@@ -4,6 +4,7 @@ import { afterAll } from 'vitest'
 import type { ServeOptions, Server } from '../../../lib/server/index.ts'
 import { serve } from '../../../lib/server/index.ts'
 import { MODELS } from '../../models.ts'
+import { checkAnswersOf } from './checked_fetch.ts'
 
 export const DEMO = join(MODELS, 'demo')
 
@@ -21,6 +22,7 @@ export async function start(options: Partial<ServeOptions> = {}): Promise<Server
     ...options,
   })
   running.push(server)
+  checkAnswersOf(server)
   return server
 }
 
