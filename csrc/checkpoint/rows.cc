@@ -19,13 +19,11 @@ int row_of(const LinearSource& source, int feature) {
 }
 
 void check_heads(const HeadOrder& heads, int n) {
-  if (heads.head_dim != 0 &&
-      (heads.head_dim < 0 || heads.head_dim % 2 != 0 || heads.rotary < 2 || heads.rotary % 2 != 0 ||
-       heads.rotary > heads.head_dim || n % heads.head_dim != 0)) {
-    throw Error(
-        code::kInvalidArgument,
-        format("%d output features in heads of %d, of which %d are rotated", n, heads.head_dim, heads.rotary),
-        "give a head size that divides the output features, and an even part of it");
+  if (heads.head_dim != 0 && (heads.head_dim < 0 || heads.head_dim % 2 != 0 || heads.rotary < 2 ||
+                              heads.rotary % 2 != 0 || heads.rotary > heads.head_dim || n % heads.head_dim != 0)) {
+    throw Error(code::kInvalidArgument,
+                format("%d output features in heads of %d, of which %d are rotated", n, heads.head_dim, heads.rotary),
+                "give a head size that divides the output features, and an even part of it");
   }
 }
 

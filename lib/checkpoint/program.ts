@@ -172,7 +172,16 @@ export class UnitBuilder {
 
   /** `tensor`: the weights' name; undefined where there are none. */
   norm(from: number, to: number, tensor: string | undefined, options: NormOptions = {}): void {
-    const { begin, width = this.#of.width(from), groups, mean, add, plusOne, heads, epsilon = this.#of.epsilon } = options
+    const {
+      begin,
+      width = this.#of.width(from),
+      groups,
+      mean,
+      add,
+      plusOne,
+      heads,
+      epsilon = this.#of.epsilon,
+    } = options
     this.op({
       op: 'norm',
       in: from,

@@ -1,6 +1,7 @@
 /** OLMoE: mixtures, and norms of all query and key heads together. */
-import { fieldBoolean, fieldInteger, fieldNumber } from '../json.ts'
+
 import { unsupportedField } from '../fields.ts'
+import { fieldBoolean, fieldInteger, fieldNumber } from '../json.ts'
 import { EXPERTS } from '../mixture.ts'
 import { type Architecture, ATTENTION, ownFields, withLayers } from './architecture.ts'
 
