@@ -81,6 +81,7 @@ class Automaton {
   uint32_t intern_state();
   void step(const Way& way, uint8_t byte, Range& range);
   void step_automaton(const Way& way, uint8_t byte, Range& range);
+  void step_name(const Rule& rule, const Way& way, const Edge& edge, uint8_t byte, Range& range);
   void step_object(const Rule& rule, uint32_t state, const Way& way, uint8_t byte, Range& range);
   void step_array(const Rule& rule, uint32_t state, const Way& way, uint8_t byte, Range& range);
   // A choice of single bytes: `byte` is the way's next if it is `wanted`.
@@ -95,6 +96,7 @@ class Automaton {
   Way enter(uint32_t rule, uint32_t back);
 
   // ---- objects: what was seen is [count, name so far, members[words], other names...]
+  static constexpr size_t kRecordHead = 2;
   const ObjectRule& object_of(const Rule& rule) const { return program_->objects[rule.start]; }
   bool fits(const ObjectRule& object, std::span<const uint32_t> record) const;
   uint32_t missing(const ObjectRule& object, std::span<const uint32_t> record) const;

@@ -30,43 +30,25 @@ export function isElastic(dfa: Dfa, far: readonly number[]): boolean {
   })
 }
 
-/** Code points of the longest text; infinity where there is none. */
-export function longest(dfa: Dfa): number {
-  if (!hasEnd(dfa)) return Number.POSITIVE_INFINITY
-  const known = new Int32Array(dfa.arcs.length).fill(-1)
-  // A state behind all that it leads to.
-  const open = [dfa.start]
-  for (let state = open.at(-1); state !== undefined; state = open.at(-1)) {
+/** All its texts, if there are no more than so many. */
+export function fewTexts(dfa: Dfa, most: number): string[] | undefined {
+  if (!hasEnd(dfa)) return undefined
+  const out: string[] = []
+  const open: [state: number, text: string][] = [[dfa.start, '']]
+  for (let next = open.pop(); next; next = open.pop()) {
+    const [state, text] = next
+    if (dfa.accepts[state]) out.push(text)
     const own = dfa.arcs[state]!
-    let most = 0
-    let isReady = true
-    for (let at = 2; at < own.length; at += 3) {
-      if (known[own[at]!] === -1) {
-        isReady = false
-        open.push(own[at]!)
-      } else most = Math.max(most, known[own[at]!]! + 1)
+    for (let at = 0; at < own.length; at += 3) {
+      if (own[at + 1]! - own[at]! >= most) return undefined
+      for (let point = own[at]!; point <= own[at + 1]!; point++) {
+        open.push([own[at + 2]!, text + String.fromCodePoint(point)])
+      }
     }
-    if (!isReady) continue
-    known[state] = most
-    open.pop()
+    // Every state comes to an end.
+    if (out.length + open.length > most) return undefined
   }
-  return known[dfa.start]!
-}
-
-/** How many texts there are, up to a limit. */
-export function countTexts(dfa: Dfa, limit: number): number {
-  if (!hasEnd(dfa)) return limit
-  const known = new Map<number, number>()
-  const count = (state: number): number => {
-    const before = known.get(state)
-    if (before !== undefined) return before
-    const own = dfa.arcs[state]!
-    let sum = dfa.accepts[state] ? 1 : 0
-    for (let at = 0; at < own.length && sum < limit; at += 3) sum += (own[at + 1]! - own[at]! + 1) * count(own[at + 2]!)
-    known.set(state, Math.min(sum, limit))
-    return Math.min(sum, limit)
-  }
-  return count(dfa.start)
+  return out
 }
 
 /** Its texts are so many and no more. */

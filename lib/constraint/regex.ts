@@ -1,8 +1,9 @@
 /** Trees of regular expressions -> automata. */
 import { type CharSet, EVERY, LAST } from './charset.ts'
-import { ANY, type Arcs, type Dfa, isAnyState, isNothing, pushArc, trim } from './dfa.ts'
+import { ANY, type Dfa, follow, isAnyState, isNothing, pushArc, trim } from './dfa.ts'
 import { without } from './dfa_algebra.ts'
 import { type Meter, tooLarge, unsupported } from './problems.ts'
+import { compareDuties, END, everyDuty, moveDuties, withDuty } from './regex_duties.ts'
 import { EMPTY, parseRegex, type RegexFlags, type RegexNode } from './regex_parser.ts'
 
 /** The texts that a regular expression matches: as a whole, or anywhere in them. */
@@ -131,7 +132,6 @@ interface Way {
   /** END: the text ends here. */
   duties: readonly number[]
 }
-const END = -1
 
 function determinise(nfa: Nfa, meter: Meter): Dfa {
   const plain = nfa.ahead.length === 0 && nfa.behind.length === 0
@@ -197,7 +197,7 @@ function determinise(nfa: Nfa, meter: Meter): Dfa {
     if (nfa.rest !== -1 && marks[nfa.rest] === round) {
       return [nfa.end, nfa.rest].map((state) => ({ state, duties: [] }))
     }
-    return out.sort((a, b) => a.state - b.state || compare(a.duties, b.duties))
+    return out.sort((a, b) => a.state - b.state || compareDuties(a.duties, b.duties))
   }
 
   const behindStart = nfa.behind.map((dfa) => dfa.start)
@@ -223,11 +223,11 @@ function determinise(nfa: Nfa, meter: Meter): Dfa {
       for (const way of ways) {
         const set = nfa.sets[way.state]
         if (set === undefined || !holds(set, first)) continue
-        const duties = moveDuties(nfa, way.duties, first)
+        const duties = moveDuties(nfa.ahead, way.duties, first)
         if (duties) seeds.push({ state: nfa.next[way.state]!, duties })
       }
       if (seeds.length === 0) continue
-      const moved = behind.map((state, look) => (state === -1 ? -1 : step(nfa.behind[look]!.arcs[state]!, first)))
+      const moved = behind.map((state, look) => (state === -1 ? -1 : follow(nfa.behind[look]!.arcs[state]!, first)))
       const closed = close(seeds, moved, false)
       if (closed.length === 0) continue
       const isRest = nfa.rest !== -1 && closed.length === 2 && closed[1]!.state === nfa.rest
@@ -236,40 +236,6 @@ function determinise(nfa: Nfa, meter: Meter): Dfa {
     arcs.push(own)
   }
   return trim({ start: 0, arcs, accepts: accepting })
-}
-
-function everyDuty(duties: readonly number[], holds: (look: number, state: number) => boolean): boolean {
-  for (let at = 0; at < duties.length; at += 2) if (!holds(duties[at]!, duties[at + 1]!)) return false
-  return true
-}
-
-/** Duties are in ascending order, each once. */
-function withDuty(duties: readonly number[], look: number, state: number): readonly number[] {
-  const list: [number, number][] = [[look, state]]
-  for (let at = 0; at < duties.length; at += 2) {
-    if (duties[at] === look && duties[at + 1] === state) return duties
-    list.push([duties[at]!, duties[at + 1]!])
-  }
-  return list.sort((a, b) => a[0] - b[0] || a[1] - b[1]).flat()
-}
-
-/** undefined: one of them can be fulfilled no more. */
-function moveDuties(nfa: Nfa, duties: readonly number[], point: number): readonly number[] | undefined {
-  let out: readonly number[] = []
-  for (let at = 0; at < duties.length; at += 2) {
-    const look = duties[at]!
-    if (look === END) return undefined
-    const dfa = nfa.ahead[look]!
-    const to = step(dfa.arcs[duties[at + 1]!]!, point)
-    if (to === -1) return undefined
-    if (!isAnyState(dfa, to)) out = withDuty(out, look, to)
-  }
-  return out
-}
-
-function step(arcs: Arcs, point: number): number {
-  for (let at = 0; at < arcs.length && arcs[at]! <= point; at += 3) if (point <= arcs[at + 1]!) return arcs[at + 2]!
-  return -1
 }
 
 function holds(set: CharSet, point: number): boolean {
@@ -301,11 +267,6 @@ function cuts(nfa: Nfa, ways: readonly Way[], behind: readonly number[]): number
     if (state !== -1) ranges(nfa.behind[look]!.arcs[state]!, 3)
   })
   return [...found].sort((a, b) => a - b)
-}
-
-const compare = (a: readonly number[], b: readonly number[]) => {
-  for (let at = 0; at < Math.min(a.length, b.length); at++) if (a[at] !== b[at]) return a[at]! - b[at]!
-  return a.length - b.length
 }
 
 export { EMPTY }

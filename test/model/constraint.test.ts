@@ -81,6 +81,20 @@ test('texts beyond ASCII are whole', async () => {
   expect(text).toMatch(/^(é|😀|日){6}$/u)
 })
 
+test('objects of few names never begin one that they have already', async () => {
+  const schema = {
+    type: 'object',
+    propertyNames: { enum: ['a', 'b', 'ab'] },
+    additionalProperties: { type: 'boolean' },
+  }
+  for (let seed = 0; seed < 6; seed++) {
+    const constraint = { schema: { ...schema, minProperties: 3 } }
+    const { text, finishReason } = await model.generate('Data:', { constraint, ...hot, seed }).result
+    expect(finishReason).toBe('stop')
+    expect(Object.keys(JSON.parse(text)).sort()).toEqual(['a', 'ab', 'b'])
+  }
+})
+
 test('what cannot be fulfilled, or read, rejects', async () => {
   const failing = (constraint: never) => model.generate('x', { constraint }).result
   await expect(failing({ schema: false } as never)).rejects.toMatchObject({ code: 'CONSTRAINT_INVALID' })

@@ -1,11 +1,9 @@
 /** A JSON schema's parts, each once, and what its keywords say, in one form for all drafts. */
 import { invalid, unsupported } from '../problems.ts'
+import { checkKeyword, type TypeName } from './keywords.ts'
 
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json }
 export type JsonObject = { [key: string]: Json }
-
-export const TYPES = ['null', 'boolean', 'number', 'string', 'array', 'object'] as const
-export type TypeName = (typeof TYPES)[number]
 
 /** A part of a schema: true, false, or keywords. */
 export interface Node {
@@ -26,24 +24,6 @@ export interface Literal {
 }
 
 const BOOLEANS = [true, false] as const
-
-/** Keywords that are held to, and those that say nothing of what is valid. */
-const KNOWN = new Set([
-  ...['type', 'enum', 'const', 'allOf', 'anyOf', 'oneOf', 'not', 'if', 'then', 'else', '$ref', '$defs', 'definitions'],
-  ...['minLength', 'maxLength', 'pattern', 'format'],
-  ...['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf'],
-  ...['items', 'prefixItems', 'additionalItems', 'minItems', 'maxItems', 'uniqueItems', 'contains', 'minContains'],
-  ...['properties', 'patternProperties', 'additionalProperties', 'required', 'propertyNames'],
-  ...['minProperties', 'maxProperties', 'dependencies', 'dependentRequired', 'dependentSchemas'],
-])
-
-/** Those that do, and are not held to; and of earlier drafts. */
-const REFUSED = new Set([
-  ...['unevaluatedProperties', 'unevaluatedItems', 'maxContains', '$dynamicRef', '$recursiveRef'],
-  ...['divisibleBy', 'extends', 'disallow', 'minimumCanEqual', 'maximumCanEqual'],
-])
-
-export const isKnown = (keyword: string) => KNOWN.has(keyword)
 
 export class Nodes {
   readonly root: Node
@@ -111,9 +91,7 @@ export class Nodes {
     const schema = node.schema as JsonObject
     if (this.#checked.has(node)) return schema
     for (const [keyword, value] of Object.entries(schema)) {
-      if (REFUSED.has(keyword)) throw unsupported(`the keyword '${keyword}' of JSON schemas`)
-      if (!KNOWN.has(keyword)) continue
-      checkValue(keyword, value, schema)
+      checkKeyword(keyword, value, schema)
     }
     node.types = typesOf(schema)
     this.#checked.add(node)
@@ -241,64 +219,6 @@ function typesOf(schema: JsonObject): Node['types'] {
   const integer = names.includes('integer') && !set.has('number')
   if (names.includes('integer')) set.add('number')
   return { names: set, integer }
-}
-
-const COUNTS = /^(min|max)(Length|Items|Properties|Contains)$/
-
-function checkValue(keyword: string, value: Json, schema: JsonObject): void {
-  const refuse = (expected: string) => {
-    throw invalid(`a JSON schema has ${JSON.stringify(value).slice(0, 60)} as ${keyword}: expected ${expected}`)
-  }
-  if (COUNTS.test(keyword)) {
-    if (typeof value !== 'number' || value < 0 || !Number.isInteger(value)) refuse('an integer of at least 0')
-  }
-  switch (keyword) {
-    case 'type':
-      for (const name of [value].flat()) {
-        if (typeof name !== 'string' || ![...TYPES, 'integer', 'any'].includes(name)) refuse('names of types')
-      }
-      return
-    case 'enum':
-      if (!Array.isArray(value)) refuse('an array of values')
-      return
-    case 'multipleOf':
-      if (typeof value !== 'number' || value <= 0) refuse('a number above 0')
-      return
-    case 'minimum':
-    case 'maximum':
-      if (typeof value !== 'number') refuse('a number')
-      return
-    case 'exclusiveMinimum':
-    case 'exclusiveMaximum':
-      if (typeof value !== 'number' && typeof value !== 'boolean') refuse('a number')
-      return
-    case 'pattern':
-    case 'format':
-      if (typeof value !== 'string') refuse('a text')
-      return
-    case 'required':
-      if (!Array.isArray(value) || value.some((name) => typeof name !== 'string')) refuse('an array of names')
-      return
-    case 'allOf':
-    case 'anyOf':
-    case 'oneOf':
-    case 'prefixItems':
-      if (!Array.isArray(value)) refuse('an array of schemas')
-      return
-    case 'properties':
-    case 'patternProperties':
-    case 'dependencies':
-    case 'dependentRequired':
-    case 'dependentSchemas':
-      if (typeof value !== 'object' || value === null || Array.isArray(value)) refuse('an object')
-      if (Object.values(value as JsonObject).some((one) => keyword === 'dependencies' && typeof one === 'string')) {
-        throw unsupported("a text within the keyword 'dependencies' of JSON schemas", 'write an array of names')
-      }
-      return
-    case 'minContains':
-      if ((value as number) > 1 && schema.contains !== undefined) throw unsupported("the keyword 'minContains' above 1")
-      return
-  }
 }
 
 /** Equal of equal values, whatever the order of keys. */

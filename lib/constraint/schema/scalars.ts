@@ -15,7 +15,8 @@ import {
 } from '../numbers.ts'
 import { invalid, type Meter, unsupported } from '../problems.ts'
 import { regexDfa } from '../regex.ts'
-import type { Json, JsonObject, Literal, Node, Nodes, TypeName } from './nodes.ts'
+import type { TypeName } from './keywords.ts'
+import type { Json, JsonObject, Literal, Node, Nodes } from './nodes.ts'
 
 /** Texts of an automaton whose length lies between two bounds. */
 export interface TextSet {

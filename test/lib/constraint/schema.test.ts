@@ -266,6 +266,27 @@ describe('one schema at a time', () => {
     expect(accepts(compact, '{"a":  [1]}')).toBe(false)
   })
 
+  test('names that are few come once each, however they are told', async () => {
+    for (const schema of [
+      { patternProperties: { '^[ab]$': {} }, additionalProperties: false, minProperties: 2 },
+      { propertyNames: { enum: ['a', 'b'] }, minProperties: 2 },
+      {
+        patternProperties: { '^a|^b': {} },
+        propertyNames: { maxLength: 1 },
+        additionalProperties: false,
+        minProperties: 2,
+      },
+    ]) {
+      const constraint = await ofSchema({ type: 'object', ...schema })
+      expect(accepts(constraint, '{"a":1,"b":2}')).toBe(true)
+      for (const text of ['{"a":1}', '{"a":1,"a":2}', '{"a":1,"b":2,"b":3}', '{"a":1,"c":2}']) {
+        expect(accepts(constraint, text), `${JSON.stringify(schema)} of ${text}`).toBe(false)
+      }
+    }
+    const impossible = await ofSchema({ type: 'object', propertyNames: { enum: ['a', 'b'] }, minProperties: 3 })
+    expect(accepts(impossible, '{"a":1,"b":2}')).toBe(false)
+  })
+
   test('what is not held to is refused by name', async () => {
     for (const [schema, name] of [
       [{ uniqueItems: true }, 'uniqueItems'],
