@@ -74,6 +74,12 @@ __global__ __launch_bounds__(kMaxThreads) void embed_any_kernel(const std::byte*
   }
 }
 
+__global__ __launch_bounds__(kMaxThreads) void feed_tokens_kernel(const int32_t* from, const int32_t* chosen, int rows,
+                                                                  int32_t* tokens) {
+  const int row = blockIdx.x * blockDim.x + threadIdx.x;
+  if (row < rows && from[row] >= 0) tokens[row] = max(chosen[from[row]], 0);
+}
+
 }  // namespace
 
 cudaError_t embed(const std::byte* table, WeightType type, const int32_t* tokens, int rows, int hidden, float* out,
@@ -87,6 +93,13 @@ cudaError_t embed(const std::byte* table, WeightType type, const int32_t* tokens
   const dim3 threads(std::clamp((units + 31) / 32 * 32, 32, kMaxThreads));
   return launch(wide ? embed_wide_kernel : embed_any_kernel, dim3(rows), threads, 0, stream, programmatic, table, type,
                 tokens, hidden, out, stride);
+}
+
+cudaError_t feed_tokens(const int32_t* from, const int32_t* chosen, int rows, int32_t* tokens, cudaStream_t stream) {
+  if (rows == 0) return cudaSuccess;
+  constexpr int kThreads = 128;
+  return launch(feed_tokens_kernel, dim3((rows + kThreads - 1) / kThreads), dim3(kThreads), 0, stream, false, from,
+                chosen, rows, tokens);
 }
 
 }  // namespace millrace::cuda

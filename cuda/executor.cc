@@ -7,6 +7,7 @@
 #include "cuda/attention.h"
 #include "cuda/check.h"
 #include "cuda/device.h"
+#include "cuda/embed.h"
 #include "cuda/hop.h"
 #include "cuda/plan/refusal.h"
 #include "cuda/ranges.h"
@@ -23,6 +24,12 @@ int row_bucket(int rows) {
 
 int context_bucket(int context, int longest) {
   return std::min(longest, std::max(512, static_cast<int>(std::bit_ceil(static_cast<unsigned>(context)))));
+}
+
+// The device's sampler knows temperature, top-k, top-p and min-p; rows with the rarer wishes are answered on the host.
+bool answered_by_host(const LogitRequest& request) {
+  return request.adjustments > 0 || request.mask >= 0 || request.top_logprobs > 0 ||
+         (request.sample && request.typical_p < 1.0f);
 }
 
 }  // namespace
@@ -46,6 +53,7 @@ CudaExecutor::Inputs CudaExecutor::lay_out_inputs(std::byte* base) const {
   const size_t rows = max_padded_rows_;
   const size_t logits = max_padded_rows_;
   inputs.tokens = reinterpret_cast<int32_t*>(take(rows * sizeof(int32_t)));
+  inputs.token_from = reinterpret_cast<int32_t*>(take(rows * sizeof(int32_t)));
   inputs.positions = reinterpret_cast<int32_t*>(take(rows * sizeof(int32_t)));
   inputs.sequences = reinterpret_cast<int32_t*>(take(rows * sizeof(int32_t)));
   inputs.logit_rows = reinterpret_cast<int32_t*>(take(logits * sizeof(int32_t)));
@@ -91,17 +99,21 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
       reinterpret_cast<const std::byte**>(allocate(config_.units.size() * sizeof(std::byte*), "the table of units"));
 
   const size_t input_bytes = lay_out_inputs(nullptr).bytes;
-  host_inputs_ = std::make_unique<CudaMemory>(device_, CudaMemory::Place::host, input_bytes, "the inputs of a step");
-  host_ = lay_out_inputs(host_inputs_->data());
+  const size_t output_bytes = 2 * static_cast<size_t>(logit_rows) * sizeof(float);
+  for (Pass& pass : passes_) {
+    const auto pinned = [&](size_t bytes, const char* what) {
+      return std::make_unique<CudaMemory>(device_, CudaMemory::Place::host, bytes, what);
+    };
+    pass.inputs_memory = pinned(input_bytes, "the inputs of a step");
+    pass.outputs_memory = pinned(output_bytes, "the tokens of a step");
+    pass.inputs = lay_out_inputs(pass.inputs_memory->data());
+  }
   device_inputs_ = lay_out_inputs(allocate(input_bytes, "the inputs of a step"));
-  host_outputs_ = std::make_unique<CudaMemory>(
-      device_, CudaMemory::Place::host, 2 * static_cast<size_t>(logit_rows) * sizeof(float), "the tokens of a step");
-  device_tokens_ =
-      reinterpret_cast<int32_t*>(allocate(2 * static_cast<size_t>(logit_rows) * sizeof(float), "the tokens of a step"));
+  device_tokens_ = reinterpret_cast<int32_t*>(allocate(output_bytes, "the tokens of a step"));
   device_logprobs_ = reinterpret_cast<float*>(device_tokens_ + logit_rows);
   // Both arrays come back in one copy, with the places between them that a step of few rows does not write.
   const auto clear = [&](void* data, size_t bytes) { own_.fill(static_cast<std::byte*>(data), 0, bytes); };
-  clear(device_tokens_, 2 * static_cast<size_t>(logit_rows) * sizeof(float));
+  clear(device_tokens_, output_bytes);
 
   const auto floats = [&](size_t count, const char* what) {
     return reinterpret_cast<float*>(allocate(count * sizeof(float), what));
@@ -217,9 +229,10 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
       step.block_table_stride > block_table_stride_) {
     throw Error(code::kInternal, "a step is larger than its executor", "report this with what led to it");
   }
-  step_ = step;
-  output_ = &output;
-  keeps_hidden_ = false;
+  pass_ = pass_ == passes_.data() ? &passes_[1] : passes_.data();
+  pass_->step = step;
+  pass_->output = &output;
+  pass_->keeps_hidden = false;
   held_.clear();
 
   const int prefill = step.rows - step.decode_rows;
@@ -232,19 +245,22 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
   for (int r = 0; r < step.rows; r++) longest = std::max(longest, step.positions[r] + 1);
   shape_.context = context_bucket(longest, config_.max_context);
 
-  const int padding = shape_.decode_rows - step.decode_rows;
+  const int padding = pass_->row_padding = shape_.decode_rows - step.decode_rows;
+  const Inputs& host = pass_->inputs;
   const auto place = [&](int row) { return row < step.decode_rows ? row : row + padding; };
-  for (int r = 0; r < rows(); r++) host_.tokens[r] = host_.positions[r] = -1;
-  for (int r = 0; r < rows(); r++) host_.sequences[r] = 0;
+  const bool fed = !step.token_from.empty();
+  for (int r = 0; r < rows(); r++) host.tokens[r] = host.token_from[r] = host.positions[r] = -1;
+  for (int r = 0; r < rows(); r++) host.sequences[r] = 0;
   for (int r = 0; r < step.rows; r++) {
-    host_.tokens[place(r)] = step.tokens[r];
-    host_.positions[place(r)] = step.positions[r];
-    host_.sequences[place(r)] = step.sequences[r];
+    if (fed) host.token_from[place(r)] = step.token_from[r];
+    host.tokens[place(r)] = step.tokens[r];
+    host.positions[place(r)] = step.positions[r];
+    host.sequences[place(r)] = step.sequences[r];
   }
   const int classes = std::max(1, static_cast<int>(config_.kv.size()));
   const int sequences = static_cast<int>(step.block_tables.size()) / std::max(step.block_table_stride, 1) / classes;
   const auto table_of = [&](int kv_class) {
-    return host_.block_tables + static_cast<size_t>(kv_class) * table_sequences_ * block_table_stride_;
+    return host.block_tables + static_cast<size_t>(kv_class) * table_sequences_ * block_table_stride_;
   };
   for (int c = 0; c < classes; c++) {
     for (int s = 0; s < sequences; s++) {
@@ -255,27 +271,31 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
   }
   for (int i = 0; i < shape_.logit_rows; i++) {
     const bool real = i < static_cast<int>(step.logits.size());
-    host_.logit_rows[i] = real ? place(step.logits[i].row) : -1;
-    host_.requests[i] = real ? step.logits[i] : LogitRequest{};
-    host_.requests[i].row = real ? i : -1;
+    host.logit_rows[i] = real ? place(step.logits[i].row) : -1;
+    host.requests[i] = real ? step.logits[i] : LogitRequest{};
+    host.requests[i].row = real ? i : -1;
   }
-  *host_.hops_before = step.hops_before;
+  *host.hops_before = step.hops_before;
   const auto piece = [&](const auto* first, size_t count) {
     const auto* begin = reinterpret_cast<const std::byte*>(first);
-    return HostPieces::Piece{static_cast<uint32_t>(begin - host_.base), static_cast<uint32_t>(count * sizeof(*first))};
+    return HostPieces::Piece{static_cast<uint32_t>(begin - host.base), static_cast<uint32_t>(count * sizeof(*first))};
   };
   // What is in use of them.
-  HostPieces used{{piece(host_.tokens, rows()), piece(host_.positions, rows()), piece(host_.sequences, rows()),
-                   piece(host_.logit_rows, shape_.logit_rows), piece(host_.requests, shape_.logit_rows),
-                   piece(host_.hops_before, 1)},
-                  6 + classes};
+  HostPieces used{{piece(host.tokens, rows()), piece(host.positions, rows()), piece(host.sequences, rows()),
+                   piece(host.logit_rows, shape_.logit_rows), piece(host.requests, shape_.logit_rows),
+                   piece(host.hops_before, 1), piece(host.token_from, fed ? rows() : 0)},
+                  7 + classes};
   for (int c = 0; c < classes; c++) {
-    used.pieces[6 + c] = piece(table_of(c), static_cast<size_t>(sequences) * block_table_stride_);
+    used.pieces[7 + c] = piece(table_of(c), static_cast<size_t>(sequences) * block_table_stride_);
   }
   void* mapped = nullptr;
-  check(cudaHostGetDevicePointer(&mapped, host_.base, 0), "mapping a step's inputs");
+  check(cudaHostGetDevicePointer(&mapped, host.base, 0), "mapping a step's inputs");
   check(bring(static_cast<const std::byte*>(mapped), device_inputs_.base, used, cuda.get()),
         "bringing a step's inputs");
+  if (fed) {
+    check(feed_tokens(device_inputs_.token_from, device_tokens_, rows(), device_inputs_.tokens, cuda.get()),
+          "the tokens of the step before");
+  }
   cuda.hold(this);
 }
 
@@ -284,11 +304,11 @@ void CudaExecutor::hold(Stream&, Held held) {
 }
 
 void CudaExecutor::send(Stream& stream, const Hop& hop, int, uint64_t ticket) {
-  hold(stream, {Operation::send, static_cast<int>(ticket - step_.hops_before), RowKind::decode, hop});
+  hold(stream, {Operation::send, static_cast<int>(ticket - pass_->step.hops_before), RowKind::decode, hop});
 }
 
 void CudaExecutor::receive(Stream& stream, const Hop& hop, int, uint64_t ticket) {
-  hold(stream, {Operation::receive, static_cast<int>(ticket - step_.hops_before), RowKind::decode, hop});
+  hold(stream, {Operation::receive, static_cast<int>(ticket - pass_->step.hops_before), RowKind::decode, hop});
 }
 
 void CudaExecutor::end(Stream& stream) {
@@ -297,8 +317,8 @@ void CudaExecutor::end(Stream& stream) {
   flush(cuda);
   cuda.hold(nullptr);
   if (shape_.logit_rows > 0) {
-    const size_t count = step_.logits.size();
-    auto* host = reinterpret_cast<int32_t*>(host_outputs_->data());
+    const size_t count = pass_->step.logits.size();
+    auto* host = reinterpret_cast<int32_t*>(pass_->outputs_memory->data());
     const ptrdiff_t logprobs = reinterpret_cast<int32_t*>(device_logprobs_) - device_tokens_;
     check(
         cudaMemcpyAsync(host, device_tokens_, (logprobs + count) * sizeof(int32_t), cudaMemcpyDeviceToHost, cuda.get()),
@@ -312,39 +332,42 @@ void CudaExecutor::abandon(Stream& stream) {
 }
 
 // Rows that lie side by side in one copy: of a mean over a prompt that is one.
-void CudaExecutor::collect_hidden() {
+void CudaExecutor::collect_hidden(const Pass& pass) {
   const auto hidden = static_cast<size_t>(config_.program.hidden());
-  const std::span<const int32_t> rows = step_.hidden_rows;
-  const int padding = shape_.decode_rows - step_.decode_rows;  // prefill rows come behind it
-  output_->hidden.resize(rows.size() * hidden);
+  const std::span<const int32_t> rows = pass.step.hidden_rows;
+  std::vector<float>& out = pass.output->hidden;
+  out.resize(rows.size() * hidden);
   for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
     while (end < rows.size() && rows[end] - rows[begin] == static_cast<int32_t>(end - begin)) end++;
-    own_.copy(reinterpret_cast<std::byte*>(output_->hidden.data() + begin * hidden),
-              reinterpret_cast<const std::byte*>(float_values_[kResidual] + (rows[begin] + padding) * hidden),
+    own_.copy(reinterpret_cast<std::byte*>(out.data() + begin * hidden),
+              reinterpret_cast<const std::byte*>(float_values_[kResidual] + (rows[begin] + pass.row_padding) * hidden),
               (end - begin) * hidden * sizeof(float));
   }
   own_.synchronize();
 }
 
-void CudaExecutor::collect() {
-  const size_t count = step_.logits.size();
+bool CudaExecutor::may_follow(const Step& step) const {
+  const auto on_host = [](const LogitRequest& request) { return answered_by_host(request) || request.keep_logits; };
+  return step.hidden_rows.empty() && std::none_of(step.logits.begin(), step.logits.end(), on_host);
+}
+
+void CudaExecutor::collect(StepOutput& output) {
+  const Pass& pass = passes_[passes_[0].output == &output ? 0 : 1];
+  const size_t count = pass.step.logits.size();
   const size_t vocab = config_.program.vocab;
   check(cudaSetDevice(device_), "choosing the GPU");
-  if (keeps_hidden_) collect_hidden();
-  const auto* tokens = reinterpret_cast<const int32_t*>(host_outputs_->data());
+  if (pass.keeps_hidden) collect_hidden(pass);
+  const auto* tokens = reinterpret_cast<const int32_t*>(pass.outputs_memory->data());
   const auto* logprobs =
       reinterpret_cast<const float*>(tokens + (reinterpret_cast<int32_t*>(device_logprobs_) - device_tokens_));
-  StepOutput& output = *output_;
   output.tokens.assign(tokens, tokens + count);
   output.logprobs.assign(logprobs, logprobs + count);
   output.logits.clear();
   output.top_tokens.clear();
   output.top_logprobs.clear();
   for (size_t i = 0; i < count; i++) {
-    const LogitRequest& request = step_.logits[i];
-    // The device's sampler knows temperature, top-k, top-p and min-p; rows with the rarer wishes are answered here.
-    const bool rare = request.adjustments > 0 || request.mask >= 0 || request.top_logprobs > 0 ||
-                      (request.sample && request.typical_p < 1.0f);
+    const LogitRequest& request = pass.step.logits[i];
+    const bool rare = answered_by_host(request);
     if (!rare && !request.keep_logits) continue;
     row_.resize(vocab);
     own_.copy(reinterpret_cast<std::byte*>(row_.data()),
@@ -357,7 +380,7 @@ void CudaExecutor::collect() {
     output.top_tokens.resize(top + request.top_logprobs);
     output.top_logprobs.resize(top + request.top_logprobs);
     const RowAnswer answer =
-        answer_row(request, row_, step_.adjustments, step_.masks, std::span(output.top_tokens).subspan(top),
+        answer_row(request, row_, pass.step.adjustments, pass.step.masks, std::span(output.top_tokens).subspan(top),
                    std::span(output.top_logprobs).subspan(top), row_scratch_);
     output.tokens[i] = answer.token;
     output.logprobs[i] = answer.logprob;

@@ -4,6 +4,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <compare>
 #include <map>
 #include <memory>
@@ -47,10 +48,11 @@ class CudaExecutor final : public Executor, private Holder {
   void send(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
   void receive(Stream& stream, const Hop& hop, int rows, uint64_t ticket) override;
   // The rows stay where they are until the next pass: collect() brings them.
-  void keep_hidden(Stream&) override { keeps_hidden_ = true; }
+  void keep_hidden(Stream&) override { pass_->keeps_hidden = true; }
   void sample(Stream& stream) override { hold(stream, {Operation::sample, 0}); }
   void end(Stream& stream) override;
-  void collect() override;
+  void collect(StepOutput& output) override;
+  bool may_follow(const Step& step) const override;
   void abandon(Stream& stream) override;
   ExecutorCounters counters() const override { return counters_; }
   size_t workspace_bytes() const override { return workspace_bytes_; }
@@ -78,6 +80,7 @@ class CudaExecutor final : public Executor, private Holder {
   struct Inputs {
     std::byte* base = nullptr;
     int32_t* tokens = nullptr;         // [max padded rows]; -1: padding
+    int32_t* token_from = nullptr;     // [max padded rows]; -1: padding, or as Step::token_from
     int32_t* positions = nullptr;      // [max padded rows]; -1: padding
     int32_t* sequences = nullptr;      // [max padded rows]
     int32_t* logit_rows = nullptr;     // [max logit rows]: row of the step; -1: padding
@@ -87,6 +90,16 @@ class CudaExecutor final : public Executor, private Holder {
     size_t bytes = 0;
   };
   Inputs lay_out_inputs(std::byte* base) const;
+
+  // What the host has of a pass until it is collected. There are two: one may begin while another runs.
+  struct Pass {
+    std::unique_ptr<CudaMemory> inputs_memory, outputs_memory;  // pinned
+    Inputs inputs;
+    Step step;
+    StepOutput* output = nullptr;
+    int row_padding = 0;  // between decode and prefill rows
+    bool keeps_hidden = false;
+  };
 
   // Launches what is held back, in order.
   void flush(CudaStream& stream) override;
@@ -139,7 +152,7 @@ class CudaExecutor final : public Executor, private Holder {
              const float* norm_x = nullptr, const NormOp* norm = nullptr);
   // A linear of the value `in`, normed before if it is to be.
   void apply_to(int in, const LinearLayout& layout, const Lowered& lowered, const Output& output, const Scope& scope);
-  void collect_hidden();
+  void collect_hidden(const Pass& pass);
   // What is held back as a graph, or null for this time.
   cudaGraphExec_t graph_of(const Shape& shape, CudaStream& stream);
   std::byte* allocate(size_t bytes, const char* what);
@@ -164,8 +177,7 @@ class CudaExecutor final : public Executor, private Holder {
   CudaStream own_;  // of what belongs to no pass
   UnitTable unit_table_;
   const std::byte** device_unit_table_ = nullptr;
-  std::unique_ptr<CudaMemory> host_inputs_, host_outputs_;
-  Inputs host_, device_inputs_;
+  Inputs device_inputs_;
   int32_t* device_tokens_ = nullptr;
   float* device_logprobs_ = nullptr;
   std::vector<float*> ropes_;
@@ -180,10 +192,9 @@ class CudaExecutor final : public Executor, private Holder {
   std::byte* sample_scratch_ = nullptr;
   unsigned* hop_counter_ = nullptr;
 
-  Step step_;
-  StepOutput* output_ = nullptr;
-  Shape shape_;
-  bool keeps_hidden_ = false;
+  std::array<Pass, 2> passes_;
+  Pass* pass_ = passes_.data();  // begun last
+  Shape shape_;                  // of it
   std::vector<Held> held_;
   std::map<Shape, Graph> graphs_;
   ExecutorCounters counters_;

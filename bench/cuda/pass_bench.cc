@@ -134,7 +134,7 @@ int main(int argc, char** argv) {
     pass();
     compute->record(*done);
     done->synchronize();
-    executor->collect();
+    executor->collect(output);
     steps.push_back(milliseconds(Clock::now() - begin));
     tokens[0] = output.tokens[0] >= 0 ? output.tokens[0] : 1;
     digest = (digest * 31 + static_cast<uint32_t>(tokens[0])) * 31 + std::bit_cast<uint32_t>(output.logprobs[0]);

@@ -97,11 +97,14 @@ struct LogitRequest {
 };
 
 // One pass over the model: rows of any mix of sequences, decode rows first. All arrays belong to the caller and stay
-// valid and unchanged until the pass has run.
+// valid and unchanged until the pass has run; at most one other has begun by then.
 struct Step {
   int rows = 0;
-  int decode_rows = 0;                    // rows [0, decode_rows) decode, the others are prefill chunks
-  std::span<const int32_t> tokens;        // [rows]
+  int decode_rows = 0;              // rows [0, decode_rows) decode, the others are prefill chunks
+  std::span<const int32_t> tokens;  // [rows]
+  // [rows], or empty: >= 0: not tokens[row] but what the step begun before chose for its logit request of this index (0
+  // where that chose nothing); -1: tokens[row]
+  std::span<const int32_t> token_from;
   std::span<const int32_t> positions;     // [rows]; a row sees positions 0..its own of its sequence
   std::span<const int32_t> sequences;     // [rows], index into the block tables
   std::span<const int32_t> block_tables;  // [classes, sequences, block_table_stride], KV block ids
@@ -216,8 +219,11 @@ class Executor {
   virtual void keep_hidden(Stream& stream) = 0;
   virtual void sample(Stream& stream) = 0;
   virtual void end(Stream& stream) = 0;
-  // Once the pass has run: brings what it sampled into its StepOutput, if the device has not done so itself.
-  virtual void collect() {}
+  // Once the pass that began with this output has run: brings what it sampled there, if the device has not done so
+  // itself.
+  virtual void collect(StepOutput&) {}
+  // One more step may begin before this one has run: its collect() reads nothing that the other writes.
+  virtual bool may_follow(const Step&) const { return true; }
   // A pass will not be finished: drops what is held back on `stream`. What has been launched still runs.
   virtual void abandon(Stream&) {}
   virtual ExecutorCounters counters() const = 0;

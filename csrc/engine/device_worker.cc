@@ -101,8 +101,10 @@ void DeviceWorker::detach(const std::shared_ptr<EventSink>& sink) {
   std::erase_if(sinks_, [&](const auto& known) { return known.lock() == sink; });
 }
 
-void DeviceWorker::require(const Model& model) {
-  if (!serves(model)) throw Error(code::kModelClosed, "the model is closed", "load the model again");
+void DeviceWorker::bring_to_rest(const Model& model) {
+  Served* served = find(model);
+  if (served == nullptr) throw Error(code::kModelClosed, "the model is closed", "load the model again");
+  attempt(*served, [&] { served->model->catch_up(); });
 }
 
 DeviceWorker::Served* DeviceWorker::find(const Model& model) {
@@ -130,7 +132,7 @@ void DeviceWorker::finish_closing() {
     if (Clock::now() >= served.deadline) {
       for (const uint64_t id : served.model->scheduler().ids(any)) served.model->end(id, Finish::abort);
     }
-    if (!served.model->scheduler().idle()) {
+    if (!served.model->idle()) {
       ++it;
       continue;
     }
@@ -146,15 +148,11 @@ void DeviceWorker::finish_closing() {
   }
 }
 
-void DeviceWorker::step(Served& served) {
+template <typename Body>
+void DeviceWorker::attempt(Served& served, Body&& body) {
   TokenEvent failure;
   try {
-    const uint64_t switches = served.model->counters().switches.load(std::memory_order_relaxed);
-    served.model->step();
-    if (served.model->counters().switches.load(std::memory_order_relaxed) == switches) return;
-    for (Served& other : models_) {  // whose units may have given way
-      if (other.model->shares()) other.model->publish_counters();
-    }
+    body();
     return;
   } catch (...) {
     const Error error = current_error();
@@ -162,14 +160,23 @@ void DeviceWorker::step(Served& served) {
     failure.error_message = error.what();
     failure.error_remedy = error.remedy();
   }
-  // The pass is lost and with it what it was for; those that wait, the other models and the process live on.
-  served.model->abandon_pass();
+  // What is under way is lost and with it what it was for; those that wait, the other models and the process live on.
+  served.model->abandon_passes();
   const Scheduler& scheduler = served.model->scheduler();
   const bool lost = failure.error_code == code::kGpuLost;
   for (const uint64_t id : lost ? scheduler.ids(any) : scheduler.running_ids()) {
     served.model->end(id, Finish::error, failure);
   }
   served.model->publish_counters();
+}
+
+void DeviceWorker::step(Served& served) {
+  const uint64_t switches = served.model->counters().switches.load(std::memory_order_relaxed);
+  attempt(served, [&] { served.model->step(); });
+  if (served.model->counters().switches.load(std::memory_order_relaxed) == switches) return;
+  for (Served& other : models_) {  // whose units may have given way
+    if (other.model->shares()) other.model->publish_counters();
+  }
 }
 
 void DeviceWorker::give_turns() {
@@ -207,7 +214,7 @@ void DeviceWorker::run() {
     {
       std::unique_lock lock(mutex_);
       const bool idle = std::all_of(models_.begin(), models_.end(),
-                                    [](Served& served) { return served.model->scheduler().idle() && !served.closing; });
+                                    [](Served& served) { return served.model->idle() && !served.closing; });
       if (idle) wake_.wait(lock, [this] { return stop_ || !commands_.empty(); });
       if (stop_) break;
       commands.swap(commands_);

@@ -39,8 +39,8 @@ class DeviceWorker {
   void detach(const std::shared_ptr<EventSink>& sink);
   // It was added and is not closed.
   bool serves(const Model& model) { return find(model) != nullptr; }
-  // Throws MODEL_CLOSED.
-  void require(const Model& model);
+  // Before its weights or what watches it change: all that is under way has been read. Throws MODEL_CLOSED.
+  void bring_to_rest(const Model& model);
 
  private:
   struct Served {
@@ -53,6 +53,9 @@ class DeviceWorker {
 
   void run();
   void step(Served& served);
+  // What a step throws ends the requests that it was for.
+  template <typename Body>
+  void attempt(Served& served, Body&& body);
   // Models that share an arena which cannot hold them all take turns: one that is away waits until the one whose turn
   // it is has no more work, or has had its time.
   void give_turns();

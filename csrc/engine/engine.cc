@@ -111,7 +111,7 @@ void Engine::set_homes(const std::shared_ptr<Model>& model, std::vector<Home> ho
                failed = std::move(failed)] {
     settle(
         [&] {
-          worker.require(*model);
+          worker.bring_to_rest(*model);
           // What was given up is the device's own again by the time that it is told.
           Reclaimer::process().post([done, found = model->set_homes(homes, ring_bytes)] { done(found); });
         },
@@ -125,7 +125,7 @@ void Engine::set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, 
   worker.post([&worker, model, bytes, done = std::move(done), failed = std::move(failed)] {
     settle(
         [&] {
-          worker.require(*model);
+          worker.bring_to_rest(*model);
           if (model->shares()) model->set_arena_limit(bytes);
           Reclaimer::process().post(done);
         },
@@ -139,7 +139,7 @@ void Engine::trace(const std::shared_ptr<Model>& model, std::string path, std::f
   worker.post([&worker, model, path = std::move(path), done = std::move(done), failed = std::move(failed)] {
     settle(
         [&] {
-          worker.require(*model);
+          worker.bring_to_rest(*model);
           model->trace(path);
           done();
         },

@@ -1,8 +1,10 @@
 #include "engine/loading.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <future>
+#include <string_view>
 
 #include "backend/cpu/cpu_backend.h"
 #include "core/error.h"
@@ -92,6 +94,9 @@ LoadedModel load_model(const LoadRequest& request, std::atomic<bool>& cancelled,
   const Clock::time_point began = Clock::now();
   ModelConfig config = request.config;
   config.stage_threads = std::clamp(request.threads, 1, kMostStageThreads);
+  if (const char* ahead = std::getenv("MILLRACE_TEST_STEPS_AHEAD")) {
+    config.steps_ahead = std::string_view(ahead) == "0" ? StepsAhead::never : StepsAhead::always;
+  }
   const auto at_home = [&](Home home) {
     return std::find(config.homes.begin(), config.homes.end(), home) != config.homes.end();
   };

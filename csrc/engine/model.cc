@@ -34,9 +34,11 @@ Model::Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::s
     : id_(id), host_(std::move(host)), config_(std::move(config)), devices_(backends.size()) {
   if (!cpu) std::replace(config_.homes.begin(), config_.homes.end(), Home::cpu, Home::resident);
   check_config();
-  create_sides(std::move(backends), cpu != nullptr);
+  create_sides(std::move(backends));
   create_inboxes();
+  const bool sleeps = cpu != nullptr;  // its threads need every processor
   if (cpu) create_cpu_side(std::move(cpu));
+  create_passes(sleeps);
   // Shared units pass through the ring only where the arena has no room: the first pass will tell.
   for (const Side& side : sides_) {
     if (arena_ == nullptr) side.feeder->prefetch();
@@ -123,15 +125,13 @@ std::vector<Home> Model::homes_of(const std::vector<Home>& homes, size_t device)
   return own;
 }
 
-void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sleeps) {
+void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
   const std::vector<UnitLayout>& units = host_->units();
   std::vector<KvPool::Device> kv;
   for (std::unique_ptr<Backend>& backend : backends) {
     Side side;
     side.backend = std::move(backend);
     side.compute = side.backend->create_stream();
-    // The CPU's threads need every processor.
-    side.done = side.backend->create_event(sleeps ? EventUse::sleeps : EventUse::order);
     kv.push_back({side.backend.get(), side.compute.get(), std::vector<std::vector<int>>(program().kv.size())});
     sides_.push_back(std::move(side));
   }
@@ -149,7 +149,7 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sl
                       &counters_.queued, PassCosts(config_.pass_costs), config_.draft},
       *kv_);
 
-  const int head = device_of(static_cast<int>(units.size()) - 1);
+  const int head = head_side();
   for (size_t i = 0; i < sides_.size(); i++) {
     Side& side = sides_[i];
     const int device = static_cast<int>(i);
@@ -206,7 +206,6 @@ void Model::create_cpu_side(std::unique_ptr<Backend> backend) {
   auto side = std::make_unique<CpuSide>();
   side->backend = std::move(backend);
   side->stream = side->backend->create_stream();
-  side->done = side->backend->create_event();
   const int rows = std::min(config_.max_rows, config_.max_logit_rows);
   ExecutorConfig executor = executor_config();
   executor.max_rows = rows;
@@ -226,6 +225,15 @@ void Model::create_cpu_side(std::unique_ptr<Backend> backend) {
   side->there = {at + 2 * kApart, new (at) HopState};
   side->back = {at + 2 * kApart + row_bytes, new (at + kApart) HopState};
   cpu_ = std::move(side);
+}
+
+void Model::create_passes(bool sleeps) {
+  for (Pass& pass : passes_) {
+    for (const Side& side : sides_) {
+      pass.done.push_back(side.backend->create_event(sleeps ? EventUse::sleeps : EventUse::order));
+    }
+    if (cpu_) pass.done.push_back(cpu_->backend->create_event());
+  }
 }
 
 // Whoever waits for rows of the pass waits no longer; then the CPU and the devices start level.
@@ -255,13 +263,14 @@ Model::~Model() {
   release();
 }
 
-void Model::abandon_pass() {
+void Model::abandon_passes() {
   for (const Side& side : sides_) side.executor->abandon(*side.compute);
   if (trace_) trace_->abandon();
   scheduler_->abandon();
   give_up_hops();
   come_to_rest();
   for (const Side& side : sides_) side.feeder->restart();
+  under_way_ = 0;
   publish_counters();
 }
 
@@ -321,6 +330,7 @@ void Model::release() {
   for (Side& side : sides_) side.executor.reset();
   scheduler_.reset();
   kv_.reset();
+  passes_ = {};
   for (Side& side : sides_) side.compute.reset();
   sides_.clear();
   host_.reset();
@@ -364,9 +374,10 @@ void Model::cross(const Side& from, const Side& to) {
   to.executor->take_over(*to.compute, to.inbox->data());
 }
 
-void Model::run_pass(Step step) {
+void Model::run_pass(Pass& pass) {
   const std::vector<UnitLayout>& units = host_->units();
-  const int head = device_of(static_cast<int>(units.size()) - 1);
+  const int head = head_side();
+  Step& step = pass.batch.step;
   int at = device_of(0);  // where the rows are
   const auto begin_span = [&](const char* prefix, int unit) {
     if (trace_) trace_->begin(Trace::of(Trace::compute, at), prefix + unit_name(unit));
@@ -383,10 +394,13 @@ void Model::run_pass(Step step) {
     Side& side = sides_[i];
     const uint64_t brought = side.feeder->counters().shared_bytes;
     side.feeder->begin(route, next);
-    if (side.feeder->counters().shared_bytes > brought) counters_.switches.fetch_add(1, std::memory_order_relaxed);
+    if (side.feeder->counters().shared_bytes > brought) {
+      counters_.switches.fetch_add(1, std::memory_order_relaxed);
+      pass.switches = true;
+    }
     Step own = step;
     if (i != head) own.logits = {}, own.adjustments = {}, own.masks = {}, own.hidden_rows = {};
-    side.executor->begin(*side.compute, own, output_);
+    side.executor->begin(*side.compute, own, pass.output);
   }
   sides_[at].executor->embed(*sides_[at].compute);
   for (int unit = 0; unit < static_cast<int>(units.size()); unit++) {
@@ -448,43 +462,79 @@ void Model::run_pass(Step step) {
     side.executor->end(*side.compute);
   }
   if (!step.logits.empty() && trace_) trace_->end(Trace::of(Trace::compute, head));
-  for (const Side& side : sides_) side.compute->record(*side.done);
-  if (cpu_) cpu_->stream->record(*cpu_->done);
+  for (size_t i = 0; i < sides_.size(); i++) sides_[i].compute->record(*pass.done[i]);
+  if (cpu_) cpu_->stream->record(*pass.done.back());
 }
 
-bool Model::step() {
-  expire();
-  const Clock::time_point began = Clock::now();
-  if (!scheduler_->build(batch_)) return false;
-  const uint64_t switches = counters_.switches.load(std::memory_order_relaxed);
-  run_pass(batch_.step);
-  for (const Side& side : sides_) side.done->synchronize();
-  if (cpu_) cpu_->done->synchronize();  // it has sent its last rows already, or failed and gives them up
-  sides_[device_of(static_cast<int>(host_->units().size()) - 1)].executor->collect();
+// Of units that stay where they are, on one device: a pass whose rows turn out useless has cost no copies, and the
+// tokens of the one before are where it needs them.
+bool Model::may_launch_ahead() const {
+  const Side& side = sides_.front();
+  const bool wished = config_.steps_ahead == StepsAhead::always ||
+                      (config_.steps_ahead == StepsAhead::on_gpus && !side.backend->reads_host_memory());
+  if (!wished || under_way_ != 1 || sides_.size() > 1 || cpu_ || trace_) return false;
+  const std::vector<Home>& homes = side.feeder->homes();
+  return std::all_of(homes.begin(), homes.end(), [](Home home) { return home == Home::resident; }) &&
+         side.executor->may_follow(passes_[1 - next_pass_].batch.step);
+}
+
+bool Model::launch(bool ahead) {
+  if (ahead && !may_launch_ahead()) return false;
+  Pass& pass = passes_[next_pass_];
+  pass.began = Clock::now();
+  pass.switches = false;
+  if (!(ahead ? scheduler_->build_ahead(pass.batch) : scheduler_->build(pass.batch))) return false;
+  next_pass_ = 1 - next_pass_;
+  under_way_++;
+  run_pass(pass);
+  if (ahead) counters_.steps_ahead.fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+void Model::finish() {
+  Pass& pass = passes_[under_way_ == 2 ? next_pass_ : 1 - next_pass_];
+  const Step& step = pass.batch.step;
+  const Clock::time_point waits = Clock::now();
+  for (const auto& done : pass.done)
+    done->synchronize();  // the CPU has sent its last rows, or failed and gives them up
+  const Clock::time_point ran = Clock::now();
+  sides_[head_side()].executor->collect(pass.output);
   const Clock::time_point ended = Clock::now();
   const auto add = [](std::atomic<double>& counter, double value) {
     counter.store(counter.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
   };
-  add(counters_.step_ms, milliseconds(ended - began));
-  if (counters_.switches.load(std::memory_order_relaxed) > switches) {
-    add(counters_.switch_ms, milliseconds(ended - began));
-  }
+  add(counters_.wait_ms, milliseconds(ran - waits));
+  add(counters_.step_ms, milliseconds(ended - std::max(pass.began, read_)));
+  if (pass.switches) add(counters_.switch_ms, milliseconds(ended - pass.began));
+  read_ = ended;
   if (trace_) {
-    trace_->host_span(format("%d rows", batch_.step.rows), began, ended);
+    trace_->host_span(format("%d rows", step.rows), pass.began, ended);
     trace_->collect();
   }
   counters_.steps.fetch_add(1, std::memory_order_relaxed);
-  counters_.decode_rows.fetch_add(batch_.step.decode_rows, std::memory_order_relaxed);
-  counters_.prefill_rows.fetch_add(batch_.step.rows - batch_.step.decode_rows, std::memory_order_relaxed);
-  scheduler_->computed(batch_, output_.tokens);
-  take_results(batch_);
-  output_.hidden = {};  // of all rows of a large step: tens of megabytes
+  counters_.decode_rows.fetch_add(step.decode_rows, std::memory_order_relaxed);
+  counters_.prefill_rows.fetch_add(step.rows - step.decode_rows, std::memory_order_relaxed);
+  under_way_--;
+  scheduler_->read(pass.batch, pass.output.tokens);
+  take_results(pass);
+  pass.output.hidden = {};  // of all rows of a large step: tens of megabytes
   publish_counters();
   if (const std::shared_ptr<EventSink> observer = observer_.lock()) {
-    observer->post_step({id_, batch_.step.rows, batch_.step.decode_rows, static_cast<int>(batch_.parts.size()),
-                         waiting(), kv_->used(), milliseconds(Clock::now() - began)});
+    observer->post_step({id_, step.rows, step.decode_rows, static_cast<int>(pass.batch.parts.size()), waiting(),
+                         kv_->used(), milliseconds(Clock::now() - pass.began)});
   }
+}
+
+bool Model::step() {
+  expire();
+  if (under_way_ == 0 && !launch(false)) return false;
+  launch(true);
+  finish();
   return true;
+}
+
+void Model::catch_up() {
+  while (under_way_ > 0) finish();
 }
 
 void Model::publish_counters() {
@@ -529,27 +579,31 @@ void Model::publish_counters() {
   store(counters_.recomputations, scheduler_->counters().recomputations);
 }
 
-void Model::take_results(const StepBatch& batch) {
+void Model::take_results(Pass& pass) {
+  const StepBatch& batch = pass.batch;
+  StepOutput& output = pass.output;
   const size_t vocab = program().vocab;
-  const float* kept = output_.logits.data();
+  const float* kept = output.logits.data();
   size_t top = 0;  // into the output's top log-probabilities
   for (const StepBatch::Part& part : batch.parts) {
-    Sequence& sequence = *part.sequence;
-    if (sequence.options.kind == RequestKind::embed) take_hidden(part);
-    if (part.logits == 0) continue;
     const size_t own_top = top;
-    for (int i = 0; i < part.logits; i++) top += batch.logits[part.first_logit + i].top_logprobs;
-
+    const float* logits = kept;
+    for (int i = 0; i < part.logits; i++) {
+      const LogitRequest& request = batch.logits[part.first_logit + i];
+      top += request.top_logprobs;
+      if (request.keep_logits) kept += vocab;
+    }
+    if (part.sequence == nullptr) continue;
+    Sequence& sequence = *part.sequence;
+    if (sequence.options.kind == RequestKind::embed) take_hidden(part, output);
+    if (part.logits == 0) continue;
     if (sequence.options.kind == RequestKind::score) {
       for (int i = 0; i < part.logits; i++) {
         const LogitRequest& request = batch.logits[part.first_logit + i];
-        if (request.want_logprob) sequence.score_logprobs.push_back(output_.logprobs[part.first_logit + i]);
-        if (request.keep_logits) {
-          sequence.score_logits.insert(sequence.score_logits.end(), kept, kept + vocab);
-          kept += vocab;
-        }
+        if (request.want_logprob) sequence.score_logprobs.push_back(output.logprobs[part.first_logit + i]);
       }
-      if (sequence.computed == sequence.prompt_length()) {
+      sequence.score_logits.insert(sequence.score_logits.end(), logits, kept);
+      if (sequence.confirmed == sequence.prompt_length()) {
         TokenEvent event;
         event.logprobs = std::move(sequence.score_logprobs);
         event.logits = std::move(sequence.score_logits);
@@ -557,14 +611,13 @@ void Model::take_results(const StepBatch& batch) {
       }
       continue;
     }
-
-    take_tokens(part, own_top);
+    take_tokens(part, output, own_top);
   }
 }
 
 // The token that its own row has chosen, and those that accepted drafts have led to. `top`: its first log-probability
 // of StepOutput::top_logprobs.
-void Model::take_tokens(const StepBatch::Part& part, size_t top) {
+void Model::take_tokens(const StepBatch::Part& part, const StepOutput& output, size_t top) {
   Sequence& sequence = *part.sequence;
   if (!sequence.has_first_token) {
     sequence.has_first_token = true;
@@ -574,7 +627,7 @@ void Model::take_tokens(const StepBatch::Part& part, size_t top) {
   const std::vector<int32_t>& stops = sequence.options.stop_tokens;
   TokenEvent event;
   for (int i = 0; i <= part.accepted; i++) {
-    const int32_t token = output_.tokens[part.first_logit + i];
+    const int32_t token = output.tokens[part.first_logit + i];
     if (token < 0) return end_without_token(sequence, i, token, std::move(event));
     if (std::find(stops.begin(), stops.end(), token) != stops.end()) {
       return end(sequence.id, Finish::stop, std::move(event));
@@ -590,10 +643,10 @@ void Model::take_tokens(const StepBatch::Part& part, size_t top) {
     }
     append_token(sequence, token);
     event.tokens.push_back(token);
-    if (sequence.options.logprobs) event.logprobs.push_back(output_.logprobs[part.first_logit + i]);
+    if (sequence.options.logprobs) event.logprobs.push_back(output.logprobs[part.first_logit + i]);
     for (int j = 0; j < sequence.options.top_logprobs; j++, top++) {
-      event.top_tokens.push_back(output_.top_tokens[top]);
-      event.top_logprobs.push_back(output_.top_logprobs[top]);
+      event.top_tokens.push_back(output.top_tokens[top]);
+      event.top_logprobs.push_back(output.top_logprobs[top]);
     }
     if (ended || sequence.generated() >= sequence.options.max_tokens) {
       return end(sequence.id, ended ? Finish::stop : Finish::length, std::move(event));
@@ -604,16 +657,16 @@ void Model::take_tokens(const StepBatch::Part& part, size_t top) {
   sequence.sink->post(std::move(event));
 }
 
-void Model::take_hidden(const StepBatch::Part& part) {
+void Model::take_hidden(const StepBatch::Part& part, StepOutput& output) {
   Sequence& sequence = *part.sequence;
   const auto hidden = static_cast<size_t>(program().hidden());
   const int head = static_cast<int>(host_->units().size()) - 1;
   for (int i = 0; i < part.hidden; i++) {
-    const std::span<float> row(output_.hidden.data() + (part.first_hidden + i) * hidden, hidden);
+    const std::span<float> row(output.hidden.data() + (part.first_hidden + i) * hidden, hidden);
     final_norm(program().units[head].ops, host_->units()[head], host_->slab(head), row);
     sequence.pooled.add(row);
   }
-  if (sequence.computed < sequence.prompt_length()) return;
+  if (sequence.confirmed < sequence.prompt_length()) return;
   TokenEvent event;
   event.embedding = sequence.pooled.unit_length();
   if (event.embedding.empty()) {

@@ -1,6 +1,7 @@
 #pragma once
 // One loaded model as the engine runs it: its weights' homes, its KV, its queue of requests. All but the counters
 // belongs to the thread of its worker.
+#include <array>
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -15,6 +16,13 @@
 #include "stream/host_store.h"
 
 namespace millrace {
+
+// Whether the next pass is launched before the tokens of the last one have been read.
+enum class StepsAhead : uint8_t {
+  never,
+  on_gpus,  // where the host's part of a step is worth hiding, and a pass of rows that turn out useless is short
+  always,   // wherever a pass of such rows costs no copies
+};
 
 struct ModelConfig {
   std::vector<Home> homes;         // one a unit
@@ -32,6 +40,7 @@ struct ModelConfig {
   int cpu_rows = INT32_MAX;    // with more decode rows than this, `cpu` units are streamed for them all
   int turn_ms = 250;           // how long it keeps the arena from others that wait for it, while it has work
   int max_queue = 0;           // requests that may wait; 0: any number
+  StepsAhead steps_ahead = StepsAhead::on_gpus;
   bool poison = false;
   std::vector<double> pass_costs;  // of passes with 1, 2, ... decode rows: how many drafts are worth it
   std::function<void(const Sequence&, int count, std::vector<int32_t>& drafts)> draft;  // see SchedulerConfig
@@ -44,7 +53,10 @@ struct ModelConfig {
 // Written by the worker's thread, read by any.
 struct ModelCounters {
   std::atomic<uint64_t> steps{0}, decode_rows{0}, prefill_rows{0};
-  std::atomic<double> step_ms{0}, switch_ms{0};  // all steps, and those of them that brought weights to the arena
+  // The time in which a pass was under way; of that, what the worker waited for devices; and what steps that brought
+  // weights to the arena took.
+  std::atomic<double> step_ms{0}, wait_ms{0}, switch_ms{0};
+  std::atomic<uint64_t> steps_ahead{0};  // of the steps: launched before the tokens of the one before were read
   std::atomic<uint64_t> copied_bytes{0}, prefetched_bytes{0}, dropped_bytes{0}, staged_bytes{0}, streamed_units{0};
   std::atomic<uint64_t> pinned_bytes{0}, hops{0};
   // Of the ring; of device copies of resident units, 0 where they are read in host memory; of the arena's blocks.
@@ -101,8 +113,13 @@ class Model {
 
   // ---- Its worker's thread only.
   Scheduler& scheduler() { return *scheduler_; }
-  // Runs one step and posts its tokens; false if there was nothing to do.
+  // Reads one pass and posts its tokens, with the next one launched before that where it may be; false if there was
+  // nothing to do.
   bool step();
+  // Reads what is under way: nothing is, afterwards. Throws as step() does.
+  void catch_up();
+  // No requests, and nothing is under way.
+  bool idle() const { return scheduler_->idle() && under_way_ == 0; }
   void enqueue(std::unique_ptr<Sequence> sequence);
   // Ends requests whose time is over.
   void expire();
@@ -120,8 +137,8 @@ class Model {
   bool away() { return sides_.front().feeder->missing_bytes() > 0; }
   // Tells `sink` of every step; null: nobody.
   void observe(std::weak_ptr<EventSink> sink) { observer_ = std::move(sink); }
-  // After step() has thrown: nothing of the pass is under way any more, and the next one starts clean.
-  void abandon_pass();
+  // After step() or catch_up() has thrown: nothing is under way any more, and the next pass starts clean.
+  void abandon_passes();
   // Writes what copies, kernels and waits take to a file, from the next pass on; empty: no more. Throws
   // INVALID_ARGUMENT.
   void trace(const std::string& path);
@@ -137,7 +154,6 @@ class Model {
   struct CpuSide {
     std::unique_ptr<Backend> backend;
     std::unique_ptr<Stream> stream;
-    std::unique_ptr<Event> done;  // with its part of the last pass
     std::unique_ptr<Executor> executor;
     std::unique_ptr<Memory> memory;  // of both hops
     Hop there, back;
@@ -148,7 +164,6 @@ class Model {
   struct Side {
     std::unique_ptr<Backend> backend;
     std::unique_ptr<Stream> compute;
-    std::unique_ptr<Event> done;  // with the last pass
     std::unique_ptr<Executor> executor;
     std::unique_ptr<Feeder> feeder;
     // Rows that come from another side, and the event that they were handed over. There is one set of rows, which comes
@@ -156,12 +171,20 @@ class Model {
     std::unique_ptr<Memory> inbox;
     std::unique_ptr<Event> sent;
   };
+  // One that is prepared, under way or being read.
+  struct Pass {
+    StepBatch batch;
+    StepOutput output;
+    std::vector<std::unique_ptr<Event>> done;  // of every side, then of the CPU's
+    Clock::time_point began;
+    bool switches = false;  // brought weights to the arena
+  };
   // Rows go from one side to another.
   void cross(const Side& from, const Side& to);
   void check_config() const;
   bool enough_blocks() const;
   bool keys_are_at_hand() const;
-  void create_sides(std::vector<std::unique_ptr<Backend>> backends, bool sleeps);
+  void create_sides(std::vector<std::unique_ptr<Backend>> backends);
   void create_inboxes();
   void create_cpu_side(std::unique_ptr<Backend> backend);
   void give_up_hops();
@@ -171,14 +194,21 @@ class Model {
   // The others' units are elsewhere.
   std::vector<Home> homes_of(const std::vector<Home>& homes, size_t device) const;
 
-  void run_pass(Step step);
+  int head_side() const { return device_of(static_cast<int>(host_->units().size()) - 1); }
+  void create_passes(bool sleeps);
+  // False where there is nothing to do, or `ahead` and the one before must be read first.
+  bool launch(bool ahead);
+  bool may_launch_ahead() const;
+  void run_pass(Pass& pass);
+  // Waits for the oldest pass under way.
+  void finish();
   const Program& program() const { return host_->program(); }
   // What all executors of the model have alike.
   ExecutorConfig executor_config() const;
   std::string unit_name(int unit) const;
-  void take_results(const StepBatch& batch);
-  void take_hidden(const StepBatch::Part& part);
-  void take_tokens(const StepBatch::Part& part, size_t top);
+  void take_results(Pass& pass);
+  void take_hidden(const StepBatch::Part& part, StepOutput& output);
+  void take_tokens(const StepBatch::Part& part, const StepOutput& output, size_t top);
   void fail(uint64_t request, const Error& error, TokenEvent last = {});
   void end_without_token(Sequence& sequence, int ahead, int32_t token, TokenEvent last);
 
@@ -193,8 +223,10 @@ class Model {
   std::unique_ptr<CpuSide> cpu_;
   std::unique_ptr<Trace> trace_;
   std::unique_ptr<Scheduler> scheduler_;
-  StepBatch batch_;
-  StepOutput output_;
+  std::array<Pass, 2> passes_;  // taken in turn
+  int next_pass_ = 0;
+  int under_way_ = 0;         // of them
+  Clock::time_point read_{};  // when the last one was
   std::weak_ptr<EventSink> observer_;
   ModelCounters counters_;
   ModelMemory memory_;

@@ -89,9 +89,12 @@ struct Sequence {
   std::shared_ptr<EventSink> sink;
   std::vector<int32_t> tokens;  // prompt, then what was generated, then the drafts of the pass under way
   int drafted = 0;              // how many of the last
-  int computed = 0;             // tokens whose K and V are in the cache
-  BlockLists blocks;            // of the KV cache, by class and index; the first `dropped` are kNoBlock
-  std::vector<int> dropped;     // [classes] blocks that lie behind the class's window and were given back
+  int pending = 0;              // tokens that passes under way choose, which come after those
+  int pending_choice = -1;      // of the last of them: its logit request in its step
+  int scheduled = 0;         // leading positions whose keys and values are in the cache, or will be by a pass under way
+  int confirmed = 0;         // of those, the ones whose passes have been read
+  BlockLists blocks;         // of the KV cache, by class and index; the first `dropped` are kNoBlock
+  std::vector<int> dropped;  // [classes] blocks that lie behind the class's window and were given back
   std::vector<float> score_logprobs, score_logits;
   PooledRows pooled;                         // embed: of the rows computed so far
   std::vector<LogitAdjustment> adjustments;  // ascending tokens; kept up to date while it runs
@@ -108,9 +111,14 @@ struct Sequence {
 
   int prompt_length() const { return static_cast<int>(options.tokens.size()); }
   int generated() const { return static_cast<int>(tokens.size()) - drafted - prompt_length(); }
+  // Of all that will be known once the passes under way have been read.
+  int length() const { return static_cast<int>(tokens.size()) + pending; }
   bool decoding() const {
-    return options.kind == RequestKind::generate && computed >= prompt_length() &&
-           computed + 1 + drafted == static_cast<int>(tokens.size());
+    return options.kind == RequestKind::generate && scheduled >= prompt_length() && scheduled + 1 + drafted == length();
+  }
+  // The passes under way choose its last token, unless it ends before.
+  bool complete() const {
+    return options.kind == RequestKind::generate && pending > 0 && generated() + pending >= options.max_tokens;
   }
 };
 

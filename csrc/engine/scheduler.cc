@@ -102,7 +102,7 @@ bool Scheduler::may_run_more() const {
 }
 
 int Scheduler::wanted_blocks(const Sequence& sequence, int kv_class) const {
-  const int64_t tokens = static_cast<int64_t>(sequence.tokens.size());
+  const int64_t tokens = sequence.length();
   const int window = kv_.of(kv_class).window();
   if (window == 0) return KvPool::blocks_for(static_cast<int>(tokens));
   // What is kept begins within the window, or up to two blocks before it: see drop_behind_windows.
@@ -115,8 +115,8 @@ void Scheduler::drop_behind_windows(Sequence& sequence) {
   for (int c = 0; c < kv_.classes(); c++) {
     const int window = kv_.of(c).window();
     if (window == 0) continue;
-    // The next row is at position `computed`; all others come after it.
-    int behind = std::max(0, sequence.computed + 1 - window) / kKvBlockTokens;
+    // Rows that have not been read are at position `confirmed` or behind it.
+    int behind = std::max(0, sequence.confirmed + 1 - window) / kKvBlockTokens;
     // The next block to be remembered refers to the one before it.
     if (config_.prefix_reuse) behind = std::min(behind, sequence.remembered - 1);
     if (behind <= sequence.dropped[c]) continue;
@@ -167,7 +167,7 @@ void Scheduler::admit() {
         sequence.dropped[c] = static_cast<int>(std::count(blocks.begin(), blocks.end(), kNoBlock));
       }
     }
-    sequence.computed = reused * kKvBlockTokens;
+    sequence.scheduled = sequence.confirmed = reused * kKvBlockTokens;
     sequence.remembered = reused;
     drop_behind_windows(sequence);
     if (!has_room(sequence, false) || !grow(sequence)) {
@@ -175,7 +175,7 @@ void Scheduler::admit() {
       return;
     }
     counters_.prompt_tokens += sequence.prompt_length();
-    counters_.reused_tokens += sequence.computed;
+    counters_.reused_tokens += sequence.scheduled;
     begin_adjustments(sequence);
     sequence.admitted = Clock::now();
     config_.queued->fetch_sub(1, std::memory_order_relaxed);
@@ -186,7 +186,7 @@ void Scheduler::admit() {
 
 void Scheduler::begin_anew(Sequence& sequence) {
   kv_.release(sequence.blocks);
-  sequence.computed = 0;
+  sequence.scheduled = sequence.confirmed = 0;
   sequence.remembered = 0;
   std::fill(sequence.dropped.begin(), sequence.dropped.end(), 0);
 }
@@ -217,9 +217,14 @@ void Scheduler::recompute(Sequence& sequence) {
 }
 
 void Scheduler::abandon() {
-  for (const auto& sequence : running_) keep_drafts(*sequence, 0);
+  under_way_.clear();
+  for (const auto& sequence : running_) {
+    keep_drafts(*sequence, 0);
+    sequence->scheduled = sequence->confirmed;
+    sequence->pending = 0;
+  }
   for (const auto& sequence : preempted_) {
-    if (!sequence->saved.empty() && sequence->saved_in_step == step_) recompute(*sequence);
+    if (!sequence->saved.empty() && sequence->saved_in_step > read_step_) recompute(*sequence);
   }
 }
 
@@ -234,18 +239,22 @@ LogitRequest Scheduler::choice(StepBatch& batch, Sequence& sequence, int ahead) 
   if (has_penalties(options)) {
     for (const int32_t token : drafts.first(ahead)) count_generated(batch.adjustments, begin, token);
   }
-  if (sequence.generated() + ahead < options.min_tokens) forbid(options.stop_tokens, begin, batch.adjustments);
+  const int index = sequence.generated() + sequence.pending + ahead;  // of the token within the answer
+  if (index < options.min_tokens) forbid(options.stop_tokens, begin, batch.adjustments);
   request.adjustments_begin = static_cast<int32_t>(begin);
   request.adjustments = static_cast<int32_t>(batch.adjustments.size() - begin);
   if (sequence.constrained) {
     if (ahead == 0) {
-      for (const auto& mask : sequence.constrained->next_masks(drafts)) batch.masks.push_back(mask.get());
+      for (const auto& mask : sequence.constrained->next_masks(drafts)) {
+        batch.masks.push_back(mask.get());
+        batch.kept_masks.push_back(mask);
+      }
     }
     request.mask = static_cast<int32_t>(batch.masks.size()) - 1 - sequence.drafted + ahead;
   }
   request.top_logprobs = options.top_logprobs;
   request.seed = options.seed;
-  request.counter = static_cast<uint64_t>(sequence.generated() + ahead);
+  request.counter = static_cast<uint64_t>(index);
   return request;
 }
 
@@ -257,9 +266,9 @@ void Scheduler::add_rows(StepBatch& batch, Sequence& sequence, int rows) {
   part.first_hidden = static_cast<int>(batch.hidden_rows.size());
   part.decode = sequence.decoding();
   const int index = static_cast<int>(batch.parts.size());
-  const int total = static_cast<int>(sequence.tokens.size());
+  const int total = sequence.length(), known = static_cast<int>(sequence.tokens.size());
   for (int i = 0; i < rows; i++) {
-    const int position = sequence.computed + i;
+    const int position = sequence.scheduled + i;
     const auto row = static_cast<int32_t>(batch.tokens.size());
     const bool last = position + 1 == total;
     if (sequence.options.kind == RequestKind::embed) {
@@ -277,7 +286,9 @@ void Scheduler::add_rows(StepBatch& batch, Sequence& sequence, int rows) {
     } else if (position + 1 >= total - sequence.drafted) {
       add_logits(batch, part, row, choice(batch, sequence, position + 1 - (total - sequence.drafted)));
     }
-    batch.tokens.push_back(sequence.tokens[position]);
+    // The one that the pass under way chooses.
+    batch.tokens.push_back(position < known ? sequence.tokens[position] : 0);
+    batch.token_from.push_back(position < known ? -1 : sequence.pending_choice);
     batch.positions.push_back(position);
     batch.sequences.push_back(index);
   }
@@ -355,44 +366,77 @@ void Scheduler::draft(int decoding) {
 }
 
 // Every running sequence gets the blocks for its next rows; the last ones make room for those before them.
-void Scheduler::make_room() {
+bool Scheduler::make_room(bool preempt) {
   for (size_t i = 0; i < running_.size(); i++) {
-    for (;;) {
-      if (grow(*running_[i])) break;
+    while (!running_[i]->complete() && !grow(*running_[i])) {
+      if (!preempt) return false;
       preempt_last();
-      if (i >= running_.size()) return;  // it was this one
+      if (i >= running_.size()) return true;  // it was this one
     }
   }
+  return true;
 }
 
 bool Scheduler::build(StepBatch& batch) {
   step_++;
-  make_room();  // those that run come first
+  make_room(true);  // those that run come first
   resume();
   admit();
+  return fill(batch);
+}
+
+bool Scheduler::may_build_ahead() const {
+  const StepBatch& before = *under_way_.front();
+  for (const StepBatch::Part& part : before.parts) {
+    if (part.sequence == nullptr) continue;
+    if (part.drafts > 0) return false;  // where it goes on depends on how many stand
+    // A window moves when its rows were read: a chunk behind another finds too few blocks.
+    if (part.decode) continue;
+    for (int c = 0; c < kv_.classes(); c++) {
+      if (kv_.of(c).window() != 0) return false;
+    }
+  }
+  return std::none_of(running_.begin(), running_.end(), [](const auto& sequence) {
+    const RequestOptions& options = sequence->options;
+    return sequence->pending > 0 &&
+           (options.drafts != DraftMethod::off || sequence->constrained || has_penalties(options));
+  });
+}
+
+bool Scheduler::build_ahead(StepBatch& batch) {
+  if (under_way_.size() != 1 || !may_build_ahead() || !make_room(false)) return false;
+  step_++;
+  resume();
+  admit();
+  return fill(batch);
+}
+
+bool Scheduler::fill(StepBatch& batch) {
   batch.parts.clear();
   batch.tokens.clear();
+  batch.token_from.clear();
   batch.positions.clear();
   batch.sequences.clear();
   batch.block_tables.clear();
   batch.logits.clear();
   batch.adjustments.clear();
   batch.masks.clear();
+  batch.kept_masks.clear();
   batch.hidden_rows.clear();
   if (running_.empty()) return false;
 
   int decoding = 0;
-  for (const auto& sequence : running_) decoding += sequence->decoding() ? 1 : 0;
-  draft(decoding);
+  for (const auto& sequence : running_) decoding += sequence->decoding() && !sequence->complete() ? 1 : 0;
+  if (under_way_.empty()) draft(decoding);
   for (const auto& sequence : running_) {
-    if (sequence->decoding()) add_rows(batch, *sequence, 1 + sequence->drafted);
+    if (sequence->decoding() && !sequence->complete()) add_rows(batch, *sequence, 1 + sequence->drafted);
   }
   const int decode_rows = static_cast<int>(batch.tokens.size());
   for (const auto& sequence : running_) {
     const int rows_left = config_.max_rows - static_cast<int>(batch.tokens.size());
     if (sequence->decoding() || rows_left == 0) continue;
     const int logits_left = config_.max_logit_rows - static_cast<int>(batch.logits.size());
-    const int left = static_cast<int>(sequence->tokens.size()) - sequence->computed;
+    const int left = sequence->length() - sequence->scheduled;
     int rows = std::min(rows_left, left);
     if (sequence->options.kind == RequestKind::score) {
       rows = std::min(rows, logits_left);
@@ -401,7 +445,35 @@ bool Scheduler::build(StepBatch& batch) {
     }
     if (rows > 0) add_rows(batch, *sequence, rows);
   }
+  if (batch.parts.empty()) return false;
 
+  add_tables(batch);
+  const bool fed =
+      std::any_of(batch.token_from.begin(), batch.token_from.end(), [](int32_t from) { return from >= 0; });
+  batch.step.rows = static_cast<int>(batch.tokens.size());
+  batch.step.decode_rows = decode_rows;
+  batch.step.tokens = batch.tokens;
+  batch.step.token_from = fed ? std::span<const int32_t>(batch.token_from) : std::span<const int32_t>();
+  batch.step.positions = batch.positions;
+  batch.step.sequences = batch.sequences;
+  batch.step.block_tables = batch.block_tables;
+  batch.step.logits = batch.logits;
+  batch.step.adjustments = batch.adjustments;
+  batch.step.masks = batch.masks;
+  batch.step.hidden_rows = batch.hidden_rows;
+  batch.number = step_;
+  for (const StepBatch::Part& part : batch.parts) {
+    Sequence& sequence = *part.sequence;
+    sequence.scheduled += part.rows;
+    if (sequence.options.kind != RequestKind::generate || part.logits == 0) continue;
+    sequence.pending++;
+    sequence.pending_choice = part.first_logit + part.logits - 1;
+  }
+  under_way_.push_back(&batch);
+  return true;
+}
+
+void Scheduler::add_tables(StepBatch& batch) const {
   size_t stride = 0;
   for (const auto& part : batch.parts) {
     for (const auto& blocks : part.sequence->blocks) stride = std::max(stride, blocks.size());
@@ -416,31 +488,26 @@ bool Scheduler::build(StepBatch& batch) {
       table += static_cast<ptrdiff_t>(stride);
     }
   }
-  batch.step.rows = static_cast<int>(batch.tokens.size());
-  batch.step.decode_rows = decode_rows;
-  batch.step.tokens = batch.tokens;
-  batch.step.positions = batch.positions;
-  batch.step.sequences = batch.sequences;
-  batch.step.block_tables = batch.block_tables;
   batch.step.block_table_stride = static_cast<int>(stride);
-  batch.step.logits = batch.logits;
-  batch.step.adjustments = batch.adjustments;
-  batch.step.masks = batch.masks;
-  batch.step.hidden_rows = batch.hidden_rows;
-  return true;
 }
 
-void Scheduler::computed(StepBatch& batch, std::span<const int32_t> chosen) {
+void Scheduler::read(StepBatch& batch, std::span<const int32_t> chosen) {
+  under_way_.pop_front();
+  read_step_ = batch.number;
   for (StepBatch::Part& part : batch.parts) {
+    if (part.sequence == nullptr) continue;
     Sequence& sequence = *part.sequence;
-    if (part.decode) sequence.decoded_from = std::min(sequence.decoded_from, sequence.computed);
+    if (part.decode) sequence.decoded_from = std::min(sequence.decoded_from, sequence.confirmed);
     const std::span<const int32_t> drafts = std::span(sequence.tokens).last(part.drafts);
+    part.accepted = 0;
     while (part.accepted < part.drafts && chosen[part.first_logit + part.accepted] == drafts[part.accepted]) {
       part.accepted++;
     }
-    sequence.computed += part.rows - part.drafts + part.accepted;
+    sequence.confirmed += part.rows - part.drafts + part.accepted;
+    if (part.drafts > 0) sequence.scheduled = sequence.confirmed;  // behind those that stand all is computed again
+    if (sequence.options.kind == RequestKind::generate && part.logits > 0) sequence.pending--;
     if (config_.prefix_reuse) {
-      for (; (sequence.remembered + 1) * kKvBlockTokens <= sequence.computed; sequence.remembered++) {
+      for (; (sequence.remembered + 1) * kKvBlockTokens <= sequence.confirmed; sequence.remembered++) {
         kv_.remember(sequence.tokens, sequence.blocks, sequence.remembered,
                      (sequence.remembered + 1) * kKvBlockTokens > sequence.decoded_from);
       }
@@ -461,6 +528,13 @@ std::unique_ptr<Sequence> Scheduler::remove(uint64_t id) {
     if (it == list->end()) continue;
     std::unique_ptr<Sequence> found = std::move(*it);
     list->erase(it);
+    // Passes under way still compute its rows. Its blocks may be given away: what writes to them next comes after
+    // those.
+    for (StepBatch* batch : under_way_) {
+      for (StepBatch::Part& part : batch->parts) {
+        if (part.sequence == found.get()) part.sequence = nullptr;
+      }
+    }
     if (list == &waiting_) config_.queued->fetch_sub(1, std::memory_order_relaxed);
     kv_.release(found->blocks);
     kv_.discard(found->saved);

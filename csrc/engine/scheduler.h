@@ -39,21 +39,23 @@ struct SchedulerCounters {
 // The arrays that a Step points into, and whose logits are whose.
 struct StepBatch {
   struct Part {
-    Sequence* sequence = nullptr;
-    int rows = 0;          // tokens computed[...] of the sequence in this step
-    int first_logit = -1;  // index of its first LogitRequest, -1: none
+    Sequence* sequence = nullptr;  // null: it has ended since
+    int rows = 0;                  // of the sequence in this step: its next positions
+    int first_logit = -1;          // index of its first LogitRequest, -1: none
     int logits = 0;
     int drafts = 0;        // of the rows, the last so many
-    int accepted = 0;      // of the drafts, the first so many, once computed() has seen what was chosen
+    int accepted = 0;      // of the drafts, the first so many, once read() has seen what was chosen
     int first_hidden = 0;  // index of its first row of hidden_rows
     int hidden = 0;
     bool decode = false;
   };
   std::vector<Part> parts;
-  std::vector<int32_t> tokens, positions, sequences, block_tables, hidden_rows;
+  std::vector<int32_t> tokens, token_from, positions, sequences, block_tables, hidden_rows;
   std::vector<LogitRequest> logits;
   std::vector<LogitAdjustment> adjustments;
   std::vector<const TokenMask*> masks;
+  std::vector<std::shared_ptr<TokenMask>> kept_masks;  // the same: a sequence may end while the pass is under way
+  uint64_t number = 0;                                 // of the step
   Step step;
 };
 
@@ -65,12 +67,18 @@ class Scheduler {
   Scheduler(SchedulerConfig config, KvPool& kv) : config_(config), kv_(kv) {}
 
   void add(std::unique_ptr<Sequence> sequence);
-  // Admits what fits and fills `batch`; false if there is nothing to do.
+  // Admits what fits and fills `batch`, which stays where it is until it was read; false if there is nothing to do.
+  // All steps that were built have been read.
   bool build(StepBatch& batch);
-  // The pass has run and chosen a token for each logit request: drafts stand as far as they were chosen, what was
-  // computed of tokens that stand counts, and its full blocks may be found by others.
-  void computed(StepBatch& batch, std::span<const int32_t> chosen);
-  // The step that build() made was given up: its drafts are dropped, what was to be saved in it is computed again.
+  // The same behind one step that has not been read: rows whose tokens it chooses take them on the device
+  // (Step::token_from). False also where something must be known first: what a draft, a mask or penalties depend on, or
+  // whether a sequence that ends makes room for what would push out another.
+  bool build_ahead(StepBatch& batch);
+  // The oldest pass under way has run and chosen a token for each logit request: drafts stand as far as they were
+  // chosen, what was computed of tokens that stand counts, and its full blocks may be found by others.
+  void read(StepBatch& batch, std::span<const int32_t> chosen);
+  // The steps that have not been read were given up: their drafts are dropped, sequences are where they were before
+  // them, what was to be saved in them is computed again.
   void abandon();
   // Takes the sequence out, wherever it is; its KV blocks are free again. Null if it has ended already.
   std::unique_ptr<Sequence> remove(uint64_t id);
@@ -99,7 +107,12 @@ class Scheduler {
   void begin_anew(Sequence& sequence);
   void resume();
   void admit();
-  void make_room();
+  bool may_build_ahead() const;
+  // False, and nobody was pushed out, if it may not `preempt` and would have to.
+  bool make_room(bool preempt);
+  // Of the sequences that run: fills the batch.
+  bool fill(StepBatch& batch);
+  void add_tables(StepBatch& batch) const;
   // Drafts for sequences that decode, as many as rows, logits and blocks are left for and are worth it.
   void draft(int decoding);
   bool has_room_for_drafts(const Sequence& sequence) const;
@@ -116,7 +129,9 @@ class Scheduler {
   // Each in order of priority, then age.
   Sequences waiting_, preempted_, running_;
   SchedulerCounters counters_;
-  uint64_t step_ = 0;  // that build() has made last
+  std::deque<StepBatch*> under_way_;  // built and not read, oldest first; at most two
+  uint64_t step_ = 0;                 // that was built last
+  uint64_t read_step_ = 0;            // that was read last
 };
 
 }  // namespace millrace

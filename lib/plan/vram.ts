@@ -33,7 +33,7 @@ export function workspaceBytes(
       !linears.some(({ glu }) => glu) || matrices(linears.length, units[index]?.types.length ?? 0),
   )
   const tables = Math.max(1, program.kv.length) * 4 * Math.ceil(contextLength / KV_BLOCK_TOKENS)
-  const inputs = maxRows * (16 + tables + LOGIT_REQUEST_BYTES)
+  const inputs = maxRows * (20 + tables + LOGIT_REQUEST_BYTES)
   const partials = Math.max(
     0,
     ...attendsOf(program).map(({ heads, kvHeads, headDim }) => {

@@ -133,7 +133,8 @@ class DelayedExecutor final : public Executor {
     inner_->end(stream);
     gate_->open();
   }
-  void collect() override { inner_->collect(); }
+  void collect(StepOutput& output) override { inner_->collect(output); }
+  bool may_follow(const Step& step) const override { return inner_->may_follow(step); }
   void abandon(Stream& stream) override { inner_->abandon(stream); }
   ExecutorCounters counters() const override { return inner_->counters(); }
   size_t workspace_bytes() const override { return inner_->workspace_bytes(); }

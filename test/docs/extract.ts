@@ -43,7 +43,7 @@ export function parse(markdown: string): { blocks: Block[]; prose: [line: number
 const SHELLS = ['sh', 'bash', 'shell', 'console']
 /** Programs that a span of code in a sentence may call. One word alone is a name, unless it is a program of ours. */
 const PROGRAM = /^(millrace|node|npm|npx|cmake|nvcc|nsys|ncu|compute-sanitizer|nice|git|sh|bash)\s+\S/
-const OURS = /^(\.ci\/\w+|\.cmake\/\S+|(\S*\/)?(cuda|cpu)_\w+_bench|bench\/\S+\.sh)(\s|$)/
+const OURS = /^(\.ci\/\w+|\.cmake\/\S+|(\S*\/)?(cuda|cpu|engine)_\w+_bench|bench\/\S+\.sh)(\s|$)/
 /** What has a flag behind a word is a command, whoever's. */
 const FLAGGED = /^[^-\s]\S* (.* )?--[a-z]/
 

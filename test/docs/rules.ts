@@ -29,7 +29,7 @@ export function trialOf(words: string[], places: Places): Trial {
   if (program === 'node') return nodeProgram(args, places)
   if (program === 'npm') return npm(args)
   if (program === 'npx') return npx(args)
-  if (/^(cuda|cpu)_\w+_bench$/.test(basename(program))) return nativeBench(basename(program), args)
+  if (/^(cuda|cpu|engine)_\w+_bench$/.test(basename(program))) return nativeBench(basename(program), args)
   if (program.startsWith('.ci/')) return ci(program, args)
   if (/^bench\/.*\.sh$/.test(program)) return shellBench(program)
   const reason = NOT_RUN[program.startsWith('.cmake/asan/fuzz/') ? 'fuzz' : program]
@@ -214,11 +214,11 @@ export const SUPPORT: Record<string, string> = {
   'bench/node/watch.mjs': 'how late the timers of a thread are',
   'bench/node/vocabulary.mjs': 'a made-up vocabulary',
   'bench/usage.h': 'what every bench in C++ says of itself',
-  'bench/cuda/shapes.h': 'sizes of models for cuda_pass_bench and cuda_devices_bench',
+  'bench/cuda/shapes.h': 'sizes of models for cuda_pass_bench, cuda_devices_bench and engine_step_bench',
 }
 
 function nativeBench(name: string, args: string[]): Trial {
-  const [, folder, rest] = /^(cuda|cpu)_(\w+)$/.exec(name)!
+  const [, folder, rest] = /^(cuda|cpu|engine)_(\w+)$/.exec(name)!
   const file = ['.cc', '.cu'].map((end) => `bench/${folder}/${rest}${end}`).find((path) => existsSync(join(ROOT, path)))
   if (file === undefined) throw new Error(`no source in bench/ makes ${name}`)
   const binary = join(ROOT, '.cmake', 'Release', 'bench', name)
@@ -228,6 +228,10 @@ function nativeBench(name: string, args: string[]): Trial {
   if (folder === 'cpu') {
     const toy = ['--shapes', '64x64', '--rows', '1', '--threads', '1', '--megabytes', '1']
     return { argv: [binary, ...args, ...toy], expected: [/^\w+ +q4 +64x64 +1 +1 /m], file, ...skip }
+  }
+  if (folder === 'engine') {
+    const toy = ['--device', 'cpu', '--shape', 'toy', '--rows', '2', '--steps', '2']
+    return { argv: [binary, ...args, ...toy], expected: [/^rows +2 one ahead \| host \d/m], file, ...skip }
   }
   // A GPU may be missing: its options are looked up. Those of the operation bench are names of operations besides.
   const words = args.filter(

@@ -61,7 +61,11 @@ std::vector<Where> places() {
   arena.layers = Home::shared;
   Placement two = streamed;
   two.devices = 2;
+  Placement ahead;
+  ahead.ahead = StepsAhead::always;
   return {{"an answer, resident", true, false, false, false, {}},
+          {"an answer, a step ahead", true, false, false, false, ahead},
+          {"a kernel, a step ahead", false, true, false, false, ahead},
           {"an answer, streamed", true, false, false, false, streamed},
           {"an answer, two devices", true, false, false, false, two},
           {"a kernel, resident", false, true, false, false, {}},

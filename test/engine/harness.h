@@ -114,6 +114,7 @@ struct Placement {
   int devices = 1;           // layers alternate, the head is where the last one is
   bool scatter = false;      // units lie on the devices in no order at all
   int64_t skip_hop_wait = -1;
+  StepsAhead ahead = StepsAhead::never;
   std::vector<double> pass_costs;
   std::function<void(const Sequence&, int, std::vector<int32_t>&)> draft;
 };
@@ -156,6 +157,7 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
   config.prefix_reuse = placement.prefix_reuse;
   config.max_queue = placement.max_queue;
   config.hooks = placement.hooks;
+  config.steps_ahead = placement.ahead;
   config.pass_costs = placement.pass_costs;
   config.draft = placement.draft;
   std::vector<std::unique_ptr<Backend>> backends;
@@ -255,7 +257,8 @@ class FaultyExecutor : public Executor {
   void keep_hidden(Stream& stream) override { inner_->keep_hidden(stream); }
   void sample(Stream& stream) override { inner_->sample(stream); }
   void end(Stream& stream) override { inner_->end(stream); }
-  void collect() override { inner_->collect(); }
+  void collect(StepOutput& output) override { inner_->collect(output); }
+  bool may_follow(const Step& step) const override { return inner_->may_follow(step); }
   void abandon(Stream& stream) override { inner_->abandon(stream); }
   ExecutorCounters counters() const override { return inner_->counters(); }
   size_t workspace_bytes() const override { return inner_->workspace_bytes(); }

@@ -68,6 +68,7 @@ TEST(abuse_of_several_devices) {
     placement.layers = models.size() % 2 == 0 ? Home::resident : Home::streamed;
     placement.poison = true;
     placement.kv_blocks = 14;
+    placement.ahead = StepsAhead::always;
     placement.devices = models.size() == 3 ? 2 : 1;
     models.push_back(make_model(host, placement));
     engine.add(models.back());

@@ -66,6 +66,8 @@ CpuExecutor::CpuExecutor(const ExecutorConfig& config, std::shared_ptr<ComputePo
   }
   workspace_ = HostMemory(floats * sizeof(float), "the workspace of the CPU executor");
   for (const size_t offset : offsets) values_.push_back(reinterpret_cast<float*>(workspace_.data()) + offset);
+  tokens_.reserve(config_.max_rows);
+  chosen_.reserve(config_.max_logit_rows);
   for (const RopeSpec& rope : program.ropes) {
     ropes_.emplace_back(static_cast<size_t>(config_.max_context) * rope.head_dim * sizeof(float), "the rope table");
   }
@@ -96,6 +98,10 @@ void CpuExecutor::check(const Step& step) const {
   require(step.decode_rows >= 0 && step.decode_rows <= step.rows, "decode_rows must not exceed rows");
   require(size(step.tokens) >= step.rows && size(step.positions) >= step.rows && size(step.sequences) >= step.rows,
           "tokens, positions and sequences must cover all rows");
+  require(step.token_from.empty() || size(step.token_from) >= step.rows, "token_from must cover all rows");
+  for (const int32_t from : step.token_from) {
+    require(from >= -1 && from < static_cast<int64_t>(last_requests_), "a token is of no request of the step before");
+  }
   require(step.block_table_stride >= 1, "block_table_stride must be positive");
   const int64_t classes = std::max<int64_t>(1, size(config_.kv));
   const int64_t sequences = size(step.block_tables) / step.block_table_stride / classes;
@@ -140,10 +146,21 @@ void CpuExecutor::check(const Step& step) const {
 
 void CpuExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
   check(step);
+  last_requests_ = step.logits.size();
   static_cast<CpuStream&>(stream).enqueue_always([this, step, &output] {
     step_ = step;
     output_ = &output;
+    take_tokens();
   });
+}
+
+// Within what was reserved, whatever became of the step before.
+void CpuExecutor::take_tokens() {
+  tokens_.assign(step_.tokens.begin(), step_.tokens.begin() + step_.rows);
+  for (size_t row = 0; row < step_.token_from.size(); row++) {
+    const int32_t from = step_.token_from[row];
+    if (from >= 0) tokens_[row] = from < static_cast<int64_t>(chosen_.size()) ? std::max(chosen_[from], 0) : 0;
+  }
 }
 
 void CpuExecutor::embed(Stream& stream) {
@@ -285,6 +302,7 @@ void CpuExecutor::run_sample() {
     output.logprobs[i] = answer.logprob;
     if (request.keep_logits) std::memcpy(output.logits.data() + kept[i] * vocab, logits.data(), vocab * sizeof(float));
   });
+  chosen_ = output.tokens;
 }
 
 }  // namespace millrace

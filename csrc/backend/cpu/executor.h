@@ -50,6 +50,7 @@ class CpuExecutor final : public Executor {
 
  private:
   void check(const Step& step) const;
+  void take_tokens();
   void enqueue(Stream& stream, std::function<void()> operation);
   const std::byte* slab(int unit) const;
   // To the positions of the step.
@@ -85,12 +86,15 @@ class CpuExecutor final : public Executor {
   const ExecutorConfig config_;
   const std::shared_ptr<ComputePool> compute_;
   const std::shared_ptr<const CpuStreamHooks> hooks_;
+  size_t last_requests_ = 0;  // of the step begun last
 
   // Belong to the stream's operations from here on.
   std::vector<const std::byte*> unit_table_;
   Step step_;
   StepOutput* output_ = nullptr;
-  std::vector<int> logit_row_;  // of each request, its row of logits_: requests for one row share it
+  std::vector<int32_t> tokens_;  // of the step's rows
+  std::vector<int32_t> chosen_;  // by the last step that sampled
+  std::vector<int> logit_row_;   // of each request, its row of logits_: requests for one row share it
   int logit_rows_ = 0;
 
   HostMemory workspace_;

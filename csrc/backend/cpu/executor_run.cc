@@ -209,7 +209,7 @@ void CpuExecutor::run_op(const GatherOp& op, const Scope& scope) {
   const size_t row_bytes = columns * element_bytes(table.type);
   float* out = rows_of(scope, op.out);
   for_rows(compute_->pool, scope.rows, [&](int r) {
-    const std::byte* source = table.rows + step_.tokens[scope.begin + r] * row_bytes;
+    const std::byte* source = table.rows + tokens_[scope.begin + r] * row_bytes;
     float* destination = out + static_cast<size_t>(r) * columns;
     if (table.type == WeightType::f32) {
       std::memcpy(destination, source, row_bytes);

@@ -1,0 +1,255 @@
+// The next pass is launched before the tokens of the last one have been read: the same bits, whatever is asked for, and
+// a stop that is seen late costs a row and nothing else.
+#include <atomic>
+#include <thread>
+
+#include "check.h"
+#include "harness.h"
+
+using namespace millrace;
+
+namespace {
+
+Placement ahead() {
+  Placement placement;
+  placement.ahead = StepsAhead::always;
+  return placement;
+}
+
+// What a step ahead may do without knowing the last token.
+RequestOptions plain(RequestOptions options) {
+  options.repetition_penalty = 1.0f;
+  options.presence_penalty = options.frequency_penalty = 0.0f;
+  return options;
+}
+
+RequestOptions greedy(int first, int prompt, int tokens) {
+  RequestOptions options;
+  for (int i = 0; i < prompt; i++) options.tokens.push_back((first + i * 7) % 97);
+  options.max_tokens = tokens;
+  options.logprobs = true;
+  return options;
+}
+
+std::vector<Result> all_alone(Engine& engine, const std::shared_ptr<const HostModel>& host,
+                              const std::vector<RequestOptions>& requests) {
+  const auto model = make_model(host, {});
+  engine.add(model);
+  const auto sink = std::make_shared<Collector>();
+  std::vector<Result> out;
+  for (const RequestOptions& options : requests) out.push_back(sink->wait(engine.submit(model, options, sink)));
+  CHECK_EQ(model->counters().steps_ahead.load(), 0u);
+  close_and_wait(engine, model);
+  return out;
+}
+
+// Takes the host's token, which is none, in the place of the device's, once: as if nothing held the pass behind the
+// choice that it needs.
+class Unfed final : public FaultyExecutor {
+ public:
+  Unfed(std::unique_ptr<Executor> inner, int64_t nth) : FaultyExecutor(std::move(inner), -1, "", -1), nth_(nth) {}
+  void begin(Stream& stream, const Step& step, StepOutput& output) override {
+    Step own = step;
+    if (!own.token_from.empty() && fed_++ == nth_) own.token_from = {};
+    FaultyExecutor::begin(stream, own, output);
+  }
+
+ private:
+  int64_t nth_;
+  int64_t fed_ = 0;
+};
+
+class UnfedBackend final : public FaultyBackend {
+ public:
+  explicit UnfedBackend(int64_t nth) : FaultyBackend(-1, ""), nth_(nth) {}
+  std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {
+    return std::make_unique<Unfed>(FaultyBackend::create_executor(config), nth_);
+  }
+
+ private:
+  int64_t nth_;
+};
+
+}  // namespace
+
+TEST(same_bits_a_step_ahead) {
+  auto random = check::random(51);
+  for (const int window : {0, 24}) {
+    for (const bool mixed : {false, true}) {
+      if (window == 0 && mixed) continue;
+      const auto host = tiny_model(check::seed() + 3, window, mixed);
+      std::vector<RequestOptions> requests;
+      for (int i = 0; i < 24; i++) {
+        requests.push_back(request(random));
+        if (i % 4 != 0) requests.back() = plain(requests.back());
+        if (i % 6 == 0) {
+          requests.back().drafts = DraftMethod::ngram;
+          requests.back().draft_tokens = 4;
+        }
+      }
+      Engine engine;
+      const std::vector<Result> alone = all_alone(engine, host, requests);
+      Placement narrow = ahead();  // prompts in many chunks, beside rows that decode
+      narrow.max_rows = 9;
+      narrow.max_logit_rows = 6;
+      narrow.threads = 3;
+      Placement tight = ahead();  // sequences queue and are preempted
+      tight.kv_blocks = 12;
+      tight.windowed_kv_blocks = 12;
+      Placement tighter = tight;  // and some computed again
+      tighter.kv_swap_blocks = 3;
+      tighter.prefix_reuse = false;
+      for (const Placement& placement : {ahead(), narrow, tight, tighter}) {
+        const auto model = make_model(host, placement);
+        engine.add(model);
+        const auto sink = std::make_shared<Collector>();
+        std::vector<uint64_t> ids;
+        for (const RequestOptions& options : requests) ids.push_back(engine.submit(model, options, sink));
+        for (size_t i = 0; i < ids.size(); i++) check_same(sink->wait(ids[i]), alone[i]);
+        // One after the other too: every pass of an answer but the first begins before its token is known.
+        for (size_t i = 0; i < 6; i++) check_same(sink->wait(engine.submit(model, requests[i], sink)), alone[i]);
+        CHECK_EQ(sink->after_end(), 0);
+        CHECK(model->counters().steps_ahead > 20u);
+        close_and_wait(engine, model);
+        CHECK_EQ(model->counters().kv_blocks_used.load(), 0u);
+        CHECK_EQ(model->counters().saved_kv_bytes.load(), 0u);
+        CHECK_EQ(model->counters().running.load(), 0u);
+      }
+    }
+  }
+}
+
+// How long an answer may become is known early: no row too many. A stop token is not: one row.
+TEST(a_stop_seen_late_costs_a_row) {
+  const auto host = tiny_model(52);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  const RequestOptions whole = greedy(4, 20, 30);
+  const Result expected = all_alone(engine, host, {whole}).front();
+  REQUIRE(expected.tokens.size() == 30);
+  RequestOptions stopped = whole;
+  int at = 20;  // of a token that has not come before
+  while (std::count(expected.tokens.begin(), expected.tokens.begin() + at, expected.tokens[at]) > 0) at--;
+  stopped.stop_tokens = {expected.tokens[at]};
+  REQUIRE(at >= 1);
+
+  const auto model = make_model(host, ahead());
+  engine.add(model);
+  const ModelCounters& counters = model->counters();
+  check_same(sink->wait(engine.submit(model, whole, sink)), expected);
+  const auto rest = [&] {  // what is under way has been read
+    std::atomic<bool> rests{false};
+    engine.trace(
+        model, "", [&] { rests = true; }, [](const Error& error) { throw error; });
+    while (!rests) std::this_thread::yield();
+  };
+  rest();
+  CHECK_EQ(counters.steps.load(), 30u);
+  CHECK_EQ(counters.decode_rows.load(), 29u);
+  CHECK_EQ(counters.steps_ahead.load(), 29u);
+  const Result cut = sink->wait(engine.submit(model, stopped, sink));
+  rest();
+  CHECK(cut.finish == Finish::stop);
+  CHECK(std::equal(cut.tokens.begin(), cut.tokens.end(), expected.tokens.begin()));
+  CHECK_EQ(cut.tokens.size(), static_cast<size_t>(at));
+  CHECK_EQ(counters.decode_rows.load(), 29u + static_cast<uint64_t>(at) + 1);
+  CHECK_EQ(counters.kv_blocks_used.load(), 0u);
+  // What the useless row has written nobody finds.
+  check_same(sink->wait(engine.submit(model, whole, sink)), expected);
+  close_and_wait(engine, model);
+}
+
+// Weights that are copied for every pass wait until it is known that somebody needs them.
+TEST(streamed_models_take_no_step_ahead) {
+  const auto host = tiny_model(53);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  RequestOptions options = greedy(1, 10, 20);
+  const Result expected = all_alone(engine, host, {options}).front();
+  Placement streamed = ahead();
+  streamed.layers = Home::streamed;
+  streamed.poison = true;
+  Placement beside = ahead();
+  beside.cpu_feed_forwards = true;
+  Placement two = ahead();
+  two.devices = 2;
+  for (const Placement& placement : {streamed, beside, two}) {
+    const auto model = make_model(host, placement);
+    engine.add(model);
+    check_same(sink->wait(engine.submit(model, options, sink)), expected);
+    CHECK_EQ(model->counters().steps_ahead.load(), 0u);
+    CHECK_EQ(model->counters().steps.load(), 20u);
+    close_and_wait(engine, model);
+  }
+}
+
+// The device's own choice is what the next pass computes with: whichever pass is given another token, the answer shows
+// it.
+TEST(every_pass_needs_the_token_that_it_is_fed) {
+  const auto host = tiny_model(54);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  const RequestOptions options = greedy(9, 12, 12);
+  const Result expected = all_alone(engine, host, {options}).front();
+  const ModelConfig config = make_model(host, ahead())->config();
+  for (int nth = -1; nth < 11; nth++) {
+    const auto model = std::make_shared<Model>(Engine::next_id(), std::make_unique<UnfedBackend>(nth), host, config);
+    engine.add(model);
+    const Result result = sink->wait(engine.submit(model, options, sink));
+    const bool same = result.tokens == expected.tokens && result.logprobs == expected.logprobs;
+    CHECK_EQ(same, nth < 0 || expected.tokens[nth] == 0);
+    close_and_wait(engine, model);
+  }
+}
+
+// Requests that end, are cancelled or moved under while their rows are under way.
+TEST(abuse_a_step_ahead) {
+  const auto host = tiny_model(55);
+  Engine engine;
+  auto random = check::random(55);
+  std::vector<RequestOptions> requests;
+  for (int i = 0; i < 8; i++) requests.push_back(plain(request(random)));
+  const std::vector<Result> alone = all_alone(engine, host, requests);
+  size_t largest = 0;
+  for (const UnitLayout& unit : host->units()) largest = std::max(largest, unit.bytes);
+  Placement placement = ahead();
+  placement.kv_blocks = 14;
+  placement.stream_hooks.before_compute = [] { std::this_thread::sleep_for(std::chrono::microseconds(20)); };
+  const auto model = make_model(host, placement);
+  engine.add(model);
+  std::vector<std::thread> users;
+  for (int u = 0; u < 4; u++) {
+    users.emplace_back([&, u, seed = random()] {
+      std::mt19937_64 own(seed);
+      const auto sink = std::make_shared<Collector>();
+      std::vector<std::pair<size_t, uint64_t>> kept;
+      for (int i = 0; i < 12; i++) {
+        const size_t which = own() % requests.size();
+        const uint64_t id = engine.submit(model, requests[which], sink);
+        if (own() % 2 == 0) {
+          kept.emplace_back(which, id);
+        } else {
+          std::this_thread::sleep_for(std::chrono::microseconds(own() % 3000));
+          engine.cancel(model, id);
+        }
+        if (u == 0) {
+          std::vector<Home> homes;
+          for (size_t unit = 0; unit < host->units().size(); unit++) {
+            homes.push_back(i % 2 == 0 && own() % 2 == 0 ? Home::streamed : Home::resident);
+          }
+          engine.set_homes(
+              model, homes, {2 * largest}, [](const std::vector<Home>&) {}, [](const Error& error) { throw error; });
+        }
+      }
+      if (u == 3) return engine.detach(sink);
+      for (const auto& [which, id] : kept) check_same(sink->wait(id), alone[which]);
+      CHECK_EQ(sink->after_end(), 0);
+    });
+  }
+  for (std::thread& user : users) user.join();
+  close_and_wait(engine, model);
+  CHECK(model->counters().steps_ahead > 0u);
+  CHECK_EQ(model->counters().kv_blocks_used.load(), 0u);
+  CHECK_EQ(model->counters().saved_kv_bytes.load(), 0u);
+  CHECK_EQ(model->counters().running.load(), 0u);
+}
