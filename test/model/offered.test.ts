@@ -1,13 +1,13 @@
 /** Tools of which some cannot be held to: the others' calls still are, and theirs take any object. */
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { loadTokenizer, type Tokenizer } from '../../lib/index.ts'
+import { loadTokenizer } from '../../lib/index.ts'
 import { offeredConstraint } from '../../lib/model/offered.ts'
 import type { ChatFormat } from '../../lib/text/chat/format.ts'
 import type { Tool } from '../../lib/text/chat/types.ts'
 import { MODELS } from '../models.ts'
 
-let tokenizer: Tokenizer
+let tokenizer: Awaited<ReturnType<typeof loadTokenizer>>
 beforeAll(async () => {
   tokenizer = await loadTokenizer(join(MODELS, 'demo'))
 })
