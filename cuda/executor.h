@@ -137,6 +137,8 @@ class CudaExecutor final : public Executor, private Holder {
   void run_op(const GateOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const GatherOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const AttendOp& op, const Lowered& lowered, const Scope& scope);
+  void run_op(const RouteOp& op, const Lowered& lowered, const Scope& scope);
+  void run_op(const ExpertsOp& op, const Lowered& lowered, const Scope& scope);
   AttentionArguments attention_arguments(const AttendOp& op) const;
   // What a linear computes: y += or = x W^T, or activations.
   struct Output {

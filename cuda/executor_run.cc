@@ -326,6 +326,14 @@ void CudaExecutor::run_hop(const Held& held, cudaStream_t stream) {
   }
 }
 
+// refusal_of() lets no program with one of these come here.
+void CudaExecutor::run_op(const RouteOp&, const Lowered&, const Scope&) {
+  throw Error(code::kInternal, "a router on a GPU", "report this as a bug");
+}
+void CudaExecutor::run_op(const ExpertsOp&, const Lowered&, const Scope&) {
+  throw Error(code::kInternal, "experts on a GPU", "report this as a bug");
+}
+
 void CudaExecutor::run_move(const Held& held, cudaStream_t stream) {
   auto* there = reinterpret_cast<float*>(held.hop.rows);  // one address on every device, where it is host memory too
   const bool over = held.operation == Operation::hand_over;

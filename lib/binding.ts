@@ -71,7 +71,7 @@ export interface RopeSpec {
   span?: number
 }
 
-export type Activation = 'silu' | 'gelu' | 'geluTanh'
+export type Activation = 'silu' | 'gelu' | 'geluTanh' | 'clampedSwiglu'
 
 /**
  * An operation on rows of values, which are numbered; weights are those of its unit, numbered too. What each computes is
@@ -119,7 +119,33 @@ export type Op =
       rope: number
       scale?: number
       cap?: number
+      sinks?: number
       readsOnly?: boolean
+    }
+  | {
+      op: 'route'
+      in: number
+      out: number
+      experts: number
+      topK: number
+      score: 'softmax' | 'sigmoid'
+      selectBias?: number
+      groups?: number
+      topGroups?: number
+      renormalise?: boolean
+      scale?: number
+    }
+  | {
+      op: 'experts'
+      in: number
+      routes: number
+      out: number
+      /** The first of two an expert: gate and up, then down. */
+      linear: number
+      experts: number
+      activation: Activation
+      alpha?: number
+      limit?: number
     }
 
 export interface LinearShape {
@@ -171,13 +197,17 @@ export interface HeadOrder {
   interleaved: boolean
 }
 
-/** A part of a tensor's `of` rows. */
+/** A part of a tensor's `of` rows: each `step`th from `begin` on. */
 export interface RowRange {
   begin: number
   of: number
+  step?: number
 }
 
-/** How a linear is stored: tensor names, '' where the format has none. See csrc/checkpoint/repack.h. */
+/**
+ * How a linear is stored: tensor names, '' where the format has none; `name[3]` is a part of a tensor. See
+ * csrc/checkpoint/repack.h.
+ */
 export interface LinearSource {
   format: LinearFormat
   weight: string
@@ -202,6 +232,8 @@ export interface LinearSource {
   makeBits: 0 | 4 | 8
   /** Of 4 bits: input features that share a scale; 0: 128. Fewer where their number is no multiple. */
   makeGroup: 0 | 32 | 64 | 128
+  /** Plain: input features are the file's rows. */
+  transposed?: boolean
 }
 
 /** Texts one after the other in UTF-8, and where each ends. */
@@ -232,6 +264,8 @@ export interface VectorSource {
   tensor: string
   /** Stored as what is added to 1. */
   plusOne?: boolean
+  /** Of a norm of heads: the order of their rows. */
+  heads?: HeadOrder
 }
 
 /** Where the weights of a unit of the program come from: one a vector, one a part of each linear. */
@@ -246,6 +280,13 @@ export interface ModelSource {
   /** Names of the embedding tables. */
   tables: string[]
   /** Make 4 or 8 bits of a head of floats while it is repacked; 0: leave it. */
+}
+
+/** Of a unit with a mixture: how many experts it has, how many of them answer a token, bytes of all. */
+export interface NativeExperts {
+  count: number
+  chosen: number
+  bytes: number
 }
 
 export interface NativeUnit {
@@ -263,6 +304,7 @@ export interface NativeUnit {
   bytes: number
   /** The weight types of its matrices, e.g. ['q4', 'q4']. */
   types: readonly WeightType[]
+  experts?: NativeExperts
 }
 
 /** Keys and values of the layers that are kept for as long. */

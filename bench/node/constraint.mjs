@@ -30,20 +30,28 @@ for (const { schema } of files.slice(0, 40)) {
   } catch {}
 }
 
+// In the processor's time, since clocks count what others of the machine do; of all threads, the collector's too.
+const processorMs = () => {
+  const { user, system } = process.cpuUsage()
+  return (user + system) / 1000
+}
 const compileMs = []
+const compileWallMs = []
 const cold = []
 const slowest = []
 let [passed, refusedValid, acceptedInvalid, unsupported] = [0, 0, 0, 0]
 for (const { name, schema, tests } of files) {
   let constraint
   began = performance.now()
+  const processorBegan = processorMs()
   try {
     constraint = addon().createConstraint(compileTask(taskOf(schema)), vocabulary)
   } catch {
     unsupported++
     continue
   } finally {
-    compileMs.push(performance.now() - began)
+    compileMs.push(processorMs() - processorBegan)
+    compileWallMs.push(performance.now() - began)
   }
   let right = true
   for (const { data, valid } of tests) {
@@ -84,6 +92,7 @@ row('schemas refused', unsupported, '')
 row('vocabulary', vocabularyMs, 'ms')
 row('compile p50', at(compile, 0.5), 'ms')
 row('compile p99', at(compile, 0.99), 'ms', '  limit 150')
+row('compile p99 by the clock', at(sorted(compileWallMs), 0.99), 'ms')
 row('mask p50', at(masks, 0.5), 'us', '  limit 40')
 row('mask p99', at(masks, 0.99), 'us', '  limit 500')
 row('mask average', average, 'us')

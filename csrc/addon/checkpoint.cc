@@ -181,6 +181,24 @@ int kv_class_of(const ProgramUnit& unit) {
   return kNone;
 }
 
+// Of a unit with a mixture: how many experts, how many of them answer a row, bytes of all.
+Napi::Value experts_of(Napi::Env at, const Program& program, const ProgramUnit& unit, const UnitLayout& layout) {
+  for (const Op& op : unit.ops) {
+    const auto* experts = std::get_if<ExpertsOp>(&op);
+    if (experts == nullptr) continue;
+    size_t bytes = 0;
+    for (int linear = experts->linear; linear < experts->linear + 2 * experts->experts; linear++) {
+      for (const LinearLayout::Segment& segment : layout.linears[linear].segments) bytes += segment.matrix.bytes;
+    }
+    Napi::Object out = Napi::Object::New(at);
+    out["count"] = Napi::Number::New(at, experts->experts);
+    out["chosen"] = Napi::Number::New(at, program.values[experts->routes] / 2);
+    out["bytes"] = Napi::Number::New(at, static_cast<double>(bytes));
+    return out;
+  }
+  return at.Undefined();
+}
+
 Napi::Value to_js(Napi::Env at, const SlabPlan& plan) {
   const Program& program = plan.source.program;
   Napi::Array units = Napi::Array::New(at, plan.units.size());
@@ -195,6 +213,8 @@ Napi::Value to_js(Napi::Env at, const SlabPlan& plan) {
     item["kvClass"] = Napi::Number::New(at, kv_class_of(unit));
     item["bytes"] = Napi::Number::New(at, static_cast<double>(plan.units[i].bytes));
     item["types"] = types_of(at, plan.units[i]);
+    const Napi::Value experts = experts_of(at, program, unit, plan.units[i]);
+    if (!experts.IsUndefined()) item["experts"] = experts;
     units[i] = item;
   }
   Napi::Array kv = Napi::Array::New(at, program.kv.size());

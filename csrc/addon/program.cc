@@ -101,9 +101,11 @@ RopeSpec rope_spec(const Napi::Object& object) {
 }
 
 Activation activation(const Napi::Object& object) {
-  return one_of<Activation>(
-      object, "activation",
-      {{"silu", Activation::silu}, {"gelu", Activation::gelu}, {"geluTanh", Activation::gelu_tanh}});
+  return one_of<Activation>(object, "activation",
+                            {{"silu", Activation::silu},
+                             {"gelu", Activation::gelu},
+                             {"geluTanh", Activation::gelu_tanh},
+                             {"clampedSwiglu", Activation::clamped_swiglu}});
 }
 
 Op read_op(const Napi::Object& o) {
@@ -147,6 +149,32 @@ Op read_op(const Napi::Object& o) {
   if (kind == "gather") {
     return GatherOp{int_field(o, "table"), int_field(o, "out"), static_cast<float>(number_or(o, "scale", 1))};
   }
+  if (kind == "route") {
+    RouteOp op;
+    op.in = int_field(o, "in");
+    op.out = int_field(o, "out");
+    op.experts = int_field(o, "experts");
+    op.top_k = int_field(o, "topK");
+    op.score = one_of<Score>(o, "score", {{"softmax", Score::softmax}, {"sigmoid", Score::sigmoid}});
+    op.select_bias = int_or(o, "selectBias", kNone);
+    op.groups = int_or(o, "groups", 1);
+    op.top_groups = int_or(o, "topGroups", 1);
+    op.renormalise = bool_or(o, "renormalise", false);
+    op.scale = static_cast<float>(number_or(o, "scale", 1));
+    return op;
+  }
+  if (kind == "experts") {
+    ExpertsOp op;
+    op.in = int_field(o, "in");
+    op.routes = int_field(o, "routes");
+    op.out = int_field(o, "out");
+    op.linear = int_field(o, "linear");
+    op.experts = int_field(o, "experts");
+    op.activation = activation(o);
+    op.alpha = static_cast<float>(number_or(o, "alpha", 1));
+    op.limit = static_cast<float>(number_or(o, "limit", 0));
+    return op;
+  }
   if (kind != "attend") throw wrong("operation", kind);
   AttendOp op;
   op.qkv = int_field(o, "qkv");
@@ -159,6 +187,7 @@ Op read_op(const Napi::Object& o) {
   op.rope = int_field(o, "rope");
   op.scale = static_cast<float>(number_or(o, "scale", 0));
   op.cap = static_cast<float>(number_or(o, "cap", 0));
+  op.sinks = int_or(o, "sinks", kNone);
   op.reads_only = bool_or(o, "readsOnly", false);
   return op;
 }
@@ -167,6 +196,12 @@ std::vector<Op> ops(const Napi::Object& object, const char* name) {
   std::vector<Op> out;
   for_objects(object, name, [&](const Napi::Object& op) { out.push_back(read_op(op)); });
   return out;
+}
+
+HeadOrder head_order(const Napi::Object& object) {
+  if (!has(object, "heads")) return {};
+  const Napi::Object heads = object_field(object, "heads");
+  return {int_field(heads, "headDim"), int_field(heads, "rotary"), bool_field(heads, "interleaved")};
 }
 
 LinearSource linear_source(const Napi::Object& object) {
@@ -194,13 +229,11 @@ LinearSource linear_source(const Napi::Object& object) {
   source.global_divides = bool_field(object, "globalDivides");
   source.make_bits = int_field(object, "makeBits");
   source.make_group = int_field(object, "makeGroup");
-  if (has(object, "heads")) {
-    const Napi::Object heads = object_field(object, "heads");
-    source.heads = {int_field(heads, "headDim"), int_field(heads, "rotary"), bool_field(heads, "interleaved")};
-  }
+  source.transposed = bool_or(object, "transposed", false);
+  source.heads = head_order(object);
   if (has(object, "rows")) {
     const Napi::Object rows = object_field(object, "rows");
-    source.rows = {int_field(rows, "begin"), int_field(rows, "of")};
+    source.rows = {int_field(rows, "begin"), int_field(rows, "of"), int_or(rows, "step", 1)};
   }
   return source;
 }
@@ -241,7 +274,7 @@ ModelSource model_source(const Napi::Object& object) {
   for_objects(object, "units", [&](const Napi::Object& item) {
     UnitSource unit;
     for_objects(item, "vectors", [&](const Napi::Object& vector) {
-      unit.vectors.push_back({string_field(vector, "tensor"), bool_or(vector, "plusOne", false)});
+      unit.vectors.push_back({string_field(vector, "tensor"), bool_or(vector, "plusOne", false), head_order(vector)});
     });
     const Napi::Array linears = array_field(item, "linears");
     for (uint32_t i = 0; i < linears.Length(); i++) {

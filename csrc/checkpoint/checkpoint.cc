@@ -1,5 +1,7 @@
 #include "checkpoint/checkpoint.h"
 
+#include <charconv>
+
 #include "checkpoint/gguf.h"
 #include "checkpoint/mapped_file.h"
 #include "checkpoint/messages.h"
@@ -56,7 +58,29 @@ Checkpoint::~Checkpoint() = default;
 
 const Tensor* Checkpoint::find(const std::string& name) const {
   const auto at = by_name_.find(name);
-  return at == by_name_.end() ? nullptr : &tensors_[at->second];
+  return at == by_name_.end() ? find_slice(name) : &tensors_[at->second];
+}
+
+const Tensor* Checkpoint::find_slice(const std::string& name) const {
+  const size_t bracket = name.rfind('[');
+  if (bracket == std::string::npos || name.back() != ']') return nullptr;
+  const auto whole = by_name_.find(name.substr(0, bracket));
+  int64_t index = -1;
+  const char* end = name.data() + name.size() - 1;
+  const auto [stop, failed] = std::from_chars(name.data() + bracket + 1, end, index);
+  if (whole == by_name_.end() || stop != end || failed != std::errc()) return nullptr;
+  const Tensor& tensor = tensors_[whole->second];
+  if (tensor.shape.size() < 2 || index < 0 || index >= tensor.shape[0]) return nullptr;
+  std::lock_guard lock(mutex_);
+  const auto [at, inserted] = slices_.try_emplace(name, tensor);
+  if (inserted) {
+    Tensor& slice = at->second;
+    slice.name = name;
+    slice.bytes = tensor.bytes / static_cast<uint64_t>(tensor.shape[0]);
+    slice.offset += static_cast<uint64_t>(index) * slice.bytes;
+    slice.shape.erase(slice.shape.begin());
+  }
+  return &at->second;
 }
 
 const Tensor& Checkpoint::require(const std::string& name) const {

@@ -1,6 +1,7 @@
 #pragma once
 // A checkpoint: one or several files of tensors, mapped read-only, whatever their format.
 #include <memory>
+#include <mutex>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -32,7 +33,8 @@ class Checkpoint {
   ~Checkpoint();
 
   const std::vector<Tensor>& tensors() const { return tensors_; }
-  const Tensor* find(const std::string& name) const;     // nullptr if absent
+  // nullptr if absent. `name[3]`: the fourth along the first dimension of the tensor `name`, as one of its own.
+  const Tensor* find(const std::string& name) const;
   const Tensor& require(const std::string& name) const;  // CHECKPOINT_INVALID if absent
   const std::string& path_of(const Tensor& tensor) const { return paths_[tensor.file]; }
   bool is_gguf(const Tensor& tensor) const;
@@ -45,11 +47,16 @@ class Checkpoint {
   void prefetch(const Tensor& tensor) const;
 
  private:
+  const Tensor* find_slice(const std::string& name) const;
+
   struct Mapping;
   std::vector<std::string> paths_;
   std::vector<std::unique_ptr<Mapping>> mappings_;
   std::vector<Tensor> tensors_;
   std::unordered_map<std::string, size_t> by_name_;
+  // Parts of tensors that were asked for; addresses stay.
+  mutable std::mutex mutex_;
+  mutable std::unordered_map<std::string, Tensor> slices_;
 };
 
 }  // namespace millrace

@@ -97,7 +97,12 @@ E2m1Reader::E2m1Reader(const Checkpoint& checkpoint, const LinearSource& source,
     throw_unsupported(format("%s: expected a multiple of %d input features, by which %s scales them, found %d",
                              describe(checkpoint, weight).c_str(), code_.group, name_of(type), k));
   }
-  require_tensor(checkpoint, source.weight, {DType::u8}, {n, k / 2});
+  // gpt-oss has the bytes of a scale in a dimension of their own.
+  if (weight.shape.size() == 3) {
+    require_tensor(checkpoint, source.weight, {DType::u8}, {n, k / code_.group, code_.group / 2});
+  } else {
+    require_tensor(checkpoint, source.weight, {DType::u8}, {n, k / 2});
+  }
   scales_ = &require_tensor(checkpoint, source.scales, {scales}, {n, k / code_.group});
   k_stored_ = k;
   data_ = checkpoint.data(weight);

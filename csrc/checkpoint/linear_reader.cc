@@ -49,6 +49,7 @@ namespace {
 
 std::unique_ptr<LinearReader> open_plain(const Checkpoint& checkpoint, const LinearSource& source, int n, int k,
                                          const VectorSource& norm) {
+  if (source.transposed) return std::make_unique<TransposedReader>(checkpoint, source, n, k);
   const Tensor& weight = require_weight(checkpoint, source.weight, n, k);
   if (is_packed(weight.dtype)) return open_packed(checkpoint, weight, n, k);
   // Rows of half words have no 4-bit code.
@@ -83,7 +84,9 @@ std::unique_ptr<LinearReader> open_as_stored(const Checkpoint& checkpoint, const
 std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k,
                                           const VectorSource& norm) {
   const RowRange& rows = source.rows;
-  if (rows.begin < 0 || rows.of < 0 || (rows.of != 0 && int64_t{rows.begin} + n > rows.of)) {
+  const int64_t last = rows.begin + (int64_t{n} - 1) * rows.step;
+  if (rows.begin < 0 || rows.of < 0 || rows.step < 1 || (rows.of != 0 && last >= rows.of) ||
+      (rows.step != 1 && source.heads.head_dim != 0)) {
     throw Error(code::kInvalidArgument,
                 format("%d output features from %d on, of a tensor of %d", n, rows.begin, rows.of),
                 "name a range that the tensor has");
@@ -107,6 +110,9 @@ VectorSource norm_before(const ModelSource& source, int u, int linear) {
     } else if (const auto* found_linear = std::get_if<LinearOp>(&op);
                found_linear != nullptr && found_linear->linear == linear) {
       return found_linear->in == of ? found : VectorSource{};
+    } else if (const auto* experts = std::get_if<ExpertsOp>(&op);
+               experts != nullptr && linear >= experts->linear && linear < experts->linear + 2 * experts->experts) {
+      return experts->in == of && (linear - experts->linear) % 2 == 0 ? found : VectorSource{};
     }
   }
   return {};

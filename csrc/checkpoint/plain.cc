@@ -1,6 +1,7 @@
 #include "checkpoint/plain.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "checkpoint/messages.h"
 #include "core/half.h"
@@ -29,6 +30,28 @@ const std::byte* PlainReader::elements(int n, int begin, int, std::byte*) const 
 
 void PlainReader::refuse_not_finite(int begin, int end) const {
   refuse_not_finite_rows(checkpoint_, weight_, begin, end);
+}
+
+TransposedReader::TransposedReader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k)
+    : LinearReader(n, k),
+      checkpoint_(checkpoint),
+      weight_(require_tensor(checkpoint, source.weight, {DType::f16, DType::bf16, DType::f32}, {k, n})),
+      data_(checkpoint.data(weight_)) {
+  code_ = code_of(weight_.dtype);
+  k_stored_ = static_cast<int>(round_up(static_cast<size_t>(k), kTileK));
+  tensors_ = {&weight_};
+}
+
+const std::byte* TransposedReader::elements(int n, int begin, int end, std::byte* scratch) const {
+  const size_t bytes = element_bytes(code_.type), stride = static_cast<size_t>(n_) * bytes;
+  const std::byte* from = data_ + static_cast<size_t>(begin) * stride + static_cast<size_t>(n) * bytes;
+  std::byte* to = scratch;
+  for (int i = begin; i < end; i++, from += stride, to += bytes) std::memcpy(to, from, bytes);
+  return scratch;
+}
+
+void TransposedReader::refuse_not_finite(int, int) const {
+  refuse_not_finite_rows(checkpoint_, weight_, 0, k_);
 }
 
 void refuse_not_finite_rows(const Checkpoint& checkpoint, const Tensor& tensor, int64_t begin, int64_t end) {

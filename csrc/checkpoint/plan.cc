@@ -3,6 +3,7 @@
 #include "checkpoint/linear_reader.h"
 #include "checkpoint/messages.h"
 #include "checkpoint/repack.h"
+#include "checkpoint/rows.h"
 #include "core/memory.h"
 
 namespace millrace {
@@ -63,6 +64,7 @@ UnitLayout plan_unit(const Checkpoint& checkpoint, const ModelSource& source, in
   SlabBuilder builder;
   for (size_t i = 0; i < unit.vectors.size(); i++) {
     require_floats(checkpoint, source.units[u].vectors[i].tensor, unit.vectors[i]);
+    check_heads(source.units[u].vectors[i].heads, unit.vectors[i]);
     layout.vectors.push_back(builder.floats(static_cast<size_t>(unit.vectors[i])));
   }
   for (size_t i = 0; i < unit.linears.size(); i++) {

@@ -381,6 +381,12 @@ class Repacker {
   void write_vector(const Tensor& tensor, const VectorSource& source, int width, std::byte* to) {
     auto* floats = reinterpret_cast<float*>(to);
     read_floats(checkpoint_, tensor, floats);
+    if (source.heads.head_dim != 0) {
+      LinearSource order;
+      order.heads = source.heads;
+      const std::vector<float> stored(floats, floats + width);
+      for (int i = 0; i < width; i++) floats[i] = stored[static_cast<size_t>(row_of(order, i))];
+    }
     if (source.plus_one) {
       for (int i = 0; i < width; i++) floats[i] += 1.0f;
     }

@@ -28,13 +28,16 @@ struct HeadOrder {
   bool interleaved = false;
 };
 
-// Of a tensor that holds several linears' output features: those of this one begin at `begin`. of = 0: they are all.
+// Of a tensor that holds several linears' output features: those of this one are each `step`th from `begin` on. of = 0:
+// they are all.
 struct RowRange {
   int begin = 0;
   int of = 0;
+  int step = 1;
 };
 
-// One linear of the checkpoint, by tensor names; empty where the format has none.
+// One linear of the checkpoint, by tensor names; empty where the format has none. name[3] is the fourth along the first
+// dimension of a tensor that holds several linears' (checkpoint.h).
 struct LinearSource {
   LinearFormat format = LinearFormat::plain;
   std::string
@@ -56,12 +59,14 @@ struct LinearSource {
   RowRange rows;                // of weight and bias
   int make_bits = 0;            // plain floats are made 4 or 8 bits while they are repacked; 0: they stay
   int make_group = 0;           // of 4 bits, in input features, 128 at most; 0: 128. Smaller where k is no multiple
+  bool transposed = false;      // plain: [k, n] in the file
 };
 
 // A float32 vector of a unit: a norm's weights.
 struct VectorSource {
   std::string tensor;     // [width]
   bool plus_one = false;  // stored as what is added to 1
+  HeadOrder heads;        // of a norm of such heads, whose weights lie as the heads' rows do
 };
 
 // Where the weights of a unit come from: one source a vector, and one a part of each linear.

@@ -6,7 +6,7 @@ namespace millrace {
 
 int row_of(const LinearSource& source, int feature) {
   const HeadOrder& heads = source.heads;
-  if (heads.head_dim == 0) return source.rows.begin + feature;
+  if (heads.head_dim == 0) return source.rows.begin + feature * source.rows.step;
   const int within = feature % heads.head_dim, half = heads.head_dim / 2, turning = heads.rotary / 2;
   const int pair = within % half, side = within / half;
   int row;
@@ -18,15 +18,18 @@ int row_of(const LinearSource& source, int feature) {
   return source.rows.begin + feature - within + row;
 }
 
-RowsReader::RowsReader(std::unique_ptr<LinearReader> inner, const LinearSource& source, int n)
-    : LinearReader(n, inner->k()), inner_(std::move(inner)), source_(source) {
-  const HeadOrder& heads = source_.heads;
+void check_heads(const HeadOrder& heads, int n) {
   if (heads.head_dim != 0 && (heads.head_dim < 0 || heads.head_dim % 2 != 0 || heads.rotary < 2 ||
-                              heads.rotary % 2 != 0 || heads.rotary > heads.head_dim || n_ % heads.head_dim != 0)) {
+                              heads.rotary % 2 != 0 || heads.rotary > heads.head_dim || n % heads.head_dim != 0)) {
     throw Error(code::kInvalidArgument,
-                format("%d output features in heads of %d, of which %d are rotated", n_, heads.head_dim, heads.rotary),
+                format("%d output features in heads of %d, of which %d are rotated", n, heads.head_dim, heads.rotary),
                 "give a head size that divides the output features, and an even part of it");
   }
+}
+
+RowsReader::RowsReader(std::unique_ptr<LinearReader> inner, const LinearSource& source, int n)
+    : LinearReader(n, inner->k()), inner_(std::move(inner)), source_(source) {
+  check_heads(source_.heads, n_);
   code_ = inner_->code();
   k_stored_ = inner_->k_stored();
   permutation_ = inner_->permutation();

@@ -8,6 +8,9 @@ namespace millrace {
 // The file's row of output feature `feature`.
 int row_of(const LinearSource& source, int feature);
 
+// Throws INVALID_ARGUMENT where `n` rows are no such heads.
+void check_heads(const HeadOrder& heads, int n);
+
 class RowsReader : public LinearReader {
  public:
   // `inner` has all rows of the tensors, this reader `n` of them.
@@ -18,12 +21,13 @@ class RowsReader : public LinearReader {
   void read_span(int span, int column, int count, SpanField* out) const override;
   const std::byte* elements(int n, int begin, int end, std::byte* scratch) const override;
   void refuse_not_finite(int begin, int end) const override;
-  bool by_rows() const override { return inner_->by_rows(); }
+  // Rows between are another linear's.
+  bool by_rows() const override { return inner_->by_rows() && source_.rows.step == 1; }
   int first_row() const override { return source_.rows.begin; }
   ErrorSums errors() const override { return inner_->errors(); }
 
  private:
-  bool in_order() const { return source_.heads.head_dim == 0; }
+  bool in_order() const { return source_.heads.head_dim == 0 && source_.rows.step == 1; }
   std::unique_ptr<LinearReader> inner_;
   LinearSource source_;
 };

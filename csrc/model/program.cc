@@ -16,6 +16,7 @@ constexpr int kMostWidth = 1 << 20;
 constexpr int kMostLayers = 1 << 12;
 constexpr int kMostUnits = 4 * kMostLayers;
 constexpr int kMostPositions = 1 << 27;
+constexpr int kMostExperts = 1 << 12;
 
 class Checker {
  public:
@@ -93,6 +94,7 @@ class Checker {
     where_ = unit.name;
     vector_uses_.assign(unit.vectors.size(), 0);
     linear_uses_.assign(unit.linears.size(), 0);
+    routed_.assign(p_.values.size(), 0);
     for (const int width : unit.vectors) within("a norm", width, 1, kMostWidth);
     for (const LinearShape& linear : unit.linears) {
       within("input features", linear.k, 1, kMostWidth);
@@ -112,6 +114,8 @@ class Checker {
       require(is_logits(access.writes) <= unit.head, "logits before the head");
       std::visit([&](const auto& one) { check_op(unit, one); }, op);
       written_[access.writes] = true;
+      const auto* route = std::get_if<RouteOp>(&op);
+      routed_[access.writes] = route == nullptr ? 0 : route->experts;
     }
     for (const int uses : vector_uses_) require(uses == 1, "uses of a vector");
     for (const int uses : linear_uses_) require(uses == 1, "uses of a linear");
@@ -160,8 +164,10 @@ class Checker {
     const LinearShape& linear = unit.linears[op.linear];
     require(linear.glu && linear.parts[0] == linear.parts[1] && linear.parts[0] == width(op.out) && op.in != op.out,
             "gate and up");
+    require(op.activation != Activation::clamped_swiglu, "an activation");
   }
   void check_op(const ProgramUnit&, const GateOp& op) {
+    require(op.activation != Activation::clamped_swiglu, "an activation");
     require(width(op.in) == width(op.out) && columns(op.by, op.begin, width(op.in)), "a gate's columns");
   }
   void check_op(const ProgramUnit&, const GatherOp& op) {
@@ -189,6 +195,37 @@ class Checker {
     appended = true;
     require(index(op.rope, p_.ropes) && p_.ropes[op.rope].head_dim == op.head_dim, "a rotary embedding");
     require(op.scale >= 0 && std::isfinite(op.scale) && op.cap >= 0 && std::isfinite(op.cap), "an attention's scale");
+    if (op.sinks != kNone) use_vector(unit, op.sinks, op.heads);
+  }
+  void check_op(const ProgramUnit& unit, const RouteOp& op) {
+    within("experts", op.experts, 1, kMostExperts);
+    within("num_experts_per_tok", op.top_k, 1, op.experts);
+    within("n_group", op.groups, 1, op.experts);
+    within("topk_group", op.top_groups, 1, op.groups);
+    require(op.experts % op.groups == 0 && (op.groups == 1 || op.experts >= 2 * op.groups) &&
+                op.top_k <= op.experts / op.groups * op.top_groups,
+            "groups of experts");
+    require(op.in != op.out && width(op.in) == op.experts && width(op.out) == 2 * op.top_k && std::isfinite(op.scale),
+            "a router's logits");
+    if (op.select_bias != kNone) use_vector(unit, op.select_bias, op.experts);
+  }
+  void check_op(const ProgramUnit& unit, const ExpertsOp& op) {
+    require(op.experts >= 1 && routed_[op.routes] == op.experts, "routes");
+    require(op.in != op.out && op.routes != op.out, "an expert's input");
+    for (int expert = 0; expert < op.experts; expert++) {
+      use_linear(unit, op.gate_up(expert), op.in);
+      const LinearShape& gate_up = unit.linears[op.gate_up(expert)];
+      require(
+          gate_up.glu && gate_up.parts[0] == gate_up.parts[1] && gate_up.parts[0] == unit.linears[op.linear].parts[0],
+          "gate and up of an expert");
+      require(index(op.down(expert), unit.linears), "experts");
+      const LinearShape& down = unit.linears[op.down(expert)];
+      require(down.k == gate_up.parts[0] && down.n() == width(op.out) && !down.glu, "down of an expert");
+      linear_uses_[op.down(expert)]++;
+    }
+    require(op.activation == Activation::silu || (op.activation == Activation::clamped_swiglu && op.limit > 0 &&
+                                                  std::isfinite(op.limit) && std::isfinite(op.alpha)),
+            "an expert's activation");
   }
 
   const Program& p_;
@@ -196,6 +233,7 @@ class Checker {
   std::vector<bool> written_;
   std::vector<std::vector<bool>> appended_;  // of each class, layers
   std::vector<int> vector_uses_, linear_uses_;
+  std::vector<int> routed_;  // of each value the experts that its routes choose from; 0: it has none
 };
 
 }  // namespace
@@ -215,6 +253,8 @@ Access access_of(const Op& op) {
     Access operator()(const GateOp& o) const { return {{o.in, o.by}, o.out, false}; }
     Access operator()(const GatherOp& o) const { return {{}, o.out, false}; }
     Access operator()(const AttendOp& o) const { return {{o.qkv}, o.out, false}; }
+    Access operator()(const RouteOp& o) const { return {{o.in}, o.out, false}; }
+    Access operator()(const ExpertsOp& o) const { return {{o.in, o.routes}, o.out, false}; }
   };
   return std::visit(Visitor{}, op);
 }

@@ -17,7 +17,8 @@ namespace millrace {
 inline constexpr int kResidual = 0;
 inline constexpr int kNone = -1;
 
-enum class Activation : uint8_t { silu, gelu, gelu_tanh };
+// clamped_swiglu (gpt-oss), of experts alone: with gate and up cut to a limit, gate * sigmoid(alpha * gate) * (up + 1).
+enum class Activation : uint8_t { silu, gelu, gelu_tanh, clamped_swiglu };
 
 // out = RMSNorm(in), or LayerNorm with `mean`, of `groups` groups of `width` columns each, times weights [width] (none:
 // 1), plus biases. With `add` that is added to `out`. Columns begin at `begin` in both.
@@ -80,6 +81,8 @@ struct AttendOp {
   int rope = 0;                    // of Program::ropes
   float scale = 0;                 // of scores; 0: 1 / sqrt(head_dim)
   float cap = 0;                   // of scores: cap * tanh(score / cap); 0: none
+  // A vector of the unit [heads]: scores of a position that every row sees and that has no value.
+  int sinks = kNone;
   // Keys and values are those that an operation before it has appended; `qkv` has query heads alone.
   bool reads_only = false;
 
@@ -88,13 +91,41 @@ struct AttendOp {
   int qkv_width() const { return query_width() + (reads_only ? 0 : 2 * kv_width()); }
 };
 
-using Op = std::variant<NormOp, ScaleOp, AddOp, LinearOp, GluOp, GateOp, GatherOp, AttendOp>;
+enum class Score : uint8_t { softmax, sigmoid };
+
+// Chooses experts by a router's logits. out: [top_k] numbers of the chosen, the highest score first and of equal scores
+// the lowest number, then [top_k] weights, their scores.
+struct RouteOp {
+  int in = 0, out = 0;
+  int experts = 0, top_k = 0;
+  Score score = Score::softmax;  // over all experts
+  int select_bias = kNone;       // a vector of the unit [experts], added to scores for the choice alone
+  // Of so many groups of experts those may be chosen from whose two best scores have the highest sums.
+  int groups = 1, top_groups = 1;
+  bool renormalise = false;  // weights are divided by their sum,
+  float scale = 1;           // and multiplied by this
+};
+
+// out = sum over the chosen experts, in the order of `routes`, of weight * down(glu(in)). Expert e has two linears of
+// the unit, one after the other from linear + 2 e on: gate and up, then down. They lie together in the slab, so that an
+// expert is an address.
+struct ExpertsOp {
+  int in = 0, routes = 0, out = 0;
+  int linear = 0, experts = 0;
+  Activation activation = Activation::silu;
+  float alpha = 1, limit = 0;  // of clamped_swiglu
+
+  int gate_up(int expert) const { return linear + 2 * expert; }
+  int down(int expert) const { return linear + 2 * expert + 1; }
+};
+
+using Op = std::variant<NormOp, ScaleOp, AddOp, LinearOp, GluOp, GateOp, GatherOp, AttendOp, RouteOp, ExpertsOp>;
 
 // Output features of several matrices side by side over one input.
 struct LinearShape {
   int k = 0;
   std::vector<int> parts;  // output features of each
-  bool glu = false;        // two parts, gate and up, of a GluOp: one matrix where they can be
+  bool glu = false;        // two parts, gate and up, of a GluOp or an expert: one matrix where they can be
   int n() const;
 };
 

@@ -35,8 +35,10 @@ std::optional<std::string> refusal_of(const DeviceFacts& device, const Program& 
   if (auto refused = refusal_of(device)) return refused;
   for (const ProgramUnit& unit : program.units) {
     for (const Op& op : unit.ops) {
+      if (std::holds_alternative<ExpertsOp>(op)) return "mixtures of experts have no kernels for GPUs yet";
       const auto* attend = std::get_if<AttendOp>(&op);
       if (attend == nullptr) continue;
+      if (attend->sinks != kNone) return "attention with sinks has no kernels for GPUs yet";
       const AttentionShape attention{attend->heads, attend->kv_heads, attend->head_dim};
       bool attends = true;
       for (int rows = 1; rows <= kDecodeRows; rows *= 2) {

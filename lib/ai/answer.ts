@@ -8,7 +8,7 @@ import type {
   SharedV3Warning,
 } from '@ai-sdk/provider'
 import type { FinishReason, Generation, GenerationChunk, GenerationResult } from '../model/generation.ts'
-import type { Part } from '../text/chat/parser.ts'
+import type { Part } from '../text/chat/parts.ts'
 
 type Answer = AsyncIterable<GenerationChunk> & Pick<Generation, 'result' | 'cancel'>
 type AnswerPart = Exclude<Part, { type: 'finish' }>

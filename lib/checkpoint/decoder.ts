@@ -3,6 +3,7 @@
  * architecture says in a DecoderShape what it does otherwise.
  */
 import type { Activation, HeadOrder, RopeSpec } from '../binding.ts'
+import { buildMixture, type MixtureShape } from './mixture.ts'
 import { type AttendOp, type LinearPart, type NamedProgram, ProgramBuilder, type UnitBuilder } from './program.ts'
 
 /** Names of modules within a layer. */
@@ -58,6 +59,10 @@ export interface LayerShape {
   keyIsValue?: boolean
   /** The layer whose keys and values it reads, having none of its own. */
   sharesKv?: number
+  /** Name of a score for each query head that joins those of the positions and has no value. */
+  sinks?: string
+  /** In the place of the feed-forward. */
+  mixture?: MixtureShape
   /** One matrix that holds query, key and value, or gate and up, one after the other. */
   fused?: { qkv?: string; gateUp?: string }
 }
@@ -193,7 +198,7 @@ export class DecoderLayer {
   }
 
   attention(unit: UnitBuilder, from: number): void {
-    const { heads, kvHeads, headDim, window, rope, scale, cap, queryGrowth, sharesKv } = this.#shape
+    const { heads, kvHeads, headDim, window, rope, scale, cap, queryGrowth, sharesKv, sinks } = this.#shape
     const [queries, keys] = [heads * headDim, kvHeads * headDim]
     const readsOnly = sharesKv !== undefined
     const qkv = readsOnly ? this.#builder.value('query', queries) : this.#builder.value('qkv', queries + 2 * keys)
@@ -215,13 +220,19 @@ export class DecoderLayer {
       rope: this.#builder.rope(rope),
       ...(scale === undefined ? {} : { scale }),
       ...(cap === undefined ? {} : { cap }),
+      ...(sinks === undefined ? {} : { sinks: unit.vector(`${this.#prefix}.${sinks}`, heads) }),
       ...(readsOnly ? { readsOnly } : {}),
     })
     this.#add(unit, attended, this.#part('output', this.#model.hidden), this.#model.norms.afterAttention)
   }
 
   feedForward(unit: UnitBuilder, from: number): void {
-    const { intermediate, activation, fused } = this.#shape
+    const { intermediate, activation, fused, mixture } = this.#shape
+    if (mixture) {
+      const mixed = buildMixture(this.#builder, unit, from, this.#prefix, mixture, this.#model.hidden)
+      this.#addValue(unit, mixed, this.#model.norms.afterFeedForward)
+      return
+    }
     const activated = this.#builder.value('activated', intermediate)
     const both = fused?.gateUp
     const half = (part: 'gate' | 'up', at: number): LinearPart =>
@@ -258,10 +269,8 @@ export class DecoderLayer {
   }
 
   #qkv(queries: number, keys: number): LinearPart[] {
-    const { headDim, rope, interleaved = false, keyIsValue = false, fused, biases } = this.#shape
-    const whole = rope.rotary === headDim || rope.span !== undefined
-    const inOrder = rope.rotary === 0 || (!interleaved && whole)
-    const heads: HeadOrder | undefined = inOrder ? undefined : { headDim, rotary: rope.rotary, interleaved }
+    const { keyIsValue = false, fused, biases } = this.#shape
+    const heads = this.#headOrder()
     const of = queries + 2 * keys
     const rows = (begin: number) => ({ begin, of })
     const all = fused?.qkv
@@ -280,16 +289,26 @@ export class DecoderLayer {
     ]
   }
 
+  /** Of the rows of query and key, where it is not that of the kernels. */
+  #headOrder(): HeadOrder | undefined {
+    const { headDim, rope, interleaved = false } = this.#shape
+    const whole = rope.rotary === headDim || rope.span !== undefined
+    const inOrder = rope.rotary === 0 || (!interleaved && whole)
+    return inOrder ? undefined : { headDim, rotary: rope.rotary, interleaved }
+  }
+
   #headNorms(unit: UnitBuilder, qkv: number, queries: number, keys: number): void {
     const { headNorms, heads, kvHeads, headDim, valueNorm, sharesKv } = this.#shape
     if (headNorms === 'none') return
     const whole = headNorms === 'whole'
     const { plusOne = false } = this.#model
+    const order = this.#headOrder()
     const weight = (name: string) => `${this.#prefix}.${name}.weight`
     unit.norm(qkv, qkv, weight(this.#modules.queryNorm), {
       width: whole ? queries : headDim,
       groups: whole ? 1 : heads,
       plusOne,
+      heads: order,
     })
     if (sharesKv !== undefined) return
     unit.norm(qkv, qkv, weight(this.#modules.keyNorm), {
@@ -297,6 +316,7 @@ export class DecoderLayer {
       width: whole ? keys : headDim,
       groups: whole ? 1 : kvHeads,
       plusOne,
+      heads: order,
     })
     if (valueNorm) unit.norm(qkv, qkv, undefined, { begin: queries + keys, width: headDim, groups: kvHeads })
   }
@@ -309,7 +329,12 @@ export class DecoderLayer {
     }
     const projected = this.#builder.value('projected', this.#model.hidden)
     unit.linear(from, projected, [part])
-    const { plusOne = false, layerNorm: mean = false } = this.#model
-    unit.norm(projected, 0, `${this.#prefix}.${norm}.weight`, { plusOne, mean, add: true })
+    this.#addValue(unit, projected, norm)
+  }
+
+  #addValue(unit: UnitBuilder, value: number, norm: string | undefined): void {
+    const { plusOne = false, layerNorm: mean = false, residualScale: scale = 1 } = this.#model
+    if (norm === undefined) unit.op({ op: 'add', in: value, out: 0, ...(scale === 1 ? {} : { scale }) })
+    else unit.norm(value, 0, `${this.#prefix}.${norm}.weight`, { plusOne, mean, add: true })
   }
 }

@@ -23,6 +23,26 @@ export interface LinearPart {
   bias?: boolean
   heads?: HeadOrder | undefined
   rows?: RowRange | undefined
+  /** A router's: whatever is made of other floats, it stays. */
+  stays?: boolean
+  /** Of an expert: tensors of all experts, of which files have the first that there is where they do not have `module`. */
+  stacks?: readonly ExpertStack[] | undefined
+}
+
+/** A tensor of all experts: `<module>.weight`, or `<module>` itself, or what a quantised one has in its place. */
+export interface ExpertStack {
+  module: string
+  index: number
+  rows?: RowRange
+  /** Of floats: input features come before output features. */
+  transposed?: boolean
+}
+
+/** The matrices of one expert. */
+export interface ExpertParts {
+  gate: LinearPart
+  up: LinearPart
+  down: LinearPart
 }
 
 /** Names of what a unit's weights are made of, in the order of the program's. */
@@ -49,9 +69,11 @@ export interface NormOptions {
   /** To be added to `out`. */
   add?: boolean
   plusOne?: boolean
+  heads?: HeadOrder | undefined
 }
 
 export type AttendOp = Extract<Op, { op: 'attend' }>
+export type ExpertsOp = Extract<Op, { op: 'experts' }>
 
 export class ProgramBuilder {
   readonly #program: Program
@@ -143,14 +165,23 @@ export class UnitBuilder {
     this.#unit.ops.push(op)
   }
 
-  vector(tensor: string, width: number, plusOne = false): number {
-    this.#names.vectors.push({ tensor, ...(plusOne ? { plusOne } : {}) })
+  vector(tensor: string, width: number, plusOne = false, heads?: HeadOrder): number {
+    this.#names.vectors.push({ tensor, ...(plusOne ? { plusOne } : {}), ...(heads ? { heads } : {}) })
     return this.#unit.vectors.push(width) - 1
   }
 
   /** `tensor`: the weights' name; undefined where there are none. */
   norm(from: number, to: number, tensor: string | undefined, options: NormOptions = {}): void {
-    const { begin, width = this.#of.width(from), groups, mean, add, plusOne, epsilon = this.#of.epsilon } = options
+    const {
+      begin,
+      width = this.#of.width(from),
+      groups,
+      mean,
+      add,
+      plusOne,
+      heads,
+      epsilon = this.#of.epsilon,
+    } = options
     this.op({
       op: 'norm',
       in: from,
@@ -158,7 +189,7 @@ export class UnitBuilder {
       ...(begin ? { begin } : {}),
       width,
       ...(groups ? { groups } : {}),
-      ...(tensor === undefined ? {} : { weight: this.vector(tensor, width, plusOne) }),
+      ...(tensor === undefined ? {} : { weight: this.vector(tensor, width, plusOne, heads) }),
       epsilon,
       ...(mean ? { mean } : {}),
       ...(add ? { add } : {}),
@@ -166,11 +197,33 @@ export class UnitBuilder {
   }
 
   linear(from: number, to: number, parts: LinearPart[], { add = false } = {}): void {
-    this.op({ op: 'linear', in: from, out: to, linear: this.#weights(from, parts), ...(add ? { add } : {}) })
+    this.op({
+      op: 'linear',
+      in: from,
+      out: to,
+      linear: this.#weights(this.#of.width(from), parts),
+      ...(add ? { add } : {}),
+    })
   }
 
   glu(from: number, to: number, gate: LinearPart, up: LinearPart, activation: Activation): void {
-    this.op({ op: 'glu', in: from, out: to, linear: this.#weights(from, [gate, up], true), activation })
+    this.op({ op: 'glu', in: from, out: to, linear: this.#weights(this.#of.width(from), [gate, up], true), activation })
+  }
+
+  /** `to`: the weighted sum of the experts that `routes` names. */
+  experts(
+    from: number,
+    routes: number,
+    to: number,
+    experts: readonly ExpertParts[],
+    options: Pick<ExpertsOp, 'activation' | 'alpha' | 'limit'>,
+  ): void {
+    const linear = this.#unit.linears.length
+    for (const { gate, up, down } of experts) {
+      this.#weights(this.#of.width(from), [gate, up], true)
+      this.#weights(gate.n, [down])
+    }
+    this.op({ op: 'experts', in: from, routes, out: to, linear, experts: experts.length, ...options })
   }
 
   /** The residual stream += scale * a linear of `from`. */
@@ -184,9 +237,9 @@ export class UnitBuilder {
     this.op({ op: 'add', in: projected, out: 0, scale })
   }
 
-  #weights(from: number, parts: LinearPart[], glu = false): number {
+  #weights(k: number, parts: LinearPart[], glu = false): number {
     this.#names.linears.push(parts)
-    const shape: LinearShape = { k: this.#of.width(from), parts: parts.map(({ n }) => n), ...(glu ? { glu } : {}) }
+    const shape: LinearShape = { k, parts: parts.map(({ n }) => n), ...(glu ? { glu } : {}) }
     return this.#unit.linears.push(shape) - 1
   }
 }

@@ -5,7 +5,12 @@ import type { MadeWeights } from '../options/model.ts'
 import type { ModelConfig } from './config.ts'
 import { EMBEDDING, HEAD } from './decoder.ts'
 import type { LinearPart } from './program.ts'
-import { moduleSettings, type Quantisation, type UniformQuantisation } from './quantisation/index.ts'
+import {
+  type ModuleSettings,
+  moduleSettings,
+  type Quantisation,
+  type UniformQuantisation,
+} from './quantisation/index.ts'
 import type { Aliases } from './quantisation/modules.ts'
 
 /** What a linear is stored as, by the format's name of the packed weights. */
@@ -39,7 +44,7 @@ export function makeSource(
   // The settings say how a linear is packed and which ones never are; which of the others are, the file shows.
   const linear = (name: string, bias: boolean): LinearSource => {
     const biasName = bias ? require(`${name}.bias`) : ''
-    const settings = settingsOf(name)
+    const settings = ofFile(name, settingsOf(name))
     if (settings.quantised) {
       const packed = packedName(name, settings.of)
       if (packed !== undefined) {
@@ -54,6 +59,30 @@ export function makeSource(
     if (names.has(`${name}.weight`)) return plain(`${name}.weight`, biasName)
     if (name === HEAD && headName === undefined) throw noHead()
     throw noWeight(name, settings.quantised ? settings.of : undefined, settings.reason)
+  }
+
+  /** AWQ leaves modules out by parts of names, of which 'gate' (a router) is one of gate_proj's too: the file decides. */
+  const ofFile = (name: string, settings: ModuleSettings): ModuleSettings => {
+    if (settings.quantised || quantisation.method !== 'awq') return settings
+    if (names.has(`${name}.weight`) || !names.has(`${name}.qweight`)) return settings
+    const { bits, groupSize, symmetric } = quantisation
+    return { quantised: true, of: quantisation, bits, groupSize, symmetric }
+  }
+
+  /** Of an expert whose weights are in a tensor of all experts. */
+  const ofStack = ({ stacks = [], bias = false }: LinearPart): LinearSource | undefined => {
+    for (const { module, index, rows, transposed } of stacks) {
+      const at = (name: string) => `${require(name)}[${index}]`
+      const [weight] = [`${module}.weight`, module, `${module}_blocks`].filter((name) => names.has(name))
+      if (weight === undefined) continue
+      const biasName = bias ? at(weight === `${module}.weight` ? `${module}.bias` : `${module}_bias`) : ''
+      const source = { ...plain(at(weight), biasName), ...(rows ? { rows } : {}) }
+      if (weight === module) return { ...source, ...(transposed ? { transposed } : {}) }
+      if (weight === `${module}.weight`) return source
+      const scales = at(`${module}_scales`)
+      return { ...source, format: 'mxfp4', scales, bits: 4, groupSize: 32, symmetric: true }
+    }
+    return undefined
   }
 
   /** Of a linear that the file has quantised; one of the same name without scales is of floats. */
@@ -144,10 +173,11 @@ export function makeSource(
   const tableNames = tables.map((module) =>
     headAlone(module) ? `${HEAD}.weight` : requireEmbedding(`${module}.weight`),
   )
-  const part = ({ module, bias = false, heads, rows }: LinearPart): LinearSource => {
-    const stored = module === HEAD && tied ? plain(tableNames[0]!, '') : linear(module, bias)
-    const source =
-      module === HEAD ? makeBits(stored, BITS[head], 0) : makeBits(stored, BITS[weights], groupOf(config.spec.hidden))
+  const part = (of: LinearPart): LinearSource => {
+    const { module, bias = false, heads, rows, stays } = of
+    const stored = module === HEAD && tied ? plain(tableNames[0]!, '') : (ofStack(of) ?? linear(module, bias))
+    const bits = module === HEAD ? BITS[head] : stays ? 0 : BITS[weights]
+    const source = makeBits(stored, bits, module === HEAD ? 0 : groupOf(config.spec.hidden))
     return { ...source, ...(heads ? { heads } : {}), ...(rows ? { rows } : {}) }
   }
   const sources = units.map(({ vectors, linears }) => ({

@@ -19,6 +19,8 @@ export interface ModelSpec {
   windowedLayers: number
   /** Norms of queries and keys before they are rotated. */
   qkNorm: boolean
+  /** Of layers that are mixtures of experts: how many are in each, how many answer a token, and features within one. */
+  experts?: { count: number; chosen: number; width: number; layers: number }
 }
 
 /** Where layers differ, what is said is of the last without a window. */
@@ -26,6 +28,9 @@ export function specOf(shape: DecoderShape): ModelSpec {
   const layers = Array.from({ length: shape.layers }, (_, index) => shape.layer(index))
   const windowed = layers.filter(({ window }) => window > 0)
   const typical = layers.findLast(({ window }) => window === 0) ?? layers.at(-1)!
+  const mixtures = layers.flatMap(({ mixture }) => mixture ?? [])
+  const [mixture] = mixtures
+  const { experts: count = 0, chosen = 0, width = 0 } = mixture ?? {}
   const { heads, kvHeads, headDim, intermediate, rope, headNorms } = typical
   return {
     vocab: shape.vocab,
@@ -41,5 +46,6 @@ export function specOf(shape: DecoderShape): ModelSpec {
     slidingWindow: windowed[0]?.window ?? 0,
     windowedLayers: windowed.length,
     qkNorm: headNorms !== 'none',
+    ...(mixture ? { experts: { count, chosen, width, layers: mixtures.length } } : {}),
   }
 }

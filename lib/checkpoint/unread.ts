@@ -118,7 +118,10 @@ function namesOf(source: ModelSource): string[] {
       : typeof value === 'object' && value !== null
         ? Object.values(value).flatMap(of)
         : []
-  return of([source.units, source.tables]).filter((name) => name.includes('.'))
+  // A part of a tensor is of the tensor.
+  return of([source.units, source.tables])
+    .filter((name) => name.includes('.'))
+    .map((name) => name.replace(/\[\d+\]$/, ''))
 }
 
 const moduleOf = (name: string): string => name.slice(0, Math.max(0, name.lastIndexOf('.')))

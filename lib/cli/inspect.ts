@@ -39,6 +39,7 @@ function describe(inspection: Inspection): string {
   return formatTable([
     ['architecture', inspection.architecture],
     ['parameters', formatCount(inspection.parameters)],
+    ...(spec.experts ? [['experts', describeExperts(inspection, spec.experts)] as [string, string]] : []),
     ['layers', `${spec.layers}, hidden ${spec.hidden}, feed-forward ${spec.intermediate}`],
     ['attention', `${spec.heads} heads, ${spec.kvHeads} KV heads, head size ${spec.headDim}, ${extras}rope ${rope}`],
     ['vocabulary', `${formatCount(spec.vocab)}${inspection.tiedEmbeddings ? ', head tied to the embedding' : ''}`],
@@ -54,6 +55,15 @@ function describe(inspection: Inspection): string {
     ['cache', describeCache(inspection.cache)],
     ...inspection.warnings.map((warning): [string, string] => ['warning', warning]),
   ])
+}
+
+function describeExperts(
+  { units, activeParameters }: Inspection,
+  { count, chosen, width, layers }: NonNullable<Inspection['spec']['experts']>,
+): string {
+  const bytes = units.reduce((sum, { experts }) => sum + (experts?.bytes ?? 0), 0)
+  const read = formatBytes((bytes * chosen) / count)
+  return `${chosen} of ${count} in ${layers} layers, ${width} features each: ${read} of ${formatBytes(bytes)} and ${formatCount(Math.round(activeParameters))} parameters a token`
 }
 
 function describeCache(cache: Inspection['cache']): string {

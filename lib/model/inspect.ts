@@ -28,6 +28,8 @@ export interface Inspection {
   kvBytesPerToken: number
   /** Weights of the model, whatever their bits; a tied head counts once. */
   parameters: number
+  /** Of them, those that a token is computed with: of a mixture without the experts that do not answer it. */
+  activeParameters: number
   files: { name: string; bytes: number }[]
   /** Where loads keep the repacked weights by default, and whether they are there; undefined where none are kept. */
   cache: { path: string; bytes: number; present: boolean } | undefined
@@ -51,6 +53,7 @@ export async function inspect(path: string, options: InspectOptions = {}): Promi
   const files = []
   for (const file of folder.weightFiles) files.push({ name: basename(file), bytes: (await stat(file)).size })
   const packed = place.headersOnly ? undefined : packedFile(cacheFolder(undefined), folder, slabs)
+  const parameters = countParameters(config.named, config.tiedEmbeddings)
   return {
     path: place.headersOnly ? path : folder.path,
     architecture: config.architecture,
@@ -62,7 +65,8 @@ export async function inspect(path: string, options: InspectOptions = {}): Promi
     embeddingBytes: slabs.embeddingBytes,
     embeddingType: slabs.embeddingType,
     kvBytesPerToken: slabs.kvBytesPerToken,
-    parameters: countParameters(config.named, config.tiedEmbeddings),
+    parameters: parameters.all,
+    activeParameters: parameters.active,
     files,
     cache: packed && {
       ...packed,

@@ -2,7 +2,7 @@
  * What a model takes and where, decided before any weight is read: homes, ring, KV cache, rows of a step, and how fast
  * that will be. Pure: the native side executes any plan it is handed.
  */
-import type { Home, NativeSlabPlan, NativeUnit, Program, WeightType } from '../binding.ts'
+import type { Home, NativeExperts, NativeSlabPlan, NativeUnit, Program, WeightType } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { PlanOptions } from '../options/model.ts'
 import { invalidArgument, parseBytes } from '../options/validate.ts'
@@ -50,6 +50,8 @@ export interface PlannedUnit {
   bytes: number
   /** Of its matrices. */
   types: readonly WeightType[]
+  /** Of a mixture. */
+  experts?: NativeExperts
 }
 
 /** A device's part of a plan. Bytes throughout. */
@@ -182,6 +184,13 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
       remedy: "load it on the CPU: device: 'cpu'",
     })
   }
+  const without = gpu ? withoutKernels(program) : undefined
+  if (without !== undefined) {
+    throw new MillraceError('CHECKPOINT_UNSUPPORTED', {
+      message: `${without} are computed on the CPU alone so far`,
+      remedy: "load it on the CPU: device: 'cpu'",
+    })
+  }
   const calibration = gpus[0]?.calibration ?? machine.calibration
   const contextLength = chooseContext(program, options.contextLength)
   const maxLogitRows = logitRows(options)
@@ -217,6 +226,12 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
   const plan = options.adaptive ? { ...fixedRoute, cpuRows: mostCpuRows(fixedRoute, machine) } : fixedRoute
   checkRam(plan, options, machine)
   return { ...plan, prediction: predictionOf(program, plan, machine) }
+}
+
+/** What a GPU has no kernels for. */
+function withoutKernels(program: Program): string | undefined {
+  if (program.units.some(({ ops }) => ops.some(({ op }) => op === 'experts'))) return 'mixtures of experts'
+  return attendsOf(program).some(({ sinks }) => sinks !== undefined) ? 'attention sinks' : undefined
 }
 
 const gpuOf = (device: string, machine: Machine) =>

@@ -3,7 +3,7 @@
  * the two, as far as the ring lets the copies run ahead. simulatePass() plays that through for any homes; boundSeconds()
  * is its limit for units that are evenly spread, for the search of the best placement.
  */
-import type { Home, Program, WeightType } from '../binding.ts'
+import type { Home, NativeExperts, Program, WeightType } from '../binding.ts'
 import { type Calibration, type Curve, ROWS } from './calibration.ts'
 import { attentionFlops, hiddenOf, layerWeights } from './program.ts'
 
@@ -14,6 +14,7 @@ export interface CostedUnit {
   home: Home
   bytes: number
   types: readonly WeightType[]
+  experts?: NativeExperts
 }
 
 /** A pass of decode rows: all sequences, one row each. */
@@ -113,6 +114,14 @@ function cpuBesideLink({ cpu }: Calibration, rows: number): number {
   return rows > 4 ? cpu.besideLinkOfMany : cpu.besideLink
 }
 
+/** Bytes that a pass of so many rows reads where the unit lies: of a mixture, experts that none chose are not. */
+export function readBytes({ bytes, experts }: Pick<CostedUnit, 'bytes' | 'experts'>, rows: number): number {
+  if (!experts) return bytes
+  // As if each row chose without regard to the others.
+  const left = (1 - experts.chosen / experts.count) ** rows
+  return bytes - experts.bytes * left
+}
+
 /** Of one unit at a home. `replayed`: the whole pass is a graph. */
 function unitSeconds(
   unit: Omit<CostedUnit, 'home'>,
@@ -121,7 +130,7 @@ function unitSeconds(
   calibration: Calibration,
   replayed: boolean,
 ): number {
-  if (home === 'cpu') return unit.bytes / cpuRate(calibration, rows, threads)
+  if (home === 'cpu') return readBytes(unit, rows) / cpuRate(calibration, rows, threads)
   const { unitSeconds, secondsPerByte } = replayed ? calibration.replayed : calibration.launched
   if (unit.kind === 'head') {
     return unit.bytes * at(FLOATS.has(unit.types[0]!) ? calibration.head.float : calibration.head.q4, rows)
@@ -410,7 +419,7 @@ export function predictCpu(
   decode: DecodeRows,
   calibration: Calibration,
 ): DecodePrediction {
-  const bytes = units.reduce((sum, unit) => sum + unit.bytes, 0)
+  const bytes = units.reduce((sum, unit) => sum + readBytes(unit, decode.rows), 0)
   const kv = decode.rows * decode.context * decode.kvBytesPerToken
   const rate = cpuRate(calibration, decode.rows, decode.threads)
   const cpuSeconds = bytes / rate + kv / cpuRate(calibration, 1, decode.threads)

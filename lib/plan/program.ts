@@ -1,5 +1,5 @@
 /** What plans ask of a program. */
-import type { NativeUnit, Op, Program } from '../binding.ts'
+import type { NativeUnit, Op, Program, ProgramUnit } from '../binding.ts'
 
 type AttendOp = Extract<Op, { op: 'attend' }>
 
@@ -11,10 +11,24 @@ export const attendsOf = (program: Program): AttendOp[] =>
 /** Width of the residual stream. */
 export const hiddenOf = ({ values }: Program): number => values[0]!
 
-/** Of the layers' linears, the head apart. */
-export function layerWeights({ units }: Program): number {
-  const sum = (numbers: readonly number[]) => numbers.reduce((all, one) => all + one, 0)
-  return sum(units.map(({ linears, head }) => (head ? 0 : sum(linears.map(({ k, parts }) => k * sum(parts))))))
+const sum = (numbers: readonly number[]) => numbers.reduce((all, one) => all + one, 0)
+
+/** Of the layers' linears that compute a row, the head apart: of a mixture's experts as many as answer it. */
+export function layerWeights(program: Program): number {
+  const weights = program.units.map((unit) => {
+    const share = activeShare(program, unit)
+    return sum(unit.linears.map(({ k, parts }, linear) => share(linear) * k * sum(parts)))
+  })
+  return sum(weights.filter((_, index) => !program.units[index]!.head))
+}
+
+/** Of a unit's linears, the share that computes a row: 1 but of experts, of which only some answer it. */
+export function activeShare({ values }: Program, { ops }: ProgramUnit): (linear: number) => number {
+  const experts = ops.find((op) => op.op === 'experts')
+  if (!experts) return () => 1
+  const share = values[experts.routes]! / 2 / experts.experts
+  const end = experts.linear + 2 * experts.experts
+  return (linear) => (linear >= experts.linear && linear < end ? share : 1)
 }
 
 /** Multiplications and additions of attention for a row that sees so many positions. */

@@ -33,12 +33,15 @@ BASE = {
 
 def randomise(model, tied, random):
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        corrections = [(name, buffer) for name, buffer in model.named_buffers() if 'correction_bias' in name]
+        for name, weight in [*model.named_parameters(), *corrections]:
             values = torch.randn(weight.shape, generator=random)
             if 'embed' in name or ('lm_head' in name and tied):
                 weight.copy_(values * (0.12 if tied else 1))
             elif weight.dim() == 1:
                 weight.add_(values * 0.2)
+            elif 'bias' in name:  # of experts
+                weight.copy_(values * 0.2)
             else:
                 weight.copy_(values * 1.2 / weight.shape[-1] ** 0.5)
 

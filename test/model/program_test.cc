@@ -92,6 +92,92 @@ TEST(what_does_not_fit_is_refused) {
   }
 }
 
+namespace {
+
+// The tiny program with a mixture of four experts, two of which answer, in the place of its first feed-forward.
+Program mixture() {
+  Program program = tiny();
+  const auto value = [&](int width) {
+    program.values.push_back(width);
+    return static_cast<int>(program.values.size()) - 1;
+  };
+  const int scores = value(4), routes = value(4), mixed = value(64);
+  ProgramUnit& unit = program.units[1];
+  const int normed = op_of<NormOp>(unit).out;
+  unit.ops.resize(1);
+  unit.linears = {{64, {4}}};
+  for (int expert = 0; expert < 4; expert++) {
+    unit.linears.push_back({64, {32, 32}, true});
+    unit.linears.push_back({32, {64}});
+  }
+  RouteOp route;
+  route.in = scores, route.out = routes, route.experts = 4, route.top_k = 2;
+  ExpertsOp experts;
+  experts.in = normed, experts.routes = routes, experts.out = mixed, experts.linear = 1, experts.experts = 4;
+  unit.ops.insert(unit.ops.end(), {LinearOp{normed, scores, 0}, route, experts, AddOp{mixed, kResidual}});
+  return program;
+}
+
+}  // namespace
+
+TEST(a_mixture_is_sound_and_stands_alone) {
+  const Program program = mixture();
+  check_program(program);
+  CHECK(program.stands_alone(1));
+}
+
+TEST(what_does_not_fit_of_a_mixture_is_refused) {
+  const std::vector<std::pair<const char*, std::function<void(ProgramUnit&)>>> cases = {
+      {"a router of fewer experts", [](ProgramUnit& u) { op_of<RouteOp>(u).experts = 3; }},
+      {"more chosen than there are", [](ProgramUnit& u) { op_of<RouteOp>(u).top_k = 5; }},
+      {"none chosen", [](ProgramUnit& u) { op_of<RouteOp>(u).top_k = 0; }},
+      {"groups that do not divide", [](ProgramUnit& u) { op_of<RouteOp>(u).groups = 3; }},
+      {"groups of one", [](ProgramUnit& u) { op_of<RouteOp>(u).groups = 4; }},
+      {"more groups chosen than there are", [](ProgramUnit& u) { op_of<RouteOp>(u).top_groups = 2; }},
+      {"a bias that is not there", [](ProgramUnit& u) { op_of<RouteOp>(u).select_bias = 3; }},
+      {"experts beyond the linears", [](ProgramUnit& u) { op_of<ExpertsOp>(u).linear = 3; }},
+      {"an expert that nobody reads",
+       [](ProgramUnit& u) {
+         u.linears.push_back({64, {32, 32}, true});
+         u.linears.push_back({32, {64}});
+       }},
+      {"experts of another number than routed", [](ProgramUnit& u) { op_of<ExpertsOp>(u).experts = 3; }},
+      {"routes that no router wrote", [](ProgramUnit& u) { op_of<ExpertsOp>(u).routes = op_of<RouteOp>(u).in; }},
+      {"routes that were changed since",
+       [](ProgramUnit& u) {
+         const ScaleOp scale{op_of<RouteOp>(u).out, 0, 1, 2.0f};
+         u.ops.insert(u.ops.begin() + 3, scale);
+       }},
+      {"experts of two widths",
+       [](ProgramUnit& u) {
+         u.linears[3].parts = {16, 16};
+       }},
+      {"a down of another width", [](ProgramUnit& u) { u.linears[4].parts[0]++; }},
+      {"gate and up by themselves", [](ProgramUnit& u) { u.linears[1].glu = false; }},
+      {"an activation of others", [](ProgramUnit& u) { op_of<ExpertsOp>(u).activation = Activation::gelu; }},
+      {"a cut at nothing", [](ProgramUnit& u) { op_of<ExpertsOp>(u).activation = Activation::clamped_swiglu; }},
+  };
+  for (const auto& [what, damage] : cases) {
+    Program program = mixture();
+    damage(program.units[1]);
+    try {
+      check_program(program);
+      check::fail(__FILE__, __LINE__, std::string("not refused: ") + what);
+    } catch (const Error& error) {
+      CHECK(std::string(error.code()) == code::kCheckpointInvalid);
+    }
+  }
+}
+
+TEST(sinks_are_a_number_a_head) {
+  Program program = tiny();
+  program.units[0].vectors.push_back(4);
+  op_of<AttendOp>(program.units[0]).sinks = 3;
+  check_program(program);
+  program.units[0].vectors[3] = 5;
+  CHECK_THROWS_CODE(check_program(program), code::kCheckpointInvalid);
+}
+
 TEST(a_value_that_crosses_units_is_carried_and_its_reader_does_not_stand_alone) {
   Program program = tiny();
   program.values.push_back(64);

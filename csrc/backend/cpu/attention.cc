@@ -182,8 +182,14 @@ class Attention {
     return rows;
   }
 
-  void write(int row, int head, float sum, const float* values) const {
-    const float inverse = 1.0f / sum;
+  void write(int row, int head, float maximum, float sum, const float* values) const {
+    float inverse = 1.0f / sum;
+    if (call_.sinks != nullptr) {
+      // Scores are in powers of two. The sink has no value: it only shares in the sum.
+      const double sink = kLog2e * call_.sinks[head], most = std::max<double>(maximum, sink);
+      const double share = std::exp2(maximum - most);
+      inverse = static_cast<float>(share / (sum * share + std::exp2(sink - most)));
+    }
     float* out = call_.out + row * call_.out_stride + static_cast<int64_t>(head) * call_.head_dim;
     for (int d = 0; d < call_.head_dim; d++) out[d] = values[d] * inverse;
   }
@@ -214,7 +220,8 @@ class Attention {
     for (int r = 0; r < tile.rows; r++) {
       for (int g = 0; g < group_; g++) {
         const size_t q = static_cast<size_t>(r) * group_ + g;
-        write(tile.begin + r, kv_head * group_ + g, worker.folded_sum[q], &worker.folded_values[q * padded_dim_]);
+        write(tile.begin + r, kv_head * group_ + g, worker.folded_maximum[q], worker.folded_sum[q],
+              &worker.folded_values[q * padded_dim_]);
       }
     }
   }
@@ -269,7 +276,8 @@ class Attention {
         const size_t first = (data_.tile_spans[t] + begin - tile.begin_span) * most + slot;
         const int own = spans_of(call_.positions[tile.begin + r] + 1) - begin;
         for (int span = 1; span < own; span++) fold(partial(first), partial(first + span * most), false);
-        write(tile.begin + r, head, data_.partial_sum[first], &data_.partial_values[first * padded_dim_]);
+        write(tile.begin + r, head, data_.partial_maximum[first], data_.partial_sum[first],
+              &data_.partial_values[first * padded_dim_]);
       }
     });
   }

@@ -19,12 +19,13 @@ struct AttentionCall {
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
-  double scale = 0;          // of scores; 0: 1 / sqrt(head_dim)
-  float cap = 0;             // of scores: cap * tanh(score / cap); 0: none
-  int window = 0;            // a row at position p sees positions greater than p - window; 0: all
-  const float* q = nullptr;  // [rows, heads, head_dim] after rope
-  int64_t q_stride = 0;      // floats from row to row
-  float* out = nullptr;      // [rows, heads, head_dim]
+  double scale = 0;              // of scores; 0: 1 / sqrt(head_dim)
+  float cap = 0;                 // of scores: cap * tanh(score / cap); 0: none
+  const float* sinks = nullptr;  // [heads]: a score more that every row sees, of a value of zeros; null: none
+  int window = 0;                // a row at position p sees positions greater than p - window; 0: all
+  const float* q = nullptr;      // [rows, heads, head_dim] after rope
+  int64_t q_stride = 0;          // floats from row to row
+  float* out = nullptr;          // [rows, heads, head_dim]
   int64_t out_stride = 0;
   std::span<const int32_t> positions;     // [rows]
   std::span<const int32_t> sequences;     // [rows]

@@ -81,6 +81,10 @@ class CpuExecutor final : public Executor {
   void run_op(const GateOp& op, const Scope& scope);
   void run_op(const GatherOp& op, const Scope& scope);
   void run_op(const AttendOp& op, const Scope& scope);
+  void run_op(const RouteOp& op, const Scope& scope);
+  void run_op(const ExpertsOp& op, const Scope& scope);
+  void run_experts(const ExpertsOp& op, const Scope& scope);
+  void run_expert(const ExpertsOp& op, const Scope& scope, int expert, std::span<const int> places);
   void run_sample();
 
   const ExecutorConfig config_;
@@ -103,6 +107,12 @@ class CpuExecutor final : public Executor {
   std::vector<HostMemory> ropes_;  // [max_context, head_dim], filled as contexts grow
   int rope_positions_ = 0;
   std::vector<float> gate_up_;  // [rows, n] of a gate_up linear whose activation is no linear's own
+  // Of a mixture: choices (row * top_k + rank) by expert, and rows of one expert at a time.
+  struct ExpertsScratch {
+    std::vector<int> begins, places;
+    std::vector<float> x, activated, y, results;
+  };
+  ExpertsScratch experts_scratch_;
   LinearScratch linear_scratch_;
   AttentionScratch attention_scratch_;
   std::vector<RowScratch> row_scratch_;  // [threads]

@@ -30,6 +30,8 @@ float activate(Activation activation, float x) {
       return 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752f));
     case Activation::gelu_tanh:
       return 0.5f * x * (1.0f + std::tanh(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+    case Activation::clamped_swiglu:  // of experts alone
+      break;
   }
   return x;
 }
@@ -262,6 +264,7 @@ void CpuExecutor::run_op(const AttendOp& op, const Scope& scope) {
   call.window = kv_class.window;
   call.scale = op.scale;
   call.cap = op.cap;
+  call.sinks = vector(scope, op.sinks);
   call.q = rows;
   call.q_stride = static_cast<int64_t>(qkv);
   call.out = rows_of(scope, op.out);

@@ -4,16 +4,21 @@ import { cohere, cohere2 } from './cohere.ts'
 import { gemma, gemma2, gemma3 } from './gemma.ts'
 import { gemma4 } from './gemma4.ts'
 import { glm, glm4 } from './glm.ts'
+import { glm4Moe } from './glm4_moe.ts'
+import { gptOss } from './gpt_oss.ts'
 import { granite, graniteHybrid } from './granite.ts'
 import { helium } from './helium.ts'
 import { llama } from './llama.ts'
 import { ministral, ministral3 } from './ministral.ts'
 import { mistral } from './mistral.ts'
+import { mixtral } from './mixtral.ts'
 import { olmo2, olmo3 } from './olmo.ts'
+import { olmoe } from './olmoe.ts'
 import { ernie45, exaone4, seedOss } from './others.ts'
 import { phi3 } from './phi3.ts'
 import { qwen2 } from './qwen2.ts'
 import { qwen3 } from './qwen3.ts'
+import { qwen3Moe } from './qwen3_moe.ts'
 import { smollm3 } from './smollm3.ts'
 
 export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
@@ -21,6 +26,11 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   MistralForCausalLM: mistral,
   Qwen2ForCausalLM: qwen2,
   Qwen3ForCausalLM: qwen3,
+  Qwen3MoeForCausalLM: qwen3Moe,
+  MixtralForCausalLM: mixtral,
+  GptOssForCausalLM: gptOss,
+  Glm4MoeForCausalLM: glm4Moe,
+  OlmoeForCausalLM: olmoe,
   GemmaForCausalLM: gemma,
   Gemma2ForCausalLM: gemma2,
   Gemma3ForCausalLM: gemma3,

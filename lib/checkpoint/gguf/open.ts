@@ -153,7 +153,7 @@ function asStored(named: NamedProgram, architecture: GgufArchitecture, headDim: 
   const turns = (module: string) => interleaved && (module.endsWith(MODULES.query) || module.endsWith(MODULES.key))
   const heads = { headDim, rotary: headDim, interleaved: true }
   const units = named.units.map(({ vectors, linears }) => ({
-    vectors: wholeNorms ? vectors.map(({ tensor }) => ({ tensor })) : vectors,
+    vectors: wholeNorms ? vectors.map(({ plusOne: _, ...vector }) => vector) : vectors,
     linears: linears.map((parts) => parts.map((part) => (turns(part.module) ? { ...part, heads } : part))),
   }))
   return { ...named, units }

@@ -32,6 +32,9 @@ export function nvfp4(format: Nvfp4Quantisation['format'], excluded: string[]): 
   return { method: 'nvfp4', bits: 4, groupSize: 16, symmetric: true, format, excluded }
 }
 
-export function mxfp4(excluded: string[]): Mxfp4Quantisation {
-  return { method: 'mxfp4', bits: 4, groupSize: 32, symmetric: true, format: 'mxfp4-pack-quantized', excluded }
+export function mxfp4(
+  excluded: string[],
+  format: Mxfp4Quantisation['format'] = 'mxfp4-pack-quantized',
+): Mxfp4Quantisation {
+  return { method: 'mxfp4', bits: 4, groupSize: 32, symmetric: true, format, excluded }
 }

@@ -6,7 +6,7 @@ import { readJson, show } from '../json.ts'
 import { parseAutoRound } from './auto_round.ts'
 import { parseAwq } from './awq.ts'
 import { parseCompressedTensors } from './compressed_tensors.ts'
-import { parseFbgemm, parseFp8 } from './floats.ts'
+import { mxfp4, parseFbgemm, parseFp8 } from './floats.ts'
 import { parseGptq } from './gptq.ts'
 import { parseModelopt } from './modelopt.ts'
 import { unsupported } from './settings.ts'
@@ -15,7 +15,7 @@ import type { Quantisation } from './types.ts'
 export { moduleSettings } from './modules.ts'
 export type * from './types.ts'
 
-const METHODS = 'gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt, auto-round or none'
+const METHODS = 'gptq, awq, compressed-tensors, fp8, fbgemm_fp8, mxfp4, modelopt, auto-round or none'
 
 /** Reads the settings of the folder, wherever they are. */
 export async function readQuantisation(folder: Pick<CheckpointFolder, 'path' | 'config'>): Promise<Quantisation> {
@@ -56,6 +56,9 @@ export function parseQuantisation(raw: Record<string, unknown>, where: string): 
       return parseFp8(raw, where)
     case 'fbgemm_fp8':
       return parseFbgemm(raw, where)
+    case 'mxfp4':
+      // Of experts alone, whose names say it; what else there is, the file has as floats.
+      return mxfp4([], 'gpt-oss')
     case 'modelopt':
     case 'modelopt_fp4':
       return parseModelopt(raw, where)

@@ -78,7 +78,8 @@ export interface Mxfp4Quantisation {
   bits: 4
   groupSize: 32
   symmetric: true
-  format: 'mxfp4-pack-quantized'
+  /** Whose names of the tensors they are. */
+  format: 'mxfp4-pack-quantized' | 'gpt-oss'
   excluded: string[]
 }
 

@@ -2,7 +2,8 @@
 import { TextBuffer } from '../buffer.ts'
 import type { Pieces } from '../tokenizer/pieces.ts'
 import type { ChatFormat } from './format.ts'
-import { ChatParser, type Part } from './parser.ts'
+import { ChatParser } from './parser.ts'
+import type { Part } from './parts.ts'
 import type { GeneratedToolCall, Tool } from './types.ts'
 
 export interface ParsedAnswerOptions {

@@ -1,17 +1,26 @@
 /** A template -> the format of its model's answers: chats with known words are rendered, and the literals around them read. */
 import { MillraceError } from '../../errors.ts'
+import { commonEnd, commonStart, difference } from './common.ts'
 import type { ChatFormat, NamedCalls, ObjectCalls, TaggedCalls } from './format.ts'
 import type { RenderChatOptions } from './render.ts'
 import type { Message, Tool } from './types.ts'
 
 const USER = 'zq_user'
+
 const TEXT = 'zq_text'
+
 const REASON = 'zq_reason'
+
 const NAMES = ['zq_alpha', 'zq_beta'] as const
+
 const KEYS = ['zq_key_one', 'zq_key_two'] as const
+
 const VALUES = ['zq_value_one', 'zq_value_two'] as const
+
 const IDS = ['zqidentone'.slice(0, 9), 'zqidenttwo'.slice(0, 9)] as const
+
 const NUMBER = 271_828
+
 const MARKUP = 'zq_markup <a> & b'
 
 const parameters = {
@@ -19,10 +28,12 @@ const parameters = {
   properties: Object.fromEntries(KEYS.map((key) => [key, { type: 'string', description: 'A word' }])),
   required: [],
 }
+
 const TOOLS: Tool[] = NAMES.map((name) => ({ type: 'function', function: { name, description: 'A tool', parameters } }))
 
 /** Characters of a turn: of real templates hundreds. What is looked for in one takes time that grows faster than it. */
 const MAX_SHOWN = 16_384
+
 /** Braces that are tried as the ends of an object. */
 const MAX_TRIES = 64
 
@@ -124,28 +135,6 @@ const lastTag = (text: string) => /(?:<[^<>]*>\w+)?<[^<>]*>\s*$/.exec(text)?.[0]
 function withoutReasoning(text: string, reasoning: ChatFormat['reasoning']): string {
   const at = reasoning ? text.lastIndexOf(reasoning.close) : -1
   return at === -1 ? text : text.slice(at + reasoning!.close.length)
-}
-
-const BOUNDARY = /[<[{(\s]/
-
-/** What two texts begin with; no part of a tag. */
-export function commonStart(a: string, b: string): string {
-  let length = 0
-  while (length < a.length && a[length] === b[length]) length++
-  const rest = [a, b].some((text) => length < text.length)
-  const open = Math.max(a.lastIndexOf('<', length - 1), a.lastIndexOf('[', length - 1))
-  const isCut = rest && open !== -1 && open >= 0 && !/[>\]]/.test(a.slice(open, length))
-  return a.slice(0, isCut ? open : length)
-}
-
-/** What two texts end with; no part of a tag. */
-export function commonEnd(a: string, b: string): string {
-  let length = 0
-  while (length < Math.min(a.length, b.length) && a.at(-1 - length) === b.at(-1 - length)) length++
-  const text = a.slice(a.length - length)
-  if (length === a.length || length === b.length || BOUNDARY.test(text.slice(0, 1))) return text
-  const start = text.search(BOUNDARY)
-  return start === -1 ? '' : text.slice(start)
 }
 
 type Shape = Omit<ObjectCalls, keyof Around> | Omit<NamedCalls, keyof Around> | Omit<TaggedCalls, keyof Around>
@@ -288,15 +277,4 @@ function valueStyle(keyClose: string, turn: Turn): Pick<TaggedCalls, 'keyClose' 
   if (forNumbers === keyClose) return { keyClose, type: undefined, textWrap }
   const [head, forTexts, tail] = difference(keyClose, forNumbers)
   return { keyClose: head, type: { text: forTexts, close: tail }, textWrap }
-}
-
-/** Where two texts differ: what is before, what the first has there, what is behind. The middle is whole words. */
-function difference(a: string, b: string): [head: string, middle: string, tail: string] {
-  let start = 0
-  while (start < a.length && a[start] === b[start]) start++
-  while (/\w/.test(a[start - 1] ?? '')) start--
-  let end = 0
-  while (end < a.length - start && a.at(-1 - end) === b.at(-1 - end)) end++
-  while (/\w/.test(a[a.length - end] ?? '')) end--
-  return [a.slice(0, start), a.slice(start, a.length - end), a.slice(a.length - end)]
 }

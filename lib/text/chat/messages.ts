@@ -1,7 +1,7 @@
 /** Messages as users write them -> as a template takes them. */
 import { MillraceError } from '../../errors.ts'
+import { fromJs } from '../template/from_js.ts'
 import { jsonStyle, toJson } from '../template/json.ts'
-import { fromJs } from '../template/values.ts'
 import type { Profile } from './profile.ts'
 import type { Message, TextPart, ToolCall } from './types.ts'
 

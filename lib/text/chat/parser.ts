@@ -2,60 +2,22 @@
 import type { CallFormat, ChatFormat, NamedCalls, TaggedCalls } from './format.ts'
 import { findFirst, matchAt, skipSpace } from './literals.ts'
 import { ObjectReader, ValueReader } from './object_reader.ts'
+import { behindCall, isBareCall, openings } from './openings.ts'
+import { type Part, Parts, randomId } from './parts.ts'
+import type { ChatParserOptions, State } from './states.ts'
+import { schemaType, taggedValue } from './tagged_value.ts'
 import type { Tool } from './types.ts'
-import { gemmaJson, looseJson, pythonCalls } from './values.ts'
-
-export type Part<Reason extends string = string> =
-  | { type: 'text' | 'reasoning'; text: string }
-  | { type: 'call'; index: number; id: string; name: string }
-  /** A piece of the arguments' JSON. */
-  | { type: 'arguments'; index: number; text: string }
-  | { type: 'finish'; reason: Reason }
-
-export interface ChatParserOptions {
-  /** Their schemas tell texts from numbers where a format does not. */
-  tools?: readonly Tool[] | undefined
-  /** The prompt, whose end may begin the reasoning, or a call. */
-  prompt?: string | undefined
-  newId?: (() => string) | undefined
-}
-
-type State =
-  | 'text'
-  | 'reasoning'
-  | 'call'
-  | 'object'
-  | 'name'
-  | 'nameEnd'
-  | 'id'
-  | 'json'
-  | 'block'
-  | 'key'
-  | 'type'
-  | 'value'
-  | 'after'
-
-const LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789'
-
-/** Nine letters and digits, which Mistral's templates ask for. */
-const randomId = () => Array.from({ length: 9 }, () => LETTERS[Math.floor(Math.random() * LETTERS.length)]).join('')
+import { gemmaJson, pythonCalls } from './values.ts'
 
 /** Special tokens must be shown in the text that it is given: `<tool_call>` may be one. */
 export class ChatParser {
   readonly #format: ChatFormat
   readonly #calls: CallFormat | undefined
   readonly #tools: readonly Tool[]
-  readonly #newId: () => string
+  readonly #parts: Parts
   #state: State = 'text'
   #buffer = ''
-  #parts: Part[] = []
   #ended = false
-  /** White space is left out until something else comes. */
-  #fresh = false
-  /** Anything of the answer has been handed on. */
-  #begun = false
-  #index = -1
-  #name = ''
   #key = ''
   #valueType = ''
   #keys = 0
@@ -66,8 +28,8 @@ export class ChatParser {
     this.#format = format
     this.#calls = format.calls
     this.#tools = tools
-    this.#newId = newId
-    this.#fresh = format.leadingSpace
+    this.#parts = new Parts(newId)
+    this.#parts.fresh = format.leadingSpace
     const tail = prompt.trimEnd()
     if (format.reasoning && tail.endsWith(format.reasoning.open)) this.#enter('reasoning')
     const open = this.#calls?.callOpen ?? ''
@@ -88,14 +50,12 @@ export class ChatParser {
 
   #run(): Part[] {
     while (this.#step());
-    const parts = this.#parts
-    this.#parts = []
-    return parts
+    return this.#parts.take()
   }
 
   #enter(state: State): true {
     this.#state = state
-    if (state === 'text' || state === 'reasoning') this.#fresh = true
+    if (state === 'text' || state === 'reasoning') this.#parts.fresh = true
     return true
   }
 
@@ -130,70 +90,40 @@ export class ChatParser {
     }
   }
 
-  #say(type: 'text' | 'reasoning', text: string): void {
-    const said = this.#fresh ? text.trimStart() : text
-    if (said === '') return
-    this.#fresh = false
-    this.#begun = true
-    const last = this.#parts.at(-1)
-    if (last?.type === type) last.text += said
-    else this.#parts.push({ type, text: said })
-  }
-
   /** Hands on text up to `end`, and keeps the white space before it for what comes. */
   #hold(type: 'text' | 'reasoning', end: number): false {
     const ready = this.#ended ? this.#buffer.length : this.#buffer.slice(0, end).trimEnd().length
-    this.#say(type, this.#buffer.slice(0, ready))
+    this.#parts.say(type, this.#buffer.slice(0, ready))
     this.#buffer = this.#buffer.slice(ready)
     return false
   }
 
   #text(): boolean {
-    const { reasoning, textOpen, textClose, drop } = this.#format
     const calls = this.#calls
     const start = calls ? calls.sectionOpen || calls.callOpen : ''
-    if (calls?.shape === 'object' && start === '' && !this.#begun) {
-      const isCall = this.#bareObject(calls.nameKey)
+    if (calls?.shape === 'object' && start === '' && !this.#parts.begun) {
+      const isCall = isBareCall(this.#buffer, calls.nameKey)
       if (isCall === undefined && !this.#ended) return false
       if (isCall) return this.#enter('call')
     }
-    const mayCall = !calls?.atStart || !this.#begun
-    const found = findFirst<State | 'drop'>(this.#buffer, [
-      [mayCall ? start : '', 'call'],
-      // A call of a section whose beginning the model left out.
-      [mayCall && calls?.sectionOpen ? calls.callOpen : '', 'call'],
-      [reasoning?.open ?? '', 'reasoning'],
-      [textOpen, 'text'],
-      [textClose, 'drop'],
-      // The end of a reasoning that began before the answer, or never.
-      [reasoning?.close ?? '', 'drop'],
-      ...drop.map((literal) => [literal, 'drop'] as const),
-    ])
+    const found = findFirst(this.#buffer, openings(this.#format, !calls?.atStart || !this.#parts.begun))
     if ('wait' in found) return this.#hold('text', found.wait)
-    this.#say('text', this.#buffer.slice(0, found.at).trimEnd())
+    this.#parts.say('text', this.#buffer.slice(0, found.at).trimEnd())
     // A call's own opening is read by the call.
     const isOpening = found.what === 'call' && matchAt(this.#buffer, found.at, calls!.callOpen) === found.end
     this.#buffer = this.#buffer.slice(isOpening ? found.at : found.end)
-    this.#begun = found.what === 'text'
+    this.#parts.begun = found.what === 'text'
     if (found.what === 'drop') return this.#enter('text')
     return this.#enter(found.what)
-  }
-
-  /** Whether an answer is a bare call, { "name": ...; undefined while that is open. */
-  #bareObject(nameKey: string | undefined): boolean | undefined {
-    const begun = this.#buffer.replace(/\s/g, '').slice(0, 40)
-    const wanted = `{"${nameKey ?? ''}`
-    if (begun.startsWith(wanted)) return true
-    return wanted.startsWith(begun) ? undefined : false
   }
 
   #reasoning(): boolean {
     const { close } = this.#format.reasoning!
     const found = findFirst(this.#buffer, [[close, true]])
     if ('wait' in found) return this.#hold('reasoning', found.wait)
-    this.#say('reasoning', this.#buffer.slice(0, found.at).trimEnd())
+    this.#parts.say('reasoning', this.#buffer.slice(0, found.at).trimEnd())
     this.#buffer = this.#buffer.slice(found.end)
-    this.#begun = false
+    this.#parts.begun = false
     return this.#enter('text')
   }
 
@@ -212,19 +142,9 @@ export class ChatParser {
     return this.#enter('name')
   }
 
-  #begin(name: string, id = this.#newId()): void {
-    this.#index++
-    this.#begun = true
-    this.#name = name
+  #begin(name: string, id?: string): void {
     this.#keys = 0
-    this.#parts.push({ type: 'call', index: this.#index, id, name })
-  }
-
-  #argue(text: string): void {
-    if (text === '') return
-    const last = this.#parts.at(-1)
-    if (last?.type === 'arguments') last.text += text
-    else this.#parts.push({ type: 'arguments', index: this.#index, text })
+    this.#parts.begin(name, id)
   }
 
   #readObject(): boolean {
@@ -234,14 +154,14 @@ export class ChatParser {
       const isNamed = object.name !== undefined
       const added = object.take(this.#buffer[at++]!)
       if (!isNamed && object.name !== undefined) this.#begin(object.name)
-      this.#argue(added)
+      this.#parts.argue(added)
     }
     this.#buffer = this.#buffer.slice(at)
     if (!object.done && !this.#ended) return false
     // No call after all.
     if (object.name === undefined) {
-      this.#fresh = false
-      this.#say('text', object.raw.trimStart())
+      this.#parts.fresh = false
+      this.#parts.say('text', object.raw.trimStart())
     }
     this.#object = undefined
     return object.done ? this.#enter(object.name === undefined ? 'text' : 'after') : false
@@ -269,10 +189,10 @@ export class ChatParser {
       this.#begin(written)
       return this.#enter(calls.nameEnd !== undefined && what === 'close' ? 'nameEnd' : 'key')
     }
-    if (isId) this.#begin(this.#name, written || undefined)
+    if (isId) this.#begin(this.#parts.name, written || undefined)
     else if (written === calls.textName) return this.#enter('text')
     else if (calls.idClose !== undefined && what === 'close') {
-      this.#name = written
+      this.#parts.name = written
       return this.#enter('id')
     } else {
       const name = calls.written?.name.exec(written)?.[0] ?? written
@@ -295,14 +215,14 @@ export class ChatParser {
       this.#buffer = this.#buffer.slice(skipSpace(this.#buffer, 0))
       if (this.#buffer === '' && !this.#ended) return false
       if (!this.#buffer.startsWith('{')) {
-        this.#argue('{}')
+        this.#parts.argue('{}')
         return this.#enter('after')
       }
     }
     let at = 0
     let done = false
     while (at < this.#buffer.length && !done) done = this.#value.take(this.#buffer[at++]!)
-    this.#argue(this.#buffer.slice(0, at))
+    this.#parts.argue(this.#buffer.slice(0, at))
     this.#buffer = this.#buffer.slice(at)
     return done ? this.#enter('after') : false
   }
@@ -319,9 +239,9 @@ export class ChatParser {
     if (calls.syntax === 'python') {
       for (const call of pythonCalls(block.replace(/\]\s*$/, ''))) {
         this.#begin(call.name)
-        this.#argue(call.arguments)
+        this.#parts.argue(call.arguments)
       }
-    } else this.#argue(gemmaJson(`{${block}`) ?? '{}')
+    } else this.#parts.argue(gemmaJson(`{${block}`) ?? '{}')
     return this.#enter('after')
   }
 
@@ -332,27 +252,24 @@ export class ChatParser {
     // A closing literal may begin like an opening one.
     const open = matchAt(this.#buffer, at, calls.keyOpen)
     const close = matchAt(this.#buffer, at, calls.callClose)
-    if (
-      typeof open !== 'number' &&
-      typeof close !== 'number' &&
-      !this.#ended &&
-      (open === 'partial' || close === 'partial')
-    )
-      return false
     if (typeof open !== 'number') {
-      this.#argue(this.#keys === 0 ? '{}' : '}')
-      return this.#enter('after')
+      if (typeof close !== 'number' && !this.#ended && (open ?? close) === 'partial') return false
+      return this.#endArguments()
     }
     const found = findFirst(this.#buffer.slice(open), [[calls.keyClose.trimEnd() || calls.keyClose, true]])
     if ('wait' in found) {
       if (!this.#ended) return false
-      this.#argue(this.#keys === 0 ? '{}' : '}')
       this.#buffer = ''
-      return this.#enter('after')
+      return this.#endArguments()
     }
     this.#key = this.#buffer.slice(open, open + found.at).trim()
     this.#buffer = this.#buffer.slice(open + found.end)
     return this.#enter(calls.type ? 'type' : 'value')
+  }
+
+  #endArguments(): true {
+    this.#parts.argue(this.#keys === 0 ? '{}' : '}')
+    return this.#enter('after')
   }
 
   #readType(): boolean {
@@ -370,77 +287,32 @@ export class ChatParser {
     const found = findFirst(this.#buffer, [[calls.valueClose.trim() || calls.valueClose, true]])
     if ('wait' in found && !this.#ended) return false
     const [at, end] = 'wait' in found ? [this.#buffer.length, this.#buffer.length] : [found.at, found.end]
-    const json = this.#valueJson(this.#buffer.slice(0, at), calls)
+    const json = taggedValue(this.#buffer.slice(0, at), calls, {
+      type: this.#valueType,
+      schemaType: schemaType(this.#tools, this.#parts.name, this.#key),
+    })
     this.#buffer = this.#buffer.slice(end)
-    this.#argue(`${this.#keys++ === 0 ? '{' : ', '}${JSON.stringify(this.#key)}: ${json}`)
+    this.#parts.argue(`${this.#keys++ === 0 ? '{' : ', '}${JSON.stringify(this.#key)}: ${json}`)
     return this.#enter('key')
-  }
-
-  #valueJson(written: string, calls: TaggedCalls): string {
-    const { keyClose, valueClose, type, textWrap } = calls
-    let text = written
-    // Line ends that belong to the tags.
-    if (/\s$/.test(type?.close ?? keyClose)) text = text.replace(/^\n/, '')
-    if (valueClose.startsWith('\n')) text = text.replace(/\n$/, '')
-    if (textWrap && text.startsWith(textWrap.open) && text.endsWith(textWrap.close)) {
-      return JSON.stringify(text.slice(textWrap.open.length, text.length - textWrap.close.length))
-    }
-    if (type) return this.#valueType === type.text ? JSON.stringify(text) : (looseJson(text) ?? JSON.stringify(text))
-    const wanted = this.#schemaType()
-    if (wanted === 'string') return JSON.stringify(text)
-    const json = looseJson(text)
-    if (json === undefined || (wanted === undefined && json.startsWith('"'))) return JSON.stringify(text)
-    return json
-  }
-
-  /** The type of the value in the tool's schema, if that has one alone. */
-  #schemaType(): string | undefined {
-    const tool = this.#tools.find(({ function: { name } }) => name === this.#name)
-    const properties = tool?.function.parameters?.properties as
-      | Record<string, { type?: unknown; enum?: unknown }>
-      | undefined
-    const property = properties && Object.hasOwn(properties, this.#key) ? properties[this.#key] : undefined
-    return typeof property?.type === 'string' ? property.type : undefined
   }
 
   /** What stands behind a call: its end, another one, the end of them all. */
   #after(): boolean {
-    const calls = this.#calls!
     const at = skipSpace(this.#buffer, 0)
     if (at === this.#buffer.length) {
       if (this.#ended) this.#buffer = ''
       return false
     }
-    const next = ([literal, state]: readonly [string, State]) => ({
-      match: literal === '' ? undefined : matchAt(this.#buffer, at, literal),
-      state,
+    const next = behindCall(this.#buffer, at, this.#calls!, {
+      textClose: this.#format.textClose,
+      ended: this.#ended,
     })
-    const options = [
-      [calls.callClose, 'after'],
-      [calls.sectionClose, 'text'],
-      [calls.separator, 'call'],
-      [calls.sectionOpen, 'call'],
-      [calls.callOpen, 'call'],
-      [this.#format.textClose, 'after'],
-    ] as const
-    const matches = options.map(next)
-    const found = matches
-      .filter(({ match }) => typeof match === 'number')
-      .reduce<{ match: number; state: State } | undefined>(
-        (best, one) => (best && best.match >= (one.match as number) ? best : (one as { match: number; state: State })),
-        undefined,
-      )
-    const isPartial = matches.some(({ match }) => match === 'partial')
-    if (isPartial && !this.#ended) return false
-    if (found) {
-      const isOpening = found.match === matches[4]!.match && found.state === 'call'
-      this.#buffer = this.#buffer.slice(isOpening ? at : found.match)
-      return this.#enter(found.state)
-    }
-    if (isPartial) {
-      this.#buffer = ''
+    if (next === 'partial') {
+      if (this.#ended) this.#buffer = ''
       return false
     }
-    return this.#enter('text')
+    if (next === undefined) return this.#enter('text')
+    this.#buffer = this.#buffer.slice(next.from)
+    return this.#enter(next.state)
   }
 }

@@ -1,68 +1,19 @@
-/** Runs the parser's tree with Jinja 3.1's meaning. */
-import { attributeOf, itemOf } from './access.ts'
+/** Runs the statements of the parser's tree with Jinja 3.1's meaning. */
 import { SPECIAL } from './dialect.ts'
-import { filterNamed } from './filters.ts'
+import { CONSTANTS, Expressions } from './expressions.ts'
 import { Loop } from './loop.ts'
 import { bounded, MAX_DEPTH, spend } from './meter.ts'
-import type {
-  Argument,
-  Binary,
-  Call,
-  CallBlock,
-  Expression,
-  Filtered,
-  For,
-  Member,
-  Parameter,
-  SetStatement,
-  Statement,
-} from './nodes.ts'
-import { binary, compare, contains, equals, negate, slice } from './operators.ts'
-import { Lacking, PythonError, typeError, Unbounded, undefinedError, valueError } from './problems.ts'
+import type { Call, CallBlock, Expression, For, Member, Parameter, SetStatement, Statement } from './nodes.ts'
+import { typeError, Unbounded, undefinedError, valueError } from './problems.ts'
 import { Scope } from './scope.ts'
-import { testNamed } from './tests.ts'
 import { str } from './text.ts'
-import {
-  Callable,
-  Dict,
-  Float,
-  integer,
-  isAttributes,
-  iterate,
-  type Named,
-  Namespace,
-  orElse,
-  Tuple,
-  truth,
-  typeName,
-  Undefined,
-  type Value,
-} from './values.ts'
+import { Callable, Dict, iterate, Namespace, orElse, Tuple, truth, Undefined, type Value } from './values.ts'
 
 /** How a block ended. */
 type Ending = 'break' | 'continue' | undefined
 
-const CONSTANTS = new Map<string, Value>([
-  ['true', true],
-  ['True', true],
-  ['false', false],
-  ['False', false],
-  ['none', null],
-  ['None', null],
-])
-
-const COMPARISONS: Record<string, (left: Value, right: Value) => boolean> = {
-  '==': equals,
-  '!=': (left, right) => !equals(left, right),
-  '<': (left, right) => compare(left, right, '<') < 0,
-  '<=': (left, right) => compare(left, right, '<=') <= 0,
-  '>': (left, right) => compare(left, right, '>') > 0,
-  '>=': (left, right) => compare(left, right, '>=') >= 0,
-  in: (left, right) => contains(right, left),
-  'not in': (left, right) => !contains(right, left),
-}
-
 export class Evaluator {
+  readonly #expressions = new Expressions()
   #output = ''
   #depth = 0
   #loops = 0
@@ -90,7 +41,7 @@ export class Evaluator {
       case 'Continue':
         return 'continue'
       case 'If':
-        return this.#block(truth(this.#value(node.test, scope)) ? node.body : node.alternate, scope)
+        return this.#block(truth(this.#expressions.value(node.test, scope)) ? node.body : node.alternate, scope)
       case 'For':
         return this.#for(node, scope)
       case 'Set':
@@ -102,7 +53,7 @@ export class Evaluator {
       case 'CallStatement':
         return this.#callBlock(node, scope)
       default:
-        this.#print(str(this.#value(node, scope)))
+        this.#print(str(this.#expressions.value(node, scope)))
         return undefined
     }
   }
@@ -128,11 +79,11 @@ export class Evaluator {
     const special =
       iterable.type === 'CallExpression' && iterable.callee.type === 'Identifier' ? iterable.callee.value : ''
     if (special !== SPECIAL.each && special !== SPECIAL.recursive) {
-      this.#loop(node, this.#value(iterable, scope), undefined, scope, special === SPECIAL.recursive)
+      this.#loop(node, this.#expressions.value(iterable, scope), undefined, scope, special === SPECIAL.recursive)
       return undefined
     }
     const [items, test] = (iterable as Call).args as Expression[]
-    this.#loop(node, this.#value(items!, scope), test, scope, special === SPECIAL.recursive)
+    this.#loop(node, this.#expressions.value(items!, scope), test, scope, special === SPECIAL.recursive)
     return undefined
   }
 
@@ -141,7 +92,7 @@ export class Evaluator {
       if (!test) return true
       const inner = new Scope(scope)
       this.#assign(node.loopvar, item, inner)
-      return truth(this.#value(test, inner))
+      return truth(this.#expressions.value(test, inner))
     }
     const again = (inner: Value) => {
       const outside = this.#output
@@ -171,7 +122,7 @@ export class Evaluator {
 
   #set({ assignee, value, body }: SetStatement, scope: Scope): void {
     if (value) {
-      this.#assign(assignee, this.#value(value, scope), scope)
+      this.#assign(assignee, this.#expressions.value(value, scope), scope)
       return
     }
     const text = this.#capture(body, new Scope(scope))
@@ -183,7 +134,7 @@ export class Evaluator {
     let target: Expression = assignee
     while (target.type === 'FilterExpression') target = target.operand
     const inner = new Scope(scope, target.type === 'Identifier' ? [[target.value, text]] : [])
-    this.#assign(target, this.#value(assignee, inner), scope)
+    this.#assign(target, this.#expressions.value(assignee, inner), scope)
   }
 
   #assign(target: Expression, value: Value, scope: Scope): void {
@@ -200,7 +151,7 @@ export class Evaluator {
         this.#assign(one, items[index]!, scope)
       })
     } else if (target.type === 'MemberExpression') {
-      const owner = this.#value(target.object, scope)
+      const owner = this.#expressions.value(target.object, scope)
       if (!(owner instanceof Namespace)) throw typeError('cannot assign attribute on non-namespace object')
       const { property } = target
       owner.values.set(
@@ -211,7 +162,7 @@ export class Evaluator {
   }
 
   #property({ property }: Member, scope: Scope): Value {
-    return property.type === 'SliceExpression' ? null : this.#value(property, scope)
+    return property.type === 'SliceExpression' ? null : this.#expressions.value(property, scope)
   }
 
   #macro(name: string, parameters: readonly Parameter[], body: readonly Statement[], scope: Scope): Callable {
@@ -234,7 +185,7 @@ export class Evaluator {
         const fallback = () =>
           parameter.type === 'Identifier'
             ? new Undefined(() => undefinedError(`parameter '${key}' was not provided`))
-            : this.#value(parameter.value, inner)
+            : this.#expressions.value(parameter.value, inner)
         inner.set(key, orElse(given, fallback))
       })
       if (mentions(body, 'caller')) rest.delete('caller')
@@ -260,148 +211,19 @@ export class Evaluator {
     const [first] = call.args
     if (special === SPECIAL.plain) this.#print(this.#capture(body, new Scope(scope)))
     else if (special === SPECIAL.with) {
-      const [, named] = this.#arguments(call.args, scope)
+      const [, named] = this.#expressions.arguments(call.args, scope)
       return this.#block(body, new Scope(scope, named))
     } else if (special === SPECIAL.filter) {
       const text = this.#capture(body, new Scope(scope))
-      this.#print(str(this.#value(first as Expression, new Scope(scope, [[SPECIAL.body, text]]))))
+      this.#print(str(this.#expressions.value(first as Expression, new Scope(scope, [[SPECIAL.body, text]]))))
     } else {
       const inner = first as Expression
       if (inner.type !== 'CallExpression') throw typeError('a call block needs a call')
       const caller = this.#macro('caller', callerArgs ?? [], body, scope)
-      this.#print(str(this.#call(inner, scope, [['caller', caller]])))
+      this.#print(str(this.#expressions.call(inner, scope, [['caller', caller]])))
     }
     return undefined
   }
-
-  #value(node: Expression, scope: Scope): Value {
-    spend()
-    switch (node.type) {
-      case 'StringLiteral':
-      case 'IntegerLiteral':
-        return node.value
-      case 'FloatLiteral':
-        return new Float(node.value)
-      case 'Identifier':
-        return this.#name(node.value, scope)
-      case 'ArrayLiteral':
-        return node.value.map((item) => this.#value(item, scope))
-      case 'TupleLiteral':
-        return new Tuple(node.value.map((item) => this.#value(item, scope)))
-      case 'ObjectLiteral':
-        return new Dict([...node.value].map(([key, item]) => [this.#value(key, scope), this.#value(item, scope)]))
-      case 'MemberExpression':
-        return this.#member(node, scope)
-      case 'CallExpression':
-        return this.#call(node, scope)
-      case 'FilterExpression':
-        return this.#filter(node, scope)
-      case 'UnaryExpression':
-        return this.#unary(node.operator.value, this.#value(node.argument, scope))
-      case 'BinaryExpression':
-        return this.#binary(node, scope)
-      case 'Ternary':
-        return this.#value(truth(this.#value(node.condition, scope)) ? node.trueExpr : node.falseExpr, scope)
-      case 'SelectExpression':
-        if (truth(this.#value(node.test, scope))) return this.#value(node.lhs, scope)
-        return new Undefined(() =>
-          undefinedError('the inline if-expression evaluated to false and no else section was defined'),
-        )
-    }
-    throw new Lacking(`the construct ${(node as { type: string }).type} is not supported`)
-  }
-
-  #name(name: string, scope: Scope): Value {
-    const constant = CONSTANTS.get(name)
-    if (constant !== undefined) return constant
-    return name.startsWith('int ') ? integer(BigInt(name.slice(4))) : scope.get(name)
-  }
-
-  #member(node: Member, scope: Scope): Value {
-    const owner = this.#value(node.object, scope)
-    const { property } = node
-    if (property.type === 'SliceExpression') {
-      const bound = (end: Expression | undefined) => (end ? this.#value(end, scope) : null)
-      return slice(owner, bound(property.start), bound(property.stop), bound(property.step))
-    }
-    if (!node.computed && property.type === 'Identifier') return attributeOf(owner, property.value)
-    return itemOf(owner, this.#value(property, scope))
-  }
-
-  #arguments(nodes: readonly Argument[], scope: Scope): [args: Value[], named: Map<string, Value>] {
-    const args: Value[] = []
-    const named = new Map<string, Value>()
-    for (const node of nodes) {
-      if (node.type === 'KeywordArgumentExpression') named.set(node.key.value, this.#value(node.value, scope))
-      else if (node.type === 'SpreadExpression') args.push(...iterate(this.#value(node.argument, scope)))
-      else if (node.type === 'KeywordSpreadExpression') {
-        const more = this.#value(node.argument, scope)
-        if (!(more instanceof Dict)) throw typeError(`argument after ** must be a mapping, not ${typeName(more)}`)
-        for (const [key, value] of more.entries()) named.set(str(key), value)
-      } else args.push(this.#value(node, scope))
-    }
-    spend(args.length)
-    return [args, named]
-  }
-
-  #call(node: Call, scope: Scope, more: [string, Value][] = []): Value {
-    const { callee } = node
-    const special = callee.type === 'Identifier' ? callee.value : ''
-    const [args, named] = this.#arguments(node.args, scope)
-    if (special === SPECIAL.tuple) return new Tuple(args)
-    if (special === SPECIAL.do) return ''
-    for (const [key, value] of more) named.set(key, value)
-    return call(this.#value(callee, scope), args, named)
-  }
-
-  #filter({ operand, filter }: Filtered, scope: Scope): Value {
-    const value = this.#value(operand, scope)
-    if (filter.type === 'CallExpression' && filter.callee.type !== 'Identifier')
-      throw new Lacking('a filter must be a name')
-    const name = (filter.type === 'Identifier' ? filter : (filter.callee as { value: string })).value
-    const [args, named] = filter.type === 'Identifier' ? [[], new Map()] : this.#arguments(filter.args, scope)
-    if (name.startsWith('is not ')) return !testNamed(name.slice(7))(value, args)
-    if (name.startsWith('is ')) return testNamed(name.slice(3))(value, args)
-    return filterNamed(name)(value, args, named)
-  }
-
-  #unary(operator: string, value: Value): Value {
-    if (operator === 'not') return !truth(value)
-    return operator === '-' ? negate(value) : negate(negate(value))
-  }
-
-  #binary(node: Binary, scope: Scope): Value {
-    const operator = node.operator.value
-    if (operator === 'and' || operator === 'or') {
-      const left = this.#value(node.left, scope)
-      return truth(left) === (operator === 'or') ? left : this.#value(node.right, scope)
-    }
-    if (operator in COMPARISONS) return this.#comparison(node, scope)[0]
-    return binary(operator, this.#value(node.left, scope), this.#value(node.right, scope))
-  }
-
-  /** a < b < c is a < b and b < c: whether it holds, and the last value. */
-  #comparison(node: Binary, scope: Scope): [holds: boolean, last: Value] {
-    const { left } = node
-    const isChain =
-      left.type === 'BinaryExpression' &&
-      left.operator.value in COMPARISONS &&
-      left.operator.group === node.operator.group
-    const [holds, value]: [boolean, Value] = isChain ? this.#comparison(left, scope) : [true, this.#value(left, scope)]
-    if (!holds) return [false, null]
-    const right = this.#value(node.right, scope)
-    return [COMPARISONS[node.operator.value]!(value, right), right]
-  }
-}
-
-function call(callee: Value, args: Value[], named: Named): Value {
-  if (callee instanceof Callable) return callee.call(args, named)
-  if (isAttributes(callee) && callee.call) return callee.call(args, named)
-  if (callee instanceof Undefined) {
-    if (callee.variable !== undefined) throw new Lacking(`there is no function '${callee.variable}'`)
-    throw callee.problem()
-  }
-  throw new PythonError('TypeError', `'${typeName(callee)}' object is not callable`)
 }
 
 /** Whether a name stands in a tree: a macro that names `varargs`, `kwargs` or `caller` takes them, another does not. */

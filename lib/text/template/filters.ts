@@ -1,23 +1,50 @@
 /** Jinja's filters, and tojson as transformers has it. */
 
 import { attributePath } from './access.ts'
-import { bind, count, text } from './arguments.ts'
+import { count } from './arguments.ts'
+import { type Filter, filter, onText } from './filter.ts'
+import {
+  batch,
+  columns,
+  dictsort,
+  extreme,
+  groupby,
+  isTrue,
+  join,
+  map,
+  select,
+  selectattr,
+  sort,
+  sum,
+  unique,
+} from './filters_of_lists.ts'
+import {
+  escapeHtml,
+  filesize,
+  float,
+  indent,
+  int,
+  round,
+  striptags,
+  title,
+  truncate,
+  urlencode,
+  wordcount,
+} from './filters_of_texts.ts'
+import { percent } from './format.ts'
 import { jsonStyle, parseJson, toJson } from './json.ts'
 import { bounded, spend, spendText } from './meter.ts'
-import { capitalize, center, joined, replace, splitLines, strip } from './methods.ts'
-import { binary, compare, equals } from './operators.ts'
-import { Lacking, typeError, valueError } from './problems.ts'
-import { TESTS, testNamed } from './tests.ts'
-import { changed, fixed, percent, repr, str, toNumber } from './text.ts'
+import { binary } from './operators.ts'
+import { Lacking, typeError } from './problems.ts'
+import { capitalize, center, replace, strip } from './python_text.ts'
+import { TESTS } from './tests.ts'
+import { changed, repr, str } from './text.ts'
 import {
   Dict,
   Float,
-  integer,
   isInteger,
-  isNumber,
   iterate,
   lengthOf,
-  type Named,
   orElse,
   Tuple,
   truth,
@@ -26,252 +53,6 @@ import {
   type Value,
   View,
 } from './values.ts'
-
-type Arguments = readonly (Value | undefined)[]
-
-export type Filter = (value: Value, args: readonly Value[], named: Named) => Value
-
-/** A filter with arguments that have names. */
-const filter =
-  (names: string, run: (value: Value, args: Arguments) => Value): Filter =>
-  (value, args, named) =>
-    run(value, bind('the filter', names.split(' ').filter(Boolean), args, named))
-
-/** A filter on the text of a value. */
-const onText = (names: string, run: (value: string, args: Arguments) => Value) =>
-  filter(names, (value, args) => run(str(value), args))
-
-const isTrue = (value: Value | undefined) => value !== undefined && truth(value)
-
-/** For orders and comparisons that pass over case. */
-const folded = (value: Value): Value => (typeof value === 'string' ? value.toLowerCase() : value)
-
-/** The part of an item that a filter looks at: an attribute's path, folded unless case counts. */
-function keyed(attribute: Value | undefined, caseSensitive: boolean, fallback?: Value): (item: Value) => Value {
-  const fold = (value: Value) => (caseSensitive ? value : folded(value))
-  if (attribute === undefined || attribute === null) return fold
-  return (item) => fold(attributePath(item, attribute, fallback))
-}
-
-/** Stable, by the order of Python. */
-function sorted(items: Value[], key: (item: Value) => Value, reverse: boolean): Value[] {
-  const keys = items.map((item) => [key(item), item] as const)
-  const sign = reverse ? -1 : 1
-  return keys.sort(([a], [b]) => sign * compare(a, b)).map(([, item]) => item)
-}
-
-function sort(value: Value, [reverse, caseSensitive, attribute]: Arguments): Value {
-  const paths = typeof attribute === 'string' ? attribute.split(',') : [attribute ?? null]
-  const keys = paths.map((path) => keyed(path, isTrue(caseSensitive)))
-  const key = (item: Value) => (keys.length === 1 ? keys[0]!(item) : new Tuple(keys.map((one) => one(item))))
-  return sorted([...iterate(value)], key, isTrue(reverse))
-}
-
-function dictsort(value: Value, [caseSensitive, by = 'key', reverse]: Arguments): Value {
-  if (!(value instanceof Dict)) throw typeError(`dictsort takes a dict, not ${typeName(value)}`)
-  if (by !== 'key' && by !== 'value') throw valueError('You can only sort by either "key" or "value"')
-  const fold = keyed(null, isTrue(caseSensitive))
-  const pairs = value.entries().map((entry): Value => new Tuple(entry))
-  return sorted(pairs, (pair) => fold((pair as Tuple).items[by === 'key' ? 0 : 1]!), isTrue(reverse))
-}
-
-function extreme(value: Value, [caseSensitive, attribute]: Arguments, sign: number): Value {
-  const items = iterate(value)
-  if (items.length === 0) return new Undefined(() => typeError('No aggregated item, sequence was empty.'))
-  const key = keyed(attribute, isTrue(caseSensitive))
-  return items.reduce((best, item) => (sign * compare(key(item), key(best)) > 0 ? item : best))
-}
-
-function unique(value: Value, [caseSensitive, attribute]: Arguments): Value {
-  const key = keyed(attribute, isTrue(caseSensitive))
-  const seen = new Dict()
-  const items = iterate(value).filter((item) => {
-    spend()
-    const one = key(item)
-    const isNew = !seen.has(one)
-    seen.set(one, true)
-    return isNew
-  })
-  return View.generator(items)
-}
-
-function groupby(value: Value, [attribute, fallback, caseSensitive]: Arguments): Value {
-  const exact = keyed(attribute, true, fallback)
-  const key = keyed(attribute, isTrue(caseSensitive), fallback)
-  const groups: [folded: Value, list: Value[]][] = []
-  for (const item of sorted([...iterate(value)], key, false)) {
-    const last = groups.at(-1)
-    if (last && equals(last[0], key(item))) last[1].push(item)
-    else groups.push([key(item), [item]])
-  }
-  return groups.map(([, list]) => new Tuple([exact(list[0]!), list], ['grouper', 'list']))
-}
-
-/** Items in rows of a length. */
-function batch(value: Value, [length, fill]: Arguments): Value {
-  const size = count(length, 1)
-  if (!(size >= 1)) throw valueError('batch() takes rows of one item or more')
-  const items = iterate(value)
-  spend(items.length)
-  const rows: Value[] = []
-  for (let start = 0; start < items.length; start += size)
-    rows.push(filled(items.slice(start, start + size), size, fill))
-  return View.generator(rows)
-}
-
-function filled(row: Value[], size: number, fill: Value | undefined): Value[] {
-  if (fill === undefined || fill === null) return row
-  const missing = Math.max(0, size - row.length)
-  spend(missing)
-  return [...row, ...Array<Value>(missing).fill(fill)]
-}
-
-/** Items in a number of columns. */
-function columns(value: Value, [slices, fill]: Arguments): Value {
-  const items = iterate(value)
-  const wanted = count(slices, 1)
-  if (!(wanted >= 1)) throw valueError('slice() takes one column or more')
-  spend(items.length + wanted)
-  const each = Math.floor(items.length / wanted)
-  const more = items.length % wanted
-  let start = 0
-  const all = Array.from({ length: wanted }, (_, index): Value => {
-    const column = items.slice(start, start + each + (index < more ? 1 : 0))
-    start += column.length
-    return index >= more && fill !== undefined && fill !== null ? [...column, fill] : column
-  })
-  return View.generator(all)
-}
-
-/** The test that select() and its kin apply: by name with arguments, or truth itself. */
-function chooser([name, ...args]: readonly Value[]): (value: Value) => boolean {
-  if (name === undefined) return truth
-  const test = testNamed(text(name))
-  return (value) => test(value, args)
-}
-
-/** Items of what select() and map() go through: nothing at all passes for an empty list. */
-function itemsOf(value: Value): Value[] {
-  const items = truth(value) ? iterate(value) : []
-  spend(items.length)
-  return items
-}
-
-function chosen(value: Value, test: (item: Value) => boolean): View {
-  const items = itemsOf(value)
-  return View.generator(items.filter(test))
-}
-
-const select =
-  (wanted: boolean): Filter =>
-  (value, args) => {
-    const test = chooser(args)
-    return chosen(value, (item) => test(item) === wanted)
-  }
-
-const selectattr =
-  (wanted: boolean): Filter =>
-  (value, [attribute, ...args]) => {
-    if (attribute === undefined) throw typeError('Missing parameter for attribute name')
-    const test = chooser(args)
-    return chosen(value, (item) => test(attributePath(item, attribute)) === wanted)
-  }
-
-const map: Filter = (value, [name, ...args], named) => {
-  const items = itemsOf(value)
-  if (name === undefined) {
-    const [attribute, fallback] = bind('map', ['attribute', 'default'], [], named)
-    if (attribute === undefined) throw typeError('map requires a filter argument')
-    return View.generator(items.map((item) => attributePath(item, attribute, fallback)))
-  }
-  const apply = filterNamed(text(name))
-  return View.generator(items.map((item) => apply(item, args, named)))
-}
-
-function sum(value: Value, [attribute, start = 0]: Arguments): Value {
-  const key = keyed(attribute, true)
-  return iterate(value).reduce((total, item) => binary('+', total, key(item)), start)
-}
-
-function join(value: Value, [separator = '', attribute]: Arguments): Value {
-  const key = keyed(attribute, true)
-  return joined(
-    iterate(value).map((item) => str(key(item))),
-    str(separator),
-  )
-}
-
-function indent(value: string, [width = 4, isFirst, blank]: Arguments): string {
-  const margin = typeof width === 'string' ? width : ' '.repeat(Math.min(10_000, Math.max(0, count(width, 4))))
-  const lines = splitLines(`${value}\n`)
-  spendText(value.length + margin.length * lines.length)
-  return lines
-    .map(
-      (line, index) =>
-        ((index > 0 || isTrue(isFirst)) && (line !== '' || isTrue(blank) || index === 0) ? margin : '') + line,
-    )
-    .join('\n')
-}
-
-function truncate(value: string, [length, killWords, end = '...', leeway]: Arguments): string {
-  const size = count(length, 255)
-  const tail = text(end)
-  const all = Array.from(value)
-  spend(all.length)
-  if (all.length <= size + count(leeway, 5)) return value
-  const kept = all.slice(0, size - tail.length).join('')
-  if (isTrue(killWords)) return kept + tail
-  const space = kept.lastIndexOf(' ')
-  return (space === -1 ? kept : kept.slice(0, space)) + tail
-}
-
-function round(value: Value, [precision, method = 'common']: Arguments): Value {
-  if (value instanceof Undefined) throw value.problem()
-  if (!isNumber(value)) throw typeError(`type ${typeName(value)} doesn't define __round__ method`)
-  if (typeof value === 'boolean') return Number(value)
-  const digits = count(precision, 0)
-  if (method === 'common') {
-    if (!(value instanceof Float))
-      return digits >= 0 ? value : Math.round(Number(value) / 10 ** -digits) * 10 ** -digits
-    if (digits < 0) return new Float(Math.round(value.value / 10 ** -digits) * 10 ** -digits)
-    const size = fixed(Math.abs(value.value), Math.min(digits, 60))
-    return new Float(Math.sign(value.value) * Number(size))
-  }
-  if (method !== 'ceil' && method !== 'floor') throw valueError('method must be common, ceil or floor')
-  return new Float(Math[method](toNumber(value) * 10 ** digits) / 10 ** digits)
-}
-
-function int(value: Value, [fallback = 0, base]: Arguments): Value {
-  if (isInteger(value)) return value
-  if (typeof value === 'boolean') return Number(value)
-  if (value instanceof Float) return Number.isFinite(value.value) ? integer(BigInt(Math.trunc(value.value))) : fallback
-  if (value instanceof Undefined) throw value.problem()
-  const digits = typeof value === 'string' ? strip(value, 'both').replace(/(?<=\d)_(?=\d)/g, '') : ''
-  if (digits.length > 4300) return fallback
-  const radix = count(base, 10)
-  const [, sign, plain] = /^([+-]?)(?:0[xX](?=.)|0[bB](?=.)|0[oO](?=.))?(.*)$/s.exec(digits)!
-  const prefixed = radix !== 10
-  const letters = prefixed ? plain! : digits.replace(/^[+-]/, '')
-  const valid = new RegExp(`^[${'0123456789abcdefghijklmnopqrstuvwxyz'.slice(0, radix)}]+$`, 'i').test(letters)
-  if (valid && radix === 10) return integer(BigInt(letters) * (sign === '-' ? -1n : 1n))
-  if (valid) return Number.parseInt(letters, radix) * (sign === '-' ? -1 : 1)
-  const float = toFloat(digits)
-  return float === undefined || !Number.isFinite(float) ? fallback : integer(BigInt(Math.trunc(float)))
-}
-
-function toFloat(digits: string): number | undefined {
-  if (/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(digits)) return Number(digits)
-  const special = /^([+-]?)(inf(?:inity)?|nan)$/i.exec(digits)
-  if (!special) return undefined
-  return special[2]!.toLowerCase() === 'nan' ? Number.NaN : special[1] === '-' ? -Infinity : Infinity
-}
-
-function float(value: Value, [fallback = new Float(0)]: Arguments): Value {
-  if (isNumber(value)) return new Float(toNumber(value))
-  if (value instanceof Undefined) throw value.problem()
-  const parsed = typeof value === 'string' ? toFloat(strip(value, 'both')) : undefined
-  return parsed === undefined ? fallback : new Float(parsed)
-}
 
 function length(value: Value): Value {
   if (typeof value === 'string') spendText(value.length)
@@ -291,50 +72,6 @@ function first(value: Value): Value {
   const item = value instanceof View ? value.next() : iterate(value)[0]
   return orElse(item, () => new Undefined(() => typeError('No first item, sequence was empty.')))
 }
-
-const HTML: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', "'": '&#39;', '"': '&#34;' }
-const escapeHtml = onText('', (value) =>
-  changed(value, (part) => part.replace(/[&<>'"]/g, (character) => HTML[character]!)),
-)
-
-const quote = (value: string) =>
-  encodeURIComponent(value.replace(/\p{Surrogate}/gu, '\uFFFD'))
-    .replace(/[!'()*]/g, (character) => `%${character.charCodeAt(0).toString(16).toUpperCase()}`)
-    .replaceAll('%2F', '/')
-
-const quotePlus = (value: Value) => quote(str(value)).replaceAll('/', '%2F').replaceAll('%20', '+')
-
-function urlencode(value: Value): Value {
-  if (typeof value === 'string' || !(value instanceof Dict || Array.isArray(value))) return changed(str(value), quote)
-  const pairs = value instanceof Dict ? value.entries() : value.map((pair) => iterate(pair))
-  return joined(
-    pairs.map((pair) => pair.map(quotePlus).join('=')),
-    '&',
-  )
-}
-
-function filesize(value: Value, [binaryUnits]: Arguments): string {
-  const bytes = toNumber(float(value, []) as Float)
-  const base = isTrue(binaryUnits) ? 1024 : 1000
-  if (bytes === 1) return '1 Byte'
-  if (bytes < base) return `${Math.trunc(bytes)} Bytes`
-  const power = Math.min(8, Math.floor(Math.log(bytes) / Math.log(base) + 1e-9))
-  const letter = 'kMGTPEZY'[power - 1]!
-  return `${fixed(bytes / base ** power, 1)} ${isTrue(binaryUnits) ? `${letter.toUpperCase()}iB` : `${letter}B`}`
-}
-
-const title = onText('', (value) => changed(value, (part) => part.replace(/[^-\s({[<]+/g, (word) => capitalize(word))))
-
-const wordcount = onText('', (value) => {
-  spendText(value.length)
-  return [...value.matchAll(/[\p{L}\p{N}_]+/gu)].length
-})
-
-const striptags = onText('', (value) => {
-  spendText(value.length)
-  const plain = value.replace(/<!--[\s\S]{0,100000}?-->/g, '').replace(/<[^>]{0,100000}>/g, '')
-  return (plain.match(/\S+/g) ?? []).join(' ')
-})
 
 const formatFilter: Filter = (value, args, named) =>
   percent(str(value), named.size > 0 ? new Dict(named) : new Tuple([...args]))

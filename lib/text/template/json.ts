@@ -1,8 +1,10 @@
 /** json.dumps() and json.loads(), as the filters tojson and from_json have them. */
+
+import { fromJs } from './from_js.ts'
 import { bounded, spend } from './meter.ts'
 import { typeError, valueError } from './problems.ts'
 import { changed, floatText, str } from './text.ts'
-import { Dict, Float, fromJs, isInteger, Tuple, truth, typeName, type Value } from './values.ts'
+import { Dict, Float, isInteger, Tuple, truth, typeName, type Value } from './values.ts'
 
 export interface JsonStyle {
   ascii: boolean

@@ -1,7 +1,9 @@
 /** Python's operators on values. */
+
+import { percent } from './format.ts'
 import { bounded, spend, spendText } from './meter.ts'
 import { PythonError, typeError, Unbounded } from './problems.ts'
-import { percent, str, toNumber } from './text.ts'
+import { str, toNumber } from './text.ts'
 import {
   characters,
   Dict,

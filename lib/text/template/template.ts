@@ -3,6 +3,7 @@ import { parse } from '@huggingface/jinja'
 import { MillraceError } from '../../errors.ts'
 import { translate } from './dialect.ts'
 import { Evaluator } from './evaluate.ts'
+import { fromJs } from './from_js.ts'
 import { globals } from './globals.ts'
 import { lex } from './lexer.ts'
 import { startMeter } from './meter.ts'
@@ -10,7 +11,6 @@ import type { Statement } from './nodes.ts'
 import { Lacking, PythonError, Refusal, Unbounded } from './problems.ts'
 import { Scope } from './scope.ts'
 import { setThrough, type Through } from './text.ts'
-import { fromJs } from './values.ts'
 
 /** Characters of a template; the longest published ones have some 30,000. */
 const MAX_TEMPLATE = 2 ** 20

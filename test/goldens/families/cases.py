@@ -71,6 +71,43 @@ YARN = {
     'llama_4_scaling_beta': 0.1,
 }
 UNTIED = {'tie_word_embeddings': False}
+QWEN3_MOE = {
+    'num_hidden_layers': 3,
+    'mlp_only_layers': [1],
+    'num_experts': 8,
+    'num_experts_per_tok': 3,
+    'moe_intermediate_size': 32,
+    'norm_topk_prob': True,
+}
+SPARSE_HALF = {**QWEN3_MOE, 'num_hidden_layers': 4, 'mlp_only_layers': [], 'decoder_sparse_step': 2}
+GPT_OSS = {
+    **windows(4, 2),
+    'num_local_experts': 6,
+    'num_experts_per_tok': 2,
+    'intermediate_size': 96,
+    'rope_parameters': {
+        'rope_type': 'yarn',
+        'rope_theta': 150000.0,
+        'factor': 8.0,
+        'beta_fast': 32.0,
+        'beta_slow': 1.0,
+        'truncate': False,
+        'original_max_position_embeddings': 64,
+    },
+}
+GLM4_MOE = {
+    'num_hidden_layers': 3,
+    'num_nextn_predict_layers': 0,
+    'moe_intermediate_size': 32,
+    'n_routed_experts': 8,
+    'num_experts_per_tok': 3,
+    'routed_scaling_factor': 1.5,
+    'attention_bias': True,
+    'use_qk_norm': True,
+}
+GLM4_GROUPS = {**GLM4_MOE, 'n_group': 4, 'topk_group': 2, 'use_qk_norm': False, 'norm_topk_prob': False}
+OLMOE = {'num_experts': 8, 'num_experts_per_tok': 3, 'intermediate_size': 32, 'pad_token_id': 0}
+MIXTRAL = {'num_local_experts': 6, 'num_experts_per_tok': 2, 'intermediate_size': 96}
 
 # (name, model_type, config, format, seed)
 CASES = [
@@ -116,5 +153,15 @@ CASES = [
     ('exaone4-bf16', 'exaone4', {**windows(4, 4), 'sliding_window_pattern': 4}, 'plain', 1),
     ('ernie45-bf16', 'ernie4_5', {'use_bias': False}, 'plain', 1),
     ('ernie45-bias-bf16', 'ernie4_5', {'use_bias': True}, 'plain', 1),
+    ('qwen3-moe-bf16', 'qwen3_moe', QWEN3_MOE, 'plain', 1),
+    ('qwen3-moe-gptq-g32', 'qwen3_moe', QWEN3_MOE, 'gptq', 2),
+    ('qwen3-moe-unnormed-awq-g32', 'qwen3_moe', {**SPARSE_HALF, 'norm_topk_prob': False}, 'awq', 3),
+    ('gpt-oss-bf16', 'gpt_oss', GPT_OSS, 'plain', 1),
+    ('gpt-oss-mxfp4', 'gpt_oss', {**GPT_OSS, **UNTIED}, 'mxfp4', 3),
+    ('glm4-moe-bf16', 'glm4_moe', GLM4_MOE, 'plain', 1),
+    ('glm4-moe-groups-gptq-g32', 'glm4_moe', {**GLM4_GROUPS, 'n_shared_experts': 2}, 'gptq', 2),
+    ('olmoe-bf16', 'olmoe', OLMOE, 'plain', 1),
+    ('mixtral-bf16', 'mixtral', {**MIXTRAL, 'sliding_window': 24}, 'plain', 1),
+    ('mixtral-gptq-g32', 'mixtral', {**MIXTRAL, **UNTIED}, 'gptq', 2),
     ('helium-bf16', 'helium', {**UNTIED, 'attention_bias': True, 'mlp_bias': True}, 'plain', 1),
 ]

@@ -17,7 +17,8 @@ sys.path.insert(0, str(HERE.parent))
 from tiny import make, run  # noqa: E402
 
 GROUP = 32
-PLAIN = ('embed', 'lm_head')
+# Quantisers leave routers as they are.
+PLAIN = ('embed', 'lm_head', 'mlp.gate.weight', 'block_sparse_moe.gate.weight', 'router')
 AWQ_ORDER = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
 
 
@@ -54,7 +55,26 @@ def quantised(name, weight, fmt, random):
     return {module + part: tensor.contiguous() for part, tensor in packed.items()}, means
 
 
-def settings(fmt):
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def blocks(name, weight, random):
+    """The experts of gpt-oss in MXFP4, [experts, in, out] as floats, and what they stand for."""
+    experts, k, n = weight.shape
+    q = torch.randint(0, 16, (experts, n, k), generator=random)
+    exponents = torch.randint(120, 124, (experts, n, k // 32), generator=random)
+    means = E2M1[q] * torch.exp2(exponents.float() - 127).repeat_interleave(32, -1)
+    pairs = q.reshape(experts, n, k // 32, 16, 2)
+    packed = {
+        name + '_blocks': (pairs[..., 0] | pairs[..., 1] << 4).to(torch.uint8),
+        name + '_scales': exponents.to(torch.uint8),
+    }
+    return packed, means.transpose(1, 2).contiguous().bfloat16()
+
+
+def settings(fmt, mixture):
+    if fmt == 'mxfp4':
+        return {'quant_method': 'mxfp4', 'modules_to_not_convert': ['model.layers.*.self_attn', 'lm_head']}
     if fmt == 'gptq':
         return {
             'quant_method': 'gptq',
@@ -71,7 +91,7 @@ def settings(fmt):
         'group_size': GROUP,
         'zero_point': True,
         'version': 'gemm',
-        'modules_to_not_convert': None,
+        'modules_to_not_convert': ['gate'] if mixture else None,
     }
 
 
@@ -80,9 +100,11 @@ def make_case(case, ids, folder):
 
     def store(tensor, weight, random):
         linear = weight.dim() == 2 and tensor.endswith('.weight') and not any(part in tensor for part in PLAIN)
+        if fmt == 'mxfp4':
+            return blocks(tensor, weight, random) if weight.dim() == 3 else None
         return quantised(tensor, weight, fmt, random) if linear and fmt != 'plain' else None
 
-    return make(folder, ids, model_type, own, seed, store, None if fmt == 'plain' else settings(fmt))
+    return make(folder, ids, model_type, own, seed, store, None if fmt == 'plain' else settings(fmt, 'num_experts_per_tok' in own))
 
 
 if __name__ == '__main__':

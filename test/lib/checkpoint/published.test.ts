@@ -87,6 +87,9 @@ const PARAMETERS: Record<string, number> = {
   'granite-3.3-2b-instruct': 2_533_539_840,
   'granite-3.3-8b-instruct': 8_170_864_640,
   'smollm3-3b': 3_075_098_624,
+  'qwen3-30b-a3b': 30_532_122_624,
+  'qwen3-235b-a22b': 235_093_634_560,
+  'mixtral-8x7b-instruct-v0.1': 46_702_792_704,
   'command-r-v01': 34_980_831_232,
   'ministral-8b-instruct-2410': 8_019_808_256,
   'mistral-small-3.1-24b-instruct-2503': 23_572_403_200,
@@ -106,7 +109,14 @@ const ROUNDED: Record<string, number> = {
   'ministral-3-14b-instruct-2512': 13.5,
 }
 
-const parameters = ({ named, tiedEmbeddings }: ModelConfig) => countParameters(named, tiedEmbeddings)
+/** Of mixtures, in billions: the weights that a token is computed with, as their pages have them. */
+const ACTIVE: Record<string, number> = {
+  'qwen3-30b-a3b': 3.3,
+  'qwen3-235b-a22b': 22,
+  'mixtral-8x7b-instruct-v0.1': 12.9,
+}
+
+const parameters = ({ named, tiedEmbeddings }: ModelConfig) => countParameters(named, tiedEmbeddings).all
 
 describe('published models', () => {
   test.each(PUBLISHED)('%s: no refusal, no warning', async (name) => {
@@ -115,6 +125,10 @@ describe('published models', () => {
     const read = readConfig(config, (message) => warnings.push(message))
     expect(warnings).toEqual([])
     if (name in PARAMETERS) expect(parameters(read)).toBe(PARAMETERS[name])
+    if (name in ACTIVE) {
+      const { active } = countParameters(read.named, read.tiedEmbeddings)
+      expect(Math.abs(active / 1e9 / ACTIVE[name]! - 1)).toBeLessThan(0.02)
+    }
     if (name in ROUNDED) expect(Math.abs(parameters(read) / 1e9 - ROUNDED[name]!)).toBeLessThan(0.1)
     const { quantization_config: said } = config
     const quantisation = await readQuantisation({ path: FOLDER, files: [], config } as never)

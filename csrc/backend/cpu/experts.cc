@@ -1,0 +1,154 @@
+// Mixtures of experts on the CPU twin. Each expert that any row chose reads its weights once for all of them; the rows'
+// results are added in the order of their own choices, so that a row's bits do not depend on its neighbours.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "backend/cpu/executor.h"
+#include "backend/cpu/route.h"
+
+namespace millrace {
+
+namespace {
+
+// Results that are kept until they are added: of more rows than this many floats hold, some at a time.
+constexpr size_t kMostFloats = size_t{1} << 23;
+
+float clamped_swiglu(float gate, float up, const ExpertsOp& op) {
+  gate = std::min(gate, op.limit);
+  up = std::clamp(up, -op.limit, op.limit);
+  return gate / (1.0f + std::exp(-op.alpha * gate)) * (up + 1.0f);
+}
+
+}  // namespace
+
+void CpuExecutor::run_op(const RouteOp& op, const Scope& scope) {
+  const float* logits = rows_of(scope, op.in);
+  const float* bias = vector(scope, op.select_bias);
+  float* routes = rows_of(scope, op.out);
+  compute_->pool.parallel_for((scope.rows + 15) / 16, [&](int64_t index, int) {
+    thread_local RouteScratch scratch;
+    const int begin = static_cast<int>(index) * 16;
+    for (int r = begin; r < std::min(scope.rows, begin + 16); r++) {
+      route_row(op, logits + static_cast<size_t>(r) * width(op.in), bias, scratch,
+                routes + static_cast<size_t>(r) * width(op.out));
+    }
+  });
+}
+
+void CpuExecutor::run_op(const ExpertsOp& op, const Scope& scope) {
+  const size_t of_row = static_cast<size_t>(width(op.routes) / 2) * static_cast<size_t>(width(op.out));
+  const int most = static_cast<int>(std::clamp<size_t>(kMostFloats / of_row, 1, static_cast<size_t>(scope.rows)));
+  for (int begin = 0; begin < scope.rows; begin += most) {
+    Scope some = scope;
+    some.begin = scope.begin + begin;
+    some.rows = std::min(most, scope.rows - begin);
+    run_experts(op, some);
+  }
+}
+
+void CpuExecutor::run_experts(const ExpertsOp& op, const Scope& scope) {
+  const float* routes = rows_of(scope, op.routes);
+  const int top_k = width(op.routes) / 2;
+  const size_t hidden = static_cast<size_t>(width(op.out));
+  ExpertsScratch& scratch = experts_scratch_;
+  // Places (row, choice) by expert, rows ascending.
+  scratch.begins.assign(static_cast<size_t>(op.experts) + 1, 0);
+  const auto choice = [&](int row, int rank) {
+    return static_cast<size_t>(routes[static_cast<size_t>(row) * width(op.routes) + rank]);
+  };
+  for (int r = 0; r < scope.rows; r++) {
+    for (int i = 0; i < top_k; i++) scratch.begins[choice(r, i) + 1]++;
+  }
+  for (size_t e = 0; e < static_cast<size_t>(op.experts); e++) scratch.begins[e + 1] += scratch.begins[e];
+  scratch.places.resize(static_cast<size_t>(scope.rows) * top_k);
+  std::vector<int> next(scratch.begins.begin(), scratch.begins.end() - 1);
+  for (int r = 0; r < scope.rows; r++) {
+    for (int i = 0; i < top_k; i++) scratch.places[next[choice(r, i)]++] = r * top_k + i;
+  }
+  scratch.results.resize(std::max(scratch.results.size(), scratch.places.size() * hidden));
+  for (int e = 0; e < op.experts; e++) {
+    const int begin = scratch.begins[e], count = scratch.begins[e + 1] - begin;
+    if (count > 0) run_expert(op, scope, e, std::span(scratch.places).subspan(begin, count));
+  }
+
+  float* out = rows_of(scope, op.out);
+  compute_->pool.parallel_for(scope.rows, [&](int64_t row, int) {
+    const float* weights = routes + static_cast<size_t>(row) * width(op.routes) + top_k;
+    float* to = out + static_cast<size_t>(row) * hidden;
+    for (int i = 0; i < top_k; i++) {
+      const float* from = scratch.results.data() + (static_cast<size_t>(row) * top_k + i) * hidden;
+      if (i == 0) {
+        for (size_t f = 0; f < hidden; f++) to[f] = weights[i] * from[f];
+      } else {
+        for (size_t f = 0; f < hidden; f++) to[f] += weights[i] * from[f];
+      }
+    }
+  });
+}
+
+// `places`: rows and ranks that chose the expert, as run_experts() counts them; its results go there.
+void CpuExecutor::run_expert(const ExpertsOp& op, const Scope& scope, int expert, std::span<const int> places) {
+  const int rows = static_cast<int>(places.size());
+  const int top_k = width(op.routes) / 2;
+  const size_t in = static_cast<size_t>(width(op.in)), hidden = static_cast<size_t>(width(op.out));
+  const LinearLayout& gate_up = scope.layout->linears[op.gate_up(expert)];
+  const LinearLayout& down = scope.layout->linears[op.down(expert)];
+  const size_t features = static_cast<size_t>(down.k);
+  ExpertsScratch& scratch = experts_scratch_;
+  const auto grow = [](std::vector<float>& buffer, size_t floats) {
+    buffer.resize(std::max(buffer.size(), floats));
+    return buffer.data();
+  };
+  float* x = grow(scratch.x, places.size() * in);
+  const float* from = rows_of(scope, op.in);
+  for (size_t i = 0; i < places.size(); i++) {
+    std::memcpy(x + i * in, from + static_cast<size_t>(places[i] / top_k) * in, in * sizeof(float));
+  }
+  float* activated = grow(scratch.activated, places.size() * features);
+
+  LinearCall call;
+  call.layout = &gate_up;
+  call.slab = scope.slab;
+  call.x = x;
+  call.x_stride = static_cast<int64_t>(in);
+  call.rows = rows;
+  if (op.activation == Activation::silu) {
+    call.y = activated;
+    call.y_stride = static_cast<int64_t>(features);
+    call.epilogue = Epilogue::silu_mul;
+    call.interleaved = gate_up.interleaved;
+    call.intermediate = static_cast<int>(features);
+    linear(call, compute_->pool, linear_scratch_, weight_bytes_);
+  } else {
+    const auto n = static_cast<size_t>(gate_up.n);
+    call.y = grow(gate_up_, places.size() * n);
+    call.y_stride = gate_up.n;
+    linear(call, compute_->pool, linear_scratch_, weight_bytes_);
+    compute_->pool.parallel_for(rows, [&](int64_t row, int) {
+      const float* both = gate_up_.data() + static_cast<size_t>(row) * n;
+      float* to = activated + static_cast<size_t>(row) * features;
+      for (size_t i = 0; i < features; i++) {
+        const size_t gate = gate_up.interleaved ? i / 8 * 16 + i % 8 : i;
+        to[i] = clamped_swiglu(both[gate], both[gate_up.interleaved ? gate + 8 : features + i], op);
+      }
+    });
+  }
+
+  float* y = grow(scratch.y, places.size() * hidden);
+  call = LinearCall{};
+  call.layout = &down;
+  call.slab = scope.slab;
+  call.x = activated;
+  call.x_stride = static_cast<int64_t>(features);
+  call.rows = rows;
+  call.y = y;
+  call.y_stride = static_cast<int64_t>(hidden);
+  linear(call, compute_->pool, linear_scratch_, weight_bytes_);
+  for (size_t i = 0; i < places.size(); i++) {
+    std::memcpy(scratch.results.data() + static_cast<size_t>(places[i]) * hidden, y + i * hidden,
+                hidden * sizeof(float));
+  }
+}
+
+}  // namespace millrace
