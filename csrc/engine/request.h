@@ -100,7 +100,7 @@ struct Sequence {
   std::vector<LogitAdjustment> adjustments;  // ascending tokens; kept up to date while it runs
   std::unique_ptr<Constrained> constrained;  // of one with a constraint
   SavedKv saved;                             // of a preempted sequence
-  uint64_t saved_in_step = 0;                // Scheduler's count, while it has something saved
+  bool arriving = false;                     // what was saved is on its way back: no rows yet
   int remembered = 0;                        // leading blocks offered to the prefix cache
   int decoded_from = INT32_MAX;              // first position computed by a decode row
   Clock::time_point submitted, admitted, first_token;
