@@ -80,13 +80,23 @@ export function explore<Key>(
   return trim({ start: 0, arcs, accepts: accepting })
 }
 
+/** Of each state those that lead to it: `list` from begins[state] to begins[state + 1], once an arc. */
+export function predecessors(arcs: readonly Arcs[]): { begins: Int32Array; list: Int32Array } {
+  const begins = new Int32Array(arcs.length + 1)
+  for (const own of arcs) for (let at = 2; at < own.length; at += 3) begins[own[at]! + 1]!++
+  for (let state = 0; state < arcs.length; state++) begins[state + 1]! += begins[state]!
+  const list = new Int32Array(begins[arcs.length]!)
+  const next = begins.slice()
+  arcs.forEach((own, state) => {
+    for (let at = 2; at < own.length; at += 3) list[next[own[at]!]!++] = state
+  })
+  return { begins, list }
+}
+
 /** Without the states that come to no end, and those that nothing comes to. */
 export function trim(dfa: Dfa): Dfa {
   const { arcs } = dfa
-  const before: number[][] = arcs.map(() => [])
-  arcs.forEach((own, state) => {
-    for (let at = 2; at < own.length; at += 3) before[own[at]!]!.push(state)
-  })
+  const before = predecessors(arcs)
   const alive = new Uint8Array(arcs.length)
   const open: number[] = []
   dfa.accepts.forEach((is, state) => {
@@ -95,7 +105,8 @@ export function trim(dfa: Dfa): Dfa {
     open.push(state)
   })
   for (let state = open.pop(); state !== undefined; state = open.pop()) {
-    for (const from of before[state]!) {
+    for (let at = before.begins[state]!; at < before.begins[state + 1]!; at++) {
+      const from = before.list[at]!
       if (alive[from]) continue
       alive[from] = 1
       open.push(from)
@@ -126,61 +137,6 @@ export function trim(dfa: Dfa): Dfa {
     kept.push(out)
   }
   return { start: 0, arcs: kept, accepts: order.map((state) => dfa.accepts[state]!) }
-}
-
-/** Both arcs' ranges at once: of each range the two states, -1 where one has none. */
-function zip(a: Arcs, b: Arcs, take: (first: number, last: number, x: number, y: number) => void): void {
-  let i = 0
-  let j = 0
-  let at = 0
-  while (at <= LAST) {
-    while (i < a.length && a[i + 1]! < at) i += 3
-    while (j < b.length && b[j + 1]! < at) j += 3
-    const inA = i < a.length && a[i]! <= at
-    const inB = j < b.length && b[j]! <= at
-    const endA = inA ? a[i + 1]! : i < a.length ? a[i]! - 1 : LAST
-    const endB = inB ? b[j + 1]! : j < b.length ? b[j]! - 1 : LAST
-    const last = Math.min(endA, endB)
-    if (inA || inB) take(at, last, inA ? a[i + 2]! : -1, inB ? b[j + 2]! : -1)
-    at = last + 1
-  }
-}
-
-function product(a: Dfa, b: Dfa, ends: (x: boolean, y: boolean) => boolean, meter: Meter): Dfa {
-  // Where one has died: whether the other alone can still come to an end.
-  const aAlone = ends(true, false)
-  const bAlone = ends(false, true)
-  return explore<readonly [number, number]>(
-    [a.start, b.start],
-    ([x, y]) => (x + 1) * (b.arcs.length + 1) + y + 1,
-    ([x, y], arc) => {
-      zip(x === -1 ? [] : a.arcs[x]!, y === -1 ? [] : b.arcs[y]!, (first, last, toX, toY) => {
-        if ((toX === -1 && !bAlone) || (toY === -1 && !aAlone)) return
-        arc(first, last, [toX, toY])
-      })
-      return ends(x !== -1 && a.accepts[x]!, y !== -1 && b.accepts[y]!)
-    },
-    meter,
-  )
-}
-
-export function both(a: Dfa, b: Dfa, meter: Meter): Dfa {
-  if (a === b || isAny(b)) return a
-  if (isAny(a)) return b
-  return product(a, b, (x, y) => x && y, meter)
-}
-
-export function either(a: Dfa, b: Dfa, meter: Meter): Dfa {
-  if (a === b || isNothing(b)) return a
-  if (isNothing(a)) return b
-  if (isAny(a) || isAny(b)) return ANY
-  return product(a, b, (x, y) => x || y, meter)
-}
-
-export function without(a: Dfa, b: Dfa, meter: Meter): Dfa {
-  if (isNothing(a) || isNothing(b)) return a
-  if (a === b || isAny(b)) return NOTHING
-  return product(a, b, (x, y) => x && !y, meter)
 }
 
 /** Of some texts. */
@@ -233,75 +189,4 @@ export function ofLength(minimum: number, maximum: number, meter: Meter): Dfa {
     ),
     accepts: Array.from({ length: last + 1 }, (_, length) => length >= minimum),
   }
-}
-
-/** Of each state, how many code points lie at least before an end. */
-export function distances({ arcs, accepts }: Dfa): number[] {
-  const before: number[][] = arcs.map(() => [])
-  arcs.forEach((own, state) => {
-    for (let at = 2; at < own.length; at += 3) before[own[at]!]!.push(state)
-  })
-  const out = arcs.map(() => Number.POSITIVE_INFINITY)
-  let open = arcs.map((_, state) => state).filter((state) => accepts[state])
-  for (let distance = 0; open.length > 0; distance++) {
-    for (const state of open) out[state] = distance
-    const next: number[] = []
-    for (const state of open) {
-      for (const from of before[state]!) {
-        if (out[from] !== Number.POSITIVE_INFINITY) continue
-        out[from] = distance + 1
-        next.push(from)
-      }
-    }
-    open = next
-  }
-  return out
-}
-
-/** Where an end can be reached in some number of code points, it can in any greater one: counting then is enough. */
-export function isElastic(dfa: Dfa, far: readonly number[]): boolean {
-  return dfa.arcs.every((own, state) => {
-    for (let at = 2; at < own.length; at += 3) if (far[own[at]!]! <= far[state]!) return true
-    return false
-  })
-}
-
-/** How many texts there are, up to a limit. */
-export function countTexts(dfa: Dfa, limit: number): number {
-  if (!hasEnd(dfa)) return limit
-  const known = new Map<number, number>()
-  const count = (state: number): number => {
-    const before = known.get(state)
-    if (before !== undefined) return before
-    const own = dfa.arcs[state]!
-    let sum = dfa.accepts[state] ? 1 : 0
-    for (let at = 0; at < own.length && sum < limit; at += 3) sum += (own[at + 1]! - own[at]! + 1) * count(own[at + 2]!)
-    known.set(state, Math.min(sum, limit))
-    return Math.min(sum, limit)
-  }
-  return count(dfa.start)
-}
-
-/** Its texts are so many and no more. */
-function hasEnd(dfa: Dfa): boolean {
-  const state = new Uint8Array(dfa.arcs.length)
-  const path: [number, number][] = [[dfa.start, 2]]
-  state[dfa.start] = 1
-  while (path.length > 0) {
-    const top = path.at(-1)!
-    const own = dfa.arcs[top[0]]!
-    if (top[1] >= own.length) {
-      state[top[0]] = 2
-      path.pop()
-      continue
-    }
-    const to = own[top[1]]!
-    top[1] += 3
-    if (state[to] === 1) return false
-    if (state[to] === 0) {
-      state[to] = 1
-      path.push([to, 2])
-    }
-  }
-  return true
 }

@@ -1,6 +1,7 @@
 /** Trees of regular expressions -> automata. */
 import { type CharSet, EVERY, LAST } from './charset.ts'
-import { ANY, type Arcs, type Dfa, isAnyState, isNothing, pushArc, trim, without } from './dfa.ts'
+import { ANY, type Arcs, type Dfa, isAnyState, isNothing, pushArc, trim } from './dfa.ts'
+import { without } from './dfa_algebra.ts'
 import { type Meter, tooLarge, unsupported } from './problems.ts'
 import { EMPTY, parseRegex, type RegexFlags, type RegexNode } from './regex_parser.ts'
 

@@ -26,6 +26,13 @@ export interface State {
   reach?: { first: number; end: number; others: number }
 }
 
+/** By bytes. */
+export function sortEdges(edges: readonly number[]): number[] {
+  const quads: number[][] = []
+  for (let at = 0; at < edges.length; at += 4) quads.push(edges.slice(at, at + 4) as number[])
+  return quads.sort((a, b) => a[0]! - b[0]!).flat()
+}
+
 export interface Fragment {
   states: State[]
   start: number

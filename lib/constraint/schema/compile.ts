@@ -1,9 +1,12 @@
 /** A JSON schema -> rules. */
-import { jsonFragment, sortEdges } from '../bytes.ts'
-import { ANY, both, countTexts, type Dfa, accepts as isAccepted, isNothing, without } from '../dfa.ts'
+
+import { ANY, type Dfa, accepts as isAccepted, isNothing } from '../dfa.ts'
+import { both, without } from '../dfa_algebra.ts'
+import { countTexts } from '../dfa_measures.ts'
+import { jsonFragment } from '../json_text.ts'
 import type { NumberSet } from '../numbers.ts'
 import { type Meter, tooLarge, unsupported } from '../problems.ts'
-import type { Alternative, RuleSet, State } from '../rules.ts'
+import { type Alternative, type RuleSet, type State, sortEdges } from '../rules.ts'
 import { liveNames, type Names, nameAutomaton, sortNames } from './members.ts'
 import { type Json, type Literal, Nodes } from './nodes.ts'
 import { ScalarRules } from './scalar_rules.ts'

@@ -1,8 +1,9 @@
 /** The names of an object's members as one automaton: which member a name is, or which kind of other names it belongs to. */
-import { joinReach, type Reach } from '../bytes.ts'
+
 import { LAST } from '../charset.ts'
 import type { Dfa } from '../dfa.ts'
 import { type Meter, tooLarge } from '../problems.ts'
+import { joinReach, type Reach } from '../utf8.ts'
 
 export interface Names {
   dfa: Dfa

@@ -1,11 +1,14 @@
 /** Sets of texts and of numbers -> rules, each made once. */
-import { jsonFragment, rawFragment } from '../bytes.ts'
-import { type Dfa, distances, isElastic, isNothing, NOTHING } from '../dfa.ts'
+import { rawFragment } from '../bytes.ts'
+import { type Dfa, isNothing } from '../dfa.ts'
+import { distances, isElastic } from '../dfa_measures.ts'
 import { type Listed, type Remainders, withRemainders } from '../integers.ts'
-import { type NumberRange, type NumberSet, type NumberTexts, numberTexts } from '../numbers.ts'
+import { jsonFragment } from '../json_text.ts'
+import { type NumberTexts, numberTexts } from '../number_texts.ts'
+import type { NumberRange, NumberSet } from '../numbers.ts'
 import type { Meter } from '../problems.ts'
 import type { RuleSet } from '../rules.ts'
-import type { Scalars, TextSet } from './scalars.ts'
+import { NO_TEXT, type Scalars, type TextSet } from './scalars.ts'
 
 const INFINITY = Number.POSITIVE_INFINITY
 
@@ -14,7 +17,7 @@ export class ScalarRules {
   readonly #rules: RuleSet
   readonly #meter: Meter
   readonly #textRules = new Map<Dfa, Map<string, number>>()
-  readonly #bounded = new Map<Dfa, Map<string, Dfa>>()
+  readonly #forms = new Map<Dfa, Map<string, TextSet>>()
   readonly #distances = new Map<Dfa, number[]>()
   readonly #numberTexts = new Map<string, NumberTexts[]>()
   readonly #numberRules = new Map<string, number[]>()
@@ -25,7 +28,7 @@ export class ScalarRules {
     this.#meter = meter
   }
 
-  hasText = (set: TextSet) => !isNothing(this.#dfaOf(set))
+  hasText = (set: TextSet) => !isNothing(this.#formOf(set).dfa)
   hasNumber = (set: NumberSet) => this.#parts(set).some((part) => this.#textsOf(part).length > 0)
 
   /** Rules of the texts, and of the numbers: one for each part of them, since together they would multiply. */
@@ -35,29 +38,32 @@ export class ScalarRules {
     return [...(text === undefined ? [] : [text]), ...parts.flatMap((part) => this.#numberRule(part))]
   }
 
-  /** What an automaton and bounds of length come to: the automaton itself, where counting beside it is enough. */
-  #dfaOf(set: TextSet): Dfa {
+  /** What a set's automaton and bounds come to: bounds that are left are counted beside it. */
+  #formOf(set: TextSet): TextSet {
     const { dfa, minimum, maximum } = set
-    let known = this.#bounded.get(dfa)
+    let known = this.#forms.get(dfa)
     if (!known) {
       known = new Map()
-      this.#bounded.set(dfa, known)
+      this.#forms.set(dfa, known)
     }
     const key = `${minimum} ${maximum}`
-    let own = known.get(key)
-    if (!own) {
-      own = this.#make(set)
-      known.set(key, own)
+    let form = known.get(key)
+    if (!form) {
+      form = this.#form(set)
+      known.set(key, form)
     }
-    return own
+    return form
   }
 
-  #make({ dfa, minimum, maximum }: TextSet): Dfa {
-    if (minimum > maximum || isNothing(dfa)) return NOTHING
-    if ((minimum === 0 && maximum === INFINITY) || isElastic(dfa, this.#far(dfa))) {
-      return this.#far(dfa)[dfa.start]! > maximum ? NOTHING : dfa
-    }
-    return this.#scalars.whole({ dfa, minimum, maximum })
+  #form({ dfa, minimum, maximum }: TextSet): TextSet {
+    const far = this.#far(dfa)
+    const shortest = far[dfa.start]!
+    if (minimum > maximum || isNothing(dfa) || shortest > maximum) return NO_TEXT
+    // What is too long is always told by counting, what is too short only where any text can go on.
+    if (minimum <= shortest) return { dfa, minimum: 0, maximum }
+    if (isElastic(dfa, far)) return { dfa, minimum, maximum }
+    const long = this.#scalars.whole({ dfa, minimum, maximum: INFINITY })
+    return this.#form({ dfa: long, minimum: 0, maximum })
   }
 
   #far(dfa: Dfa): number[] {
@@ -70,20 +76,19 @@ export class ScalarRules {
   }
 
   #textRule(set: TextSet): number | undefined {
-    const { minimum, maximum } = set
-    const own = this.#dfaOf(set)
-    if (isNothing(own)) return undefined
-    const counted = (minimum > 0 || maximum !== INFINITY) && own === set.dfa
-    let rules = this.#textRules.get(own)
+    const { dfa, minimum, maximum } = this.#formOf(set)
+    if (isNothing(dfa)) return undefined
+    const counted = minimum > 0 || maximum !== INFINITY
+    let rules = this.#textRules.get(dfa)
     if (!rules) {
       rules = new Map()
-      this.#textRules.set(own, rules)
+      this.#textRules.set(dfa, rules)
     }
     const key = counted ? `${minimum} ${maximum}` : ''
     let rule = rules.get(key)
     if (rule === undefined) {
       rule = this.#rules.declare()
-      const fragment = jsonFragment(own, { counted }, this.#meter)
+      const fragment = jsonFragment(dfa, { counted }, this.#meter)
       if (counted) this.#rules.automaton(rule, fragment, minimum, maximum)
       else this.#rules.automaton(rule, fragment)
       rules.set(key, rule)

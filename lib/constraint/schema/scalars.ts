@@ -1,5 +1,6 @@
 /** What a schema says of texts, numbers, null and booleans: sets, which know union, intersection and complement. */
-import { ANY, both, type Dfa, either, isAny, isNothing, NOTHING, ofLength, ofTexts, without } from '../dfa.ts'
+import { ANY, type Dfa, isAny, isNothing, NOTHING, ofLength, ofTexts } from '../dfa.ts'
+import { both, either, without } from '../dfa_algebra.ts'
 import { formatRegex, isUnsupportedFormat } from '../formats.ts'
 import {
   bothNumbers,
@@ -25,7 +26,7 @@ export interface TextSet {
 
 const INFINITY = Number.POSITIVE_INFINITY
 export const EVERY_TEXT: TextSet = { dfa: ANY, minimum: 0, maximum: INFINITY }
-const NO_TEXT: TextSet = { dfa: NOTHING, minimum: 0, maximum: INFINITY }
+export const NO_TEXT: TextSet = { dfa: NOTHING, minimum: 0, maximum: INFINITY }
 
 /** An algebra of sets that schemas are read into. */
 interface Algebra<Set> {
