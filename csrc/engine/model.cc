@@ -505,7 +505,8 @@ void Model::finish() {
     counter.store(counter.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
   };
   add(counters_.wait_ms, milliseconds(ran - waits));
-  add(counters_.step_ms, milliseconds(ended - std::max(pass.began, read_)));
+  const Clock::time_point began = std::max(pass.began, read_);  // the device had other work before
+  add(counters_.step_ms, milliseconds(ended - began));
   if (pass.switches) add(counters_.switch_ms, milliseconds(ended - pass.began));
   read_ = ended;
   if (trace_) {
@@ -522,7 +523,7 @@ void Model::finish() {
   publish_counters();
   if (const std::shared_ptr<EventSink> observer = observer_.lock()) {
     observer->post_step({id_, step.rows, step.decode_rows, static_cast<int>(pass.batch.parts.size()), waiting(),
-                         kv_->used(), milliseconds(Clock::now() - pass.began)});
+                         kv_->used(), milliseconds(Clock::now() - began)});
   }
 }
 

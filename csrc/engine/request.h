@@ -71,7 +71,7 @@ struct StepEvent {
   int sequences = 0;              // that had rows
   int waiting = 0;                // after it
   int kv_blocks_used = 0;
-  double ms = 0;  // from choosing the rows to having the tokens
+  double ms = 0;  // from choosing the rows, or from having the step before, if that was later, to having the tokens
 };
 
 // Where one environment's events go. Called from the workers' threads: must not block.
