@@ -28,8 +28,6 @@
 
 namespace millrace::cuda {
 
-inline constexpr int kWarpStageBytes = 4096;  // at least: a stage also carries a warp's sums of 2 x 8 rows
-
 // What a launch needs to know, as the device sees it.
 struct DecodeTask {
   const std::byte* const* units;
@@ -176,7 +174,7 @@ struct Q4Code {
         const bool end = !FULL && s + 1 >= n;
         if ((s + 1) % kGroup == 0 || end) {  // lane g's eight scales: [half][j]
           float scales[8];
-          load_halves(header, lane, task.bfloat16_scales, scales);
+          load_halves<8>(header, {lane}, task.bfloat16_scales, scales);
 #pragma unroll
           for (int half = 0; half < 2; half++) {
 #pragma unroll
@@ -226,8 +224,9 @@ struct GroupCode {
   static constexpr int kGroupBytes = kHeaderBytes + kGroup * kTileBytes;
   static constexpr int kStageBytes = group_chunk_bytes(TYPE, GROUP_SLICES, ZEROS);
   static_assert(kSlices % kGroup == 0 && kStageBytes == kSpanBytes + kSlices / kGroup * kGroupBytes);
-  static_assert(kSpanBytes == 0 || kSlices * kTileK == kSpan);
+  static_assert(kSpanBytes == 0 || kSlices * kTileK == kCode.span());
   using Weights = Tile<kCode.bits, kCode.levels>;
+  static constexpr bool kFactored = kCode.offsets == Offsets::two_level;
 
   static constexpr bool kRegular = true, kHasTilesOf16 = has_tiles_of_16(TYPE);
   __device__ static int first_slice(const DecodeTask&, int chunk) { return chunk * kSlices; }
@@ -252,8 +251,8 @@ struct GroupCode {
     constexpr int kZero = kCode.levels == Levels::table ? kTableZero : kCode.zero;
     constexpr uint32_t kOnes = 0x3c003c00;
     const uint32_t exponent = kept(0x64006400);
-    float span_scales[8] = {}, span_minimums[8] = {};
-    load_span<TYPE>(stage, lane, span_scales, span_minimums);
+    Span<TYPE, 8> span;
+    span.load(stage, {lane});
     float d[TILES][4][4], x_sums[TILES][4];
     ZeroShift shifts[4];
 #pragma unroll
@@ -273,11 +272,13 @@ struct GroupCode {
         const uint32_t offsets = header + kTileN * kCode.scale_bytes();
         const bool first = s % kGroup == 0;
         if (first) {
-          uint32_t zeros[8];
-          if constexpr (ZEROS) load_bytes(offsets, lane, zeros);
+          if constexpr (ZEROS) {
+            const Bytes<8> zeros(offsets, {lane});
 #pragma unroll
-          for (int j = 0; j < 4; j++) {
-            shifts[j] = ZEROS ? Weights::shift(zeros[j], zeros[4 + j]) : Weights::shift(kZero, kZero);
+            for (int j = 0; j < 4; j++) shifts[j] = Weights::shift(zeros[j], zeros[4 + j]);
+          } else {
+#pragma unroll
+            for (int j = 0; j < 4; j++) shifts[j] = Weights::shift(kZero, kZero);
           }
         }
         const int h = s % 2 * 2;
@@ -294,7 +295,17 @@ struct GroupCode {
             }
           }
         }
-        if constexpr (kCode.minimums()) {
+        if constexpr (kFactored) {
+          const uint32_t picked = lane / 4 == s / kGroup ? kOnes : 0;
+#pragma unroll
+          for (int i = 0; i < TILES; i++) {
+            if (s == 0) {
+              mma_m16n8k16_first(x_sums[i], b[i][h], 0, b[i][h + 1], 0, picked, picked);
+            } else {
+              mma_m16n8k16(x_sums[i], b[i][h], 0, b[i][h + 1], 0, picked, picked);
+            }
+          }
+        } else if constexpr (kCode.minimums()) {
 #pragma unroll
           for (int i = 0; i < TILES; i++) {
             if (first) {
@@ -307,8 +318,12 @@ struct GroupCode {
         const bool end = !FULL && s + 1 >= n;
         if ((s + 1) % kGroup == 0 || end) {
           float scales[8], minimums[8];
-          load_scales<TYPE>(header, lane, task.bfloat16_scales, span_scales, scales);
-          if constexpr (kCode.minimums()) load_minimums<TYPE>(offsets, lane, span_minimums, minimums);
+          load_scales<TYPE, 8>(header, {lane}, task.bfloat16_scales, span, scales);
+          if constexpr (kTileUnit<TYPE> != 1.0f) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) scales[i] *= kTileUnit<TYPE>;
+          }
+          if constexpr (kCode.minimums() && !kFactored) load_minimums<TYPE, 8>(offsets, {lane}, span, minimums);
 #pragma unroll
           for (int j = 0; j < 4; j++) {
 #pragma unroll
@@ -316,14 +331,57 @@ struct GroupCode {
 #pragma unroll
               for (int c = 0; c < 4; c++) {
                 sums[i][j][c] = fmaf(scales[c / 2 * 4 + j], d[i][j][c], sums[i][j][c]);
-                if constexpr (kCode.minimums()) {
+                if constexpr (kCode.minimums() && !kFactored) {
                   sums[i][j][c] = fmaf(minimums[c / 2 * 4 + j], x_sums[i][c], sums[i][j][c]);
                 }
               }
             }
           }
         }
-        if (end) return;
+        if (end) break;
+      }
+      if (!FULL && begin + 2 >= n) break;
+    }
+    if constexpr (kFactored) add_minimums<TILES>(stage, lane, span.minimums.number, x_sums, sums);
+  }
+
+  // Minimums of a chunk's groups at once, where they are a number of the span times small integers: these are an A
+  // operand of one product more, with the groups as k; sums of x its B operand in two float16 terms, as they come out
+  // of products with x as A and, as B, ones in the group's column. (Group by group, in float32, this took a quarter of
+  // the kernel's instructions.) x_sums[i]: of row lane / 4, groups 2 (lane % 4) and the next.
+  template <int TILES>
+  __device__ static __forceinline__ void add_minimums(uint32_t stage, int lane, const float (&numbers)[8],
+                                                      const float (&x_sums)[TILES][4], Sums<TILES>& sums) {
+    constexpr int kGroups = kSlices / kGroup;
+    constexpr float kUnit = 32.0f;  // of sums of x: as float16 they stay finite
+    uint32_t hi[TILES], lo[TILES];
+#pragma unroll
+    for (int i = 0; i < TILES; i++) {
+      const float2 sum = {x_sums[i][0] * (1 / kUnit), x_sums[i][1] * (1 / kUnit)};
+      const __half2 high = __float22half2_rn(sum);
+      const __half2 low = __floats2half2_rn(sum.x - __low2float(high), sum.y - __high2float(high));
+      hi[i] = *reinterpret_cast<const uint32_t*>(&high);
+      lo[i] = *reinterpret_cast<const uint32_t*>(&low);
+    }
+    // Beyond the last group sums are 0, and any integers do.
+    const uint32_t column = stage + kSpanBytes + kTileN * kCode.scale_bytes();
+    const Bytes<8> even(column + 2 * lane % kGroups * kGroupBytes, {lane});
+    const Bytes<8> odd(column + (2 * lane + 1) % kGroups * kGroupBytes, {lane});
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      uint32_t a[2];
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const uint32_t pair =
+            __byte_perm(even.words[half] ^ 0x80808080, odd.words[half] ^ 0x80808080, j | (4 + j) << 8);
+        a[half] = add_half2(and_or(pair, 0x00ff00ff, 0x64006400), 0xe480e480);  // less 1024 + 128
+      }
+#pragma unroll
+      for (int i = 0; i < TILES; i++) {
+        float d[4];
+        mma_m16n8k16_first(d, a[0], a[1], a[0], a[1], hi[i], lo[i]);
+#pragma unroll
+        for (int c = 0; c < 4; c++) sums[i][j][c] = fmaf(numbers[c / 2 * 4 + j] * kUnit, d[c], sums[i][j][c]);
       }
     }
   }
@@ -454,7 +512,7 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
   constexpr int kRows = 8 * TILES;
   constexpr int kChunkK = Code::kSlices * kTileK;
   constexpr int kStage = Code::kStageBytes;
-  static_assert(kStage >= kWarpStageBytes);
+  constexpr int kSlot = slot_bytes(kStage);  // of the ring, for a chunk
   extern __shared__ __align__(128) std::byte shared[];
 
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
@@ -471,9 +529,9 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
   const int stages = task.stages, x_stages = task.x_stages;
   const int x_stage_bytes = task.x_rows * kPitch;
   const uint32_t base = shared_address(shared);
-  const uint32_t ring = base + warp * stages * kStage;
-  const uint32_t x_ring = base + kDecodeWarps * stages * kStage + warp * x_stages * x_stage_bytes;
-  const uint32_t others = base + kDecodeWarps * (stages * kStage + x_stages * x_stage_bytes);
+  const uint32_t ring = base + warp * stages * kSlot;
+  const uint32_t x_ring = base + kDecodeWarps * stages * kSlot + warp * x_stages * x_stage_bytes;
+  const uint32_t others = base + kDecodeWarps * (stages * kSlot + x_stages * x_stage_bytes);
   const uint32_t barriers = others + (task.splits - 1) * TILES * 2048 + warp * (stages + x_stages) * 8;
   const uint32_t x_barriers = barriers + stages * 8;
   const uint32_t others_barrier = others + (task.splits - 1) * TILES * 2048 + kDecodeWarps * (stages + x_stages) * 8;
@@ -510,7 +568,7 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
   const auto fetch = [&](int slot) {
     if (to_fetch == 0) return;
     to_fetch--;
-    const uint32_t barrier = barriers + 8 * slot, stage = ring + slot * kStage;
+    const uint32_t barrier = barriers + 8 * slot, stage = ring + slot * kSlot;
     if constexpr (Code::kRegular) {
       warp_copy_all(stage, ahead, ahead_left > ragged ? uint32_t{kStage} : ragged_bytes, barrier, lane);
       ahead += ahead_step;
@@ -648,13 +706,13 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
     const bool adds = task.epilogue == LinearEpilogue::add && rank == 0;
     if (adds) load_addends(0);  // on its way during the sums
 
-    uint32_t stage = ring + slot * kStage;
+    uint32_t stage = ring + slot * kSlot;
     uint32_t x_at = norms ? Code::first_slice(task, first_chunk) * kTileK * 2 : x_slot * x_stage_bytes;
 #pragma unroll 1
     for (int chunk = first_chunk, left = task.rounds; left > 0; left--, chunk += task.step) {
       if (x_moves) fetch_x(x_slot == 0 ? x_stages - 1 : x_slot - 1);
       if (x_waits) warp_copy_wait(x_barriers + 8 * x_slot, x_parity);
-      stage = ring + slot * kStage;
+      stage = ring + slot * kSlot;
       warp_copy_wait(barriers + 8 * slot, parity);
       __syncwarp();
       uint32_t x_lane[TILES];
@@ -704,10 +762,10 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
         __syncthreads();
         float v[4] = {}, some[4] = {};
         if (out_tile < kPass) {
-          const uint32_t from = base + last_slot * kStage + thread * 16;
+          const uint32_t from = base + last_slot * kSlot + thread * 16;
 #pragma unroll
           for (int w = 0; w < kDecodeWarps; w++) {
-            const uint4 part = load_shared_16(from + w * stages * kStage);
+            const uint4 part = load_shared_16(from + w * stages * kSlot);
             some[0] += __uint_as_float(part.x);
             some[1] += __uint_as_float(part.y);
             some[2] += __uint_as_float(part.z);

@@ -291,6 +291,18 @@ cudaError_t start_kind(const PrefillTask& task, const PrefillPlan& plan, cudaStr
 cudaError_t linear_prefill_sm90(const PrefillTask&, const PrefillPlan&, cudaStream_t, bool) {
   return cudaErrorNotSupported;
 }
+cudaError_t prefill_float_sm90(const PrefillTask&, const MatrixCode&, const PrefillPlan&, cudaStream_t, bool) {
+  return cudaErrorNotSupported;
+}
+cudaError_t prefill_q8_sm90(const PrefillTask&, const MatrixCode&, const PrefillPlan&, cudaStream_t, bool) {
+  return cudaErrorNotSupported;
+}
+cudaError_t prefill_k_sm90(const PrefillTask&, const MatrixCode&, const PrefillPlan&, cudaStream_t, bool) {
+  return cudaErrorNotSupported;
+}
+cudaError_t prefill_table_sm90(const PrefillTask&, const MatrixCode&, const PrefillPlan&, cudaStream_t, bool) {
+  return cudaErrorNotSupported;
+}
 #endif
 
 size_t linear_gathered_bytes(const MatrixLayout& matrix, int rows) {
@@ -321,13 +333,13 @@ cudaError_t by_decode(const LinearArguments& arguments, cudaStream_t stream, boo
 
 cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream, bool programmatic) {
   const MatrixLayout& matrix = arguments.matrix;
-  if (prefill_by_decode(matrix.code.type)) return by_decode(arguments, stream, programmatic);
+  const DeviceFacts* device = nullptr;
+  if (const cudaError_t status = device_facts(&device); status != cudaSuccess) return status;
+  const auto plan = arguments.rows > 0 ? plan_prefill(*device, matrix, arguments.rows) : std::nullopt;
+  if (!plan && prefill_by_decode(matrix.code.type)) return by_decode(arguments, stream, programmatic);
   if (arguments.rows <= 0 || arguments.x_stride % 8 != 0 || (matrix.code.permuted && arguments.gathered == nullptr)) {
     return cudaErrorInvalidValue;
   }
-  const DeviceFacts* device = nullptr;
-  if (const cudaError_t status = device_facts(&device); status != cudaSuccess) return status;
-  const auto plan = plan_prefill(*device, matrix, arguments.rows);
   if (!plan) return cudaErrorInvalidConfiguration;
   PrefillTask task{};
   task.units = arguments.weights.units;
@@ -336,9 +348,9 @@ cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream
   task.matrix_offset = matrix.offset;
   task.row_block_bytes = matrix.row_block_bytes();
   task.slices = matrix.slices();
+  task.bfloat16_scales = matrix.code.scale == ScaleType::bf16;
   if (matrix.code.type == WeightType::q4) {
     task.zeros = matrix.code.zeros;
-    task.bfloat16_scales = matrix.code.scale == ScaleType::bf16;
     task.group_bytes = static_cast<int>(matrix.group_bytes());
     task.header_bytes = static_cast<int>(matrix.group_header_bytes());
     task.group_slices = matrix.code.group / kTileK;
@@ -361,7 +373,15 @@ cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream
     task.x = arguments.gathered;
     task.x_stride = task.k = matrix.k_stored;
   }
-  if (plan->wgmma) return linear_prefill_sm90(task, *plan, stream, programmatic);
+  if (plan->wgmma) {
+    const Code& code = matrix.code.traits();
+    if (matrix.code.type == WeightType::q4) return linear_prefill_sm90(task, *plan, stream, programmatic);
+    const auto start = !code.grouped()                ? prefill_float_sm90
+                       : code.levels == Levels::table ? prefill_table_sm90
+                       : code.bits == 8               ? prefill_q8_sm90
+                                                      : prefill_k_sm90;
+    return start(task, matrix.code, *plan, stream, programmatic);
+  }
   switch (matrix.code.type) {
     case WeightType::q4:
       return start_kind<Kind::q4>(task, *plan, stream, programmatic);

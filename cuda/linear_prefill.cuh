@@ -82,8 +82,11 @@ __device__ __forceinline__ __half silu_times(float gate, float up) {
   return __float2half_rn(v != v ? v : fminf(fmaxf(v, -65504.0f), 65504.0f));
 }
 
-// sm_90a only.
+// sm_90a only: of 4 bits; of other codes, as linear_decode's launches are (linear_decode.cuh).
 cudaError_t linear_prefill_sm90(const PrefillTask& task, const PrefillPlan& plan, cudaStream_t stream,
                                 bool programmatic);
+using PrefillCode = cudaError_t(const PrefillTask& task, const MatrixCode& code, const PrefillPlan& plan,
+                                cudaStream_t stream, bool programmatic);
+PrefillCode prefill_float_sm90, prefill_q8_sm90, prefill_k_sm90, prefill_table_sm90;
 
 }  // namespace millrace::cuda

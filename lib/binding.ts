@@ -10,25 +10,27 @@ import type { NativeSampling } from './options/sampling.ts'
 
 export type LinearFormat = 'plain' | 'gptq' | 'awq' | 'compressed-tensors' | 'fp8' | 'nvfp4' | 'mxfp4'
 /** How a matrix is written in slabs (csrc/model/code.h). */
-export type WeightType =
-  | 'q4'
-  | 'f16'
-  | 'bf16'
-  | 'f32'
-  | 'q8'
-  | 'q4_1'
-  | 'q5_0'
-  | 'q5_1'
-  | 'q2_k'
-  | 'q3_k'
-  | 'q4_k'
-  | 'q5_k'
-  | 'q6_k'
-  | 'iq4_nl'
-  | 'iq4_xs'
-  | 'mxfp4'
-  | 'nvfp4'
-  | 'fp8'
+export const WEIGHT_TYPES = [
+  'q4',
+  'f16',
+  'bf16',
+  'f32',
+  'q8',
+  'q4_1',
+  'q5_0',
+  'q5_1',
+  'q2_k',
+  'q3_k',
+  'q4_k',
+  'q5_k',
+  'q6_k',
+  'iq4_nl',
+  'iq4_xs',
+  'mxfp4',
+  'nvfp4',
+  'fp8',
+] as const
+export type WeightType = (typeof WEIGHT_TYPES)[number]
 export type Home = 'resident' | 'streamed' | 'cpu' | 'shared'
 
 /** A tensor of a checkpoint, as its file describes it. */
@@ -283,11 +285,13 @@ export interface NativeSlabPlan {
 }
 
 export interface SyntheticOptions {
-  /** Input features that share a scale in the layers' 4-bit linears; a multiple of 16. */
+  /** Of the layers' linears; q4_k_m: q4_k, and q6_k where llama.cpp's Q4_K_M has it. */
+  layers: WeightType | 'q4_k_m'
+  /** Input features that share a scale in linears of q4; a multiple of 16. */
   group: number
-  /** Integer zeros about 8 instead of exactly 8. */
+  /** Of q4: integer zeros about 8 instead of exactly 8. */
   zeros: boolean
-  head: 'q4' | 'q8' | 'f16' | 'bf16' | 'f32'
+  head: WeightType
   embedding: 'f16' | 'bf16' | 'f32'
   seed: number
 }

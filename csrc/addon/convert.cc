@@ -122,12 +122,17 @@ SyntheticOptions synthetic_options(const Napi::Object& object) {
   SyntheticOptions options;
   const auto type = [&](const char* name) {
     const std::string value = string_field(object, name);
-    for (const WeightType known :
-         {WeightType::q4, WeightType::q8, WeightType::f16, WeightType::bf16, WeightType::f32}) {
-      if (value == name_of(known)) return known;
+    for (int known = 0; known < kWeightTypes; known++) {
+      if (value == name_of(static_cast<WeightType>(known))) return static_cast<WeightType>(known);
     }
-    throw wrong_type(name, "'q4', 'q8', 'f16', 'bf16' or 'f32'");
+    throw wrong_type(name, "the name of a code of weights");
   };
+  if (string_field(object, "layers") == "q4_k_m") {
+    options.layers = WeightType::q4_k;
+    options.more = WeightType::q6_k;
+  } else {
+    options.layers = type("layers");
+  }
   options.group = int_field(object, "group");
   options.zeros = bool_field(object, "zeros");
   options.head = type("head");

@@ -108,10 +108,11 @@ void PackedReader::read_group(int group, int column, int count, GroupField* out)
 }
 
 void PackedReader::read_span(int span, int column, int count, SpanField* out) const {
+  const int feature = span * code_.traits().span();
   for (int c = 0; c < count; c++) {
-    out[c] = span_of_block(weight_.dtype, block(column + c, span * kSpan));
-    refuse_not_finite_scale(out[c].scale, false, column + c, span * kSpan);
-    refuse_not_finite_scale(out[c].offset, false, column + c, span * kSpan);
+    out[c] = span_of_block(weight_.dtype, block(column + c, feature));
+    refuse_not_finite_scale(out[c].scale, false, column + c, feature);
+    refuse_not_finite_scale(out[c].offset, false, column + c, feature);
   }
 }
 

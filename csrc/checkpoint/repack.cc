@@ -546,8 +546,8 @@ class Repacker {
       if (permutation != nullptr) read_levels(task, block, 0, model_slices, zeros, levels);
       for (int group = 0; group < m.groups(); group++) {
         if (group % 8 == 0) poll();
-        if (m.span_bytes() > 0 && group * m.code.group % kSpan == 0) {
-          write_span_header(task, block, group * m.code.group / kSpan);
+        if (m.span_bytes() > 0 && group * m.code.group % m.span() == 0) {
+          write_span_header(task, block, group * m.code.group / m.span());
         }
         write_group_header(task, block, group, zeros);
         const int first = group * per_group, last = std::min(first + per_group, m.slices());

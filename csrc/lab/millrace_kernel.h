@@ -31,7 +31,7 @@
  * 128) table[q], e a byte a group; the table is twice E2M1 NVFP4           d s table[q], float32 d a span, e4m3 s a
  * group; the same table FP8             scale q, float32 scale a group, e4m3 q
  */
-#define MILLRACE_SLAB_LAYOUT_VERSION 2
+#define MILLRACE_SLAB_LAYOUT_VERSION 3
 #define MILLRACE_TILE_N 64
 #define MILLRACE_TILE_K 16
 #define MILLRACE_Q4_TILE_BYTES 512

@@ -12,7 +12,6 @@ namespace millrace {
 
 inline constexpr int kTileN = 64;  // output features of a tile, and of a row block
 inline constexpr int kTileK = 16;  // input features of a tile
-inline constexpr int kSpan = 128;  // stored input features that share what two-level codes have of both kinds
 
 // The order is part of the contract of kernels (lab/millrace_kernel.h).
 enum class WeightType : uint8_t {
@@ -69,6 +68,9 @@ struct Code {
   [[gnu::always_inline]] constexpr bool integer() const { return levels == Levels::integer || levels == Levels::table; }
   [[gnu::always_inline]] constexpr bool minimums() const { return offsets != Offsets::constant; }
   [[gnu::always_inline]] constexpr int tile_bytes() const { return kTileN * kTileK * bits / 8; }
+  // Stored input features that share what two-level codes have of both kinds, and that a GPU's warp takes at once: of 6
+  // bits as few as leave room for the chunks of two thread blocks an SM.
+  [[gnu::always_inline]] constexpr int span() const { return bits == 6 ? 64 : 128; }
   // Before the tiles of each span, and of each group.
   [[gnu::always_inline]] constexpr int span_bytes() const {
     const int scale = scales == Scales::two_level ? 2 : scales == Scales::nv ? 4 : 0;

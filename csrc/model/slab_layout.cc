@@ -23,13 +23,14 @@ size_t MatrixLayout::row_block_bytes() const {
 }
 
 size_t MatrixLayout::span_offset(int row_block, int span) const {
-  const size_t groups = static_cast<size_t>(span) * static_cast<size_t>(kSpan / code.group);
+  const size_t groups = static_cast<size_t>(span) * static_cast<size_t>(code.traits().span() / code.group);
   return static_cast<size_t>(row_block) * row_block_bytes() + static_cast<size_t>(span) * span_bytes() +
          groups * group_bytes();
 }
 
 size_t MatrixLayout::group_offset(int row_block, int group) const {
-  const size_t spans_before = span_bytes() == 0 ? 0 : static_cast<size_t>(group * code.group / kSpan) + 1;
+  const size_t spans_before =
+      span_bytes() == 0 ? 0 : static_cast<size_t>(group * code.group / code.traits().span()) + 1;
   return static_cast<size_t>(row_block) * row_block_bytes() + spans_before * span_bytes() +
          static_cast<size_t>(group) * group_bytes();
 }
@@ -68,7 +69,7 @@ MatrixLayout measure_matrix(MatrixCode code, int n, int k, int k_stored) {
   m.k_stored = k_stored;
   const bool spans = code.traits().span_bytes() > 0;
   if (k_stored % kTileK != 0 || (m.grouped() && (code.group <= 0 || code.group % kTileK != 0)) ||
-      (spans && kSpan % code.group != 0)) {
+      (spans && code.traits().span() % code.group != 0)) {
     throw Error(code::kInternal, format("matrix layout of %d stored features in groups of %d", k_stored, code.group),
                 "report this as a bug");
   }
@@ -288,7 +289,7 @@ GroupValues decode_group(const MatrixLayout& m, const std::byte* matrix, int row
   if (offset > 0) field.offset = static_cast<uint16_t>(get(header + kTileN * traits.scale_bytes(), offset));
   SpanField span;
   if (traits.span_bytes() > 0) {
-    const std::byte* from = matrix + m.span_offset(row_block, group * m.code.group / kSpan);
+    const std::byte* from = matrix + m.span_offset(row_block, group * m.code.group / traits.span());
     const int scale = traits.scales == Scales::nv ? 4 : 2;
     span.scale = get(from, scale);
     if (traits.offsets == Offsets::two_level) span.offset = static_cast<uint16_t>(get(from + kTileN * scale, 2));

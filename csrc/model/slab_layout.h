@@ -43,7 +43,7 @@
 
 namespace millrace {
 
-inline constexpr int kSlabLayoutVersion = 2;
+inline constexpr int kSlabLayoutVersion = 3;
 inline constexpr size_t kQ4TileBytes = kTileN * kTileK / 2;
 inline constexpr size_t kSlabAlignment = 256;
 inline constexpr int32_t kPadding = -1;
@@ -77,7 +77,8 @@ struct MatrixLayout {
   int slices() const { return k_stored / kTileK; }
   bool grouped() const { return code.traits().grouped(); }
   int groups() const { return grouped() ? (k_stored + code.group - 1) / code.group : 0; }
-  int spans() const { return span_bytes() == 0 ? 0 : (k_stored + kSpan - 1) / kSpan; }
+  int spans() const { return span_bytes() == 0 ? 0 : (k_stored + span() - 1) / span(); }
+  int span() const { return code.traits().span(); }
   size_t tile_bytes() const { return static_cast<size_t>(code.traits().tile_bytes()); }
   size_t span_bytes() const { return static_cast<size_t>(code.traits().span_bytes()); }
   size_t group_header_bytes() const { return static_cast<size_t>(code.traits().header_bytes(code.zeros)); }

@@ -13,12 +13,43 @@ namespace millrace {
 
 namespace {
 
-LinearLayout lay_out(SlabBuilder& builder, MatrixCode code, int n, int k) {
+// Groups as readers make them of a checkpoint's larger ones.
+MatrixCode code_with_groups(WeightType type, const SyntheticOptions& options) {
+  MatrixCode out;
+  out.type = type;
+  if (type == WeightType::q4) {
+    out.group = options.group;
+    out.zeros = options.zeros;
+  } else if (code_of(type).grouped()) {
+    out.group = groups_of(type).most;
+  }
+  return out;
+}
+
+// One matrix where all parts have one code, as a reader puts them together.
+LinearLayout lay_out(SlabBuilder& builder, const LinearShape& shape, std::span<const MatrixCode> codes) {
   LinearLayout linear;
-  linear.n = n;
-  linear.k = k;
-  linear.segments.push_back({builder.matrix(code, n, k, k), 0});
+  linear.k = shape.k;
+  linear.interleaved = shape.glu;
+  if (shape.glu) {
+    linear.n = 2 * static_cast<int>(round_up(static_cast<size_t>(shape.parts[0]), 8));
+    linear.segments.push_back({builder.matrix(codes[0], linear.n, shape.k, shape.k), 0});
+    return linear;
+  }
+  for (size_t part = 0; part < shape.parts.size();) {
+    int n = 0;
+    const MatrixCode& code = codes[part];
+    for (; part < shape.parts.size() && codes[part] == code; part++) n += shape.parts[part];
+    linear.segments.push_back({builder.matrix(code, n, shape.k, shape.k), linear.n});
+    linear.n += n;
+  }
   return linear;
+}
+
+// Where llama.cpp's Q4_K_M has Q6_K: values and down, in the first and last eighth of the layers and in each third
+// between (`use_more_bits` of its llama-quant.cpp).
+bool has_more_bits(int layer, int layers) {
+  return layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
 }
 
 void fill_floats(std::byte* out, size_t count, WeightType type, float size, Random& random) {
@@ -78,7 +109,7 @@ void fill_row_block(const MatrixLayout& m, std::byte* out, uint64_t seed) {
   };
   GroupField fields[kTileN];
   for (int group = 0; group < m.groups(); group++) {
-    if (m.span_bytes() > 0 && group * m.code.group % kSpan == 0) {
+    if (m.span_bytes() > 0 && group * m.code.group % m.span() == 0) {
       for (GroupField& field : fields) {
         // Of two levels the second is about 32, or the e4m3 number 1.
         const float scale = deviation / levels.deviation * (1.0f + 0.3f * random.uniform());
@@ -129,29 +160,36 @@ void fill_row_block(const MatrixLayout& m, std::byte* out, uint64_t seed) {
 
 SlabPlan plan_synthetic(const Program& program, const SyntheticOptions& options) {
   check_program(program);
-  MatrixCode layers;
-  layers.type = WeightType::q4;
-  layers.group = options.group;
-  layers.zeros = options.zeros;
-  MatrixCode head;
-  head.type = options.head;
-  if (head.type == WeightType::q4) head = layers;
-  if (head.type == WeightType::q8) head.group = 64;  // as QuantisingReader makes them
+  const MatrixCode usual = code_with_groups(options.layers, options);
+  const MatrixCode more = options.more == WeightType::q4 ? usual : code_with_groups(options.more, options);
+  MatrixCode head = code_with_groups(options.head, options);
+  if (options.group % kTileK != 0 || options.group <= 0) {
+    throw Error(code::kInvalidArgument, format("groups are multiples of %d", kTileK), "choose another group");
+  }
+  int layers = 0;
+  for (const ProgramUnit& unit : program.units) layers = std::max(layers, unit.head ? 0 : unit.layer + 1);
   SlabPlan plan;
   plan.source.program = program;
   for (const ProgramUnit& unit : program.units) {
     UnitLayout layout;
     SlabBuilder builder;
     for (const int width : unit.vectors) layout.vectors.push_back(builder.floats(static_cast<size_t>(width)));
+    const bool spends = !unit.head && has_more_bits(unit.layer, layers);
+    bool after_glu = false;
     for (const LinearShape& shape : unit.linears) {
-      if (shape.k % kTileK != 0 || options.group % kTileK != 0 || options.group <= 0) {
+      std::vector<MatrixCode> codes(shape.parts.size(), unit.head ? head : usual);
+      if (spends && after_glu) codes.assign(codes.size(), more);
+      if (spends && shape.parts.size() == 3) codes[2] = more;  // of query, key and value
+      for (const MatrixCode& code : codes) {
+        if (shape.k % std::max(kTileK, code.traits().span_bytes() > 0 ? code.traits().span() : code.group) == 0)
+          continue;
+        if (code.type == WeightType::q4 && shape.k % kTileK == 0) continue;
         throw Error(code::kInvalidArgument,
-                    format("a synthetic model needs widths and groups that are multiples of %d", kTileK),
+                    format("a synthetic model needs widths that are multiples of %d and of its groups", kTileK),
                     "choose another shape");
       }
-      const int n = shape.glu ? 2 * static_cast<int>(round_up(static_cast<size_t>(shape.parts[0]), 8)) : shape.n();
-      layout.linears.push_back(lay_out(builder, unit.head ? head : layers, n, shape.k));
-      layout.linears.back().interleaved = shape.glu;
+      layout.linears.push_back(lay_out(builder, shape, codes));
+      after_glu = shape.glu;
     }
     layout.bytes = builder.bytes();
     plan.units.push_back(layout);

@@ -10,17 +10,19 @@
 namespace millrace {
 
 struct SyntheticOptions {
-  int group = 128;                         // of every linear of the layers, 4-bit
-  bool zeros = false;                      // integer zeros about 8 instead of exactly 8
-  WeightType head = WeightType::f16;       // q4 too, in the same groups, and q8
-  WeightType embedding = WeightType::f16;  // not q4
+  WeightType layers = WeightType::q4;      // of every linear of the layers
+  WeightType more = WeightType::q4;        // in its place where Q4_K_M spends more bits, unless q4
+  int group = 128;                         // where `layers` is q4
+  bool zeros = false;                      // q4: integer zeros about 8 instead of exactly 8
+  WeightType head = WeightType::f16;       // q4 in the same groups
+  WeightType embedding = WeightType::f16;  // a float
   uint64_t seed = 1;
 };
 
 // Random weights of variance about 1 / k for one row block of a matrix.
 void fill_row_block(const MatrixLayout& matrix, std::byte* out, uint64_t seed);
 
-// Units and sizes of such a model. Widths must be multiples of 16 (INVALID_ARGUMENT).
+// Units and sizes of such a model. Widths must be multiples of 16, and of the layers' groups (INVALID_ARGUMENT).
 SlabPlan plan_synthetic(const Program& program, const SyntheticOptions& options);
 
 // Weights of variance about 1 / k, so that activations stay of order one; the same for any number of threads.

@@ -18,7 +18,7 @@ inline constexpr int kAloneBytes = 256;  // that a thread block asks for beyond 
 // ---- Chunks: what a warp multiplies at a time.
 constexpr int chunk_slices(WeightType type) {
   const int bits = code_of(type).bits;
-  return bits == 32 ? 1 : bits == 16 ? 2 : bits == 8 ? 4 : 8;
+  return bits == 32 ? 1 : bits == 16 ? 2 : bits == 4 ? 8 : 4;
 }
 // Whether there are kernels of 16 activation rows, between those of 8 and of 32.
 constexpr bool has_tiles_of_16(WeightType type) {
@@ -67,6 +67,9 @@ constexpr int norm_pitch(int slices) {
 }
 
 // ---- The portable kernel (linear_decode.cuh): a warp's rings of weights and of x, and what other blocks send.
+constexpr int slot_bytes(int chunk_bytes) {  // a stage also carries a warp's sums of 2 x 8 rows
+  return chunk_bytes > 4096 ? chunk_bytes : 4096;
+}
 struct PortableShape {
   int chunk_slices, chunk_bytes;
   int tile_rows;  // 8, 16 or 32
@@ -81,7 +84,7 @@ struct PortableShape {
   static constexpr int residents_of(int tile_rows) { return tile_rows <= 16 ? 2 : 1; }
   constexpr int residents() const { return residents_of(tile_rows); }
   constexpr int bytes(int stages, int x_stages) const {
-    const int rings = stages * (chunk_bytes + 8) + x_stages * (x_rows * x_pitch(chunk_slices) + 8);
+    const int rings = stages * (slot_bytes(chunk_bytes) + 8) + x_stages * (x_rows * x_pitch(chunk_slices) + 8);
     const int normed = norm_slices > 0 ? x_rows * norm_pitch(norm_slices) + kNormSumBytes : 0;
     return kDecodeWarps * rings + (splits - 1) * tiles() * 2048 + 8 + normed + 16;
   }

@@ -10,12 +10,20 @@ int ceil_div(int a, int b) {
 }
 
 std::optional<PrefillPlan> plan_wgmma(const DeviceFacts& device, const MatrixLayout& m, int rows) {
+  const bool q4 = m.code.type == WeightType::q4;
+  const int group = m.code.group / kTileK;
+  WgmmaShape shape{0};
+  if (!q4) {
+    shape.block_bytes = wgmma_block_bytes(m.code.type, group, m.code.zeros);
+    shape.stages = wgmma_stages(m.code.type, group, m.code.zeros);
+  }
   PrefillPlan plan;
   plan.wgmma = true;
   // Rounds of tiles times the time of one, which for 64 rows is about two thirds of that for 128.
   int best = 0;
   for (const int tile_rows : {128, 120, 64}) {
-    const WgmmaShape shape{tile_rows};
+    if (!q4 && tile_rows == 120) continue;  // a kernel less a code
+    shape.rows = tile_rows;
     if (shape.bytes() > device.block_bytes) continue;
     const int tiles = ceil_div(rows, tile_rows) * ceil_div(m.n_blocks(), kWgmmaBlocks);
     const int cost = ceil_div(tiles, device.sms) * (tile_rows + 64);
@@ -26,8 +34,7 @@ std::optional<PrefillPlan> plan_wgmma(const DeviceFacts& device, const MatrixLay
     plan.launch.dynamic_bytes = shape.bytes();
   }
   if (plan.rows == 0) return std::nullopt;
-  const int group = m.code.group / kTileK;
-  plan.fine = group % kWgmmaSlices != 0 && group < m.slices();
+  plan.fine = q4 && group % kWgmmaSlices != 0 && group < m.slices();
   plan.launch.threads = kWgmmaThreads;
   return plan;
 }
@@ -36,9 +43,10 @@ std::optional<PrefillPlan> plan_wgmma(const DeviceFacts& device, const MatrixLay
 
 std::optional<PrefillPlan> plan_prefill(const DeviceFacts& device, const MatrixLayout& m, int rows) {
   const WeightType type = m.code.type;
-  if (device.sm90 && type == WeightType::q4) {
+  if (device.sm90 && wgmma_takes(type)) {
     if (const auto found = plan_wgmma(device, m, rows)) return found;
   }
+  if (prefill_by_decode(type)) return std::nullopt;
   for (const int tile_rows : {128, 64}) {
     if (rows <= 64 && tile_rows > 64) continue;
     PrefillPlan plan;

@@ -1,24 +1,15 @@
 import { Command, Option } from 'commander'
 import { MillraceError } from '../errors.ts'
 import type { ServeOptions } from '../server/options.ts'
-import {
-  addHeadFlag,
-  addPlanFlags,
-  addServeFlags,
-  type HeadFlag,
-  type LoadFlags,
-  parseNumber,
-  planOptions,
-} from './options.ts'
+import { parseNumber } from './options.ts'
 import { checkOutput } from './output.ts'
-import { modelsOf, readConfig } from './served.ts'
+import { addServedFlags, modelsOf, readConfig, type ServedFlags, servedLoad } from './served.ts'
 import type { Terminal } from './terminal.ts'
 
-interface Flags extends LoadFlags, HeadFlag {
+interface Flags extends ServedFlags {
   model?: string[]
   config?: string
   atOnce?: number
-  cache?: boolean | string
   quiet?: boolean
 }
 
@@ -38,10 +29,8 @@ export function batchCommand(terminal: Terminal): Command {
     )
     .option('--config <file>', 'JSON with options of serve(): models and how they load')
     .addOption(new Option('--at-once <count>', "requests at once; default --batch's").argParser(parseNumber))
-    .option('--cache <folder>', 'keep repacked weights for the next load there')
-    .option('--no-cache', 'keep and use no repacked weights')
     .option('--quiet', 'no progress on stderr')
-  addHeadFlag(addServeFlags(addPlanFlags(command)))
+  addServedFlags(command)
   return command.action(async (input: string, output: string, flags: Flags) => {
     terminal.quiet = flags.quiet ?? false
     const models = await batchModels(flags)
@@ -85,13 +74,13 @@ async function batchModels(flags: Flags): Promise<Pick<ServeOptions, 'models' | 
       message: `expected an integer of at least 1 for --at-once but received ${flags.atOnce}`,
     })
   }
-  const { ramBudget, ...plan } = planOptions({ ...flags, batch: flags.batch ?? flags.atOnce ?? DEFAULT_BATCH })
-  const load = Object.entries({ ...plan, head: flags.head, cache: flags.cache })
+  const { load, ramBudget } = servedLoad(flags)
+  const batch = flags.atOnce ?? config.load?.batch ?? DEFAULT_BATCH
   const { lazy = Object.keys(models).length > 1 } = config
   return {
     models,
     lazy,
     ramBudget: ramBudget ?? config.ramBudget,
-    load: { ...Object.fromEntries(load.filter(([, value]) => value !== undefined)), ...config.load },
+    load: { ...config.load, batch, ...load },
   }
 }

@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { WEIGHT_TYPES, type WeightType } from '../binding.ts'
 import { readKernel } from '../lab/kernel.ts'
 import { openLab } from '../lab/lab.ts'
 import type { Model } from '../model/model.ts'
@@ -23,7 +24,8 @@ interface Flags extends RunFlags {
   promptTokens?: number
   tokens: number
   runs: number
-  head: 'q4' | 'q8' | 'f16'
+  head: WeightType
+  code: WeightType | 'q4_k_m'
   group: number
   kernel?: Record<string, string>
   json?: boolean
@@ -76,8 +78,11 @@ export function benchModelCommand(terminal: Terminal, what: What): Command {
     .addOption(new Option('--runs <count>', 'take the median of this many runs').argParser(parseNumber).default(3))
     .addOption(
       new Option('--head <type>', 'weights of the head; a checkpoint keeps its own with f16')
-        .choices(['q4', 'q8', 'f16'])
+        .choices(['q4', 'q8', 'f16', 'q6_k'])
         .default('f16'),
+    )
+    .addOption(
+      new Option('--code <name>', "of a shape: the layers' weights").choices([...WEIGHT_TYPES, 'q4_k_m']).default('q4'),
     )
     .addOption(
       new Option('--group <count>', 'of a shape: input features that share a scale')
@@ -191,6 +196,9 @@ async function open(name: string, flags: Flags, terminal: Terminal): Promise<Mod
   const options = { maxSequences: flags.batch, batch: flags.batch, prefixReuse: false }
   // A folder of that name is meant rather than the shape.
   if (spec === undefined || existsSync(join(name, 'config.json'))) {
+    if (flags.head !== 'f16' && flags.head !== 'q4' && flags.head !== 'q8') {
+      throw invalidArgument("of a checkpoint 'q4', 'q8' or 'f16'", 'head', flags.head)
+    }
     const head = flags.head === 'f16' ? 'stored' : flags.head
     return loadModel(name, flags, terminal, { ...options, head, kernels: flags.kernel })
   }
@@ -207,7 +215,7 @@ async function open(name: string, flags: Flags, terminal: Terminal): Promise<Mod
       signal: terminal.signal,
       kernels: await Promise.all(Object.entries(flags.kernel ?? {}).map((entry) => readKernel(...entry))),
     },
-    { head: flags.head, group: flags.group },
+    { layers: flags.code, head: flags.head, group: flags.group },
   )
   progress.done()
   if (flags.trace !== undefined) await model.trace(flags.trace)

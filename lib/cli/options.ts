@@ -62,10 +62,14 @@ export interface HeadFlag {
   weights?: WeightsType
 }
 
-/** Of commands that show answers. */
-export interface ChatFlags {
+/** Of commands whose models answer. */
+export interface AnswerFlags {
   generationConfig?: 'model' | 'none'
   speculation?: 'auto' | 'ngram' | 'off'
+}
+
+/** Of commands that show answers. */
+export interface ChatFlags extends AnswerFlags {
   reasoning?: ReasoningFlag
   variable?: Record<string, unknown>
 }
@@ -176,12 +180,13 @@ export function addHeadFlag(command: Command): Command {
     )
 }
 
-export function addChatFlags(command: Command): Command {
+/** Of commands whose models answer: what load() takes for requests that do not say. */
+export function addAnswerFlags(command: Command): Command {
   return command
     .addOption(
       new Option(
         '--generation-config <whose>',
-        "sampling that flags leave out: the checkpoint's, or none of it",
+        "sampling that requests leave out: the checkpoint's, or none of it",
       ).choices(['model', 'none']),
     )
     .addOption(
@@ -191,6 +196,10 @@ export function addChatFlags(command: Command): Command {
         'off',
       ]),
     )
+}
+
+export function addChatFlags(command: Command): Command {
+  return addAnswerFlags(command)
     .addOption(
       new Option(
         '--reasoning <where>',
@@ -223,7 +232,7 @@ export function chatOptionsOf({ variable }: ChatFlags): Pick<ChatOptions, 'varia
 }
 
 /** What load() takes of the flags of commands that answer. */
-export function loadFlagOptions({ head, weights, generationConfig, speculation }: HeadFlag & ChatFlags): LoadOptions {
+export function loadFlagOptions({ head, weights, generationConfig, speculation }: HeadFlag & AnswerFlags): LoadOptions {
   return {
     head,
     weights,

@@ -51,7 +51,7 @@ export function planCommand(terminal: Terminal): Command {
       gpu,
     })
     noteWithoutGpu(made.device, flags, terminal)
-    await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made, gpu !== undefined))
+    await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made, gpu))
   })
 }
 
@@ -66,7 +66,7 @@ export function describeHomes(plan: Pick<ModelPlan, 'units'>): string {
   return parts.join('; ')
 }
 
-function describe(made: ModelPlan, described: boolean): string {
+function describe(made: ModelPlan, described: DescribedGpu | undefined): string {
   const { prediction, device, devices } = made
   const gpu = device !== 'cpu'
   const rows: [string, string][] = [
@@ -94,16 +94,21 @@ function describe(made: ModelPlan, described: boolean): string {
   rows.push(['batch 1', describeDecode(prediction.single)])
   if (made.batch > 1) rows.push([`batch ${made.batch}`, describeDecode(prediction.batch)])
   const { tokens, tokensPerSecond, boundBy } = prediction.prefill
+  const better = described
+    ? withoutBandwidth(described)
+    : gpu
+      ? '; millrace probe --calibrate measures this machine'
+      : ''
   rows.push(
     ['prefill', `${significant(tokensPerSecond)} tok/s for a prompt of ${tokens}, bound by the ${boundName(boundBy)}`],
-    [
-      'calibrated',
-      prediction.calibrated
-        ? 'yes'
-        : `no: these are guesses${gpu && !described ? '; millrace probe --calibrate measures this machine' : ''}`,
-    ],
+    ['calibrated', prediction.calibrated ? 'yes' : `no: these are guesses${better}`],
   )
   return formatTable(rows)
+}
+
+function withoutBandwidth({ memory, link = 'PCIe 4.0 x16', bandwidth }: DescribedGpu): string {
+  if (bandwidth !== undefined) return ''
+  return `, with the memory of an H100: name the GPU's own bandwidth, as in --gpu "${memory}, ${link}, 448GB/s"`
 }
 
 function describeDevice({ vramBytes, vramBudgetBytes, streamedBytesPerPass }: PlannedDevice): string {

@@ -1,18 +1,10 @@
 import { Command, Option } from 'commander'
 import { LOG_LEVELS, type LogLevel, type ServeOptions } from '../server/options.ts'
-import {
-  addHeadFlag,
-  addPlanFlags,
-  addServeFlags,
-  type HeadFlag,
-  type LoadFlags,
-  parseNumber,
-  planOptions,
-} from './options.ts'
-import { modelsOf, readConfig } from './served.ts'
+import { parseNumber } from './options.ts'
+import { addServedFlags, modelsOf, readConfig, type ServedFlags, servedLoad } from './served.ts'
 import type { Terminal } from './terminal.ts'
 
-interface Flags extends LoadFlags, HeadFlag {
+interface Flags extends ServedFlags {
   host?: string
   port?: number
   apiKey?: string[]
@@ -23,8 +15,6 @@ interface Flags extends LoadFlags, HeadFlag {
   logPrompts?: boolean
   logLevel?: LogLevel
   drainMs?: number
-  maxQueue?: number
-  cache?: boolean | string
   page?: boolean
 }
 
@@ -41,15 +31,12 @@ export function serveCommand(terminal: Terminal): Command {
     .addOption(
       new Option('--max-wait-ms <ms>', 'after so long a model that waits for room comes first').argParser(parseNumber),
     )
-    .addOption(new Option('--max-queue <count>', 'requests of a model that may wait').argParser(parseNumber))
     .addOption(new Option('--cors <origin>', 'whose pages may use the API; may be given again').argParser(again))
     .addOption(new Option('--drain-ms <ms>', 'that requests have left at the end').argParser(parseNumber))
     .addOption(new Option('--log-level <level>', 'of the log on stderr; default info').choices([...LOG_LEVELS]))
     .option('--log-prompts', 'log bodies of requests, too')
     .option('--no-page', 'no page at /')
-    .option('--cache <folder>', 'keep repacked weights for the next load there')
-    .option('--no-cache', 'keep and use no repacked weights')
-  addHeadFlag(addServeFlags(addPlanFlags(command)))
+  addServedFlags(command)
   return command.action(async (models: string[], flags: Flags) => {
     const options = await serveOptions(models, flags)
     // Its parts are many: other commands do not wait for them.
@@ -67,17 +54,15 @@ export function serveCommand(terminal: Terminal): Command {
 /** The config file's, the flags ruling over it. */
 async function serveOptions(models: readonly string[], flags: Flags): Promise<ServeOptions> {
   const config: Partial<ServeOptions> = flags.config === undefined ? {} : await readConfig(flags.config)
-  const { host, port, apiKey, maxWaitMs, lazy, cors, logPrompts, logLevel, drainMs, page, ramBudget } = flags
+  const { host, port, apiKey, maxWaitMs, lazy, cors, logPrompts, logLevel, drainMs, page } = flags
+  const { load, ramBudget } = servedLoad(flags)
   const given = { host, port, apiKey, maxWaitMs, lazy, cors, logPrompts, logLevel, drainMs, ramBudget }
   const named = Object.entries(given).filter(([, value]) => value !== undefined)
-  // The budget of RAM is that of all models.
-  const { ramBudget: _, ...plan } = planOptions({ ...flags, ...(ramBudget === undefined ? {} : { ramBudget }) })
-  const load = Object.entries({ ...plan, head: flags.head, maxQueue: flags.maxQueue, cache: flags.cache })
   return {
     ...config,
     ...Object.fromEntries(named),
     ...(page === false ? { page } : {}),
     models: { ...config.models, ...modelsOf(models) },
-    load: { ...config.load, ...Object.fromEntries(load.filter(([, value]) => value !== undefined)) },
+    load: { ...config.load, ...load },
   }
 }

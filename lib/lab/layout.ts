@@ -15,11 +15,11 @@ function placesOf(place: (g: number, t: number, j: number, h: number, pair: numb
 /**
  * A matrix is `ceil(n / tileN)` row blocks, one after the other. A row block of a grouped code is group blocks: the scales of
  * 64 output features, their zeros or minimums if the code has them, then one tile for each 16 input features of the group;
- * codes of two levels have scales (and minimums) of the first before each `span` input features. A row block of float
+ * codes of two levels have scales (and minimums) of the first before each span of 128 input features, of 6 bits of 64. A row block of float
  * weights is tiles alone.
  */
 export const SLAB_LAYOUT = {
-  version: 2,
+  version: 3,
   /** Output features of a row block, and of a tile. */
   tileN: 64,
   /** Input features of a tile. */

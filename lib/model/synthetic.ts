@@ -15,7 +15,14 @@ import { Model } from './model.ts'
 import { callNative, runtime } from './runtime.ts'
 import { loadWeights } from './weights.ts'
 
-export const SYNTHETIC_DEFAULTS: SyntheticOptions = { group: 128, zeros: false, head: 'f16', embedding: 'f16', seed: 1 }
+export const SYNTHETIC_DEFAULTS: SyntheticOptions = {
+  layers: 'q4',
+  group: 128,
+  zeros: false,
+  head: 'f16',
+  embedding: 'f16',
+  seed: 1,
+}
 
 const refuse = async (): Promise<never> => {
   throw new MillraceError('TOKENIZER_INVALID', {
@@ -42,7 +49,7 @@ const noTokenizer: TextCodec = {
 }
 
 /**
- * A model of random weights: the layers in 4 bits, the head in `weights.head`. Takes token ids; its answers have no
+ * A model of random weights: the layers in `weights.layers` (default: 4 bits), the head in `weights.head`. Takes token ids; its answers have no
  * text. Rejects as load() does.
  */
 export async function loadSynthetic(

@@ -92,7 +92,7 @@ const MOST: Record<string, Record<string, number>> = {
   score: { '--window': 64 },
   'bench decode': { '--prompt': 4, '--tokens': 2, '--batch': 1, '--runs': 1, '--threads': 1 },
   'bench prefill': { '--prompt': 8, '--batch': 1, '--runs': 1, '--threads': 1 },
-  'bench kernel': { '--repeats': 1, '--n': 2048, '--k': 2048 },
+  'bench kernel': { '--repeats': 1, '--n': 2048, '--k': 2048, '--rows': 8 },
 }
 
 function millrace(args: string[]): Trial {

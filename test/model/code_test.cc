@@ -100,7 +100,7 @@ TEST(fields_of_groups_and_spans_come_back) {
     }
     const int which = m.groups() - 1;
     encode_group(code, group, matrix.data() + m.group_offset(0, which));
-    if (m.spans() > 0) encode_span(code, span, matrix.data() + m.span_offset(0, which * code.group / kSpan));
+    if (m.spans() > 0) encode_span(code, span, matrix.data() + m.span_offset(0, which * code.group / m.span()));
     for (int n = 0; n < kTileN; n++) {
       const GroupValues expected = values_of(code, group[n], span[n]);
       const GroupValues found = decode_group(m, matrix.data(), 0, which, n);

@@ -57,6 +57,7 @@ void code_single(const CodeRowBlock& a) {
   const Code& code = *a.code;
   const Plane plane(code);
   const int span_bytes = code.span_bytes(), header_bytes = code.header_bytes(a.zeros);
+  const int span_tiles = code.span() / kTileK;
   const bool minimums = code.minimums();
   GroupHeader h;
   begin_header(code, h);
@@ -64,7 +65,7 @@ void code_single(const CodeRowBlock& a) {
   const std::byte* p = a.weights;
   const int16_t* x = a.x;
   for (int tile = 0, group = 0; tile < a.slices; tile += a.group_tiles, group++) {
-    if (span_bytes > 0 && tile % (kSpan / kTileK) == 0) {
+    if (span_bytes > 0 && tile % span_tiles == 0) {
       read_span<W>(code, p, h);
       p += span_bytes;
     }
@@ -111,6 +112,7 @@ void code_rows(const CodeRowBlock& a) {
   const Code& code = *a.code;
   const Plane plane(code);
   const int span_bytes = code.span_bytes(), header_bytes = code.header_bytes(a.zeros);
+  const int span_tiles = code.span() / kTileK;
   V spread[kLinearCodeRows * kLinearCodeTiles * 2 * kParts];
   GroupHeader h;
   begin_header(code, h);
@@ -120,7 +122,7 @@ void code_rows(const CodeRowBlock& a) {
   const float* x_scales = a.scales;
   const int32_t* x_sums = a.sums;
   for (int tile = 0; tile < a.slices; tile += a.group_tiles) {
-    if (span_bytes > 0 && tile % (kSpan / kTileK) == 0) {
+    if (span_bytes > 0 && tile % span_tiles == 0) {
       read_span<W>(code, p, h);
       p += span_bytes;
     }

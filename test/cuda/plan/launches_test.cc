@@ -120,10 +120,36 @@ TEST(prefill_has_a_plan_for_every_gpu_matrix_and_number_of_rows) {
           check_fits(plan->launch, device);
           if (rows == 1) first_is_wgmma = plan->wgmma;
           CHECK_EQ(plan->wgmma, first_is_wgmma);  // which of the two kernels, no number of rows decides
-          CHECK(!plan->wgmma || (device.sm90 && code.type == WeightType::q4));
+          CHECK(!plan->wgmma || (device.sm90 && wgmma_takes(code.type)));
           if (plan->wgmma) continue;
           CHECK_EQ(plan->launch.grid[0], ceil_div(rows, plan->rows));
           CHECK_EQ(plan->launch.grid[1], ceil_div(m.n_blocks(), kMmaRowBlocks));
+        }
+      }
+    }
+  }
+}
+
+TEST(prefill_of_other_codes_is_on_wgmma_where_it_fits_and_else_left_to_decode) {
+  for (const DeviceFacts& device : devices()) {
+    for (int type = 0; type < kWeightTypes; type++) {
+      MatrixCode code{.type = static_cast<WeightType>(type)};
+      if (!prefill_by_decode(code.type)) continue;
+      for (const bool zeros : {false, true}) {
+        if (zeros && !code.traits().zeros) continue;
+        code.zeros = zeros;
+        for (const int group : {groups_of(code.type).least, groups_of(code.type).most}) {
+          code.group = group;
+          const MatrixLayout m = cases::layout({"8b.down", 4096, 14336}, code);
+          for (const int rows : {1, 64, 65, 4096}) {
+            const auto plan = plan_prefill(device, m, rows);
+            const bool can = device.sm90 && wgmma_takes(code.type);
+            CHECK(can || !plan);
+            CHECK(plan || !can || device.block_bytes < kWgmmaMostBytes);
+            if (!plan) continue;
+            CHECK(plan->wgmma && !plan->fine);
+            check_fits(plan->launch, device);
+          }
         }
       }
     }

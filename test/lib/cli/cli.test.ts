@@ -46,7 +46,7 @@ describe('generate', () => {
     for (const { code, stdout } of await Promise.all(runs))
       expect({ code, stdout }).toEqual({ code: 0, stdout: `${GREEDY}\n` })
     expect((await runs[1]!).stderr).toBe('')
-    expect((await runs[0]!).stderr).toMatch(/^loaded demo: .* MB in .* s\n$/)
+    expect((await runs[0]!).stderr).toMatch(/^(loading demo: .*\n)*loaded demo: .* MB in .* s\n$/)
   })
 
   test('--json prints the result, with --stats the figures', async () => {
@@ -462,11 +462,15 @@ describe('failures', () => {
 
 describe('plan, probe, bench stream', () => {
   test('plan: a table, or JSON; a shape or a folder', async () => {
-    const [text, json, wrong] = await Promise.all([
+    const [text, json, wrong, guessed, described] = await Promise.all([
       run(['plan', 'llama3-8b', '--device', 'cpu', '--batch', '8', '--ram-budget', '64GB']),
       run(['plan', demo, '--device', 'cpu', '--json']),
       run(['plan', 'llama9']),
+      run(['plan', 'smollm2-135m', '--gpu', '8GiB']),
+      run(['plan', 'smollm2-135m', '--gpu', '8GiB, PCIe 3.0 x8, 448GB/s']),
     ])
+    expect(guessed.stdout).toContain('--gpu "8GiB, PCIe 4.0 x16, 448GB/s"')
+    expect(described.stdout).toMatch(/^calibrated +no: these are guesses$/m)
     expect(text.stdout).toMatch(/^homes +attention 32 resident; feed-forward 32 resident; head resident$/m)
     expect(text.stdout).toMatch(/^batch 8 +[\d.]+ tok\/s; a pass/m)
     expect(JSON.parse(json.stdout)).toMatchObject({ device: 'cpu', prediction: { single: { batch: 1 } } })

@@ -181,6 +181,10 @@ describe('options', () => {
     await expect(start({ models: { none: '/nowhere' }, lazy: true })).rejects.toMatchObject({
       code: 'CHECKPOINT_NOT_FOUND',
     })
+    // Known to plans, which need no files.
+    for (const path of ['nowhere', 'llama3-8b']) {
+      await expect(start({ models: { shape: path } })).rejects.toMatchObject({ code: 'CHECKPOINT_NOT_FOUND' })
+    }
     const several = { first: DEMO, second: { path: DEMO, contextLength: 99_999 } }
     for (const lazy of [false, true]) {
       await expect(start({ models: several, lazy })).rejects.toMatchObject({
@@ -192,6 +196,13 @@ describe('options', () => {
     await once(other, 'listening')
     await expect(start({ port: (other.address() as AddressInfo).port })).rejects.toMatchObject({ code: 'EADDRINUSE' })
     other.close()
+  })
+
+  test('options of load() that plans know nothing of reach load()', async () => {
+    const given = { speculation: { method: 'ngram', tokens: 4 }, deterministic: true, cache: false } as const
+    const server = await start({ models: { demo: { path: DEMO, ...given } } })
+    expect((await post(server, '/v1/chat/completions', chat)).status).toBe(200)
+    expect((await (await fetch(`${server.url}/metrics`)).text()).match(/draft_tokens_total\{.*\} (\d+)/)).toBeTruthy()
   })
 
   test('lazy models load when they are asked for', async () => {
