@@ -493,7 +493,7 @@ export interface NativeStepEvent {
   /** Requests that wait. */
   waiting: number
   kvBlocksUsed: number
-  /** From choosing the rows to having the tokens. */
+  /** From choosing the rows, or from having the step before if that was later, to having the tokens. */
   ms: number
 }
 

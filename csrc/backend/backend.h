@@ -34,10 +34,20 @@ enum class EventUse : uint8_t {
   timed,   // tells when it was reached
 };
 
+struct CopyPiece {
+  std::byte* to = nullptr;
+  const std::byte* from = nullptr;
+};
+
 class Stream {
  public:
   virtual ~Stream() = default;
   virtual void copy(std::byte* destination, const std::byte* source, size_t bytes) = 0;
+  // Pieces of as many bytes each, between this device's memory and its own or pinned memory of the host, in no order;
+  // all on 16 bytes. The span may go when the call returns.
+  virtual void copy_pieces(std::span<const CopyPiece> pieces, size_t bytes) {
+    for (const CopyPiece& piece : pieces) copy(piece.to, piece.from, bytes);
+  }
   virtual void fill(std::byte* destination, uint8_t value, size_t bytes) = 0;
   virtual void record(Event& event) = 0;
   virtual void wait(Event& event) = 0;

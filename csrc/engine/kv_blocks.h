@@ -2,10 +2,19 @@
 // The blocks of one class of layers: ids counted by their users, memory on whatever devices the layers are, and room in
 // system RAM for those of preempted sequences. A remembered block that nobody uses is given to somebody new last, the
 // one that has been idle longest first; the pool that remembers (kv_pool.h) hears of it.
+//
+// Copies to and from there go on streams of their own, beside the passes, and nobody waits for them but who must:
+//
+//   save      copies: wait for what compute was handed | blocks -> slots, some at a time, the last ones first
+//             a block of them that is given to somebody new: compute waits for its copy
+//   restore   copies: wait for what compute was handed | slots -> blocks
+//             before the sequence's next row: compute waits for its copies
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <list>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "backend/backend.h"
@@ -16,15 +25,22 @@ namespace millrace {
 // In a sequence's list of blocks: one that lies behind the window and was given back.
 inline constexpr int32_t kNoBlock = -1;
 
+// For the tests that prove each wait necessary: the nth of a kind is left out.
+struct KvHooks {
+  int64_t skip_reuse_wait = -1;    // of compute, for a block whose copy to system RAM is under way
+  int64_t skip_arrival_wait = -1;  // of compute, for a block that comes from there
+};
+
 class KvBlocks {
  public:
   // Where the keys and values of some of the class's layers are.
   struct Device {
     Backend* backend;
-    Stream* compute;          // copies between the tiers are enqueued here, in order with the passes
-    std::vector<int> layers;  // of the class, computed there
+    Stream* compute;
+    std::function<Stream&()> copies;  // between the tiers
+    std::vector<int> layers;          // of the class, computed there
   };
-  KvBlocks(const KvClass& kind, std::vector<Device> devices, int blocks, size_t swap_bytes);
+  KvBlocks(const KvClass& kind, std::vector<Device> devices, int blocks, size_t swap_bytes, KvHooks hooks = {});
 
   int window() const { return kind_.window; }
   int total() const { return static_cast<int>(blocks_.size()); }
@@ -48,11 +64,16 @@ class KvBlocks {
   // Called with a remembered block that is about to be given to somebody new; it must be forgotten.
   void on_reclaim(std::function<void(int32_t)> hook) { reclaim_ = std::move(hook); }
 
-  // ---- System RAM. Copies are enqueued on the streams of the layers' devices.
+  // ---- System RAM.
   KvSwap& swap() { return swap_; }
   const KvSwap& swap() const { return swap_; }
-  void save(int32_t block, int32_t slot) { copy(true, block, slot); }
-  void restore(int32_t slot, int32_t block) { copy(false, block, slot); }
+  // The blocks may be given back at once, and whoever has slots next copies on the same streams, after this.
+  void save(std::span<const int32_t> blocks, std::span<const int32_t> slots) { move(true, blocks, slots); }
+  void restore(std::span<const int32_t> slots, std::span<const int32_t> blocks) { move(false, blocks, slots); }
+  // None of them (kNoBlock: none) is being copied.
+  bool at_rest(std::span<const int32_t> blocks) const;
+  // What compute is handed from here on comes after the copies of these.
+  void settle(std::span<const int32_t> blocks);
 
   // Of a device, for KvMemory.
   KvMemory memory(int device) const;
@@ -70,7 +91,14 @@ class KvBlocks {
     int device = -1;
     int index = 0;  // of the device's layers
   };
-  void copy(bool out, int32_t block, int32_t slot);
+  // Some blocks' way to or from system RAM.
+  struct Move {
+    std::vector<std::unique_ptr<Event>> done;  // of each device
+    bool out = false;
+    bool awaited = false;  // by compute
+  };
+  void move(bool out, std::span<const int32_t> blocks, std::span<const int32_t> slots);
+  void settle(int32_t block);
 
   KvClass kind_;
   std::vector<Device> devices_;
@@ -79,9 +107,13 @@ class KvBlocks {
   int used_ = 0;
   std::vector<std::unique_ptr<Memory>> memory_;  // [devices]
   std::vector<Block> blocks_;
-  std::vector<int32_t> free_;  // taken from the back: recently used blocks are warm
-  std::list<int32_t> idle_;    // remembered and unused, least recently used first
+  std::vector<std::shared_ptr<Move>> moves_;  // [blocks], the last one that compute has not waited for; or null
+  std::deque<int32_t> free_;  // taken from the back: recently used blocks are warm; those being copied come last
+  std::list<int32_t> idle_;   // remembered and unused, least recently used first
   std::function<void(int32_t)> reclaim_;
+  std::vector<std::unique_ptr<Event>> handed_;  // of each device: what compute had been handed
+  KvHooks hooks_;
+  int64_t reuse_waits_ = 0, arrival_waits_ = 0;
   KvSwap swap_;
 };
 

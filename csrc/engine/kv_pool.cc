@@ -8,7 +8,8 @@
 namespace millrace {
 
 KvPool::KvPool(std::span<const Device> devices, std::span<const KvClass> classes, std::span<const int> blocks,
-               size_t swap_bytes) {
+               size_t swap_bytes, KvHooks hooks) {
+  for (const Device& device : devices) copies_.push_back({device.backend, nullptr});
   // The class that keeps most leads.
   const auto keeps_more = [](const KvClass& a, const KvClass& b) {
     return b.window != 0 && (a.window == 0 || a.window > b.window);
@@ -23,12 +24,18 @@ KvPool::KvPool(std::span<const Device> devices, std::span<const KvClass> classes
   }
   for (size_t c = 0; c < classes.size(); c++) {
     std::vector<KvBlocks::Device> own;
-    for (const Device& device : devices) own.push_back({device.backend, device.compute, device.layers[c]});
+    for (size_t d = 0; d < devices.size(); d++) {
+      const auto copies = [&own = copies_[d]]() -> Stream& {
+        if (!own.stream) own.stream = own.backend->create_stream();
+        return *own.stream;
+      };
+      own.push_back({devices[d].backend, devices[d].compute, copies, devices[d].layers[c]});
+    }
     const size_t share =
         classes.size() == 1
             ? swap_bytes
             : static_cast<size_t>(static_cast<double>(swap_bytes) * bytes_of(c) / std::max(all_bytes, 1.0));
-    classes_.push_back(std::make_unique<KvBlocks>(classes[c], std::move(own), blocks[c], share));
+    classes_.push_back(std::make_unique<KvBlocks>(classes[c], std::move(own), blocks[c], share, hooks));
     beside_.emplace_back(blocks[c]);
     followers_.emplace_back(blocks[leader_], -1);
   }
@@ -185,10 +192,8 @@ bool KvPool::save(BlockLists& blocks, SavedKv& saved) {
   }
   try {
     for (int c = 0; c < classes(); c++) {
-      size_t at = 0;
-      for (const int32_t block : blocks[c]) {
-        if (block != kNoBlock) of(c).save(block, taken.classes[c].slots[at++]);
-      }
+      const auto kept = std::span(blocks[c]).subspan(taken.classes[c].dropped);  // the dropped ones come first
+      of(c).save(kept, taken.classes[c].slots);
     }
   } catch (...) {
     give_back();
@@ -205,7 +210,7 @@ void KvPool::restore(SavedKv& saved, BlockLists& blocks) {
     const SavedKv::OfClass& one = saved.classes[c];
     blocks[c].assign(static_cast<size_t>(one.dropped), kNoBlock);
     of(c).allocate(static_cast<int>(one.slots.size()), blocks[c]);
-    for (size_t i = 0; i < one.slots.size(); i++) of(c).restore(one.slots[i], blocks[c][one.dropped + i]);
+    of(c).restore(one.slots, std::span(blocks[c]).subspan(one.dropped));
   }
   discard(saved);
 }
@@ -216,6 +221,30 @@ void KvPool::discard(SavedKv& saved) {
     of(static_cast<int>(c)).swap().give_back(saved.classes[c].slots);
   }
   saved = {};
+}
+
+bool KvPool::at_rest(const BlockLists& blocks) const {
+  for (int c = 0; c < classes(); c++) {
+    if (!of(c).at_rest(blocks[c])) return false;
+  }
+  return true;
+}
+
+void KvPool::settle(const BlockLists& blocks) {
+  for (int c = 0; c < classes(); c++) of(c).settle(blocks[c]);
+}
+
+bool KvPool::rest() {
+  bool whole = true;
+  for (const Copies& copies : copies_) {
+    if (!copies.stream) continue;
+    try {
+      copies.stream->synchronize();
+    } catch (const Error&) {
+      whole = false;
+    }
+  }
+  return whole;
 }
 
 size_t KvPool::bytes(int device) const {

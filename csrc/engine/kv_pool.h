@@ -43,7 +43,7 @@ class KvPool {
   };
   // Every layer is on one of the devices. `blocks`: of each class. `swap_bytes`: of system RAM, for what is saved.
   KvPool(std::span<const Device> devices, std::span<const KvClass> classes, std::span<const int> blocks,
-         size_t swap_bytes);
+         size_t swap_bytes, KvHooks hooks = {});
 
   int classes() const { return static_cast<int>(classes_.size()); }
   KvBlocks& of(int kv_class) { return *classes_[kv_class]; }
@@ -61,12 +61,17 @@ class KvPool {
   // `decoded`: not all of them were computed by prefill.
   void remember(std::span<const int32_t> tokens, BlockLists& blocks, int index, bool decoded);
 
-  // Blocks to system RAM and back, in the order of the devices' compute streams: nobody waits. save() leaves `blocks`
-  // empty, or returns false where there is no room for them and leaves them as they are; restore() needs as many
-  // available ones as there are slots.
+  // Blocks to system RAM and back, on streams of their own: the host waits for nothing (see kv_blocks.h). save() leaves
+  // `blocks` empty, or returns false where there is no room for them and leaves them as they are; restore() needs as
+  // many available ones as there are slots. What was restored may be computed with once it was settled; it is at rest
+  // when that takes no time.
   bool save(BlockLists& blocks, SavedKv& saved);
   void restore(SavedKv& saved, BlockLists& blocks);
   void discard(SavedKv& saved);
+  bool at_rest(const BlockLists& blocks) const;
+  void settle(const BlockLists& blocks);
+  // Waits for all such copies; false if one has failed since the last call, and with it what followed it.
+  bool rest();
 
   // Of the leading class, as users know the cache.
   int total() const { return classes_[leader_]->total(); }
@@ -105,7 +110,13 @@ class KvPool {
   // The first block that a row at the beginning of block `index` sees.
   static int first_seen(int window, int index);
 
+  struct Copies {
+    Backend* backend;
+    std::unique_ptr<Stream> stream;  // once there is something to copy
+  };
+
   int leader_ = 0;
+  std::vector<Copies> copies_;  // [devices]; it outlives the classes
   std::vector<std::unique_ptr<KvBlocks>> classes_;
   std::vector<Text> texts_;                            // [blocks of the leader]
   std::unordered_multimap<uint64_t, int32_t> by_key_;  // of the leader's remembered blocks

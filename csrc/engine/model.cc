@@ -143,7 +143,7 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
       }
     }
   }
-  kv_ = std::make_unique<KvPool>(kv, program().kv, config_.kv_blocks, config_.kv_swap_bytes);
+  kv_ = std::make_unique<KvPool>(kv, program().kv, config_.kv_blocks, config_.kv_swap_bytes, config_.kv_hooks);
   scheduler_ = std::make_unique<Scheduler>(
       SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse, config_.deterministic,
                       &counters_.queued, PassCosts(config_.pass_costs), config_.draft},
@@ -237,17 +237,20 @@ void Model::create_passes(bool sleeps) {
 }
 
 // Whoever waits for rows of the pass waits no longer; then the CPU and the devices start level.
-void Model::give_up_hops() {
-  if (!cpu_) return;
-  for (const Hop* hop : {&cpu_->there, &cpu_->back}) hop->state->given_up.store(1, std::memory_order_release);
-  come_to_rest();
-  for (const Hop* hop : {&cpu_->there, &cpu_->back}) {
+bool Model::give_up() {
+  const auto hops = [&] {
+    return cpu_ ? std::vector<const Hop*>{&cpu_->there, &cpu_->back} : std::vector<const Hop*>{};
+  };
+  for (const Hop* hop : hops()) hop->state->given_up.store(1, std::memory_order_release);
+  const bool whole = come_to_rest();
+  for (const Hop* hop : hops()) {
     hop->state->sent.store(cpu_->hops, std::memory_order_relaxed);
     hop->state->given_up.store(0, std::memory_order_release);
   }
+  return whole;
 }
 
-void Model::come_to_rest() {
+bool Model::come_to_rest() {
   const auto rest = [](Stream& stream) {
     try {
       stream.synchronize();
@@ -257,6 +260,7 @@ void Model::come_to_rest() {
   };
   for (const Side& side : sides_) rest(*side.compute);
   if (cpu_) rest(*cpu_->stream);
+  return kv_->rest();
 }
 
 Model::~Model() {
@@ -266,9 +270,7 @@ Model::~Model() {
 void Model::abandon_passes() {
   for (const Side& side : sides_) side.executor->abandon(*side.compute);
   if (trace_) trace_->abandon();
-  scheduler_->abandon();
-  give_up_hops();
-  come_to_rest();
+  scheduler_->abandon(give_up());
   for (const Side& side : sides_) side.feeder->restart();
   under_way_ = 0;
   publish_counters();
@@ -322,8 +324,7 @@ void Model::leave() {
 void Model::release() {
   if (!host_) return;
   for (const Side& side : sides_) side.executor->abandon(*side.compute);
-  give_up_hops();
-  come_to_rest();
+  give_up();
   trace_.reset();
   for (Side& side : sides_) side.feeder.reset();
   cpu_.reset();
@@ -504,7 +505,8 @@ void Model::finish() {
     counter.store(counter.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
   };
   add(counters_.wait_ms, milliseconds(ran - waits));
-  add(counters_.step_ms, milliseconds(ended - std::max(pass.began, read_)));
+  const Clock::time_point began = std::max(pass.began, read_);  // the device had other work before
+  add(counters_.step_ms, milliseconds(ended - began));
   if (pass.switches) add(counters_.switch_ms, milliseconds(ended - pass.began));
   read_ = ended;
   if (trace_) {
@@ -521,7 +523,7 @@ void Model::finish() {
   publish_counters();
   if (const std::shared_ptr<EventSink> observer = observer_.lock()) {
     observer->post_step({id_, step.rows, step.decode_rows, static_cast<int>(pass.batch.parts.size()), waiting(),
-                         kv_->used(), milliseconds(Clock::now() - pass.began)});
+                         kv_->used(), milliseconds(Clock::now() - began)});
   }
 }
 

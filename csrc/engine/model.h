@@ -46,6 +46,7 @@ struct ModelConfig {
   std::function<void(const Sequence&, int count, std::vector<int32_t>& drafts)> draft;  // see SchedulerConfig
   std::vector<KernelImage> kernels;  // in the place of the backend's own
   FeederHooks hooks;
+  KvHooks kv_hooks;
   int64_t skip_hop_wait = -1;  // for tests: which wait for another device's rows is left out
   int stage_threads = 1;       // that copy slabs which are not pinned
 };
@@ -187,9 +188,10 @@ class Model {
   void create_sides(std::vector<std::unique_ptr<Backend>> backends);
   void create_inboxes();
   void create_cpu_side(std::unique_ptr<Backend> backend);
-  void give_up_hops();
-  // What has been launched anywhere has run.
-  void come_to_rest();
+  // As come_to_rest(), whatever anybody waits for.
+  bool give_up();
+  // What has been launched anywhere has run. False: a copy of keys and values to or from system RAM has failed.
+  bool come_to_rest();
   int device_of(int unit) const { return config_.devices.empty() ? 0 : config_.devices[unit]; }
   // The others' units are elsewhere.
   std::vector<Home> homes_of(const std::vector<Home>& homes, size_t device) const;

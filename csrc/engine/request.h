@@ -71,7 +71,7 @@ struct StepEvent {
   int sequences = 0;              // that had rows
   int waiting = 0;                // after it
   int kv_blocks_used = 0;
-  double ms = 0;  // from choosing the rows to having the tokens
+  double ms = 0;  // from choosing the rows, or from having the step before, if that was later, to having the tokens
 };
 
 // Where one environment's events go. Called from the workers' threads: must not block.
@@ -100,7 +100,7 @@ struct Sequence {
   std::vector<LogitAdjustment> adjustments;  // ascending tokens; kept up to date while it runs
   std::unique_ptr<Constrained> constrained;  // of one with a constraint
   SavedKv saved;                             // of a preempted sequence
-  uint64_t saved_in_step = 0;                // Scheduler's count, while it has something saved
+  bool arriving = false;                     // what was saved is on its way back: no rows yet
   int remembered = 0;                        // leading blocks offered to the prefix cache
   int decoded_from = INT32_MAX;              // first position computed by a decode row
   Clock::time_point submitted, admitted, first_token;

@@ -147,6 +147,7 @@ void Scheduler::resume() {
     Sequence& sequence = *preempted_.front();
     if (!waiting_.empty() && goes_before(*waiting_.front(), sequence)) return;  // admit() is next
     if (!has_room(sequence, true)) return;
+    sequence.arriving = !sequence.saved.empty();
     kv_.restore(sequence.saved, sequence.blocks);
     grow(sequence);
     insert(running_, std::move(preempted_.front()));
@@ -196,13 +197,13 @@ void Scheduler::preempt_last() {
   counters_.preemptions++;
   insert(preempted_, std::move(running_.back()));
   running_.pop_back();
+  sequence.arriving = false;
   bool saved = false;
   try {
     saved = kv_.save(sequence.blocks, sequence.saved);
   } catch (const std::exception&) {
     // A device that copies nothing: the pass will say so.
   }
-  sequence.saved_in_step = step_;
   if (!saved) recompute(sequence);
 }
 
@@ -216,7 +217,7 @@ void Scheduler::recompute(Sequence& sequence) {
   sequence.pooled = {};
 }
 
-void Scheduler::abandon() {
+void Scheduler::abandon(bool saved_whole) {
   under_way_.clear();
   for (const auto& sequence : running_) {
     keep_drafts(*sequence, 0);
@@ -224,7 +225,7 @@ void Scheduler::abandon() {
     sequence->pending = 0;
   }
   for (const auto& sequence : preempted_) {
-    if (!sequence->saved.empty() && sequence->saved_in_step > read_step_) recompute(*sequence);
+    if (!saved_whole && !sequence->saved.empty()) recompute(*sequence);
   }
 }
 
@@ -323,7 +324,7 @@ void Scheduler::draft(int decoding) {
   for (const auto& pointer : running_) {
     Sequence& sequence = *pointer;
     const RequestOptions& options = sequence.options;
-    if (options.drafts == DraftMethod::off || !sequence.decoding()) continue;
+    if (options.drafts == DraftMethod::off || !sequence.decoding() || sequence.arriving) continue;
     const int count = std::min({options.draft_tokens, options.max_tokens - sequence.generated() - 1, left});
     if (count <= 0) continue;
     found.clear();
@@ -425,16 +426,20 @@ bool Scheduler::fill(StepBatch& batch) {
   batch.hidden_rows.clear();
   if (running_.empty()) return false;
 
+  take_arrived();
+  const auto decodes = [](const Sequence& sequence) {
+    return sequence.decoding() && !sequence.complete() && !sequence.arriving;
+  };
   int decoding = 0;
-  for (const auto& sequence : running_) decoding += sequence->decoding() && !sequence->complete() ? 1 : 0;
+  for (const auto& sequence : running_) decoding += decodes(*sequence) ? 1 : 0;
   if (under_way_.empty()) draft(decoding);
   for (const auto& sequence : running_) {
-    if (sequence->decoding() && !sequence->complete()) add_rows(batch, *sequence, 1 + sequence->drafted);
+    if (decodes(*sequence)) add_rows(batch, *sequence, 1 + sequence->drafted);
   }
   const int decode_rows = static_cast<int>(batch.tokens.size());
   for (const auto& sequence : running_) {
     const int rows_left = config_.max_rows - static_cast<int>(batch.tokens.size());
-    if (sequence->decoding() || rows_left == 0) continue;
+    if (sequence->decoding() || sequence->arriving || rows_left == 0) continue;
     const int logits_left = config_.max_logit_rows - static_cast<int>(batch.logits.size());
     const int left = sequence->length() - sequence->scheduled;
     int rows = std::min(rows_left, left);
@@ -461,7 +466,6 @@ bool Scheduler::fill(StepBatch& batch) {
   batch.step.adjustments = batch.adjustments;
   batch.step.masks = batch.masks;
   batch.step.hidden_rows = batch.hidden_rows;
-  batch.number = step_;
   for (const StepBatch::Part& part : batch.parts) {
     Sequence& sequence = *part.sequence;
     sequence.scheduled += part.rows;
@@ -471,6 +475,19 @@ bool Scheduler::fill(StepBatch& batch) {
   }
   under_way_.push_back(&batch);
   return true;
+}
+
+void Scheduler::take_arrived() {
+  const auto settle = [&](Sequence& sequence) {
+    kv_.settle(sequence.blocks);
+    sequence.arriving = false;
+  };
+  bool others = !under_way_.empty();
+  for (const auto& sequence : running_) {
+    if (sequence->arriving && kv_.at_rest(sequence->blocks)) settle(*sequence);
+    others = others || !sequence->arriving;
+  }
+  if (!others && !running_.empty()) settle(*running_.front());
 }
 
 void Scheduler::add_tables(StepBatch& batch) const {
@@ -493,7 +510,6 @@ void Scheduler::add_tables(StepBatch& batch) const {
 
 void Scheduler::read(StepBatch& batch, std::span<const int32_t> chosen) {
   under_way_.pop_front();
-  read_step_ = batch.number;
   for (StepBatch::Part& part : batch.parts) {
     if (part.sequence == nullptr) continue;
     Sequence& sequence = *part.sequence;

@@ -55,7 +55,6 @@ struct StepBatch {
   std::vector<LogitAdjustment> adjustments;
   std::vector<const TokenMask*> masks;
   std::vector<std::shared_ptr<TokenMask>> kept_masks;  // the same: a sequence may end while the pass is under way
-  uint64_t number = 0;                                 // of the step
   Step step;
 };
 
@@ -77,9 +76,9 @@ class Scheduler {
   // The oldest pass under way has run and chosen a token for each logit request: drafts stand as far as they were
   // chosen, what was computed of tokens that stand counts, and its full blocks may be found by others.
   void read(StepBatch& batch, std::span<const int32_t> chosen);
-  // The steps that have not been read were given up: their drafts are dropped, sequences are where they were before
-  // them, what was to be saved in them is computed again.
-  void abandon();
+  // The steps that have not been read were given up: their drafts are dropped, and sequences are where they were before
+  // them. Not `saved_whole`: what was saved may be incomplete, and is computed again.
+  void abandon(bool saved_whole);
   // Takes the sequence out, wherever it is; its KV blocks are free again. Null if it has ended already.
   std::unique_ptr<Sequence> remove(uint64_t id);
   // Ids of all sequences for which `chosen` holds.
@@ -113,6 +112,8 @@ class Scheduler {
   // Of the sequences that run: fills the batch.
   bool fill(StepBatch& batch);
   void add_tables(StepBatch& batch) const;
+  // Restored sequences whose blocks have come take part from here on; one of them at once, if nobody else would.
+  void take_arrived();
   // Drafts for sequences that decode, as many as rows, logits and blocks are left for and are worth it.
   void draft(int decoding);
   bool has_room_for_drafts(const Sequence& sequence) const;
@@ -131,7 +132,6 @@ class Scheduler {
   SchedulerCounters counters_;
   std::deque<StepBatch*> under_way_;  // built and not read, oldest first; at most two
   uint64_t step_ = 0;                 // that was built last
-  uint64_t read_step_ = 0;            // that was read last
 };
 
 }  // namespace millrace

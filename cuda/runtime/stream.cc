@@ -1,6 +1,7 @@
 #include "cuda/runtime/stream.h"
 
 #include "cuda/check.h"
+#include "cuda/pieces.h"
 #include "cuda/ranges.h"
 
 namespace millrace::cuda {
@@ -33,6 +34,8 @@ void CudaEvent::synchronize() {
 CudaStream::CudaStream(int device) : device_(device) {
   check(cudaSetDevice(device_), "choosing the GPU");
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
+  check(cudaDeviceGetAttribute(&reads_host_pointers_, cudaDevAttrCanUseHostPointerForRegisteredMem, device_),
+        "asking the GPU");
 }
 
 CudaStream::~CudaStream() {
@@ -56,6 +59,16 @@ void CudaStream::copy(std::byte* destination, const std::byte* source, size_t by
   release_held();
   const Range range("copy", static_cast<int64_t>(bytes));
   check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, stream_), "copying");
+}
+
+void CudaStream::copy_pieces(std::span<const CopyPiece> pieces, size_t bytes) {
+  if (reads_host_pointers_ == 0 || bytes % 16 != 0) {
+    Stream::copy_pieces(pieces, bytes);
+    return;
+  }
+  release_held();
+  const Range range("copy pieces", static_cast<int64_t>(pieces.size() * bytes));
+  check(cuda::copy_pieces(pieces, bytes, stream_), "copying");
 }
 
 void CudaStream::fill(std::byte* destination, uint8_t value, size_t bytes) {

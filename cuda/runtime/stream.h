@@ -38,6 +38,7 @@ class CudaStream final : public Stream {
   CudaStream(const CudaStream&) = delete;
   CudaStream& operator=(const CudaStream&) = delete;
   void copy(std::byte* destination, const std::byte* source, size_t bytes) override;
+  void copy_pieces(std::span<const CopyPiece> pieces, size_t bytes) override;
   void fill(std::byte* destination, uint8_t value, size_t bytes) override;
   void record(Event& event) override;
   void wait(Event& event) override;
@@ -53,6 +54,7 @@ class CudaStream final : public Stream {
   void release_held();
 
   int device_;
+  int reads_host_pointers_ = 0;  // its kernels find pinned memory at the host's own addresses
   cudaStream_t stream_ = nullptr;
   Holder* held_ = nullptr;
 };

@@ -114,6 +114,7 @@ struct Placement {
   int devices = 1;           // layers alternate, the head is where the last one is
   bool scatter = false;      // units lie on the devices in no order at all
   int64_t skip_hop_wait = -1;
+  KvHooks kv_hooks;
   StepsAhead ahead = StepsAhead::never;
   std::vector<double> pass_costs;
   std::function<void(const Sequence&, int, std::vector<int32_t>&)> draft;
@@ -158,6 +159,7 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
   config.max_queue = placement.max_queue;
   config.hooks = placement.hooks;
   config.steps_ahead = placement.ahead;
+  config.kv_hooks = placement.kv_hooks;
   config.pass_costs = placement.pass_costs;
   config.draft = placement.draft;
   std::vector<std::unique_ptr<Backend>> backends;

@@ -226,3 +226,98 @@ TEST(nothing_is_pinned_while_a_step_waits) {
   CHECK(!told->pinners.contains(watch->engine()));
   CHECK(!told->pinners.contains(std::this_thread::get_id()));
 }
+
+// While a sequence's keys and values come back, those that run go on; it joins them once all of it is there.
+TEST(others_go_on_while_keys_and_values_come_back) {
+  const auto host = tiny_model(16);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  const auto text = [](int priority, int prompt, int tokens) {
+    RequestOptions options;
+    for (int t = 0; t < prompt; t++) options.tokens.push_back((t * 11 + prompt) % 97);
+    options.max_tokens = tokens;
+    options.logprobs = true;
+    options.priority = priority;
+    return options;
+  };
+  const RequestOptions grows = text(10, 60, 60), stays = text(10, 4, 150), low = text(-10, 64, 90);
+  std::vector<Result> alone;
+  const auto roomy = make_model(host, {});
+  engine.add(roomy);
+  for (const auto& options : {grows, stays, low}) alone.push_back(sink->wait(engine.submit(roomy, options, sink)));
+  close_and_wait(engine, roomy);
+
+  std::atomic<uint64_t> first{0};
+  Gate gate;
+  Placement small;
+  small.kv_blocks = 16;
+  small.prefix_reuse = false;
+  small.stream_hooks = unhurried();
+  small.stream_hooks.before_copy = [&] {
+    if (first != 0 && sink->ended(first)) gate.pass();  // what goes out goes; what comes back is held
+  };
+  const auto model = make_model(host, small);
+  engine.add(model);
+  const uint64_t ids[] = {engine.submit(model, grows, sink), engine.submit(model, stays, sink),
+                          engine.submit(model, low, sink)};
+  const auto sleep = [] { std::this_thread::sleep_for(std::chrono::microseconds(200)); };
+  first = ids[0];
+  check_same(sink->wait(ids[0]), alone[0]);
+  CHECK(model->counters().preemptions.load() > 0u);
+  while (model->counters().preempted.load() > 0) sleep();
+  const size_t held = sink->tokens_of(ids[2]), before = sink->tokens_of(ids[1]);
+  while (sink->tokens_of(ids[1]) < before + 10) sleep();
+  CHECK_EQ(sink->tokens_of(ids[2]), held);
+  gate.open();
+  check_same(sink->wait(ids[1]), alone[1]);
+  check_same(sink->wait(ids[2]), alone[2]);
+  CHECK_EQ(model->counters().recomputations.load(), 0u);
+  close_and_wait(engine, model);
+}
+
+// A block whose copy to system RAM is under way, and one that comes from there: whoever computes with it without
+// waiting for the copy computes something else.
+TEST(passes_need_every_wait_for_keys_and_values) {
+  if (kRaceDetector) SKIP("the race that this test makes on purpose is what ThreadSanitizer reports");
+  const auto host = tiny_model(16);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  const std::vector<RequestOptions> requests = four_that_grow();
+  std::vector<Result> alone;
+  const auto roomy = make_model(host, {});
+  engine.add(roomy);
+  for (const RequestOptions& options : requests) alone.push_back(sink->wait(engine.submit(roomy, options, sink)));
+  close_and_wait(engine, roomy);
+  const auto same = [&](const KvHooks& hooks, int milliseconds) {
+    Placement small;
+    small.kv_blocks = 12;
+    small.prefix_reuse = false;
+    small.kv_hooks = hooks;
+    small.stream_hooks.before_copy = [=] { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); };
+    const auto model = make_model(host, small);
+    engine.add(model);
+    std::vector<uint64_t> ids;
+    for (const RequestOptions& options : requests) ids.push_back(engine.submit(model, options, sink));
+    bool equal = true;
+    for (size_t i = 0; i < ids.size(); i++) {
+      const Result result = sink->wait(ids[i]);
+      equal = equal && result.tokens == alone[i].tokens && result.logprobs == alone[i].logprobs;
+    }
+    CHECK(model->counters().preemptions.load() > 0u);
+    close_and_wait(engine, model);
+    return equal;
+  };
+  CHECK(same({}, 1));
+  const auto shows = [&](int64_t KvHooks::*wait) {
+    for (int milliseconds = 1; milliseconds <= 4; milliseconds *= 2) {
+      for (int64_t nth = 0; nth < 6; nth++) {
+        KvHooks hooks;
+        hooks.*wait = nth;
+        if (!same(hooks, milliseconds)) return true;
+      }
+    }
+    return false;
+  };
+  CHECK(shows(&KvHooks::skip_reuse_wait));
+  CHECK(shows(&KvHooks::skip_arrival_wait));
+}
