@@ -66,7 +66,7 @@ struct LinearSource {
 struct VectorSource {
   std::string tensor;     // [width]
   bool plus_one = false;  // stored as what is added to 1
-  HeadOrder heads;        // of a norm of such heads, whose weights lie as the heads' rows do
+  HeadOrder heads = {};   // of a norm of such heads, whose weights lie as the heads' rows do
 };
 
 // Where the weights of a unit come from: one source a vector, and one a part of each linear.
