@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { f32, type GgufMetadata, type GgufTensor, ggufBytes, LLAMA_PARTS, OUTSIDE, text, texts, u32 } from '../reference/gguf.ts'
+import { stackExperts, type Values } from './gguf_experts.ts'
 import { numbers, readFolder } from '../reference/safetensors.ts'
 
 const ROOT = fileURLToPath(new URL('.', import.meta.url))
@@ -30,6 +31,16 @@ const PARTS: Record<string, string> = {
   ...LLAMA_PARTS,
   'self_attn.qkv_proj': 'attn_qkv',
   'mlp.gate_up_proj': 'ffn_up',
+  'mlp.gate': 'ffn_gate_inp',
+  'mlp.router': 'ffn_gate_inp',
+  'mlp.experts.gate_proj': 'ffn_gate_exps',
+  'mlp.experts.up_proj': 'ffn_up_exps',
+  'mlp.experts.down_proj': 'ffn_down_exps',
+  'mlp.shared_experts.gate_proj': 'ffn_gate_shexp',
+  'mlp.shared_experts.up_proj': 'ffn_up_shexp',
+  'mlp.shared_experts.down_proj': 'ffn_down_shexp',
+  'mlp.gate.e_score_correction_bias': 'exp_probs_b.bias',
+  'self_attn.sinks': 'attn_sinks.weight',
 }
 const GEMMA = {
   post_attention_layernorm: 'post_attention_norm',
@@ -138,6 +149,60 @@ export const GGUF_CASES: GgufCase[] = [
   },
 ]
 
+const expertsOf = (name: string, count: number, chosen: number, width: number): GgufMetadata => ({
+  [`${name}.expert_count`]: u32(count),
+  [`${name}.expert_used_count`]: u32(chosen),
+  [`${name}.expert_feed_forward_length`]: u32(width),
+})
+
+GGUF_CASES.push(
+  { name: 'qwen3moe', folder: 'qwen3-moe-bf16', metadata: expertsOf('qwen3moe', 8, 3, 32) },
+  {
+    name: 'llama',
+    folder: 'mixtral-bf16',
+    interleaved: true,
+    parts: {
+      'block_sparse_moe.gate': 'ffn_gate_inp',
+      'block_sparse_moe.experts.w1': 'ffn_gate_exps',
+      'block_sparse_moe.experts.w2': 'ffn_down_exps',
+      'block_sparse_moe.experts.w3': 'ffn_up_exps',
+    },
+    metadata: { 'llama.expert_count': u32(6), 'llama.expert_used_count': u32(2) },
+    // llama.cpp leaves Mixtral's windows out.
+    peerDiffers: true,
+  },
+  { name: 'olmoe', folder: 'olmoe-bf16', metadata: { 'olmoe.expert_count': u32(8), 'olmoe.expert_used_count': u32(3) } },
+  {
+    name: 'gpt-oss',
+    folder: 'gpt-oss-bf16',
+    parts: { post_attention_layernorm: 'post_attention_norm' },
+    metadata: {
+      ...expertsOf('gpt-oss', 6, 2, 96),
+      'gpt-oss.rope.scaling.type': text('yarn'),
+      'gpt-oss.rope.scaling.factor': f32(8),
+      'gpt-oss.rope.scaling.original_context_length': u32(64),
+    },
+    // llama.cpp rounds YaRN's range to whole pairs.
+    peerDiffers: true,
+  },
+  {
+    name: 'glm4moe',
+    folder: 'glm4-moe-bf16',
+    parts: { post_attention_layernorm: 'post_attention_norm' },
+    metadata: {
+      ...expertsOf('glm4moe', 8, 3, 32),
+      'glm4moe.block_count': u32(4),
+      'glm4moe.nextn_predict_layers': u32(1),
+      'glm4moe.expert_shared_count': u32(1),
+      'glm4moe.leading_dense_block_count': u32(1),
+      'glm4moe.expert_weights_scale': f32(1.5),
+      'glm4moe.expert_weights_norm': { type: 'bool', value: true } as never,
+      'glm4moe.expert_gating_func': u32(2),
+      'glm4moe.rope.dimension_count': u32(8),
+    },
+  },
+)
+
 /** What has no golden of transformers in this form: only llama.cpp says what is right. */
 export const PEER_CASES: GgufCase[] = [
   { name: 'llama', folder: 'f16-untied', interleaved: true, metadata: linear('llama', 4) },
@@ -184,11 +249,14 @@ export function convert({ name, folder, parts = {}, metadata, interleaved, whole
     'self_attn.q_proj': config.num_attention_heads,
     'self_attn.k_proj': config.num_key_value_heads,
   }
-  const tensors = [...readFolder(place(folder))].map(([tensor, { shape, ...rest }]): GgufTensor => {
-    const layer = /^model\.layers\.(\d+)\.(.+)\.(weight|bias)$/.exec(tensor)
+  const read = [...readFolder(place(folder))].map(([tensor, found]): [string, Values] => {
+    return [tensor, { shape: found.shape, values: numbers(found) }]
+  })
+  const tensors = [...stackExperts(new Map(read))].map(([tensor, { shape, values: own }]): GgufTensor => {
+    const layer = /^model\.layers\.(\d+)\.(.+?)(\.weight|\.bias|)$/.exec(tensor)
     const part = layer?.[2] ?? ''
-    const stored = layer ? `blk.${layer[1]}.${parts[part] ?? PARTS[part]}.${layer[3]}` : OUTSIDE[tensor]!
-    let values = [...numbers({ shape, ...rest })]
+    const stored = layer ? `blk.${layer[1]}.${parts[part] ?? PARTS[part]}${layer[3]}` : OUTSIDE[tensor]!
+    let values = Array.from(own)
     if (wholeNorms && /norm/.test(tensor)) values = values.map((value) => value + 1)
     if (queryScale?.part === part) values = values.map((value) => value * queryScale.factor)
     if (interleaved && heads[part]) {

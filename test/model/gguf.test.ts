@@ -231,7 +231,7 @@ describe('warnings and refusals', () => {
       'CHECKPOINT_UNSUPPORTED',
       /general\.architecture.*"gptneox".*llama, qwen2, qwen3/,
     ],
-    [{ 'llama.expert_count': u32(8) }, 'CHECKPOINT_UNSUPPORTED', /llama\.expert_count.*mixture/],
+    [{ 'llama.expert_count': u32(8) }, 'CHECKPOINT_INVALID', /llama\.expert_used_count/],
     [{ 'general.type': text('adapter') }, 'CHECKPOINT_UNSUPPORTED', /general\.type.*"adapter"/],
     [{ 'llama.attention.head_count': u32(3) }, 'CHECKPOINT_INVALID', /model\.gguf.*llama\.attention\.head_count/],
     [{ 'llama.embedding_length': text('256') }, 'CHECKPOINT_INVALID', /llama\.embedding_length.*integer.*"256"/],

@@ -18,13 +18,21 @@ export interface GgufArchitecture {
   /** Keys after the architecture's name that it reads beside those that all do. */
   keys?: readonly string[]
   /** Parts of a layer that are named otherwise than PARTS has them. */
-  parts?: Readonly<Record<string, string>>
+  parts?: Readonly<Record<string, string>> | ((metadata: GgufMetadata) => Readonly<Record<string, string>>)
+  /** Tensors of a layer whose names do not end as the checkpoint's do. */
+  whole?: Readonly<Record<string, string>>
+  /** It may have mixtures of experts. */
+  mixtures?: boolean
+  /** Layers at the end that are counted and not those of num_hidden_layers. */
+  layersBeyond?(metadata: GgufMetadata): number
   /** Converters bring the rows of query and key into the order of a rotation of neighbours. */
   interleaved?: boolean
   /** Norms' weights that the checkpoint has as what is added to 1 are stored whole. */
   wholeNorms?: boolean
   /** LayerNorm: the key of its epsilon is another. */
   layerNorm?: boolean
+  /** false: YaRN's range is not rounded outwards to whole pairs. */
+  yarnWhole?: boolean
   /** `rope.scaling.yarn_log_multiplier` is its mscale_all_dim. */
   yarnLogarithm?: boolean
 }
@@ -42,6 +50,13 @@ export const PARTS: Readonly<Record<string, string>> = {
   ffn_gate: 'mlp.gate_proj',
   ffn_up: 'mlp.up_proj',
   ffn_down: 'mlp.down_proj',
+  ffn_gate_inp: 'mlp.gate',
+  ffn_gate_exps: 'mlp.experts.gate_proj',
+  ffn_up_exps: 'mlp.experts.up_proj',
+  ffn_down_exps: 'mlp.experts.down_proj',
+  ffn_gate_shexp: 'mlp.shared_experts.gate_proj',
+  ffn_up_shexp: 'mlp.shared_experts.up_proj',
+  ffn_down_shexp: 'mlp.shared_experts.down_proj',
 }
 
 /** Tensors outside the layers. */
@@ -55,8 +70,9 @@ const biased = (tensors: GgufTensors, part: string) => tensors.has(`blk.0.${part
 const window = (metadata: GgufMetadata, architecture: string) =>
   metadata.integer(`${architecture}.attention.sliding_window`) || null
 
-/** Llama and what is of its shape: Mistral has a window, Qwen 2 biases of query, key and value alone. */
-function llamaClass(metadata: GgufMetadata, tensors: GgufTensors): 'Llama' | 'Mistral' | 'Qwen2' {
+/** Llama and what is of its shape: Mistral has a window, Mixtral experts, Qwen 2 biases of query, key and value alone. */
+function llamaClass(metadata: GgufMetadata, tensors: GgufTensors): 'Llama' | 'Mistral' | 'Mixtral' | 'Qwen2' {
+  if ((metadata.integer('llama.expert_count') ?? 0) > 0) return 'Mixtral'
   if (biased(tensors, 'attn_q') && !biased(tensors, 'attn_output')) return 'Qwen2'
   return window(metadata, 'llama') === null ? 'Llama' : 'Mistral'
 }
@@ -70,6 +86,39 @@ const named = (architecture: string, modelType: string) => ({
   architecture: () => architecture,
   modelType: () => modelType,
 })
+
+const EXPERT_KEYS = ['expert_feed_forward_length']
+const SIGMOID = 2 // llama.cpp's number of it
+
+const MIXTRAL_PARTS = {
+  ffn_gate_inp: 'block_sparse_moe.gate',
+  ffn_gate_exps: 'block_sparse_moe.experts.w1',
+  ffn_up_exps: 'block_sparse_moe.experts.w3',
+  ffn_down_exps: 'block_sparse_moe.experts.w2',
+}
+
+/** How many experts there are, answer and are wide, under the names of config.json. */
+function expertFields(
+  metadata: GgufMetadata,
+  architecture: string,
+  { count, width }: { count: string; width?: string },
+): Record<string, unknown> {
+  const integer = (key: string) =>
+    metadata.require(`${architecture}.${key}`, metadata.integer(`${architecture}.${key}`, 1))
+  return {
+    [count]: integer('expert_count'),
+    num_experts_per_tok: integer('expert_used_count'),
+    ...(width === undefined ? {} : { [width]: integer('expert_feed_forward_length') }),
+  }
+}
+
+/** Layers without a router. */
+function denseLayers(metadata: GgufMetadata, architecture: string, tensors: GgufTensors): number[] {
+  const layers = metadata.integer(`${architecture}.block_count`) ?? 0
+  return Array.from({ length: Math.min(layers, 4096) }, (_, layer) => layer).filter(
+    (layer) => !tensors.has(`blk.${layer}.ffn_gate_inp.weight`),
+  )
+}
 
 /** Parts of layers that norm what each half adds. */
 const GEMMA_PARTS = {
@@ -126,8 +175,13 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
       ...(llamaClass(metadata, tensors) === 'Qwen2'
         ? qwenWindow(metadata, 'llama')
         : { sliding_window: window(metadata, 'llama') }),
+      ...(llamaClass(metadata, tensors) === 'Mixtral'
+        ? expertFields(metadata, 'llama', { count: 'num_local_experts' })
+        : {}),
     }),
     keys: ['attention.sliding_window'],
+    parts: (metadata) => ((metadata.integer('llama.expert_count') ?? 0) > 0 ? MIXTRAL_PARTS : {}),
+    mixtures: true,
     interleaved: true,
   },
   qwen2: {
@@ -144,6 +198,70 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
       ...qwenWindow(metadata, 'qwen3'),
     }),
     keys: ['attention.sliding_window'],
+  },
+  // Files do not say whether weights are renormalised: all models that there are do it.
+  qwen3moe: {
+    ...named('Qwen3MoeForCausalLM', 'qwen3_moe'),
+    fields: (metadata, tensors) => ({
+      attention_bias: biased(tensors, 'attn_output'),
+      ...expertFields(metadata, 'qwen3moe', { count: 'num_experts', width: 'moe_intermediate_size' }),
+      norm_topk_prob: true,
+      mlp_only_layers: denseLayers(metadata, 'qwen3moe', tensors),
+    }),
+    keys: EXPERT_KEYS,
+    mixtures: true,
+  },
+  olmoe: {
+    ...named('OlmoeForCausalLM', 'olmoe'),
+    fields: (metadata) => expertFields(metadata, 'olmoe', { count: 'num_experts' }),
+    mixtures: true,
+  },
+  'gpt-oss': {
+    ...named('GptOssForCausalLM', 'gpt_oss'),
+    fields: (metadata) => ({
+      ...expertFields(metadata, 'gpt-oss', { count: 'num_local_experts' }),
+      intermediate_size: metadata.integer('gpt-oss.expert_feed_forward_length', 1),
+      sliding_window: window(metadata, 'gpt-oss'),
+    }),
+    keys: [...EXPERT_KEYS, 'attention.sliding_window'],
+    parts: { post_attention_norm: 'post_attention_layernorm', ffn_gate_inp: 'mlp.router' },
+    whole: { 'attn_sinks.weight': 'self_attn.sinks' },
+    mixtures: true,
+    yarnWhole: false,
+  },
+  glm4moe: {
+    ...named('Glm4MoeForCausalLM', 'glm4_moe'),
+    fields: (metadata, tensors) => {
+      const key = (name: string) => `glm4moe.${name}`
+      const gate = metadata.integer(key('expert_gating_func')) ?? SIGMOID
+      if (gate !== SIGMOID) throw metadata.unsupported(key('expert_gating_func'), `${SIGMOID} (sigmoid)`, gate)
+      return {
+        attention_bias: biased(tensors, 'attn_q'),
+        use_qk_norm: tensors.has('blk.0.attn_q_norm.weight'),
+        ...expertFields(metadata, 'glm4moe', { count: 'n_routed_experts', width: 'moe_intermediate_size' }),
+        n_shared_experts: metadata.integer(key('expert_shared_count')) ?? 0,
+        first_k_dense_replace: metadata.integer(key('leading_dense_block_count')) ?? 0,
+        routed_scaling_factor: metadata.number(key('expert_weights_scale')) ?? 1,
+        norm_topk_prob: metadata.boolean(key('expert_weights_norm')) ?? false,
+        n_group: metadata.integer(key('expert_group_count')) ?? 1,
+        topk_group: metadata.integer(key('expert_group_used_count')) ?? 1,
+      }
+    },
+    keys: [
+      ...EXPERT_KEYS,
+      'expert_shared_count',
+      'leading_dense_block_count',
+      'expert_weights_scale',
+      'expert_weights_norm',
+      'expert_gating_func',
+      'expert_group_count',
+      'expert_group_used_count',
+      'nextn_predict_layers',
+    ],
+    parts: { post_attention_norm: 'post_attention_layernorm' },
+    whole: { 'exp_probs_b.bias': 'mlp.gate.e_score_correction_bias' },
+    mixtures: true,
+    layersBeyond: (metadata) => metadata.integer('glm4moe.nextn_predict_layers') ?? 0,
   },
   gemma: { ...named('GemmaForCausalLM', 'gemma'), wholeNorms: true },
   gemma2: {
@@ -252,10 +370,14 @@ export function architectureOf(metadata: GgufMetadata): [name: string, GgufArchi
   if (kind !== 'model') throw metadata.unsupported('general.type', "'model'", kind)
   const key = 'general.architecture'
   const name = metadata.require(key, metadata.text(key))
-  const experts = metadata.integer(`${name}.expert_count`) ?? 0
-  if (experts > 0) throw metadata.unsupported(`${name}.expert_count`, `no mixture of experts (${name})`, experts)
   if (!Object.hasOwn(GGUF_ARCHITECTURES, name)) {
     throw metadata.unsupported(key, Object.keys(GGUF_ARCHITECTURES).join(', '), name)
   }
-  return [name, GGUF_ARCHITECTURES[name]!]
+  const experts = metadata.integer(`${name}.expert_count`) ?? 0
+  if (experts > 0 && !GGUF_ARCHITECTURES[name]!.mixtures) {
+    throw metadata.unsupported(`${name}.expert_count`, `no mixture of experts (${name})`, experts)
+  }
+  const architecture = GGUF_ARCHITECTURES[name]!
+  const { parts } = architecture
+  return [name, typeof parts === 'function' ? { ...architecture, parts: parts(metadata) } : architecture]
 }

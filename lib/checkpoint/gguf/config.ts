@@ -86,7 +86,7 @@ export function makeConfig(
       model_type: architecture.modelType(metadata, of),
       vocab_size: embedding.shape[0],
       hidden_size: hidden,
-      num_hidden_layers: integer('num_hidden_layers'),
+      num_hidden_layers: integer('num_hidden_layers') - (architecture.layersBeyond?.(metadata) ?? 0),
       num_attention_heads: heads,
       num_key_value_heads: one('num_key_value_heads') ?? heads,
       head_dim: headDim,
@@ -119,7 +119,7 @@ function uniform(metadata: GgufMetadata, key: string): number | undefined {
 function ropeScaling(
   metadata: GgufMetadata,
   name: string,
-  { yarnLogarithm = false }: GgufArchitecture,
+  { yarnLogarithm = false, yarnWhole = true }: GgufArchitecture,
   factors: RopeFactors | undefined,
 ): Record<string, unknown> | null {
   const prefix = `${name}.rope.scaling`
@@ -157,6 +157,7 @@ function ropeScaling(
     ...(growth === undefined ? {} : { llama_4_scaling_beta: growth }),
     beta_fast: number('yarn_beta_fast'),
     beta_slow: number('yarn_beta_slow'),
+    ...(yarnWhole ? {} : { truncate: false }),
   }
 }
 

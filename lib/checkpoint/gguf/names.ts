@@ -6,10 +6,12 @@ const IN_LAYER = /^blk\.(\d+)\.([^.]+)(\..+)?$/
 
 export class TensorNames {
   readonly #parts: Readonly<Record<string, string>>
+  readonly #whole: Readonly<Record<string, string>>
   readonly #stored = new Map<string, string>()
 
   constructor(architecture: GgufArchitecture, tensors: readonly Pick<NativeTensor, 'name'>[]) {
     this.#parts = { ...PARTS, ...architecture.parts }
+    this.#whole = architecture.whole ?? {}
     for (const { name } of tensors) this.#stored.set(this.toHub(name), name)
   }
 
@@ -18,6 +20,8 @@ export class TensorNames {
     const layer = IN_LAYER.exec(name)
     if (layer) {
       const [, index, part, rest = ''] = layer
+      const whole = this.#whole[`${part}${rest}`]
+      if (whole !== undefined) return `model.layers.${index}.${whole}`
       return `model.layers.${index}.${Object.hasOwn(this.#parts, part!) ? this.#parts[part!] : part}${rest}`
     }
     const [part, ...rest] = name.split('.')
@@ -36,9 +40,16 @@ export class TensorNames {
     return layer ? `blk.${layer[1]}.${stored}` : stored
   }
 
+  /** Of a tensor, or of a part of one. */
+  #ofName(name: string): string {
+    const [, whole, part] = /^(.*?)(\[\d+\])?$/s.exec(name)!
+    const stored = this.#stored.get(whole!)
+    return stored === undefined ? name : `${stored}${part ?? ''}`
+  }
+
   /** The same source, of the file's own names. */
   ofSource<Source>(source: Source): Source {
-    if (typeof source === 'string') return (this.#stored.get(source) ?? source) as Source
+    if (typeof source === 'string') return this.#ofName(source) as Source
     if (Array.isArray(source)) return source.map((item) => this.ofSource(item)) as Source
     if (typeof source !== 'object' || source === null) return source
     return Object.fromEntries(Object.entries(source).map(([key, value]) => [key, this.ofSource(value)])) as Source
