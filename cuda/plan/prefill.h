@@ -43,7 +43,7 @@ struct WgmmaShape {
   constexpr int bytes() const { return barriers_at() + 2 * stages * 8 + 1024; }  // 1024: alignment
 };
 // Codes other than q4 that have a wgmma kernel: those of which whole models are made. The kernel is one, but each code
-// is 60 KB of the addon.
+// is some 20 KB of the addon.
 constexpr bool wgmma_takes(WeightType type) {
   switch (type) {
     case WeightType::f32:
