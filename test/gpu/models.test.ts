@@ -17,10 +17,8 @@ const goldens = join(root, 'test/goldens/models')
 const ggufs = join(root, 'test/goldens/gguf')
 const shared = process.env.MILLRACE_MODELS && join(process.env.MILLRACE_MODELS, 'gguf')
 const filesOf = (folder: string) => readdirSync(folder).filter((name) => /^[^-]*-[^-]*\.gguf$|00001-of/.test(name))
-/** Mixtures of experts, which GPUs do not compute yet. */
-const isMixture = (name: string) => /moe|mixtral|gpt-oss/.test(name)
 /** Names, and where they are. */
-const all: [string, () => string][] = [
+const checkpoints: [string, () => string][] = [
   ...['models/stories260k', 'models/demo'].map((name): [string, () => string] => [name, () => join(root, name)]),
   ...readdirSync(goldens).map((name): [string, () => string] => [name, () => join(goldens, name)]),
   ...familyNames.map((name): [string, () => string] => [name, () => familyFolder(name)]),
@@ -29,18 +27,9 @@ const all: [string, () => string][] = [
     filesOf(folder).map((name): [string, () => string] => [name, () => join(folder, name)]),
   ),
 ]
-const checkpoints = all.filter(([name]) => !isMixture(name))
-const mixtures = all.filter(([name]) => isMixture(name))
 const CONTEXT = 224
 /** Of logits, relative to the twin's; where large zeros cancel, x's rounding to float16 shows more than elsewhere. */
 const limitOf = (name: string) => (name === 'qwen2-gptq-v2-asym-act' ? 8e-3 : 5e-3)
-
-test.skipIf(gpus.length === 0).each(mixtures)('%s is refused, and told where it runs', async (_, pathOf) => {
-  await expect(load(pathOf(), { device: 'cuda' })).rejects.toMatchObject({
-    code: 'CHECKPOINT_UNSUPPORTED',
-    remedy: expect.stringContaining('cpu'),
-  })
-})
 
 describe.skipIf(gpus.length === 0).each(checkpoints)('%s', (name, pathOf) => {
   let path: string
