@@ -341,6 +341,7 @@ void CudaExecutor::run_op(const RouteOp& op, const Lowered&, const Scope& scope)
   }
   arguments.routes = operand(scope, op.out).floats;
   arguments.positions = device_inputs_.positions + scope.begin;
+  arguments.log = expert_log(scope.unit);
   listed_ = lists_itself(op, scope.rows()) && scope.rows() <= mixtures_[scope.unit].rows ? op.out : kNone;
   check(cuda::route(arguments, expert_list_, scope.stream, true), "a router");
 }
@@ -374,13 +375,15 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
   const bool listed = listed_ == op.routes;
   listed_ = kNone;
   if (!listed) {
-    check(list_experts(routes.floats, rows, mixture.top_k, op.experts, positions, expert_list_, scope.stream, true),
+    check(list_experts(routes.floats, rows, mixture.top_k, op.experts, positions, expert_list_,
+                       expert_log(scope.unit), scope.stream, true),
           "a list of experts");
   }
   ExpertArguments arguments;
   arguments.weights = weights(scope.unit);
   arguments.first = mixture.layout.first;
   arguments.stride = mixture.layout.stride;
+  if (mixture.apart) arguments.addresses = device_expert_table_ + mixture.first_apart;
   arguments.experts = op.experts;
   arguments.rows = rows;
   arguments.top_k = mixture.top_k;
@@ -429,6 +432,11 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
   check(combine_experts(expert_results_, routes.floats, rows, mixture.top_k, out.width, positions, out.floats,
                         out.stride, scope.stream, true),
         "the sum of experts");
+}
+
+uint16_t* CudaExecutor::expert_log(int unit) const {
+  const Mixture& mixture = mixtures_[unit];
+  return mixture.apart ? device_expert_rows_ + mixture.first_apart : nullptr;
 }
 
 size_t CudaExecutor::matrix_bytes(const LinearLayout& linear) {

@@ -52,6 +52,14 @@ export interface PlanOptions {
   /** Tokens that the KV cache holds in all; raised to one context where it is less. */
   kvTokens?: number | undefined
   /**
+   * Of mixtures of experts: 'demand' leaves them in system RAM, pinned, where the GPU reads those that a token chooses,
+   * and copies those that were chosen of late into a cache of GPU memory; 'resident' treats them as all weights.
+   * Default 'auto': on demand where not all of the model fits the GPU. No bit of an answer depends on it.
+   */
+  experts?: 'auto' | 'resident' | 'demand' | undefined
+  /** GPU memory for experts on demand: bytes or '8GiB'; 0: none. Default: what vramBudget leaves. */
+  expertCache?: number | string | undefined
+  /**
    * System RAM for the keys and values of requests that are preempted when the KV cache is full: bytes or '4GiB', in
    * whole blocks. It is part of ramBudget, and pinned for a GPU. What finds no room there is computed again; 0: all of it.
    * Default: as much as the KV cache, 4 GiB and a quarter of what the model leaves free at most.
@@ -210,6 +218,8 @@ const plan = {
   maxSequences: integer(1, 65536).optional(),
   kvTokens: integer(1, 2 ** 31 - 1).optional(),
   kvSwap: bytes(0).optional(),
+  experts: z.enum(['auto', 'resident', 'demand'], { error: "'auto', 'resident' or 'demand'" }).optional(),
+  expertCache: bytes(0).optional(),
   vramBudget: budget.optional(),
   ramBudget: budget.optional(),
   batch: integer(1, 65536).optional(),

@@ -264,6 +264,11 @@ export class FakeModel implements NativeModel {
       recomputations: 21,
       draftedTokens: 23,
       acceptedTokens: 22,
+      expertHits: 23,
+      expertMapped: 24,
+      promotedBytes: 25,
+      expertFrames: 26,
+      usedFrames: 27,
       savedKvBytes: 13,
     }
   }
@@ -288,6 +293,12 @@ export class FakeModel implements NativeModel {
   arena: number[] = []
   async setArena(bytes: number): Promise<void> {
     this.arena.push(bytes)
+  }
+
+  expertCache: number[] = []
+  async setExpertCache(bytes: number): Promise<number> {
+    this.expertCache.push(bytes)
+    return bytes
   }
 
   close(drain: boolean, timeoutMs: number): Promise<void> {

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import type { Home } from '../../../lib/binding.ts'
+import type { PlacementHome } from '../../../lib/options/model.ts'
 import { buildDecoder } from '../../../lib/checkpoint/decoder.ts'
 import type { PlanOptions } from '../../../lib/options/model.ts'
 import { checkMemory } from '../../../lib/plan/memory.ts'
@@ -34,7 +34,7 @@ describe('placement', () => {
   })
 
   test('an array of all units is taken as it is', () => {
-    const homes: Home[] = [
+    const homes: PlacementHome[] = [
       'streamed',
       'cpu',
       'resident',
