@@ -53,7 +53,14 @@ async function rate(kind) {
   const began = performance.now()
   const answers = await Promise.all(
     Array.from({ length: streams }, (_, index) => {
-      const more = { maxTokens: tokens, minTokens: tokens, seed: index, temperature: 0.8, logprobs: true, ...kinds[kind] }
+      const more = {
+        maxTokens: tokens,
+        minTokens: tokens,
+        seed: index,
+        temperature: 0.8,
+        logprobs: true,
+        ...kinds[kind],
+      }
       return model.generate(promptOf(index), more).result
     }),
   )
