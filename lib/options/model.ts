@@ -7,9 +7,9 @@ import { boolean, integer, MAX_TOKENS, number, parseBytes, parsePercent, signal 
 /**
  * Where weights rest: in device memory; in system RAM, streamed through the ring at every pass; in system RAM, where
  * beside a GPU the CPU computes the feed-forwards of answers, and long prompts stream them; or in device memory that all
- * models of a GPU share, as long as no other one needs the room.
+ * models of a GPU share, as long as no other one needs the room. 'demand' is of mixtures, and what `experts` gives them.
  */
-export type PlacementHome = 'resident' | 'streamed' | 'cpu' | 'shared'
+export type PlacementHome = 'resident' | 'streamed' | 'cpu' | 'shared' | 'demand'
 
 export interface LoadProgress {
   /**
@@ -158,9 +158,9 @@ export interface CloseOptions {
   timeoutMs?: number | undefined
 }
 
-const homes = ['resident', 'streamed', 'cpu', 'shared'] as const
+const homes = ['resident', 'streamed', 'cpu', 'shared', 'demand'] as const
 const placement = z.union([z.enum(['auto', ...homes]), z.array(z.enum(homes)).readonly()], {
-  error: `'auto', 'resident', 'streamed', 'cpu', 'shared' or an array of one of the last four a layer or a unit`,
+  error: `'auto', 'resident', 'streamed', 'cpu', 'shared', 'demand' or an array of one of the last five a layer or a unit`,
 })
 const deviceError = `'auto', 'cpu', 'cuda', 'cuda:<index>' or an array of GPUs`
 const deviceInListError = `'cuda:<index>'`

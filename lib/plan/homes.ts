@@ -3,7 +3,7 @@ import type { Home, NativeUnit } from '../binding.ts'
 import type { PlanOptions } from '../options/model.ts'
 import { invalidArgument, parseBytes } from '../options/validate.ts'
 import type { Calibration } from './calibration.ts'
-import { ownBytes } from './experts.ts'
+import { isMixture, ownBytes } from './experts.ts'
 import { addUnit, boundSeconds, type DecodeRows, type PassParts, passParts, simulatePass } from './predict.ts'
 import { layersOf } from './program.ts'
 
@@ -135,14 +135,18 @@ export function homesOf(
         'beside a GPU the CPU computes feed-forwards only: keys and values stay on the GPU',
       )
     }
-    return [...placement]
+    const dense = units.findIndex((unit, index) => placement[index] === 'demand' && !isMixture(unit))
+    if (dense < 0) return [...placement]
+    const { name } = units[dense]!
+    throw invalidArgument(`'resident', 'streamed' or 'cpu' for ${name}`, `placement[${dense}]`, 'demand', 'it has no experts')
   }
   if (typeof placement !== 'string' && placement.length !== layers) {
     throw invalidArgument(`one home a layer (${layers}) or a unit (${units.length})`, 'placement', placement)
   }
-  return units.map(({ kind, layer }) => {
+  return units.map(({ kind, layer, experts }) => {
     if (kind === 'head') return placement === 'shared' ? 'shared' : 'resident'
     const home = typeof placement === 'string' ? placement : placement[layer]!
+    if (home === 'demand' && !experts) return 'resident'
     return home === 'cpu' && kind === 'attention' && device !== 'cpu' ? 'streamed' : home
   })
 }
