@@ -146,7 +146,7 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
   kv_ = std::make_unique<KvPool>(kv, program().kv, config_.kv_blocks, config_.kv_swap_bytes, config_.kv_hooks);
   scheduler_ = std::make_unique<Scheduler>(
       SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse, config_.deterministic,
-                      &counters_.queued, PassCosts(config_.pass_costs), config_.draft},
+                      &counters_.queued, config_.logit_table_entries, PassCosts(config_.pass_costs), config_.draft},
       *kv_);
 
   const int head = head_side();
@@ -400,7 +400,7 @@ void Model::run_pass(Pass& pass) {
       pass.switches = true;
     }
     Step own = step;
-    if (i != head) own.logits = {}, own.adjustments = {}, own.masks = {}, own.hidden_rows = {};
+    if (i != head) own.logits = {}, own.adjustments = {}, own.table_updates = {}, own.masks = {}, own.hidden_rows = {};
     side.executor->begin(*side.compute, own, pass.output);
   }
   sides_[at].executor->embed(*sides_[at].compute);
@@ -643,7 +643,7 @@ void Model::take_tokens(const StepBatch::Part& part, const StepOutput& output, s
     } catch (...) {
       return fail(sequence.id, current_error(), std::move(event));
     }
-    append_token(sequence, token);
+    append_token(sequence, token, part.counted);
     event.tokens.push_back(token);
     if (sequence.options.logprobs) event.logprobs.push_back(output.logprobs[part.first_logit + i]);
     for (int j = 0; j < sequence.options.top_logprobs; j++, top++) {
