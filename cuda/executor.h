@@ -144,7 +144,8 @@ class CudaExecutor final : public Executor, private Holder {
   void run_op(const RouteOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const ExpertsOp& op, const Lowered& lowered, const Scope& scope);
   // Of rows whose results there is room for. x: of the first of them, float16.
-  void run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope);
+  void run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope,
+                   const std::optional<AddOp>& sum);
   void make_room_for_experts();
   AttentionArguments attention_arguments(const AttendOp& op, int unit) const;
   // What a linear computes: y += or = x W^T, or activations.

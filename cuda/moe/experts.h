@@ -86,11 +86,18 @@ cudaError_t experts_linear(const ExpertArguments& arguments, cudaStream_t stream
 cudaError_t experts_glu(const float* y, int y_stride, bool interleaved, int places, int features, const ExpertsOp& op,
                         __half* act, int act_stride, cudaStream_t stream, bool programmatic);
 
-// out[row, :] = sum over ranks, in their order, of weight * y[row * top_k + rank, :]; zero of padding.
-//   y      float32 [rows * top_k, width]
-//   out    float32 [rows, out_stride]
-cudaError_t combine_experts(const float* y, const float* routes, int rows, int top_k, int width,
-                            const int32_t* positions, float* out, int out_stride, cudaStream_t stream,
-                            bool programmatic);
+// out[row, :] = sum over ranks, in their order, of weight * y[row * top_k + rank, :]; zero of padding. With `adds`
+// out += scale * that, as add_scaled() would, to the bit.
+struct CombineArguments {
+  const float* y = nullptr;  // [rows * top_k, width]
+  const float* routes = nullptr;
+  int rows = 0, top_k = 0, width = 0;
+  const int32_t* positions = nullptr;
+  float* out = nullptr;  // [rows, out_stride]
+  int out_stride = 0;
+  bool adds = false;
+  float scale = 1;
+};
+cudaError_t combine_experts(const CombineArguments& arguments, cudaStream_t stream, bool programmatic);
 
 }  // namespace millrace::cuda
