@@ -216,7 +216,7 @@ class CudaExecutor final : public Executor, private Holder {
   int experts_apart_ = 0;                            // of all units
   const std::byte** device_expert_table_ = nullptr;  // [experts apart]
   uint16_t* device_expert_rows_ = nullptr;           // [experts apart]: StepOutput::expert_rows
-  int listed_ = kNone;               // the routes that the list is of
+  int listed_ = kNone;                               // the routes that the list is of
   float* expert_gate_up_ = nullptr;  // [places, n], where gate and up don't leave their linear as one activation
   __half* expert_act_ = nullptr;     // [places, padded width]
   float* expert_results_ = nullptr;  // [places, hidden]

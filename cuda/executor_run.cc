@@ -376,8 +376,8 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
   const bool listed = listed_ == op.routes;
   listed_ = kNone;
   if (!listed) {
-    check(list_experts(routes.floats, rows, mixture.top_k, op.experts, positions, expert_list_,
-                       expert_log(scope.unit), scope.stream, true),
+    check(list_experts(routes.floats, rows, mixture.top_k, op.experts, positions, expert_list_, expert_log(scope.unit),
+                       scope.stream, true),
           "a list of experts");
   }
   ExpertArguments arguments;
