@@ -62,7 +62,11 @@ void ExpertStore::set_cache(size_t bytes) {
 
 // All is read in RAM again: what copies brought, or part of it, is forgotten.
 void ExpertStore::restart() {
-  copy_->synchronize();
+  try {
+    copy_->synchronize();
+  } catch (const Error&) {
+    // A device that is lost copies no more; of what failed otherwise nothing is kept.
+  }
   for (Expert& expert : experts_) expert = {};
   for (Frame& frame : frames_) frame = {};
   recency_.clear();

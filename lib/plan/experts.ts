@@ -33,10 +33,10 @@ export function checkExperts(units: readonly NativeUnit[], devices: number, opti
   }
   if (experts !== 'demand') return
   if (!units.some(isMixture)) {
-    throw refuse("the model has no experts that could be on demand", "leave out experts, or pass 'auto'")
+    throw refuse('the model has no experts that could be on demand', "leave out experts, or pass 'auto'")
   }
   if (placement !== 'auto') {
-    throw refuse("experts on demand have homes of their own, and placement gives them others", 'leave out placement')
+    throw refuse('experts on demand have homes of their own, and placement gives them others', 'leave out placement')
   }
   if (devices > 1) throw refuse('experts on demand are on one device', 'name one device')
 }

@@ -138,7 +138,12 @@ export function homesOf(
     const dense = units.findIndex((unit, index) => placement[index] === 'demand' && !isMixture(unit))
     if (dense < 0) return [...placement]
     const { name } = units[dense]!
-    throw invalidArgument(`'resident', 'streamed' or 'cpu' for ${name}`, `placement[${dense}]`, 'demand', 'it has no experts')
+    throw invalidArgument(
+      `'resident', 'streamed' or 'cpu' for ${name}`,
+      `placement[${dense}]`,
+      'demand',
+      'it has no experts',
+    )
   }
   if (typeof placement !== 'string' && placement.length !== layers) {
     throw invalidArgument(`one home a layer (${layers}) or a unit (${units.length})`, 'placement', placement)

@@ -18,6 +18,15 @@ import {
   unitDevices,
   workspaceBytesOf,
 } from './devices.ts'
+import {
+  cacheBytes,
+  checkExperts,
+  demandHomes,
+  isMixture,
+  ownBytes,
+  type PlannedExperts,
+  plannedExperts,
+} from './experts.ts'
 import { allocated, fastestHomes, headHomes, homesOf, type Placed, place } from './homes.ts'
 import { type PlannedKv, planKv } from './kv.ts'
 import { reserveBytes } from './memory.ts'
@@ -30,7 +39,6 @@ import {
   predictDecode,
   predictPrefill,
 } from './predict.ts'
-import { cacheBytes, checkExperts, demandHomes, isMixture, ownBytes, type PlannedExperts, plannedExperts } from './experts.ts'
 import { attendsOf } from './program.ts'
 import { budgetBytes, KV_BLOCK_TOKENS } from './vram.ts'
 

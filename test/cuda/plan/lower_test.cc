@@ -79,8 +79,9 @@ TEST(experts_add_their_sum_themselves_where_nobody_else_reads_it) {
   REQUIRE(fused[0].sum.has_value());
   CHECK_EQ(fused[0].sum->out, static_cast<int>(residual));
   CHECK_EQ(fused[0].sum->scale, 0.5f);
-  for (const std::vector<Op>& ops : {std::vector<Op>{experts, AddOp{other, mixed, 1}, add},  // with what all tokens share
-                                     std::vector<Op>{experts, add, AddOp{mixed, other, 1}}}) {
+  for (const std::vector<Op>& ops :
+       {std::vector<Op>{experts, AddOp{other, mixed, 1}, add},  // with what all tokens share
+        std::vector<Op>{experts, add, AddOp{mixed, other, 1}}}) {
     const auto apart = lower(ops);
     CHECK_EQ(apart.size(), ops.size());
     for (const Lowered& one : apart) CHECK(!one.sum.has_value());
