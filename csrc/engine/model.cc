@@ -269,6 +269,7 @@ Model::~Model() {
 
 void Model::abandon_passes() {
   for (const Side& side : sides_) side.executor->abandon(*side.compute);
+  scheduler_->give_up_masks();
   if (trace_) trace_->abandon();
   scheduler_->abandon(give_up());
   for (const Side& side : sides_) side.feeder->restart();
@@ -324,6 +325,7 @@ void Model::leave() {
 void Model::release() {
   if (!host_) return;
   for (const Side& side : sides_) side.executor->abandon(*side.compute);
+  scheduler_->give_up_masks();
   give_up();
   trace_.reset();
   for (Side& side : sides_) side.feeder.reset();
@@ -654,6 +656,7 @@ void Model::take_tokens(const StepBatch::Part& part, const StepOutput& output, s
       return end(sequence.id, ended ? Finish::stop : Finish::length, std::move(event));
     }
   }
+  if (constrained != nullptr) constrained->make_later_mask();
   event.model = id_;
   event.request = sequence.id;
   sequence.sink->post(std::move(event));

@@ -203,6 +203,12 @@ void Scheduler::recompute(Sequence& sequence) {
   sequence.pooled = {};
 }
 
+void Scheduler::give_up_masks() {
+  for (const auto& sequence : running_) {
+    if (sequence->constrained) sequence->constrained->give_up_later_mask();
+  }
+}
+
 void Scheduler::abandon(bool saved_whole) {
   under_way_.clear();
   for (const auto& sequence : running_) {
@@ -275,7 +281,10 @@ LogitRequest Scheduler::choice(StepBatch& batch, Sequence& sequence, int ahead) 
   request.adjustments_begin = static_cast<int32_t>(begin);
   request.adjustments = static_cast<int32_t>(batch.adjustments.size() - begin);
   if (sequence.constrained) {
-    if (ahead == 0) {
+    if (sequence.pending > 0) {
+      batch.kept_masks.push_back(sequence.constrained->later_mask());
+      batch.masks.push_back(batch.kept_masks.back().get());
+    } else if (ahead == 0) {
       for (const auto& mask : sequence.constrained->next_masks(drafts)) {
         batch.masks.push_back(mask.get());
         batch.kept_masks.push_back(mask);
@@ -430,7 +439,7 @@ bool Scheduler::may_build_ahead() const {
   }
   return std::none_of(running_.begin(), running_.end(), [this](const auto& sequence) {
     const RequestOptions& options = sequence->options;
-    return sequence->pending > 0 && (options.drafts != DraftMethod::off || sequence->constrained ||
+    return sequence->pending > 0 && (options.drafts != DraftMethod::off ||
                                      (has_penalties(options) && !(sequence->table.slot >= 0 && fits_table(*sequence))));
   });
 }

@@ -73,13 +73,15 @@ class Scheduler {
   // All steps that were built have been read.
   bool build(StepBatch& batch);
   // The same behind one step that has not been read: rows whose tokens it chooses take them on the device
-  // (Step::token_from). False also where something must be known first: what a draft or a mask depends on, or penalties
-  // of more tokens than a slot's table holds; or whether a sequence that ends makes room for what would push out
-  // another.
+  // (Step::token_from), and find their masks once it was read. False also where something must be known first: what a
+  // draft depends on, or penalties of more tokens than a slot's table holds; or whether a sequence that ends makes room
+  // for what would push out another.
   bool build_ahead(StepBatch& batch);
   // The oldest pass under way has run and chosen a token for each logit request: drafts stand as far as they were
   // chosen, what was computed of tokens that stand counts, and its full blocks may be found by others.
   void read(StepBatch& batch, std::span<const int32_t> chosen);
+  // No pass under way waits any longer for a mask that comes when the one before it is read: nobody will read it.
+  void give_up_masks();
   // The steps that have not been read were given up: their drafts are dropped, and sequences are where they were before
   // them. Not `saved_whole`: what was saved may be incomplete, and is computed again.
   void abandon(bool saved_whole);

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "check.h"
+#include "engine/constraints.h"
 #include "harness.h"
 
 using namespace millrace;
@@ -37,7 +38,7 @@ std::vector<Result> all_alone(Engine& engine, const std::shared_ptr<const HostMo
 }
 
 // What of a step is left out: as if nothing held the pass behind the choice that it needs.
-enum class Left : uint8_t { fed_tokens, counts, table_updates };
+enum class Left : uint8_t { fed_tokens, counts, table_updates, masks };
 
 // Leaves it out of the nth step that has any.
 class Lacking final : public FaultyExecutor {
@@ -54,13 +55,22 @@ class Lacking final : public FaultyExecutor {
       uncounted_[0].counts = false;
       own.logits = uncounted_;
     }
+    if (left_ == Left::masks && now(!own.masks.empty())) own.masks = open_masks_;
     FaultyExecutor::begin(stream, own, output);
   }
 
  private:
+  static std::unique_ptr<TokenMask> open_mask() {
+    auto mask = std::make_unique<TokenMask>();
+    mask->set(std::make_shared<TokenMask::Words>(4, 0xffffffff));
+    return mask;
+  }
+
   Left left_;
   int64_t nth_;
   int64_t seen_ = 0;
+  const std::unique_ptr<TokenMask> open_ = open_mask();
+  const std::vector<const TokenMask*> open_masks_ = {open_.get()};
   std::vector<LogitRequest> uncounted_;
 };
 
@@ -84,9 +94,11 @@ TEST(same_bits_a_step_ahead) {
     for (const bool mixed : {false, true}) {
       if (window == 0 && mixed) continue;
       const auto host = tiny_model(check::seed() + 3, window, mixed);
+      const auto constraint = in_turns();
       std::vector<RequestOptions> requests;
       for (int i = 0; i < 24; i++) {
         requests.push_back(request(random));
+        if (i % 4 == 1) requests.back().constraint = constraint;
         if (i % 6 == 0) {
           requests.back().drafts = DraftMethod::ngram;
           requests.back().draft_tokens = 4;
@@ -238,13 +250,65 @@ TEST(every_choice_is_counted_where_the_next_one_finds_it) {
   }
 }
 
+// A pass that is launched before the last token is known takes the mask that the token leads to: whichever one it does
+// not wait for, the answer shows it, since a bias has it choose what may not come.
+TEST(every_choice_waits_for_its_mask) {
+  const auto host = tiny_model(57);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  RequestOptions options = greedy(5, 12, 20);
+  options.constraint = in_turns();
+  options.logit_bias = {{96, 1000.0f}};
+  const Result expected = all_alone(engine, host, {options}).front();
+  REQUIRE(expected.tokens.size() >= 10);
+  const ModelConfig config = make_model(host, ahead())->config();
+  const int steps = static_cast<int>(expected.tokens.size());
+  for (int nth = -1; nth < steps; nth++) {
+    const auto model =
+        std::make_shared<Model>(Engine::next_id(), std::make_unique<LackingBackend>(Left::masks, nth), host, config);
+    engine.add(model);
+    const Result result = sink->wait(engine.submit(model, options, sink));
+    if (nth < 0) {
+      check_same(result, expected);
+      CHECK(model->counters().steps_ahead.load() >= static_cast<uint64_t>(steps - 1));
+    } else {
+      CHECK(result.finish == Finish::error);
+      CHECK_EQ(result.error_code, std::string("INTERNAL"));
+      CHECK(std::equal(result.tokens.begin(), result.tokens.end(), expected.tokens.begin()));
+      CHECK_EQ(result.tokens.size(), static_cast<size_t>(nth));
+    }
+    close_and_wait(engine, model);
+  }
+}
+
+// A pass that fails while another waits for a mask which its token would have led to.
+TEST(a_pass_that_fails_leaves_none_waiting_for_its_mask) {
+  const auto host = tiny_model(58);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  RequestOptions options = greedy(5, 12, 20);
+  options.constraint = in_turns();
+  const ModelConfig config = make_model(host, ahead())->config();
+  for (int fails = 0; fails < 6; fails++) {
+    const auto model = std::make_shared<Model>(Engine::next_id(),
+                                               std::make_unique<FaultyBackend>(fails, code::kInternal), host, config);
+    engine.add(model);
+    CHECK(sink->wait(engine.submit(model, options, sink)).finish == Finish::error);
+    CHECK(sink->wait(engine.submit(model, options, sink)).finish != Finish::error);
+    close_and_wait(engine, model);
+  }
+}
+
 // Requests that end, are cancelled or moved under while their rows are under way.
 TEST(abuse_a_step_ahead) {
   const auto host = tiny_model(55);
   Engine engine;
   auto random = check::random(55);
   std::vector<RequestOptions> requests;
-  for (int i = 0; i < 8; i++) requests.push_back(request(random));
+  for (int i = 0; i < 8; i++) {
+    requests.push_back(request(random));
+    if (i % 2 == 0) requests.back().constraint = in_turns();
+  }
   const std::vector<Result> alone = all_alone(engine, host, requests);
   size_t largest = 0;
   for (const UnitLayout& unit : host->units()) largest = std::max(largest, unit.bytes);
