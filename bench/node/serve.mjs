@@ -10,7 +10,7 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { request } from 'node:http'
+import { Agent, request } from 'node:http'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -26,7 +26,7 @@ const { options, positionals } = begin(import.meta, {
   rounds: 5,
   connections: 1000,
   seconds: 120,
-  client: String,
+  client: false,
 })
 
 /** The `index`th prompt, the same in both processes. */
@@ -37,23 +37,27 @@ const bodyOf = (index, { vocab, tokens }, more = {}) =>
 
 // ---- The clients' process
 
-/** The text of a stream, undefined where it was cut. `pace`: milliseconds between reads. */
-function readStream(port, body, { pace = 0, leave = Number.POSITIVE_INFINITY } = {}) {
+/** What a stream brought, undefined where it was cut. `pace`: milliseconds between reads. */
+function readStream(port, body, { pace = 0, leave = Number.POSITIVE_INFINITY, agent = false, onBegin, onError } = {}) {
   return new Promise((resolve) => {
     const sent = request({
       port,
       path: '/v1/completions',
       method: 'POST',
-      agent: false,
+      agent,
       headers: { 'content-type': 'application/json' },
     })
-    sent.on('error', () => resolve(undefined))
+    sent.on('error', ({ code }) => {
+      onError?.(code)
+      resolve(undefined)
+    })
     sent.end(body)
     sent.on('response', (response) => {
       let text = ''
       response.setEncoding('utf8')
       response.on('error', () => {}) // 'close' tells
       response.on('data', (part) => {
+        if (text === '') onBegin?.()
         text += part
         if (text.length > leave) response.destroy()
         else if (pace > 0) {
@@ -61,30 +65,42 @@ function readStream(port, body, { pace = 0, leave = Number.POSITIVE_INFINITY } =
           setTimeout(() => response.resume(), pace)
         }
       })
-      response.on('close', () => {
-        if (!text.endsWith('data: [DONE]\n\n')) return resolve(undefined)
-        const events = text.split('\n\n').filter((block) => block.startsWith('data: {'))
-        resolve(events.map((event) => JSON.parse(event.slice(6)).choices[0]?.text ?? '').join(''))
-      })
+      response.on('close', () => resolve(text.endsWith('data: [DONE]\n\n') ? text : undefined))
     })
   })
 }
 
+/** The answer that a stream has brought. */
+function textOf(stream) {
+  const events = stream?.split('\n\n').filter((block) => block.startsWith('data: {'))
+  return events?.map((event) => JSON.parse(event.slice(6)).choices[0]?.text ?? '').join('')
+}
+
+/** Connections stay, as those of backends and official clients do. */
+const agent = new Agent({ keepAlive: true })
+
 async function rateClient({ port, streams, ...task }) {
-  await Promise.all(
-    Array.from({ length: streams }, (_, index) => readStream(port, bodyOf(index, { ...task, tokens: 4 }))),
-  )
   const began = performance.now()
-  const texts = await Promise.all(Array.from({ length: streams }, (_, index) => readStream(port, bodyOf(index, task))))
-  return { seconds: (performance.now() - began) / 1000, texts }
+  const firstMs = []
+  const onBegin = () => firstMs.push(performance.now() - began)
+  const read = await Promise.all(
+    Array.from({ length: streams }, (_, index) => readStream(port, bodyOf(index, task), { agent, onBegin })),
+  )
+  const seconds = (performance.now() - began) / 1000
+  return { seconds, firstMs: Math.max(...firstMs), texts: read.map(textOf) }
 }
 
 async function crowdClient({ port, connections, seconds, ...task }) {
   const until = performance.now() + seconds * 1000
-  const found = { whole: [], cut: 0, left: 0, malformed: 0, stalled: 0 }
+  const found = { whole: [], left: 0, malformed: 0, stalled: 0, errors: {} }
+  const onError = (code) => {
+    found.errors[code] = (found.errors[code] ?? 0) + 1
+  }
   const clients = [
-    async (index) => found.whole.push([index % 8, await readStream(port, bodyOf(index % 8, task))]),
-    async (index) => found.whole.push([index % 8, await readStream(port, bodyOf(index % 8, task), { pace: 50 })]),
+    async (index) =>
+      found.whole.push([index % 8, textOf(await readStream(port, bodyOf(index % 8, task), { onError }))]),
+    async (index) =>
+      found.whole.push([index % 8, textOf(await readStream(port, bodyOf(index % 8, task), { pace: 50, onError }))]),
     async (index) => {
       await readStream(port, bodyOf(index % 8, task), { leave: 400 })
       found.left++
@@ -119,9 +135,9 @@ async function crowdClient({ port, connections, seconds, ...task }) {
   return found
 }
 
-if (options.client !== undefined) {
-  const task = JSON.parse(options.client)
-  process.send(await (task.crowd ? crowdClient(task) : rateClient(task)), () => process.exit(0))
+if (options.client) {
+  process.on('message', async (task) => process.send(await (task.crowd ? crowdClient(task) : rateClient(task))))
+  process.on('disconnect', () => process.exit(0))
 } else await main()
 
 // ---- The server's
@@ -148,11 +164,17 @@ async function loadModel(millrace, folder) {
   return loadSynthetic(shape, spec, { ...settings, tokenizer }, { head: 'q4' })
 }
 
-async function clients(task) {
-  const child = fork(new URL(import.meta.url), ['--client', JSON.stringify(task)])
-  const [answer] = await once(child, 'message')
-  await once(child, 'exit')
-  return answer
+/** Clients that take one task after the other. They start once: what that costs is nobody's. */
+function startClients() {
+  const child = fork(new URL(import.meta.url), ['--client'])
+  return {
+    async run(task) {
+      child.send(task)
+      const [answer] = await once(child, 'message')
+      return answer
+    },
+    close: () => child.disconnect(),
+  }
 }
 
 async function main() {
@@ -162,6 +184,7 @@ async function main() {
   const millrace = await dist('index.js')
   const { serve } = await dist('server/index.js')
   const { closeWatch, watch } = await import('./watch.mjs')
+  const clients = startClients()
   const folder = mkdtempSync(join(tmpdir(), 'millrace-serve-'))
   const model = await loadModel(millrace, folder)
   const server = await serve({ models: { model }, port: 0, logLevel: 'silent', stallMs: 5000 })
@@ -170,7 +193,9 @@ async function main() {
     model.generate(promptOf(index, task.vocab), { maxTokens, ignoreEos: true }).result
   if (what === 'rate') {
     await Promise.all(Array.from({ length: streams }, (_, index) => generate(index, 4)))
+    await clients.run(task)
     const rates = { alone: [], served: [], share: [] }
+    const begun = { alone: [], served: [] }
     const spent = { alone: 0, served: 0 }
     let same = true
     // In turn, so that what else the machine does falls on both.
@@ -180,8 +205,10 @@ async function main() {
       const expected = await Promise.all(Array.from({ length: streams }, (_, index) => generate(index)))
       rates.alone.push((streams * tokens * 1000) / (performance.now() - began))
       spent.alone += ownCpu() - cpu
+      begun.alone.push(Math.max(...expected.map(({ timings }) => timings.firstTokenMs)))
       cpu = ownCpu()
-      const { seconds: took, texts } = await clients(task)
+      const { seconds: took, firstMs, texts } = await clients.run(task)
+      begun.served.push(firstMs)
       rates.served.push((streams * tokens) / took)
       spent.served += ownCpu() - cpu
       rates.share.push((100 * rates.served[round]) / rates.alone[round])
@@ -194,33 +221,50 @@ async function main() {
     console.log(
       `JavaScript's thread: ${(spent.alone / each).toFixed(1)} us a token, serving ${(spent.served / each).toFixed(1)} us`,
     )
+    const [first, firstServed] = [begun.alone, begun.served].map(median)
+    console.log(`all streams have begun after ${first.toFixed(0)} ms, over HTTP after ${firstServed.toFixed(0)} ms`)
     console.log(`${streams} streams of ${tokens} tokens, texts equal: ${same}`)
     if (!same) process.exitCode = 1
   } else {
     const expected = await Promise.all(Array.from({ length: 8 }, (_, index) => generate(index)))
     // What is taken once, for as many connections at once, is there before it counts.
-    await clients({ ...task, crowd: true, connections, seconds: seconds / 4 })
-    const rss = async () => {
+    await clients.run({ ...task, crowd: true, connections, seconds: seconds / 4 })
+    const memory = async () => {
       await new Promise((resolve) => setTimeout(resolve, 1000))
       globalThis.gc?.()
-      return process.memoryUsage().rss
+      return process.memoryUsage()
     }
-    const before = await rss()
+    const before = await memory()
+    const resident = []
+    const timer = setInterval(() => resident.push(process.memoryUsage.rss()), 500)
     const stop = watch()
-    const found = await clients({ ...task, crowd: true, connections, seconds })
+    const found = await clients.run({ ...task, crowd: true, connections, seconds })
+    clearInterval(timer)
     const { p99, own } = stop()
     closeWatch()
-    const grown = ((await rss()) - before) / 1e6
+    const after = await memory()
+    const grown = (what) => ((after[what] - before[what]) / 1e6).toFixed(0)
     const wrong = found.whole.filter(([index, text]) => text !== expected[index].text)
-    const { left, malformed, stalled } = found
+    const { left, malformed, stalled, errors } = found
     console.log(
       `${found.whole.length} answers whole, ${wrong.length} lost, mixed or torn; ${left} left, ${stalled} stalled, ${malformed} malformed`,
     )
+    // Of the clients' side, such as ports that are not free again yet.
+    if (Object.keys(errors).length > 0) console.log(`errors of the clients' connections: ${JSON.stringify(errors)}`)
+    console.log(`of those wrong, ${wrong.filter(([, text]) => text === undefined).length} came to no end`)
     console.log(
-      `timers p99 ${p99.toFixed(1)} ms, ${own.p99.toFixed(1)} of it its own; RSS grew by ${grown.toFixed(0)} MB`,
+      `timers p99 ${p99.toFixed(1)} ms, ${own.p99.toFixed(1)} of it its own; RSS grew by ${grown('rss')} MB, ` +
+        `of that JavaScript's heap by ${grown('heapTotal')}, what is used of it by ${grown('heapUsed')}, buffers by ${grown('external')}`,
+    )
+    const quarter = Math.ceil(resident.length / 4)
+    const most = [0, 1, 2, 3].map((at) => Math.max(...resident.slice(at * quarter, (at + 1) * quarter)))
+    console.log(
+      `RSS ${(before.rss / 1e6).toFixed(0)} MB before, at most ${most.map((one) => (one / 1e6).toFixed(0)).join(', ')} MB in each quarter, ` +
+        `${(after.rss / 1e6).toFixed(0)} MB a second after`,
     )
     if (wrong.length > 0) process.exitCode = 1
   }
+  clients.close()
   await server.close(1000)
   await model.close({ drain: false })
   rmSync(folder, { recursive: true, force: true })
