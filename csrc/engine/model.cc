@@ -106,8 +106,8 @@ void Model::check_config() const {
     if (config_.homes[unit] != Home::demand) continue;
     const ExpertsOp* experts = experts_of(program().units[unit]);
     const auto layout = experts ? experts_layout(*experts, host_->units()[unit]) : std::nullopt;
-    const bool ends = layout && layout->first + static_cast<size_t>(experts->experts) * layout->stride >=
-                                    host_->units()[unit].bytes;
+    const bool ends =
+        layout && layout->first + static_cast<size_t>(experts->experts) * layout->stride >= host_->units()[unit].bytes;
     if (ends && devices_.size() == 1) continue;
     throw Error(code::kInvalidArgument,
                 unit_name(static_cast<int>(unit)) + ": on demand are mixtures of equal experts, on one device",
@@ -534,7 +534,8 @@ bool Model::may_launch_ahead() const {
                       (config_.steps_ahead == StepsAhead::on_gpus && !side.backend->reads_host_memory());
   if (!wished || under_way_ != 1 || sides_.size() > 1 || cpu_ || trace_) return false;
   const std::vector<Home>& homes = side.feeder->homes();
-  return std::all_of(homes.begin(), homes.end(), [](Home home) { return home == Home::resident || home == Home::demand; }) &&
+  return std::all_of(homes.begin(), homes.end(),
+                     [](Home home) { return home == Home::resident || home == Home::demand; }) &&
          side.executor->may_follow(passes_[1 - next_pass_].batch.step);
 }
 

@@ -230,7 +230,7 @@ class Model {
   int64_t hop_waits_ = 0;
   std::unique_ptr<KvPool> kv_;
   int kv_total_ = 0;
-  Arena* arena_ = nullptr;  // of shared units
+  Arena* arena_ = nullptr;                // of shared units
   std::unique_ptr<ExpertStore> experts_;  // of units at home on demand
   std::unique_ptr<CpuSide> cpu_;
   std::unique_ptr<Trace> trace_;

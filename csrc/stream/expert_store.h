@@ -1,11 +1,11 @@
 #pragma once
-// Experts on demand: where each expert of a model's mixtures is read. All of them rest in system RAM, pinned and mapped,
-// and a device can read each there; those that passes chose of late are copied into frames of device memory besides.
-// Which is which changes between passes, and no result depends on it: an expert is an address.
+// Experts on demand: where each expert of a model's mixtures is read. All of them rest in system RAM, pinned and
+// mapped, and a device can read each there; those that passes chose of late are copied into frames of device memory
+// besides. Which is which changes between passes, and no result depends on it: an expert is an address.
 //
 //   compute stream:  | publish addresses | record `published` | the pass (reads frames and mapped memory)
-//   copy stream:                                   wait `published` | copy expert -> frame given up above | record ready
-//   host:            sees `ready` -> publishes the frame's address before the next pass
+//   copy stream:                                   wait `published` | copy expert -> frame given up above | record
+//   ready host:            sees `ready` -> publishes the frame's address before the next pass
 //
 // A frame is given up by publishing its expert's address in RAM; passes before that may still read it, so its next copy
 // waits for the point in the compute stream where they have run. An address in VRAM is published once its copy has
@@ -66,9 +66,9 @@ class ExpertStore {
  private:
   static constexpr int kNone = -1;
   struct Expert {
-    int frame = kNone;     // that has it, or is to have it
-    bool in_use = false;   // its address is the frame's
-    bool missed = false;   // waits to be copied
+    int frame = kNone;    // that has it, or is to have it
+    bool in_use = false;  // its address is the frame's
+    bool missed = false;  // waits to be copied
   };
   struct Frame {
     int expert = kNone;
@@ -96,13 +96,13 @@ class ExpertStore {
   size_t frame_bytes_ = 0;
   std::unique_ptr<Memory> memory_;
   std::vector<Frame> frames_;
-  std::list<int> recency_;  // frames in use, those used longest ago first
-  std::vector<int> empty_;  // frames without an expert
-  std::vector<uint64_t> used_in_;       // [experts], number of the last pass that chose it
-  std::deque<int> missed_;              // experts to be copied, the latest first
-  std::deque<Copy> copies_;             // under way, oldest first
+  std::list<int> recency_;         // frames in use, those used longest ago first
+  std::vector<int> empty_;         // frames without an expert
+  std::vector<uint64_t> used_in_;  // [experts], number of the last pass that chose it
+  std::deque<int> missed_;         // experts to be copied, the latest first
+  std::deque<Copy> copies_;        // under way, oldest first
   std::vector<std::unique_ptr<Event>> spare_events_;
-  std::vector<ExpertAddress> changes_;  // since the last pass began
+  std::vector<ExpertAddress> changes_;   // since the last pass began
   std::deque<std::vector<bool>> there_;  // of passes begun and not told of: experts in frames
   std::unique_ptr<Stream> copy_;
   std::unique_ptr<Event> published_;

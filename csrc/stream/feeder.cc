@@ -202,7 +202,8 @@ std::vector<int> Feeder::ring_order(Route route) const {
   std::vector<int> order;
   for (size_t unit = 0; unit < config_.homes.size(); unit++) {
     const Home home = config_.homes[unit];
-    const bool passes = home == Home::streamed || ((home == Home::cpu || home == Home::demand) && route == Route::prefill) ||
+    const bool passes = home == Home::streamed ||
+                        ((home == Home::cpu || home == Home::demand) && route == Route::prefill) ||
                         (home == Home::shared && places_[unit].state == Place::absent);
     if (passes) order.push_back(static_cast<int>(unit));
   }

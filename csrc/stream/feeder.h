@@ -26,12 +26,12 @@
 namespace millrace {
 
 enum class Home : uint8_t {
-  resident,   // in device memory for good
-  streamed,   // in system RAM, copied for every pass
-  cpu,        // in system RAM, computed there
-  shared,     // in the device's arena, as long as no other model needs the room
-  demand,     // all but its experts in device memory for good; those apart (expert_store.h), but in passes with prompts,
-              // which stream it whole
+  resident,  // in device memory for good
+  streamed,  // in system RAM, copied for every pass
+  cpu,       // in system RAM, computed there
+  shared,    // in the device's arena, as long as no other model needs the room
+  demand,    // all but its experts in device memory for good; those apart (expert_store.h), but in passes with prompts,
+             // which stream it whole
   elsewhere,  // on another device, which has a feeder of its own
 };
 
