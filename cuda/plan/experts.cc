@@ -61,8 +61,10 @@ int expert_rows(int rows, int top_k, int hidden) {
 int few_tiles(int places, int experts) {
   return std::min(places, experts);
 }
-int many_tiles(int places, int experts, int many_rows) {  // an expert with any has more than kFewRows
-  return std::min(places / kFewRows, experts + places / many_rows);
+int many_tiles(int places, int experts, int many_rows) {
+  // Of an expert with more rows than kFewRows: of nine, two tiles of eight.
+  const int each = many_rows > kFewRows ? 1 : 2;
+  return std::min(each * places / (kFewRows + 1), experts + places / many_rows);
 }
 
 std::optional<ExpertsPlan> plan_experts(const DeviceFacts& device, const MatrixLayout& m, int tile_rows, int rows,
