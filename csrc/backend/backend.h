@@ -237,7 +237,7 @@ class Executor {
   // Where the unit's slab is for operations enqueued from here on. `permanent`: there for good and complete already, so
   // kernels may read it ahead of the stream's order; never so of a ring slot.
   virtual void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent = false) = 0;
-  // Where experts that lie apart are read by operations enqueued from here on.
+  // Where experts that lie apart are read by operations enqueued from here on; of two addresses of one the later holds.
   virtual void set_experts(Stream& stream, std::span<const ExpertAddress> experts) = 0;
   virtual void begin(Stream& stream, const Step& step, StepOutput& output) = 0;
   virtual void embed(Stream& stream) = 0;

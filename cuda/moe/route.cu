@@ -223,9 +223,9 @@ __global__ void list_kernel(const float* routes, int rows, int top_k, int expert
   make_list(routes, rows, top_k, experts, positions, list, log, counts, counts + experts);
 }
 
+// By one thread: of two addresses of one expert the later holds. (A frame that comes into use may be given up at once.)
 __global__ void set_experts_kernel(const std::byte** table, const __grid_constant__ ExpertChanges changes) {
-  const int i = static_cast<int>(threadIdx.x);
-  if (i < changes.count) table[changes.entries[i]] = changes.addresses[i];
+  for (int i = 0; i < changes.count; i++) table[changes.entries[i]] = changes.addresses[i];
 }
 
 constexpr int kSharedBytes = 48 << 10;
@@ -262,7 +262,7 @@ cudaError_t list_experts(const float* routes, int rows, int top_k, int experts, 
 }
 
 cudaError_t set_experts(const std::byte** table, const ExpertChanges& changes, cudaStream_t stream) {
-  return launch(set_experts_kernel, dim3(1), dim3(ExpertChanges::kMost), 0, stream, false, table, changes);
+  return launch(set_experts_kernel, dim3(1), dim3(1), 0, stream, false, table, changes);
 }
 
 }  // namespace millrace::cuda
