@@ -20,7 +20,7 @@ import {
   generateOptions as generateSchema,
 } from '../options/request.ts'
 import { answerRows, type OptionFlag, type OptionRow } from '../options/sampling.ts'
-import { invalidArgument, validate } from '../options/validate.ts'
+import { invalidArgument, parseBytes, validate } from '../options/validate.ts'
 import type { DescribedGpu } from '../plan/described.ts'
 import type { ReasoningFlag } from './answer.ts'
 import { formatBytes } from './format.ts'
@@ -333,6 +333,8 @@ export function parseGpu(text: string): DescribedGpu {
   const unknown = others.find((part) => part !== link && part !== bandwidth)
   if (unknown !== undefined)
     throw new InvalidArgumentError(`'${unknown}' is neither a link nor a bandwidth. ${GPU_FORM}`)
+  if (parseBytes(memory) === undefined)
+    throw new InvalidArgumentError(`'${memory}' is no size of memory; names of GPUs are not known. ${GPU_FORM}`)
   return {
     memory,
     ...(link === undefined ? {} : { link: link.replace(/^pcie\s*(\d)(\.0)?\s*x?\s*(\d+)$/i, 'PCIe $1.0 x$3') }),

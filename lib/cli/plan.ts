@@ -76,6 +76,7 @@ export function planCommand(terminal: Terminal): Command {
     const { arena: _, ...each } = of
     const made = await planModels(names, { ...each, machine })
     await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describeModels(made, machine))
+    if (made.problems.length > 0) process.exitCode = 1
   })
 }
 
@@ -126,7 +127,8 @@ function describeModels(made: ModelsPlan, machine: DescribedMachine | undefined)
     if (made.vramLimitBytes > 0)
       rows.push(['VRAM', `${formatBytes(made.vramBytes)} of ${formatBytes(made.vramLimitBytes)}`])
   }
-  if (made.problems.length > 0) for (const problem of made.problems) rows.push(['does not fit', problem])
+  for (const problem of made.problems) rows.push(['does not fit', problem])
+  for (const warning of made.warnings) rows.push(['slow', warning])
   const guessed =
     machine?.gpu && machine.gpu.bandwidth === undefined ? ', with the memory of an H100: name --bandwidth' : ''
   if (machine !== undefined) rows.push(['calibrated', `no: these are guesses${guessed}`])

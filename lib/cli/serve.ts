@@ -1,4 +1,5 @@
 import { Command, Option } from 'commander'
+import { MillraceError } from '../errors.ts'
 import { LOG_LEVELS, type LogLevel, type ServeOptions } from '../server/options.ts'
 import { parseNumber } from './options.ts'
 import { addServedFlags, modelsOf, readConfig, type ServedFlags, servedLoad } from './served.ts'
@@ -22,7 +23,10 @@ export function serveCommand(terminal: Terminal): Command {
   const again = (text: string, before: string[] | undefined) => [...(before ?? []), text]
   const command = new Command('serve')
     .description('serve models over HTTP, as OpenAI, Anthropic and vLLM have it, with a page to try them at /')
-    .argument('[models...]', 'folders of checkpoints or GGUF files; name=path gives one another name than its own')
+    .argument(
+      '[models...]',
+      'folders of checkpoints, GGUF files or names of the hub (owner/name); name=path gives one another name than its own',
+    )
     .option('--host <address>', 'to listen at; default 127.0.0.1')
     .addOption(new Option('--port <number>', '0 chooses a free one; default 8080').argParser(parseNumber))
     .addOption(new Option('--api-key <key>', 'that requests must bring; may be given again').argParser(again))
@@ -43,6 +47,8 @@ export function serveCommand(terminal: Terminal): Command {
     const { serve } = await import('../server/serve.ts')
     const server = await serve(options)
     terminal.complain(`millrace: listening on ${server.url}`)
+    if (options.page !== false)
+      terminal.complain(`millrace: a page to try it at ${server.url}/, the API at ${server.url}/v1`)
     await new Promise<void>((done) => {
       if (terminal.signal.aborted) done()
       else terminal.signal.addEventListener('abort', () => done(), { once: true })
@@ -57,6 +63,12 @@ async function serveOptions(models: readonly string[], flags: Flags): Promise<Se
   const { host, port, apiKey, maxWaitMs, lazy, cors, logPrompts, logLevel, drainMs, page } = flags
   const { load, ramBudget } = servedLoad(flags)
   const given = { host, port, apiKey, maxWaitMs, lazy, cors, logPrompts, logLevel, drainMs, ramBudget }
+  if (models.length === 0 && Object.keys(config.models ?? {}).length === 0) {
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: 'no model is named',
+      remedy: 'name one: millrace serve <folder, GGUF file or owner/name>',
+    })
+  }
   const named = Object.entries(given).filter(([, value]) => value !== undefined)
   return {
     ...config,

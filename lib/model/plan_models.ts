@@ -45,6 +45,8 @@ export interface ModelsPlan {
   vramLimitBytes: number
   /** What does not fit together, in sentences. */
   problems: string[]
+  /** What fits and is slow for it. */
+  warnings: string[]
 }
 
 const schema = z.looseObject({ machine: describedMachine.optional() })
@@ -129,20 +131,21 @@ function summary(
   const vramLimitBytes = Math.max(0, ...plans.map((plan) => plan.vramBudgetBytes))
   const disk = typeof described?.disk === 'string' ? parseBytes(described.disk)! : described?.disk
   const problems: string[] = []
+  const warnings: string[] = []
   for (const { model, problem } of planned) if (problem) problems.push(`${model}: ${problem.message}`)
   if (hostBytes > machine.memoryLimitBytes) {
     problems.push(`all of them take ${gb(hostBytes)} of RAM, and there are ${gb(machine.memoryLimitBytes)}`)
   }
   if (vramBytes > vramLimitBytes) {
     problems.push(
-      `keys, values and working memory of all take ${gb(vramBytes)} of VRAM, and there are ${gb(vramLimitBytes)}`,
+      `keys, values and working memory of all take ${gb(vramBytes)} of VRAM, and there are ${gb(vramLimitBytes)}: give them fewer tokens (kvTokens, --kv-tokens)`,
     )
   }
   if (together === 'shared') {
     for (const { model, switchBytes } of planned) {
       if (switchBytes <= arenaBytes) continue
-      problems.push(
-        `${model} has ${gb(switchBytes)} of weights for an arena of ${gb(arenaBytes)}: the rest is copied at every pass; fewer tokens of keys and values leave more room (kvTokens, contextLength)`,
+      warnings.push(
+        `${model} has ${gb(switchBytes)} of weights for an arena of ${gb(arenaBytes)}: the rest is copied at every pass; fewer tokens of keys and values (kvTokens, --kv-tokens) leave more room`,
       )
     }
   }
@@ -157,6 +160,7 @@ function summary(
     vramBytes,
     vramLimitBytes,
     problems,
+    warnings,
   }
 }
 

@@ -1,6 +1,7 @@
 /** serve(): a server of its own, from options to a listening socket and back. */
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, createServer } from 'node:net'
 import type { FastifyBaseLogger, FastifyInstance, HTTPMethods } from 'fastify'
+import { MillraceError } from '../errors.ts'
 import { guardOrigins } from './http/origins.ts'
 import { Problem, problemOf } from './http/problem.ts'
 import { requestId } from './http/request_id.ts'
@@ -88,12 +89,13 @@ export async function serve(options: ServeOptions, logTo?: LogSink): Promise<Ser
     drainMs = DRAIN_MS,
     ...rest
   } = checkOptions(serveSchema, options) as ServeOptions
+  if (port !== 0) await requireFree(host, port) // before a model is loaded for nothing
   const { app, handle } = await makeApp(rest, logTo)
   try {
     await app.listen({ host, port, backlog: BACKLOG })
   } catch (error) {
     await app.close()
-    throw error
+    throw cannotListen(error, host, port)
   }
   const { port: bound } = app.server.address() as AddressInfo
   let closing: Promise<void> | undefined
@@ -107,6 +109,33 @@ export async function serve(options: ServeOptions, logTo?: LogSink): Promise<Ser
     close,
     [Symbol.asyncDispose]: () => close(),
   }
+}
+
+async function requireFree(host: string, port: number): Promise<void> {
+  const probe = createServer()
+  try {
+    await new Promise<void>((listening, failed) => probe.once('error', failed).listen({ host, port }, listening))
+  } catch (error) {
+    throw cannotListen(error, host, port)
+  }
+  await new Promise((closed) => probe.close(closed))
+}
+
+function cannotListen(error: unknown, host: string, port: number): unknown {
+  const code = (error as NodeJS.ErrnoException).code
+  if (code === 'EADDRINUSE') {
+    return new MillraceError('INVALID_ARGUMENT', {
+      message: `port ${port} of ${host} is taken: something listens there already`,
+      remedy: 'end it, or choose another port; port 0 takes one that is free',
+      cause: error,
+    })
+  }
+  if (code !== 'EACCES' && code !== 'EADDRNOTAVAIL' && code !== 'ENOTFOUND' && code !== 'EAI_AGAIN') return error
+  return new MillraceError('INVALID_ARGUMENT', {
+    message: `cannot listen at port ${port} of ${host} (${code})`,
+    remedy: 'choose an address of this machine and a port that this user may have, such as 127.0.0.1 and 8080',
+    cause: error,
+  })
 }
 
 async function closeAll(app: FastifyInstance, { pool, drain }: ServerHandle, limitMs: number): Promise<void> {

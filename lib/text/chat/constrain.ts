@@ -38,7 +38,7 @@ export function constrainedCalls(
   pieces: Pieces,
 ): Part[] {
   const { calls } = format
-  if (!calls) throw unsupported('a call that must be, of a model whose way of calling tools is not known,')
+  if (!calls) throw unsupported("a forced tool call, where the model's chat template has no form for calls,")
   const writer = new Writer(pieces)
   const { sectionOpen, callOpen } = calls
   const isBegun = callOpen !== '' && promptEnd.trimEnd().endsWith(callOpen)
@@ -161,7 +161,8 @@ class Writer {
   }
 
   #namedCall({ nameClose, idClose, syntax, written }: NamedCalls, tool: Tool): Part[] {
-    if (syntax !== 'json') throw unsupported('a call that must be, in the way in which this model writes arguments,')
+    if (syntax !== 'json')
+      throw unsupported('a forced tool call, where the model writes arguments in a form of its own,')
     const { name } = tool.function
     const id = (source: string): Part => ({ body: { type: 'regex', source, flags: '' } })
     const named: Part[] =

@@ -246,7 +246,12 @@ describe('options', () => {
     }
     const other = createServer().listen(0, '127.0.0.1')
     await once(other, 'listening')
-    await expect(start({ port: (other.address() as AddressInfo).port })).rejects.toMatchObject({ code: 'EADDRINUSE' })
+    const { port } = other.address() as AddressInfo
+    // Told before the model that cannot be loaded is.
+    await expect(start({ port, models: { none: '/nowhere' } })).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: `port ${port} of 127.0.0.1 is taken: something listens there already`,
+    })
     other.close()
   })
 
