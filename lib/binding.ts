@@ -419,6 +419,8 @@ export interface NativeGenerateRequest extends NativeSampling {
   /** At most so many drafts a pass; 'auto': as many of them as are worth it. */
   draftMethod: 'auto' | 'ngram' | 'off'
   draftTokens: number
+  /** For benches: what the answer may be, in the place of what its drafter finds. */
+  foreseen: Int32Array
   /** Log-probabilities of generated tokens. */
   logprobs: boolean
   /** So many of the highest log-probabilities at each token. */

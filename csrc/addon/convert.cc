@@ -251,6 +251,8 @@ RequestOptions request_options(const Napi::Object& object, int vocab) {
                    : method == "ngram" ? DraftMethod::ngram
                                        : DraftMethod::off;
   options.draft_tokens = int_field(object, "draftTokens");
+  options.foreseen = int32_array_field(object, "foreseen");
+  check_tokens(options.foreseen, vocab);
   return options;
 }
 

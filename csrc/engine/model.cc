@@ -507,6 +507,9 @@ void Model::finish() {
   add(counters_.wait_ms, milliseconds(ran - waits));
   const Clock::time_point began = std::max(pass.began, read_);  // the device had other work before
   add(counters_.step_ms, milliseconds(ended - began));
+  if (config_.watch_costs && step.rows == step.decode_rows && !pass.switches) {
+    scheduler_->took(step.decode_rows, milliseconds(ended - began) / 1e3);
+  }
   if (pass.switches) add(counters_.switch_ms, milliseconds(ended - pass.began));
   read_ = ended;
   if (trace_) {
@@ -654,6 +657,7 @@ void Model::take_tokens(const StepBatch::Part& part, const StepOutput& output, s
       return end(sequence.id, ended ? Finish::stop : Finish::length, std::move(event));
     }
   }
+  scheduler_->foresee(sequence);
   event.model = id_;
   event.request = sequence.id;
   sequence.sink->post(std::move(event));

@@ -42,7 +42,8 @@ struct ModelConfig {
   int max_queue = 0;           // requests that may wait; 0: any number
   StepsAhead steps_ahead = StepsAhead::on_gpus;
   bool poison = false;
-  std::vector<double> pass_costs;  // of passes with 1, 2, ... decode rows: how many drafts are worth it
+  std::vector<double> pass_costs;  // of passes with 1, 2, ... decode rows, in seconds: how many drafts are worth it
+  bool watch_costs = true;         // and corrects them by what passes take
   std::function<void(const Sequence&, int count, std::vector<int32_t>& drafts)> draft;  // see SchedulerConfig
   std::vector<KernelImage> kernels;  // in the place of the backend's own
   FeederHooks hooks;

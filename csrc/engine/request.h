@@ -42,6 +42,7 @@ struct RequestOptions {
   Pooling pooling{};                      // embed
   DraftMethod drafts = DraftMethod::off;  // generate
   int draft_tokens = 0;                   // at most so many a pass
+  std::vector<int32_t> foreseen;          // for benches, in the place of its drafter: what the answer may be
   int priority = 0;                       // higher goes first, and is preempted last
   double queue_timeout_ms = 0;            // > 0: ends with QUEUE_TIMEOUT if not admitted by then
   double deadline_ms = 0;                 // > 0: ends with DEADLINE_EXCEEDED if not done by then
@@ -107,6 +108,8 @@ struct Sequence {
   bool has_first_token = false;
   NgramDrafter drafter;
   Acceptance acceptance;
+  int32_t expected = -1;                        // the draft that was left out of the pass under way; -1: none was found
+  bool followed = false;                        // its last token was what a draft had said
   int drafted_tokens = 0, accepted_tokens = 0;  // so far
 
   int prompt_length() const { return static_cast<int>(options.tokens.size()); }

@@ -80,12 +80,14 @@ void add_logits(StepBatch& batch, StepBatch::Part& part, int32_t row, LogitReque
   batch.logits.push_back(request);
 }
 
-// Steps from one draft to the next of a sequence whose drafts are not worth it.
-constexpr uint64_t kProbing = 32;
-
 }  // namespace
 
 void append_token(Sequence& sequence, int32_t token) {
+  if (sequence.expected >= 0) {
+    sequence.followed = token == sequence.expected;
+    sequence.acceptance.take(1, sequence.followed ? 1 : 0);
+    sequence.expected = -1;
+  }
   sequence.tokens.push_back(token);
   if (!has_penalties(sequence.options)) return;
   count_generated(sequence.adjustments, 0, token);
@@ -305,6 +307,37 @@ bool Scheduler::has_room_for_drafts(const Sequence& sequence) const {
   return true;
 }
 
+void Scheduler::find_drafts(Sequence& sequence, int count, std::vector<int32_t>& drafts) {
+  const std::vector<int32_t>& foreseen = sequence.options.foreseen;
+  if (config_.draft) {
+    config_.draft(sequence, count, drafts);
+  } else if (!foreseen.empty()) {
+    const auto left = std::span(foreseen).subspan(std::min<size_t>(sequence.generated(), foreseen.size()));
+    const auto next = left.first(std::min<size_t>(count, left.size()));
+    drafts.insert(drafts.end(), next.begin(), next.end());
+  } else {
+    sequence.drafter.learn(sequence.tokens);
+    sequence.drafter.draft(sequence.tokens, count, drafts);
+  }
+}
+
+void Scheduler::foresee(Sequence& sequence) {
+  if (sequence.options.drafts != DraftMethod::auto_ngram) return;
+  std::vector<int32_t> found;
+  find_drafts(sequence, 1, found);
+  sequence.expected = found.empty() ? -1 : found.front();
+}
+
+bool Scheduler::wants_drafts(const Sequence& sequence, int rows) const {
+  if (sequence.options.drafts == DraftMethod::off) return false;
+  if (sequence.options.drafts != DraftMethod::auto_ngram) return true;
+  if (!sequence.followed) return false;  // what has begun to repeat itself goes on, as a rule
+  std::vector<double> gains;
+  double gain = 1;
+  for (int i = 0; i < sequence.options.draft_tokens; i++) gains.push_back(gain *= sequence.acceptance.rate());
+  return config_.pass_costs.worthwhile(rows, gains) > 0;
+}
+
 void Scheduler::draft(int decoding) {
   if (decoding == 0) return;
   struct Drafted {
@@ -328,12 +361,7 @@ void Scheduler::draft(int decoding) {
     const int count = std::min({options.draft_tokens, options.max_tokens - sequence.generated() - 1, left});
     if (count <= 0) continue;
     found.clear();
-    if (config_.draft) {
-      config_.draft(sequence, count, found);
-    } else {
-      sequence.drafter.learn(sequence.tokens);
-      sequence.drafter.draft(sequence.tokens, count, found);
-    }
+    find_drafts(sequence, count, found);
     sequence.tokens.insert(sequence.tokens.end(), found.begin(), found.end());
     sequence.drafted = static_cast<int>(found.size());
     if (sequence.drafted == 0) continue;
@@ -357,8 +385,7 @@ void Scheduler::draft(int decoding) {
   for (int i = 0; i < worth; i++) choosing[gains[i].of].kept++;
   left -= worth;
   for (auto& [sequence, kept] : choosing) {
-    // Now and then one for what it tells of those to come.
-    if (kept == 0 && left > 0 && (step_ + sequence->id) % kProbing == 0) kept = 1, left--;
+    sequence->expected = kept == 0 ? sequence->tokens[sequence->tokens.size() - sequence->drafted] : -1;
     keep_drafts(*sequence, kept);
   }
   for (const auto& sequence : running_) {
@@ -397,10 +424,9 @@ bool Scheduler::may_build_ahead() const {
       if (kv_.of(c).window() != 0) return false;
     }
   }
-  return std::none_of(running_.begin(), running_.end(), [](const auto& sequence) {
-    const RequestOptions& options = sequence->options;
-    return sequence->pending > 0 &&
-           (options.drafts != DraftMethod::off || sequence->constrained || has_penalties(options));
+  return std::none_of(running_.begin(), running_.end(), [&](const auto& sequence) {
+    return sequence->pending > 0 && (sequence->constrained || has_penalties(sequence->options) ||
+                                     wants_drafts(*sequence, before.step.decode_rows));
   });
 }
 
@@ -530,6 +556,10 @@ void Scheduler::read(StepBatch& batch, std::span<const int32_t> chosen) {
     }
     keep_drafts(sequence, 0);  // those that stand are appended like any token
     sequence.acceptance.take(part.drafts, part.accepted);
+    if (part.drafts > 0) {
+      sequence.followed = part.accepted > 0;
+      sequence.expected = -1;
+    }
     sequence.drafted_tokens += part.drafts;
     sequence.accepted_tokens += part.accepted;
     counters_.drafted_tokens += part.drafts;

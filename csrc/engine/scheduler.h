@@ -58,7 +58,8 @@ struct StepBatch {
   Step step;
 };
 
-// Appends a generated token to a sequence and to what its penalties count.
+// Appends a generated token to a sequence and to what its penalties count; tells its acceptance of a draft that was
+// left out.
 void append_token(Sequence& sequence, int32_t token);
 
 class Scheduler {
@@ -83,6 +84,12 @@ class Scheduler {
   std::unique_ptr<Sequence> remove(uint64_t id);
   // Ids of all sequences for which `chosen` holds.
   std::vector<uint64_t> ids(const std::function<bool(const Sequence&, bool waiting)>& chosen) const;
+
+  // The tokens of its pass have been appended: looks for the draft of the next one, which tells how right drafts would
+  // be where none is made.
+  void foresee(Sequence& sequence);
+  // A pass of decode rows alone has taken so long.
+  void took(int decode_rows, double seconds) { config_.pass_costs.see(decode_rows, seconds); }
 
   std::vector<uint64_t> running_ids() const;
 
@@ -114,6 +121,10 @@ class Scheduler {
   void add_tables(StepBatch& batch) const;
   // Restored sequences whose blocks have come take part from here on; one of them at once, if nobody else would.
   void take_arrived();
+  // At most `count` drafts of the sequence's own drafter, or of what stands in its place.
+  void find_drafts(Sequence& sequence, int count, std::vector<int32_t>& drafts);
+  // The sequence's next pass, beside so many other rows, should have drafts: it waits for the one before.
+  bool wants_drafts(const Sequence& sequence, int rows) const;
   // Drafts for sequences that decode, as many as rows, logits and blocks are left for and are worth it.
   void draft(int decoding);
   bool has_room_for_drafts(const Sequence& sequence) const;

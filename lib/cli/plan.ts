@@ -3,6 +3,7 @@ import { plan } from '../model/plan.ts'
 import { SHAPES } from '../model/shapes.ts'
 import type { HeadType, WeightsType } from '../options/model.ts'
 import type { DescribedGpu } from '../plan/described.ts'
+import type { DraftPrediction } from '../plan/drafts.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
@@ -27,6 +28,7 @@ interface Flags extends LoadFlags, HubFlags {
   weights?: WeightsType
   json?: boolean
   gpu?: DescribedGpu
+  acceptance?: number
 }
 
 export function planCommand(terminal: Terminal): Command {
@@ -36,10 +38,15 @@ export function planCommand(terminal: Terminal): Command {
     .addOption(new Option('--sequences <count>').argParser(parseNumber).hideHelp())
     .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4', 'q8']))
     .addOption(new Option('--weights <type>', "made of the layers' floats").choices(['stored', 'q4', 'q8']))
+    .addOption(
+      new Option('--acceptance <share>', 'how often drafts would be right, 0 to 1: what they would bring').argParser(
+        parseNumber,
+      ),
+    )
     .option('--json', 'print as JSON')
   addGpuFlag(addHubFlags(addServeFlags(addPlanFlags(command))))
   return command.action(async (name: string, flags: Flags) => {
-    const { sequences, head, weights, revision, offline, gpu } = flags
+    const { sequences, head, weights, revision, offline, gpu, acceptance } = flags
     const options = planOptions(flags)
     const made = await plan(name, {
       ...options,
@@ -49,6 +56,7 @@ export function planCommand(terminal: Terminal): Command {
       revision,
       offline,
       gpu,
+      acceptance,
     })
     noteWithoutGpu(made.device, flags, terminal)
     await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made, gpu))
@@ -93,6 +101,7 @@ function describe(made: ModelPlan, described: DescribedGpu | undefined): string 
   }
   rows.push(['batch 1', describeDecode(prediction.single)])
   if (made.batch > 1) rows.push([`batch ${made.batch}`, describeDecode(prediction.batch)])
+  if (prediction.drafted) rows.push(['with drafts', describeDrafts(prediction.drafted, made.batch)])
   const { tokens, tokensPerSecond, boundBy } = prediction.prefill
   const better = described
     ? withoutBandwidth(described)
@@ -127,6 +136,14 @@ function describeDecode({
   const parts = { link: linkSeconds, GPU: gpuSeconds, CPU: cpuSeconds, hops: rest.hopSeconds }
   const list = Object.entries(parts).flatMap(([name, seconds]) => (seconds > 0 ? [`${name} ${ms(seconds)}`] : []))
   return `${significant(tokensPerSecond)} tok/s; a pass ${ms(passSeconds)} ms (${list.join(', ')}), bound by the ${boundName(rest.boundBy)}`
+}
+
+function describeDrafts(
+  { acceptance, drafts, tokensPerPass, passSeconds, tokensPerSecond }: DraftPrediction,
+  of: number,
+) {
+  const ms = (passSeconds * 1000).toFixed(2)
+  return `${significant(tokensPerSecond)} tok/s at batch ${of}; ${drafts} a pass, right ${acceptance} of the time: ${tokensPerPass.toFixed(2)} tokens in ${ms} ms`
 }
 
 const boundName = (name: 'link' | 'gpu' | 'cpu') => (name === 'link' ? 'link' : name.toUpperCase())

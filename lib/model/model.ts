@@ -43,6 +43,7 @@ import type { Tool } from '../text/chat/types.ts'
 import type { SpecialTokens, TextCodec } from '../text/tokenizer/codec.ts'
 import type { ModelCache } from './cache.ts'
 import { Embedding, type EmbedResult, embedAll } from './embedding.ts'
+import { foreseenBy } from './foreseen.ts'
 import { type AnswerReading, Generation } from './generation.ts'
 import { offeredConstraint } from './offered.ts'
 import { closedError, RequestQueue } from './queue.ts'
@@ -548,7 +549,8 @@ export class Model implements AsyncDisposable {
       biasTokens: Int32Array.from(logitBias, ([token]) => token),
       biasValues: Float32Array.from(logitBias, ([, value]) => value),
       stopTokens: Int32Array.from(new Set([...(ignoreEos ? [] : this.#parts.endTokens), ...stopTokens])),
-      ...draftsOf(this.plan.device, checked.speculation, this.#parts.speculation),
+      ...draftsOf(checked.speculation, this.#parts.speculation),
+      foreseen: foreseenBy(this),
       logprobs,
       topLogprobs: Math.min(topLogprobs, this.spec.vocab),
     }

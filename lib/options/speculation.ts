@@ -1,15 +1,16 @@
 /** How many passes an answer takes: tokens that are guessed ahead and checked several at a time. */
 import { z } from 'zod'
+import { MOST_AUTO_DRAFTS } from '../plan/drafts.ts'
 import { integer } from './validate.ts'
 
 export interface Speculation {
   /**
    * 'ngram': what followed the last tokens where they stood before, in the prompt or in the answer; 'auto': as many of
    * these as are worth their rows, by what was right of late and what a row costs; 'off': one token a pass. No token of
-   * the answer depends on it. Default: 'auto' on the CPU; 'off' on GPUs, where it has not been measured yet.
+   * the answer depends on it. Default 'auto'.
    */
   method?: 'auto' | 'ngram' | 'off' | undefined
-  /** At most so many drafts of a sequence in a pass. Default 16 of 'auto', 8 of 'ngram'. */
+  /** At most so many drafts of a sequence in a pass. Default 31 of 'auto', 8 of 'ngram'. */
   tokens?: number | undefined
 }
 
@@ -24,9 +25,12 @@ export const speculation = z.strictObject(
   { error: "an object such as { method: 'ngram', tokens: 8 }" },
 )
 
-/** Every field of it: what the request names, or else the load, or else what holds for the device. */
-export function draftsOf(device: string, ...asked: readonly (Speculation | undefined)[]) {
+const NGRAM_DRAFTS = 8
+
+/** Every field of it: what the request names, or else the load, or else the default. */
+export function draftsOf(...asked: readonly (Speculation | undefined)[]) {
   const named = <Name extends keyof Speculation>(name: Name) => asked.find((one) => one?.[name] !== undefined)?.[name]
-  const method = named('method') ?? (device === 'cpu' ? 'auto' : 'off')
-  return { draftMethod: method, draftTokens: method === 'off' ? 0 : (named('tokens') ?? (method === 'auto' ? 16 : 8)) }
+  const draftMethod = named('method') ?? 'auto'
+  const tokens = named('tokens') ?? (draftMethod === 'auto' ? MOST_AUTO_DRAFTS : NGRAM_DRAFTS)
+  return { draftMethod, draftTokens: draftMethod === 'off' ? 0 : tokens }
 }

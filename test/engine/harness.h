@@ -161,6 +161,7 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
   config.steps_ahead = placement.ahead;
   config.kv_hooks = placement.kv_hooks;
   config.pass_costs = placement.pass_costs;
+  config.watch_costs = false;  // of passes that a busy machine holds up
   config.draft = placement.draft;
   std::vector<std::unique_ptr<Backend>> backends;
   for (int i = 0; i < placement.devices; i++) {
