@@ -46,6 +46,10 @@ Model::Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::s
 
   memory_.host_bytes = host_->bytes();
   memory_.kv_swap_bytes = kv_->swap_bytes();
+  if (config_.draft_model) {
+    memory_.draft_host_bytes = config_.draft_model->host_bytes();
+    memory_.draft_device_bytes = config_.draft_model->device_bytes();
+  }
   kv_total_ = kv_->total();
   for (const DeviceCounters& device : devices_) {
     memory_.kv_bytes += device.kv_bytes;
@@ -146,7 +150,7 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
   kv_ = std::make_unique<KvPool>(kv, program().kv, config_.kv_blocks, config_.kv_swap_bytes, config_.kv_hooks);
   scheduler_ = std::make_unique<Scheduler>(
       SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse, config_.deterministic,
-                      &counters_.queued, PassCosts(config_.pass_costs), config_.draft},
+                      &counters_.queued, PassCosts(config_.pass_costs), config_.draft, config_.draft_model.get()},
       *kv_);
 
   const int head = head_side();
@@ -330,6 +334,7 @@ void Model::release() {
   cpu_.reset();
   for (Side& side : sides_) side.executor.reset();
   scheduler_.reset();
+  config_.draft_model.reset();
   kv_.reset();
   passes_ = {};
   for (Side& side : sides_) side.compute.reset();
@@ -581,6 +586,10 @@ void Model::publish_counters() {
   store(counters_.preemptions, scheduler_->counters().preemptions);
   store(counters_.drafted_tokens, scheduler_->counters().drafted_tokens);
   store(counters_.accepted_tokens, scheduler_->counters().accepted_tokens);
+  if (config_.draft_model) {
+    store(counters_.draft_passes, config_.draft_model->passes());
+    counters_.draft_ms.store(config_.draft_model->milliseconds(), std::memory_order_relaxed);
+  }
   store(counters_.recomputations, scheduler_->counters().recomputations);
 }
 

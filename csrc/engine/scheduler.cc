@@ -67,12 +67,6 @@ void forbid(const std::vector<int32_t>& tokens, size_t begin, std::vector<LogitA
   }
 }
 
-// Of a sequence's drafts the first so many.
-void keep_drafts(Sequence& sequence, int count) {
-  sequence.tokens.resize(sequence.tokens.size() - static_cast<size_t>(sequence.drafted - count));
-  sequence.drafted = count;
-}
-
 void add_logits(StepBatch& batch, StepBatch::Part& part, int32_t row, LogitRequest request) {
   request.row = row;
   if (part.first_logit < 0) part.first_logit = static_cast<int>(batch.logits.size());
@@ -200,6 +194,7 @@ void Scheduler::preempt_last() {
   insert(preempted_, std::move(running_.back()));
   running_.pop_back();
   sequence.arriving = false;
+  forget_drafts(sequence);
   bool saved = false;
   try {
     saved = kv_.save(sequence.blocks, sequence.saved);
@@ -296,101 +291,6 @@ void Scheduler::add_rows(StepBatch& batch, Sequence& sequence, int rows) {
     batch.sequences.push_back(index);
   }
   batch.parts.push_back(part);
-}
-
-bool Scheduler::has_room_for_drafts(const Sequence& sequence) const {
-  for (int c = 0; c < kv_.classes(); c++) {
-    const int missing = wanted_blocks(sequence, c) - static_cast<int>(sequence.blocks[c].size());
-    // As for one that is admitted: no draft pushes out what runs.
-    if (missing > 0 && kv_.of(c).available() < missing + running()) return false;
-  }
-  return true;
-}
-
-void Scheduler::find_drafts(Sequence& sequence, int count, std::vector<int32_t>& drafts) {
-  const std::vector<int32_t>& foreseen = sequence.options.foreseen;
-  if (config_.draft) {
-    config_.draft(sequence, count, drafts);
-  } else if (!foreseen.empty()) {
-    const auto left = std::span(foreseen).subspan(std::min<size_t>(sequence.generated(), foreseen.size()));
-    const auto next = left.first(std::min<size_t>(count, left.size()));
-    drafts.insert(drafts.end(), next.begin(), next.end());
-  } else {
-    sequence.drafter.learn(sequence.tokens);
-    sequence.drafter.draft(sequence.tokens, count, drafts);
-  }
-}
-
-void Scheduler::foresee(Sequence& sequence) {
-  if (sequence.options.drafts != DraftMethod::auto_ngram) return;
-  std::vector<int32_t> found;
-  find_drafts(sequence, 1, found);
-  sequence.expected = found.empty() ? -1 : found.front();
-}
-
-bool Scheduler::wants_drafts(const Sequence& sequence, int rows) const {
-  if (sequence.options.drafts == DraftMethod::off) return false;
-  if (sequence.options.drafts != DraftMethod::auto_ngram) return true;
-  if (!sequence.followed) return false;  // what has begun to repeat itself goes on, as a rule
-  std::vector<double> gains;
-  double gain = 1;
-  for (int i = 0; i < sequence.options.draft_tokens; i++) gains.push_back(gain *= sequence.acceptance.rate());
-  return config_.pass_costs.worthwhile(rows, gains) > 0;
-}
-
-void Scheduler::draft(int decoding) {
-  if (decoding == 0) return;
-  struct Drafted {
-    Sequence* sequence;
-    int kept = 0;
-  };
-  struct Gain {
-    double value;
-    size_t of;
-  };
-  std::vector<Drafted> choosing;  // for themselves how many
-  std::vector<Gain> gains;
-  std::vector<int32_t> found;
-  // Every sequence that runs keeps its row and its logits.
-  int left = std::min(config_.max_rows, config_.max_logit_rows) - running();
-  int rows = decoding;
-  for (const auto& pointer : running_) {
-    Sequence& sequence = *pointer;
-    const RequestOptions& options = sequence.options;
-    if (options.drafts == DraftMethod::off || !sequence.decoding() || sequence.arriving) continue;
-    const int count = std::min({options.draft_tokens, options.max_tokens - sequence.generated() - 1, left});
-    if (count <= 0) continue;
-    found.clear();
-    find_drafts(sequence, count, found);
-    sequence.tokens.insert(sequence.tokens.end(), found.begin(), found.end());
-    sequence.drafted = static_cast<int>(found.size());
-    if (sequence.drafted == 0) continue;
-    if (options.drafts == DraftMethod::ngram) {
-      left -= sequence.drafted;
-      rows += sequence.drafted;
-    } else {
-      double gain = 1;
-      for (int i = 0; i < sequence.drafted; i++) {
-        gains.push_back({gain *= sequence.acceptance.rate(), choosing.size()});
-      }
-      choosing.push_back({&sequence});
-    }
-  }
-
-  // The best of them all; of one sequence the first are worth most.
-  std::ranges::stable_sort(gains, std::ranges::greater{}, &Gain::value);
-  std::vector<double> values;
-  for (size_t i = 0; i < gains.size() && static_cast<int>(i) < left; i++) values.push_back(gains[i].value);
-  const int worth = config_.pass_costs.worthwhile(rows, values);
-  for (int i = 0; i < worth; i++) choosing[gains[i].of].kept++;
-  left -= worth;
-  for (auto& [sequence, kept] : choosing) {
-    sequence->expected = kept == 0 ? sequence->tokens[sequence->tokens.size() - sequence->drafted] : -1;
-    keep_drafts(*sequence, kept);
-  }
-  for (const auto& sequence : running_) {
-    if (sequence->drafted > 0 && !(has_room_for_drafts(*sequence) && grow(*sequence))) keep_drafts(*sequence, 0);
-  }
 }
 
 // Every running sequence gets the blocks for its next rows; the last ones make room for those before them.
@@ -584,6 +484,7 @@ std::unique_ptr<Sequence> Scheduler::remove(uint64_t id) {
     if (list == &waiting_) config_.queued->fetch_sub(1, std::memory_order_relaxed);
     kv_.release(found->blocks);
     kv_.discard(found->saved);
+    forget_drafts(*found);
     return found;
   }
   return nullptr;

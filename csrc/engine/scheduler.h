@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "engine/draft_model.h"
 #include "engine/kv_pool.h"
 #include "engine/request.h"
 
@@ -26,6 +27,7 @@ struct SchedulerConfig {
   PassCosts pass_costs{{}};
   // For tests and benches, in the place of the sequence's own drafter: at most `count` drafts of it.
   std::function<void(const Sequence&, int count, std::vector<int32_t>& drafts)> draft;
+  DraftModel* draft_model = nullptr;
 };
 
 struct SchedulerCounters {
@@ -61,6 +63,9 @@ struct StepBatch {
 // Appends a generated token to a sequence and to what its penalties count; tells its acceptance of a draft that was
 // left out.
 void append_token(Sequence& sequence, int32_t token);
+
+// Of a sequence's drafts the first so many.
+void keep_drafts(Sequence& sequence, int count);
 
 class Scheduler {
  public:
@@ -128,6 +133,18 @@ class Scheduler {
   // Drafts for sequences that decode, as many as rows, logits and blocks are left for and are worth it.
   void draft(int decoding);
   bool has_room_for_drafts(const Sequence& sequence) const;
+  // Its drafts are the draft model's.
+  bool asks_model(const Sequence& sequence) const;
+  struct Asking {
+    Sequence* sequence;
+    int count;  // of drafts, at most
+  };
+  // Of sequences that choose for themselves: drafts of each that are worth their rows and the draft model's passes,
+  // beside `rows` rows, with room for `left` more.
+  int worthwhile_depth(std::span<const Asking> asking, int rows, int left) const;
+  // Drafts of the draft model, which take of `left` and add to `rows`.
+  void draft_by_model(std::span<Asking> asking, int& rows, int& left);
+  void forget_drafts(Sequence& sequence);
   void add_rows(StepBatch& batch, Sequence& sequence, int rows);
   // Of the row whose choice comes `ahead` tokens after those that stand.
   LogitRequest choice(StepBatch& batch, Sequence& sequence, int ahead) const;
@@ -143,6 +160,7 @@ class Scheduler {
   SchedulerCounters counters_;
   std::deque<StepBatch*> under_way_;  // built and not read, oldest first; at most two
   uint64_t step_ = 0;                 // that was built last
+  int depth_ = 1;                     // of the draft model's drafts that were last found worth it
 };
 
 }  // namespace millrace

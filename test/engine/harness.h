@@ -118,6 +118,7 @@ struct Placement {
   StepsAhead ahead = StepsAhead::never;
   std::vector<double> pass_costs;
   std::function<void(const Sequence&, int, std::vector<int32_t>&)> draft;
+  std::shared_ptr<DraftModel> draft_model;
 };
 
 // Steps of about two milliseconds, so that a request lasts long enough for something to happen meanwhile.
@@ -163,6 +164,7 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
   config.pass_costs = placement.pass_costs;
   config.watch_costs = false;  // of passes that a busy machine holds up
   config.draft = placement.draft;
+  config.draft_model = placement.draft_model;
   std::vector<std::unique_ptr<Backend>> backends;
   for (int i = 0; i < placement.devices; i++) {
     backends.push_back(create_cpu_backend(placement.threads, placement.stream_hooks));
