@@ -26,7 +26,7 @@ const { options, positionals } = begin(import.meta, {
   rounds: 5,
   connections: 1000,
   seconds: 120,
-  client: String,
+  client: false,
 })
 
 /** The `index`th prompt, the same in both processes. */
@@ -37,7 +37,7 @@ const bodyOf = (index, { vocab, tokens }, more = {}) =>
 
 // ---- The clients' process
 
-/** The text of a stream, undefined where it was cut. `pace`: milliseconds between reads. */
+/** What a stream brought, undefined where it was cut. `pace`: milliseconds between reads. */
 function readStream(port, body, { pace = 0, leave = Number.POSITIVE_INFINITY } = {}) {
   return new Promise((resolve) => {
     const sent = request({
@@ -61,30 +61,31 @@ function readStream(port, body, { pace = 0, leave = Number.POSITIVE_INFINITY } =
           setTimeout(() => response.resume(), pace)
         }
       })
-      response.on('close', () => {
-        if (!text.endsWith('data: [DONE]\n\n')) return resolve(undefined)
-        const events = text.split('\n\n').filter((block) => block.startsWith('data: {'))
-        resolve(events.map((event) => JSON.parse(event.slice(6)).choices[0]?.text ?? '').join(''))
-      })
+      response.on('close', () => resolve(text.endsWith('data: [DONE]\n\n') ? text : undefined))
     })
   })
 }
 
+/** The answer that a stream has brought. */
+function textOf(stream) {
+  const events = stream?.split('\n\n').filter((block) => block.startsWith('data: {'))
+  return events?.map((event) => JSON.parse(event.slice(6)).choices[0]?.text ?? '').join('')
+}
+
 async function rateClient({ port, streams, ...task }) {
-  await Promise.all(
-    Array.from({ length: streams }, (_, index) => readStream(port, bodyOf(index, { ...task, tokens: 4 }))),
-  )
   const began = performance.now()
-  const texts = await Promise.all(Array.from({ length: streams }, (_, index) => readStream(port, bodyOf(index, task))))
-  return { seconds: (performance.now() - began) / 1000, texts }
+  const read = await Promise.all(Array.from({ length: streams }, (_, index) => readStream(port, bodyOf(index, task))))
+  const seconds = (performance.now() - began) / 1000
+  return { seconds, texts: read.map(textOf) }
 }
 
 async function crowdClient({ port, connections, seconds, ...task }) {
   const until = performance.now() + seconds * 1000
   const found = { whole: [], cut: 0, left: 0, malformed: 0, stalled: 0 }
   const clients = [
-    async (index) => found.whole.push([index % 8, await readStream(port, bodyOf(index % 8, task))]),
-    async (index) => found.whole.push([index % 8, await readStream(port, bodyOf(index % 8, task), { pace: 50 })]),
+    async (index) => found.whole.push([index % 8, textOf(await readStream(port, bodyOf(index % 8, task)))]),
+    async (index) =>
+      found.whole.push([index % 8, textOf(await readStream(port, bodyOf(index % 8, task), { pace: 50 }))]),
     async (index) => {
       await readStream(port, bodyOf(index % 8, task), { leave: 400 })
       found.left++
@@ -119,9 +120,9 @@ async function crowdClient({ port, connections, seconds, ...task }) {
   return found
 }
 
-if (options.client !== undefined) {
-  const task = JSON.parse(options.client)
-  process.send(await (task.crowd ? crowdClient(task) : rateClient(task)), () => process.exit(0))
+if (options.client) {
+  process.on('message', async (task) => process.send(await (task.crowd ? crowdClient(task) : rateClient(task))))
+  process.on('disconnect', () => process.exit(0))
 } else await main()
 
 // ---- The server's
@@ -148,11 +149,17 @@ async function loadModel(millrace, folder) {
   return loadSynthetic(shape, spec, { ...settings, tokenizer }, { head: 'q4' })
 }
 
-async function clients(task) {
-  const child = fork(new URL(import.meta.url), ['--client', JSON.stringify(task)])
-  const [answer] = await once(child, 'message')
-  await once(child, 'exit')
-  return answer
+/** Clients that take one task after the other. They start once: what that costs is nobody's. */
+function startClients() {
+  const child = fork(new URL(import.meta.url), ['--client'])
+  return {
+    async run(task) {
+      child.send(task)
+      const [answer] = await once(child, 'message')
+      return answer
+    },
+    close: () => child.disconnect(),
+  }
 }
 
 async function main() {
@@ -162,6 +169,7 @@ async function main() {
   const millrace = await dist('index.js')
   const { serve } = await dist('server/index.js')
   const { closeWatch, watch } = await import('./watch.mjs')
+  const clients = startClients()
   const folder = mkdtempSync(join(tmpdir(), 'millrace-serve-'))
   const model = await loadModel(millrace, folder)
   const server = await serve({ models: { model }, port: 0, logLevel: 'silent', stallMs: 5000 })
@@ -170,6 +178,7 @@ async function main() {
     model.generate(promptOf(index, task.vocab), { maxTokens, ignoreEos: true }).result
   if (what === 'rate') {
     await Promise.all(Array.from({ length: streams }, (_, index) => generate(index, 4)))
+    await clients.run(task)
     const rates = { alone: [], served: [], share: [] }
     const spent = { alone: 0, served: 0 }
     let same = true
@@ -181,7 +190,7 @@ async function main() {
       rates.alone.push((streams * tokens * 1000) / (performance.now() - began))
       spent.alone += ownCpu() - cpu
       cpu = ownCpu()
-      const { seconds: took, texts } = await clients(task)
+      const { seconds: took, texts } = await clients.run(task)
       rates.served.push((streams * tokens) / took)
       spent.served += ownCpu() - cpu
       rates.share.push((100 * rates.served[round]) / rates.alone[round])
@@ -199,7 +208,7 @@ async function main() {
   } else {
     const expected = await Promise.all(Array.from({ length: 8 }, (_, index) => generate(index)))
     // What is taken once, for as many connections at once, is there before it counts.
-    await clients({ ...task, crowd: true, connections, seconds: seconds / 4 })
+    await clients.run({ ...task, crowd: true, connections, seconds: seconds / 4 })
     const rss = async () => {
       await new Promise((resolve) => setTimeout(resolve, 1000))
       globalThis.gc?.()
@@ -207,7 +216,7 @@ async function main() {
     }
     const before = await rss()
     const stop = watch()
-    const found = await clients({ ...task, crowd: true, connections, seconds })
+    const found = await clients.run({ ...task, crowd: true, connections, seconds })
     const { p99, own } = stop()
     closeWatch()
     const grown = ((await rss()) - before) / 1e6
@@ -221,6 +230,7 @@ async function main() {
     )
     if (wrong.length > 0) process.exitCode = 1
   }
+  clients.close()
   await server.close(1000)
   await model.close({ drain: false })
   rmSync(folder, { recursive: true, force: true })

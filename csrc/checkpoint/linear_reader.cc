@@ -120,13 +120,66 @@ VectorSource norm_before(const ModelSource& source, int u, int linear) {
 
 }  // namespace
 
+namespace {
+
+std::unique_ptr<LinearReader> open_part(const Checkpoint& checkpoint, const ModelSource& source, int u, int linear,
+                                        size_t part) {
+  const LinearShape& shape = source.program.units[u].linears[linear];
+  return open_linear(checkpoint, source.units[u].linears[linear][part], shape.parts[part], shape.k,
+                     norm_before(source, u, linear));
+}
+
+// A GLU whose features only one linear reads, of one part and no other order than its own: what act-order does to down
+// projections. Then the GLU's features are made in that order, and nobody gathers them.
+struct PermutedGlu {
+  int glu = kNone, reader = kNone;  // linears of the unit
+  std::vector<int32_t> order;       // [features]: feature of each stored one
+};
+// Of the GLU that is the linear, or that it reads.
+PermutedGlu permuted_glu(const Checkpoint& checkpoint, const ModelSource& source, int u, int linear) {
+  const ProgramUnit& unit = source.program.units[u];
+  const std::vector<int> carried = source.program.carried();
+  for (const Op& op : unit.ops) {
+    const auto* glu = std::get_if<GluOp>(&op);
+    if (glu == nullptr || std::count(carried.begin(), carried.end(), glu->out) > 0) continue;
+    int readers = 0;
+    const LinearOp* reader = nullptr;
+    for (const Op& other : unit.ops) {
+      const Access access = access_of(other);
+      if (&other != &op && access.writes == glu->out) readers = 2;  // not this one's alone
+      if (std::count(access.reads.begin(), access.reads.end(), glu->out) == 0) continue;
+      readers++;
+      reader = std::get_if<LinearOp>(&other);
+    }
+    if (readers != 1 || reader == nullptr || (linear != glu->linear && linear != reader->linear)) continue;
+    const std::vector<LinearSource>& parts = source.units[u].linears[reader->linear];
+    const auto biased = [](const LinearSource& part) { return !part.bias.empty(); };
+    const std::vector<LinearSource>& gates = source.units[u].linears[glu->linear];
+    if (parts.size() != 1 || parts[0].format == LinearFormat::plain ||
+        std::any_of(gates.begin(), gates.end(), biased)) {
+      continue;
+    }
+    const auto opened = open_part(checkpoint, source, u, reader->linear, 0);
+    std::vector<int32_t> order = opened->permutation();
+    const bool whole = opened->k_stored() == opened->k() && std::count(order.begin(), order.end(), kPadding) == 0;
+    if (!order.empty() && whole) return {glu->linear, reader->linear, std::move(order)};
+  }
+  return {};
+}
+
+}  // namespace
+
 LinearReaders open_parts(const Checkpoint& checkpoint, const ModelSource& source, int u, int linear) {
   const LinearShape& shape = source.program.units[u].linears[linear];
-  const std::vector<LinearSource>& parts = source.units[u].linears[linear];
-  const VectorSource norm = norm_before(source, u, linear);
+  const PermutedGlu permuted = permuted_glu(checkpoint, source, u, linear);
   LinearReaders readers;
-  for (size_t i = 0; i < parts.size(); i++) {
-    readers.push_back(open_linear(checkpoint, parts[i], shape.parts[i], shape.k, norm));
+  for (size_t i = 0; i < shape.parts.size(); i++) {
+    auto reader = open_part(checkpoint, source, u, linear, i);
+    if (linear == permuted.reader) reader->take_stored_order();
+    if (linear == permuted.glu) {
+      reader = std::make_unique<RowsReader>(std::move(reader), LinearSource{}, shape.parts[i], permuted.order);
+    }
+    readers.push_back(std::move(reader));
   }
   return readers;
 }

@@ -28,8 +28,10 @@ class LinearReader {
   int k() const { return k_; }  // input features
   const MatrixCode& code() const { return code_; }
   int k_stored() const { return k_stored_; }
-  // [k_stored] if code().permuted, else empty: input feature of each stored one, or kPadding.
+  // [k_stored], or empty where that is the model's order: input feature of each stored one, or kPadding.
   const std::vector<int32_t>& permutation() const { return permutation_; }
+  // What is multiplied comes in the stored order by itself (permuted_glu).
+  void take_stored_order() { code_.permuted = false; }
   // All that is read, the weights first.
   const std::vector<const Tensor*>& tensors() const { return tensors_; }
 
@@ -75,7 +77,7 @@ class LinearReader {
 std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k,
                                           const VectorSource& norm = {});
 using LinearReaders = std::vector<std::unique_ptr<LinearReader>>;
-// The parts of a linear of a unit.
+// The parts of a linear of a unit, of a GLU whose features lie in another order those in it.
 LinearReaders open_parts(const Checkpoint& checkpoint, const ModelSource& source, int unit, int linear);
 
 // ---- Checks shared by the formats.

@@ -166,6 +166,8 @@ struct MatrixTask {
 
   bool q4() const { return layout->code.type == WeightType::q4; }
   bool grouped() const { return layout->grouped(); }
+  // The stored order of input features is not the model's, whoever puts x in it.
+  bool permuted() const { return !parts[0]->permutation().empty(); }
   std::byte* data() const { return slab + layout->offset; }
 
   // Calls body(reader, column, count, row) for the runs of a row block: its rows [row, row + count) are the reader's
@@ -360,7 +362,7 @@ class Repacker {
         std::memcpy(slab + m.permutation_offset, task.parts[0]->permutation().data(),
                     static_cast<size_t>(m.k_stored) * sizeof(int32_t));
       }
-      int most = m.code.permuted ? kPermutedJobBlocks : kJobBlocks;
+      int most = task.permuted() ? kPermutedJobBlocks : kJobBlocks;
       if (!task.grouped())
         most = static_cast<int>(std::max<size_t>(1, kFloatJobBytes / std::max<size_t>(1, m.row_block_bytes())));
       const int fair = m.n_blocks() / (4 * pool_.threads());
@@ -450,7 +452,7 @@ class Repacker {
       write_float_blocks(task, job.begin, job.end, panels_[thread]);
     } else if (!task.q4()) {
       write_level_blocks(task, job.begin, job.end, panels_[thread]);
-    } else if (task.layout->code.permuted) {
+    } else if (task.permuted()) {
       write_permuted_blocks(task, job.begin, job.end, panels_[thread]);
     } else {
       write_q4_blocks(task, job.begin, job.end);
@@ -542,7 +544,7 @@ class Repacker {
     const MatrixLayout& m = *task.layout;
     constexpr size_t kTile = static_cast<size_t>(kTileN) * kTileK;
     const int per_group = m.code.group / kTileK, model_slices = (m.k + kTileK - 1) / kTileK;
-    const int32_t* permutation = m.code.permuted ? task.parts[0]->permutation().data() : nullptr;
+    const int32_t* permutation = task.permuted() ? task.parts[0]->permutation().data() : nullptr;
     const size_t held = static_cast<size_t>(permutation != nullptr ? model_slices : per_group);
     panel.resize(std::max(panel.size(), held * kTile / sizeof(uint32_t)));
     auto* levels = reinterpret_cast<uint8_t*>(panel.data());

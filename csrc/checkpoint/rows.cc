@@ -27,8 +27,9 @@ void check_heads(const HeadOrder& heads, int n) {
   }
 }
 
-RowsReader::RowsReader(std::unique_ptr<LinearReader> inner, const LinearSource& source, int n)
-    : LinearReader(n, inner->k()), inner_(std::move(inner)), source_(source) {
+RowsReader::RowsReader(std::unique_ptr<LinearReader> inner, const LinearSource& source, int n,
+                       std::vector<int32_t> order)
+    : LinearReader(n, inner->k()), inner_(std::move(inner)), source_(source), order_(std::move(order)) {
   check_heads(source_.heads, n_);
   code_ = inner_->code();
   k_stored_ = inner_->k_stored();
@@ -37,33 +38,33 @@ RowsReader::RowsReader(std::unique_ptr<LinearReader> inner, const LinearSource& 
 }
 
 void RowsReader::read_words(int begin, int end, int column, int count, uint32_t* out) const {
-  if (in_order()) return inner_->read_words(begin, end, row_of(source_, column), count, out);
-  for (int c = 0; c < count; c++) inner_->read_words(begin, end, row_of(source_, column + c), 1, out + c);
+  if (in_order()) return inner_->read_words(begin, end, row(column), count, out);
+  for (int c = 0; c < count; c++) inner_->read_words(begin, end, row(column + c), 1, out + c);
 }
 
 void RowsReader::read_levels(int begin, int end, int column, int count, uint8_t* out) const {
-  if (in_order()) return inner_->read_levels(begin, end, row_of(source_, column), count, out);
+  if (in_order()) return inner_->read_levels(begin, end, row(column), count, out);
   for (int c = 0; c < count; c++) {
-    inner_->read_levels(begin, end, row_of(source_, column + c), 1, out + static_cast<size_t>(c) * kTileK);
+    inner_->read_levels(begin, end, row(column + c), 1, out + static_cast<size_t>(c) * kTileK);
   }
 }
 
 void RowsReader::read_group(int group, int column, int count, GroupField* out) const {
-  if (in_order()) return inner_->read_group(group, row_of(source_, column), count, out);
-  for (int c = 0; c < count; c++) inner_->read_group(group, row_of(source_, column + c), 1, out + c);
+  if (in_order()) return inner_->read_group(group, row(column), count, out);
+  for (int c = 0; c < count; c++) inner_->read_group(group, row(column + c), 1, out + c);
 }
 
 void RowsReader::read_span(int span, int column, int count, SpanField* out) const {
-  if (in_order()) return inner_->read_span(span, row_of(source_, column), count, out);
-  for (int c = 0; c < count; c++) inner_->read_span(span, row_of(source_, column + c), 1, out + c);
+  if (in_order()) return inner_->read_span(span, row(column), count, out);
+  for (int c = 0; c < count; c++) inner_->read_span(span, row(column + c), 1, out + c);
 }
 
 const std::byte* RowsReader::elements(int n, int begin, int end, std::byte* scratch) const {
-  return inner_->elements(row_of(source_, n), begin, end, scratch);
+  return inner_->elements(row(n), begin, end, scratch);
 }
 
 void RowsReader::refuse_not_finite(int begin, int end) const {
-  for (int n = begin; n < end; n++) inner_->refuse_not_finite(row_of(source_, n), row_of(source_, n) + 1);
+  for (int n = begin; n < end; n++) inner_->refuse_not_finite(row(n), row(n) + 1);
 }
 
 }  // namespace millrace

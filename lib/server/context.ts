@@ -3,8 +3,8 @@ import { randomUUID } from 'node:crypto'
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
 import type { ChatMessage, ChatOptions, EmbedOptions, EmbedResult, Generation, Prompt } from '../index.ts'
 import type { AnswerOptions } from './answer/options.ts'
-import { invalid, type Problem } from './http/problem.ts'
-import { sendEvents } from './http/sse.ts'
+import { invalid, loadProblem, type Problem } from './http/problem.ts'
+import { READER_LEFT, sendEvents } from './http/sse.ts'
 import type { Metrics } from './metrics.ts'
 import type { Lease, ModelPool } from './pool/pool.ts'
 
@@ -32,7 +32,7 @@ export class Call {
     this.reply = reply
     this.log = request.log
     // Also after the answer, where it changes nothing.
-    reply.raw.once('close', () => this.controller.abort())
+    reply.raw.once('close', () => this.controller.abort(READER_LEFT))
     if (context.logPrompts) request.log.info({ body: request.body }, 'request body')
   }
 
@@ -45,7 +45,11 @@ export class Call {
     const { pool } = this.context
     const name = model ?? (pool.names.length === 1 ? pool.names[0] : undefined)
     if (name === undefined) throw invalid(`expected the name of a model for model but received nothing`, 'model')
-    return pool.acquire(name, this.signal)
+    try {
+      return await pool.acquire(name, this.signal)
+    } catch (error) {
+      throw loadProblem(name, error)
+    }
   }
 
   /** Runs with the model, and lets go of it at the end. */

@@ -1246,11 +1246,31 @@ void check_real(const RealModel& real) {
     CHECK(unit.linears[0].interleaved);
     slab = packed.slabs[feed_forward_unit(l)].data();
     const std::vector<float> gate_up = decode(unit.linears[0], slab);
+    // Where act-order sorts down's features, gate and up have them in that order, and down gathers nothing.
+    CHECK(!unit.linears[1].segments[0].matrix.code.permuted);
+    std::vector<int> order(spec.intermediate), place(spec.intermediate);
+    std::iota(order.begin(), order.end(), 0);
+    if (real.group != 0) {
+      std::vector<int32_t> groups(spec.intermediate);
+      std::memcpy(groups.data(), checkpoint.data(checkpoint.require(s.down.g_idx)), groups.size() * sizeof(int32_t));
+      std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return groups[a] < groups[b]; });
+    }
+    for (int i = 0; i < spec.intermediate; i++) place[order[i]] = i;
     compare(
-        s.gate, real.group, gate_up, spec.hidden, [](int n) { return 16 * (n / 8) + n % 8; }, spec.intermediate);
+        s.gate, real.group, gate_up, spec.hidden, [&](int n) { return 16 * (place[n] / 8) + place[n] % 8; },
+        spec.intermediate);
     compare(
-        s.up, real.group, gate_up, spec.hidden, [](int n) { return 16 * (n / 8) + 8 + n % 8; }, spec.intermediate);
-    compare(s.down, real.group, decode(unit.linears[1], slab), spec.intermediate, at(0), spec.hidden);
+        s.up, real.group, gate_up, spec.hidden, [&](int n) { return 16 * (place[n] / 8) + 8 + place[n] % 8; },
+        spec.intermediate);
+    const std::vector<float> stored = decode(unit.linears[1], slab);
+    std::vector<float> down(stored.size());
+    for (int n = 0; n < spec.hidden; n++) {
+      for (int i = 0; i < spec.intermediate; i++) {
+        down[static_cast<size_t>(n) * spec.intermediate + order[i]] =
+            stored[static_cast<size_t>(n) * spec.intermediate + i];
+      }
+    }
+    compare(s.down, real.group, down, spec.intermediate, at(0), spec.hidden);
   }
   const UnitLayout& head = packed.plan.units[head_unit(spec)];
   compare(source.head, 0, decode(head.linears[0], packed.slabs[head_unit(spec)].data()), spec.hidden, at(0),

@@ -115,6 +115,20 @@ export function problemOf(error: unknown): Problem {
   return new Problem({ status: 500, type: 'server_error', message, code: 'INTERNAL', cause: error })
 }
 
+/** What a request is told of its model's load that failed: by the server's own settings and files, unless memory or the GPU was short. */
+export function loadProblem(name: string, error: unknown): unknown {
+  if (!MillraceError.isInstance(error)) return error
+  const { status = 500 } = KNOWN[error.code] ?? {}
+  if (status !== 400 && status !== 500) return error
+  return new Problem({
+    status: 500,
+    type: 'server_error',
+    code: 'MODEL_NOT_LOADED',
+    message: `The model ${name} could not be loaded: the server's log says why`,
+    cause: error,
+  })
+}
+
 const sentence = (text: string) => text[0]!.toUpperCase() + text.slice(1)
 
 /** 'expected a text for messages[0].content but received ...' names the field. */

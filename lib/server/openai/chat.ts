@@ -1,7 +1,7 @@
 /** POST /v1/chat/completions. */
 import type { ChatPart, FinishReason, Generation, GenerationChunk, GenerationResult } from '../../index.ts'
+import { AnswerEvents, type AnswerWriter } from '../answer/events.ts'
 import { chatLogprobs } from '../answer/logprobs.ts'
-import { mergeChunks } from '../answer/merge.ts'
 import { type Call, newId } from '../context.ts'
 import { parseBody } from '../http/body.ts'
 import { dataEvent } from '../http/sse.ts'
@@ -14,7 +14,7 @@ export async function chatCompletions(call: Call, body: unknown): Promise<object
   const task = chatTask(request)
   if (request.stream) {
     const lease = await call.lease(request.model)
-    return call.stream(chatEvents(call, lease, request, task), failedEvent)
+    return call.stream(new AnswerEvents(new ChatWriter(call, lease, request, task), lease), failedEvent)
   }
   return call.withModel(request.model, async (lease) => {
     const results = await Promise.all(startAll(call, lease, request, task).map(({ result }) => result))
@@ -53,45 +53,73 @@ function choiceOf({ model }: Lease, { logprobs }: ChatRequest, result: Generatio
   }
 }
 
-async function* chatEvents(
-  call: Call,
-  lease: Lease,
-  request: ChatRequest,
-  task: ChatTask,
-): AsyncGenerator<string, void, undefined> {
-  let generations: Generation[] = []
-  try {
-    generations = startAll(call, lease, request, task)
-    const withUsage = request.stream_options?.include_usage === true
-    const head = { ...envelope(call, lease, 'chat.completion.chunk'), ...(withUsage ? { usage: null } : {}) }
-    const event = (index: number, delta: object, logprobs: object | null, finish: string | null) =>
-      dataEvent({ ...head, choices: [{ index, delta, logprobs, finish_reason: finish }] })
-    const clocks = new StreamClock(call, lease, generations.length)
-    const begun = new Set<number>()
-    for await (const { index, chunk } of mergeChunks(generations)) {
-      clocks.took(index, chunk)
-      if (!begun.has(index)) {
-        begun.add(index)
-        yield event(index, { role: 'assistant', content: '', refusal: null }, null, null)
-      }
-      let logprobs = request.logprobs ? { content: chatLogprobs(lease.model, chunk), refusal: null } : null
-      const deltas = deltasOf(chunk)
-      if (deltas.length === 0 && logprobs && chunk.tokens.length > 0) deltas.push({ content: '' })
-      for (const delta of deltas) {
-        yield event(index, delta, logprobs, null)
-        logprobs = null // said once
-      }
+/** A stream of chunks: of a crowd of them, a token should cost little more than its text. */
+class ChatWriter implements AnswerWriter {
+  readonly #call: Call
+  readonly #lease: Lease
+  readonly #request: ChatRequest
+  readonly #task: ChatTask
+  readonly #head: object
+  readonly #withUsage: boolean
+  readonly #clock: StreamClock
+  /** Of each answer, once it has begun: what makes its events. */
+  readonly #events: ChoiceEvents[] = []
+
+  constructor(call: Call, lease: Lease, request: ChatRequest, task: ChatTask) {
+    this.#call = call
+    this.#lease = lease
+    this.#request = request
+    this.#task = task
+    this.#withUsage = request.stream_options?.include_usage === true
+    this.#head = { ...envelope(call, lease, 'chat.completion.chunk'), ...(this.#withUsage ? { usage: null } : {}) }
+    this.#clock = new StreamClock(call, lease, request.n ?? 1)
+  }
+
+  start(): Generation[] {
+    return startAll(this.#call, this.#lease, this.#request, this.#task)
+  }
+
+  chunk(index: number, chunk: GenerationChunk): string {
+    this.#clock.took(index, chunk)
+    let events = this.#opening(index)
+    let logprobs = this.#request.logprobs ? { content: chatLogprobs(this.#lease.model, chunk), refusal: null } : null
+    const deltas = deltasOf(chunk)
+    if (deltas.length === 0 && logprobs && chunk.tokens.length > 0) deltas.push({ content: '' })
+    for (const delta of deltas) {
+      events += this.#events[index]!.of(delta, logprobs, null)
+      logprobs = null // said once
     }
-    const results = await Promise.all(generations.map(({ result }) => result))
-    for (const [index, result] of results.entries()) {
-      if (!begun.has(index)) yield event(index, { role: 'assistant', content: '', refusal: null }, null, null)
-      yield event(index, {}, null, finishReason(result.finishReason))
+    return events
+  }
+
+  end(results: readonly GenerationResult[]): string {
+    let events = ''
+    for (const [index, { finishReason: reason }] of results.entries()) {
+      events += this.#opening(index) + this.#events[index]!.of({}, null, finishReason(reason))
     }
-    if (withUsage) yield dataEvent({ ...head, choices: [], usage: usageOf(results) })
-    yield DONE
-  } finally {
-    for (const generation of generations) generation.cancel()
-    lease.release()
+    if (this.#withUsage) events += dataEvent({ ...this.#head, choices: [], usage: usageOf(results) })
+    return events + DONE
+  }
+
+  #opening(index: number): string {
+    if (this.#events[index]) return ''
+    this.#events[index] = new ChoiceEvents(this.#head, index)
+    return this.#events[index].of({ role: 'assistant', content: '', refusal: null }, null, null)
+  }
+}
+
+/** Events of one choice, which differ in three fields: the rest is written once. */
+class ChoiceEvents {
+  readonly #before: string
+
+  constructor(head: object, index: number) {
+    this.#before = `data: ${JSON.stringify({ ...head, choices: [] }).slice(0, -2)}{"index":${index},"delta":`
+  }
+
+  of(delta: object, logprobs: object | null, finish: string | null): string {
+    const rest = logprobs ? JSON.stringify(logprobs) : 'null'
+    const reason = finish === null ? 'null' : `"${finish}"`
+    return `${this.#before}${JSON.stringify(delta)},"logprobs":${rest},"finish_reason":${reason}}]}\n\n`
   }
 }
 

@@ -1,7 +1,7 @@
 /** POST /v1/completions. */
 import { z } from 'zod'
 import type { Generation, GenerationChunk, GenerationResult } from '../../index.ts'
-import { mergeChunks } from '../answer/merge.ts'
+import { AnswerEvents, type AnswerWriter } from '../answer/events.ts'
 import { type AnswerOptions, type AnswerRequest, answerOptionsOf, answerShape } from '../answer/options.ts'
 import { type Call, newId } from '../context.ts'
 import { flag, integer, optional, parseBody, text } from '../http/body.ts'
@@ -56,7 +56,10 @@ export async function completions(call: Call, body: unknown): Promise<object> {
     options.topLogprobs = request.logprobs
   }
   const run = (lease: Lease) => new Completion(call, lease, request, prompts, options, maxTokens > 0)
-  if (stream) return call.stream(run(await call.lease(request.model)).events(), failedEvent)
+  if (stream) {
+    const lease = await call.lease(request.model)
+    return call.stream(new AnswerEvents(run(lease), lease), failedEvent)
+  }
   return call.withModel(request.model, (lease) => run(lease).whole())
 }
 
@@ -65,7 +68,7 @@ function promptsOf({ prompt }: CompletionRequest): Prompt[] {
   return typeof prompt[0] === 'number' ? [prompt as number[]] : (prompt as Prompt[])
 }
 
-class Completion {
+class Completion implements AnswerWriter {
   readonly #call: Call
   readonly #lease: Lease
   readonly #request: CompletionRequest
@@ -74,7 +77,12 @@ class Completion {
   /** Anything is to be written beyond the prompt. */
   readonly #writes: boolean
   readonly #head: object
+  readonly #withUsage: boolean
+  readonly #before: string
+  readonly #clock: StreamClock
   #generations: Generation[] = []
+  #echoes: Echo[] = []
+  #streamed: LogprobsWriter[] | undefined
 
   constructor(
     call: Call,
@@ -91,13 +99,17 @@ class Completion {
     this.#options = options
     this.#writes = writes
     this.#head = { id: newId('cmpl-'), object: 'text_completion', created: call.created, model: lease.name }
+    this.#withUsage = request.stream_options?.include_usage === true
+    const head = { ...this.#head, ...(this.#withUsage ? { usage: null } : {}), choices: [] }
+    this.#before = `data: ${JSON.stringify(head).slice(0, -2)}`
+    this.#clock = new StreamClock(call, lease, prompts.length * (request.n ?? 1))
   }
 
   get #n(): number {
     return this.#request.n ?? 1
   }
 
-  async #start(): Promise<Echo[]> {
+  async #begin(): Promise<Echo[]> {
     const { echo, logprobs } = this.#request
     if (this.#writes) {
       this.#generations = this.#prompts.flatMap((prompt) =>
@@ -125,7 +137,7 @@ class Completion {
 
   async whole(): Promise<object> {
     try {
-      const echoes = await this.#start()
+      const echoes = await this.#begin()
       const results = await Promise.all(this.#generations.map(({ result }) => result))
       const writers = this.#writers(echoes)
       const choices = Array.from({ length: this.#prompts.length * this.#n }, (_, index) => {
@@ -144,35 +156,41 @@ class Completion {
     }
   }
 
-  async *events(): AsyncGenerator<string, void, undefined> {
-    try {
-      const echoes = await this.#start()
-      const writers = this.#writers(echoes)
-      const withUsage = this.#request.stream_options?.include_usage === true
-      const head = { ...this.#head, ...(withUsage ? { usage: null } : {}) }
-      const event = (choice: object) => dataEvent({ ...head, choices: [choice] })
-      for (let index = 0; index < echoes.length * this.#n; index++) {
-        const { text } = echoes[Math.floor(index / this.#n)]!
-        yield event(this.#choice(index, text, writers?.[index]?.take() ?? null, null))
-      }
-      const clock = new StreamClock(this.#call, this.#lease, this.#generations.length)
-      if (this.#writes) {
-        for await (const { index, chunk } of mergeChunks(this.#generations)) {
-          clock.took(index, chunk)
-          yield event(this.#choice(index, chunk.text, this.#logprobsOf(writers?.[index], chunk), null))
-        }
-      }
-      const results = await Promise.all(this.#generations.map(({ result }) => result))
-      for (let index = 0; index < this.#prompts.length * this.#n; index++) {
-        const result = results[index]
-        yield event(this.#choice(index, '', null, result ? finishReason(result.finishReason) : 'length'))
-      }
-      if (withUsage) yield dataEvent({ ...head, choices: [], usage: this.#usage(results, echoes) })
-      yield DONE
-    } finally {
-      for (const generation of this.#generations) generation.cancel()
-      this.#lease.release()
+  // ---- As the writer of a stream's events
+
+  async start(): Promise<Generation[]> {
+    this.#echoes = await this.#begin()
+    this.#streamed = this.#writers(this.#echoes)
+    return this.#generations
+  }
+
+  begin(): string {
+    const echoed = this.#echoes.flatMap(({ text }) => new Array<string>(this.#n).fill(text))
+    return echoed.map((text, index) => this.#event(index, text, this.#streamed?.[index]?.take() ?? null, null)).join('')
+  }
+
+  chunk(index: number, chunk: GenerationChunk): string {
+    this.#clock.took(index, chunk)
+    return this.#event(index, chunk.text, this.#logprobsOf(this.#streamed?.[index], chunk), null)
+  }
+
+  end(results: readonly GenerationResult[]): string {
+    let events = ''
+    for (let index = 0; index < this.#prompts.length * this.#n; index++) {
+      const result = results[index]
+      events += this.#event(index, '', null, result ? finishReason(result.finishReason) : 'length')
     }
+    const usage = this.#usage(results, this.#echoes)
+    if (this.#withUsage) events += dataEvent({ ...this.#head, choices: [], usage })
+    return events + DONE
+  }
+
+  /** Of a crowd of streams, a token should cost little more than its text: what all events have is written once. */
+  #event(index: number, text: string, logprobs: LegacyLogprobs | null, finish: string | null): string {
+    const rest = logprobs ? JSON.stringify(logprobs) : 'null'
+    const reason = finish === null ? 'null' : `"${finish}"`
+    const choice = `{"index":${index},"text":${JSON.stringify(text)},"logprobs":${rest},"finish_reason":${reason}}`
+    return `${this.#before}${choice}]}\n\n`
   }
 
   #logprobsOf(writer: LogprobsWriter | undefined, chunk: GenerationChunk): LegacyLogprobs | null {

@@ -1,6 +1,9 @@
 /** What a server does as a server: keys, origins, limits, streams that nobody reads, queues that are full, its end. */
 import { once } from 'node:events'
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { type AddressInfo, connect, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fastify } from 'fastify'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -104,6 +107,40 @@ describe('limits', () => {
   })
 })
 
+describe('a model that is loaded when it is asked for', () => {
+  test('and then is not as its settings say: 500 without details, whatever the load failed by', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'millrace-lazy-'))
+    await cp(DEMO, folder, { recursive: true })
+    const path = join(folder, 'config.json')
+    const config = await readFile(path, 'utf8')
+    const lines: string[] = []
+    const server = await serve(
+      {
+        models: { demo: { path: folder, contextLength: 1024, device: 'cpu', threads: 1 } },
+        lazy: true,
+        port: 0,
+        logLevel: 'error',
+      },
+      { write: (line) => lines.push(line) },
+    )
+    const spoilt = [config.replace('"max_position_embeddings": 1024', '"max_position_embeddings": 512'), '{']
+    for (const text of spoilt) {
+      await writeFile(path, text)
+      const { status, json } = await post(server, '/v1/chat/completions', chat)
+      expect({ status, ...json.error }).toMatchObject({ status: 500, type: 'server_error', code: 'MODEL_NOT_LOADED' })
+      expect(json.error.message).toContain('demo')
+      expect(json.error.message).not.toContain(folder)
+    }
+    const text = lines.join('')
+    expect(text).toContain('contextLength')
+    expect(text).toContain(path)
+    await writeFile(path, config)
+    expect((await post(server, '/v1/chat/completions', chat)).status).toBe(200)
+    await server.close(0)
+    await rm(folder, { recursive: true })
+  })
+})
+
 describe('streams', () => {
   test('a reader that takes nothing is given up, others are not held up', async () => {
     const server = await start({ models: { demo: model }, stallMs: 300 })
@@ -122,6 +159,21 @@ describe('streams', () => {
     await expect.poll(connections, { timeout: 60_000 }).toBeLessThanOrEqual(1)
     await expect.poll(() => model.stats.sequences.running, { timeout: 20_000 }).toBe(0)
     socket.destroy()
+  }, 120_000)
+
+  test('a reader that pauses for longer than buffers last misses nothing', async () => {
+    const server = await start({ models: { demo: model } })
+    const asked = { model: 'demo', prompt: 'Once', max_tokens: 900, ignore_eos: true, n: 2, logprobs: 64 }
+    const { json } = await post(server, '/v1/completions', asked)
+    const response = await fetch(`${server.url}/v1/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ ...asked, stream: true }),
+    })
+    await expect.poll(() => model.stats.sequences.running, { timeout: 60_000 }).toBe(0)
+    const texts = ['', '']
+    for (const { choices } of eventsOf(await response.text())) texts[choices[0].index] += choices[0].text
+    expect(texts).toEqual(json.choices.map(({ text }: { text: string }) => text))
   }, 120_000)
 })
 

@@ -20,16 +20,16 @@ export async function playedModel(addon: FakeAddon): Promise<Played> {
   native.submit = (id, request) => {
     submit(id, request)
     const next = script.shift()
-    if (next) void play(next)
+    if (next) void play(id, next)
     return id
   }
-  async function play({ text, finish }: (typeof script)[number]): Promise<void> {
+  async function play(request: number, { text, finish }: (typeof script)[number]): Promise<void> {
     const tokens = [...(await model.tokenizer.encode(text, { specialTokens: false }))]
     for (let at = 0; at < tokens.length; at += 3) {
       await new Promise((resolve) => setTimeout(resolve, 1))
-      native.answer(tokens.slice(at, at + 3))
+      native.answer(tokens.slice(at, at + 3), { request })
     }
-    native.answer([], { finish })
+    native.answer([], { request, finish })
   }
   return {
     model,
