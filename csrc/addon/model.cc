@@ -379,12 +379,8 @@ std::optional<LoadRequest::Draft> draft_source(const Napi::Object& request, int 
   if (!field(request, "draft").IsObject()) return std::nullopt;
   const Napi::Object object = object_field(request, "draft");
   LoadRequest::Draft draft;
-  int own = 0;
-  std::tie(draft.weights, own) = weights_source(object);
-  if (own != vocab) {
-    throw Error(code::kInvalidArgument, format("the draft model has %d tokens, the model %d", own, vocab),
-                "take a draft model of the same vocabulary");
-  }
+  draft.weights = weights_source(object).first;
+  draft.config.vocab = vocab;
   draft.device = string_field(object, "device");
   draft.config.homes = homes_field(object, "homes");
   draft.config.ring_bytes = size_field(object, "ringBytes");

@@ -114,6 +114,11 @@ std::vector<DraftModel::Entry> DraftModel::begin(std::span<DraftRequest> request
     if (known > config_.context_length || rows_left == 0) continue;
     keep_common(request);
     const int computed = static_cast<int>(request.state->tokens.size());
+    const auto unknown = [&](int32_t token) { return token >= host_->program().vocab; };
+    if (std::ranges::any_of(request.tokens.subspan(computed), unknown)) continue;
+    while (!request.adjustments.empty() && unknown(request.adjustments.back().token)) {
+      request.adjustments = request.adjustments.first(request.adjustments.size() - 1);
+    }
     const int rows = std::min(known - computed, rows_left);
     const bool whole = rows == known - computed && choosing < config_.max_sequences;
     // The last draft is never a row.
@@ -225,8 +230,8 @@ void DraftModel::finish(Pass& pass) {
   for (size_t i = 0; i < pass.choosing.size(); i++) {
     Entry& entry = *pass.choosing[i];
     const int32_t token = pass.output.tokens[i];
-    // Logits that are no numbers, or nothing that may be chosen: the large model will say so, if it finds the same.
-    if (token < 0) entry.ended = true;
+    // Logits that are no numbers, nothing that may be chosen, padding: the large model will say what there is to say.
+    if (token < 0 || (config_.vocab > 0 && token >= config_.vocab)) entry.ended = true;
     if (!entry.ended) entry.request->drafts.push_back(token);
   }
 }

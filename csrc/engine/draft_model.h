@@ -25,6 +25,7 @@ namespace millrace {
 struct DraftModelConfig {
   std::vector<Home> homes;  // one a unit: resident or streamed
   size_t ring_bytes = 0;
+  int vocab = 0;           // of the large model, which may be padded otherwise; 0: its own
   int context_length = 0;  // longer sequences have no drafts
   int kv_blocks = 0;       // of each class; windows keep all
   int max_rows = 0;        // of a pass

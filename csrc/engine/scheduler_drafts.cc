@@ -42,7 +42,7 @@ void Scheduler::find_drafts(Sequence& sequence, int count, std::vector<int32_t>&
 
 bool Scheduler::asks_model(const Sequence& sequence) const {
   const RequestOptions& options = sequence.options;
-  if (config_.draft_model == nullptr || config_.draft || !options.foreseen.empty()) return false;
+  if (config_.draft_model == nullptr || config_.draft) return false;
   return options.drafts == DraftMethod::automatic || options.drafts == DraftMethod::model;
 }
 
@@ -97,7 +97,12 @@ void Scheduler::draft_by_model(std::span<Asking> asking, int& rows, int& left) {
   config_.draft_model->draft(requests);
   for (size_t i = 0; i < requests.size(); i++) {
     Sequence& sequence = *sequences[i];
-    const std::vector<int32_t>& drafts = requests[i].drafts;
+    std::vector<int32_t>& drafts = requests[i].drafts;
+    if (!sequence.options.foreseen.empty()) {  // for its passes' time alone
+      const int count = static_cast<int>(drafts.size());
+      drafts.clear();
+      find_drafts(sequence, count, drafts);
+    }
     sequence.tokens.insert(sequence.tokens.end(), drafts.begin(), drafts.end());
     sequence.drafted = static_cast<int>(drafts.size());
     rows += sequence.drafted;

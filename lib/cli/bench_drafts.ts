@@ -20,6 +20,7 @@ interface Flags extends RunFlags {
   acceptance: number[]
   lengths: Length[]
   text?: string
+  draft?: string
   batch: number
   prompt: number
   tokens: number
@@ -39,6 +40,8 @@ interface Run {
   tokensPerPass: number
   drafted: number
   accepted: number
+  /** Of the time of decoding, what the draft model's passes took; 0 without one. */
+  draftShare: number
 }
 
 /** One acceptance and length: the medians of its runs. */
@@ -54,6 +57,7 @@ export interface DraftRun {
   gain: number
   /** `gain` over `tokensPerPass`: 1 where drafts cost nothing. */
   share: number
+  draftShare: number
 }
 
 export function benchDraftsCommand(terminal: Terminal): Command {
@@ -80,6 +84,12 @@ export function benchDraftsCommand(terminal: Terminal): Command {
         .default([3, 7, 15, 'auto'], '3,7,15,auto'),
     )
     .addOption(new Option('--text <file>', 'n-grams of this text as the prompt, in the place of --acceptance'))
+    .addOption(
+      new Option(
+        '--draft <model>',
+        'a smaller model, or its shape: with --text its drafts, else its passes for the time that they take',
+      ),
+    )
     .addOption(new Option('--batch <count>', 'requests at once').argParser(parseNumber).default(1))
     .addOption(new Option('--prompt <count>', 'tokens of the prompt').argParser(parseNumber).default(64))
     .addOption(new Option('--tokens <count>', 'tokens of each answer').argParser(parseNumber).default(128))
@@ -97,7 +107,7 @@ export function benchDraftsCommand(terminal: Terminal): Command {
     checkFlags(flags)
     checkName(name)
     const context = flags.context ?? flags.prompt + flags.tokens
-    await using model = await openBench(name, { ...flags, context }, terminal, 2 * flags.batch)
+    await using model = await openBench(name, { ...flags, context }, terminal, 2 * flags.batch, flags.draft)
     const prompt = await promptOf(model, flags)
     const answer = (speculation: Speculation, foreseen?: Int32Array) =>
       measure(model, prompt, flags, speculation, foreseen, terminal.signal)
@@ -111,7 +121,7 @@ export function benchDraftsCommand(terminal: Terminal): Command {
     const acceptances = flags.text === undefined ? flags.acceptance : [undefined]
     for (const acceptance of acceptances) {
       for (const length of flags.lengths) {
-        const speculation: Speculation = length === 'auto' ? { method: 'auto' } : { method: 'ngram', tokens: length }
+        const speculation = speculationOf(length, flags)
         const runs: Run[] = []
         for (let run = 0; run < flags.runs; run++) {
           const foreseen =
@@ -150,6 +160,11 @@ function checkFlags({ acceptance, lengths, batch, prompt, tokens, runs }: Flags)
   }
 }
 
+function speculationOf(length: Length, { draft }: Flags): Speculation {
+  if (length === 'auto') return { method: 'auto' }
+  return { method: draft === undefined ? 'ngram' : 'draft', tokens: length }
+}
+
 async function promptOf(model: Model, { text, prompt }: Flags): Promise<Int32Array> {
   if (text === undefined) return Int32Array.from({ length: prompt }, (_, at) => (7919 + at * 104729) % model.spec.vocab)
   const content = await readFile(text, 'utf8').catch((error: Error) => {
@@ -168,7 +183,7 @@ async function measure(
   signal: AbortSignal,
 ) {
   foresee(model, foreseen)
-  const { steps } = model.stats
+  const before = model.stats
   const options = { maxTokens: tokens, ignoreEos: true, temperature: 0, speculation, signal }
   const results = await Promise.all(Array.from({ length: batch }, () => model.generate(prompt, options).result))
   const first = Math.max(...results.map(({ timings }) => timings.firstTokenMs))
@@ -178,7 +193,8 @@ async function measure(
   return {
     tokens: Int32Array.from(results[0]!.tokens),
     tokensPerSecond: (batch * (tokens - 1)) / Math.max(1e-6, (last - first) / 1e3),
-    passes: model.stats.steps - steps,
+    passes: model.stats.steps - before.steps,
+    draftShare: (model.stats.speculation.draftMs - before.speculation.draftMs) / Math.max(1e-3, last - first),
     drafted: sum('draftedTokens'),
     accepted: sum('acceptedTokens'),
   }
@@ -190,8 +206,7 @@ async function warm(model: Model, prompt: Int32Array, flags: Flags, signal: Abor
   const few = { ...flags, tokens: most }
   const { tokens } = await measure(model, prompt, few, { method: 'off' }, undefined, signal)
   for (const length of flags.lengths) {
-    const speculation: Speculation = { method: 'ngram', tokens: length === 'auto' ? 15 : length }
-    await measure(model, prompt, few, speculation, tokens, signal)
+    await measure(model, prompt, few, speculationOf(length === 'auto' ? 15 : length, flags), tokens, signal)
   }
   return (await measure(model, prompt, { ...flags, tokens: 1 }, { method: 'off' }, undefined, signal)).passes
 }
@@ -221,7 +236,7 @@ function checkSame(expected: Int32Array, found: Int32Array): void {
 const median = (values: number[]) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)]!
 
 function rowOf(acceptance: number | undefined, length: Length, runs: readonly Run[]): Omit<DraftRun, 'gain' | 'share'> {
-  const of = (name: 'tokensPerPass' | 'drafted' | 'accepted' | 'tokensPerSecond') =>
+  const of = (name: Exclude<keyof Run, 'tokens'>) =>
     median(runs.map((run) => run[name]))
   const [draftedTokens, acceptedTokens] = [of('drafted'), of('accepted')]
   return {
@@ -231,6 +246,7 @@ function rowOf(acceptance: number | undefined, length: Length, runs: readonly Ru
     draftedTokens,
     acceptedTokens,
     tokensPerSecond: of('tokensPerSecond'),
+    draftShare: of('draftShare'),
   }
 }
 
@@ -243,6 +259,7 @@ const COLUMNS: [string, number, (run: DraftRun) => string][] = [
   ['tok/s', 8, (run) => significant(run.tokensPerSecond)],
   ['times undrafted', 15, ({ gain }) => gain.toFixed(2)],
   ['of tokens a pass', 16, ({ share }) => `${(share * 100).toFixed(1)} %`],
+  ['drafting', 8, ({ draftShare }) => `${(draftShare * 100).toFixed(1)} %`],
 ]
 
 function table(runs: readonly DraftRun[]): string {

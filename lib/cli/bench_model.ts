@@ -201,6 +201,7 @@ export async function openBench(
   flags: RunFlags & Pick<Flags, 'batch' | 'head' | 'code' | 'group' | 'kernel'>,
   terminal: Terminal,
   maxSequences = flags.batch,
+  draft?: string,
 ): Promise<Model> {
   const spec = findShape(name)
   // No prompt is to be found in the cache of an earlier run.
@@ -211,7 +212,7 @@ export async function openBench(
       throw invalidArgument("of a checkpoint 'q4', 'q8' or 'f16'", 'head', flags.head)
     }
     const head = flags.head === 'f16' ? 'stored' : flags.head
-    return loadModel(name, flags, terminal, { ...options, head, kernels: flags.kernel })
+    return loadModel(name, flags, terminal, { ...options, head, kernels: flags.kernel, draft })
   }
   terminal.quiet = flags.quiet ?? false
   await checkOutput('--trace', flags.trace)
@@ -223,6 +224,7 @@ export async function openBench(
     {
       ...planOptions(flags),
       ...options,
+      draft: draft === undefined ? undefined : { shape: requireShape(draft) },
       signal: terminal.signal,
       kernels: await Promise.all(Object.entries(flags.kernel ?? {}).map((entry) => readKernel(...entry))),
     },

@@ -31,7 +31,7 @@ import {
   scoreOptions,
 } from '../options/request.ts'
 import { nativeSampling } from '../options/sampling.ts'
-import { draftsOf, type Speculation } from '../options/speculation.ts'
+import { checkDrafts, draftsOf, type Speculation } from '../options/speculation.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
 import { withinBudgets } from '../plan/budget.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withPlaced } from '../plan/plan.ts'
@@ -88,7 +88,7 @@ export interface ModelStats {
    */
   sequences: { running: number; waiting: number; preemptions: number; recomputations: number }
   /** Of tokens that were guessed ahead: those that passes have checked, and those that were right. */
-  speculation: { draftedTokens: number; acceptedTokens: number }
+  speculation: { draftedTokens: number; acceptedTokens: number; draftPasses: number; draftMs: number }
   /** `savedBytes`: keys and values of preempted sequences that are in system RAM now, of `swapBytes` at most. */
   kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number; swapBytes: number }
   /** Tokens of the prompts that have started, and how many of them needed no computing; their ratio, 0 of no tokens. */
@@ -115,6 +115,8 @@ export interface ModelMemory {
   workspaceBytes: number
   /** Of all that, what is on the GPU; 0 on the CPU. */
   vramBytes: number
+  /** Of the draft model, beside all that: its weights in system RAM, and what it has on its device. */
+  draft?: { hostBytes: number; deviceBytes: number }
   /** Each device's part of what is on devices. */
   devices: {
     device: string
@@ -528,9 +530,10 @@ export class Model implements AsyncDisposable {
     })
   }
 
-  #checkAnswer({ stopTokens = [], logitBias = [], minTokens, maxTokens }: AnswerOptions): void {
+  #checkAnswer({ stopTokens = [], logitBias = [], minTokens, maxTokens, speculation }: AnswerOptions): void {
     const { vocab } = this.spec
     checkLengths({ minTokens, maxTokens })
+    checkDrafts(speculation, this.#plan.draft !== undefined)
     this.#checkTokens(stopTokens, 'stopTokens')
     const biased = logitBias.map(([token]) => token)
     this.#checkTokens(biased, 'logitBias')
@@ -613,6 +616,7 @@ function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan):
     savedKvBytes: stats.savedKvBytes,
     workspaceBytes,
     vramBytes: gpu ? residentBytes + sharedBytes + ringBytes + kvBytes + workspaceBytes : 0,
+    ...(plan.draft && { draft: { hostBytes: memory.draftHostBytes, deviceBytes: memory.draftDeviceBytes } }),
     devices: memory.devices.map(({ copiedBytes: _, ...device }) => device),
   }
 }
@@ -698,7 +702,12 @@ function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
       preemptions: stats.preemptions,
       recomputations: stats.recomputations,
     },
-    speculation: { draftedTokens: stats.draftedTokens, acceptedTokens: stats.acceptedTokens },
+    speculation: {
+      draftedTokens: stats.draftedTokens,
+      acceptedTokens: stats.acceptedTokens,
+      draftPasses: stats.draftPasses,
+      draftMs: stats.draftMs,
+    },
     kv: {
       blocksUsed: stats.kvBlocksUsed,
       blocksTotal: stats.kvBlocksTotal,

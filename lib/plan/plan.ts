@@ -120,6 +120,8 @@ export interface ModelPlan {
   maxLogitRows: number
   threads: number
   prediction: Prediction
+  /** Of the model that drafts for it; none of the other figures has it. */
+  draft?: ModelPlan
 }
 
 /** What the plan needs to know about the machine. */

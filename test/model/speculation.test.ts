@@ -77,7 +77,7 @@ test('what the load says holds for requests that say nothing', async () => {
 })
 
 test.each([
-  [{ method: 'medusa' }, "'auto', 'ngram' or 'off'"],
+  [{ method: 'medusa' }, "'auto', 'ngram', 'draft' or 'off'"],
   [{ tokens: 0 }, 'speculation.tokens'],
   [{ tokens: 64 }, 'speculation.tokens'],
   ['ngram', 'an object'],
