@@ -6,9 +6,9 @@ export MILLRACE_CUDA_ARCHITECTURES=${MILLRACE_CUDA_ARCHITECTURES:-90}
 jobs=$(nproc)
 
 # Warnings stop here and not at users.
-build() {
+build() { # [-DNAME=VALUE ...]
   npm ci --ignore-scripts --no-audit --no-fund &&
-    node scripts/build-native.mjs --all -DMILLRACE_WERROR=ON -DMILLRACE_BENCH=ON &&
+    node scripts/build-native.mjs --all -DMILLRACE_WERROR=ON -DMILLRACE_BENCH=ON "$@" &&
     npm run --silent build
 }
 
@@ -18,6 +18,20 @@ configure_sanitized() { # <tree> <sanitizer>
   [ -e "$1/CMakeCache.txt" ] || ! command -v ninja >/dev/null || generator=(-G Ninja)
   cmake -S . -B "$1" "${generator[@]}" -DMILLRACE_SANITIZE="$2" -DMILLRACE_WERROR=ON
 }
+
+sanitized() { # <tree> <sanitizer> [part of a test program's name ...]
+  local tree=.cmake/$1 sanitizer=$2
+  shift 2
+  # shellcheck disable=SC2046
+  configure_sanitized "$tree" "$sanitizer" &&
+    cmake --build "$tree" --parallel "$jobs" --target $(node scripts/cpp-tests.mjs --names "$tree" "$@") &&
+    node scripts/cpp-tests.mjs "$tree" "$@"
+}
+address_sanitized() { # [part of a test program's name ...]
+  ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+    sanitized asan address "$@"
+}
+thread_sanitized() { TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 sanitized tsan thread "$@"; }
 
 # Runs each line of its input as a command, says how it ended, and prints the counts last. With a number, so many run at
 # once, and what each says comes when it has ended.

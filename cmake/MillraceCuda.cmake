@@ -75,7 +75,8 @@ function(millrace_add_cuda target)
     return()
   endif()
   # The sampler's arithmetic is the CPU's, operation by operation.
-  set_source_files_properties("${CMAKE_CURRENT_SOURCE_DIR}/cuda/sample.cu" PROPERTIES COMPILE_OPTIONS -fmad=false)
+  set_source_files_properties("${CMAKE_CURRENT_SOURCE_DIR}/cuda/sample.cu" "${CMAKE_CURRENT_SOURCE_DIR}/cuda/logits.cu"
+    PROPERTIES COMPILE_OPTIONS -fmad=false)
   set(compress -Xfatbin=-compress-all)
   if(NOT CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13.0)
     list(APPEND compress -compress-mode=size)

@@ -11,7 +11,6 @@
 #include "cuda/hop.h"
 #include "cuda/plan/refusal.h"
 #include "cuda/ranges.h"
-#include "cuda/sample.h"
 #include "model/rope.h"
 
 namespace millrace::cuda {
@@ -24,12 +23,6 @@ int row_bucket(int rows) {
 
 int context_bucket(int context, int longest) {
   return std::min(longest, std::max(512, static_cast<int>(std::bit_ceil(static_cast<unsigned>(context)))));
-}
-
-// The device's sampler knows temperature, top-k, top-p and min-p; rows with the rarer wishes are answered on the host.
-bool answered_by_host(const LogitRequest& request) {
-  return request.adjustments > 0 || request.mask >= 0 || request.top_logprobs > 0 ||
-         (request.sample && request.typical_p < 1.0f);
 }
 
 }  // namespace
@@ -58,6 +51,7 @@ CudaExecutor::Inputs CudaExecutor::lay_out_inputs(std::byte* base) const {
   inputs.sequences = reinterpret_cast<int32_t*>(take(rows * sizeof(int32_t)));
   inputs.logit_rows = reinterpret_cast<int32_t*>(take(logits * sizeof(int32_t)));
   inputs.requests = reinterpret_cast<LogitRequest*>(take(logits * sizeof(LogitRequest)));
+  inputs.logits = reinterpret_cast<LogitInputs*>(take(sizeof(LogitInputs)));
   inputs.hops_before = reinterpret_cast<uint64_t*>(take(sizeof(uint64_t)));
   const size_t classes = std::max<size_t>(1, config_.kv.size());
   inputs.block_tables =
@@ -189,7 +183,8 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
 
   hop_counter_ = reinterpret_cast<unsigned*>(allocate(sizeof(unsigned), "a counter"));
   clear(hop_counter_, sizeof(unsigned));
-  sample_scratch_ = allocate(sample_scratch_bytes(logit_rows, program.vocab), "the sampler");
+  stage_ = std::make_unique<LogitStage>(device_, config_.max_logit_rows, logit_rows, program.vocab, own_);
+  workspace_bytes_ += stage_->bytes();
 
   for (const RopeSpec& spec : program.ropes) {
     const std::vector<float> rope = rope_table(spec.of_context(config_.max_context), 0, config_.max_context);
@@ -236,7 +231,7 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
   held_.clear();
 
   const int prefill = step.rows - step.decode_rows;
-  shape_ = {step.decode_rows, prefill, static_cast<int>(step.logits.size()), 0};
+  shape_ = {step.decode_rows, prefill, static_cast<int>(step.logits.size()), 0, {}};
   if (prefill == 0) {  // a pass that may be a graph: padded to its bucket
     shape_.decode_rows = row_bucket(step.decode_rows);
     shape_.logit_rows = row_bucket(shape_.logit_rows);
@@ -275,6 +270,9 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
     host.requests[i] = real ? step.logits[i] : LogitRequest{};
     host.requests[i].row = real ? i : -1;
   }
+  const auto real_requests = std::span(host.requests, step.logits.size());
+  *host.logits = stage_->begin(static_cast<int>(pass_ - passes_.data()), step, real_requests, cuda);
+  shape_.wants = stage_->wants();
   *host.hops_before = step.hops_before;
   const auto piece = [&](const auto* first, size_t count) {
     const auto* begin = reinterpret_cast<const std::byte*>(first);
@@ -283,10 +281,10 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
   // What is in use of them.
   HostPieces used{{piece(host.tokens, rows()), piece(host.positions, rows()), piece(host.sequences, rows()),
                    piece(host.logit_rows, shape_.logit_rows), piece(host.requests, shape_.logit_rows),
-                   piece(host.hops_before, 1), piece(host.token_from, fed ? rows() : 0)},
-                  7 + classes};
+                   piece(host.hops_before, 1), piece(host.token_from, fed ? rows() : 0), piece(host.logits, 1)},
+                  8 + classes};
   for (int c = 0; c < classes; c++) {
-    used.pieces[7 + c] = piece(table_of(c), static_cast<size_t>(sequences) * block_table_stride_);
+    used.pieces[8 + c] = piece(table_of(c), static_cast<size_t>(sequences) * block_table_stride_);
   }
   void* mapped = nullptr;
   check(cudaHostGetDevicePointer(&mapped, host.base, 0), "mapping a step's inputs");
@@ -323,12 +321,14 @@ void CudaExecutor::end(Stream& stream) {
     check(
         cudaMemcpyAsync(host, device_tokens_, (logprobs + count) * sizeof(int32_t), cudaMemcpyDeviceToHost, cuda.get()),
         "copying a step's tokens");
+    stage_->end(static_cast<int>(pass_ - passes_.data()), cuda);
   }
 }
 
 void CudaExecutor::abandon(Stream& stream) {
   held_.clear();
   static_cast<CudaStream&>(stream).hold(nullptr);
+  stage_->abandon();
 }
 
 // Rows that lie side by side in one copy: of a mean over a prompt that is one.
@@ -347,12 +347,13 @@ void CudaExecutor::collect_hidden(const Pass& pass) {
 }
 
 bool CudaExecutor::may_follow(const Step& step) const {
-  const auto on_host = [](const LogitRequest& request) { return answered_by_host(request) || request.keep_logits; };
-  return step.hidden_rows.empty() && std::none_of(step.logits.begin(), step.logits.end(), on_host);
+  return step.hidden_rows.empty() &&
+         std::none_of(step.logits.begin(), step.logits.end(), [](const auto& request) { return request.keep_logits; });
 }
 
 void CudaExecutor::collect(StepOutput& output) {
-  const Pass& pass = passes_[passes_[0].output == &output ? 0 : 1];
+  const int number = pass_number(output);
+  const Pass& pass = passes_[number];
   const size_t count = pass.step.logits.size();
   const size_t vocab = config_.program.vocab;
   check(cudaSetDevice(device_), "choosing the GPU");
@@ -362,28 +363,16 @@ void CudaExecutor::collect(StepOutput& output) {
       reinterpret_cast<const float*>(tokens + (reinterpret_cast<int32_t*>(device_logprobs_) - device_tokens_));
   output.tokens.assign(tokens, tokens + count);
   output.logprobs.assign(logprobs, logprobs + count);
+  stage_->collect(number, output);
   output.logits.clear();
-  output.top_tokens.clear();
-  output.top_logprobs.clear();
   for (size_t i = 0; i < count; i++) {
-    const LogitRequest& request = pass.step.logits[i];
-    const bool rare = answered_by_host(request);
-    if (!rare && !request.keep_logits) continue;
+    if (!pass.step.logits[i].keep_logits) continue;
     row_.resize(vocab);
     own_.copy(reinterpret_cast<std::byte*>(row_.data()),
               reinterpret_cast<const std::byte*>(float_values_[config_.program.logits] + i * vocab),
               vocab * sizeof(float));
     own_.synchronize();
-    if (request.keep_logits) output.logits.insert(output.logits.end(), row_.begin(), row_.end());
-    if (!rare) continue;
-    const size_t top = output.top_tokens.size();
-    output.top_tokens.resize(top + request.top_logprobs);
-    output.top_logprobs.resize(top + request.top_logprobs);
-    const RowAnswer answer =
-        answer_row(request, row_, pass.step.adjustments, pass.step.masks, std::span(output.top_tokens).subspan(top),
-                   std::span(output.top_logprobs).subspan(top), row_scratch_);
-    output.tokens[i] = answer.token;
-    output.logprobs[i] = answer.logprob;
+    output.logits.insert(output.logits.end(), row_.begin(), row_.end());
   }
 }
 

@@ -11,11 +11,11 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "backend/sample_row.h"
 #include "backend/unit_table.h"
 #include "core/memory.h"
 #include "cuda/attention.h"
 #include "cuda/linear.h"
+#include "cuda/logit_stage.h"
 #include "cuda/plan/lower.h"
 #include "cuda/runtime/graph.h"
 #include "cuda/runtime/memory.h"
@@ -73,6 +73,7 @@ class CudaExecutor final : public Executor, private Holder {
     int prefill_rows = 0;
     int logit_rows = 0;
     int context = 0;  // bucket: no position of the pass is greater or equal
+    LogitWants wants;
     auto operator<=>(const Shape&) const = default;
   };
 
@@ -85,6 +86,7 @@ class CudaExecutor final : public Executor, private Holder {
     int32_t* sequences = nullptr;      // [max padded rows]
     int32_t* logit_rows = nullptr;     // [max logit rows]: row of the step; -1: padding
     LogitRequest* requests = nullptr;  // [max logit rows], row: index into the logits; -1: padding
+    LogitInputs* logits = nullptr;     // [1]
     uint64_t* hops_before = nullptr;   // [1]
     int32_t* block_tables = nullptr;   // [classes, max padded rows, block_table_stride_]
     size_t bytes = 0;
@@ -191,8 +193,9 @@ class CudaExecutor final : public Executor, private Holder {
   __half* gathered_ = nullptr;
   float* attention_partials_ = nullptr;
   unsigned* attention_counters_ = nullptr;
-  std::byte* sample_scratch_ = nullptr;
   unsigned* hop_counter_ = nullptr;
+
+  int pass_number(const StepOutput& output) const { return passes_[0].output == &output ? 0 : 1; }
 
   std::array<Pass, 2> passes_;
   Pass* pass_ = passes_.data();  // begun last
@@ -200,8 +203,8 @@ class CudaExecutor final : public Executor, private Holder {
   std::vector<Held> held_;
   std::map<Shape, Graph> graphs_;
   ExecutorCounters counters_;
-  RowScratch row_scratch_;
   std::vector<float> row_;
+  std::unique_ptr<LogitStage> stage_;
 };
 
 }  // namespace millrace::cuda

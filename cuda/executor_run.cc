@@ -362,8 +362,8 @@ void CudaExecutor::run_sample(cudaStream_t stream) {
   arguments.count = shape_.logit_rows;
   arguments.tokens = device_tokens_;
   arguments.logprobs = device_logprobs_;
-  arguments.scratch = sample_scratch_;
-  check(cuda::sample(arguments, stream, true), "sampling");
+  arguments.inputs = device_inputs_.logits;
+  stage_->run(arguments, stream);
 }
 
 }  // namespace millrace::cuda

@@ -17,7 +17,7 @@ cudaError_t set_unit(const std::byte** units, int unit, const std::byte* slab, c
 
 // Parts of a block of host memory, each on 16 bytes.
 struct HostPieces {
-  static constexpr int kMost = 7 + kMostKvClasses;
+  static constexpr int kMost = 8 + kMostKvClasses;
   struct Piece {
     uint32_t offset = 0, bytes = 0;
   };

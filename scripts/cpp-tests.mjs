@@ -29,17 +29,21 @@ export function summary({ passed, failed, skipped }) {
 
 /** What a program says, both outputs apart, and how it ended. */
 function run(program, environment) {
+  const begin = performance.now()
   return new Promise((resolve) => {
+    const seconds = () => (performance.now() - begin) / 1000
     const child = spawn(program, [], { cwd: ROOT, timeout: 600_000, env: { ...process.env, ...environment } })
     let [stdout, stderr] = ['', '']
     child.stdout.setEncoding('utf8').on('data', (text) => (stdout += text))
     child.stderr.setEncoding('utf8').on('data', (text) => (stderr += text))
-    child.on('error', (error) => resolve({ stdout, stderr, end: error.code }))
-    child.on('close', (status, signal) => resolve({ stdout, stderr, status, end: signal ?? `status ${status}` }))
+    child.on('error', (error) => resolve({ stdout, stderr, end: error.code, seconds: seconds() }))
+    child.on('close', (status, signal) => {
+      resolve({ stdout, stderr, status, end: signal ?? `status ${status}`, seconds: seconds() })
+    })
   })
 }
 
-function report(name, { stdout, stderr, status, end }, total) {
+function report(name, { stdout, stderr, status, end, seconds }, total) {
   const lines = stdout.trimEnd().split('\n')
   const counts = /^(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$/.exec(lines.at(-1) ?? '')
   const broken = !counts || (status !== 0 && counts[2] === '0')
@@ -47,7 +51,7 @@ function report(name, { stdout, stderr, status, end }, total) {
   total.failed += Number(counts?.[2] ?? 0) + (broken ? 1 : 0)
   total.skipped += Number(counts?.[3] ?? 0)
   const fault = broken ? `FAILED: ended with ${end}` : ''
-  process.stdout.write(`${name}: ${counts?.[0] ?? ''}${counts && fault ? ', ' : ''}${fault}\n`)
+  process.stdout.write(`${name}: ${counts?.[0] ?? ''}${counts && fault ? ', ' : ''}${fault}, ${seconds.toFixed(1)} s\n`)
   if (counts) lines.pop()
   if (status !== 0 || counts?.[3]) process.stdout.write(lines.map((line) => `  ${line}\n`).join(''))
   if (status !== 0) process.stdout.write(stderr)

@@ -10,7 +10,7 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { request } from 'node:http'
+import { Agent, request } from 'node:http'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -38,13 +38,13 @@ const bodyOf = (index, { vocab, tokens }, more = {}) =>
 // ---- The clients' process
 
 /** What a stream brought, undefined where it was cut. `pace`: milliseconds between reads. */
-function readStream(port, body, { pace = 0, leave = Number.POSITIVE_INFINITY } = {}) {
+function readStream(port, body, { pace = 0, leave = Number.POSITIVE_INFINITY, agent = false, onBegin } = {}) {
   return new Promise((resolve) => {
     const sent = request({
       port,
       path: '/v1/completions',
       method: 'POST',
-      agent: false,
+      agent,
       headers: { 'content-type': 'application/json' },
     })
     sent.on('error', () => resolve(undefined))
@@ -54,6 +54,7 @@ function readStream(port, body, { pace = 0, leave = Number.POSITIVE_INFINITY } =
       response.setEncoding('utf8')
       response.on('error', () => {}) // 'close' tells
       response.on('data', (part) => {
+        if (text === '') onBegin?.()
         text += part
         if (text.length > leave) response.destroy()
         else if (pace > 0) {
@@ -72,11 +73,18 @@ function textOf(stream) {
   return events?.map((event) => JSON.parse(event.slice(6)).choices[0]?.text ?? '').join('')
 }
 
+/** Connections stay, as those of backends and official clients do. */
+const agent = new Agent({ keepAlive: true })
+
 async function rateClient({ port, streams, ...task }) {
   const began = performance.now()
-  const read = await Promise.all(Array.from({ length: streams }, (_, index) => readStream(port, bodyOf(index, task))))
+  const firstMs = []
+  const onBegin = () => firstMs.push(performance.now() - began)
+  const read = await Promise.all(
+    Array.from({ length: streams }, (_, index) => readStream(port, bodyOf(index, task), { agent, onBegin })),
+  )
   const seconds = (performance.now() - began) / 1000
-  return { seconds, texts: read.map(textOf) }
+  return { seconds, firstMs: Math.max(...firstMs), texts: read.map(textOf) }
 }
 
 async function crowdClient({ port, connections, seconds, ...task }) {
@@ -180,6 +188,7 @@ async function main() {
     await Promise.all(Array.from({ length: streams }, (_, index) => generate(index, 4)))
     await clients.run(task)
     const rates = { alone: [], served: [], share: [] }
+    const begun = { alone: [], served: [] }
     const spent = { alone: 0, served: 0 }
     let same = true
     // In turn, so that what else the machine does falls on both.
@@ -189,8 +198,10 @@ async function main() {
       const expected = await Promise.all(Array.from({ length: streams }, (_, index) => generate(index)))
       rates.alone.push((streams * tokens * 1000) / (performance.now() - began))
       spent.alone += ownCpu() - cpu
+      begun.alone.push(Math.max(...expected.map(({ timings }) => timings.firstTokenMs)))
       cpu = ownCpu()
-      const { seconds: took, texts } = await clients.run(task)
+      const { seconds: took, firstMs, texts } = await clients.run(task)
+      begun.served.push(firstMs)
       rates.served.push((streams * tokens) / took)
       spent.served += ownCpu() - cpu
       rates.share.push((100 * rates.served[round]) / rates.alone[round])
@@ -203,6 +214,8 @@ async function main() {
     console.log(
       `JavaScript's thread: ${(spent.alone / each).toFixed(1)} us a token, serving ${(spent.served / each).toFixed(1)} us`,
     )
+    const [first, firstServed] = [begun.alone, begun.served].map(median)
+    console.log(`all streams have begun after ${first.toFixed(0)} ms, over HTTP after ${firstServed.toFixed(0)} ms`)
     console.log(`${streams} streams of ${tokens} tokens, texts equal: ${same}`)
     if (!same) process.exitCode = 1
   } else {

@@ -90,18 +90,34 @@ struct LogitAdjustment {
   float bias = 0.0f;
 };
 
+// Adjustments rest on the device in tables, one for each slot: what a request's rows share, brought once. A device
+// counts what it chooses there by itself, so that the next pass needs no host. Slots: ExecutorConfig::max_logit_rows.
+inline constexpr int kLogitTableEntries = 8192;  // of a table, each of another token
+inline constexpr int kMostTopLogprobs = 64;
+
+// Before the step's choices: entries of Step::adjustments are a slot's table, or stand in it in the place of what it
+// had of their tokens.
+struct LogitTableUpdate {
+  int32_t slot = 0;
+  int32_t whole = 0;  // 1: nothing else is in the table
+  int32_t begin = 0, count = 0;
+};
+
 // What is wanted of one row's logits. Plain data without pointers: a device reads it from its own memory.
 struct LogitRequest {
   int32_t row = 0;            // row of the step
   bool sample = true;         // choose a token
   bool keep_logits = false;   // copy the row's logits to StepOutput::logits
   bool want_logprob = false;  // log-probability of the chosen (or target) token under the unmodified distribution
+  bool counts = false;        // the token that is chosen counts as generated in the slot's table, for later steps
   int32_t target = -1;        // >= 0: no choice; the log-probability of this token (scoring)
   MILLRACE_SAMPLING_OPTIONS(MILLRACE_SAMPLING_FIELD)
-  int32_t adjustments_begin = 0;  // of Step::adjustments
+  int32_t slot = -1;              // >= 0: whose table of adjustments is this row's
+  int32_t adjustments_begin = 0;  // of Step::adjustments: in the place of what the table has of their tokens
   int32_t adjustments = 0;        // how many; ascending tokens, each once
-  int32_t top_logprobs = 0;       // > 0: so many of the highest log-probabilities of the unmodified distribution too
-  int32_t mask = -1;              // >= 0: of Step::masks, the tokens that may be chosen; on the host alone
+  int32_t top_logprobs = 0;       // so many of the highest log-probabilities of the unmodified distribution too
+  int32_t top_begin = 0;          // an executor's own: where they go
+  int32_t mask = -1;              // >= 0: of Step::masks, the tokens that may be chosen; none of a row that is kept
   uint64_t seed = 0;
   uint64_t counter = 0;  // index of the token within its sequence: (seed, counter) fixes the random numbers
 };
@@ -119,11 +135,12 @@ struct Step {
   std::span<const int32_t> sequences;     // [rows], index into the block tables
   std::span<const int32_t> block_tables;  // [classes, sequences, block_table_stride], KV block ids
   int block_table_stride = 0;
-  std::span<const LogitRequest> logits;          // ascending rows; at most ExecutorConfig::max_logit_rows
-  std::span<const int32_t> hidden_rows;          // prefill rows of the step, ascending: see Executor::keep_hidden
-  std::span<const LogitAdjustment> adjustments;  // of all logit requests
-  std::span<const TokenMask* const> masks;       // of those that are constrained
-  uint64_t hops_before = 0;                      // tickets of this pass's hops come after it
+  std::span<const LogitRequest> logits;             // ascending rows; at most ExecutorConfig::max_logit_rows
+  std::span<const int32_t> hidden_rows;             // prefill rows of the step, ascending: see Executor::keep_hidden
+  std::span<const LogitAdjustment> adjustments;     // of all logit requests and updates
+  std::span<const LogitTableUpdate> table_updates;  // in any order, each slot once
+  std::span<const TokenMask* const> masks;          // of those that are constrained; not more than requests
+  uint64_t hops_before = 0;                         // tickets of this pass's hops come after it
 };
 
 // Hidden rows on their way from one executor of a pass to another, which may be on another device. In memory of

@@ -29,8 +29,7 @@ void apply_mask(const TokenMask::Words* words, std::span<float> logits) {
 
 }  // namespace
 
-RowAnswer answer_row(const LogitRequest& request, std::span<const float> logits,
-                     std::span<const LogitAdjustment> adjustments, std::span<const TokenMask* const> masks,
+RowAnswer answer_row(const LogitRequest& request, std::span<const float> logits, const RowChanges& changes,
                      std::span<int32_t> top_tokens, std::span<float> top_logprobs, RowScratch& scratch) {
   RowAnswer answer{request.target, std::numeric_limits<float>::quiet_NaN()};
   if (request.target < 0 && request.sample) {
@@ -39,20 +38,24 @@ RowAnswer answer_row(const LogitRequest& request, std::span<const float> logits,
     options.seed = request.seed;
     options.counter = request.counter;
     std::span<const float> row = logits;
-    const bool changes = request.adjustments > 0 || request.mask >= 0;
-    if (changes) {
+    const bool changed = request.slot >= 0 || request.adjustments > 0 || request.mask >= 0;
+    if (changed) {
       // A copy, since other requests may want the same row and log-probabilities are those before penalties.
       scratch.adjusted.assign(logits.begin(), logits.end());
-      for (const LogitAdjustment& a : adjustments.subspan(request.adjustments_begin, request.adjustments)) {
-        float& logit = scratch.adjusted[a.token];
-        logit = sample_adjusted(logit, a.seen != 0, a.generated, a.bias, request.repetition_penalty,
-                                request.presence_penalty, request.frequency_penalty);
-      }
-      if (request.mask >= 0) apply_mask(masks[request.mask]->wait(), scratch.adjusted);
+      const auto adjust = [&](std::span<const LogitAdjustment> adjustments) {
+        for (const LogitAdjustment& a : adjustments) {
+          scratch.adjusted[a.token] =
+              sample_adjusted(logits[a.token], a.seen != 0, a.generated, a.bias, request.repetition_penalty,
+                              request.presence_penalty, request.frequency_penalty);
+        }
+      };
+      if (request.slot >= 0) adjust(changes.table);
+      adjust(changes.adjustments.subspan(request.adjustments_begin, request.adjustments));
+      if (request.mask >= 0) apply_mask(changes.masks[request.mask]->wait(), scratch.adjusted);
       row = scratch.adjusted;
     }
     answer.token = sample_token(row, options, scratch.sample);
-    if (answer.token < 0 && changes && is_distribution(logits)) answer.token = kAllForbidden;
+    if (answer.token < 0 && changed && is_distribution(logits)) answer.token = kAllForbidden;
   }
   if (request.top_logprobs > 0) top_log_probabilities(logits, top_tokens, top_logprobs, scratch.sample);
   if (request.want_logprob && answer.token >= 0) answer.logprob = log_probability(logits, answer.token);

@@ -3,6 +3,7 @@
 // the sampler of that row alone waits for it.
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -31,6 +32,22 @@ class TokenMask {
   }
   const std::optional<Error>& error() const { return error_; }  // after wait()
 
+  // Called once with what wait() gives, when it is there, maybe at once, by whoever settles it: it must not block. One
+  // at a time; after forget() it is not called any more.
+  using Listener = std::function<void(const Words*)>;
+  void listen(Listener listener) const {
+    std::lock_guard lock(mutex_);
+    if (done_) {
+      listener(words_.get());
+    } else {
+      listener_ = std::move(listener);
+    }
+  }
+  void forget() const {
+    std::lock_guard lock(mutex_);
+    listener_ = nullptr;
+  }
+
  private:
   template <typename Change>
   void settle(Change&& change) {
@@ -38,12 +55,15 @@ class TokenMask {
       std::lock_guard lock(mutex_);
       change();
       done_ = true;
+      if (listener_) listener_(words_.get());
+      listener_ = nullptr;
     }
     settled_.notify_all();
   }
 
   mutable std::mutex mutex_;
   mutable std::condition_variable settled_;
+  mutable Listener listener_;
   bool done_ = false;
   std::shared_ptr<const Words> words_;
   std::optional<Error> error_;

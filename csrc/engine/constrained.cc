@@ -42,13 +42,39 @@ Constrained::Constrained(std::shared_ptr<constraint::Constraint> constraint, std
   shared_->stop_tokens = std::move(stop_tokens);
 }
 
+Constrained::~Constrained() {
+  give_up_later_mask();
+}
+
 std::span<const std::shared_ptr<TokenMask>> Constrained::next_masks(std::span<const int32_t> drafts) {
   masks_.clear();
   for (size_t i = 0; i <= drafts.size(); i++) masks_.push_back(std::make_shared<TokenMask>());
+  make(drafts);
+  return masks_;
+}
+
+std::shared_ptr<TokenMask> Constrained::later_mask() {
+  later_ = std::make_shared<TokenMask>();
+  return later_;
+}
+
+void Constrained::make_later_mask() {
+  if (!later_) return;
+  masks_.assign(1, std::move(later_));
+  later_ = nullptr;
+  make({});
+}
+
+void Constrained::give_up_later_mask() {
+  if (later_) later_->set(nullptr);
+  later_ = nullptr;
+}
+
+void Constrained::make(std::span<const int32_t> drafts) {
   if (shared_->matcher && drafts.empty()) {
     if (std::shared_ptr<const TokenMask::Words> known = shared_->matcher->known_mask()) {
       masks_[0]->set(shared_->with_stops(*shared_->matcher, std::move(known)));
-      return masks_;
+      return;
     }
   }
   constraint::Pool::process().post(
@@ -69,7 +95,6 @@ std::span<const std::shared_ptr<TokenMask>> Constrained::next_masks(std::span<co
           while (made < masks.size()) masks[made++]->fail(current_error());
         }
       });
-  return masks_;
 }
 
 bool Constrained::take(int32_t token) {

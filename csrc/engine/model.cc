@@ -150,7 +150,8 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
   kv_ = std::make_unique<KvPool>(kv, program().kv, config_.kv_blocks, config_.kv_swap_bytes, config_.kv_hooks);
   scheduler_ = std::make_unique<Scheduler>(
       SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse, config_.deterministic,
-                      &counters_.queued, PassCosts(config_.pass_costs), config_.draft, config_.draft_model.get()},
+                      &counters_.queued, config_.logit_table_entries, PassCosts(config_.pass_costs), config_.draft,
+                      config_.draft_model.get()},
       *kv_);
 
   const int head = head_side();
@@ -273,6 +274,7 @@ Model::~Model() {
 
 void Model::abandon_passes() {
   for (const Side& side : sides_) side.executor->abandon(*side.compute);
+  scheduler_->give_up_masks();
   if (trace_) trace_->abandon();
   scheduler_->abandon(give_up());
   for (const Side& side : sides_) side.feeder->restart();
@@ -328,6 +330,7 @@ void Model::leave() {
 void Model::release() {
   if (!host_) return;
   for (const Side& side : sides_) side.executor->abandon(*side.compute);
+  scheduler_->give_up_masks();
   give_up();
   trace_.reset();
   for (Side& side : sides_) side.feeder.reset();
@@ -405,7 +408,7 @@ void Model::run_pass(Pass& pass) {
       pass.switches = true;
     }
     Step own = step;
-    if (i != head) own.logits = {}, own.adjustments = {}, own.masks = {}, own.hidden_rows = {};
+    if (i != head) own.logits = {}, own.adjustments = {}, own.table_updates = {}, own.masks = {}, own.hidden_rows = {};
     side.executor->begin(*side.compute, own, pass.output);
   }
   sides_[at].executor->embed(*sides_[at].compute);
@@ -655,7 +658,7 @@ void Model::take_tokens(const StepBatch::Part& part, const StepOutput& output, s
     } catch (...) {
       return fail(sequence.id, current_error(), std::move(event));
     }
-    append_token(sequence, token);
+    append_token(sequence, token, part.counted);
     event.tokens.push_back(token);
     if (sequence.options.logprobs) event.logprobs.push_back(output.logprobs[part.first_logit + i]);
     for (int j = 0; j < sequence.options.top_logprobs; j++, top++) {
@@ -666,6 +669,7 @@ void Model::take_tokens(const StepBatch::Part& part, const StepOutput& output, s
       return end(sequence.id, ended ? Finish::stop : Finish::length, std::move(event));
     }
   }
+  if (constrained != nullptr) constrained->make_later_mask();
   scheduler_->foresee(sequence);
   event.model = id_;
   event.request = sequence.id;

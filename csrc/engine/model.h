@@ -41,6 +41,7 @@ struct ModelConfig {
   int turn_ms = 250;           // how long it keeps the arena from others that wait for it, while it has work
   int max_queue = 0;           // requests that may wait; 0: any number
   StepsAhead steps_ahead = StepsAhead::on_gpus;
+  int logit_table_entries = kLogitTableEntries;  // for tests: fewer than a device has
   bool poison = false;
   std::vector<double> pass_costs;  // of passes with 1, 2, ... decode rows, in seconds: how many drafts are worth it
   bool watch_costs = true;         // and corrects them by what passes take

@@ -86,6 +86,13 @@ class EventSink {
   virtual void flush() = 0;  // after the events of a step
 };
 
+// Where the device keeps a sequence's adjustments, and what it has not been told of them.
+struct TableSlot {
+  int slot = -1;
+  bool sent = false;           // the device has them all, but for:
+  std::vector<int32_t> stale;  // tokens whose adjustments have changed since
+};
+
 struct Sequence {
   uint64_t id = 0;
   RequestOptions options;
@@ -101,6 +108,7 @@ struct Sequence {
   std::vector<float> score_logprobs, score_logits;
   PooledRows pooled;                         // embed: of the rows computed so far
   std::vector<LogitAdjustment> adjustments;  // ascending tokens; kept up to date while it runs
+  TableSlot table;
   std::unique_ptr<Constrained> constrained;  // of one with a constraint
   SavedKv saved;                             // of a preempted sequence
   bool arriving = false;                     // what was saved is on its way back: no rows yet

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "backend/logit_table.h"
 #include "core/error.h"
 
 namespace millrace {
@@ -23,18 +24,8 @@ bool has_penalties(const RequestOptions& options) {
   return options.repetition_penalty != 1.0f || options.presence_penalty != 0.0f || options.frequency_penalty != 0.0f;
 }
 
-// In the adjustments from `begin` on, ascending tokens each once.
-LogitAdjustment& adjustment_of(std::vector<LogitAdjustment>& all, size_t begin, int32_t token) {
-  auto at = std::lower_bound(all.begin() + static_cast<ptrdiff_t>(begin), all.end(), token,
-                             [](const LogitAdjustment& a, int32_t value) { return a.token < value; });
-  if (at == all.end() || at->token != token) at = all.insert(at, LogitAdjustment{token});
-  return *at;
-}
-
-void count_generated(std::vector<LogitAdjustment>& all, size_t begin, int32_t token) {
-  LogitAdjustment& adjustment = adjustment_of(all, begin, token);
-  adjustment.seen = 1;
-  adjustment.generated++;
+bool has_adjustments(const Sequence& sequence) {
+  return has_penalties(sequence.options) || !sequence.adjustments.empty();
 }
 
 // The biases, and the prompt as far as it matters to penalties. Sorted once: a bias for every token of the vocabulary
@@ -60,13 +51,6 @@ void begin_adjustments(Sequence& sequence) {
   all.resize(kept);
 }
 
-// These cannot be chosen.
-void forbid(const std::vector<int32_t>& tokens, size_t begin, std::vector<LogitAdjustment>& all) {
-  for (const int32_t token : tokens) {
-    adjustment_of(all, begin, token).bias = -std::numeric_limits<float>::infinity();
-  }
-}
-
 void add_logits(StepBatch& batch, StepBatch::Part& part, int32_t row, LogitRequest request) {
   request.row = row;
   if (part.first_logit < 0) part.first_logit = static_cast<int>(batch.logits.size());
@@ -76,7 +60,7 @@ void add_logits(StepBatch& batch, StepBatch::Part& part, int32_t row, LogitReque
 
 }  // namespace
 
-void append_token(Sequence& sequence, int32_t token) {
+void append_token(Sequence& sequence, int32_t token, bool counted) {
   if (sequence.expected >= 0) {
     sequence.followed = token == sequence.expected;
     sequence.acceptance.take(1, sequence.followed ? 1 : 0);
@@ -84,7 +68,8 @@ void append_token(Sequence& sequence, int32_t token) {
   }
   sequence.tokens.push_back(token);
   if (!has_penalties(sequence.options)) return;
-  count_generated(sequence.adjustments, 0, token);
+  count_generated(adjustment_of(sequence.adjustments, 0, {token}));
+  if (!counted && sequence.table.slot >= 0) sequence.table.stale.push_back(token);
 }
 
 void Scheduler::add(std::unique_ptr<Sequence> sequence) {
@@ -193,6 +178,7 @@ void Scheduler::preempt_last() {
   counters_.preemptions++;
   insert(preempted_, std::move(running_.back()));
   running_.pop_back();
+  leave_table(sequence);
   sequence.arriving = false;
   forget_drafts(sequence);
   bool saved = false;
@@ -214,35 +200,88 @@ void Scheduler::recompute(Sequence& sequence) {
   sequence.pooled = {};
 }
 
+void Scheduler::give_up_masks() {
+  for (const auto& sequence : running_) {
+    if (sequence->constrained) sequence->constrained->give_up_later_mask();
+  }
+}
+
 void Scheduler::abandon(bool saved_whole) {
   under_way_.clear();
   for (const auto& sequence : running_) {
     keep_drafts(*sequence, 0);
     sequence->scheduled = sequence->confirmed;
     sequence->pending = 0;
+    sequence->table.sent = false;  // it may have counted what nobody has read
   }
   for (const auto& sequence : preempted_) {
     if (!saved_whole && !sequence->saved.empty()) recompute(*sequence);
   }
 }
 
-LogitRequest Scheduler::choice(StepBatch& batch, Sequence& sequence, int ahead) const {
+// Those that passes under way and the next one add counted too.
+bool Scheduler::fits_table(const Sequence& sequence) const {
+  return static_cast<int>(sequence.adjustments.size()) + sequence.pending + 1 <= config_.table_entries;
+}
+
+void Scheduler::update_table(StepBatch& batch, Sequence& sequence) {
+  if (!has_adjustments(sequence)) return;
+  if (!fits_table(sequence)) return leave_table(sequence);
+  TableSlot& table = sequence.table;
+  if (table.slot < 0) {  // there is one for each that may run
+    table.slot = static_cast<int>(std::find(slots_.begin(), slots_.end(), false) - slots_.begin());
+    slots_[table.slot] = true;
+  }
+  if (table.sent && table.stale.empty()) return;
+  const size_t begin = batch.adjustments.size();
+  if (!table.sent) {
+    batch.adjustments.insert(batch.adjustments.end(), sequence.adjustments.begin(), sequence.adjustments.end());
+  } else {
+    for (const int32_t token : table.stale) {
+      adjustment_of(batch.adjustments, begin, found_adjustment(sequence.adjustments, token));
+    }
+  }
+  batch.table_updates.push_back({table.slot, table.sent ? 0 : 1, static_cast<int32_t>(begin),
+                                 static_cast<int32_t>(batch.adjustments.size() - begin)});
+  table.sent = true;
+  table.stale.clear();
+}
+
+void Scheduler::leave_table(Sequence& sequence) {
+  if (sequence.table.slot >= 0) slots_[sequence.table.slot] = false;
+  sequence.table = {};
+}
+
+LogitRequest Scheduler::choice(StepBatch& batch, Sequence& sequence, int ahead) {
   const RequestOptions& options = sequence.options;
   LogitRequest request;
   request.want_logprob = options.logprobs;
   copy_sampling_options(options, request);
+  if (ahead == 0) update_table(batch, sequence);
+  request.slot = sequence.table.slot;
+  request.counts = request.slot >= 0 && has_penalties(options) && sequence.drafted == 0;
   const size_t begin = batch.adjustments.size();
-  batch.adjustments.insert(batch.adjustments.end(), sequence.adjustments.begin(), sequence.adjustments.end());
+  if (request.slot < 0) {
+    batch.adjustments.insert(batch.adjustments.end(), sequence.adjustments.begin(), sequence.adjustments.end());
+  }
+  const auto own = [&](int32_t token) -> LogitAdjustment& {
+    return adjustment_of(batch.adjustments, begin, found_adjustment(sequence.adjustments, token));
+  };
   const std::span<const int32_t> drafts = std::span(sequence.tokens).last(sequence.drafted);
   if (has_penalties(options)) {
-    for (const int32_t token : drafts.first(ahead)) count_generated(batch.adjustments, begin, token);
+    for (const int32_t token : drafts.first(ahead)) count_generated(own(token));
   }
   const int index = sequence.generated() + sequence.pending + ahead;  // of the token within the answer
-  if (index < options.min_tokens) forbid(options.stop_tokens, begin, batch.adjustments);
+  if (index < options.min_tokens) {
+    for (const int32_t token : options.stop_tokens) own(token).bias = -std::numeric_limits<float>::infinity();
+  }
   request.adjustments_begin = static_cast<int32_t>(begin);
   request.adjustments = static_cast<int32_t>(batch.adjustments.size() - begin);
   if (sequence.constrained) {
-    if (ahead == 0) {
+    if (sequence.pending > 0) {
+      batch.kept_masks.push_back(sequence.constrained->later_mask());
+      batch.masks.push_back(batch.kept_masks.back().get());
+    } else if (ahead == 0) {
       for (const auto& mask : sequence.constrained->next_masks(drafts)) {
         batch.masks.push_back(mask.get());
         batch.kept_masks.push_back(mask);
@@ -283,6 +322,7 @@ void Scheduler::add_rows(StepBatch& batch, Sequence& sequence, int rows) {
       add_logits(batch, part, row, request);
     } else if (position + 1 >= total - sequence.drafted) {
       add_logits(batch, part, row, choice(batch, sequence, position + 1 - (total - sequence.drafted)));
+      part.counted = batch.logits.back().counts;
     }
     // The one that the pass under way chooses.
     batch.tokens.push_back(position < known ? sequence.tokens[position] : 0);
@@ -325,8 +365,9 @@ bool Scheduler::may_build_ahead() const {
     }
   }
   return std::none_of(running_.begin(), running_.end(), [&](const auto& sequence) {
-    return sequence->pending > 0 && (sequence->constrained || has_penalties(sequence->options) ||
-                                     wants_drafts(*sequence, before.step.decode_rows));
+    return sequence->pending > 0 &&
+           (wants_drafts(*sequence, before.step.decode_rows) ||
+            (has_penalties(sequence->options) && !(sequence->table.slot >= 0 && fits_table(*sequence))));
   });
 }
 
@@ -347,6 +388,7 @@ bool Scheduler::fill(StepBatch& batch) {
   batch.block_tables.clear();
   batch.logits.clear();
   batch.adjustments.clear();
+  batch.table_updates.clear();
   batch.masks.clear();
   batch.kept_masks.clear();
   batch.hidden_rows.clear();
@@ -390,6 +432,7 @@ bool Scheduler::fill(StepBatch& batch) {
   batch.step.block_tables = batch.block_tables;
   batch.step.logits = batch.logits;
   batch.step.adjustments = batch.adjustments;
+  batch.step.table_updates = batch.table_updates;
   batch.step.masks = batch.masks;
   batch.step.hidden_rows = batch.hidden_rows;
   for (const StepBatch::Part& part : batch.parts) {
@@ -482,6 +525,7 @@ std::unique_ptr<Sequence> Scheduler::remove(uint64_t id) {
       }
     }
     if (list == &waiting_) config_.queued->fetch_sub(1, std::memory_order_relaxed);
+    leave_table(*found);
     kv_.release(found->blocks);
     kv_.discard(found->saved);
     forget_drafts(*found);

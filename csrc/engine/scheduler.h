@@ -24,6 +24,7 @@ struct SchedulerConfig {
   bool prefix_reuse = true;
   bool deterministic = false;               // reuse only what prefill computed
   std::atomic<uint64_t>* queued = nullptr;  // counted down when a request leaves the queue
+  int table_entries = kLogitTableEntries;   // that a device's table of adjustments holds
   PassCosts pass_costs{{}};
   // For tests and benches, in the place of the sequence's own drafter: at most `count` drafts of it.
   std::function<void(const Sequence&, int count, std::vector<int32_t>& drafts)> draft;
@@ -50,38 +51,43 @@ struct StepBatch {
     int first_hidden = 0;  // index of its first row of hidden_rows
     int hidden = 0;
     bool decode = false;
+    bool counted = false;  // by the device, in the table of the sequence's slot: what its row chooses
   };
   std::vector<Part> parts;
   std::vector<int32_t> tokens, token_from, positions, sequences, block_tables, hidden_rows;
   std::vector<LogitRequest> logits;
   std::vector<LogitAdjustment> adjustments;
+  std::vector<LogitTableUpdate> table_updates;
   std::vector<const TokenMask*> masks;
   std::vector<std::shared_ptr<TokenMask>> kept_masks;  // the same: a sequence may end while the pass is under way
   Step step;
 };
 
-// Appends a generated token to a sequence and to what its penalties count; tells its acceptance of a draft that was
-// left out.
-void append_token(Sequence& sequence, int32_t token);
+// Appends a generated token to a sequence and to what its penalties count, `counted`: the device has done so; tells its
+// acceptance of a draft that was left out.
+void append_token(Sequence& sequence, int32_t token, bool counted);
 
 // Of a sequence's drafts the first so many.
 void keep_drafts(Sequence& sequence, int count);
 
 class Scheduler {
  public:
-  Scheduler(SchedulerConfig config, KvPool& kv) : config_(config), kv_(kv) {}
+  Scheduler(SchedulerConfig config, KvPool& kv) : config_(std::move(config)), kv_(kv), slots_(config_.max_logit_rows) {}
 
   void add(std::unique_ptr<Sequence> sequence);
   // Admits what fits and fills `batch`, which stays where it is until it was read; false if there is nothing to do.
   // All steps that were built have been read.
   bool build(StepBatch& batch);
   // The same behind one step that has not been read: rows whose tokens it chooses take them on the device
-  // (Step::token_from). False also where something must be known first: what a draft, a mask or penalties depend on, or
-  // whether a sequence that ends makes room for what would push out another.
+  // (Step::token_from), and find their masks once it was read. False also where something must be known first: what a
+  // draft depends on, or penalties of more tokens than a slot's table holds; or whether a sequence that ends makes room
+  // for what would push out another.
   bool build_ahead(StepBatch& batch);
   // The oldest pass under way has run and chosen a token for each logit request: drafts stand as far as they were
   // chosen, what was computed of tokens that stand counts, and its full blocks may be found by others.
   void read(StepBatch& batch, std::span<const int32_t> chosen);
+  // No pass under way waits any longer for a mask that comes when the one before it is read: nobody will read it.
+  void give_up_masks();
   // The steps that have not been read were given up: their drafts are dropped, and sequences are where they were before
   // them. Not `saved_whole`: what was saved may be incomplete, and is computed again.
   void abandon(bool saved_whole);
@@ -147,7 +153,11 @@ class Scheduler {
   void forget_drafts(Sequence& sequence);
   void add_rows(StepBatch& batch, Sequence& sequence, int rows);
   // Of the row whose choice comes `ahead` tokens after those that stand.
-  LogitRequest choice(StepBatch& batch, Sequence& sequence, int ahead) const;
+  LogitRequest choice(StepBatch& batch, Sequence& sequence, int ahead);
+  bool fits_table(const Sequence& sequence) const;
+  // A slot with its adjustments as they are, if it has any and they fit; else they travel with each of its rows.
+  void update_table(StepBatch& batch, Sequence& sequence);
+  void leave_table(Sequence& sequence);
   void preempt_last();
   // Has nothing in the cache any more; begins anew, with what it has generated as part of its prompt.
   void recompute(Sequence& sequence);
@@ -158,6 +168,7 @@ class Scheduler {
   // Each in order of priority, then age.
   Sequences waiting_, preempted_, running_;
   SchedulerCounters counters_;
+  std::vector<bool> slots_;           // of the device's tables: which are taken
   std::deque<StepBatch*> under_way_;  // built and not read, oldest first; at most two
   uint64_t step_ = 0;                 // that was built last
   int depth_ = 1;                     // of the draft model's drafts that were last found worth it

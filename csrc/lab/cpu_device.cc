@@ -265,7 +265,7 @@ class Computer {
       pool_.parallel_for(p["rows"], [&](int64_t r, int thread) {
         const std::span<const float> logits(at<float>(launch, 0) + r * vocab, vocab);
         const RowAnswer answer =
-            answer_row(sample_request(p, static_cast<int>(r)), logits, {}, {}, {}, {}, row_scratch_[thread]);
+            answer_row(sample_request(p, static_cast<int>(r)), logits, {}, {}, {}, row_scratch_[thread]);
         at<int32_t>(launch, 1)[r] = answer.token;
         at<float>(launch, 2)[r] = answer.logprob;
       });

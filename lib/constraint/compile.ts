@@ -56,7 +56,7 @@ class Compiler {
     switch (body.type) {
       case 'schema':
         this.#flexible ||= body.flexible
-        return new SchemaCompiler(body.schema, rules, this.#meter).compile() ?? this.#nothing()
+        return new SchemaCompiler(body, rules, this.#meter).compile() ?? this.#nothing()
       case 'regex': {
         const { source, flags } = body
         const dfa = regexDfa(

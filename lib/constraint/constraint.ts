@@ -82,7 +82,8 @@ export class CompiledConstraint implements Disposable {
 }
 
 /**
- * What generate() and chat() would hold answers to. Rejects with INVALID_ARGUMENT, CONSTRAINT_INVALID,
+ * What generate() and chat() would hold answers to; integers may have an exponent, as JSON.stringify writes them from 1e21
+ * on, where answers have none. Rejects with INVALID_ARGUMENT, CONSTRAINT_INVALID,
  * CONSTRAINT_UNSUPPORTED (which names what is not) or CONSTRAINT_TOO_LARGE.
  */
 export async function compileConstraint(
@@ -95,5 +96,6 @@ export async function compileConstraint(
   if (!(pieces instanceof Pieces)) {
     throw invalidArgument("a tokenizer, of loadTokenizer() or a model's own,", 'tokenizer', tokenizer)
   }
-  return new CompiledConstraint(await nativeConstraint([{ body }], pieces, options.signal))
+  const judged = body.type === 'schema' ? { ...body, exponents: true } : body
+  return new CompiledConstraint(await nativeConstraint([{ body: judged }], pieces, options.signal))
 }

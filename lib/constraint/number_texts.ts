@@ -18,6 +18,7 @@ const MAXIMAL = '1\\.7976931348623157e\\+308'
 const MINIMAL = '5e-324'
 
 const integers = `-?(0|[1-9]\\d{0,20}|${HUGE}|${MAXIMAL})`
+const plainIntegers = '-?(0|[1-9]\\d{0,20})'
 const numbers = `-?((0|[1-9]\\d{0,20})${FRACTION}([eE][+-]?\\d{1,2})?|${HUGE}|${TINY}|${MAXIMAL}|${MINIMAL})`
 
 /** JSON texts of numbers: so many characters at most, where the automaton knows no end. */
@@ -26,9 +27,13 @@ export interface NumberTexts {
   maximum: number
 }
 
-/** JSON texts of the numbers, in parts that may overlap. */
-export function numberTexts(part: NumberRange | Remainders | Listed, meter: Meter): NumberTexts[] {
-  const texts = 'multiples' in part ? rangeTexts(part, meter) : [bounded(integerDfa(part, meter), EXACT_INTEGER)]
+/**
+ * JSON texts of the numbers, in parts that may overlap. With `exponents` integers from 1e21 on are among them, as
+ * JSON.stringify writes them; nobody means 7e+59 by an integer, but a model may write it where it can.
+ */
+export function numberTexts(part: NumberRange | Remainders | Listed, exponents: boolean, meter: Meter): NumberTexts[] {
+  const texts =
+    'multiples' in part ? rangeTexts(part, exponents, meter) : [bounded(integerDfa(part, meter), EXACT_INTEGER)]
   return texts.filter(({ dfa }) => !isNothing(dfa))
 }
 
@@ -46,14 +51,14 @@ const bounded = (dfa: Dfa, most: number): NumberTexts => ({
   maximum: isElastic(dfa, distances(dfa)) ? most : Number.POSITIVE_INFINITY,
 })
 
-function rangeTexts(one: NumberRange, meter: Meter): NumberTexts[] {
+function rangeTexts(one: NumberRange, exponents: boolean, meter: Meter): NumberTexts[] {
   const { lowest, highest, multiples, others } = one
   const unbounded = lowest === -HIGHEST && highest === HIGHEST
   const isInteger = multiples.some(Number.isInteger)
   const regex = (source: string) => ({ dfa: regexDfa(source, 'whole', {}, meter), maximum: Number.POSITIVE_INFINITY })
   if (unbounded && others.length === 0) {
     if (multiples.length === 0) return [regex(numbers)]
-    if (multiples.length === 1 && multiples[0] === 1) return [regex(integers)]
+    if (multiples.length === 1 && multiples[0] === 1) return [regex(exponents ? integers : plainIntegers)]
   }
   let dfa = boundedDfa(lowest, highest, isInteger, meter)
   // Of what has no point all are multiples of 1.
@@ -66,7 +71,7 @@ function rangeTexts(one: NumberRange, meter: Meter): NumberTexts[] {
   const parts: string[] = []
   const fits = (bound: number) => bound === 0 || (Math.abs(bound) >= 1e-6 && Math.abs(bound) < 1e21)
   // Of numbers that are no integers, the huge ones are none.
-  if (!others.includes(1)) {
+  if ((exponents || !isInteger) && !others.includes(1)) {
     if (highest === HIGHEST && (fits(lowest) || lowest === -HIGHEST)) parts.push(HUGE, MAXIMAL)
     if (lowest === -HIGHEST && (fits(highest) || highest === HIGHEST)) {
       parts.push(`-(${HUGE}|${MAXIMAL})`)

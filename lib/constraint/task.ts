@@ -2,7 +2,8 @@
 import type { Json } from './schema/nodes.ts'
 
 export type Body =
-  | { type: 'schema'; schema: Json; flexible: boolean }
+  /** `exponents`: integers may have one, as JSON.stringify writes it; where it judges texts, not where a model writes them. */
+  | { type: 'schema'; schema: Json; flexible: boolean; exponents?: boolean }
   | { type: 'regex'; source: string; flags: string }
   | { type: 'choice'; texts: readonly string[] }
   | { type: 'grammar'; source: string }

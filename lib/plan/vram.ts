@@ -44,13 +44,16 @@ export function workspaceBytes(
       return parts > 1 ? decodeRows * heads * parts * (headDim + 2) * 4 : 0
     }),
   )
-  const logits = maxLogitRows * program.vocab * 4
+  const entries = Math.min(program.vocab, LOGIT_TABLE.entries)
+  const logits = maxLogitRows * (program.vocab * 4 + program.vocab / 8 + entries * LOGIT_TABLE.entryBytes)
   const ropes = program.ropes.reduce((sum, { headDim }) => sum + contextLength * headDim * 4, 0)
   const all = maxRows * rowBytes(program, fused) + inputs + partials + logits + ropes + units.length * 8
   return Math.ceil(all * MARGIN.share) + MARGIN.bytes
 }
 
 const LOGIT_REQUEST_BYTES = 96
+/** What penalties and biases come to, of each row, and what they take the place of: cuda/logit_stage.h. */
+const LOGIT_TABLE = { entries: 8192, entryBytes: 20 }
 
 /** A budget as options have it, of `whole` where it is a share. Throws INVALID_ARGUMENT. */
 export function budgetBytes(name: string, budget: number | string, whole: number): number {

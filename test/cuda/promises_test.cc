@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "cuda/cuda_backend.h"
+#include "engine/constraints.h"
 #include "engine/harness.h"
 #include "gpu.h"
 
@@ -23,7 +24,11 @@ std::shared_ptr<Model> gpu_model(const std::shared_ptr<const HostModel>& host, P
 
 std::vector<RequestOptions> some_requests(std::mt19937_64& random, int count) {
   std::vector<RequestOptions> requests;
-  for (int i = 0; i < count; i++) requests.push_back(request(random));
+  const auto constraint = in_turns();
+  for (int i = 0; i < count; i++) {
+    requests.push_back(request(random));
+    if (i % 4 == 1) requests.back().constraint = constraint;
+  }
   return requests;
 }
 
@@ -62,6 +67,11 @@ std::vector<std::pair<const char*, Placement>> placements() {
   std::vector<std::pair<const char*, Placement>> all;
   Placement p;
   all.push_back({"resident", p});
+  p.ahead = StepsAhead::always;
+  all.push_back({"resident, a step ahead", p});
+  p.logit_table_entries = 20;
+  all.push_back({"resident, a step ahead, with small tables", p});
+  p = {};
   p.max_rows = 7;
   p.max_logit_rows = 5;
   all.push_back({"resident, seven rows a pass", p});

@@ -172,6 +172,13 @@ const TOYS: Record<string, (args: string[], places: Places) => { toy: string[]; 
     ],
     expected: args.includes('crowd') ? /^\d+ answers whole, 0 lost/m : /texts equal: true/,
   }),
+  'bench/node/sampling.mjs': (args) => ({
+    toy: [
+      ...['--device', 'cpu', '--streams', '3', '--tokens', '8', '--rounds', '1'],
+      ...(args.includes('--shape') ? ['--shape', SMALLEST] : []),
+    ],
+    expected: /^3 streams of 8 tokens, 1 rounds, all whole: true$/m,
+  }),
   'bench/node/weights.mjs': () => ({
     toy: ['test/goldens/models/bf16-tied', 'README.md', '--window', '16', '--tokens', '40'],
     expected: /^q4 +error [\d.]+ % perplexity [\d.]+ /m,

@@ -116,6 +116,7 @@ struct Placement {
   int64_t skip_hop_wait = -1;
   KvHooks kv_hooks;
   StepsAhead ahead = StepsAhead::never;
+  int logit_table_entries = kLogitTableEntries;
   std::vector<double> pass_costs;
   std::function<void(const Sequence&, int, std::vector<int32_t>&)> draft;
   std::shared_ptr<DraftModel> draft_model;
@@ -160,6 +161,7 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
   config.max_queue = placement.max_queue;
   config.hooks = placement.hooks;
   config.steps_ahead = placement.ahead;
+  config.logit_table_entries = placement.logit_table_entries;
   config.kv_hooks = placement.kv_hooks;
   config.pass_costs = placement.pass_costs;
   config.watch_costs = false;  // of passes that a busy machine holds up

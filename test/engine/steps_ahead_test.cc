@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "check.h"
+#include "engine/constraints.h"
 #include "harness.h"
 
 using namespace millrace;
@@ -14,13 +15,6 @@ Placement ahead() {
   Placement placement;
   placement.ahead = StepsAhead::always;
   return placement;
-}
-
-// What a step ahead may do without knowing the last token.
-RequestOptions plain(RequestOptions options) {
-  options.repetition_penalty = 1.0f;
-  options.presence_penalty = options.frequency_penalty = 0.0f;
-  return options;
 }
 
 RequestOptions greedy(int first, int prompt, int tokens) {
@@ -43,30 +37,52 @@ std::vector<Result> all_alone(Engine& engine, const std::shared_ptr<const HostMo
   return out;
 }
 
-// Takes the host's token, which is none, in the place of the device's, once: as if nothing held the pass behind the
-// choice that it needs.
-class Unfed final : public FaultyExecutor {
+// What of a step is left out: as if nothing held the pass behind the choice that it needs.
+enum class Left : uint8_t { fed_tokens, counts, table_updates, masks };
+
+// Leaves it out of the nth step that has any.
+class Lacking final : public FaultyExecutor {
  public:
-  Unfed(std::unique_ptr<Executor> inner, int64_t nth) : FaultyExecutor(std::move(inner), -1, "", -1), nth_(nth) {}
+  Lacking(std::unique_ptr<Executor> inner, Left left, int64_t nth)
+      : FaultyExecutor(std::move(inner), -1, "", -1), left_(left), nth_(nth) {}
   void begin(Stream& stream, const Step& step, StepOutput& output) override {
     Step own = step;
-    if (!own.token_from.empty() && fed_++ == nth_) own.token_from = {};
+    const auto now = [&](bool any) { return any && seen_++ == nth_; };
+    if (left_ == Left::fed_tokens && now(!own.token_from.empty())) own.token_from = {};
+    if (left_ == Left::table_updates && now(!own.table_updates.empty())) own.table_updates = {};
+    if (left_ == Left::counts && now(!own.logits.empty() && own.logits[0].counts)) {
+      uncounted_.assign(own.logits.begin(), own.logits.end());
+      uncounted_[0].counts = false;
+      own.logits = uncounted_;
+    }
+    if (left_ == Left::masks && now(!own.masks.empty())) own.masks = open_masks_;
     FaultyExecutor::begin(stream, own, output);
   }
 
  private:
+  static std::unique_ptr<TokenMask> open_mask() {
+    auto mask = std::make_unique<TokenMask>();
+    mask->set(std::make_shared<TokenMask::Words>(4, 0xffffffff));
+    return mask;
+  }
+
+  Left left_;
   int64_t nth_;
-  int64_t fed_ = 0;
+  int64_t seen_ = 0;
+  const std::unique_ptr<TokenMask> open_ = open_mask();
+  const std::vector<const TokenMask*> open_masks_ = {open_.get()};
+  std::vector<LogitRequest> uncounted_;
 };
 
-class UnfedBackend final : public FaultyBackend {
+class LackingBackend final : public FaultyBackend {
  public:
-  explicit UnfedBackend(int64_t nth) : FaultyBackend(-1, ""), nth_(nth) {}
+  LackingBackend(Left left, int64_t nth) : FaultyBackend(-1, ""), left_(left), nth_(nth) {}
   std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) override {
-    return std::make_unique<Unfed>(FaultyBackend::create_executor(config), nth_);
+    return std::make_unique<Lacking>(FaultyBackend::create_executor(config), left_, nth_);
   }
 
  private:
+  Left left_;
   int64_t nth_;
 };
 
@@ -78,10 +94,11 @@ TEST(same_bits_a_step_ahead) {
     for (const bool mixed : {false, true}) {
       if (window == 0 && mixed) continue;
       const auto host = tiny_model(check::seed() + 3, window, mixed);
+      const auto constraint = in_turns();
       std::vector<RequestOptions> requests;
       for (int i = 0; i < 24; i++) {
         requests.push_back(request(random));
-        if (i % 4 != 0) requests.back() = plain(requests.back());
+        if (i % 4 == 1) requests.back().constraint = constraint;
         if (i % 6 == 0) {
           requests.back().drafts = DraftMethod::ngram;
           requests.back().draft_tokens = 4;
@@ -99,7 +116,9 @@ TEST(same_bits_a_step_ahead) {
       Placement tighter = tight;  // and some computed again
       tighter.kv_swap_blocks = 3;
       tighter.prefix_reuse = false;
-      for (const Placement& placement : {ahead(), narrow, tight, tighter}) {
+      Placement crammed = tight;  // penalties of so many tokens as no table holds
+      crammed.logit_table_entries = 20;
+      for (const Placement& placement : {ahead(), narrow, tight, tighter, crammed}) {
         const auto model = make_model(host, placement);
         engine.add(model);
         const auto sink = std::make_shared<Collector>();
@@ -109,7 +128,8 @@ TEST(same_bits_a_step_ahead) {
         // One after the other too: every pass of an answer but the first begins before its token is known.
         for (size_t i = 0; i < 6; i++) check_same(sink->wait(engine.submit(model, requests[i], sink)), alone[i]);
         CHECK_EQ(sink->after_end(), 0);
-        CHECK(model->counters().steps_ahead > 20u);
+        const bool waits = placement.logit_table_entries < kLogitTableEntries;
+        CHECK(model->counters().steps_ahead > (waits ? 0u : 20u));
         close_and_wait(engine, model);
         CHECK_EQ(model->counters().kv_blocks_used.load(), 0u);
         CHECK_EQ(model->counters().saved_kv_bytes.load(), 0u);
@@ -193,11 +213,88 @@ TEST(every_pass_needs_the_token_that_it_is_fed) {
   const Result expected = all_alone(engine, host, {options}).front();
   const ModelConfig config = make_model(host, ahead())->config();
   for (int nth = -1; nth < 11; nth++) {
-    const auto model = std::make_shared<Model>(Engine::next_id(), std::make_unique<UnfedBackend>(nth), host, config);
+    const auto model = std::make_shared<Model>(Engine::next_id(),
+                                               std::make_unique<LackingBackend>(Left::fed_tokens, nth), host, config);
     engine.add(model);
     const Result result = sink->wait(engine.submit(model, options, sink));
     const bool same = result.tokens == expected.tokens && result.logprobs == expected.logprobs;
     CHECK_EQ(same, nth < 0 || expected.tokens[nth] == 0);
+    close_and_wait(engine, model);
+  }
+}
+
+// What the device counts by itself is what its next choices depend on. Biases order the tokens, and a penalty puts the
+// one that has come behind its next: whichever choice is not counted comes twice.
+TEST(every_choice_is_counted_where_the_next_one_finds_it) {
+  const auto host = tiny_model(56);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  RequestOptions options = greedy(9, 12, 24);
+  options.frequency_penalty = 1000.0f;
+  for (int token = 0; token < 97; token++) {
+    options.logit_bias.emplace_back(token, 50000.0f - 500.0f * static_cast<float>(token));
+  }
+  const Result expected = all_alone(engine, host, {options}).front();
+  REQUIRE(expected.tokens.size() == 24);
+  const ModelConfig config = make_model(host, ahead())->config();
+  for (const Left left : {Left::counts, Left::table_updates}) {
+    for (int nth = -1; nth < (left == Left::counts ? 23 : 1); nth++) {
+      const auto model =
+          std::make_shared<Model>(Engine::next_id(), std::make_unique<LackingBackend>(left, nth), host, config);
+      engine.add(model);
+      const Result result = sink->wait(engine.submit(model, options, sink));
+      CHECK_EQ(result.tokens == expected.tokens, nth < 0);
+      if (nth < 0) CHECK_EQ(model->counters().steps_ahead.load(), 23u);
+      close_and_wait(engine, model);
+    }
+  }
+}
+
+// A pass that is launched before the last token is known takes the mask that the token leads to: whichever one it does
+// not wait for, the answer shows it, since a bias has it choose what may not come.
+TEST(every_choice_waits_for_its_mask) {
+  const auto host = tiny_model(57);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  RequestOptions options = greedy(5, 12, 20);
+  options.constraint = in_turns();
+  options.logit_bias = {{96, 1000.0f}};
+  const Result expected = all_alone(engine, host, {options}).front();
+  REQUIRE(expected.tokens.size() >= 10);
+  const ModelConfig config = make_model(host, ahead())->config();
+  const int steps = static_cast<int>(expected.tokens.size());
+  for (int nth = -1; nth < steps; nth++) {
+    const auto model =
+        std::make_shared<Model>(Engine::next_id(), std::make_unique<LackingBackend>(Left::masks, nth), host, config);
+    engine.add(model);
+    const Result result = sink->wait(engine.submit(model, options, sink));
+    if (nth < 0) {
+      check_same(result, expected);
+      CHECK(model->counters().steps_ahead.load() >= static_cast<uint64_t>(steps - 1));
+    } else {
+      CHECK(result.finish == Finish::error);
+      CHECK_EQ(result.error_code, std::string("INTERNAL"));
+      CHECK(std::equal(result.tokens.begin(), result.tokens.end(), expected.tokens.begin()));
+      CHECK_EQ(result.tokens.size(), static_cast<size_t>(nth));
+    }
+    close_and_wait(engine, model);
+  }
+}
+
+// A pass that fails while another waits for a mask which its token would have led to.
+TEST(a_pass_that_fails_leaves_none_waiting_for_its_mask) {
+  const auto host = tiny_model(58);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  RequestOptions options = greedy(5, 12, 20);
+  options.constraint = in_turns();
+  const ModelConfig config = make_model(host, ahead())->config();
+  for (int fails = 0; fails < 6; fails++) {
+    const auto model = std::make_shared<Model>(Engine::next_id(),
+                                               std::make_unique<FaultyBackend>(fails, code::kInternal), host, config);
+    engine.add(model);
+    CHECK(sink->wait(engine.submit(model, options, sink)).finish == Finish::error);
+    CHECK(sink->wait(engine.submit(model, options, sink)).finish != Finish::error);
     close_and_wait(engine, model);
   }
 }
@@ -208,7 +305,10 @@ TEST(abuse_a_step_ahead) {
   Engine engine;
   auto random = check::random(55);
   std::vector<RequestOptions> requests;
-  for (int i = 0; i < 8; i++) requests.push_back(plain(request(random)));
+  for (int i = 0; i < 8; i++) {
+    requests.push_back(request(random));
+    if (i % 2 == 0) requests.back().constraint = in_turns();
+  }
   const std::vector<Result> alone = all_alone(engine, host, requests);
   size_t largest = 0;
   for (const UnitLayout& unit : host->units()) largest = std::max(largest, unit.bytes);

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "backend/cpu/stream.h"
+#include "backend/logit_table.h"
 #include "backend/sample_arithmetic.h"
 #include "core/error.h"
 #include "core/relax.h"
@@ -131,8 +132,19 @@ void CpuExecutor::check(const Step& step) const {
     require(request.adjustments_begin >= 0 && request.adjustments >= 0 &&
                 int64_t{request.adjustments_begin} + request.adjustments <= size(step.adjustments),
             "a logit request's adjustments are outside the step's");
-    require(request.top_logprobs >= 0, "top_logprobs must not be negative");
+    require(request.top_logprobs >= 0 && request.top_logprobs <= kMostTopLogprobs,
+            "top_logprobs must be between 0 and what devices give");
     require(request.mask < size(step.masks), "a logit request's mask is outside the step's");
+    require(request.mask < 0 || !request.keep_logits, "a row that is kept has no mask");
+    require(request.slot >= -1 && request.slot < config_.max_logit_rows, "a logit request's slot does not exist");
+    require(!request.counts || (request.slot >= 0 && request.sample && request.target < 0),
+            "what a logit request counts needs a slot and a choice");
+  }
+  for (const LogitTableUpdate& update : step.table_updates) {
+    require(update.slot >= 0 && update.slot < config_.max_logit_rows, "an updated slot does not exist");
+    require(update.begin >= 0 && update.count >= 0 && int64_t{update.begin} + update.count <= size(step.adjustments),
+            "an update's entries are outside the step's");
+    require(update.count <= kLogitTableEntries, "an update has more entries than a table");
   }
   last = step.decode_rows - 1;
   for (const int32_t row : step.hidden_rows) {
@@ -151,6 +163,7 @@ void CpuExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
     step_ = step;
     output_ = &output;
     take_tokens();
+    take_table_updates();
   });
 }
 
@@ -160,6 +173,13 @@ void CpuExecutor::take_tokens() {
   for (size_t row = 0; row < step_.token_from.size(); row++) {
     const int32_t from = step_.token_from[row];
     if (from >= 0) tokens_[row] = from < static_cast<int64_t>(chosen_.size()) ? std::max(chosen_[from], 0) : 0;
+  }
+}
+
+void CpuExecutor::take_table_updates() {
+  if (tables_.empty() && !step_.table_updates.empty()) tables_.resize(config_.max_logit_rows);
+  for (const LogitTableUpdate& update : step_.table_updates) {
+    update_table(tables_[update.slot], update.whole != 0, step_.adjustments.subspan(update.begin, update.count));
   }
 }
 
@@ -295,13 +315,20 @@ void CpuExecutor::run_sample() {
     const LogitRequest& request = step_.logits[i];
     const std::span<const float> logits(logits_rows + logit_row_[i] * vocab, vocab);
     const auto count = static_cast<size_t>(request.top_logprobs);
-    const RowAnswer answer =
-        answer_row(request, logits, step_.adjustments, step_.masks, std::span(output.top_tokens).subspan(top[i], count),
-                   std::span(output.top_logprobs).subspan(top[i], count), row_scratch_[thread]);
+    RowChanges changes{{}, step_.adjustments, step_.masks};
+    if (request.slot >= 0) changes.table = tables_.at(request.slot);
+    const RowAnswer answer = answer_row(request, logits, changes, std::span(output.top_tokens).subspan(top[i], count),
+                                        std::span(output.top_logprobs).subspan(top[i], count), row_scratch_[thread]);
     output.tokens[i] = answer.token;
     output.logprobs[i] = answer.logprob;
     if (request.keep_logits) std::memcpy(output.logits.data() + kept[i] * vocab, logits.data(), vocab * sizeof(float));
   });
+  for (size_t i = 0; i < requests; i++) {
+    const LogitRequest& request = step_.logits[i];
+    if (request.counts && output.tokens[i] >= 0) {
+      count_generated(adjustment_of(tables_[request.slot], 0, {output.tokens[i]}));
+    }
+  }
   chosen_ = output.tokens;
 }
 

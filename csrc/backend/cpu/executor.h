@@ -51,6 +51,7 @@ class CpuExecutor final : public Executor {
  private:
   void check(const Step& step) const;
   void take_tokens();
+  void take_table_updates();
   void enqueue(Stream& stream, std::function<void()> operation);
   const std::byte* slab(int unit) const;
   // To the positions of the step.
@@ -96,9 +97,10 @@ class CpuExecutor final : public Executor {
   std::vector<const std::byte*> unit_table_;
   Step step_;
   StepOutput* output_ = nullptr;
-  std::vector<int32_t> tokens_;  // of the step's rows
-  std::vector<int32_t> chosen_;  // by the last step that sampled
-  std::vector<int> logit_row_;   // of each request, its row of logits_: requests for one row share it
+  std::vector<int32_t> tokens_;                       // of the step's rows
+  std::vector<int32_t> chosen_;                       // by the last step that sampled
+  std::vector<std::vector<LogitAdjustment>> tables_;  // [slots]
+  std::vector<int> logit_row_;  // of each request, its row of logits_: requests for one row share it
   int logit_rows_ = 0;
 
   HostMemory workspace_;

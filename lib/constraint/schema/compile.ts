@@ -1,17 +1,20 @@
 /** A JSON schema -> rules. */
 import type { Meter } from '../problems.ts'
 import type { RuleSet } from '../rules.ts'
+import type { Body } from '../task.ts'
 import { planArray } from './array_plan.ts'
 import { Contradictions } from './contradictions.ts'
 import { Emitter } from './emit.ts'
 import { Shapes } from './expand.ts'
-import { type Json, Nodes } from './nodes.ts'
+import { Nodes } from './nodes.ts'
 import { ObjectPlanner } from './object_plan.ts'
 import { Possible } from './possible.ts'
 import { ScalarRules } from './scalar_rules.ts'
 import { Scalars } from './scalars.ts'
 import { holds } from './shapes.ts'
 import { type Value, Values } from './values.ts'
+
+type SchemaBody = Pick<Extract<Body, { type: 'schema' }>, 'schema' | 'exponents'>
 
 export class SchemaCompiler {
   readonly #nodes: Nodes
@@ -23,7 +26,7 @@ export class SchemaCompiler {
   readonly #possible: Possible
   readonly #emitter: Emitter
 
-  constructor(schema: Json, rules: RuleSet, meter: Meter) {
+  constructor({ schema, exponents = false }: SchemaBody, rules: RuleSet, meter: Meter) {
     this.#nodes = new Nodes(schema)
     this.#scalars = new Scalars(this.#nodes, meter)
     this.#contradictions = new Contradictions(this.#scalars)
@@ -31,7 +34,7 @@ export class SchemaCompiler {
     this.#contradictions.shapes = this.#shapes
     this.#values = new Values(meter)
     this.#objects = new ObjectPlanner(this.#scalars, this.#values, meter)
-    const scalarRules = new ScalarRules(this.#scalars, rules, meter)
+    const scalarRules = new ScalarRules(this.#scalars, rules, exponents, meter)
     this.#possible = new Possible(this.#values, scalarRules, meter)
     this.#emitter = new Emitter(this.#values, this.#possible, scalarRules, rules, meter)
   }

@@ -13,7 +13,10 @@ const MAX_MEMBERS = 8000
 /** Of names without one. */
 const MAX_KINDS = 31
 const MAX_WITNESSES = 6
-/** Where so few names are possible each is a member, which comes once: of patterns, and of what names must be. */
+/**
+ * Where so few names are possible, or no more than there must be, each is a member, which comes once: of patterns, and of
+ * what names must be.
+ */
 const FEW_BY_PATTERN = 128
 const FEW_NAMES = 1000
 
@@ -30,10 +33,11 @@ export class ObjectPlanner {
 
   plan(shape: ObjectShape): ObjectPlan {
     if (shape.witnesses.length > MAX_WITNESSES) throw tooLarge('too many conditions on properties without a name')
+    if (shape.minimum > MAX_MEMBERS) throw tooLarge(`more than ${MAX_MEMBERS} properties of one object`)
     const mentioned = mentionedNames(shape)
     const apart = new Apart(shape, this.#scalars)
     for (const { dfa, few } of apart.automata) {
-      for (const text of fewTexts(dfa, few) ?? []) mentioned.add(text)
+      for (const text of fewTexts(dfa, Math.max(few, shape.minimum)) ?? []) mentioned.add(text)
     }
     // Kinds of few names are known only when all are told apart.
     for (;;) {
@@ -83,7 +87,8 @@ export class ObjectPlanner {
         const own = choices(undefined, (index) => kind[index] === '1')
         if (own.length === 0) return -1
         // Where members must be so many, an object must not begin a name that it cannot end.
-        if (shape.minimum > 0 || witnesses.length > 0) more.push(...this.#fewNames(kind, automata, names))
+        if (shape.minimum > 0 || witnesses.length > 0)
+          more.push(...this.#fewNames(kind, automata, names, shape.minimum))
         // Kinds of one meaning are one.
         const key = JSON.stringify(own)
         const known = kinds.findIndex((other) => other.key === key)
@@ -97,14 +102,14 @@ export class ObjectPlanner {
   }
 
   /** The names of a kind that are not named, if they are few. */
-  #fewNames(kind: string, automata: readonly Dfa[], names: readonly string[]): string[] {
+  #fewNames(kind: string, automata: readonly Dfa[], names: readonly string[], minimum: number): string[] {
     if (!kind.includes('1')) return []
     let dfa = ANY
     automata.forEach((own, index) => {
       dfa = kind[index] === '1' ? both(dfa, own, this.#meter) : without(dfa, own, this.#meter)
     })
     const known = new Set(names)
-    return (fewTexts(dfa, FEW_BY_PATTERN + names.length) ?? []).filter((name) => !known.has(name))
+    return (fewTexts(dfa, Math.max(FEW_BY_PATTERN, minimum) + names.length) ?? []).filter((name) => !known.has(name))
   }
 }
 

@@ -15,6 +15,7 @@ const INFINITY = Number.POSITIVE_INFINITY
 export class ScalarRules {
   readonly #scalars: Scalars
   readonly #rules: RuleSet
+  readonly #exponents: boolean
   readonly #meter: Meter
   readonly #textRules = new Map<Dfa, Map<string, number>>()
   readonly #forms = new Map<Dfa, Map<string, TextSet>>()
@@ -22,9 +23,11 @@ export class ScalarRules {
   readonly #numberTexts = new Map<string, NumberTexts[]>()
   readonly #numberRules = new Map<string, number[]>()
 
-  constructor(scalars: Scalars, rules: RuleSet, meter: Meter) {
+  /** `exponents`: of integers. */
+  constructor(scalars: Scalars, rules: RuleSet, exponents: boolean, meter: Meter) {
     this.#scalars = scalars
     this.#rules = rules
+    this.#exponents = exponents
     this.#meter = meter
   }
 
@@ -105,7 +108,7 @@ export class ScalarRules {
     const key = JSON.stringify(part)
     let texts = this.#numberTexts.get(key)
     if (!texts) {
-      texts = numberTexts(part, this.#meter)
+      texts = numberTexts(part, this.#exponents, this.#meter)
       this.#numberTexts.set(key, texts)
     }
     return texts

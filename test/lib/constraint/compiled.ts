@@ -11,8 +11,12 @@ export async function compiled(body: Body): Promise<NativeConstraint> {
   return addon().createConstraint(compileTask([{ body }]), await none)
 }
 
+/** As compileConstraint() has it. */
 export const ofSchema = (schema: unknown, flexible = false) =>
-  compiled({ type: 'schema', schema: schema as Json, flexible })
+  compiled({ type: 'schema', schema: schema as Json, flexible, exponents: true })
+
+/** As answers are held to it. */
+export const ofAnswers = (schema: unknown) => compiled({ type: 'schema', schema: schema as Json, flexible: false })
 
 export const accepts = (constraint: NativeConstraint, text: string) => constraint.accepts(Buffer.from(text))
 export const acceptsJson = (constraint: NativeConstraint, value: unknown) => accepts(constraint, JSON.stringify(value))

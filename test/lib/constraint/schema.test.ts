@@ -8,7 +8,9 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Ajv } from 'ajv'
 import { describe, expect, test } from 'vitest'
-import { accepts, acceptsJson, ofSchema } from './compiled.ts'
+import { compileTask } from '../../../lib/constraint/compile.ts'
+import type { Json } from '../../../lib/constraint/schema/nodes.ts'
+import { accepts, acceptsJson, ofAnswers, ofSchema } from './compiled.ts'
 
 const require = createRequire(import.meta.url)
 
@@ -250,6 +252,16 @@ describe('one schema at a time', () => {
     for (const value of invalid) expect(acceptsJson(constraint, value), JSON.stringify(value)).toBe(false)
   })
 
+  test('integers of answers have no exponent, which a model may write and nobody means; other numbers may', async () => {
+    for (const bounds of [{}, { minimum: 3 }, { maximum: 1e9 }, { multipleOf: 7 }]) {
+      const constraint = await ofAnswers({ type: 'integer', ...bounds })
+      for (const value of [7, 700_000_000]) expect(acceptsJson(constraint, value)).toBe(true)
+      for (const text of ['7e+59', '1e+21', '-7e+59', '7.', '7.5']) expect(accepts(constraint, text), text).toBe(false)
+    }
+    const number = await ofAnswers({ type: 'number' })
+    for (const value of [7, 7e59, 1e-7, -0.5]) expect(acceptsJson(number, value)).toBe(true)
+  })
+
   test('white space: single spaces always, more where it was asked for', async () => {
     const schema = { type: 'object', properties: { a: { type: 'array', items: {} } }, required: ['a'] }
     const compact = await ofSchema(schema)
@@ -285,6 +297,25 @@ describe('one schema at a time', () => {
     }
     const impossible = await ofSchema({ type: 'object', propertyNames: { enum: ['a', 'b'] }, minProperties: 3 })
     expect(accepts(impossible, '{"a":1,"b":2}')).toBe(false)
+  })
+
+  test('as many members as a pattern has names, and none where there must be more', async () => {
+    const pairs = (letters: string) => [...letters].flatMap((a) => [...letters].map((b) => a + b))
+    const names = pairs('abcdefghijkl')
+    const schema = (minProperties: number) => ({
+      type: 'object',
+      patternProperties: { '^[a-l]{2}$': { type: 'null' } },
+      additionalProperties: false,
+      minProperties,
+    })
+    const all = await ofSchema(schema(names.length))
+    const text = (own: readonly string[]) => JSON.stringify(Object.fromEntries(own.map((name) => [name, null])))
+    expect(accepts(all, text(names))).toBe(true)
+    expect(accepts(all, text(names.slice(1)))).toBe(false)
+    // Nothing is begun that cannot be ended.
+    const program = (one: unknown) => compileTask([{ body: { type: 'schema', schema: one as Json, flexible: false } }])
+    expect(program(schema(names.length + 1))).toEqual(program(false))
+    await expect(ofSchema(schema(100_000))).rejects.toMatchObject({ code: 'CONSTRAINT_TOO_LARGE' })
   })
 
   test('what is not held to is refused by name', async () => {
