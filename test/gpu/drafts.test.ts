@@ -1,17 +1,30 @@
 /**
  * Tokens guessed ahead on a GPU: answers have the bits that they have without, whatever is guessed and however often it
  * is right, wherever the weights are, in crowds, preempted, under penalties and constraints. Needs a device; elsewhere
- * it says why it does not run.
+ * it says why it does not run. MILLRACE_SCHEDULES says how many schedules; without it 25.
  */
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type GenerateOptions, type LoadOptions, load, type Model, probe, type Speculation } from '../../lib/index.ts'
+import { type GenerateOptions, type LoadOptions, load, type Model, type PlacementHome, probe, type Speculation } from '../../lib/index.ts'
 import { foresee } from '../../lib/model/foreseen.ts'
 
 const demo = join(fileURLToPath(new URL('../..', import.meta.url)), 'models/demo')
 const { gpus, gpuReason } = await probe()
 if (gpus.length === 0) console.warn(`test/gpu is skipped: ${gpuReason}`)
+
+const schedules = Number(process.env.MILLRACE_SCHEDULES ?? 25)
+
+/** mulberry32, for schedules that can be repeated. */
+function randomOf(seed: number): (below: number) => number {
+  let state = seed
+  return (below) => {
+    state = (state + 0x6d2b79f5) | 0
+    let t = Math.imul(state ^ (state >>> 15), 1 | state)
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    return ((t ^ (t >>> 14)) >>> 0) % below
+  }
+}
 
 const OFF: Speculation = { method: 'off' }
 const options = { device: 'cuda', contextLength: 512, prefixReuse: false } as const
@@ -109,5 +122,63 @@ describe.skipIf(gpus.length === 0)('the same bits with drafts', () => {
     const found = await Promise.all([0, 1, 2, 3, 4, 5].map((r) => ask(tight, again(r), { seed: r, maxTokens: 120 })))
     expect(tight.stats.sequences.preemptions).toBeGreaterThan(0)
     for (const [r, { bits }] of found.entries()) expect(bits, `request ${r}`).toEqual(expected[r]!.bits)
+  })
+
+  // The model drafts for itself: right as often as its own sums agree with those of its other passes.
+  const beside: [string, LoadOptions][] = [
+    ['beside a streamed model', { placement: 'streamed', ring: 3, draft: demo }],
+    ['beside a resident model', { placement: 'resident', draft: demo }],
+    ['that is streamed too', { placement: 'streamed', ring: 3, draft: { model: demo, placement: 'streamed' } }],
+    ['on the CPU', { placement: 'streamed', ring: 3, draft: { model: demo, device: 'cpu' } }],
+  ]
+  test.each(beside)('of a draft model %s', async (_, placement) => {
+    await using model = await load(demo, { ...options, ...placement, maxSequences: 40 })
+    for (const [name, sampling] of samplings) {
+      const expected = await ask(plain, tokensFrom(3, 40), { ...sampling, speculation: OFF })
+      const found = await ask(model, tokensFrom(3, 40), { ...sampling, speculation: { method: 'draft', tokens: 5 } })
+      expect(found.bits, name).toEqual(expected.bits)
+      // Penalties do not know of the drafts before.
+      if (name === 'greedy') expect(found.usage.acceptedTokens! / found.usage.draftedTokens!).toBeGreaterThan(0.9)
+      const auto = await ask(model, tokensFrom(3, 40), { ...sampling, speculation: { method: 'auto' } })
+      expect(auto.bits, name).toEqual(expected.bits)
+    }
+    const asked = Array.from({ length: 32 }, (_, r) => ({ prompt: again(r % 7), sampling: samplings[r % 5]![1] }))
+    const expected = await Promise.all(asked.map((one) => ask(plain, one.prompt, { ...one.sampling, speculation: OFF })))
+    const found = await Promise.all(
+      asked.map((one, r) => {
+        const method = (['draft', 'auto', 'ngram', 'off'] as const)[r % 4]!
+        return ask(model, one.prompt, { ...one.sampling, speculation: { method, ...(r % 3 && { tokens: 1 + r }) } })
+      }),
+    )
+    for (const [r, { bits }] of found.entries()) expect(bits, `request ${r}`).toEqual(expected[r]!.bits)
+  })
+
+  test('whatever the schedule', async () => {
+    const random = randomOf(Number(process.env.MILLRACE_SEED ?? 1))
+    const asked = Array.from({ length: 24 }, (_, r) => ({
+      prompt: r % 2 === 0 ? again(r) : tokensFrom(r, 1 + r * 5),
+      sampling: { ...samplings[r % 5]![1], seed: r, maxTokens: 1 + ((r * 7) % 60) } as GenerateOptions,
+    }))
+    const expected = await Promise.all(asked.map((one) => ask(plain, one.prompt, { ...one.sampling, speculation: OFF })))
+    await using streamed = await load(demo, { ...options, placement: 'streamed', ring: 3, poison: true, draft: demo })
+    await using resident = await load(demo, { ...options, placement: 'resident', kvTokens: 640, draft: demo })
+    const half = Array.from({ length: plain.spec.layers }, (_, layer) => (layer % 2 === 0 ? 'resident' : 'streamed'))
+    await using mixed = await load(demo, { ...options, placement: half as PlacementHome[], kvTokens: 1024 })
+    const models = [streamed, resident, mixed]
+    for (let schedule = 0; schedule < schedules; schedule++) {
+      const model = models[random(3)]!
+      const budget = model === resident ? undefined : ['60MiB', '200MiB'][random(2)]
+      const chosen = Array.from({ length: 1 + random(12) }, () => random(24))
+      const running = chosen.map((r) => {
+        const methods = ['auto', 'ngram', 'off', ...(model === mixed ? [] : ['draft'])] as Speculation['method'][]
+        const speculation = { method: methods[random(methods.length)], tokens: 1 + random(20) }
+        return ask(model, asked[r]!.prompt, { ...asked[r]!.sampling, speculation })
+      })
+      // Whether it fits depends on what the plan takes beside weights.
+      if (budget !== undefined && random(4) === 0) await model.setBudget(budget).catch(() => {})
+      for (const [at, { bits }] of (await Promise.all(running)).entries()) {
+        expect(bits, `schedule ${schedule}, request ${chosen[at]}`).toEqual(expected[chosen[at]!]!.bits)
+      }
+    }
   })
 })
