@@ -79,9 +79,16 @@ CudaExecutor::Operand CudaExecutor::operand(const Scope& scope, int value) const
 
 void CudaExecutor::apply(const LinearLayout& layout, const __half* x, int x_stride, const Output& output,
                          const Scope& scope, const float* norm_x, const NormOp* norm) {
+  bool beside = output.epilogue == LinearEpilogue::store && scope.prefill_rows == 0 &&
+                scope.decode_rows <= kSideBySideRows && weights(scope.unit).early;
+  for (const LinearLayout::Segment& segment : layout.segments) {
+    beside = beside && kernels_->find(lab::Kind::gemv, segment.matrix.code.type) == nullptr;
+  }
   for (const LinearLayout::Segment& segment : layout.segments) {
     LinearArguments arguments;
     arguments.weights = weights(scope.unit);
+    arguments.follows = beside && &segment != &layout.segments.front();
+    arguments.leads = beside && &segment != &layout.segments.back();
     arguments.matrix = segment.matrix;
     arguments.x_stride = x_stride;
     arguments.epilogue = output.epilogue;
