@@ -46,7 +46,15 @@ export type { Model, ModelMemory, ModelStats, Prompt } from './model/model.ts'
 export { type PlanModelOptions, plan } from './model/plan.ts'
 export type { RequestTimings } from './model/request.ts'
 export type { ScoreResult } from './model/score.ts'
-export type { CloseOptions, DraftOptions, HeadType, LoadOptions, LoadProgress, PlacementHome, PlanOptions } from './options/model.ts'
+export type {
+  CloseOptions,
+  DraftOptions,
+  HeadType,
+  LoadOptions,
+  LoadProgress,
+  PlacementHome,
+  PlanOptions,
+} from './options/model.ts'
 export type {
   ChatMessage,
   ChatOptions,

@@ -25,11 +25,11 @@ namespace millrace {
 struct DraftModelConfig {
   std::vector<Home> homes;  // one a unit: resident or streamed
   size_t ring_bytes = 0;
-  int vocab = 0;           // of the large model, which may be padded otherwise; 0: its own
-  int context_length = 0;  // longer sequences have no drafts
-  int kv_blocks = 0;       // of each class; windows keep all
-  int max_rows = 0;        // of a pass
-  int max_sequences = 0;   // that choose in a pass
+  int vocab = 0;                   // of the large model, which may be padded otherwise; 0: its own
+  int context_length = 0;          // longer sequences have no drafts
+  int kv_blocks = 0;               // of each class; windows keep all
+  int max_rows = 0;                // of a pass
+  int max_sequences = 0;           // that choose in a pass
   std::vector<double> pass_costs;  // of passes with 1, 2, ... rows, in seconds
   bool watch_costs = true;         // and corrects them by what passes take
   int stage_threads = 1;
@@ -58,7 +58,8 @@ class DraftModel {
   // Of a pass in which so many sequences choose.
   double pass_seconds(int sequences) const { return costs_.of(sequences); }
   const Program& program() const { return host_->program(); }
-  size_t device_bytes() const;  // weights, ring, keys and values, workspace; of a device that reads host memory no weights
+  size_t device_bytes()
+      const;  // weights, ring, keys and values, workspace; of a device that reads host memory no weights
   size_t host_bytes() const { return host_->bytes(); }
   int kv_blocks_used() const { return kv_->used(); }
   uint64_t passes() const { return passes_run_; }

@@ -16,8 +16,8 @@ namespace millrace {
 
 struct LoadRequest {
   // Where weights come from: the host store, or a generator.
-  using Weights = std::function<std::shared_ptr<const HostModel>(
-      int threads, const RepackOptions& options, const HostPinners& pinners, PackedOutcome& packed)>;
+  using Weights = std::function<std::shared_ptr<const HostModel>(int threads, const RepackOptions& options,
+                                                                 const HostPinners& pinners, PackedOutcome& packed)>;
   Weights weights;
   // A device by its name. Throws what keeps it from starting.
   std::function<std::unique_ptr<Backend>(const std::string& device)> backend;

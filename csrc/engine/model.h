@@ -46,7 +46,7 @@ struct ModelConfig {
   std::vector<double> pass_costs;  // of passes with 1, 2, ... decode rows, in seconds: how many drafts are worth it
   bool watch_costs = true;         // and corrects them by what passes take
   std::function<void(const Sequence&, int count, std::vector<int32_t>& drafts)> draft;  // see SchedulerConfig
-  std::shared_ptr<DraftModel> draft_model;  // this model's alone
+  std::shared_ptr<DraftModel> draft_model;                                              // this model's alone
   std::vector<KernelImage> kernels;  // in the place of the backend's own
   FeederHooks hooks;
   KvHooks kv_hooks;

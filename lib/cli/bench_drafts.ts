@@ -236,8 +236,7 @@ function checkSame(expected: Int32Array, found: Int32Array): void {
 const median = (values: number[]) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)]!
 
 function rowOf(acceptance: number | undefined, length: Length, runs: readonly Run[]): Omit<DraftRun, 'gain' | 'share'> {
-  const of = (name: Exclude<keyof Run, 'tokens'>) =>
-    median(runs.map((run) => run[name]))
+  const of = (name: Exclude<keyof Run, 'tokens'>) => median(runs.map((run) => run[name]))
   const [draftedTokens, acceptedTokens] = [of('drafted'), of('accepted')]
   return {
     acceptance: acceptance ?? (draftedTokens === 0 ? 0 : acceptedTokens / draftedTokens),

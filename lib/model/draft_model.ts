@@ -32,7 +32,12 @@ export function nativeDraft(source: NativeWeightsSource, plan: ModelPlan, machin
 }
 
 /** Throws INVALID_ARGUMENT where a token of the draft model stands for other bytes than the model's own. */
-export async function checkVocabulary(path: string, own: TextCodec, tokens: number, signal?: AbortSignal): Promise<void> {
+export async function checkVocabulary(
+  path: string,
+  own: TextCodec,
+  tokens: number,
+  signal?: AbortSignal,
+): Promise<void> {
   const draft = await loadTokenizer(path, signal && { signal })
   try {
     for (let token = 0; token < tokens; token++) {

@@ -64,7 +64,9 @@ export async function loadSynthetic(
     /** Default: none, so that a bench's passes have the rows that it asks for. */
     speculation?: Speculation | undefined
     /** A model of random weights that drafts for it: of this shape, and of the large one's vocabulary. */
-    draft?: { shape: DecoderShape; device?: string | undefined; placement?: 'resident' | 'streamed' | undefined } | undefined
+    draft?:
+      | { shape: DecoderShape; device?: string | undefined; placement?: 'resident' | 'streamed' | undefined }
+      | undefined
     /** Its answers then have texts. */
     tokenizer?: TextCodec | undefined
   } = {},

@@ -257,7 +257,10 @@ const draft = z.union(
     draftName,
     z.strictObject({
       model: draftName,
-      device: z.string().regex(/^(cpu|cuda(:\d+)?)$/).optional(),
+      device: z
+        .string()
+        .regex(/^(cpu|cuda(:\d+)?)$/)
+        .optional(),
       placement: z.enum(['resident', 'streamed']).optional(),
     }),
   ],

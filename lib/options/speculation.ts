@@ -28,7 +28,12 @@ export const speculation = z.strictObject(
 /** Throws INVALID_ARGUMENT where drafts are asked of a model that there is not. */
 export function checkDrafts(asked: Speculation | undefined, hasModel: boolean): void {
   if (asked?.method !== 'draft' || hasModel) return
-  throw invalidArgument("'auto', 'ngram' or 'off'", 'speculation.method', 'draft', 'load the model with the option draft')
+  throw invalidArgument(
+    "'auto', 'ngram' or 'off'",
+    'speculation.method',
+    'draft',
+    'load the model with the option draft',
+  )
 }
 
 const FIXED_DRAFTS = 8

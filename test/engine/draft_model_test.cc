@@ -130,7 +130,8 @@ TEST(where_there_is_no_room_there_are_no_drafts) {
   place.kv_blocks = 3;
   place.context = 40;
   const auto model = draft_model(host, place);
-  std::vector<std::vector<int32_t>> tokens = {some_tokens(random, 30), some_tokens(random, 30), some_tokens(random, 41)};
+  std::vector<std::vector<int32_t>> tokens = {some_tokens(random, 30), some_tokens(random, 30),
+                                              some_tokens(random, 41)};
   std::vector<DraftState> states(3);
   std::vector<DraftRequest> requests(3);
   for (int s = 0; s < 3; s++) requests[s].tokens = tokens[s], requests[s].state = &states[s], requests[s].count = 15;

@@ -139,7 +139,7 @@ TEST(what_rows_cost_is_corrected_by_what_passes_took) {
   CHECK_EQ(costs.of(1), 1.0);
   costs.see(1, 2.0);
   CHECK_EQ(costs.of(1), 2.0);
-  CHECK_EQ(costs.of(8), 2.0);  // what was not seen is off by as much
+  CHECK_EQ(costs.of(8), 2.0);    // what was not seen is off by as much
   PassCosts busy({1, 2, 4, 8});  // when the first two passes ran
   busy.see(1, 9), busy.see(1, 9);
   for (int i = 0; i < 2000; i++) busy.see(2, 2);

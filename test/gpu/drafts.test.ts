@@ -6,7 +6,15 @@
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type GenerateOptions, type LoadOptions, load, type Model, type PlacementHome, probe, type Speculation } from '../../lib/index.ts'
+import {
+  type GenerateOptions,
+  type LoadOptions,
+  load,
+  type Model,
+  type PlacementHome,
+  probe,
+  type Speculation,
+} from '../../lib/index.ts'
 import { foresee } from '../../lib/model/foreseen.ts'
 
 const demo = join(fileURLToPath(new URL('../..', import.meta.url)), 'models/demo')
@@ -143,7 +151,9 @@ describe.skipIf(gpus.length === 0)('the same bits with drafts', () => {
       expect(auto.bits, name).toEqual(expected.bits)
     }
     const asked = Array.from({ length: 32 }, (_, r) => ({ prompt: again(r % 7), sampling: samplings[r % 5]![1] }))
-    const expected = await Promise.all(asked.map((one) => ask(plain, one.prompt, { ...one.sampling, speculation: OFF })))
+    const expected = await Promise.all(
+      asked.map((one) => ask(plain, one.prompt, { ...one.sampling, speculation: OFF })),
+    )
     const found = await Promise.all(
       asked.map((one, r) => {
         const method = (['draft', 'auto', 'ngram', 'off'] as const)[r % 4]!
@@ -159,7 +169,9 @@ describe.skipIf(gpus.length === 0)('the same bits with drafts', () => {
       prompt: r % 2 === 0 ? again(r) : tokensFrom(r, 1 + r * 5),
       sampling: { ...samplings[r % 5]![1], seed: r, maxTokens: 1 + ((r * 7) % 60) } as GenerateOptions,
     }))
-    const expected = await Promise.all(asked.map((one) => ask(plain, one.prompt, { ...one.sampling, speculation: OFF })))
+    const expected = await Promise.all(
+      asked.map((one) => ask(plain, one.prompt, { ...one.sampling, speculation: OFF })),
+    )
     await using streamed = await load(demo, { ...options, placement: 'streamed', ring: 3, poison: true, draft: demo })
     await using resident = await load(demo, { ...options, placement: 'resident', kvTokens: 640, draft: demo })
     const half = Array.from({ length: plain.spec.layers }, (_, layer) => (layer % 2 === 0 ? 'resident' : 'streamed'))
