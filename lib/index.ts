@@ -44,6 +44,7 @@ export { type Inspection, type InspectOptions, inspect } from './model/inspect.t
 export { load } from './model/load.ts'
 export type { Model, ModelMemory, ModelStats, Prompt } from './model/model.ts'
 export { type PlanModelOptions, plan } from './model/plan.ts'
+export { type ModelsPlan, type PlanModelsOptions, type PlannedModel, planModels } from './model/plan_models.ts'
 export type { RequestTimings } from './model/request.ts'
 export type { ScoreResult } from './model/score.ts'
 export type {
@@ -71,7 +72,7 @@ export type { Speculation } from './options/speculation.ts'
 /** '256MiB' -> 268435456; undefined if the text is no size. */
 export { parseBytes } from './options/validate.ts'
 export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'
-export type { DescribedGpu } from './plan/described.ts'
+export type { DescribedGpu, DescribedMachine } from './plan/described.ts'
 export type { DraftPrediction } from './plan/drafts.ts'
 export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.ts'
 export type { PlannedKv } from './plan/kv.ts'

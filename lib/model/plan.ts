@@ -15,9 +15,9 @@ import {
   type WeightsType,
 } from '../options/model.ts'
 import { invalidArgument, nearest, number, validate } from '../options/validate.ts'
-import { type DescribedGpu, describedGpu, gpuOf } from '../plan/described.ts'
+import { type DescribedGpu, describedGpu, machineOf } from '../plan/described.ts'
 import { predictDrafts } from '../plan/drafts.ts'
-import { type ModelPlan, makePlan, passCosts } from '../plan/plan.ts'
+import { type Machine, type ModelPlan, makePlan, passCosts } from '../plan/plan.ts'
 import { readMachine } from './machine.ts'
 import { callNative, runtime } from './runtime.ts'
 import { findShape, SHAPES } from './shapes.ts'
@@ -51,11 +51,24 @@ const schema = z.strictObject({
  * with weights of 4 bits in groups of 128. Rejects as load() does.
  */
 export async function plan(model: string, options: PlanModelOptions = {}): Promise<ModelPlan> {
-  const { head, weights: made, revision, offline, gpu, acceptance, ...checked } = validate(schema, options, 'options')
+  const { gpu } = validate(schema, options, 'options')
+  const here = readMachine(runtime().native)
+  return planOn(gpu === undefined ? here : machineOf({ gpu }, here), model, options)
+}
+
+/** plan() for a machine. */
+export async function planOn(machine: Machine, model: string, options: PlanModelOptions): Promise<ModelPlan> {
+  const {
+    head,
+    weights: made,
+    revision,
+    offline,
+    gpu: _,
+    acceptance,
+    ...checked
+  } = validate(schema, options, 'options')
   if (typeof model !== 'string' || model === '') throw noModel(model)
   const { native } = runtime()
-  const here = readMachine(native)
-  const machine = gpu === undefined ? here : { ...here, gpus: [gpuOf(gpu, here.cores)], gpuReason: '', gpuLost: false }
   const withDrafts = (plan: ModelPlan): ModelPlan => {
     if (acceptance === undefined) return plan
     const drafted = predictDrafts(passCosts(plan, machine), plan.batch, acceptance)
