@@ -221,6 +221,10 @@ void CudaExecutor::make_room_for_experts() {
       const LinearLayout& first = mixture.layout.gate_up;
       const LinearLayout& second = mixture.layout.down;
       mixture.expert_bytes = matrix_bytes(first) + matrix_bytes(second);
+      if (unit < config_.experts_apart.size() && config_.experts_apart[unit]) {
+        mixture.first_apart = experts_apart_;
+        experts_apart_ += experts->experts;
+      }
       mixture.top_k = program.values[experts->routes] / 2;
       const int hidden = program.values[experts->out];
       mixture.rows = expert_rows(max_padded_rows_, mixture.top_k, hidden);
@@ -244,6 +248,13 @@ void CudaExecutor::make_room_for_experts() {
   expert_results_ = reinterpret_cast<float*>(take(results * sizeof(float)));
   expert_act_ = reinterpret_cast<__half*>(take(act * sizeof(__half)));
   expert_gate_up_ = reinterpret_cast<float*>(take(gate_up * sizeof(float)));
+  if (experts_apart_ == 0) return;
+  const size_t rows_bytes = experts_apart_ * sizeof(uint16_t);
+  device_expert_table_ = reinterpret_cast<const std::byte**>(take(experts_apart_ * sizeof(std::byte*)));
+  device_expert_rows_ = reinterpret_cast<uint16_t*>(take(rows_bytes));
+  for (Pass& pass : passes_) {
+    pass.expert_rows = std::make_unique<CudaMemory>(device_, CudaMemory::Place::host, rows_bytes, "rows of experts");
+  }
 }
 
 CudaExecutor::~CudaExecutor() {
@@ -251,6 +262,7 @@ CudaExecutor::~CudaExecutor() {
 }
 
 void CudaExecutor::set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) {
+  mixtures_[unit].apart = permanent && mixtures_[unit].first_apart != kNone;
   if (!unit_table_.changes(unit, slab, permanent)) return;
   auto& cuda = static_cast<CudaStream&>(stream);
   cuda.use_device();
@@ -264,6 +276,25 @@ void CudaExecutor::set_unit(Stream& stream, int unit, const std::byte* slab, boo
     force_early = static_cast<int64_t>(counters_.published_addresses++) == hooks.early_publish;
   });
   if (force_early) unit_table_.force_early(unit);
+}
+
+void CudaExecutor::set_experts(Stream& stream, std::span<const ExpertAddress> experts) {
+  auto& cuda = static_cast<CudaStream&>(stream);
+  cuda.use_device();
+  flush(cuda);
+  ExpertChanges changes;
+  const auto send = [&] {
+    if (changes.count > 0) {
+      check(cuda::set_experts(device_expert_table_, changes, cuda.get()), "setting experts' addresses");
+    }
+    changes.count = 0;
+  };
+  for (const ExpertAddress& one : experts) {
+    changes.entries[changes.count] = mixtures_[one.unit].first_apart + one.expert;
+    changes.addresses[changes.count++] = one.address;
+    if (changes.count == ExpertChanges::kMost) send();
+  }
+  send();
 }
 
 void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
@@ -340,6 +371,9 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
   check(cudaHostGetDevicePointer(&mapped, host.base, 0), "mapping a step's inputs");
   check(bring(static_cast<const std::byte*>(mapped), device_inputs_.base, used, cuda.get()),
         "bringing a step's inputs");
+  if (experts_apart_ > 0) {
+    check(cudaMemsetAsync(device_expert_rows_, 0, experts_apart_ * sizeof(uint16_t), cuda.get()), "clearing a log");
+  }
   if (fed) {
     check(feed_tokens(device_inputs_.token_from, device_tokens_, rows(), device_inputs_.tokens, cuda.get()),
           "the tokens of the step before");
@@ -364,6 +398,11 @@ void CudaExecutor::end(Stream& stream) {
   cuda.use_device();
   flush(cuda);
   cuda.hold(nullptr);
+  if (experts_apart_ > 0) {
+    check(cudaMemcpyAsync(pass_->expert_rows->data(), device_expert_rows_, experts_apart_ * sizeof(uint16_t),
+                          cudaMemcpyDeviceToHost, cuda.get()),
+          "copying the rows of experts");
+  }
   if (shape_.logit_rows > 0) {
     const size_t count = pass_->step.logits.size();
     auto* host = reinterpret_cast<int32_t*>(pass_->outputs_memory->data());
@@ -408,6 +447,10 @@ void CudaExecutor::collect(StepOutput& output) {
   const size_t vocab = config_.program.vocab;
   check(cudaSetDevice(device_), "choosing the GPU");
   if (pass.keeps_hidden) collect_hidden(pass);
+  if (experts_apart_ > 0) {
+    const auto* rows = reinterpret_cast<const uint16_t*>(pass.expert_rows->data());
+    output.expert_rows.assign(rows, rows + experts_apart_);
+  }
   const auto* tokens = reinterpret_cast<const int32_t*>(pass.outputs_memory->data());
   const auto* logprobs =
       reinterpret_cast<const float*>(tokens + (reinterpret_cast<int32_t*>(device_logprobs_) - device_tokens_));

@@ -36,6 +36,7 @@ class CudaExecutor final : public Executor, private Holder {
   ~CudaExecutor() override;
 
   void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) override;
+  void set_experts(Stream& stream, std::span<const ExpertAddress> experts) override;
   void begin(Stream& stream, const Step& step, StepOutput& output) override;
   void embed(Stream& stream) override { hold(stream, {Operation::embed, 0}); }
   void run(Stream& stream, int unit, RowKind rows) override { hold(stream, {Operation::unit, unit, rows}); }
@@ -96,7 +97,7 @@ class CudaExecutor final : public Executor, private Holder {
 
   // What the host has of a pass until it is collected. There are two: one may begin while another runs.
   struct Pass {
-    std::unique_ptr<CudaMemory> inputs_memory, outputs_memory;  // pinned
+    std::unique_ptr<CudaMemory> inputs_memory, outputs_memory, expert_rows;  // pinned
     Inputs inputs;
     Step step;
     StepOutput* output = nullptr;
@@ -143,7 +144,8 @@ class CudaExecutor final : public Executor, private Holder {
   void run_op(const RouteOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const ExpertsOp& op, const Lowered& lowered, const Scope& scope);
   // Of rows whose results there is room for. x: of the first of them, float16.
-  void run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope);
+  void run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope,
+                   const std::optional<AddOp>& sum);
   void make_room_for_experts();
   AttentionArguments attention_arguments(const AttendOp& op, int unit) const;
   // What a linear computes: y += or = x W^T, or activations.
@@ -182,9 +184,13 @@ class CudaExecutor final : public Executor, private Holder {
     ExpertsLayout layout;
     size_t expert_bytes = 0;
     int top_k = 0, rows = 0;  // rows: computed at once
+    int first_apart = kNone;  // of the experts that may lie apart
+    bool apart = false;       // of the slab that was set last
   };
   std::vector<Mixture> mixtures_;  // [units]; op: null where there is none
   size_t weight_bytes(int unit) const;
+  // Where rows of the unit's experts are counted; null where they are not apart.
+  uint16_t* expert_log(int unit) const;
   static size_t matrix_bytes(const LinearLayout& linear);
 
   std::vector<std::unique_ptr<CudaMemory>> memory_;
@@ -207,7 +213,10 @@ class CudaExecutor final : public Executor, private Holder {
   __half* converted_ = nullptr;  // [rows, padded width] of float32 values that linears read
   __half* gathered_ = nullptr;
   ExpertList expert_list_;
-  int listed_ = kNone;               // the routes that the list is of
+  int experts_apart_ = 0;                            // of all units
+  const std::byte** device_expert_table_ = nullptr;  // [experts apart]
+  uint16_t* device_expert_rows_ = nullptr;           // [experts apart]: StepOutput::expert_rows
+  int listed_ = kNone;                               // the routes that the list is of
   float* expert_gate_up_ = nullptr;  // [places, n], where gate and up don't leave their linear as one activation
   __half* expert_act_ = nullptr;     // [places, padded width]
   float* expert_results_ = nullptr;  // [places, hidden]

@@ -348,11 +348,12 @@ void CudaExecutor::run_op(const RouteOp& op, const Lowered&, const Scope& scope)
   }
   arguments.routes = operand(scope, op.out).floats;
   arguments.positions = device_inputs_.positions + scope.begin;
+  arguments.log = expert_log(scope.unit);
   listed_ = lists_itself(op, scope.rows()) && scope.rows() <= mixtures_[scope.unit].rows ? op.out : kNone;
   check(cuda::route(arguments, expert_list_, scope.stream, true), "a router");
 }
 
-void CudaExecutor::run_op(const ExpertsOp& op, const Lowered&, const Scope& scope) {
+void CudaExecutor::run_op(const ExpertsOp& op, const Lowered& lowered, const Scope& scope) {
   const Mixture& mixture = mixtures_[scope.unit];
   const Operand x = operand(scope, op.in);
   const __half* halves = x.halves;
@@ -367,27 +368,30 @@ void CudaExecutor::run_op(const ExpertsOp& op, const Lowered&, const Scope& scop
     some.begin = scope.begin + begin;
     some.decode_rows = std::min(mixture.rows, scope.rows() - begin);  // kinds are alike to experts
     some.prefill_rows = 0;
-    run_experts(op, halves + static_cast<size_t>(begin) * stride, stride, some);
+    run_experts(op, halves + static_cast<size_t>(begin) * stride, stride, some, lowered.sum);
   }
   counters_.weight_bytes_read +=
       mixture.expert_bytes * static_cast<size_t>(std::min(op.experts, scope.rows() * mixture.top_k));
 }
 
-void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope) {
+void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope,
+                               const std::optional<AddOp>& sum) {
   const Mixture& mixture = mixtures_[scope.unit];
-  const Operand routes = operand(scope, op.routes), out = operand(scope, op.out);
+  const Operand routes = operand(scope, op.routes), out = operand(scope, sum ? sum->out : op.out);
   const int32_t* positions = device_inputs_.positions + scope.begin;
   const int rows = scope.rows(), places = rows * mixture.top_k;
   const bool listed = listed_ == op.routes;
   listed_ = kNone;
   if (!listed) {
-    check(list_experts(routes.floats, rows, mixture.top_k, op.experts, positions, expert_list_, scope.stream, true),
+    check(list_experts(routes.floats, rows, mixture.top_k, op.experts, positions, expert_list_, expert_log(scope.unit),
+                       scope.stream, true),
           "a list of experts");
   }
   ExpertArguments arguments;
   arguments.weights = weights(scope.unit);
   arguments.first = mixture.layout.first;
   arguments.stride = mixture.layout.stride;
+  if (mixture.apart) arguments.addresses = device_expert_table_ + mixture.first_apart;
   arguments.experts = op.experts;
   arguments.rows = rows;
   arguments.top_k = mixture.top_k;
@@ -433,9 +437,23 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
   arguments.y = expert_results_;
   arguments.y_stride = out.width;
   run(down);
-  check(combine_experts(expert_results_, routes.floats, rows, mixture.top_k, out.width, positions, out.floats,
-                        out.stride, scope.stream, true),
-        "the sum of experts");
+  CombineArguments combine;
+  combine.y = expert_results_;
+  combine.routes = routes.floats;
+  combine.rows = rows;
+  combine.top_k = mixture.top_k;
+  combine.width = out.width;
+  combine.positions = positions;
+  combine.out = out.floats;
+  combine.out_stride = out.stride;
+  combine.adds = sum.has_value();
+  combine.scale = sum ? sum->scale : 1;
+  check(combine_experts(combine, scope.stream, true), "the sum of experts");
+}
+
+uint16_t* CudaExecutor::expert_log(int unit) const {
+  const Mixture& mixture = mixtures_[unit];
+  return mixture.apart ? device_expert_rows_ + mixture.first_apart : nullptr;
 }
 
 size_t CudaExecutor::matrix_bytes(const LinearLayout& linear) {

@@ -31,7 +31,7 @@ export const WEIGHT_TYPES = [
   'fp8',
 ] as const
 export type WeightType = (typeof WEIGHT_TYPES)[number]
-export type Home = 'resident' | 'streamed' | 'cpu' | 'shared'
+export type Home = 'resident' | 'streamed' | 'cpu' | 'shared' | 'demand'
 
 /** A tensor of a checkpoint, as its file describes it. */
 export interface NativeTensor {
@@ -381,6 +381,8 @@ export interface NativeLoadSettings {
   directHops: boolean
   /** Device memory for the shared units of all models of this device; 0: as it is. */
   arenaBytes: number
+  /** Device memory for experts of units at home on demand. */
+  expertCacheBytes: number
   /** How long it keeps the arena from others that wait, while it has work. */
   turnMs: number
   /** With more sequences that decode than this, units at home on the CPU are streamed for them all. */
@@ -564,6 +566,12 @@ export interface NativeStats {
   draftPasses: number
   draftMs: number
   savedKvBytes: number
+  /** Experts that passes read in the cache, and in system RAM; bytes copied into the cache; its places, and those taken. */
+  expertHits: number
+  expertMapped: number
+  promotedBytes: number
+  expertFrames: number
+  usedFrames: number
 }
 
 export interface NativeMemory {
@@ -656,6 +664,8 @@ export interface NativeModel {
   trace(path: string): Promise<void>
   /** Bytes of device memory for the shared units of all models of its device. */
   setArena(bytes: number): Promise<void>
+  /** Bytes of device memory for experts on demand. Resolves to what it came to. */
+  setExpertCache(bytes: number): Promise<number>
   /** Lets running requests end for up to timeoutMs (drain) or aborts them, then frees the model. Idempotent. */
   close(drain: boolean, timeoutMs: number): Promise<void>
 }

@@ -251,7 +251,7 @@ async function main() {
     )
     // Of the clients' side, such as ports that are not free again yet.
     if (Object.keys(errors).length > 0) console.log(`errors of the clients' connections: ${JSON.stringify(errors)}`)
-    console.log(`of those wrong, ${wrong.filter(([, text]) => text === undefined).length} came to no end`)
+    console.log(`of those wrong, ${wrong.filter(([, text]) => text == null).length} came to no end`)
     console.log(
       `timers p99 ${p99.toFixed(1)} ms, ${own.p99.toFixed(1)} of it its own; RSS grew by ${grown('rss')} MB, ` +
         `of that JavaScript's heap by ${grown('heapTotal')}, what is used of it by ${grown('heapUsed')}, buffers by ${grown('external')}`,

@@ -151,6 +151,8 @@ const char* name_of(Home home) {
       return "cpu";
     case Home::shared:
       return "shared";
+    case Home::demand:
+      return "demand";
     case Home::elsewhere:
       break;
   }
@@ -168,8 +170,10 @@ std::vector<Home> homes_field(const Napi::Object& object, const char* name) {
       homes.push_back(Home::cpu);
     } else if (home == "shared") {
       homes.push_back(Home::shared);
+    } else if (home == "demand") {
+      homes.push_back(Home::demand);
     } else {
-      throw wrong_type(name, "'resident', 'streamed', 'cpu' or 'shared'");
+      throw wrong_type(name, "'resident', 'streamed', 'cpu', 'shared' or 'demand'");
     }
   }
   return homes;

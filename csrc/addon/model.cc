@@ -49,7 +49,8 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
          InstanceMethod<&ModelHandle::submit>("submit"), InstanceMethod<&ModelHandle::cancel>("cancel"),
          InstanceMethod<&ModelHandle::stats>("stats"), InstanceMethod<&ModelHandle::observe_steps>("observeSteps"),
          InstanceMethod<&ModelHandle::memory>("memory"), InstanceMethod<&ModelHandle::set_homes>("setHomes"),
-         InstanceMethod<&ModelHandle::set_arena>("setArena"), InstanceMethod<&ModelHandle::trace>("trace"),
+         InstanceMethod<&ModelHandle::set_arena>("setArena"),
+         InstanceMethod<&ModelHandle::set_expert_cache>("setExpertCache"), InstanceMethod<&ModelHandle::trace>("trace"),
          InstanceMethod<&ModelHandle::close>("close")});
   }
 
@@ -139,6 +140,11 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     put("acceptedTokens", c.accepted_tokens);
     put("draftPasses", c.draft_passes);
     out["draftMs"] = Napi::Number::New(info.Env(), c.draft_ms.load(std::memory_order_relaxed));
+    put("expertHits", c.expert_hits);
+    put("expertMapped", c.expert_mapped);
+    put("promotedBytes", c.promoted_bytes);
+    put("expertFrames", c.expert_frames);
+    put("usedFrames", c.used_frames);
     put("savedKvBytes", c.saved_kv_bytes);
     out["stepMs"] = Napi::Number::New(info.Env(), c.step_ms.load(std::memory_order_relaxed));
     out["switchMs"] = Napi::Number::New(info.Env(), c.switch_ms.load(std::memory_order_relaxed));
@@ -226,6 +232,19 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     const Pending made = pending(info.Env());
     Engine::process().set_arena_limit(
         model_, bytes, [made] { made.resolve([](Napi::Env at) { return at.Undefined(); }); },
+        [made](const Error& error) { made.reject(error); });
+    return made.deferred->Promise();
+  }
+
+  // setExpertCache(bytes): what it came to
+  Napi::Value set_expert_cache(const Napi::CallbackInfo& info) {
+    const auto bytes = static_cast<size_t>(info[0].As<Napi::Number>().DoubleValue());
+    const Pending made = pending(info.Env());
+    Engine::process().set_expert_cache(
+        model_, bytes,
+        [made](size_t found) {
+          made.resolve([found](Napi::Env at) { return Napi::Number::New(at, static_cast<double>(found)); });
+        },
         [made](const Error& error) { made.reject(error); });
     return made.deferred->Promise();
   }
@@ -353,6 +372,7 @@ ModelConfig model_config(const Napi::Object& request) {
   for (const size_t device : sizes_field(request, "unitDevices")) config.devices.push_back(static_cast<int>(device));
   config.direct_hops = bool_field(request, "directHops");
   config.arena_bytes = size_field(request, "arenaBytes");
+  config.expert_cache_bytes = size_field(request, "expertCacheBytes");
   config.turn_ms = int_field(request, "turnMs");
   config.cpu_rows = int_field(request, "cpuRows");
   config.context_length = int_field(request, "contextLength");

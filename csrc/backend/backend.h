@@ -173,6 +173,8 @@ struct StepOutput {
   std::vector<float> top_logprobs;
   std::vector<float> logits;  // [kept rows, vocab], in the order of the requests
   std::vector<float> hidden;  // [Step::hidden_rows, hidden]: the residual stream behind the last layer
+  // [experts of all units whose experts lie apart]: rows that chose each, where it was read apart
+  std::vector<uint16_t> expert_rows;
 };
 
 struct EmbeddingTable {
@@ -200,11 +202,20 @@ struct KvMemory {
   }
 };
 
+// Of a unit whose experts lie apart: where one of them begins.
+struct ExpertAddress {
+  int unit = 0, expert = 0;
+  const std::byte* address = nullptr;
+};
+
 struct ExecutorConfig {
   Program program;
   std::vector<UnitLayout> units;  // of the program's
   std::vector<EmbeddingTable> tables;
   std::vector<KvMemory> kv;  // [classes]; none: attention is computed elsewhere
+  // [units], or empty: a permanent slab of the unit has all but its experts, which end it; they lie where set_experts()
+  // says. A slab that is not permanent is whole.
+  std::vector<bool> experts_apart;
   int max_rows = 0;
   int max_logit_rows = 0;
   int max_context = 0;
@@ -226,6 +237,8 @@ class Executor {
   // Where the unit's slab is for operations enqueued from here on. `permanent`: there for good and complete already, so
   // kernels may read it ahead of the stream's order; never so of a ring slot.
   virtual void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent = false) = 0;
+  // Where experts that lie apart are read by operations enqueued from here on; of two addresses of one the later holds.
+  virtual void set_experts(Stream& stream, std::span<const ExpertAddress> experts) = 0;
   virtual void begin(Stream& stream, const Step& step, StepOutput& output) = 0;
   virtual void embed(Stream& stream) = 0;
   // The unit's operations. Of the head's, rows of the step's logit requests alone.
@@ -268,6 +281,8 @@ class Backend {
   virtual std::unique_ptr<Memory> allocate(size_t bytes, const char* what) = 0;
   virtual std::unique_ptr<Memory> allocate_host(size_t bytes, const char* what) = 0;
   virtual Pinner pinner() = 0;
+  // Where this device's kernels read pinned memory of the host.
+  virtual const std::byte* mapped(const std::byte* host) { return host; }
   virtual std::unique_ptr<Stream> create_stream() = 0;
   virtual std::unique_ptr<Event> create_event(EventUse use = EventUse::order) = 0;
   virtual std::unique_ptr<Executor> create_executor(const ExecutorConfig& config) = 0;

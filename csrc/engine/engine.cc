@@ -133,6 +133,20 @@ void Engine::set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, 
   });
 }
 
+void Engine::set_expert_cache(const std::shared_ptr<Model>& model, size_t bytes, std::function<void(size_t)> done,
+                              std::function<void(const Error&)> failed) {
+  DeviceWorker& worker = worker_of(*model);
+  worker.post([&worker, model, bytes, done = std::move(done), failed = std::move(failed)] {
+    settle(
+        [&] {
+          worker.bring_to_rest(*model);
+          const size_t found = model->set_expert_cache(bytes);
+          Reclaimer::process().post([done, found] { done(found); });
+        },
+        failed);
+  });
+}
+
 void Engine::trace(const std::shared_ptr<Model>& model, std::string path, std::function<void()> done,
                    std::function<void(const Error&)> failed) {
   DeviceWorker& worker = worker_of(*model);

@@ -48,6 +48,9 @@ class Engine {
   // Bytes of device memory that the shared units of all models of this one's device may take.
   void set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, std::function<void()> done,
                        std::function<void(const Error&)> failed);
+  // Device memory for experts on demand; `done` hears what it came to.
+  void set_expert_cache(const std::shared_ptr<Model>& model, size_t bytes, std::function<void(size_t)> done,
+                        std::function<void(const Error&)> failed);
   // Writes a trace of the model's passes to a file, or no more if `path` is empty.
   void trace(const std::shared_ptr<Model>& model, std::string path, std::function<void()> done,
              std::function<void(const Error&)> failed);

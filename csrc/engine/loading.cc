@@ -117,7 +117,7 @@ LoadedModel load_model(const LoadRequest& request, std::atomic<bool>& cancelled,
   const auto at_home = [&](Home home) {
     return std::find(config.homes.begin(), config.homes.end(), home) != config.homes.end();
   };
-  const bool streams = at_home(Home::streamed) || at_home(Home::cpu) || at_home(Home::shared);
+  const bool streams = at_home(Home::streamed) || at_home(Home::cpu) || at_home(Home::shared) || at_home(Home::demand);
   RepackOptions options;
   options.cancelled = &cancelled;
   options.progress = progress;

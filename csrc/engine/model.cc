@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/reclaimer.h"
+#include "model/experts_layout.h"
 
 namespace millrace {
 
@@ -36,6 +37,7 @@ Model::Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::s
   check_config();
   create_sides(std::move(backends));
   create_inboxes();
+  create_experts();
   const bool sleeps = cpu != nullptr;  // its threads need every processor
   if (cpu) create_cpu_side(std::move(cpu));
   create_passes(sleeps);
@@ -104,6 +106,17 @@ void Model::check_config() const {
     throw Error(code::kInvalidArgument, "layers that share keys and values cannot be spread over several devices",
                 "name one device");
   }
+  for (size_t unit = 0; unit < units; unit++) {
+    if (config_.homes[unit] != Home::demand) continue;
+    const ExpertsOp* experts = experts_of(program().units[unit]);
+    const auto layout = experts ? experts_layout(*experts, host_->units()[unit]) : std::nullopt;
+    const bool ends =
+        layout && layout->first + static_cast<size_t>(experts->experts) * layout->stride >= host_->units()[unit].bytes;
+    if (ends && devices_.size() == 1) continue;
+    throw Error(code::kInvalidArgument,
+                unit_name(static_cast<int>(unit)) + ": on demand are mixtures of equal experts, on one device",
+                "load it with experts: 'resident'");
+  }
   if (std::find(config_.homes.begin(), config_.homes.end(), Home::shared) != config_.homes.end() &&
       devices_.size() > 1) {
     throw Error(code::kInvalidArgument, "units that models share cannot be spread over several devices",
@@ -164,10 +177,18 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
     executor.max_logit_rows = device == head ? config_.max_logit_rows : 1;
     executor.max_context = config_.context_length;
     executor.kernels = config_.kernels;
+    for (size_t unit = 0; unit < units.size(); unit++) {
+      executor.experts_apart.push_back(config_.homes[unit] == Home::demand);
+    }
     side.executor = side.backend->create_executor(executor);
 
     FeederConfig feeder;
-    for (const UnitLayout& unit : units) feeder.unit_bytes.push_back(unit.bytes);
+    for (size_t unit = 0; unit < units.size(); unit++) {
+      const ExpertsOp* experts = experts_of(program().units[unit]);
+      const bool apart = config_.homes[unit] == Home::demand;
+      feeder.unit_bytes.push_back(units[unit].bytes);
+      feeder.own_bytes.push_back(apart ? experts_layout(*experts, units[unit])->first : units[unit].bytes);
+    }
     feeder.homes = homes_of(config_.homes, i);
     feeder.stage_threads = config_.stage_threads;
     if (std::find(feeder.homes.begin(), feeder.homes.end(), Home::shared) != feeder.homes.end()) {
@@ -199,6 +220,31 @@ void Model::create_inboxes() {
     devices_[i].direct_hops = direct;
     if (direct) devices_[i].workspace_bytes += bytes;
   }
+}
+
+void Model::create_experts() {
+  std::vector<ExpertUnit> units;
+  for (size_t unit = 0; unit < config_.homes.size(); unit++) {
+    if (config_.homes[unit] != Home::demand) continue;
+    const ExpertsOp& op = *experts_of(program().units[unit]);
+    const ExpertsLayout layout = *experts_layout(op, host_->units()[unit]);
+    units.push_back({static_cast<int>(unit), op.experts, layout.first, layout.stride});
+  }
+  if (units.empty()) return;
+  Backend& backend = *sides_.front().backend;
+  if (!backend.reads_host_memory()) {  // kernels read it where it lies
+    host_->pin({backend.pinner(), {}});
+    host_->wait_until_pinned();
+    for (const ExpertUnit& unit : units) {
+      if (host_->pinned(unit.unit)) continue;
+      throw Error(code::kOutOfMemory,
+                  format("experts on demand need all of the model's %zu MiB of RAM pinned, the system allows %zu",
+                         host_->bytes() >> 20, host_->pinned_bytes() >> 20),
+                  "raise the limit of locked memory (ulimit -l), or load it with experts: 'resident'");
+    }
+  }
+  experts_ = std::make_unique<ExpertStore>(backend, *host_, std::move(units), config_.expert_cache_bytes,
+                                           config_.expert_hooks);
 }
 
 void Model::create_cpu_side(std::unique_ptr<Backend> backend) {
@@ -278,6 +324,7 @@ void Model::abandon_passes() {
   if (trace_) trace_->abandon();
   scheduler_->abandon(give_up());
   for (const Side& side : sides_) side.feeder->restart();
+  if (experts_) experts_->restart();
   under_way_ = 0;
   publish_counters();
 }
@@ -315,6 +362,14 @@ void Model::set_arena_limit(size_t bytes) {
   publish_counters();
 }
 
+size_t Model::set_expert_cache(size_t bytes) {
+  if (!experts_) return 0;
+  for (const Side& side : sides_) side.compute->synchronize();
+  experts_->set_cache(bytes);
+  publish_counters();
+  return experts_->bytes();
+}
+
 size_t Model::shared_unit_bytes() const {
   size_t bytes = 0;
   for (size_t unit = 0; unit < config_.homes.size(); unit++) {
@@ -333,6 +388,7 @@ void Model::release() {
   scheduler_->give_up_masks();
   give_up();
   trace_.reset();
+  experts_.reset();
   for (Side& side : sides_) side.feeder.reset();
   cpu_.reset();
   for (Side& side : sides_) side.executor.reset();
@@ -409,6 +465,7 @@ void Model::run_pass(Pass& pass) {
     }
     Step own = step;
     if (i != head) own.logits = {}, own.adjustments = {}, own.table_updates = {}, own.masks = {}, own.hidden_rows = {};
+    if (experts_) experts_->begin(*side.executor, *side.compute);
     side.executor->begin(*side.compute, own, pass.output);
   }
   sides_[at].executor->embed(*sides_[at].compute);
@@ -483,7 +540,8 @@ bool Model::may_launch_ahead() const {
                       (config_.steps_ahead == StepsAhead::on_gpus && !side.backend->reads_host_memory());
   if (!wished || under_way_ != 1 || sides_.size() > 1 || cpu_ || trace_) return false;
   const std::vector<Home>& homes = side.feeder->homes();
-  return std::all_of(homes.begin(), homes.end(), [](Home home) { return home == Home::resident; }) &&
+  return std::all_of(homes.begin(), homes.end(),
+                     [](Home home) { return home == Home::resident || home == Home::demand; }) &&
          side.executor->may_follow(passes_[1 - next_pass_].batch.step);
 }
 
@@ -508,6 +566,7 @@ void Model::finish() {
     done->synchronize();  // the CPU has sent its last rows, or failed and gives them up
   const Clock::time_point ran = Clock::now();
   sides_[head_side()].executor->collect(pass.output);
+  if (experts_) experts_->used(pass.output.expert_rows);
   const Clock::time_point ended = Clock::now();
   const auto add = [](std::atomic<double>& counter, double value) {
     counter.store(counter.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
@@ -592,6 +651,13 @@ void Model::publish_counters() {
   if (config_.draft_model) {
     store(counters_.draft_passes, config_.draft_model->passes());
     counters_.draft_ms.store(config_.draft_model->milliseconds(), std::memory_order_relaxed);
+  }
+  if (experts_) {
+    store(counters_.expert_hits, experts_->counters().hits);
+    store(counters_.expert_mapped, experts_->counters().mapped);
+    store(counters_.promoted_bytes, experts_->counters().promoted_bytes);
+    store(counters_.expert_frames, experts_->counters().frames);
+    store(counters_.used_frames, experts_->counters().used_frames);
   }
   store(counters_.recomputations, scheduler_->counters().recomputations);
 }

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "engine/kv_pool.h"
 #include "engine/scheduler.h"
+#include "stream/expert_store.h"
 #include "stream/feeder.h"
 #include "stream/host_store.h"
 
@@ -29,6 +30,7 @@ struct ModelConfig {
   std::vector<int> devices;        // one a unit: the device that has it, by its place; empty: the first has all
   std::vector<size_t> ring_bytes;  // one a device
   bool direct_hops = true;         // rows cross straight into another device's memory, where there is a way
+  size_t expert_cache_bytes = 0;   // of device memory, for experts of units at home on demand
   size_t arena_bytes = 0;          // of the device, for the shared units of all its models; 0: as it is
   int context_length = 0;
   std::vector<int> kv_blocks;  // of each class; of those without a window at least one context
@@ -49,6 +51,7 @@ struct ModelConfig {
   std::shared_ptr<DraftModel> draft_model;                                              // this model's alone
   std::vector<KernelImage> kernels;  // in the place of the backend's own
   FeederHooks hooks;
+  ExpertHooks expert_hooks;
   KvHooks kv_hooks;
   int64_t skip_hop_wait = -1;  // for tests: which wait for another device's rows is left out
   int stage_threads = 1;       // that copy slabs which are not pinned
@@ -72,6 +75,8 @@ struct ModelCounters {
   std::atomic<uint64_t> drafted_tokens{0}, accepted_tokens{0};
   std::atomic<uint64_t> draft_passes{0};  // of the draft model
   std::atomic<double> draft_ms{0};        // that they took
+  // Experts of passes, read in frames and in RAM; what frames took; frames, and those that hold an expert.
+  std::atomic<uint64_t> expert_hits{0}, expert_mapped{0}, promoted_bytes{0}, expert_frames{0}, used_frames{0};
   // Have a place in the queue: not submitted yet, or not started; and how long a started request takes, of late.
   std::atomic<uint64_t> queued{0};
   std::atomic<double> service_ms{0};
@@ -139,6 +144,8 @@ class Model {
   bool shares() const { return arena_ != nullptr; }
   const Arena* arena() const { return arena_; }
   void set_arena_limit(size_t bytes);
+  // Of experts on demand, from the next pass on: the bytes that it came to.
+  size_t set_expert_cache(size_t bytes);
   size_t shared_unit_bytes() const;
   // It would have to bring weights to the device before its next pass.
   bool away() { return sides_.front().feeder->missing_bytes() > 0; }
@@ -193,6 +200,7 @@ class Model {
   bool keys_are_at_hand() const;
   void create_sides(std::vector<std::unique_ptr<Backend>> backends);
   void create_inboxes();
+  void create_experts();
   void create_cpu_side(std::unique_ptr<Backend> backend);
   // As come_to_rest(), whatever anybody waits for.
   bool give_up();
@@ -227,7 +235,8 @@ class Model {
   int64_t hop_waits_ = 0;
   std::unique_ptr<KvPool> kv_;
   int kv_total_ = 0;
-  Arena* arena_ = nullptr;  // of shared units
+  Arena* arena_ = nullptr;                // of shared units
+  std::unique_ptr<ExpertStore> experts_;  // of units at home on demand
   std::unique_ptr<CpuSide> cpu_;
   std::unique_ptr<Trace> trace_;
   std::unique_ptr<Scheduler> scheduler_;

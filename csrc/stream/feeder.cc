@@ -31,14 +31,15 @@ Feeder::Feeder(Backend& backend, const SlabSource& source, FeederConfig config)
   for (size_t unit = 0; unit < config_.homes.size(); unit++) {
     const Home home = config_.homes[unit];
     ringed_[unit] = home == Home::streamed;
-    if (home != Home::resident) continue;
+    if (home != Home::resident && home != Home::demand) continue;
     Place& place = places_[unit];
     if (backend_.reads_host_memory()) {
       place.address = source_.slab(static_cast<int>(unit));
     } else {
-      place.memory = backend_.allocate(config_.unit_bytes[unit], "a resident unit");
+      const size_t bytes = own_bytes(static_cast<int>(unit));
+      place.memory = backend_.allocate(bytes, "a resident unit");
       place.address = place.memory->data();
-      enqueue_copy(place.memory->data(), static_cast<int>(unit));
+      enqueue_copy(place.memory->data(), static_cast<int>(unit), bytes);
     }
     place.state = Place::there;
   }
@@ -125,8 +126,11 @@ void Feeder::make_ring(size_t wish) {
   }
 }
 
-void Feeder::enqueue_copy(std::byte* destination, int unit) {
-  const size_t bytes = config_.unit_bytes[unit];
+size_t Feeder::own_bytes(int unit) const {
+  return config_.homes[unit] == Home::demand ? config_.own_bytes[unit] : config_.unit_bytes[unit];
+}
+
+void Feeder::enqueue_copy(std::byte* destination, int unit, size_t bytes) {
   if (trace_ != nullptr) trace_->begin(track_, names_[unit]);
   if (source_.pinned(unit)) {
     copy_->copy(destination, source_.slab(unit), bytes);
@@ -141,7 +145,7 @@ void Feeder::enqueue_copy(std::byte* destination, int unit) {
 void Feeder::bring(int unit, std::byte* memory) {
   Place& place = places_[unit];
   if (!place.ready) place.ready = backend_.create_event();
-  enqueue_copy(memory, unit);
+  enqueue_copy(memory, unit, own_bytes(unit));
   copy_->record(*place.ready);
   place.address = memory;
   place.state = Place::coming;
@@ -198,7 +202,8 @@ std::vector<int> Feeder::ring_order(Route route) const {
   std::vector<int> order;
   for (size_t unit = 0; unit < config_.homes.size(); unit++) {
     const Home home = config_.homes[unit];
-    const bool passes = home == Home::streamed || (home == Home::cpu && route == Route::prefill) ||
+    const bool passes = home == Home::streamed ||
+                        ((home == Home::cpu || home == Home::demand) && route == Route::prefill) ||
                         (home == Home::shared && places_[unit].state == Place::absent);
     if (passes) order.push_back(static_cast<int>(unit));
   }
@@ -311,7 +316,7 @@ void Feeder::pump() {
       const bool skip = static_cast<int64_t>(counters_.free_waits++) == config_.hooks.skip_free_wait;
       if (!skip) copy_->wait(event_of(free_, *place->after));
     }
-    enqueue_copy(ring_memory_->data() + place->offset, unit);
+    enqueue_copy(ring_memory_->data() + place->offset, unit, bytes);
     Event& ready = event_of(ready_, place->sequence);
     copy_->record(ready);
     slots_.push_back({*place, unit, &ready});

@@ -26,10 +26,12 @@
 namespace millrace {
 
 enum class Home : uint8_t {
-  resident,   // in device memory for good
-  streamed,   // in system RAM, copied for every pass
-  cpu,        // in system RAM, computed there
-  shared,     // in the device's arena, as long as no other model needs the room
+  resident,  // in device memory for good
+  streamed,  // in system RAM, copied for every pass
+  cpu,       // in system RAM, computed there
+  shared,    // in the device's arena, as long as no other model needs the room
+  demand,    // all but its experts in device memory for good; those apart (expert_store.h), but in passes with prompts,
+             // which stream it whole
   elsewhere,  // on another device, which has a feeder of its own
 };
 
@@ -42,6 +44,7 @@ struct FeederHooks {
 
 struct FeederConfig {
   std::vector<size_t> unit_bytes;  // of every unit's slab
+  std::vector<size_t> own_bytes;   // [units], or empty: of a unit at home on demand, what lies before its experts
   std::vector<Home> homes;         // [units]
   size_t ring_bytes = 0;           // at least the largest unit that may pass through it
   Arena* arena = nullptr;          // of shared units; used from begin() on, by the thread that calls it
@@ -87,7 +90,7 @@ class Feeder final : private Arena::Tenant {
   // The unit passes through the ring in this pass.
   bool streams(int unit) const { return ringed_[unit]; }
   // The unit is on the device, complete since before this pass, and stays there until the pass has ended.
-  bool permanent(int unit) const { return places_[unit].state == Place::there; }
+  bool permanent(int unit) const { return !ringed_[unit] && places_[unit].state == Place::there; }
   // Bytes that a pass of the decode route would have to copy before it could go on as fast as the device computes.
   size_t missing_bytes();
   // The address at which kernels enqueued on `compute` from here to release() find the unit's weights.
@@ -140,7 +143,9 @@ class Feeder final : private Arena::Tenant {
   void make_ring(size_t bytes);
   // Begins to bring a unit to device memory that is its own.
   void bring(int unit, std::byte* memory);
-  void enqueue_copy(std::byte* destination, int unit);
+  void enqueue_copy(std::byte* destination, int unit, size_t bytes);
+  // In device memory that is its own.
+  size_t own_bytes(int unit) const;
   void choose_wanted();
   // Which units pass through the ring in passes of a route, by what is in the arena now.
   std::vector<int> ring_order(Route route) const;

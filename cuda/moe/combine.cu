@@ -20,23 +20,23 @@ __global__ void experts_glu_kernel(const float* y, int y_stride, bool interleave
   act[static_cast<size_t>(blockIdx.y) * act_stride + i] = saturated_half(value);
 }
 
-__global__ void combine_kernel(const float* y, const float* routes, int top_k, int width, const int32_t* positions,
-                               float* out, int out_stride) {
+__global__ void combine_kernel(CombineArguments a) {
   wait_for_predecessor();
   allow_successor();
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   const int row = static_cast<int>(blockIdx.y);
-  if (i >= width) return;
+  if (i >= a.width) return;
   float sum = 0.0f;
-  if (positions[row] >= 0) {
-    const float* weights = routes + static_cast<size_t>(row) * 2 * top_k + top_k;
-    const float* from = y + static_cast<size_t>(row) * top_k * width + i;
-    for (int rank = 0; rank < top_k; rank++) {
-      const float part = __fmul_rn(weights[rank], from[static_cast<size_t>(rank) * width]);
+  if (a.positions[row] >= 0) {
+    const float* weights = a.routes + static_cast<size_t>(row) * 2 * a.top_k + a.top_k;
+    const float* from = a.y + static_cast<size_t>(row) * a.top_k * a.width + i;
+    for (int rank = 0; rank < a.top_k; rank++) {
+      const float part = __fmul_rn(weights[rank], from[static_cast<size_t>(rank) * a.width]);
       sum = rank == 0 ? part : __fadd_rn(sum, part);
     }
   }
-  out[static_cast<size_t>(row) * out_stride + i] = sum;
+  float* out = a.out + static_cast<size_t>(row) * a.out_stride + i;
+  *out = a.adds ? __fadd_rn(*out, __fmul_rn(a.scale, sum)) : sum;
 }
 
 }  // namespace
@@ -48,12 +48,9 @@ cudaError_t experts_glu(const float* y, int y_stride, bool interleaved, int plac
                 op.activation == Activation::clamped_swiglu, op.alpha, op.limit, act, act_stride);
 }
 
-cudaError_t combine_experts(const float* y, const float* routes, int rows, int top_k, int width,
-                            const int32_t* positions, float* out, int out_stride, cudaStream_t stream,
-                            bool programmatic) {
-  const dim3 grid((width + kThreads - 1) / kThreads, rows);
-  return launch(combine_kernel, grid, dim3(kThreads), 0, stream, programmatic, y, routes, top_k, width, positions, out,
-                out_stride);
+cudaError_t combine_experts(const CombineArguments& a, cudaStream_t stream, bool programmatic) {
+  const dim3 grid((a.width + kThreads - 1) / kThreads, a.rows);
+  return launch(combine_kernel, grid, dim3(kThreads), 0, stream, programmatic, a);
 }
 
 }  // namespace millrace::cuda

@@ -131,7 +131,7 @@ __device__ void route_row(const RouteArguments& a, const float* logits, const fl
 
 // By a thread block. counts, begins: [experts] in shared memory.
 __device__ void make_list(const float* routes, int rows, int top_k, int experts, const int32_t* positions,
-                          const ExpertList& list, int* counts, int* begins) {
+                          const ExpertList& list, uint16_t* log, int* counts, int* begins) {
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   const int places = rows * top_k;
   for (int e = thread; e < experts; e += threads) counts[e] = 0;
@@ -173,6 +173,7 @@ __device__ void make_list(const float* routes, int rows, int top_k, int experts,
     for (int e = first; e < end; e++) {
       const int count = counts[e];
       begins[e] = before;
+      if (log != nullptr) log[e] = static_cast<uint16_t>(min(log[e] + count, 0xffff));
       if (count > kFewRows) {
         for (int at = 0; at < count; at += size) {
           list.many[many_before++] = make_int4(e, before + at, min(size, count - at), 0);
@@ -210,16 +211,21 @@ __global__ void route_kernel(const __grid_constant__ RouteArguments a, const __g
   if (!listed) return;
   __syncthreads();
   int* counts = reinterpret_cast<int*>(shared);
-  make_list(a.routes, a.rows, a.op.top_k, a.op.experts, a.positions, list, counts, counts + a.op.experts);
+  make_list(a.routes, a.rows, a.op.top_k, a.op.experts, a.positions, list, a.log, counts, counts + a.op.experts);
 }
 
 __global__ void list_kernel(const float* routes, int rows, int top_k, int experts, const int32_t* positions,
-                            const __grid_constant__ ExpertList list) {
+                            const __grid_constant__ ExpertList list, uint16_t* log) {
   extern __shared__ float shared[];
   wait_for_predecessor();
   allow_successor();
   int* counts = reinterpret_cast<int*>(shared);
-  make_list(routes, rows, top_k, experts, positions, list, counts, counts + experts);
+  make_list(routes, rows, top_k, experts, positions, list, log, counts, counts + experts);
+}
+
+// By one thread: of two addresses of one expert the later holds. (A frame that comes into use may be given up at once.)
+__global__ void set_experts_kernel(const std::byte** table, const __grid_constant__ ExpertChanges changes) {
+  for (int i = 0; i < changes.count; i++) table[changes.entries[i]] = changes.addresses[i];
 }
 
 constexpr int kSharedBytes = 48 << 10;
@@ -250,9 +256,13 @@ cudaError_t route(const RouteArguments& a, const ExpertList& list, cudaStream_t 
 }
 
 cudaError_t list_experts(const float* routes, int rows, int top_k, int experts, const int32_t* positions,
-                         const ExpertList& list, cudaStream_t stream, bool programmatic) {
+                         const ExpertList& list, uint16_t* log, cudaStream_t stream, bool programmatic) {
   return launch(list_kernel, dim3(1), dim3(1024), 2 * sizeof(int) * experts, stream, programmatic, routes, rows, top_k,
-                experts, positions, list);
+                experts, positions, list, log);
+}
+
+cudaError_t set_experts(const std::byte** table, const ExpertChanges& changes, cudaStream_t stream) {
+  return launch(set_experts_kernel, dim3(1), dim3(1), 0, stream, false, table, changes);
 }
 
 }  // namespace millrace::cuda

@@ -9,8 +9,7 @@
 
 #include "cuda/plan/decode.h"
 #include "cuda/plan/device.h"
-#include "model/program.h"
-#include "model/slab_layout.h"
+#include "model/experts_layout.h"
 
 namespace millrace::cuda {
 
@@ -22,15 +21,6 @@ inline constexpr int kFewRows = 8, kManyRows = 32;
 inline constexpr int64_t kMostExpertBytes = int64_t{64} << 20;
 // Rows whose experts are listed by the launch that routes them.
 inline constexpr int kListedRows = 32;
-
-// The experts of a unit, all alike: expert e begins first + e * stride bytes into the slab, and the offsets of its
-// linears count from there.
-struct ExpertsLayout {
-  size_t first = 0, stride = 0;
-  LinearLayout gate_up, down;
-};
-// None where two experts lie otherwise: in another code, or by a permutation that others do not have.
-std::optional<ExpertsLayout> experts_layout(const ExpertsOp& op, const UnitLayout& unit);
 
 // Gate and up of an expert leave their linear as one activation.
 bool fused_expert_glu(const LinearLayout& gate_up);

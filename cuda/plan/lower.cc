@@ -69,6 +69,13 @@ std::vector<Lowered> lower(const std::vector<Op>& ops) {
         continue;
       }
     }
+    const auto* experts = std::get_if<ExpertsOp>(&ops[i]);
+    const auto* add = experts != nullptr && i + 1 < ops.size() ? std::get_if<AddOp>(&ops[i + 1]) : nullptr;
+    if (add != nullptr && add->in == experts->out && add->out != experts->out && !read_after(ops, i + 1, add->in)) {
+      out.push_back({ops[i], {}, {}, *add});
+      i++;
+      continue;
+    }
     out.push_back({ops[i], {}, {}});
   }
   return out;

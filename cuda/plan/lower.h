@@ -15,6 +15,8 @@ struct Lowered {
   std::optional<NormOp> before;
   // NormOp of query heads: the norm of the key heads beside them.
   std::optional<NormOp> keys;
+  // ExpertsOp: what adds their sum, which nobody else reads.
+  std::optional<AddOp> sum = {};
 };
 
 std::vector<Lowered> lower(const std::vector<Op>& ops);

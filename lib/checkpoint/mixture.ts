@@ -79,6 +79,15 @@ export function buildMixture(
     ...(shape.renormalise ? { renormalise: true } : {}),
     ...(scale === 1 ? {} : { scale }),
   })
+  let projected: number | undefined
+  if (shared) {
+    const activated = builder.value('activated', shared.width)
+    projected = builder.value('projected', hidden)
+    const part = (name: string, n: number): LinearPart => ({ module: `${prefix}.${shared.module}.${name}`, n })
+    unit.glu(from, activated, part('gate_proj', shared.width), part('up_proj', shared.width), 'silu')
+    unit.linear(activated, projected, [part('down_proj', hidden)])
+  }
+  // Last of the unit's weights: what comes before them can lie elsewhere.
   const parts = Array.from({ length: experts }, (_, index) => expertParts(prefix, index, shape, hidden))
   unit.experts(
     from,
@@ -87,13 +96,7 @@ export function buildMixture(
     parts,
     clamped ? { activation: 'clampedSwiglu', ...clamped } : { activation: 'silu' },
   )
-  if (shared) {
-    const [activated, projected] = [builder.value('activated', shared.width), builder.value('projected', hidden)]
-    const part = (name: string, n: number): LinearPart => ({ module: `${prefix}.${shared.module}.${name}`, n })
-    unit.glu(from, activated, part('gate_proj', shared.width), part('up_proj', shared.width), 'silu')
-    unit.linear(activated, projected, [part('down_proj', hidden)])
-    unit.op({ op: 'add', in: projected, out: mixed })
-  }
+  if (projected !== undefined) unit.op({ op: 'add', in: projected, out: mixed })
   return mixed
 }
 

@@ -41,6 +41,8 @@ export interface LoadFlags {
   maxSequences?: number
   kvTokens?: number
   kvSwap?: number | string
+  experts?: 'auto' | 'resident' | 'demand'
+  expertCache?: number | string
   batch?: number
 }
 
@@ -108,7 +110,7 @@ export function addPlanFlags(command: Command, context = 'longest prompt and ans
     .addOption(
       new Option(
         '--placement <homes>',
-        'auto, resident, streamed, cpu, shared, or one of the last four a layer or a unit, with commas',
+        'auto, resident, streamed, cpu, shared, demand, or one of the last five a layer or a unit, with commas',
       ).argParser(parsePlacement),
     )
     .addOption(
@@ -131,6 +133,18 @@ export function addPlanFlags(command: Command, context = 'longest prompt and ans
     .addOption(new Option('--ram-budget <size>', 'system RAM for the model: a size, or a share').argParser(parseSize))
     .addOption(
       new Option('--kv-swap <size>', 'of it, for keys and values of preempted requests: a size, or 0').argParser(
+        parseSize,
+      ),
+    )
+    .addOption(
+      new Option('--experts <where>', 'of mixtures: in RAM on demand, or as all weights').choices([
+        'auto',
+        'resident',
+        'demand',
+      ]),
+    )
+    .addOption(
+      new Option('--expert-cache <size>', 'GPU memory for experts on demand: a size such as 8GiB, or 0').argParser(
         parseSize,
       ),
     )
@@ -287,9 +301,9 @@ export function samplingOptions(flags: object): GenerateOptions {
 /** A plan as the flags have it. */
 export function planOptions(flags: LoadFlags): PlanOptions {
   const { device, placement, ring, context, threads, vramBudget, ramBudget, arena, coExecute, adaptive } = flags
-  const { maxSequences, kvTokens, kvSwap, batch } = flags
+  const { maxSequences, kvTokens, kvSwap, batch, experts, expertCache } = flags
   const sizes = { ring, contextLength: context, vramBudget, ramBudget, arena, maxSequences, kvTokens, kvSwap, batch }
-  const options = { device, placement, threads, coExecute, adaptive, ...sizes }
+  const options = { device, placement, threads, coExecute, adaptive, experts, expertCache, ...sizes }
   return validate(planSchema, options, 'options')
 }
 

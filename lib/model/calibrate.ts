@@ -2,10 +2,11 @@
 import { channel } from 'node:diagnostics_channel'
 import { setTimeout } from 'node:timers/promises'
 import { z } from 'zod'
-import type { Home, NativeStepEvent, SyntheticOptions } from '../binding.ts'
+import type { NativeStepEvent, SyntheticOptions } from '../binding.ts'
 import type { DecoderShape } from '../checkpoint/decoder.ts'
 import { MillraceError } from '../errors.ts'
 import { userCacheFolder, writeFailed } from '../files.ts'
+import type { PlacementHome } from '../options/model.ts'
 import { loadOptions, planOptions } from '../options/model.ts'
 import { validate } from '../options/validate.ts'
 import { type Calibration, calibrationPath, ROWS, writeCalibration } from '../plan/calibration.ts'
@@ -82,7 +83,7 @@ const MIXED_TOKENS = 18
 const MODELS = 20
 
 type Shape = 'small' | 'large'
-type HomeOf = (kind: 'attention' | 'feedForward' | 'head', layer: number) => Home
+type HomeOf = (kind: 'attention' | 'feedForward' | 'head', layer: number) => PlacementHome
 
 /**
  * Takes a GPU, about 2 GB of its memory and 20 seconds. Rejects with INVALID_ARGUMENT, DEVICE_UNAVAILABLE,
@@ -184,7 +185,7 @@ class Observer {
     requireNotAborted(signal, 'the calibration')
     onProgress?.(this.#loaded++, MODELS)
     const spec = { ...BASE[shape], layers, vocab: more.vocab ?? VOCAB, maxPosition: 2 * LONG }
-    const placement: Home[] = []
+    const placement: PlacementHome[] = []
     for (let layer = 0; layer < layers; layer++) {
       placement.push(homeOf('attention', layer), homeOf('feedForward', layer))
     }

@@ -34,7 +34,7 @@ import { nativeSampling } from '../options/sampling.ts'
 import { checkDrafts, draftsOf, type Speculation } from '../options/speculation.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
 import { withinBudgets } from '../plan/budget.ts'
-import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withPlaced } from '../plan/plan.ts'
+import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withExpertCache, withPlaced } from '../plan/plan.ts'
 import type { Prediction } from '../plan/predict.ts'
 import { budgetBytes } from '../plan/vram.ts'
 import { isPlain, ParsedAnswer, tokensOf } from '../text/chat/answer.ts'
@@ -80,6 +80,11 @@ export interface ModelStats {
   }
   /** Bytes copied into the arena that models share, the passes that had to, and milliseconds that these took. */
   arena: { copiedBytes: number; switches: number; switchMs: number }
+  /**
+   * Of experts on demand that passes chose: read in the cache, and in system RAM (`mapped`); their ratio, 0 of none. Of
+   * the cache: bytes copied into it, how many experts it holds at most, and now.
+   */
+  experts: { hits: number; mapped: number; hitRate: number; promotedBytes: number; frames: number; usedFrames: number }
   /** Times that hidden rows went from the GPU to the CPU and back in the middle of a pass. */
   hops: number
   /**
@@ -369,6 +374,20 @@ export class Model implements AsyncDisposable {
       this.#plan = { ...plan, arenaBytes }
       return this.#plan
     }
+    if (plan.experts) {
+      // Moved while answers run on a GPU, some had other tokens: it is not known why yet.
+      if (plan.device !== 'cpu') {
+        throw new MillraceError('INVALID_ARGUMENT', {
+          message: 'on a GPU experts on demand keep the cache that they were loaded with',
+          remedy: 'load the model again with another expertCache',
+        })
+      }
+      const resized = withExpertCache(plan, budgets[0]!)
+      const found = await awaitNative(() => native.setExpertCache(resized.expertCacheBytes))
+      const held = withExpertCache(plan, budgets[0]!, found)
+      this.#plan = { ...held, prediction: this.#parts.predict(held) }
+      return this.#plan
+    }
     if (plan.device === 'cpu') {
       throw new MillraceError('INVALID_ARGUMENT', {
         message: 'the model is on the CPU, where weights are read where they lie: there is no GPU memory to budget',
@@ -403,7 +422,7 @@ export class Model implements AsyncDisposable {
       this.#requireUsable()
       if (this.#awake) return
       const plan = this.#plan
-      if (plan.units.some(({ home }) => home === 'resident') && plan.device !== 'cpu') {
+      if (plan.units.some(({ home }) => home === 'resident') && plan.device !== 'cpu' && !plan.experts) {
         const budgets = plan.devices.map(({ vramBudgetBytes }) => vramBudgetBytes)
         const { homes, rings } = withinBudgets(plan, this.#parts.ring, 'least')
         await this.#move(plan, homes, rings, budgets)
@@ -695,6 +714,14 @@ function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
       devices: memory.devices.map(({ device, copiedBytes }) => ({ device, copiedBytes })),
     },
     arena: { copiedBytes: stats.arenaCopiedBytes, switches: stats.switches, switchMs: stats.switchMs },
+    experts: {
+      hits: stats.expertHits,
+      mapped: stats.expertMapped,
+      hitRate: stats.expertHits === 0 ? 0 : stats.expertHits / (stats.expertHits + stats.expertMapped),
+      promotedBytes: stats.promotedBytes,
+      frames: stats.expertFrames,
+      usedFrames: stats.usedFrames,
+    },
     hops: stats.hops,
     sequences: {
       running: stats.runningSequences,

@@ -49,6 +49,7 @@ export async function loadWeights(
         ringBytes: plan.devices.map(({ ringBytes }) => ringBytes),
         directHops: true,
         arenaBytes: plan.arenaBytes,
+        expertCacheBytes: plan.expertCacheBytes,
         turnMs: plan.turnMs,
         cpuRows: plan.cpuRows,
         contextLength: plan.contextLength,

@@ -7,9 +7,9 @@ import { boolean, integer, MAX_TOKENS, number, parseBytes, parsePercent, signal 
 /**
  * Where weights rest: in device memory; in system RAM, streamed through the ring at every pass; in system RAM, where
  * beside a GPU the CPU computes the feed-forwards of answers, and long prompts stream them; or in device memory that all
- * models of a GPU share, as long as no other one needs the room.
+ * models of a GPU share, as long as no other one needs the room. 'demand' is of mixtures, and what `experts` gives them.
  */
-export type PlacementHome = 'resident' | 'streamed' | 'cpu' | 'shared'
+export type PlacementHome = 'resident' | 'streamed' | 'cpu' | 'shared' | 'demand'
 
 export interface LoadProgress {
   /**
@@ -51,6 +51,14 @@ export interface PlanOptions {
   maxSequences?: number | undefined
   /** Tokens that the KV cache holds in all; raised to one context where it is less. */
   kvTokens?: number | undefined
+  /**
+   * Of mixtures of experts: 'demand' leaves them in system RAM, pinned, where the GPU reads those that a token chooses,
+   * and copies those that were chosen of late into a cache of GPU memory; 'resident' treats them as all weights.
+   * Default 'auto': on demand where not all of the model fits the GPU. No bit of an answer depends on it.
+   */
+  experts?: 'auto' | 'resident' | 'demand' | undefined
+  /** GPU memory for experts on demand: bytes or '8GiB'; 0: none. Default: what vramBudget leaves. */
+  expertCache?: number | string | undefined
   /**
    * System RAM for the keys and values of requests that are preempted when the KV cache is full: bytes or '4GiB', in
    * whole blocks. It is part of ramBudget, and pinned for a GPU. What finds no room there is computed again; 0: all of it.
@@ -163,9 +171,9 @@ export interface CloseOptions {
   timeoutMs?: number | undefined
 }
 
-const homes = ['resident', 'streamed', 'cpu', 'shared'] as const
+const homes = ['resident', 'streamed', 'cpu', 'shared', 'demand'] as const
 const placement = z.union([z.enum(['auto', ...homes]), z.array(z.enum(homes)).readonly()], {
-  error: `'auto', 'resident', 'streamed', 'cpu', 'shared' or an array of one of the last four a layer or a unit`,
+  error: `'auto', 'resident', 'streamed', 'cpu', 'shared', 'demand' or an array of one of the last five a layer or a unit`,
 })
 const deviceError = `'auto', 'cpu', 'cuda', 'cuda:<index>' or an array of GPUs`
 const deviceInListError = `'cuda:<index>'`
@@ -223,6 +231,8 @@ const plan = {
   maxSequences: integer(1, 65536).optional(),
   kvTokens: integer(1, 2 ** 31 - 1).optional(),
   kvSwap: bytes(0).optional(),
+  experts: z.enum(['auto', 'resident', 'demand'], { error: "'auto', 'resident' or 'demand'" }).optional(),
+  expertCache: bytes(0).optional(),
   vramBudget: budget.optional(),
   ramBudget: budget.optional(),
   batch: integer(1, 65536).optional(),

@@ -3,6 +3,7 @@ import type { Home, NativeUnit } from '../binding.ts'
 import type { PlanOptions } from '../options/model.ts'
 import { invalidArgument, parseBytes } from '../options/validate.ts'
 import type { Calibration } from './calibration.ts'
+import { isMixture, ownBytes } from './experts.ts'
 import { addUnit, boundSeconds, type DecodeRows, type PassParts, passParts, simulatePass } from './predict.ts'
 import { layersOf } from './program.ts'
 
@@ -60,6 +61,7 @@ interface InRing {
 function inRing(units: readonly NativeUnit[], homes: readonly Home[], gpu: boolean): InRing {
   const found: InRing = { layerUnits: 0, largestOfLayers: 0, headBytes: 0, besideCpu: gpu && homes.includes('cpu') }
   for (const [index, { kind, bytes }] of units.entries()) {
+    // Prompts bring units on demand whole.
     if (homes[index] === 'resident' || (homes[index] === 'cpu' && !gpu)) continue
     if (kind === 'head') found.headBytes = bytes
     else found.layerUnits++
@@ -105,11 +107,14 @@ export function place(
   gpu: boolean,
   ringUnits?: number,
 ): Placed {
-  const resident = units.filter((_, index) => homes[index] === 'resident')
+  const own = units.flatMap((unit, index) => {
+    const home = homes[index]!
+    return home === 'resident' || home === 'demand' ? [allocated(ownBytes(unit, home))] : []
+  })
   return {
     homes,
     ringBytes: sizeRing(inRing(units, homes, gpu), ring, ringUnits),
-    residentBytes: gpu ? resident.reduce((sum, { bytes }) => sum + allocated(bytes), 0) : 0,
+    residentBytes: gpu ? own.reduce((sum, bytes) => sum + bytes, 0) : 0,
   }
 }
 
@@ -130,14 +135,23 @@ export function homesOf(
         'beside a GPU the CPU computes feed-forwards only: keys and values stay on the GPU',
       )
     }
-    return [...placement]
+    const dense = units.findIndex((unit, index) => placement[index] === 'demand' && !isMixture(unit))
+    if (dense < 0) return [...placement]
+    const { name } = units[dense]!
+    throw invalidArgument(
+      `'resident', 'streamed' or 'cpu' for ${name}`,
+      `placement[${dense}]`,
+      'demand',
+      'it has no experts',
+    )
   }
   if (typeof placement !== 'string' && placement.length !== layers) {
     throw invalidArgument(`one home a layer (${layers}) or a unit (${units.length})`, 'placement', placement)
   }
-  return units.map(({ kind, layer }) => {
+  return units.map(({ kind, layer, experts }) => {
     if (kind === 'head') return placement === 'shared' ? 'shared' : 'resident'
     const home = typeof placement === 'string' ? placement : placement[layer]!
+    if (home === 'demand' && !experts) return 'resident'
     return home === 'cpu' && kind === 'attention' && device !== 'cpu' ? 'streamed' : home
   })
 }

@@ -18,6 +18,15 @@ import {
   unitDevices,
   workspaceBytesOf,
 } from './devices.ts'
+import {
+  cacheBytes,
+  checkExperts,
+  demandHomes,
+  isMixture,
+  ownBytes,
+  type PlannedExperts,
+  plannedExperts,
+} from './experts.ts'
 import { allocated, fastestHomes, headHomes, homesOf, type Placed, place } from './homes.ts'
 import { type PlannedKv, planKv } from './kv.ts'
 import { reserveBytes } from './memory.ts'
@@ -52,6 +61,8 @@ export interface PlannedUnit {
   types: readonly WeightType[]
   /** Of a mixture. */
   experts?: NativeExperts
+  /** Of experts on demand: the share that a pass finds on the device, where tokens choose evenly. */
+  hitRate?: number
 }
 
 /** A device's part of a plan. Bytes throughout. */
@@ -60,6 +71,8 @@ export interface PlannedDevice {
   device: string
   ringBytes: number
   residentBytes: number
+  /** For experts on demand. */
+  expertCacheBytes: number
   kvBytes: number
   /** On a GPU: of its executor, and of rows that come from other GPUs. */
   workspaceBytes: number
@@ -84,6 +97,9 @@ export interface ModelPlan {
    * large as the first model's shared units.
    */
   arenaBytes: number
+  /** Device memory for experts on demand, and what is expected of it; left out where there are none. */
+  expertCacheBytes: number
+  experts?: PlannedExperts
   /** Milliseconds that the model keeps the arena while others wait for it. */
   turnMs: number
   /** With more sequences that decode at once, units at home on the CPU are streamed for them all; more than can be: never. */
@@ -192,15 +208,20 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
   const batch = Math.min(options.batch ?? 1, maxLogitRows)
   const threads = options.threads ?? machine.cores
   const fixed = { program, slabs, shares, options, calibration, contextLength, batch, maxLogitRows, threads }
-  const { homes, devices, kvTokens, kv, maxRows } = gpu ? planGpus(fixed, gpus) : planCpu(fixed)
+  checkExperts(slabs.units, shares.length, options)
+  const { homes, devices, kvTokens, kv, maxRows } = gpu ? planExperts(fixed, gpus) : planCpu(fixed)
+  const experts = plannedExperts(slabs.units, homes, devices[0]!.expertCacheBytes)
   const streams = gpu && homes.some((home) => home !== 'resident')
   const deviceOf = unitDevices(shares)
   const withoutSwap: Omit<ModelPlan, 'prediction'> = {
     device: names[0]!,
     units: slabs.units.map((unit, index): PlannedUnit => {
-      return { ...unit, device: names[deviceOf[index]!]!, home: homes[index]! }
+      const home = homes[index]!
+      const hits = home === 'demand' ? { hitRate: experts!.hitRate } : {}
+      return { ...unit, device: names[deviceOf[index]!]!, home, ...hits }
     }),
     ...sums(devices),
+    ...(experts ? { experts } : {}),
     arenaBytes: sizeArena(homes, options),
     turnMs: options.turnMs ?? DEFAULT_TURN_MS,
     cpuRows: ANY_ROWS,
@@ -233,6 +254,7 @@ function sums(devices: PlannedDevice[]) {
     devices,
     ringBytes: sum('ringBytes'),
     residentBytes: sum('residentBytes'),
+    expertCacheBytes: sum('expertCacheBytes'),
     kvBytes: sum('kvBytes'),
     workspaceBytes: sum('workspaceBytes'),
     vramBytes: sum('vramBytes'),
@@ -252,18 +274,42 @@ export function withPlaced<Plan extends Omit<ModelPlan, 'prediction'>>(
   const devices = plan.devices.map((device, at): PlannedDevice => {
     const of = (home: Home) => total(units.filter((unit) => unit.home === home && unit.device === device.device))
     const residentBytes = units
-      .filter((unit) => unit.home === 'resident' && unit.device === device.device)
-      .reduce((sum, { bytes }) => sum + (device.device === 'cpu' ? 0 : allocated(bytes)), 0)
+      .filter(({ home, device: own }) => (home === 'resident' || home === 'demand') && own === device.device)
+      .reduce((sum, unit) => sum + (device.device === 'cpu' ? 0 : allocated(ownBytes(unit, unit.home))), 0)
     return {
       ...device,
       ringBytes: rings[at]!,
       residentBytes,
       streamedBytesPerPass: of('streamed'),
-      vramBytes: device.kvBytes + device.workspaceBytes + residentBytes + rings[at]!,
+      vramBytes: device.kvBytes + device.workspaceBytes + residentBytes + device.expertCacheBytes + rings[at]!,
       vramBudgetBytes: budgets[at]!,
     }
   })
   return { ...plan, units, ...sums(devices) }
+}
+
+/** The same plan with another cache of experts: `found` bytes, or as much as the budget leaves. Throws OUT_OF_MEMORY. */
+export function withExpertCache<Plan extends Omit<ModelPlan, 'prediction'>>(
+  plan: Plan,
+  budget: number,
+  found?: number,
+): Plan {
+  const [device] = plan.devices as [PlannedDevice]
+  const homes = plan.units.map(({ home }) => home)
+  const least = device.vramBytes - device.expertCacheBytes
+  if (least > budget && device.device !== 'cpu') {
+    throw new MillraceError('OUT_OF_MEMORY', {
+      message: `the model needs at least ${megabytes(least)} on ${device.device} without a cache of experts, the budget is ${megabytes(budget)}`,
+      remedy: 'give a larger budget, or load it with a shorter context',
+    })
+  }
+  const room = device.device === 'cpu' ? budget : budget - least
+  const expertCacheBytes = found ?? cacheBytes(plan.units, homes, {}, room)
+  const vramBytes = device.device === 'cpu' ? 0 : least + expertCacheBytes
+  const devices = [{ ...device, expertCacheBytes, vramBytes, vramBudgetBytes: budget }]
+  const experts = plannedExperts(plan.units, homes, expertCacheBytes)!
+  const units = plan.units.map((unit) => (unit.home === 'demand' ? { ...unit, hitRate: experts.hitRate } : unit))
+  return { ...plan, units, experts, ...sums(devices) }
 }
 
 interface Fixed {
@@ -293,7 +339,10 @@ function streamedBytes(units: readonly NativeUnit[], homes: readonly Home[]): nu
 /** On the twin host memory is device memory, so all fits where the model fits at all, and resident is fastest. */
 function planCpu({ slabs, shares, options, contextLength, batch, maxLogitRows }: Fixed): Decided {
   const { placement = 'auto', ring } = options
-  const homes = homesOf(slabs.units, 'cpu', placement === 'auto' ? 'resident' : placement)
+  const homes =
+    options.experts === 'demand'
+      ? demandHomes(slabs.units)
+      : homesOf(slabs.units, 'cpu', placement === 'auto' ? 'resident' : placement)
   const kvTokens = kvChoices(contextLength, options, batch)[0]!
   const maxRows = maxLogitRows + CPU_PREFILL_ROWS
   const kv = planKv(slabs.kv, kvTokens, contextLength, maxRows)
@@ -303,6 +352,8 @@ function planCpu({ slabs, shares, options, contextLength, batch, maxLogitRows }:
       device: share.device,
       ringBytes: placed.ringBytes,
       residentBytes: 0,
+      // Of the machine's own memory, where an expert is read as well without: none, unless it is asked for.
+      expertCacheBytes: cacheBytes(share.units, homesOfShare(share, homes), options, 0),
       kvBytes: kvBytesOf(share, slabs, kv),
       workspaceBytes: 0,
       vramBytes: 0,
@@ -313,17 +364,36 @@ function planCpu({ slabs, shares, options, contextLength, batch, maxLogitRows }:
   return { homes, devices, kvTokens, kv, maxRows }
 }
 
+/** Mixtures that do not fit are on demand, where nobody has said otherwise and they fit so. */
+function planExperts(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
+  const { options, slabs, shares } = fixed
+  const { experts = 'auto', placement = 'auto' } = options
+  if (experts === 'demand') return planGpus(fixed, gpus, demandHomes(slabs.units))
+  if (experts === 'resident' || placement !== 'auto' || shares.length > 1 || !slabs.units.some(isMixture)) {
+    return planGpus(fixed, gpus)
+  }
+  let decided: Decided | undefined
+  try {
+    decided = planGpus(fixed, gpus)
+    if (decided.homes.every((home) => home === 'resident')) return decided
+    return planGpus(fixed, gpus, demandHomes(slabs.units))
+  } catch (error) {
+    if (!decided) throw error
+    return decided
+  }
+}
+
 /**
  * Within the budget of each device's memory: residency goes first, then rows of a step, then what the KV cache holds
  * beyond one context where nobody has asked for it.
  */
-function planGpus(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
+function planGpus(fixed: Fixed, gpus: readonly MachineGpu[], demanded?: Home[]): Decided {
   const { program, slabs, shares, options, calibration, contextLength, batch, maxLogitRows, threads } = fixed
   const { placement = 'auto', ring } = options
   const decode = decodeRows({ contextLength, kvBytesPerToken: slabs.kvBytesPerToken, threads }, batch)
   // 'auto' leaves the CPU to one GPU: the search knows nothing of several that share it.
   const mostOnCpu = (options.coExecute ?? true) && shares.length === 1 ? undefined : 0
-  const wanted = placement === 'auto' ? undefined : homesOf(slabs.units, 'cuda', placement)
+  const wanted = demanded ?? (placement === 'auto' ? undefined : homesOf(slabs.units, 'cuda', placement))
   const parts = shares.map((share, at) => {
     const gpu = gpus[at]!
     const asked = budgetBytes('vramBudget', options.vramBudget ?? DEFAULT_VRAM_BUDGET, gpu.memoryFreeBytes)
@@ -355,17 +425,19 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
         const room = budget - kvBytes - workspace
         const fits = asWanted ?? fastestHomes(share.units, ring, room, decode, calibration, mostOnCpu)
         const { homes, ringBytes, residentBytes } = fits ?? leastHomes(share.units, ring)
+        const expertCacheBytes = cacheBytes(share.units, homes, options, room - residentBytes - ringBytes)
         const device: PlannedDevice = {
           device: share.device,
           ringBytes,
           residentBytes,
+          expertCacheBytes,
           kvBytes,
           workspaceBytes: workspace,
-          vramBytes: residentBytes + ringBytes + kvBytes + workspace,
+          vramBytes: residentBytes + ringBytes + expertCacheBytes + kvBytes + workspace,
           vramBudgetBytes: budget,
           streamedBytesPerPass: streamedBytes(share.units, homes),
         }
-        if (!fits || residentBytes + ringBytes > room) {
+        if (!fits || residentBytes + ringBytes + expertCacheBytes > room) {
           lacking = { part, device }
           return undefined
         }
@@ -392,6 +464,7 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
   const named = {
     'resident weights': device.residentBytes,
     ring: device.ringBytes,
+    ...(device.expertCacheBytes > 0 ? { 'cache of experts': device.expertCacheBytes } : {}),
     'KV cache': device.kvBytes,
     workspace: device.workspaceBytes,
   }

@@ -16,6 +16,8 @@ export interface CostedUnit {
   bytes: number
   types: readonly WeightType[]
   experts?: NativeExperts
+  /** Of a unit on demand: the share of its experts that a pass finds on the device. */
+  hitRate?: number
 }
 
 /** A pass of decode rows: all sequences, one row each. */
@@ -102,7 +104,7 @@ export function at(curve: Curve, rows: number): number {
 /** Shared units are taken to have their room. */
 const FLOATS: ReadonlySet<WeightType> = new Set(['f16', 'bf16', 'f32'])
 
-const restsOnDevice = (home: Home) => home === 'resident' || home === 'shared'
+const restsOnDevice = (home: Home) => home === 'resident' || home === 'shared' || home === 'demand'
 
 /** Bytes of feed-forwards that `threads` threads read a second while the link is idle. */
 function cpuRate({ cpu }: Calibration, rows: number, threads: number): number {
@@ -125,6 +127,9 @@ export function readBytes({ bytes, experts }: Pick<CostedUnit, 'bytes' | 'expert
   return bytes - experts.bytes * left
 }
 
+/** Of the link's copies, what kernels read over it. */
+const MAPPED = 0.92
+
 /** Of one unit at a home. `replayed`: the whole pass is a graph. */
 function unitSeconds(
   unit: Omit<CostedUnit, 'home'>,
@@ -138,7 +143,14 @@ function unitSeconds(
   if (unit.kind === 'head') {
     return unit.bytes * at(FLOATS.has(unit.types[0]!) ? calibration.head.float : calibration.head.q4, rows)
   }
-  return at(unitSeconds, rows) + unit.bytes * at(secondsPerByte, rows)
+  const perByte = at(secondsPerByte, rows)
+  const read = readBytes(unit, rows)
+  if (home !== 'demand' || !unit.experts) return at(unitSeconds, rows) + read * perByte
+  // What is found on the device is read beside what comes over the link.
+  const own = unit.bytes - unit.experts.bytes
+  const { hitRate = 0 } = unit
+  const missed = ((read - own) * (1 - hitRate)) / (MAPPED * calibration.link.bytesPerSecond)
+  return at(unitSeconds, rows) + own * perByte + Math.max((read - own) * hitRate * perByte, missed)
 }
 
 /** Sums over the units of a pass. */
@@ -380,7 +392,7 @@ function promptSeconds(program: Program, rows: number, position: number, { prefi
 
 /** Bytes that pass through a ring where prompts are computed: those of the CPU too. */
 function promptBytes(units: readonly CostedUnit[]): number {
-  return linkBytes(units, (home) => !restsOnDevice(home))
+  return linkBytes(units, (home) => !restsOnDevice(home) || home === 'demand')
 }
 
 /** Rows of a prompt that take as long to compute as the link takes to bring the weights; 0 where all are resident. */

@@ -27,6 +27,9 @@ export interface LogSink {
   write(line: string): void
 }
 
+/** Connections that wait to be taken, as far as the system lets them: of 1,000 at once node's 511 would lose some. */
+const BACKLOG = 4096
+
 interface App {
   app: FastifyInstance
   handle: ServerHandle
@@ -87,7 +90,7 @@ export async function serve(options: ServeOptions, logTo?: LogSink): Promise<Ser
   } = checkOptions(serveSchema, options) as ServeOptions
   const { app, handle } = await makeApp(rest, logTo)
   try {
-    await app.listen({ host, port })
+    await app.listen({ host, port, backlog: BACKLOG })
   } catch (error) {
     await app.close()
     throw error

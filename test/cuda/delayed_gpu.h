@@ -110,6 +110,9 @@ class DelayedExecutor final : public Executor {
     inner_->set_unit(stream, unit, slab, permanent);
     seen_->published = inner_->counters().published_addresses;
   }
+  void set_experts(Stream& stream, std::span<const ExpertAddress> experts) override {
+    inner_->set_experts(stream, experts);
+  }
   void begin(Stream& stream, const Step& step, StepOutput& output) override { inner_->begin(stream, step, output); }
   void embed(Stream& stream) override { inner_->embed(stream); }
   void run(Stream& stream, int unit, RowKind rows) override {
@@ -178,6 +181,7 @@ class DelayedDevice final : public Backend {
     return inner_->allocate_host(bytes, what);
   }
   Pinner pinner() override { return inner_->pinner(); }
+  const std::byte* mapped(const std::byte* host) override { return inner_->mapped(host); }
   // A model creates its compute stream first, which the executor must know as its own; then that of the copies.
   std::unique_ptr<Stream> create_stream() override {
     auto stream = inner_->create_stream();

@@ -246,6 +246,9 @@ class FaultyExecutor : public Executor {
   void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) override {
     inner_->set_unit(stream, unit, slab, permanent);
   }
+  void set_experts(Stream& stream, std::span<const ExpertAddress> experts) override {
+    inner_->set_experts(stream, experts);
+  }
   void begin(Stream& stream, const Step& step, StepOutput& output) override { inner_->begin(stream, step, output); }
   void embed(Stream& stream) override { inner_->embed(stream); }
   void run(Stream& stream, int unit, RowKind rows) override {

@@ -48,6 +48,36 @@ describe.skipIf(gpus.length === 0)('a mixture on a GPU', () => {
   })
 })
 
+describe.skipIf(gpus.length === 0)('experts on demand on a GPU', () => {
+  const NAMES = ['qwen3-moe-gptq-g32', 'mixtral-bf16', 'gpt-oss-mxfp4', 'glm4-moe-groups-gptq-g32']
+  const all = { device: 'cuda', contextLength: 64, maxSequences: 16, batch: 16, prefixReuse: false } as const
+  const answers = (model: Model) =>
+    Promise.all(
+      Array.from({ length: 16 }, async (_, seed) => {
+        const { tokens, logprobs } = await ask(model, seed)
+        return { tokens, logprobs: [...logprobs!] }
+      }),
+    )
+
+  test.each(NAMES)('%s: the bits of resident, whatever is where', async (name) => {
+    const path = familyFolder(name)
+    await using resident = await load(path, all)
+    const expected = await answers(resident)
+    const frame = Math.max(
+      ...resident.plan.units.map(({ experts }) => (experts ? experts.bytes / experts.count + 4096 : 0)),
+    )
+    for (const frames of [0, 1, 4, 1000]) {
+      await using model = await load(path, { ...all, experts: 'demand', expertCache: Math.ceil(frames * frame) })
+      for (let round = 0; round < 2; round++) expect(await answers(model)).toEqual(expected)
+      const { hits, mapped, frames: places } = model.stats.experts
+      expect(mapped).toBeGreaterThan(0)
+      expect(places > 0).toBe(frames > 0)
+      if (frames === 0 || frames === 1000) expect(hits > 0).toBe(frames > 0)
+      await expect(model.setBudget(model.plan.vramBytes)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+    }
+  })
+})
+
 describe.skipIf(gpus.length === 0 || DEMO === undefined)('demo-moe on a GPU, whose routing was trained', () => {
   test('perplexity and greedy text are those of its page', async () => {
     await using model = await load(DEMO!, { device: 'cuda', cache: false })

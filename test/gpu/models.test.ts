@@ -33,8 +33,8 @@ const CONTEXT = 224
  * to float16 does to them. (On the twin, of the 200 choices of these rows one to six have a next best score within 1 %.)
  */
 const mostRerouted = (name: string) => (/moe|mixtral|gpt-oss/.test(name) ? 5 : 0)
-/** Of logits, relative to the twin's; where large zeros cancel, x's rounding to float16 shows more than elsewhere. */
-const limitOf = (name: string) => (name === 'qwen2-gptq-v2-asym-act' ? 8e-3 : 5e-3)
+/** Of logits, relative to the twin's; rows behind one that chose another group of experts see its keys; where large zeros cancel, x's rounding to float16 shows more than elsewhere. */
+const limitOf = (name: string) => (/^(qwen2-gptq-v2-asym-act|glm4-moe-groups)/.test(name) ? 8e-3 : 5e-3)
 
 describe.skipIf(gpus.length === 0).each(checkpoints)('%s', (name, pathOf) => {
   let path: string

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
-import { inspect, load, plan } from '../../lib/index.ts'
+import { inspect, load, type Model, plan } from '../../lib/index.ts'
 import { familyFolder, removeFolders } from '../goldens/folders.ts'
 import { modelFolder } from '../goldens/golden.ts'
 import { MODELS } from '../models.ts'
@@ -61,6 +61,67 @@ describe('a mixture on the CPU', () => {
     expect(mixtures[0]!.experts).toEqual({ count: 8, chosen: 3, bytes: 8 * 3 * 64 * 32 * 2 })
     const made = await plan(path, { device: 'cpu' })
     expect(made.units.find(({ name }) => name === 'feed-forward 0')!.experts).toEqual(mixtures[0]!.experts)
+  })
+})
+
+describe('experts on demand on the CPU', () => {
+  const NAMES = ['qwen3-moe-gptq-g32', 'mixtral-bf16', 'gpt-oss-mxfp4', 'glm4-moe-groups-gptq-g32']
+  const all = { ...options, maxSequences: 8, batch: 8 }
+  const answers = (model: Model) =>
+    Promise.all(
+      Array.from({ length: 8 }, async (_, seed) => {
+        const asked = { maxTokens: 12, temperature: 0, ignoreEos: true, logprobs: true } as const
+        const { tokens, logprobs } = await model.generate(prompt(seed, 3 + seed), asked).result
+        return { tokens, logprobs: [...logprobs!] }
+      }),
+    )
+
+  test.each(NAMES)('%s: the same bits whatever is where, alone and while the cache moves', async (name) => {
+    const path = familyFolder(name)
+    await using resident = await load(path, all)
+    const expected = await answers(resident)
+    const { units } = await inspect(path)
+    const frame = Math.max(...units.map(({ experts }) => (experts ? experts.bytes / experts.count : 0))) + 4096
+    for (const frames of [0, 1, 4, 1000]) {
+      await using model = await load(path, { ...all, experts: 'demand', expertCache: Math.ceil(frames * frame) })
+      expect(model.plan.units.some(({ home }) => home === 'demand')).toBe(true)
+      for (let round = 0; round < 2; round++) expect(await answers(model)).toEqual(expected)
+      const { hits, mapped, frames: places, usedFrames, promotedBytes } = model.stats.experts
+      expect(mapped).toBeGreaterThan(0)
+      expect(places > 0).toBe(frames > 0)
+      // What was chosen once is found the next time, where there is room for all of it.
+      if (frames === 0 || frames === 1000) expect(hits > 0).toBe(frames > 0)
+      expect(usedFrames).toBeLessThanOrEqual(places)
+      expect(promotedBytes > 0).toBe(frames > 0)
+      const moved = answers(model)
+      for (const bytes of [0, 3 * frame, 100 * frame]) await model.setBudget(Math.max(1, Math.ceil(bytes)))
+      expect(await moved).toEqual(expected)
+    }
+  })
+
+  test('what cannot be on demand is told so', async () => {
+    const refused = { code: 'INVALID_ARGUMENT' }
+    await expect(load(familyFolder('glm4-bf16'), { ...all, experts: 'demand' })).rejects.toMatchObject(refused)
+    const path = familyFolder('mixtral-bf16')
+    const placed = { ...all, experts: 'demand', placement: 'streamed' } as const
+    await expect(load(path, placed)).rejects.toMatchObject(refused)
+    await expect(load(path, { ...all, experts: 'resident', expertCache: 1 })).rejects.toMatchObject(refused)
+  })
+
+  test('a plan for a GPU says what the cache holds, and what that is worth', async () => {
+    const gpu = { memory: '24GiB' } as const
+    const whole = await plan('qwen3-30b-a3b', { gpu, contextLength: 4096 })
+    expect(whole.units.every(({ home }) => home === 'resident')).toBe(true)
+    const small = { gpu: { memory: '12GiB' }, contextLength: 4096 } as const
+    const auto = await plan('qwen3-30b-a3b', small)
+    expect(auto.units.filter(({ home }) => home === 'demand')).toHaveLength(48)
+    expect(auto.experts!.count).toBe(48 * 128)
+    expect(auto.experts!.hitRate).toBeCloseTo(auto.experts!.frames / (48 * 128), 12)
+    expect(auto.vramBytes).toBeLessThanOrEqual(auto.vramBudgetBytes)
+    const none = await plan('qwen3-30b-a3b', { ...small, experts: 'demand', expertCache: 0 })
+    expect(none.experts).toMatchObject({ frames: 0, hitRate: 0 })
+    expect(none.prediction.single.tokensPerSecond).toBeLessThan(auto.prediction.single.tokensPerSecond)
+    expect(none.vramBytes).toBe(auto.vramBytes - auto.expertCacheBytes)
   })
 })
 

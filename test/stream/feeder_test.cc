@@ -608,3 +608,29 @@ TEST(an_arena_larger_than_the_device_still_changes_hands) {
   CHECK(pass(second) > 0u);
   CHECK(first.feeder.shared_bytes() < 6000u);
 }
+
+TEST(a_unit_on_demand_is_there_in_part_and_comes_whole_with_prompts) {
+  auto random = check::random();
+  const Slabs slabs(2, 3000, 3000, random);
+  SmallDevice device({}, 1 << 20);
+  const auto compute = device.create_stream();
+  FeederConfig config;
+  config.unit_bytes = {3000, 3000};
+  config.own_bytes = {700, 3000};
+  config.homes = {Home::demand, Home::resident};
+  config.ring_bytes = 3000;
+  Feeder feeder(device, slabs, config);
+  CHECK_EQ(feeder.resident_bytes(), size_t{3700});
+  std::vector<std::byte> seen(3000);
+  for (const bool prompt : {false, true, false}) {
+    feeder.begin(prompt ? Route::prefill : Route::decode);
+    CHECK_EQ(feeder.streams(0), prompt);
+    CHECK_EQ(feeder.permanent(0), !prompt);
+    CHECK(feeder.permanent(1));
+    const size_t bytes = prompt ? 3000 : 700;
+    compute->copy(seen.data(), feeder.acquire(*compute, 0), bytes);
+    feeder.release(*compute, 0);
+    compute->synchronize();
+    CHECK(std::memcmp(seen.data(), slabs.slab(0), bytes) == 0);
+  }
+}

@@ -67,6 +67,15 @@ CpuExecutor::CpuExecutor(const ExecutorConfig& config, std::shared_ptr<ComputePo
   }
   workspace_ = HostMemory(floats * sizeof(float), "the workspace of the CPU executor");
   for (const size_t offset : offsets) values_.push_back(reinterpret_cast<float*>(workspace_.data()) + offset);
+  for (size_t unit = 0; unit < config_.experts_apart.size(); unit++) {
+    Apart& apart = apart_.emplace_back();
+    const ExpertsOp* experts = experts_of(program.units[unit]);
+    if (!config_.experts_apart[unit] || experts == nullptr) continue;
+    apart.layout = experts_layout(*experts, config_.units[unit]);
+    apart.first = logged_experts_;
+    apart.addresses.resize(static_cast<size_t>(experts->experts));
+    logged_experts_ += apart.addresses.size();
+  }
   tokens_.reserve(config_.max_rows);
   chosen_.reserve(config_.max_logit_rows);
   for (const RopeSpec& rope : program.ropes) {
@@ -88,8 +97,17 @@ void CpuExecutor::enqueue(Stream& stream, std::function<void()> operation) {
   });
 }
 
-void CpuExecutor::set_unit(Stream& stream, int unit, const std::byte* slab, bool) {
-  static_cast<CpuStream&>(stream).enqueue_always([this, unit, slab] { unit_table_[unit] = slab; });
+void CpuExecutor::set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) {
+  static_cast<CpuStream&>(stream).enqueue_always([this, unit, slab, permanent] {
+    unit_table_[unit] = slab;
+    if (!apart_.empty()) apart_[unit].now = permanent && apart_[unit].layout.has_value();
+  });
+}
+
+void CpuExecutor::set_experts(Stream& stream, std::span<const ExpertAddress> experts) {
+  static_cast<CpuStream&>(stream).enqueue_always([this, all = std::vector(experts.begin(), experts.end())] {
+    for (const ExpertAddress& one : all) apart_[one.unit].addresses[one.expert] = one.address;
+  });
 }
 
 void CpuExecutor::check(const Step& step) const {
@@ -162,6 +180,7 @@ void CpuExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
   static_cast<CpuStream&>(stream).enqueue_always([this, step, &output] {
     step_ = step;
     output_ = &output;
+    output.expert_rows.assign(logged_experts_, 0);
     take_tokens();
     take_table_updates();
   });
@@ -185,7 +204,7 @@ void CpuExecutor::take_table_updates() {
 
 void CpuExecutor::embed(Stream& stream) {
   enqueue(stream, [this] {
-    run_ops(config_.program.embed, {nullptr, nullptr, 0, step_.rows});
+    run_ops(config_.program.embed, {nullptr, nullptr, 0, step_.rows, -1});
     grow_ropes();
   });
 }

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "backend/backend.h"
@@ -16,6 +17,7 @@
 #include "backend/sample_row.h"
 #include "core/memory.h"
 #include "core/thread_pool.h"
+#include "model/experts_layout.h"
 
 namespace millrace {
 
@@ -34,6 +36,7 @@ class CpuExecutor final : public Executor {
 
   void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) override;
   // Checks the whole step before anything is enqueued: throws INTERNAL, since the engine makes them.
+  void set_experts(Stream& stream, std::span<const ExpertAddress> experts) override;
   void begin(Stream& stream, const Step& step, StepOutput& output) override;
   void embed(Stream& stream) override;
   void run(Stream& stream, int unit, RowKind rows) override;
@@ -63,6 +66,7 @@ class CpuExecutor final : public Executor {
     const std::byte* slab = nullptr;
     int begin = 0;
     int rows = 0;
+    int unit = -1;
   };
   // The rows of a value, from the scope's first on.
   float* rows_of(const Scope& scope, int value) const;
@@ -95,6 +99,15 @@ class CpuExecutor final : public Executor {
 
   // Belong to the stream's operations from here on.
   std::vector<const std::byte*> unit_table_;
+  // Of units whose experts may lie apart: their layout, which of the log's counts are theirs, and where they are.
+  struct Apart {
+    std::optional<ExpertsLayout> layout;
+    size_t first = 0;
+    std::vector<const std::byte*> addresses;  // [experts]
+    bool now = false;                         // of the slab that was set last
+  };
+  std::vector<Apart> apart_;  // [units], or empty
+  size_t logged_experts_ = 0;
   Step step_;
   StepOutput* output_ = nullptr;
   std::vector<int32_t> tokens_;                       // of the step's rows

@@ -57,7 +57,7 @@ const float* CpuExecutor::vector(const Scope& scope, int index) const {
 }
 
 void CpuExecutor::run_unit(int unit, RowKind kind) {
-  Scope scope{&config_.units[unit], slab(unit), 0, 0};
+  Scope scope{&config_.units[unit], slab(unit), 0, 0, unit};
   if (config_.program.units[unit].head) {
     scope.rows = gather_logit_rows();
   } else {

@@ -67,6 +67,12 @@ void CpuExecutor::run_experts(const ExpertsOp& op, const Scope& scope) {
     for (int i = 0; i < top_k; i++) scratch.places[next[choice(r, i)]++] = r * top_k + i;
   }
   scratch.results.resize(std::max(scratch.results.size(), scratch.places.size() * hidden));
+  const Apart* apart = apart_.empty() || !apart_[scope.unit].now ? nullptr : &apart_[scope.unit];
+  for (size_t e = 0; apart != nullptr && e < static_cast<size_t>(op.experts); e++) {
+    const int count = scratch.begins[e + 1] - scratch.begins[e];
+    uint16_t& logged = output_->expert_rows[apart->first + e];
+    logged = static_cast<uint16_t>(std::min(logged + count, 0xffff));
+  }
   for (int e = 0; e < op.experts; e++) {
     const int begin = scratch.begins[e], count = scratch.begins[e + 1] - begin;
     if (count > 0) run_expert(op, scope, e, std::span(scratch.places).subspan(begin, count));
@@ -92,8 +98,10 @@ void CpuExecutor::run_expert(const ExpertsOp& op, const Scope& scope, int expert
   const int rows = static_cast<int>(places.size());
   const int top_k = width(op.routes) / 2;
   const size_t in = static_cast<size_t>(width(op.in)), hidden = static_cast<size_t>(width(op.out));
-  const LinearLayout& gate_up = scope.layout->linears[op.gate_up(expert)];
-  const LinearLayout& down = scope.layout->linears[op.down(expert)];
+  const Apart* apart = apart_.empty() || !apart_[scope.unit].now ? nullptr : &apart_[scope.unit];
+  const LinearLayout& gate_up = apart ? apart->layout->gate_up : scope.layout->linears[op.gate_up(expert)];
+  const LinearLayout& down = apart ? apart->layout->down : scope.layout->linears[op.down(expert)];
+  const std::byte* slab = apart ? apart->addresses[expert] : scope.slab;
   const size_t features = static_cast<size_t>(down.k);
   ExpertsScratch& scratch = experts_scratch_;
   const auto grow = [](std::vector<float>& buffer, size_t floats) {
@@ -109,7 +117,7 @@ void CpuExecutor::run_expert(const ExpertsOp& op, const Scope& scope, int expert
 
   LinearCall call;
   call.layout = &gate_up;
-  call.slab = scope.slab;
+  call.slab = slab;
   call.x = x;
   call.x_stride = static_cast<int64_t>(in);
   call.rows = rows;
@@ -138,7 +146,7 @@ void CpuExecutor::run_expert(const ExpertsOp& op, const Scope& scope, int expert
   float* y = grow(scratch.y, places.size() * hidden);
   call = LinearCall{};
   call.layout = &down;
-  call.slab = scope.slab;
+  call.slab = slab;
   call.x = activated;
   call.x_stride = static_cast<int64_t>(features);
   call.rows = rows;

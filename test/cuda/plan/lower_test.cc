@@ -68,3 +68,22 @@ TEST(what_linears_alone_read_is_half_as_wide) {
   half = half_values(p);
   CHECK(!half[normed] && half[activated]);
 }
+
+TEST(experts_add_their_sum_themselves_where_nobody_else_reads_it) {
+  enum Value { residual, normed, routes, mixed, other };
+  ExpertsOp experts;
+  experts.in = normed, experts.routes = routes, experts.out = mixed;
+  const AddOp add{mixed, residual, 0.5f};
+  const auto fused = lower({experts, add});
+  REQUIRE(fused.size() == 1);
+  REQUIRE(fused[0].sum.has_value());
+  CHECK_EQ(fused[0].sum->out, static_cast<int>(residual));
+  CHECK_EQ(fused[0].sum->scale, 0.5f);
+  for (const std::vector<Op>& ops :
+       {std::vector<Op>{experts, AddOp{other, mixed, 1}, add},  // with what all tokens share
+        std::vector<Op>{experts, add, AddOp{mixed, other, 1}}}) {
+    const auto apart = lower(ops);
+    CHECK_EQ(apart.size(), ops.size());
+    for (const Lowered& one : apart) CHECK(!one.sum.has_value());
+  }
+}

@@ -266,6 +266,11 @@ export class FakeModel implements NativeModel {
       acceptedTokens: 22,
       draftPasses: 24,
       draftMs: 25,
+      expertHits: 23,
+      expertMapped: 24,
+      promotedBytes: 25,
+      expertFrames: 26,
+      usedFrames: 27,
       savedKvBytes: 13,
     }
   }
@@ -290,6 +295,12 @@ export class FakeModel implements NativeModel {
   arena: number[] = []
   async setArena(bytes: number): Promise<void> {
     this.arena.push(bytes)
+  }
+
+  expertCache: number[] = []
+  async setExpertCache(bytes: number): Promise<number> {
+    this.expertCache.push(bytes)
+    return bytes
   }
 
   close(drain: boolean, timeoutMs: number): Promise<void> {

@@ -1,11 +1,12 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import type { Home } from '../../../lib/binding.ts'
+import type { PlacementHome } from '../../../lib/options/model.ts'
 import { withinBudget } from '../../../lib/plan/budget.ts'
 import { type ModelPlan, makePlan } from '../../../lib/plan/plan.ts'
 import { gpu, machine, program, slabs } from './fixture.ts'
 
-const planned = (placement: Home | Home[]): ModelPlan =>
+const planned = (placement: PlacementHome | PlacementHome[]): ModelPlan =>
   makePlan(
     program,
     slabs,
@@ -43,14 +44,14 @@ test('whatever the budget: within it, evenly spread, more of it never means less
 })
 
 test('units of the CPU and of the arena stay where they are', () => {
-  const home = fc.constantFrom<Home>('resident', 'streamed', 'cpu', 'shared')
+  const home = fc.constantFrom<PlacementHome>('resident', 'streamed', 'cpu', 'shared')
   fc.assert(
     fc.property(fc.array(home, { minLength: 8, maxLength: 8 }), fc.integer({ min: 0, max: 2 ** 25 }), (homes, room) => {
       const placement = [
         ...homes.map((home, index) => (home === 'cpu' && index % 2 === 0 ? 'streamed' : home)),
         'resident',
       ]
-      const plan = planned(placement as Home[])
+      const plan = planned(placement as PlacementHome[])
       const budget = plan.kvBytes + plan.workspaceBytes + 2 ** 22 + room
       const found = withinBudget(plan, undefined, budget).homes
       for (const [index, home] of found.entries()) {

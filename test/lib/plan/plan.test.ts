@@ -1,8 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import type { Home } from '../../../lib/binding.ts'
 import { buildDecoder } from '../../../lib/checkpoint/decoder.ts'
-import type { PlanOptions } from '../../../lib/options/model.ts'
+import type { PlacementHome, PlanOptions } from '../../../lib/options/model.ts'
 import { checkMemory } from '../../../lib/plan/memory.ts'
 import { KV_BLOCK_TOKENS, type Machine, makePlan } from '../../../lib/plan/plan.ts'
 import * as fixture from './fixture.ts'
@@ -34,7 +33,7 @@ describe('placement', () => {
   })
 
   test('an array of all units is taken as it is', () => {
-    const homes: Home[] = [
+    const homes: PlacementHome[] = [
       'streamed',
       'cpu',
       'resident',

@@ -1,0 +1,213 @@
+#include "stream/expert_store.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/error.h"
+#include "core/memory.h"
+#include "stream/reclaim.h"
+
+namespace millrace {
+
+namespace {
+
+// Copies under way at most: a few milliseconds of the link, so that what passes chose last comes first.
+constexpr size_t kMostCopies = 32;
+// Where frames must be given up for it, so many a pass: copies take the link from reads of what was missed, and are
+// worth it where passes choose again what they chose of late.
+constexpr int kMostTurns = 8;
+
+}  // namespace
+
+ExpertStore::ExpertStore(Backend& backend, const SlabSource& source, std::vector<ExpertUnit> units, size_t cache_bytes,
+                         ExpertHooks hooks)
+    : backend_(backend), source_(source), units_(std::move(units)), hooks_(hooks) {
+  int experts = 0;
+  for (const ExpertUnit& unit : units_) {
+    firsts_.push_back(experts);
+    experts += unit.experts;
+    frame_bytes_ = std::max(frame_bytes_, round_up(unit.stride, 256));
+  }
+  experts_.resize(static_cast<size_t>(experts));
+  used_in_.resize(experts_.size(), 0);
+  copy_ = backend_.create_stream();
+  published_ = backend_.create_event();
+  make_frames(cache_bytes);
+}
+
+ExpertStore::~ExpertStore() {
+  try {
+    if (copy_) copy_->synchronize();
+  } catch (const Error&) {
+    // A device that is lost copies no more.
+  }
+}
+
+void ExpertStore::make_frames(size_t bytes) {
+  const size_t frames = frame_bytes_ == 0 ? 0 : std::min(bytes / frame_bytes_, experts_.size());
+  if (memory_) reclaim(std::move(memory_));
+  if (frames > 0) memory_ = allocate_after_reclaim(backend_, frames * frame_bytes_, "the cache of experts");
+  frames_.assign(frames, {});
+  recency_.clear();
+  empty_.clear();
+  for (size_t i = frames; i > 0; i--) empty_.push_back(static_cast<int>(i) - 1);
+  counters_.frames = frames;
+  counters_.used_frames = 0;
+}
+
+void ExpertStore::set_cache(size_t bytes) {
+  restart();
+  make_frames(bytes);
+}
+
+// All is read in RAM again: what copies brought, or part of it, is forgotten.
+void ExpertStore::restart() {
+  try {
+    copy_->synchronize();
+  } catch (const Error&) {
+    // A device that is lost copies no more; of what failed otherwise nothing is kept.
+  }
+  for (Expert& expert : experts_) expert = {};
+  for (Frame& frame : frames_) frame = {};
+  recency_.clear();
+  empty_.clear();
+  for (size_t i = frames_.size(); i > 0; i--) empty_.push_back(static_cast<int>(i) - 1);
+  for (Copy& copy : copies_) spare_events_.push_back(std::move(copy.ready));
+  copies_.clear();
+  missed_.clear();
+  changes_.clear();
+  there_.clear();
+  counters_.used_frames = 0;
+  first_ = true;
+}
+
+const ExpertUnit& ExpertStore::unit_of(int expert) const {
+  const auto after = std::upper_bound(firsts_.begin(), firsts_.end(), expert);
+  return units_[static_cast<size_t>(after - firsts_.begin()) - 1];
+}
+
+const std::byte* ExpertStore::slab_of(int expert) const {
+  const ExpertUnit& unit = unit_of(expert);
+  const int number = expert - firsts_[static_cast<size_t>(&unit - units_.data())];
+  return source_.slab(unit.unit) + unit.first + static_cast<size_t>(number) * unit.stride;
+}
+
+void ExpertStore::publish(int expert, const std::byte* address) {
+  const ExpertUnit& unit = unit_of(expert);
+  changes_.push_back({unit.unit, expert - firsts_[static_cast<size_t>(&unit - units_.data())], address});
+}
+
+int ExpertStore::take_frame() {
+  if (!empty_.empty()) {
+    const int frame = empty_.back();
+    empty_.pop_back();
+    return frame;
+  }
+  for (const int frame : recency_) {
+    Expert& old = experts_[static_cast<size_t>(frames_[static_cast<size_t>(frame)].expert)];
+    if (!old.in_use) continue;  // on its way there
+    if (used_in_[static_cast<size_t>(frames_[static_cast<size_t>(frame)].expert)] == pass_) return kNone;
+    return frame;
+  }
+  return kNone;
+}
+
+void ExpertStore::begin(Executor& executor, Stream& compute) {
+  if (first_) {
+    first_ = false;
+    for (size_t e = 0; e < experts_.size(); e++) {
+      const auto expert = static_cast<int>(e);
+      publish(expert, backend_.mapped(slab_of(expert)));
+    }
+  }
+  // In the order in which they were begun: an event that is not done holds back those behind it, which it precedes.
+  while (!copies_.empty()) {
+    Copy& copy = copies_.front();
+    if (!copy.ready->done() && ready_waits_ != hooks_.skip_ready_wait) break;
+    ready_waits_++;
+    Expert& expert = experts_[static_cast<size_t>(frames_[static_cast<size_t>(copy.frame)].expert)];
+    expert.in_use = true;
+    publish(frames_[static_cast<size_t>(copy.frame)].expert,
+            memory_->data() + static_cast<size_t>(copy.frame) * frame_bytes_);
+    spare_events_.push_back(std::move(copy.ready));
+    copies_.pop_front();
+  }
+  struct Planned {
+    int expert, frame;
+    bool given_up;
+  };
+  std::vector<Planned> planned;
+  int turns = 0;
+  while (!missed_.empty() && copies_.size() + planned.size() < kMostCopies) {
+    const bool full = empty_.empty();
+    if (full && turns == kMostTurns) break;
+    const int frame = take_frame();
+    if (frame == kNone) break;
+    const int expert = missed_.front();
+    missed_.pop_front();
+    Frame& place = frames_[static_cast<size_t>(frame)];
+    if (full) {
+      turns++;
+      Expert& old = experts_[static_cast<size_t>(place.expert)];
+      publish(place.expert, backend_.mapped(slab_of(place.expert)));
+      old = {};
+      recency_.erase(place.place);
+    } else {
+      counters_.used_frames++;
+    }
+    place.expert = expert;
+    place.place = recency_.insert(recency_.end(), frame);
+    experts_[static_cast<size_t>(expert)] = {frame, false, false};
+    planned.push_back({expert, frame, full});
+  }
+  // What found no frame may be missed again.
+  for (const int expert : missed_) experts_[static_cast<size_t>(expert)].missed = false;
+  missed_.clear();
+
+  if (!changes_.empty()) executor.set_experts(compute, changes_);
+  changes_.clear();
+  if (!planned.empty()) {
+    compute.record(*published_);
+    bool waits = false;
+    for (const Planned& one : planned) waits = waits || one.given_up;
+    if (waits && free_waits_++ != hooks_.skip_free_wait) copy_->wait(*published_);
+    for (const Planned& one : planned) {
+      const size_t bytes = unit_of(one.expert).stride;
+      copy_->copy(memory_->data() + static_cast<size_t>(one.frame) * frame_bytes_, slab_of(one.expert), bytes);
+      std::unique_ptr<Event> ready;
+      if (spare_events_.empty()) {
+        ready = backend_.create_event();
+      } else {
+        ready = std::move(spare_events_.back());
+        spare_events_.pop_back();
+      }
+      copy_->record(*ready);
+      copies_.push_back({one.frame, std::move(ready)});
+      counters_.promoted_bytes += bytes;
+    }
+  }
+  std::vector<bool>& there = there_.emplace_back(experts_.size());
+  for (size_t e = 0; e < experts_.size(); e++) there[e] = experts_[e].in_use;
+}
+
+void ExpertStore::used(std::span<const uint16_t> rows) {
+  if (there_.empty()) return;
+  pass_++;
+  const std::vector<bool> there = std::move(there_.front());
+  there_.pop_front();
+  for (size_t e = 0; e < rows.size() && e < experts_.size(); e++) {
+    if (rows[e] == 0) continue;
+    used_in_[e] = pass_;
+    (there[e] ? counters_.hits : counters_.mapped)++;
+    Expert& expert = experts_[e];
+    if (expert.frame != kNone) {
+      Frame& frame = frames_[static_cast<size_t>(expert.frame)];
+      recency_.splice(recency_.end(), recency_, frame.place);
+    } else if (!expert.missed && !frames_.empty()) {
+      expert.missed = true;
+      missed_.push_front(static_cast<int>(e));
+    }
+  }
+}
+
+}  // namespace millrace

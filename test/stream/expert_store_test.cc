@@ -1,0 +1,191 @@
+// Experts on demand: whatever the sizes, the frames, what passes choose and the delays, every pass finds each expert's
+// bytes at the address that it was given; and each wait is needed for that.
+#include "stream/expert_store.h"
+
+#include <atomic>
+#include <chrono>
+#include <climits>
+#include <cstring>
+#include <deque>
+#include <thread>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/stream.h"
+#include "check.h"
+#include "core/memory.h"
+
+using namespace millrace;
+
+namespace {
+
+class Slabs : public SlabSource {
+ public:
+  Slabs(int units, size_t bytes, std::mt19937_64& random) {
+    for (int unit = 0; unit < units; unit++) {
+      std::vector<std::byte>& slab = slabs_.emplace_back(bytes);
+      for (std::byte& b : slab) b = static_cast<std::byte>(random() % 251 + 1);
+    }
+  }
+  const std::byte* slab(int unit) const override { return slabs_[unit].data(); }
+  bool pinned(int) const override { return true; }
+
+ private:
+  std::vector<std::vector<std::byte>> slabs_;
+};
+
+// Of an executor, the table of experts: changed and read in the stream's order.
+class Table final : public Executor {
+ public:
+  explicit Table(const std::vector<ExpertUnit>& units) {
+    for (const ExpertUnit& unit : units) {
+      rows_.resize(std::max<size_t>(rows_.size(), unit.unit + 1));
+      rows_[unit.unit].resize(unit.experts);
+    }
+  }
+  void set_experts(Stream& stream, std::span<const ExpertAddress> experts) override {
+    static_cast<CpuStream&>(stream).enqueue([this, all = std::vector(experts.begin(), experts.end())] {
+      for (const ExpertAddress& one : all) rows_[one.unit][one.expert] = one.address;
+    });
+  }
+  const std::byte* at(int unit, int expert) const { return rows_[unit][expert]; }
+
+  void set_unit(Stream&, int, const std::byte*, bool) override {}
+  void begin(Stream&, const Step&, StepOutput&) override {}
+  void embed(Stream&) override {}
+  void run(Stream&, int, RowKind) override {}
+  void send(Stream&, const Hop&, int, uint64_t) override {}
+  void receive(Stream&, const Hop&, int, uint64_t) override {}
+  void hand_over(Stream&, std::byte*) override {}
+  void take_over(Stream&, const std::byte*) override {}
+  size_t carried_bytes() const override { return 0; }
+  void keep_hidden(Stream&) override {}
+  void sample(Stream&) override {}
+  void end(Stream&) override {}
+  ExecutorCounters counters() const override { return {}; }
+  size_t workspace_bytes() const override { return 0; }
+
+ private:
+  std::vector<std::vector<const std::byte*>> rows_;
+};
+
+struct Setup {
+  int experts = 6, frames = 3, passes = 40, ahead = 2;
+  size_t stride = 512;
+  int read_pause_us = 0;
+  ExpertHooks hooks;
+  CpuStreamHooks copy_hooks, compute_hooks;
+};
+
+struct Outcome {
+  bool exact = true;
+  ExpertCounters counters;
+};
+
+// Passes read, some time after they began, the experts that they chose: two of each unit, more often some than others.
+Outcome run(const Setup& setup, std::mt19937_64& random) {
+  constexpr int kUnits = 3;
+  constexpr size_t kFirst = 64;
+  const Slabs slabs(kUnits, kFirst + setup.experts * setup.stride, random);
+  std::vector<ExpertUnit> units;
+  for (int unit = 0; unit < kUnits; unit++) units.push_back({unit, setup.experts, kFirst, setup.stride});
+  const auto backend = create_cpu_backend(1, setup.copy_hooks);
+  const auto compute_backend = create_cpu_backend(1, setup.compute_hooks);
+  const auto compute = compute_backend->create_stream();
+  Table table(units);
+  Outcome outcome;
+  std::atomic<bool> exact{true};
+  {
+    ExpertStore store(*backend, slabs, units, setup.frames * round_up(setup.stride, 256), setup.hooks);
+    std::deque<std::vector<uint16_t>> under_way;
+    std::vector<std::unique_ptr<Event>> done;
+    size_t read = 0;
+    for (int pass = 0; pass < setup.passes; pass++) {
+      store.begin(table, *compute);
+      std::vector<uint16_t> rows(static_cast<size_t>(kUnits * setup.experts), 0);
+      for (int unit = 0; unit < kUnits; unit++) {
+        for (int choice = 0; choice < 2; choice++) {
+          const int expert = static_cast<int>(std::min(random() % setup.experts, random() % setup.experts));
+          rows[static_cast<size_t>(unit * setup.experts + expert)]++;
+          static_cast<CpuStream&>(*compute).enqueue([&, unit, expert, stride = setup.stride] {
+            if (setup.read_pause_us > 0) std::this_thread::sleep_for(std::chrono::microseconds(setup.read_pause_us));
+            const std::byte* real = slabs.slab(unit) + kFirst + expert * stride;
+            if (std::memcmp(table.at(unit, expert), real, stride) != 0) exact = false;
+          });
+        }
+      }
+      under_way.push_back(std::move(rows));
+      compute->record(*done.emplace_back(compute_backend->create_event()));
+      while (static_cast<int>(under_way.size()) >= setup.ahead) {
+        done[read++]->synchronize();
+        store.used(under_way.front());
+        under_way.pop_front();
+      }
+    }
+    compute->synchronize();
+    outcome.counters = store.counters();
+  }
+  outcome.exact = exact;
+  return outcome;
+}
+
+std::function<void()> pause(int microseconds) {
+  return [microseconds] { std::this_thread::sleep_for(std::chrono::microseconds(microseconds)); };
+}
+
+}  // namespace
+
+TEST(every_pass_finds_its_experts_whatever_the_frames_and_delays) {
+  auto random = check::random();
+  for (int round = 0; round < 60; round++) {
+    Setup setup;
+    setup.experts = 1 + static_cast<int>(random() % 9);
+    setup.frames = static_cast<int>(random() % 12);
+    setup.ahead = 1 + static_cast<int>(random() % 2);
+    setup.stride = 256 * (1 + random() % 4);
+    if (round % 3 == 0) setup.copy_hooks.before_copy = pause(static_cast<int>(random() % 300));
+    if (round % 3 == 1) setup.compute_hooks.before_copy = pause(static_cast<int>(random() % 300));
+    const Outcome outcome = run(setup, random);
+    CHECK(outcome.exact);
+    CHECK_EQ(outcome.counters.hits + outcome.counters.mapped > 0, true);
+    CHECK(outcome.counters.used_frames <= outcome.counters.frames);
+    if (setup.frames == 0) CHECK_EQ(outcome.counters.hits, uint64_t{0});
+  }
+}
+
+TEST(what_passes_choose_again_is_found_in_frames) {
+  auto random = check::random();
+  Setup setup;
+  setup.frames = INT_MAX / 1024;  // all of them
+  setup.passes = 200;
+  setup.ahead = 1;
+  const Outcome outcome = run(setup, random);
+  CHECK(outcome.exact);
+  CHECK_EQ(outcome.counters.frames, uint64_t{18});
+  CHECK(outcome.counters.hits > 4 * outcome.counters.mapped);
+  CHECK_EQ(outcome.counters.promoted_bytes, outcome.counters.used_frames * setup.stride);
+}
+
+TEST(a_frame_is_not_written_while_passes_may_read_what_it_had) {
+  auto random = check::random();
+  int wrong = 0;
+  for (int left_out = 0; left_out < 40 && wrong == 0; left_out++) {
+    Setup setup;
+    setup.read_pause_us = 300;
+    setup.hooks.skip_free_wait = left_out;
+    wrong += run(setup, random).exact ? 0 : 1;
+  }
+  CHECK(wrong > 0);
+}
+
+TEST(a_frame_is_not_read_before_it_is_written) {
+  auto random = check::random();
+  int wrong = 0;
+  for (int left_out = 0; left_out < 40 && wrong == 0; left_out++) {
+    Setup setup;
+    setup.frames = 18;
+    setup.copy_hooks.before_copy = pause(2000);
+    setup.hooks.skip_ready_wait = left_out;
+    wrong += run(setup, random).exact ? 0 : 1;
+  }
+  CHECK(wrong > 0);
+}
