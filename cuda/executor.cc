@@ -11,6 +11,7 @@
 #include "cuda/hop.h"
 #include "cuda/plan/refusal.h"
 #include "cuda/ranges.h"
+#include "cuda/runtime/free_gate.h"
 #include "model/rope.h"
 
 namespace millrace::cuda {
@@ -436,7 +437,7 @@ void CudaExecutor::collect_hidden(const Pass& pass) {
 }
 
 bool CudaExecutor::may_follow(const Step& step) const {
-  return step.hidden_rows.empty() &&
+  return step.hidden_rows.empty() && (step.masks.empty() || !FreeGate::process().wanted()) &&
          std::none_of(step.logits.begin(), step.logits.end(), [](const auto& request) { return request.keep_logits; });
 }
 

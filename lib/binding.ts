@@ -350,6 +350,22 @@ export type NativeWeightsSource =
   /** Random weights in a real shape: for benches. */
   | { synthetic: { program: Program; options: SyntheticOptions } }
 
+/** A model that drafts for the one that is loaded. */
+export type NativeDraftModel = NativeWeightsSource & {
+  device: string
+  /** 'resident' or 'streamed', one a unit. */
+  homes: Home[]
+  ringBytes: number
+  contextLength: number
+  /** Of each class: windows keep all. */
+  kvBlocks: number
+  maxRows: number
+  /** That it drafts for in one pass. */
+  maxSequences: number
+  /** Seconds of its passes with 1, 2, ... rows. */
+  passCosts: number[]
+}
+
 export type NativeLoadRequest = NativeWeightsSource & NativeLoadSettings
 
 export interface NativeLoadSettings {
@@ -388,6 +404,7 @@ export interface NativeLoadSettings {
   deterministic: boolean
   /** What passes with 1, 2, ... decode rows cost, in any unit: so many drafts are worth their rows. Empty: rows are free. */
   passCosts: number[]
+  draft?: NativeDraftModel | undefined
   /** Requests that may wait; 0: any number. */
   maxQueue: number
   /** Fill freed ring slots with NaN patterns: for tests, costs bandwidth. */
@@ -419,8 +436,10 @@ export interface NativeGenerateRequest extends NativeSampling {
   /** What the answer must be. */
   constraint?: NativeConstraint | undefined
   /** At most so many drafts a pass; 'auto': as many of them as are worth it. */
-  draftMethod: 'auto' | 'ngram' | 'off'
+  draftMethod: 'auto' | 'ngram' | 'draft' | 'off'
   draftTokens: number
+  /** For benches: what the answer may be, in the place of what its drafter finds. */
+  foreseen: Int32Array
   /** Log-probabilities of generated tokens. */
   logprobs: boolean
   /** So many of the highest log-probabilities at each token. */
@@ -543,6 +562,9 @@ export interface NativeStats {
   recomputations: number
   draftedTokens: number
   acceptedTokens: number
+  /** Of the draft model, and the milliseconds that they took. */
+  draftPasses: number
+  draftMs: number
   savedKvBytes: number
   /** Experts that passes read in the cache, and in system RAM; bytes copied into the cache; its places, and those taken. */
   expertHits: number
@@ -564,6 +586,9 @@ export interface NativeMemory {
   /** Reserved in system RAM for keys and values of preempted requests. */
   kvSwapBytes: number
   workspaceBytes: number
+  /** Of the draft model, beside all that: weights in system RAM, and everything that it has on its device. */
+  draftHostBytes: number
+  draftDeviceBytes: number
   /** The same by device, and what it has copied over its link. */
   devices: NativeDeviceMemory[]
 }

@@ -47,7 +47,15 @@ export { type PlanModelOptions, plan } from './model/plan.ts'
 export { type ModelsPlan, type PlanModelsOptions, type PlannedModel, planModels } from './model/plan_models.ts'
 export type { RequestTimings } from './model/request.ts'
 export type { ScoreResult } from './model/score.ts'
-export type { CloseOptions, HeadType, LoadOptions, LoadProgress, PlacementHome, PlanOptions } from './options/model.ts'
+export type {
+  CloseOptions,
+  DraftOptions,
+  HeadType,
+  LoadOptions,
+  LoadProgress,
+  PlacementHome,
+  PlanOptions,
+} from './options/model.ts'
 export type {
   ChatMessage,
   ChatOptions,
@@ -65,6 +73,7 @@ export type { Speculation } from './options/speculation.ts'
 export { parseBytes } from './options/validate.ts'
 export type { Calibration, Curve, UnitCurves } from './plan/calibration.ts'
 export type { DescribedGpu, DescribedMachine } from './plan/described.ts'
+export type { DraftPrediction } from './plan/drafts.ts'
 export type { FewAndMany, LayerBytes, Observations, PerShape } from './plan/fit.ts'
 export type { PlannedKv } from './plan/kv.ts'
 export type { ModelPlan, PlannedDevice, PlannedUnit } from './plan/plan.ts'

@@ -251,10 +251,13 @@ RequestOptions request_options(const Napi::Object& object, int vocab) {
   options.logprobs = bool_field(object, "logprobs");
   options.constraint = constraint_of(field(object, "constraint"));
   const std::string method = string_field(object, "draftMethod");
-  options.drafts = method == "auto"    ? DraftMethod::auto_ngram
+  options.drafts = method == "auto"    ? DraftMethod::automatic
                    : method == "ngram" ? DraftMethod::ngram
+                   : method == "draft" ? DraftMethod::model
                                        : DraftMethod::off;
   options.draft_tokens = int_field(object, "draftTokens");
+  options.foreseen = int32_array_field(object, "foreseen");
+  check_tokens(options.foreseen, vocab);
   return options;
 }
 

@@ -3,6 +3,7 @@
 #include <array>
 #include <chrono>
 #include <cstdlib>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -137,6 +138,8 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     put("recomputations", c.recomputations);
     put("draftedTokens", c.drafted_tokens);
     put("acceptedTokens", c.accepted_tokens);
+    put("draftPasses", c.draft_passes);
+    out["draftMs"] = Napi::Number::New(info.Env(), c.draft_ms.load(std::memory_order_relaxed));
     put("expertHits", c.expert_hits);
     put("expertMapped", c.expert_mapped);
     put("promotedBytes", c.promoted_bytes);
@@ -160,6 +163,8 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     out["kvBytes"] = number(info.Env(), m.kv_bytes);
     out["kvSwapBytes"] = number(info.Env(), m.kv_swap_bytes);
     out["workspaceBytes"] = number(info.Env(), m.workspace_bytes);
+    out["draftHostBytes"] = number(info.Env(), m.draft_host_bytes);
+    out["draftDeviceBytes"] = number(info.Env(), m.draft_device_bytes);
     const std::vector<DeviceCounters>& devices = model_->devices();
     Napi::Array list = Napi::Array::New(info.Env(), devices.size());
     for (uint32_t i = 0; i < devices.size(); i++) {
@@ -389,6 +394,24 @@ ModelConfig model_config(const Napi::Object& request) {
   return config;
 }
 
+// Of a model that drafts for another one, whose vocabulary it has.
+std::optional<LoadRequest::Draft> draft_source(const Napi::Object& request, int vocab) {
+  if (!field(request, "draft").IsObject()) return std::nullopt;
+  const Napi::Object object = object_field(request, "draft");
+  LoadRequest::Draft draft;
+  draft.weights = weights_source(object).first;
+  draft.config.vocab = vocab;
+  draft.device = string_field(object, "device");
+  draft.config.homes = homes_field(object, "homes");
+  draft.config.ring_bytes = size_field(object, "ringBytes");
+  draft.config.context_length = int_field(object, "contextLength");
+  draft.config.kv_blocks = int_field(object, "kvBlocks");
+  draft.config.max_rows = int_field(object, "maxRows");
+  draft.config.max_sequences = int_field(object, "maxSequences");
+  draft.config.pass_costs = numbers_field(object, "passCosts");
+  return draft;
+}
+
 // Tells JavaScript's thread of a load's progress, from the loader's.
 std::function<void(size_t, size_t)> progress_of(const std::shared_ptr<Channel>& channel, int64_t load_id) {
   return [channel, load_id](size_t done, size_t total) {
@@ -416,6 +439,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
     request.devices = string_array(field(object, "devices"), "devices");
     request.threads = int_field(object, "threads");
     request.config = model_config(object);
+    request.draft = draft_source(object, vocab);
     request.backend = [threads = request.threads](const std::string& device) {
       return create_backend(device, threads);
     };

@@ -60,14 +60,51 @@ void Acceptance::take(int drafted, int accepted) {
   if (accepted < drafted) wrong_ += 1;
 }
 
+void PassCosts::see(int rows, double seconds) {
+  const size_t index = static_cast<size_t>(rows) - 1;
+  if (rows < 1 || index >= seen_.size()) return;
+  Seen& seen = seen_[index];
+  // The first pass of a shape pages in, or captures a graph; a later one may meet anything, once.
+  constexpr double kMost = 1.5, kShare = 0.1;
+  const double ratio = seconds / predicted_[index];
+  if (++seen.passes == 2) seen.ratio = ratio;
+  if (seen.passes > 2) seen.ratio += kShare * (std::min(ratio, kMost * seen.ratio) - seen.ratio);
+  if (!seen.counts()) return;
+  // What was not seen for long is as far off as what is seen now: or a machine that was busy once would be so for ever.
+  constexpr double kForgotten = 0.005;
+  for (Seen& other : seen_) other.ratio += kForgotten * (seen.ratio - other.ratio);
+  set_costs();
+}
+
+// Between numbers of rows that were seen the ratio is a straight line, beyond them the nearest.
+void PassCosts::set_costs() {
+  const size_t count = seen_.size();
+  size_t below = count;  // none
+  for (size_t at = 0; at < count;) {
+    size_t above = at;
+    while (above < count && !seen_[above].counts()) above++;
+    const Seen& low = seen_[below == count ? above : below];
+    const Seen& high = seen_[above == count ? below : above];
+    for (; at < count && at <= above; at++) {
+      const bool between = below < count && above < count;
+      const double share = between ? static_cast<double>(at - below) / static_cast<double>(above - below) : 0;
+      costs_[at] = predicted_[at] * (low.ratio + share * (high.ratio - low.ratio));
+    }
+    below = above;
+  }
+  // No pass takes longer than one of more rows.
+  for (size_t at = count - 1; at > 0; at--) costs_[at - 1] = std::min(costs_[at - 1], costs_[at]);
+}
+
 double PassCosts::of(int rows) const {
-  if (by_rows_.empty()) return 1;
-  return by_rows_[std::min<size_t>(rows, by_rows_.size()) - 1];
+  return costs_.empty() ? 1 : costs_[std::min<size_t>(rows, costs_.size()) - 1];
 }
 
 int PassCosts::worthwhile(int rows, std::span<const double> gains) const {
   if (gains.empty()) return 0;
-  double tokens = rows, best = tokens / of(rows);
+  // By less than this nothing is won for certain.
+  constexpr double kLeastGain = 1.01;
+  double tokens = rows, best = kLeastGain * tokens / of(rows);
   int count = 0;
   for (size_t i = 0; i < gains.size(); i++) {
     tokens += gains[i];

@@ -38,18 +38,32 @@ class Acceptance {
   double right_ = 1, wrong_ = 1;  // before anything is known, one in two
 };
 
-// What passes cost by their rows.
+// What passes cost by their rows: as the plan predicts it, corrected by the passes that were seen.
 class PassCosts {
  public:
-  // Of passes with 1, 2, ... decode rows, in any unit; rows beyond cost as the last ones do. Empty: rows are free.
-  explicit PassCosts(std::vector<double> by_rows) : by_rows_(std::move(by_rows)) {}
+  // Predicted of passes with 1, 2, ... decode rows, in seconds; rows beyond cost as the last ones do. Empty: rows are
+  // free, whatever is seen.
+  explicit PassCosts(std::vector<double> by_rows)
+      : predicted_(std::move(by_rows)), seen_(predicted_.size()), costs_(predicted_) {}
+  // A pass of so many decode rows and no others has taken so long.
+  void see(int rows, double seconds);
   double of(int rows) const;  // of one at least
   // How many of the `gains`, which descend, are worth their rows beside `rows` others, those whose drafts they are: the
   // probabilities that a row yields a token. As many as bring most tokens in a unit of cost.
   int worthwhile(int rows, std::span<const double> gains) const;
 
  private:
-  std::vector<double> by_rows_;
+  // Of a number of rows: how many times as long as predicted passes take.
+  struct Seen {
+    int passes = 0;
+    double ratio = 1;
+    bool counts() const { return passes > 1; }
+  };
+  void set_costs();
+
+  std::vector<double> predicted_;
+  std::vector<Seen> seen_;
+  std::vector<double> costs_;  // what comes of the two
 };
 
 }  // namespace millrace

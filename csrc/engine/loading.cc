@@ -87,6 +87,23 @@ class StartingBackends {
   std::future<void> started_;  // last: its end waits for the thread
 };
 
+// Behind the large model's weights, which take longer and start the device.
+std::shared_ptr<DraftModel> load_draft(const LoadRequest& request, std::atomic<bool>& cancelled) {
+  const LoadRequest::Draft& draft = *request.draft;
+  std::unique_ptr<Backend> backend = request.backend(draft.device);
+  DraftModelConfig config = draft.config;
+  config.stage_threads = std::clamp(request.threads, 1, kMostStageThreads);
+  const bool streams = std::find(config.homes.begin(), config.homes.end(), Home::streamed) != config.homes.end();
+  HostPinners pinners;
+  if (!backend->reads_host_memory()) pinners = {streams ? backend->pinner() : Pinner{}, backend->pinner()};
+  RepackOptions options;
+  options.cancelled = &cancelled;
+  PackedOutcome packed;
+  std::shared_ptr<const HostModel> host = draft.weights(request.threads, options, pinners, packed);
+  host->pin(pinners);
+  return std::make_shared<DraftModel>(std::move(backend), std::move(host), std::move(config));
+}
+
 }  // namespace
 
 LoadedModel load_model(const LoadRequest& request, std::atomic<bool>& cancelled,
@@ -123,6 +140,7 @@ LoadedModel load_model(const LoadRequest& request, std::atomic<bool>& cancelled,
   loaded.report = host->report();
   std::unique_ptr<Backend> cpu;
   if (gpu && at_home(Home::cpu)) cpu = create_cpu_backend(request.threads);
+  if (request.draft) config.draft_model = load_draft(request, cancelled);
   loaded.model = std::make_shared<Model>(Engine::next_id(), std::move(backends), std::move(host), std::move(config),
                                          std::move(cpu));
   if (cancelled.load(std::memory_order_relaxed)) {

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,14 +16,20 @@ namespace millrace {
 
 struct LoadRequest {
   // Where weights come from: the host store, or a generator.
-  std::function<std::shared_ptr<const HostModel>(int threads, const RepackOptions& options, const HostPinners& pinners,
-                                                 PackedOutcome& packed)>
-      weights;
+  using Weights = std::function<std::shared_ptr<const HostModel>(int threads, const RepackOptions& options,
+                                                                 const HostPinners& pinners, PackedOutcome& packed)>;
+  Weights weights;
   // A device by its name. Throws what keeps it from starting.
   std::function<std::unique_ptr<Backend>(const std::string& device)> backend;
   std::vector<std::string> devices;  // of one kind
   int threads = 1;
   ModelConfig config;
+  struct Draft {
+    Weights weights;
+    std::string device;
+    DraftModelConfig config;
+  };
+  std::optional<Draft> draft;  // a model that drafts for this one
 };
 
 struct LoadedModel {

@@ -48,6 +48,10 @@ Model::Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::s
 
   memory_.host_bytes = host_->bytes();
   memory_.kv_swap_bytes = kv_->swap_bytes();
+  if (config_.draft_model) {
+    memory_.draft_host_bytes = config_.draft_model->host_bytes();
+    memory_.draft_device_bytes = config_.draft_model->device_bytes();
+  }
   kv_total_ = kv_->total();
   for (const DeviceCounters& device : devices_) {
     memory_.kv_bytes += device.kv_bytes;
@@ -159,7 +163,8 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
   kv_ = std::make_unique<KvPool>(kv, program().kv, config_.kv_blocks, config_.kv_swap_bytes, config_.kv_hooks);
   scheduler_ = std::make_unique<Scheduler>(
       SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse, config_.deterministic,
-                      &counters_.queued, config_.logit_table_entries, PassCosts(config_.pass_costs), config_.draft},
+                      &counters_.queued, config_.logit_table_entries, PassCosts(config_.pass_costs), config_.draft,
+                      config_.draft_model.get()},
       *kv_);
 
   const int head = head_side();
@@ -388,6 +393,7 @@ void Model::release() {
   cpu_.reset();
   for (Side& side : sides_) side.executor.reset();
   scheduler_.reset();
+  config_.draft_model.reset();
   kv_.reset();
   passes_ = {};
   for (Side& side : sides_) side.compute.reset();
@@ -568,6 +574,9 @@ void Model::finish() {
   add(counters_.wait_ms, milliseconds(ran - waits));
   const Clock::time_point began = std::max(pass.began, read_);  // the device had other work before
   add(counters_.step_ms, milliseconds(ended - began));
+  if (config_.watch_costs && step.rows == step.decode_rows && !pass.switches) {
+    scheduler_->took(step.decode_rows, milliseconds(ended - began) / 1e3);
+  }
   if (pass.switches) add(counters_.switch_ms, milliseconds(ended - pass.began));
   read_ = ended;
   if (trace_) {
@@ -639,6 +648,10 @@ void Model::publish_counters() {
   store(counters_.preemptions, scheduler_->counters().preemptions);
   store(counters_.drafted_tokens, scheduler_->counters().drafted_tokens);
   store(counters_.accepted_tokens, scheduler_->counters().accepted_tokens);
+  if (config_.draft_model) {
+    store(counters_.draft_passes, config_.draft_model->passes());
+    counters_.draft_ms.store(config_.draft_model->milliseconds(), std::memory_order_relaxed);
+  }
   if (experts_) {
     store(counters_.expert_hits, experts_->counters().hits);
     store(counters_.expert_mapped, experts_->counters().mapped);
@@ -723,6 +736,7 @@ void Model::take_tokens(const StepBatch::Part& part, const StepOutput& output, s
     }
   }
   if (constrained != nullptr) constrained->make_later_mask();
+  scheduler_->foresee(sequence);
   event.model = id_;
   event.request = sequence.id;
   sequence.sink->post(std::move(event));

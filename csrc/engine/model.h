@@ -45,8 +45,10 @@ struct ModelConfig {
   StepsAhead steps_ahead = StepsAhead::on_gpus;
   int logit_table_entries = kLogitTableEntries;  // for tests: fewer than a device has
   bool poison = false;
-  std::vector<double> pass_costs;  // of passes with 1, 2, ... decode rows: how many drafts are worth it
+  std::vector<double> pass_costs;  // of passes with 1, 2, ... decode rows, in seconds: how many drafts are worth it
+  bool watch_costs = true;         // and corrects them by what passes take
   std::function<void(const Sequence&, int count, std::vector<int32_t>& drafts)> draft;  // see SchedulerConfig
+  std::shared_ptr<DraftModel> draft_model;                                              // this model's alone
   std::vector<KernelImage> kernels;  // in the place of the backend's own
   FeederHooks hooks;
   ExpertHooks expert_hooks;
@@ -71,6 +73,8 @@ struct ModelCounters {
   std::atomic<uint64_t> running{0}, preempted{0}, kv_blocks_used{0};
   std::atomic<uint64_t> prompt_tokens{0}, reused_tokens{0}, preemptions{0}, recomputations{0}, saved_kv_bytes{0};
   std::atomic<uint64_t> drafted_tokens{0}, accepted_tokens{0};
+  std::atomic<uint64_t> draft_passes{0};  // of the draft model
+  std::atomic<double> draft_ms{0};        // that they took
   // Experts of passes, read in frames and in RAM; what frames took; frames, and those that hold an expert.
   std::atomic<uint64_t> expert_hits{0}, expert_mapped{0}, promoted_bytes{0}, expert_frames{0}, used_frames{0};
   // Have a place in the queue: not submitted yet, or not started; and how long a started request takes, of late.
@@ -83,6 +87,7 @@ struct ModelMemory {
   size_t kv_bytes = 0;
   size_t kv_swap_bytes = 0;  // reserved in system RAM
   size_t workspace_bytes = 0;
+  size_t draft_host_bytes = 0, draft_device_bytes = 0;  // of the draft model, beside those
 };
 
 // Of one device: its part of the model's.

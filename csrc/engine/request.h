@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/constrained.h"
+#include "engine/draft_state.h"
 #include "engine/drafter.h"
 #include "engine/kv_pool.h"
 #include "engine/pooling.h"
@@ -20,8 +21,9 @@ enum class RequestKind : uint8_t { generate, score, embed };
 
 enum class DraftMethod : uint8_t {
   off,
-  ngram,       // as many as asked for, wherever something is found
-  auto_ngram,  // as many of them as are worth their rows
+  ngram,      // as many as asked for, wherever something is found
+  automatic,  // as many as are worth it: the draft model's, or where there is none n-grams
+  model,      // as many as asked for, of the draft model
 };
 
 struct RequestOptions {
@@ -42,6 +44,7 @@ struct RequestOptions {
   Pooling pooling{};                      // embed
   DraftMethod drafts = DraftMethod::off;  // generate
   int draft_tokens = 0;                   // at most so many a pass
+  std::vector<int32_t> foreseen;          // for benches, in the place of its drafter: what the answer may be
   int priority = 0;                       // higher goes first, and is preempted last
   double queue_timeout_ms = 0;            // > 0: ends with QUEUE_TIMEOUT if not admitted by then
   double deadline_ms = 0;                 // > 0: ends with DEADLINE_EXCEEDED if not done by then
@@ -114,7 +117,10 @@ struct Sequence {
   Clock::time_point submitted, admitted, first_token;
   bool has_first_token = false;
   NgramDrafter drafter;
+  DraftState draft_state;
   Acceptance acceptance;
+  int32_t expected = -1;                        // the draft that was left out of the pass under way; -1: none was found
+  bool followed = false;                        // its last token was what a draft had said
   int drafted_tokens = 0, accepted_tokens = 0;  // so far
 
   int prompt_length() const { return static_cast<int>(options.tokens.size()); }

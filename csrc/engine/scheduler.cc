@@ -51,12 +51,6 @@ void begin_adjustments(Sequence& sequence) {
   all.resize(kept);
 }
 
-// Of a sequence's drafts the first so many.
-void keep_drafts(Sequence& sequence, int count) {
-  sequence.tokens.resize(sequence.tokens.size() - static_cast<size_t>(sequence.drafted - count));
-  sequence.drafted = count;
-}
-
 void add_logits(StepBatch& batch, StepBatch::Part& part, int32_t row, LogitRequest request) {
   request.row = row;
   if (part.first_logit < 0) part.first_logit = static_cast<int>(batch.logits.size());
@@ -64,12 +58,14 @@ void add_logits(StepBatch& batch, StepBatch::Part& part, int32_t row, LogitReque
   batch.logits.push_back(request);
 }
 
-// Steps from one draft to the next of a sequence whose drafts are not worth it.
-constexpr uint64_t kProbing = 32;
-
 }  // namespace
 
 void append_token(Sequence& sequence, int32_t token, bool counted) {
+  if (sequence.expected >= 0) {
+    sequence.followed = token == sequence.expected;
+    sequence.acceptance.take(1, sequence.followed ? 1 : 0);
+    sequence.expected = -1;
+  }
   sequence.tokens.push_back(token);
   if (!has_penalties(sequence.options)) return;
   count_generated(adjustment_of(sequence.adjustments, 0, {token}));
@@ -184,6 +180,7 @@ void Scheduler::preempt_last() {
   running_.pop_back();
   leave_table(sequence);
   sequence.arriving = false;
+  forget_drafts(sequence);
   bool saved = false;
   try {
     saved = kv_.save(sequence.blocks, sequence.saved);
@@ -336,76 +333,6 @@ void Scheduler::add_rows(StepBatch& batch, Sequence& sequence, int rows) {
   batch.parts.push_back(part);
 }
 
-bool Scheduler::has_room_for_drafts(const Sequence& sequence) const {
-  for (int c = 0; c < kv_.classes(); c++) {
-    const int missing = wanted_blocks(sequence, c) - static_cast<int>(sequence.blocks[c].size());
-    // As for one that is admitted: no draft pushes out what runs.
-    if (missing > 0 && kv_.of(c).available() < missing + running()) return false;
-  }
-  return true;
-}
-
-void Scheduler::draft(int decoding) {
-  if (decoding == 0) return;
-  struct Drafted {
-    Sequence* sequence;
-    int kept = 0;
-  };
-  struct Gain {
-    double value;
-    size_t of;
-  };
-  std::vector<Drafted> choosing;  // for themselves how many
-  std::vector<Gain> gains;
-  std::vector<int32_t> found;
-  // Every sequence that runs keeps its row and its logits.
-  int left = std::min(config_.max_rows, config_.max_logit_rows) - running();
-  int rows = decoding;
-  for (const auto& pointer : running_) {
-    Sequence& sequence = *pointer;
-    const RequestOptions& options = sequence.options;
-    if (options.drafts == DraftMethod::off || !sequence.decoding() || sequence.arriving) continue;
-    const int count = std::min({options.draft_tokens, options.max_tokens - sequence.generated() - 1, left});
-    if (count <= 0) continue;
-    found.clear();
-    if (config_.draft) {
-      config_.draft(sequence, count, found);
-    } else {
-      sequence.drafter.learn(sequence.tokens);
-      sequence.drafter.draft(sequence.tokens, count, found);
-    }
-    sequence.tokens.insert(sequence.tokens.end(), found.begin(), found.end());
-    sequence.drafted = static_cast<int>(found.size());
-    if (sequence.drafted == 0) continue;
-    if (options.drafts == DraftMethod::ngram) {
-      left -= sequence.drafted;
-      rows += sequence.drafted;
-    } else {
-      double gain = 1;
-      for (int i = 0; i < sequence.drafted; i++) {
-        gains.push_back({gain *= sequence.acceptance.rate(), choosing.size()});
-      }
-      choosing.push_back({&sequence});
-    }
-  }
-
-  // The best of them all; of one sequence the first are worth most.
-  std::ranges::stable_sort(gains, std::ranges::greater{}, &Gain::value);
-  std::vector<double> values;
-  for (size_t i = 0; i < gains.size() && static_cast<int>(i) < left; i++) values.push_back(gains[i].value);
-  const int worth = config_.pass_costs.worthwhile(rows, values);
-  for (int i = 0; i < worth; i++) choosing[gains[i].of].kept++;
-  left -= worth;
-  for (auto& [sequence, kept] : choosing) {
-    // Now and then one for what it tells of those to come.
-    if (kept == 0 && left > 0 && (step_ + sequence->id) % kProbing == 0) kept = 1, left--;
-    keep_drafts(*sequence, kept);
-  }
-  for (const auto& sequence : running_) {
-    if (sequence->drafted > 0 && !(has_room_for_drafts(*sequence) && grow(*sequence))) keep_drafts(*sequence, 0);
-  }
-}
-
 // Every running sequence gets the blocks for its next rows; the last ones make room for those before them.
 bool Scheduler::make_room(bool preempt) {
   for (size_t i = 0; i < running_.size(); i++) {
@@ -437,10 +364,10 @@ bool Scheduler::may_build_ahead() const {
       if (kv_.of(c).window() != 0) return false;
     }
   }
-  return std::none_of(running_.begin(), running_.end(), [this](const auto& sequence) {
-    const RequestOptions& options = sequence->options;
-    return sequence->pending > 0 && (options.drafts != DraftMethod::off ||
-                                     (has_penalties(options) && !(sequence->table.slot >= 0 && fits_table(*sequence))));
+  return std::none_of(running_.begin(), running_.end(), [&](const auto& sequence) {
+    return sequence->pending > 0 &&
+           (wants_drafts(*sequence, before.step.decode_rows) ||
+            (has_penalties(sequence->options) && !(sequence->table.slot >= 0 && fits_table(*sequence))));
   });
 }
 
@@ -572,6 +499,10 @@ void Scheduler::read(StepBatch& batch, std::span<const int32_t> chosen) {
     }
     keep_drafts(sequence, 0);  // those that stand are appended like any token
     sequence.acceptance.take(part.drafts, part.accepted);
+    if (part.drafts > 0) {
+      sequence.followed = part.accepted > 0;
+      sequence.expected = -1;
+    }
     sequence.drafted_tokens += part.drafts;
     sequence.accepted_tokens += part.accepted;
     counters_.drafted_tokens += part.drafts;
@@ -597,6 +528,7 @@ std::unique_ptr<Sequence> Scheduler::remove(uint64_t id) {
     leave_table(*found);
     kv_.release(found->blocks);
     kv_.discard(found->saved);
+    forget_drafts(*found);
     return found;
   }
   return nullptr;

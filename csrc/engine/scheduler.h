@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "engine/draft_model.h"
 #include "engine/kv_pool.h"
 #include "engine/request.h"
 
@@ -27,6 +28,7 @@ struct SchedulerConfig {
   PassCosts pass_costs{{}};
   // For tests and benches, in the place of the sequence's own drafter: at most `count` drafts of it.
   std::function<void(const Sequence&, int count, std::vector<int32_t>& drafts)> draft;
+  DraftModel* draft_model = nullptr;
 };
 
 struct SchedulerCounters {
@@ -61,8 +63,12 @@ struct StepBatch {
   Step step;
 };
 
-// Appends a generated token to a sequence and to what its penalties count; `counted`: the device has done so.
+// Appends a generated token to a sequence and to what its penalties count, `counted`: the device has done so; tells its
+// acceptance of a draft that was left out.
 void append_token(Sequence& sequence, int32_t token, bool counted);
+
+// Of a sequence's drafts the first so many.
+void keep_drafts(Sequence& sequence, int count);
 
 class Scheduler {
  public:
@@ -89,6 +95,12 @@ class Scheduler {
   std::unique_ptr<Sequence> remove(uint64_t id);
   // Ids of all sequences for which `chosen` holds.
   std::vector<uint64_t> ids(const std::function<bool(const Sequence&, bool waiting)>& chosen) const;
+
+  // The tokens of its pass have been appended: looks for the draft of the next one, which tells how right drafts would
+  // be where none is made.
+  void foresee(Sequence& sequence);
+  // A pass of decode rows alone has taken so long.
+  void took(int decode_rows, double seconds) { config_.pass_costs.see(decode_rows, seconds); }
 
   std::vector<uint64_t> running_ids() const;
 
@@ -120,9 +132,25 @@ class Scheduler {
   void add_tables(StepBatch& batch) const;
   // Restored sequences whose blocks have come take part from here on; one of them at once, if nobody else would.
   void take_arrived();
+  // At most `count` drafts of the sequence's own drafter, or of what stands in its place.
+  void find_drafts(Sequence& sequence, int count, std::vector<int32_t>& drafts);
+  // The sequence's next pass, beside so many other rows, should have drafts: it waits for the one before.
+  bool wants_drafts(const Sequence& sequence, int rows) const;
   // Drafts for sequences that decode, as many as rows, logits and blocks are left for and are worth it.
   void draft(int decoding);
   bool has_room_for_drafts(const Sequence& sequence) const;
+  // Its drafts are the draft model's.
+  bool asks_model(const Sequence& sequence) const;
+  struct Asking {
+    Sequence* sequence;
+    int count;  // of drafts, at most
+  };
+  // Of sequences that choose for themselves: drafts of each that are worth their rows and the draft model's passes,
+  // beside `rows` rows, with room for `left` more.
+  int worthwhile_depth(std::span<const Asking> asking, int rows, int left) const;
+  // Drafts of the draft model, which take of `left` and add to `rows`.
+  void draft_by_model(std::span<Asking> asking, int& rows, int& left);
+  void forget_drafts(Sequence& sequence);
   void add_rows(StepBatch& batch, Sequence& sequence, int rows);
   // Of the row whose choice comes `ahead` tokens after those that stand.
   LogitRequest choice(StepBatch& batch, Sequence& sequence, int ahead);
@@ -143,6 +171,7 @@ class Scheduler {
   std::vector<bool> slots_;           // of the device's tables: which are taken
   std::deque<StepBatch*> under_way_;  // built and not read, oldest first; at most two
   uint64_t step_ = 0;                 // that was built last
+  int depth_ = 1;                     // of the draft model's drafts that were last found worth it
 };
 
 }  // namespace millrace

@@ -16,7 +16,7 @@ import type { Terminal } from './terminal.ts'
 
 type What = 'decode' | 'prefill'
 
-export const BENCHES = ['decode', 'prefill', 'stream', 'kernel']
+export const BENCHES = ['decode', 'prefill', 'drafts', 'stream', 'kernel']
 
 interface Flags extends RunFlags {
   batch: number
@@ -103,7 +103,7 @@ export function benchModelCommand(terminal: Terminal, what: What): Command {
     const shape = { batch: flags.batch, prompt: promptOf(flags, prompt), tokens: flags.tokens }
     checkCounts({ ...shape, runs: flags.runs }, what)
     checkName(name)
-    await using model = await open(name, { ...flags, context: shape.prompt + shape.tokens }, terminal)
+    await using model = await openBench(name, { ...flags, context: shape.prompt + shape.tokens }, terminal)
     const runs: Figures[] = []
     // The first one pages in, warms caches, captures graphs.
     for (let run = -1; run < flags.runs; run++) {
@@ -180,27 +180,39 @@ function checkCounts(counts: { batch: number; prompt: number; tokens: number; ru
 }
 
 /** A shape that is misspelt is none of a folder that is missing. */
-function checkName(name: string): void {
+export function checkName(name: string): void {
   if (existsSync(name) || /[./\\]/.test(name) || findShape(name)) return
   // Where no subcommand is named, decode has what was meant as one.
   const likely = nearest(name, BENCHES)
   if (likely !== undefined) {
-    throw invalidArgument('decode, prefill, stream, kernel or a model', 'bench', name, `did you mean '${likely}'?`)
+    throw invalidArgument(
+      'decode, prefill, drafts, stream, kernel or a model',
+      'bench',
+      name,
+      `did you mean '${likely}'?`,
+    )
   }
   requireShape(name, 'a folder or one')
 }
 
-async function open(name: string, flags: Flags, terminal: Terminal): Promise<Model> {
+/** A checkpoint, or a shape; `maxSequences`: that may run at once. */
+export async function openBench(
+  name: string,
+  flags: RunFlags & Pick<Flags, 'batch' | 'head' | 'code' | 'group' | 'kernel'>,
+  terminal: Terminal,
+  maxSequences = flags.batch,
+  draft?: string,
+): Promise<Model> {
   const spec = findShape(name)
   // No prompt is to be found in the cache of an earlier run.
-  const options = { maxSequences: flags.batch, batch: flags.batch, prefixReuse: false }
+  const options = { maxSequences, batch: flags.batch, prefixReuse: false }
   // A folder of that name is meant rather than the shape.
   if (spec === undefined || existsSync(join(name, 'config.json'))) {
     if (flags.head !== 'f16' && flags.head !== 'q4' && flags.head !== 'q8') {
       throw invalidArgument("of a checkpoint 'q4', 'q8' or 'f16'", 'head', flags.head)
     }
     const head = flags.head === 'f16' ? 'stored' : flags.head
-    return loadModel(name, flags, terminal, { ...options, head, kernels: flags.kernel })
+    return loadModel(name, flags, terminal, { ...options, head, kernels: flags.kernel, draft })
   }
   terminal.quiet = flags.quiet ?? false
   await checkOutput('--trace', flags.trace)
@@ -212,6 +224,7 @@ async function open(name: string, flags: Flags, terminal: Terminal): Promise<Mod
     {
       ...planOptions(flags),
       ...options,
+      draft: draft === undefined ? undefined : { shape: requireShape(draft) },
       signal: terminal.signal,
       kernels: await Promise.all(Object.entries(flags.kernel ?? {}).map((entry) => readKernel(...entry))),
     },

@@ -67,7 +67,8 @@ export interface HeadFlag {
 /** Of commands whose models answer. */
 export interface AnswerFlags {
   generationConfig?: 'model' | 'none'
-  speculation?: 'auto' | 'ngram' | 'off'
+  speculation?: 'auto' | 'ngram' | 'draft' | 'off'
+  draft?: string
 }
 
 /** Of commands that show answers. */
@@ -204,12 +205,14 @@ export function addAnswerFlags(command: Command): Command {
       ).choices(['model', 'none']),
     )
     .addOption(
-      new Option('--speculation <method>', 'guess tokens from what was said before, and check several a pass').choices([
+      new Option('--speculation <method>', 'guess tokens ahead, and check several a pass').choices([
         'auto',
         'ngram',
+        'draft',
         'off',
       ]),
     )
+    .addOption(new Option('--draft <model>', 'a smaller model of the same vocabulary that guesses them'))
 }
 
 export function addChatFlags(command: Command): Command {
@@ -246,12 +249,14 @@ export function chatOptionsOf({ variable }: ChatFlags): Pick<ChatOptions, 'varia
 }
 
 /** What load() takes of the flags of commands that answer. */
-export function loadFlagOptions({ head, weights, generationConfig, speculation }: HeadFlag & AnswerFlags): LoadOptions {
+export function loadFlagOptions(flags: HeadFlag & AnswerFlags): LoadOptions {
+  const { head, weights, generationConfig, speculation, draft } = flags
   return {
     head,
     weights,
     ...(generationConfig === undefined ? {} : { generationConfig }),
     ...(speculation === undefined ? {} : { speculation: { method: speculation } }),
+    ...(draft === undefined ? {} : { draft }),
   }
 }
 

@@ -4,7 +4,9 @@ import { plan } from '../model/plan.ts'
 import { type ModelsPlan, planModels } from '../model/plan_models.ts'
 import { SHAPES } from '../model/shapes.ts'
 import type { HeadType, WeightsType } from '../options/model.ts'
+import { invalidArgument } from '../options/validate.ts'
 import type { DescribedGpu, DescribedMachine } from '../plan/described.ts'
+import type { DraftPrediction } from '../plan/drafts.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
@@ -36,6 +38,7 @@ interface Flags extends LoadFlags, HubFlags {
   ram?: string
   dram?: string
   disk?: string
+  acceptance?: number
 }
 
 export function planCommand(terminal: Terminal): Command {
@@ -48,6 +51,11 @@ export function planCommand(terminal: Terminal): Command {
     .addOption(new Option('--sequences <count>').argParser(parseNumber).hideHelp())
     .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4', 'q8']))
     .addOption(new Option('--weights <type>', "made of the layers' floats").choices(['stored', 'q4', 'q8']))
+    .addOption(
+      new Option('--acceptance <share>', 'how often drafts would be right, 0 to 1: what they would bring').argParser(
+        parseNumber,
+      ),
+    )
     .option('--json', 'print as JSON')
   addGpuFlag(addHubFlags(addServeFlags(addPlanFlags(command))))
   command
@@ -59,7 +67,7 @@ export function planCommand(terminal: Terminal): Command {
     .option('--dram <rate>', 'at which its cores read RAM, such as 60GB/s', withoutSecond)
     .option('--disk <rate>', 'at which models are read, such as 5GB/s', withoutSecond)
   return command.action(async (names: string[], flags: Flags) => {
-    const { sequences, head, weights, revision, offline, gpu } = flags
+    const { sequences, head, weights, revision, offline, gpu, acceptance } = flags
     const options = planOptions(flags)
     const of = { ...options, maxSequences: options.maxSequences ?? sequences, head, weights, revision, offline }
     const machine = machineOf(flags)
@@ -68,10 +76,13 @@ export function planCommand(terminal: Terminal): Command {
       (part) => machine![part as keyof DescribedMachine] !== undefined,
     )
     if (names.length === 1 && described.every((part) => part === 'gpu') && flags.vram === undefined) {
-      const made = await plan(names[0]!, { ...of, gpu })
+      const made = await plan(names[0]!, { ...of, gpu, acceptance })
       noteWithoutGpu(made.device, flags, terminal)
       await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made, gpu))
       return
+    }
+    if (acceptance !== undefined) {
+      throw invalidArgument('none with several models or a described machine', 'acceptance', acceptance)
     }
     const { arena: _, ...each } = of
     const made = await planModels(names, { ...each, machine })
@@ -180,6 +191,7 @@ function describe(made: ModelPlan, described: DescribedGpu | undefined): string 
   }
   rows.push(['batch 1', describeDecode(prediction.single)])
   if (made.batch > 1) rows.push([`batch ${made.batch}`, describeDecode(prediction.batch)])
+  if (prediction.drafted) rows.push(['with drafts', describeDrafts(prediction.drafted, made.batch)])
   const { tokens, tokensPerSecond, boundBy } = prediction.prefill
   const better = described
     ? withoutBandwidth(described)
@@ -214,6 +226,14 @@ function describeDecode({
   const parts = { link: linkSeconds, GPU: gpuSeconds, CPU: cpuSeconds, hops: rest.hopSeconds }
   const list = Object.entries(parts).flatMap(([name, seconds]) => (seconds > 0 ? [`${name} ${ms(seconds)}`] : []))
   return `${significant(tokensPerSecond)} tok/s; a pass ${ms(passSeconds)} ms (${list.join(', ')}), bound by the ${boundName(rest.boundBy)}`
+}
+
+function describeDrafts(
+  { acceptance, drafts, tokensPerPass, passSeconds, tokensPerSecond }: DraftPrediction,
+  of: number,
+) {
+  const ms = (passSeconds * 1000).toFixed(2)
+  return `${significant(tokensPerSecond)} tok/s at batch ${of}; ${drafts} a pass, right ${acceptance} of the time: ${tokensPerPass.toFixed(2)} tokens in ${ms} ms`
 }
 
 const boundName = (name: 'link' | 'gpu' | 'cpu') => (name === 'link' ? 'link' : name.toUpperCase())

@@ -1,6 +1,6 @@
 /** load(): from a checkpoint to a model that answers. */
 import type { NativeAddon, NativeModel } from '../binding.ts'
-import { openCheckpoint } from '../checkpoint/checkpoint.ts'
+import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.ts'
 import { readSamplingDefaults } from '../checkpoint/generation_defaults.ts'
 import { readPooling } from '../checkpoint/pooling.ts'
 import { MillraceError } from '../errors.ts'
@@ -8,11 +8,14 @@ import { locate } from '../hub/locate.ts'
 import { readKernel } from '../lab/kernel.ts'
 import { makeLog } from '../log.ts'
 import { type LoadOptions, type LoadProgress, loadOptions } from '../options/model.ts'
+import { checkDrafts } from '../options/speculation.ts'
 import { validate } from '../options/validate.ts'
+import { besideDraft, draftOptionsOf, planDraft } from '../plan/draft_model.ts'
 import { checkMemory } from '../plan/memory.ts'
-import { makePlan, passCosts, predictionOf } from '../plan/plan.ts'
+import { type ModelPlan, makePlan, passCosts, predictionOf } from '../plan/plan.ts'
 import { type LoadedTokenizer, loadTokenizer } from '../text/tokenizer/load.ts'
 import { cacheFolder, cacheLimit, cacheObstacle, keepPacked, type ModelCache, packedFile } from './cache.ts'
+import { checkVocabulary, nativeDraft, openDraft } from './draft_model.ts'
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
 import { awaitNative, runtime } from './runtime.ts'
@@ -33,6 +36,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
   const release = runtime().hold()
   try {
     requireNotAborted(signal, 'the load')
+    checkDrafts(checked.speculation, checked.draft !== undefined)
     const { native } = runtime()
     const probing = probeGpus(native, checked.device ?? 'auto')
     probing.catch(() => {}) // told below
@@ -48,27 +52,34 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     report('checkpoint', folder.weightFiles.length, folder.weightFiles.length)
     requireNotAborted(signal, 'the load')
     const machine = readMachine(native, await probing)
-    const plan = makePlan(checkpoint.config.named.program, checkpoint.slabs, checked, machine)
+    const { program } = checkpoint.config.named
+    const alone = makePlan(program, checkpoint.slabs, checked, machine)
+    const asked = checked.draft === undefined ? undefined : draftOptionsOf(checked.draft)
+    const draft = asked && (await openDraft(asked, native, checked))
+    const draftPlan = draft && planDraft(draft.config.named.program, draft.slabs, asked!, alone, machine)
+    const left = draftPlan && besideDraft(checked, machine, draftPlan)
+    const plan: ModelPlan = left
+      ? { ...makePlan(program, checkpoint.slabs, left.options, left.machine), draft: draftPlan! }
+      : alone
     // A budget is the user's word, also where the system says less.
     if (checked.ramBudget === undefined) {
       checkMemory(plan, readMemory(native), native.holdsWeights(checkpoint.identity))
+      if (draft) checkMemory(draftPlan!, readMemory(native), native.holdsWeights(draft.identity))
     }
     const kernels = await Promise.all(Object.entries(checked.kernels ?? {}).map((entry) => readKernel(...entry)))
     const keptIn = cacheFolder(checked.cache)
     const packed = packedFile(keptIn, folder, checkpoint.slabs)
-    const source = {
-      paths: folder.weightFiles,
-      source: checkpoint.source,
-      identity: checkpoint.identity,
-      packed: packed?.path ?? '',
+    const sourceOf = ({ folder, source, identity }: Checkpoint, packed = '') => {
+      return { paths: folder.weightFiles, source, identity, packed }
     }
     // The tokenizer is read while the weights are, on its own thread.
     const failed = new AbortController()
-    const weights = loadWeights(source, plan, {
+    const weights = loadWeights(sourceOf(checkpoint, packed?.path), plan, {
       prefixReuse: checked.prefixReuse ?? true,
       deterministic: checked.deterministic ?? false,
       maxQueue: checked.maxQueue ?? 0,
       passCosts: passCosts(plan, machine),
+      draft: draft && nativeDraft(sourceOf(draft), draftPlan!, machine),
       poison: checked.poison ?? false,
       kernels,
       signal: signal ? AbortSignal.any([signal, failed.signal]) : failed.signal,
@@ -79,8 +90,13 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     try {
       tokenizer = await loadTokenizer(folder.path, signal && { signal })
       report('tokenizer', 1, 1)
+      if (draft) {
+        const tokens = Math.min(draft.config.spec.vocab, checkpoint.config.spec.vocab)
+        await checkVocabulary(draft.folder.path, tokenizer, tokens, signal)
+      }
     } catch (error) {
       failed.abort()
+      tokenizer?.close()
       await weights.then(discard, () => {})
       throw error
     }
@@ -118,7 +134,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
       plan,
       ring: checked.ring,
       gpuMemory: (now) => gpuMemoryFor(native, now),
-      predict: (moved) => predictionOf(checkpoint.config.named.program, moved, readMachine(native)),
+      predict: (moved) => predictionOf(program, moved, readMachine(native)),
       tokenizer,
       cache,
       log,

@@ -31,7 +31,7 @@ import {
   scoreOptions,
 } from '../options/request.ts'
 import { nativeSampling } from '../options/sampling.ts'
-import { draftsOf, type Speculation } from '../options/speculation.ts'
+import { checkDrafts, draftsOf, type Speculation } from '../options/speculation.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
 import { withinBudgets } from '../plan/budget.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withExpertCache, withPlaced } from '../plan/plan.ts'
@@ -43,6 +43,7 @@ import type { Tool } from '../text/chat/types.ts'
 import type { SpecialTokens, TextCodec } from '../text/tokenizer/codec.ts'
 import type { ModelCache } from './cache.ts'
 import { Embedding, type EmbedResult, embedAll } from './embedding.ts'
+import { foreseenBy } from './foreseen.ts'
 import { type AnswerReading, Generation } from './generation.ts'
 import { offeredConstraint } from './offered.ts'
 import { closedError, RequestQueue } from './queue.ts'
@@ -92,7 +93,7 @@ export interface ModelStats {
    */
   sequences: { running: number; waiting: number; preemptions: number; recomputations: number }
   /** Of tokens that were guessed ahead: those that passes have checked, and those that were right. */
-  speculation: { draftedTokens: number; acceptedTokens: number }
+  speculation: { draftedTokens: number; acceptedTokens: number; draftPasses: number; draftMs: number }
   /** `savedBytes`: keys and values of preempted sequences that are in system RAM now, of `swapBytes` at most. */
   kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number; swapBytes: number }
   /** Tokens of the prompts that have started, and how many of them needed no computing; their ratio, 0 of no tokens. */
@@ -119,6 +120,8 @@ export interface ModelMemory {
   workspaceBytes: number
   /** Of all that, what is on the GPU; 0 on the CPU. */
   vramBytes: number
+  /** Of the draft model, beside all that: its weights in system RAM, and what it has on its device. */
+  draft?: { hostBytes: number; deviceBytes: number }
   /** Each device's part of what is on devices. */
   devices: {
     device: string
@@ -546,9 +549,10 @@ export class Model implements AsyncDisposable {
     })
   }
 
-  #checkAnswer({ stopTokens = [], logitBias = [], minTokens, maxTokens }: AnswerOptions): void {
+  #checkAnswer({ stopTokens = [], logitBias = [], minTokens, maxTokens, speculation }: AnswerOptions): void {
     const { vocab } = this.spec
     checkLengths({ minTokens, maxTokens })
+    checkDrafts(speculation, this.#plan.draft !== undefined)
     this.#checkTokens(stopTokens, 'stopTokens')
     const biased = logitBias.map(([token]) => token)
     this.#checkTokens(biased, 'logitBias')
@@ -567,7 +571,8 @@ export class Model implements AsyncDisposable {
       biasTokens: Int32Array.from(logitBias, ([token]) => token),
       biasValues: Float32Array.from(logitBias, ([, value]) => value),
       stopTokens: Int32Array.from(new Set([...(ignoreEos ? [] : this.#parts.endTokens), ...stopTokens])),
-      ...draftsOf(this.plan.device, checked.speculation, this.#parts.speculation),
+      ...draftsOf(checked.speculation, this.#parts.speculation),
+      foreseen: foreseenBy(this),
       logprobs,
       topLogprobs: Math.min(topLogprobs, this.spec.vocab),
     }
@@ -630,6 +635,7 @@ function groupMemory(memory: NativeMemory, stats: NativeStats, plan: ModelPlan):
     savedKvBytes: stats.savedKvBytes,
     workspaceBytes,
     vramBytes: gpu ? residentBytes + sharedBytes + ringBytes + kvBytes + workspaceBytes : 0,
+    ...(plan.draft && { draft: { hostBytes: memory.draftHostBytes, deviceBytes: memory.draftDeviceBytes } }),
     devices: memory.devices.map(({ copiedBytes: _, ...device }) => device),
   }
 }
@@ -723,7 +729,12 @@ function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
       preemptions: stats.preemptions,
       recomputations: stats.recomputations,
     },
-    speculation: { draftedTokens: stats.draftedTokens, acceptedTokens: stats.acceptedTokens },
+    speculation: {
+      draftedTokens: stats.draftedTokens,
+      acceptedTokens: stats.acceptedTokens,
+      draftPasses: stats.draftPasses,
+      draftMs: stats.draftMs,
+    },
     kv: {
       blocksUsed: stats.kvBlocksUsed,
       blocksTotal: stats.kvBlocksTotal,

@@ -14,9 +14,10 @@ import {
   planOptions,
   type WeightsType,
 } from '../options/model.ts'
-import { invalidArgument, nearest, validate } from '../options/validate.ts'
+import { invalidArgument, nearest, number, validate } from '../options/validate.ts'
 import { type DescribedGpu, describedGpu, machineOf } from '../plan/described.ts'
-import { type Machine, type ModelPlan, makePlan } from '../plan/plan.ts'
+import { predictDrafts } from '../plan/drafts.ts'
+import { type Machine, type ModelPlan, makePlan, passCosts } from '../plan/plan.ts'
 import { readMachine } from './machine.ts'
 import { callNative, runtime } from './runtime.ts'
 import { findShape, SHAPES } from './shapes.ts'
@@ -32,6 +33,8 @@ export interface PlanModelOptions extends PlanOptions {
   offline?: boolean | undefined
   /** A GPU that is not here, in the place of those that are. */
   gpu?: DescribedGpu | undefined
+  /** How often drafts would be right, from 0 to 1: then `prediction.drafted` says what they would bring. */
+  acceptance?: number | undefined
 }
 
 const schema = z.strictObject({
@@ -40,6 +43,7 @@ const schema = z.strictObject({
   weights: loadOptions.shape.weights,
   ...hubOptions,
   gpu: describedGpu.optional(),
+  acceptance: number(0, 1).optional(),
 })
 
 /**
@@ -54,22 +58,35 @@ export async function plan(model: string, options: PlanModelOptions = {}): Promi
 
 /** plan() for a machine. */
 export async function planOn(machine: Machine, model: string, options: PlanModelOptions): Promise<ModelPlan> {
-  const { head, weights: made, revision, offline, gpu: _, ...checked } = validate(schema, options, 'options')
+  const {
+    head,
+    weights: made,
+    revision,
+    offline,
+    gpu: _,
+    acceptance,
+    ...checked
+  } = validate(schema, options, 'options')
   if (typeof model !== 'string' || model === '') throw noModel(model)
   const { native } = runtime()
+  const withDrafts = (plan: ModelPlan): ModelPlan => {
+    if (acceptance === undefined) return plan
+    const drafted = predictDrafts(passCosts(plan, machine), plan.batch, acceptance)
+    return { ...plan, prediction: { ...plan.prediction, drafted } }
+  }
   const shape = shapeOf(model)
   if (shape) {
     const { program } = buildDecoder(shape)
     const weights = { ...SYNTHETIC_DEFAULTS, ...(head === 'q4' || head === 'q8' ? { head } : {}) }
     const slabs = callNative(() => native.planSynthetic(program, weights))
-    return makePlan(program, slabs, checked, machine)
+    return withDrafts(makePlan(program, slabs, checked, machine))
   }
   if (!existsSync(model) && !/[./\\]/.test(model)) {
     throw noModel(model)
   }
   await using place = await locate(model, { revision, offline }, 'headers')
   const checkpoint = await openCheckpoint(place.path, native, { head, weights: made })
-  return makePlan(checkpoint.config.named.program, checkpoint.slabs, checked, machine)
+  return withDrafts(makePlan(checkpoint.config.named.program, checkpoint.slabs, checked, machine))
 }
 
 function noModel(received: unknown): MillraceError {

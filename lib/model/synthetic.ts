@@ -6,10 +6,12 @@ import { MillraceError } from '../errors.ts'
 import { makeLog } from '../log.ts'
 import type { PlanOptions } from '../options/model.ts'
 import type { Speculation } from '../options/speculation.ts'
+import { besideDraft, planDraft } from '../plan/draft_model.ts'
 import { checkMemory } from '../plan/memory.ts'
-import { makePlan, passCosts, predictionOf } from '../plan/plan.ts'
+import { type ModelPlan, makePlan, passCosts, predictionOf } from '../plan/plan.ts'
 import type { TextCodec } from '../text/tokenizer/codec.ts'
 import { Pieces } from '../text/tokenizer/pieces.ts'
+import { nativeDraft } from './draft_model.ts'
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
 import { callNative, runtime } from './runtime.ts'
@@ -61,6 +63,10 @@ export async function loadSynthetic(
     kernels?: readonly NativeKernelImage[] | undefined
     /** Default: none, so that a bench's passes have the rows that it asks for. */
     speculation?: Speculation | undefined
+    /** A model of random weights that drafts for it: of this shape, and of the large one's vocabulary. */
+    draft?:
+      | { shape: DecoderShape; device?: string | undefined; placement?: 'resident' | 'streamed' | undefined }
+      | undefined
     /** Its answers then have texts. */
     tokenizer?: TextCodec | undefined
   } = {},
@@ -69,17 +75,30 @@ export async function loadSynthetic(
   const release = runtime().hold()
   try {
     const { native } = runtime()
-    const { tokenizer = noTokenizer, ...planned } = options
+    const { tokenizer = noTokenizer, draft, ...planned } = options
     const all = { ...SYNTHETIC_DEFAULTS, ...weights }
     const { program } = buildDecoder(shape)
     const slabs = callNative(() => native.planSynthetic(program, all))
     const machine = readMachine(native)
     // Nothing is preempted in a bench, and pinning memory beside it would be measured too.
-    const plan = makePlan(program, slabs, { ...planned, kvSwap: options.kvSwap ?? 0 }, machine)
+    const own = { ...planned, kvSwap: options.kvSwap ?? 0 }
+    const alone = makePlan(program, slabs, own, machine)
+    const drafting = draft && { ...draft, model: name }
+    const draftProgram = draft && buildDecoder({ ...draft.shape, vocab: shape.vocab }).program
+    const draftSlabs = draftProgram && callNative(() => native.planSynthetic(draftProgram, all))
+    const draftPlan = draftProgram && planDraft(draftProgram, draftSlabs!, drafting!, alone, machine)
+    const left = draftPlan && besideDraft(own, machine, draftPlan)
+    const plan: ModelPlan = left
+      ? { ...makePlan(program, slabs, left.options, left.machine), draft: draftPlan! }
+      : alone
     if (options.ramBudget === undefined) checkMemory(plan, readMemory(native), false)
     const source = { synthetic: { program, options: all } }
     const { signal, prefixReuse = true, kernels = [] } = options
-    const costs = { passCosts: passCosts(plan, machine), maxQueue: 0 }
+    const costs = {
+      passCosts: passCosts(plan, machine),
+      draft: draftPlan && nativeDraft({ synthetic: { program: draftProgram!, options: all } }, draftPlan, machine),
+      maxQueue: 0,
+    }
     const settings = { ...costs, prefixReuse, deterministic: false, poison: false, kernels: [...kernels] }
     const model = await loadWeights(source, plan, { ...settings, signal, onProgress: () => {} })
     return new Model({

@@ -1,4 +1,4 @@
-import type { NativeKernelImage, NativeModel, NativeWeightsSource } from '../binding.ts'
+import type { NativeDraftModel, NativeKernelImage, NativeModel, NativeWeightsSource } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import { deviceIndices } from '../plan/devices.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan } from '../plan/plan.ts'
@@ -12,6 +12,7 @@ export interface WeightsOptions {
   maxQueue: number
   /** As NativeLoadRequest has it. */
   passCosts: number[]
+  draft?: NativeDraftModel | undefined
   poison: boolean
   kernels?: NativeKernelImage[]
   signal: AbortSignal | undefined

@@ -108,6 +108,14 @@ export interface MadeWeights {
   head?: HeadType | undefined
 }
 
+export interface DraftOptions {
+  model: string
+  /** 'cpu', 'cuda:1'. Default: the model's own, of several the first. */
+  device?: string | undefined
+  /** Default 'resident'. */
+  placement?: 'resident' | 'streamed' | undefined
+}
+
 export interface LoadOptions extends PlanOptions, MadeWeights {
   /** Of a model by name: a branch, a tag or a commit. Default 'main'. */
   revision?: string | undefined
@@ -135,6 +143,11 @@ export interface LoadOptions extends PlanOptions, MadeWeights {
   maxQueue?: number | undefined
   /** Tokens guessed ahead and checked several a pass, for requests that do not say. */
   speculation?: Speculation | undefined
+  /**
+   * A smaller model of the same vocabulary that guesses tokens ahead: a folder, a GGUF file or a name of the hub. It has
+   * weights, keys and values of its own, on a GPU within vramBudget.
+   */
+  draft?: string | DraftOptions | undefined
   /**
    * Keep the repacked weights on disk, so that the next load only reads them: true, false, or the folder to keep them
    * in. Default: MILLRACE_CACHE of the environment, or true. Models of less than 64 MiB are not kept.
@@ -248,6 +261,22 @@ export const hubOptions = {
   offline: boolean().optional(),
 }
 
+const draftName = z.string().min(1)
+const draft = z.union(
+  [
+    draftName,
+    z.strictObject({
+      model: draftName,
+      device: z
+        .string()
+        .regex(/^(cpu|cuda(:\d+)?)$/)
+        .optional(),
+      placement: z.enum(['resident', 'streamed']).optional(),
+    }),
+  ],
+  { error: "a model, or an object such as { model: 'folder', device: 'cpu' }" },
+)
+
 const made = { weights: head.optional(), head: head.optional() }
 
 export const inspectOptions = z.strictObject({ ...made, ...hubOptions })
@@ -265,6 +294,7 @@ export const loadOptions = z.strictObject({
   deterministic: boolean().optional(),
   maxQueue: integer(1, 2 ** 31 - 1).optional(),
   speculation: speculation.optional(),
+  draft: draft.optional(),
   cache: z.union([z.boolean(), z.string().min(1)], { error: 'true, false or the path of a folder' }).optional(),
   logger: z.custom<Logger>(isLogger, { error: 'an object with the functions debug, info, warn and error' }).optional(),
   poison: boolean().optional(),

@@ -136,6 +136,8 @@ export interface ModelPlan {
   maxLogitRows: number
   threads: number
   prediction: Prediction
+  /** Of the model that drafts for it; none of the other figures has it. */
+  draft?: ModelPlan
 }
 
 /** What the plan needs to know about the machine. */
@@ -536,10 +538,19 @@ function decodePrediction(plan: Omit<ModelPlan, 'prediction'>, machine: Machine)
 }
 
 /** Seconds of passes with 1, 2, ... decode rows, by which drafts are found worth their rows. */
-export function passCosts(plan: ModelPlan, machine: Machine): number[] {
+export function passCosts(plan: Omit<ModelPlan, 'prediction'>, machine: Machine): number[] {
   const seconds = decodePrediction(plan, machine)
-  return Array.from({ length: Math.min(plan.maxLogitRows, MOST_COSTED_ROWS) }, (_, row) => seconds(row + 1).passSeconds)
+  const most = Math.min(plan.maxLogitRows, MOST_COSTED_ROWS)
+  const costs = new Map<number, number>()
+  return Array.from({ length: most }, (_, index) => {
+    const rows = Math.min(most, plan.device === 'cpu' ? index + 1 : paddedRows(index + 1))
+    if (!costs.has(rows)) costs.set(rows, seconds(rows).passSeconds)
+    return costs.get(rows)!
+  })
 }
+
+/** Rows that a GPU's pass of decode rows is padded to (cuda/executor.cc). */
+const paddedRows = (rows: number) => (rows <= 8 ? rows : 2 ** Math.ceil(Math.log2(rows)))
 
 /** How fast a plan is on this machine. */
 export function predictionOf(program: Program, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): Prediction {

@@ -5,6 +5,7 @@
  */
 import type { Home, NativeExperts, Program, WeightType } from '../binding.ts'
 import { type Calibration, type Curve, ROWS } from './calibration.ts'
+import type { DraftPrediction } from './drafts.ts'
 import { attentionFlops, hiddenOf, layerWeights } from './program.ts'
 
 export interface CostedUnit {
@@ -57,6 +58,8 @@ export interface Prediction {
   single: DecodePrediction
   batch: DecodePrediction
   prefill: PrefillPrediction
+  /** Of plan(), where it was told how often drafts are right: of `batch` sequences with as many of them as are worth it. */
+  drafted?: DraftPrediction
 }
 
 /** A part of a pass. */

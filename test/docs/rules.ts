@@ -82,6 +82,7 @@ const EXPECTED: Record<string, RegExp> = {
   doctor: /^ok +addon +\d/m,
   'bench decode': /^decode +[\d.]+ tok\/s/m,
   'bench prefill': /^prefill +[\d.]+ tok\/s/m,
+  'bench drafts': /^undrafted +[\d.,]+ tok\/s[\s\S]*%$/m,
   'bench kernel': /read peak [\d.]+ GB\/s/,
 }
 const SMALLEST = 'millrace-demo'
@@ -92,6 +93,7 @@ const MOST: Record<string, Record<string, number>> = {
   score: { '--window': 64 },
   'bench decode': { '--prompt': 4, '--tokens': 2, '--batch': 1, '--runs': 1, '--threads': 1 },
   'bench prefill': { '--prompt': 8, '--batch': 1, '--runs': 1, '--threads': 1 },
+  'bench drafts': { '--prompt': 8, '--tokens': 8, '--batch': 1, '--runs': 1, '--threads': 1 },
   'bench kernel': { '--repeats': 1, '--n': 2048, '--k': 2048, '--rows': 8 },
 }
 
@@ -121,7 +123,7 @@ function millrace(args: string[]): Trial {
   for (const [flag, most] of Object.entries(MOST[name] ?? {})) if (!toy.includes(flag)) toy.push(flag, String(most))
   const bare = args.length === name.split(' ').length
   const model = bare && ['generate', 'inspect', 'score', 'chat', 'plan'].includes(name) ? ['models/demo'] : []
-  const size = bare && (name === 'bench decode' || name === 'bench prefill') ? [SMALLEST] : []
+  const size = bare && ['bench decode', 'bench prefill', 'bench drafts'].includes(name) ? [SMALLEST] : []
   const json = toy.includes('--json')
   return {
     argv: cli(...toy, ...model, ...size),

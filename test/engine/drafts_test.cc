@@ -2,6 +2,7 @@
 #include "engine/drafter.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 #include "engine/engine.h"
@@ -60,7 +61,7 @@ std::vector<RequestOptions> some_requests(std::mt19937_64& random, int count) {
     requests.push_back(request(random));
     RequestOptions& options = requests.back();
     options.seed = static_cast<uint64_t>(i);
-    options.drafts = static_cast<DraftMethod>(random() % 3);
+    options.drafts = static_cast<DraftMethod>(random() % 4);
     options.draft_tokens = static_cast<int>(random() % 12);
     options.priority = static_cast<int>(random() % 3);
   }
@@ -129,6 +130,62 @@ TEST(as_many_drafts_as_are_worth_their_rows) {
   CHECK_EQ(PassCosts({1, 1}).worthwhile(0, {}), 0);  // a pass of prompts alone
 }
 
+TEST(what_rows_cost_is_corrected_by_what_passes_took) {
+  PassCosts costs({1, 1, 1, 1, 1, 1, 1, 1});
+  const std::vector<double> sure(7, 1.0);
+  CHECK_EQ(costs.worthwhile(1, sure), 7);
+  // The first pass of a shape tells nothing, one that met something little.
+  costs.see(1, 50.0);
+  CHECK_EQ(costs.of(1), 1.0);
+  costs.see(1, 2.0);
+  CHECK_EQ(costs.of(1), 2.0);
+  CHECK_EQ(costs.of(8), 2.0);    // what was not seen is off by as much
+  PassCosts busy({1, 2, 4, 8});  // when the first two passes ran
+  busy.see(1, 9), busy.see(1, 9);
+  for (int i = 0; i < 2000; i++) busy.see(2, 2);
+  CHECK(std::abs(busy.of(1) - 1) < 0.05);
+  PassCosts odd({1, 1});  // more rows in less time are a mistake
+  odd.see(1, 3), odd.see(1, 3), odd.see(2, 2), odd.see(2, 2);
+  CHECK_EQ(odd.of(1), odd.of(2));
+  costs.see(1, 90.0);
+  CHECK(costs.of(1) > 2.0 && costs.of(1) < 2.2);
+  for (int i = 0; i < 200; i++) costs.see(1, 2.0), costs.see(5, 60.0);
+  CHECK(std::abs(costs.of(1) - 2) < 4 && std::abs(costs.of(5) - 60) < 4);
+  CHECK(std::abs(costs.of(3) - (costs.of(1) + costs.of(5)) / 2) < 1e-9);  // between them a straight line
+  CHECK_EQ(costs.of(8), costs.of(5));
+  CHECK_EQ(costs.worthwhile(1, sure), 0);
+  costs.see(0, 1.0), costs.see(9, 1.0);  // of neither anything was predicted
+  PassCosts free({});
+  free.see(1, 5.0);
+  CHECK_EQ(free.of(1), 1.0);
+  CHECK_EQ(free.worthwhile(1, sure), 7);
+}
+
+TEST(drafts_that_are_not_worth_it_hold_up_no_step) {
+  // Passes whose rows cost too much for any draft are launched ahead as without drafts, and acceptance is known still.
+  const auto host = tiny_model(check::seed() + 11);
+  Engine engine;
+  RequestOptions options = greedy(60);
+  Result alone, drafted;
+  options.drafts = DraftMethod::off;
+  steps_of(engine, host, options, {}, alone);
+  options.drafts = DraftMethod::automatic;
+  Placement placement;
+  placement.ahead = StepsAhead::always;
+  placement.pass_costs = {1, 4, 9, 16, 25, 36, 49, 64};
+  const auto model = make_model(host, placement);
+  engine.add(model);
+  const auto sink = std::make_shared<Collector>();
+  check_same(sink->wait(engine.submit(model, options, sink)), alone);
+  CHECK(model->counters().steps_ahead.load() > 50);
+  close_and_wait(engine, model);
+  // Free rows: what the answer repeats is drafted again, from passes that were launched ahead on.
+  options.foreseen = alone.tokens;
+  placement.pass_costs = {1, 1, 1, 1, 1, 1, 1, 1};
+  CHECK(steps_of(engine, host, options, placement, drafted) < 20);
+  check_same(drafted, alone);
+}
+
 TEST(acceptance_follows_what_was_seen) {
   Acceptance acceptance;
   CHECK_EQ(acceptance.rate(), 0.5);
@@ -159,6 +216,7 @@ TEST(same_bits_with_and_without_drafts_whatever_the_placement) {
     for (size_t i = 0; i < placements.size(); i++) {
       Placement& p = placements[i];
       p.prefix_reuse = random() % 4 != 0;
+      p.ahead = random() % 2 == 0 ? StepsAhead::always : StepsAhead::never;
       if (i > 0 && random() % 2 == 0) p.pass_costs = {1, 1.2, 1.4, 1.5, 1.6, 1.6, 1.6, 1.6, 2.4};
       p.draft = Oracle{alone, 0.3 + 0.1 * static_cast<double>(random() % 8), random()};
     }
@@ -230,7 +288,7 @@ TEST(drafts_that_are_always_wrong_are_soon_left_out) {
   Result alone, drafted;
   options.drafts = DraftMethod::off;
   steps_of(engine, host, options, {}, alone);
-  options.drafts = DraftMethod::auto_ngram;
+  options.drafts = DraftMethod::automatic;
   Placement placement;
   placement.pass_costs = {1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7};
   placement.draft = Oracle{{alone}, 0.0};

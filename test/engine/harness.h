@@ -119,6 +119,7 @@ struct Placement {
   int logit_table_entries = kLogitTableEntries;
   std::vector<double> pass_costs;
   std::function<void(const Sequence&, int, std::vector<int32_t>&)> draft;
+  std::shared_ptr<DraftModel> draft_model;
 };
 
 // Steps of about two milliseconds, so that a request lasts long enough for something to happen meanwhile.
@@ -163,7 +164,9 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
   config.logit_table_entries = placement.logit_table_entries;
   config.kv_hooks = placement.kv_hooks;
   config.pass_costs = placement.pass_costs;
+  config.watch_costs = false;  // of passes that a busy machine holds up
   config.draft = placement.draft;
+  config.draft_model = placement.draft_model;
   std::vector<std::unique_ptr<Backend>> backends;
   for (int i = 0; i < placement.devices; i++) {
     backends.push_back(create_cpu_backend(placement.threads, placement.stream_hooks));

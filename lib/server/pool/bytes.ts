@@ -1,5 +1,6 @@
 /** The RAM that models take, before and after they are loaded. */
 import {
+  type DraftOptions,
   inspect,
   type LoadOptions,
   MillraceError,
@@ -19,6 +20,7 @@ const BESIDE_PLANS: Record<Exclude<keyof LoadOptions, keyof PlanModelOptions>, t
   deterministic: true,
   maxQueue: true,
   speculation: true,
+  draft: true,
   cache: true,
   logger: true,
   kernels: true,
@@ -29,7 +31,8 @@ const BESIDE_PLANS: Record<Exclude<keyof LoadOptions, keyof PlanModelOptions>, t
 export async function estimateBytes({ path, options }: ModelSource): Promise<number> {
   const kept = Object.fromEntries(Object.entries(options).filter(([name]) => !(name in BESIDE_PLANS)))
   try {
-    return bytesOf(await plan(path, kept as PlanModelOptions))
+    const draft = options.draft === undefined ? 0 : await draftBytes(options.draft, options)
+    return draft + bytesOf(await plan(path, kept as PlanModelOptions))
   } catch (error) {
     // Plans know shapes by name, too, of which there is nothing to serve.
     const isPath = MillraceError.isInstance(error) && / for model but received /.test(error.message)
@@ -38,8 +41,13 @@ export async function estimateBytes({ path, options }: ModelSource): Promise<num
   }
 }
 
+async function draftBytes(draft: string | DraftOptions, { device, contextLength }: LoadOptions): Promise<number> {
+  const { model, ...own } = typeof draft === 'string' ? { model: draft } : draft
+  return bytesOf(await plan(model, { device, contextLength, kvSwap: 0, ...own }))
+}
+
 export const takenBytes = (model: Model): number => bytesOf(model.plan)
 
-function bytesOf({ device, hostBytes, kvSwapBytes, kvBytes, ringBytes }: ModelPlan): number {
-  return hostBytes + kvSwapBytes + (device === 'cpu' ? kvBytes + ringBytes : 0)
+function bytesOf({ device, hostBytes, kvSwapBytes, kvBytes, ringBytes, draft }: ModelPlan): number {
+  return (draft ? bytesOf(draft) : 0) + hostBytes + kvSwapBytes + (device === 'cpu' ? kvBytes + ringBytes : 0)
 }

@@ -264,6 +264,8 @@ export class FakeModel implements NativeModel {
       recomputations: 21,
       draftedTokens: 23,
       acceptedTokens: 22,
+      draftPasses: 24,
+      draftMs: 25,
       expertHits: 23,
       expertMapped: 24,
       promotedBytes: 25,
@@ -276,7 +278,7 @@ export class FakeModel implements NativeModel {
   memory() {
     const own = { residentBytes: 0, ringBytes: 2, kvBytes: 3, workspaceBytes: 4 }
     const devices = [{ device: 'cpu', ...own, copiedBytes: 4, directHops: false }]
-    return { hostBytes: 1, sharedBytes: 0, kvSwapBytes: 5, ...own, devices }
+    return { hostBytes: 1, sharedBytes: 0, kvSwapBytes: 5, draftHostBytes: 0, draftDeviceBytes: 0, ...own, devices }
   }
 
   moved: { homes: Home[]; ringBytes: number[] }[] = []

@@ -612,7 +612,7 @@ test('stats and memory', () => {
     experts: { hits: 23, mapped: 24, hitRate: 23 / 47, promotedBytes: 25, frames: 26, usedFrames: 27 },
     hops: 16,
     sequences: { running: 8, waiting: 9, preemptions: 12, recomputations: 21 },
-    speculation: { draftedTokens: 23, acceptedTokens: 22 },
+    speculation: { draftedTokens: 23, acceptedTokens: 22, draftPasses: 24, draftMs: 25 },
     kv: { blocksUsed: 10, blocksTotal: 11, blockTokens: 16, savedBytes: 13, swapBytes: 5 },
     prefixCache: { promptTokens: 20, reusedTokens: 5, hitRate: 0.25 },
   })

@@ -18,7 +18,7 @@ function makePool(options: Partial<PoolOptions> = {}) {
       stats: {
         sequences: { preemptions: 1 },
         prefixCache: { promptTokens: 5, reusedTokens: 2 },
-        speculation: { draftedTokens: 0, acceptedTokens: 0 },
+        speculation: { draftedTokens: 0, acceptedTokens: 0, draftPasses: 0, draftMs: 0 },
         steps: 3,
         weightBytesRead: 4,
         streaming: { copiedBytes: 6 },

@@ -1,0 +1,62 @@
+/** A model that drafts for another one: where it goes, and what that leaves to the other. */
+import type { NativeSlabPlan, Program } from '../binding.ts'
+import type { DraftOptions, PlanOptions } from '../options/model.ts'
+import { parseBytes, parsePercent } from '../options/validate.ts'
+import { type Machine, type ModelPlan, makePlan } from './plan.ts'
+
+/** What is asked for by a name alone has every other field by default. */
+export const draftOptionsOf = (draft: string | DraftOptions): DraftOptions =>
+  typeof draft === 'string' ? { model: draft } : draft
+
+/**
+ * On the first device of the other one unless the options name another, resident unless they say 'streamed'; with keys
+ * and values for as many tokens. Throws as makePlan() does.
+ */
+export function planDraft(
+  program: Program,
+  slabs: NativeSlabPlan,
+  { device, placement = 'resident' }: DraftOptions,
+  target: ModelPlan,
+  machine: Machine,
+): ModelPlan {
+  const { batch, threads, maxLogitRows } = target
+  return makePlan(
+    program,
+    slabs,
+    {
+      device: device ?? target.device,
+      placement,
+      contextLength: Math.min(target.contextLength, program.maxPosition),
+      // What a sequence has drafted lies behind what the other one keeps of it.
+      kvTokens: target.kvTokens + DRAFT_TOKENS * Math.min(maxLogitRows, MOST_DRAFTING),
+      kvSwap: 0,
+      coExecute: false,
+      batch,
+      threads,
+    },
+    machine,
+  )
+}
+
+const DRAFT_TOKENS = 32
+const MOST_DRAFTING = 64
+
+/** What is left for the other one: of a budget that is named in bytes, and of the memory that is free. */
+export function besideDraft(
+  options: PlanOptions,
+  machine: Machine,
+  draft: ModelPlan,
+): { options: PlanOptions; machine: Machine } {
+  if (draft.device === 'cpu') return { options, machine }
+  const index = Number(draft.device.slice('cuda:'.length))
+  const gpus = machine.gpus.map((gpu, at) =>
+    at === index ? { ...gpu, memoryFreeBytes: Math.max(0, gpu.memoryFreeBytes - draft.vramBytes) } : gpu,
+  )
+  const { vramBudget } = options
+  const bytes = typeof vramBudget === 'number' ? vramBudget : vramBudget && parseBytes(vramBudget)
+  const named = bytes && !(typeof vramBudget === 'string' && parsePercent(vramBudget) !== undefined)
+  return {
+    options: named ? { ...options, vramBudget: Math.max(1, bytes - draft.vramBytes) } : options,
+    machine: { ...machine, gpus },
+  }
+}
