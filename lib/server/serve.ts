@@ -1,7 +1,7 @@
 /** serve(): a server of its own, from options to a listening socket and back. */
 import { type AddressInfo, createServer } from 'node:net'
 import type { FastifyBaseLogger, FastifyInstance, HTTPMethods } from 'fastify'
-import { MillraceError } from '../errors.ts'
+import { MillraceError } from '../index.ts'
 import { guardOrigins } from './http/origins.ts'
 import { Problem, problemOf } from './http/problem.ts'
 import { requestId } from './http/request_id.ts'

@@ -170,7 +170,7 @@ describe('the commands', () => {
   }, 400_000)
 
   test.each([
-    [['serve'], 'models'],
+    [['serve'], 'no model is named'],
     [['serve', DEMO, DEMO], 'two models are named demo'],
     [['serve', DEMO, '--config', '/nowhere.json'], '--config'],
     [['serve', DEMO, '--port', '99999'], 'port'],
