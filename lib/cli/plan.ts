@@ -118,19 +118,24 @@ function describeModels(made: ModelsPlan, machine: DescribedMachine | undefined)
     }
     const { single, batch, prefill } = one.prediction
     const many = one.batch > 1 ? `, ${significant(batch.tokensPerSecond)} at batch ${one.batch}` : ''
+    const link = tokensPerSecond < single.tokensPerSecond
     rows.push(
-      [model, describeHomes(one)],
+      [model, ''],
+      ['homes', describeHomes(one)],
       [
-        '',
-        `${significant(tokensPerSecond)} tok/s${many}, bound by the ${tokensPerSecond < single.tokensPerSecond ? 'link' : boundName(single.boundBy)}; prompts ${significant(prefill.tokensPerSecond)}`,
+        'speed',
+        `${significant(tokensPerSecond)} tok/s${many}, bound by the ${link ? 'link' : boundName(single.boundBy)}; prompts ${significant(prefill.tokensPerSecond)}`,
       ],
-      ['', `RAM ${formatBytes(one.hostBytes)}${one.device === 'cpu' ? '' : `, VRAM ${formatBytes(one.vramBytes)}`}`],
+      [
+        'memory',
+        `RAM ${formatBytes(one.hostBytes)}${one.device === 'cpu' ? '' : `, VRAM ${formatBytes(one.vramBytes)}`}`,
+      ],
     )
     const times = [
       ...(switchSeconds > 0 ? [`a switch to it takes ${milliseconds(switchSeconds)}`] : []),
       ...(loadSeconds === undefined ? [] : [`read from the disk in ${loadSeconds.toFixed(1)} s`]),
     ]
-    if (times.length > 0) rows.push(['', times.join('; ')])
+    if (times.length > 0) rows.push(['times', times.join('; ')])
   }
   if (made.models.length > 1) {
     rows.push(['together', TOGETHER[made.together](formatBytes(made.arenaBytes))])

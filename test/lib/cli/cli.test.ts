@@ -483,7 +483,7 @@ describe('plan, probe, bench stream', () => {
       run(['plan', 'llama3-8b', 'llama2-7b', ...machine, '--ram', '64GiB', '--kv-tokens', '4096']),
       run(['plan', 'llama3-8b', '--link', '25GB/s']),
     ])
-    expect(shared.stdout).toMatch(/^llama2-7b +attention 32 shared; /m)
+    expect(shared.stdout).toMatch(/^llama2-7b *\nhomes +attention 32 shared; /m)
     expect(shared.stdout).toMatch(/a switch to it takes 1\d\d ms; read from the disk in 1\.1 s$/m)
     expect(shared.stdout).toMatch(/^together +one after the other in an arena of /m)
     expect(wrong).toMatchObject({ code: 2, stdout: '' })
