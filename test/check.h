@@ -21,6 +21,13 @@
 #include <type_traits>
 #include <vector>
 
+// ThreadSanitizer watches: tests that leave a wait out, and so make the race that it reports, call SKIP.
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool kRaceDetector = true;
+#else
+inline constexpr bool kRaceDetector = false;
+#endif
+
 namespace check {
 
 struct Case {

@@ -17,12 +17,6 @@
 
 namespace millrace {
 
-#if defined(__SANITIZE_THREAD__)
-inline constexpr bool kRaceDetector = true;
-#else
-inline constexpr bool kRaceDetector = false;
-#endif
-
 inline constexpr int kContext = 160;
 
 struct Result {

@@ -138,12 +138,6 @@ TEST(every_unit_arrives_whatever_the_sizes_homes_and_delays) {
   }
 }
 
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kRaceDetector = true;
-#else
-constexpr bool kRaceDetector = false;
-#endif
-
 // A wait left out is a race, and on a busy machine either side may lose it by chance: it must show within a few tries,
 // each slower than the one before.
 template <typename Differs>
