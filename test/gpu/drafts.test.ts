@@ -16,23 +16,13 @@ import {
   type Speculation,
 } from '../../lib/index.ts'
 import { foresee } from '../../lib/model/foreseen.ts'
+import { randomOf } from './random.ts'
 
 const demo = join(fileURLToPath(new URL('../..', import.meta.url)), 'models/demo')
 const { gpus, gpuReason } = await probe()
 if (gpus.length === 0) console.warn(`test/gpu is skipped: ${gpuReason}`)
 
 const schedules = Number(process.env.MILLRACE_SCHEDULES ?? 25)
-
-/** mulberry32, for schedules that can be repeated. */
-function randomOf(seed: number): (below: number) => number {
-  let state = seed
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) % below
-  }
-}
 
 const OFF: Speculation = { method: 'off' }
 const options = { device: 'cuda', contextLength: 512, prefixReuse: false } as const

@@ -7,23 +7,13 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { load, type Model, type PlacementHome, probe } from '../../lib/index.ts'
+import { randomOf } from './random.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const demo = join(root, 'models/demo')
 const { gpus, gpuReason } = await probe()
 if (gpus.length === 0) console.warn(`test/gpu is skipped: ${gpuReason}`)
 const schedules = Number(process.env.MILLRACE_SCHEDULES ?? 25)
-
-/** mulberry32, for schedules that can be repeated. */
-function randomOf(seed: number): (below: number) => number {
-  let state = seed
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) % below
-  }
-}
 
 /** Resident bytes within the budget; undefined if it is too small for the model, and nothing else may come of it. */
 async function tryBudget(model: Model, budget: number): Promise<number | undefined> {
