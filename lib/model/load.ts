@@ -8,8 +8,8 @@ import { locate } from '../hub/locate.ts'
 import { readKernel } from '../lab/kernel.ts'
 import { makeLog } from '../log.ts'
 import { type LoadOptions, type LoadProgress, loadOptions } from '../options/model.ts'
-import { checkDrafts } from '../options/speculation.ts'
-import { validate } from '../options/validate.ts'
+import { checkDrafts, checkStates } from '../options/speculation.ts'
+import { invalidArgument, validate } from '../options/validate.ts'
 import { besideDraft, draftOptionsOf, planDraft } from '../plan/draft_model.ts'
 import { checkMemory } from '../plan/memory.ts'
 import { type ModelPlan, makePlan, passCosts, predictionOf } from '../plan/plan.ts'
@@ -44,6 +44,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     for (const warning of place.warnings) log.warn({ path: place.path }, warning)
     const checkpoint = await openCheckpoint(place.path, native, checked)
     const { folder } = checkpoint
+    checkStates(checked.speculation, checkpoint.config.spec, checked.draft !== undefined)
     for (const warning of checkpoint.warnings) log.warn({ path: folder.path }, warning)
     const samplingDefaults =
       checked.generationConfig === 'none'
@@ -56,6 +57,14 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     const alone = makePlan(program, checkpoint.slabs, checked, machine)
     const asked = checked.draft === undefined ? undefined : draftOptionsOf(checked.draft)
     const draft = asked && (await openDraft(asked, native, checked))
+    if (draft?.config.spec.stateLayers) {
+      throw invalidArgument(
+        'a model without layers that keep a state',
+        'draft',
+        asked!.model,
+        'take a draft model of attention alone',
+      )
+    }
     const draftPlan = draft && planDraft(draft.config.named.program, draft.slabs, asked!, alone, machine)
     const left = draftPlan && besideDraft(checked, machine, draftPlan)
     const plan: ModelPlan = left

@@ -202,6 +202,12 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
       remedy: "load it on the CPU: device: 'cpu'",
     })
   }
+  if (gpu && program.kv.some(({ state }) => state)) {
+    throw new MillraceError('CHECKPOINT_UNSUPPORTED', {
+      message: 'layers that keep a state in the place of keys and values (Gated DeltaNet) have no kernels for GPUs yet',
+      remedy: "load it on the CPU: device: 'cpu'",
+    })
+  }
   const calibration = gpus[0]?.calibration ?? machine.calibration
   const contextLength = chooseContext(program, options.contextLength)
   const maxLogitRows = logitRows(options)
@@ -345,7 +351,7 @@ function planCpu({ slabs, shares, options, contextLength, batch, maxLogitRows }:
       : homesOf(slabs.units, 'cpu', placement === 'auto' ? 'resident' : placement)
   const kvTokens = kvChoices(contextLength, options, batch)[0]!
   const maxRows = maxLogitRows + CPU_PREFILL_ROWS
-  const kv = planKv(slabs.kv, kvTokens, contextLength, maxRows)
+  const kv = planKv(slabs.kv, kvTokens, contextLength, { maxRows, mostSequences: maxLogitRows })
   const devices = shares.map((share): PlannedDevice => {
     const placed = place(share.units, homesOfShare(share, homes), ring, false)
     return {
@@ -415,7 +421,7 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[], demanded?: Home[]):
   for (const kvTokens of kvChoices(contextLength, options, batch)) {
     const tryRows = (rows: number): Decided | undefined => {
       const maxRows = maxLogitRows + rows
-      const kv = planKv(slabs.kv, kvTokens, contextLength, maxRows)
+      const kv = planKv(slabs.kv, kvTokens, contextLength, { maxRows, mostSequences: maxLogitRows })
       const found: { homes: Home[]; device: PlannedDevice }[] = []
       for (const part of parts) {
         const { share, budget, asWanted } = part

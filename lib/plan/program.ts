@@ -64,6 +64,12 @@ function halfValues(program: Program): boolean[] {
       case 'attend':
         half[op.qkv] = false
         break
+      case 'conv':
+        half[op.in] = half[op.out] = false
+        break
+      case 'delta':
+        half[op.in] = half[op.gates] = half[op.out] = false
+        break
       case 'route':
         half[op.in] = half[op.out] = false
         break
