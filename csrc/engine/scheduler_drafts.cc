@@ -7,10 +7,10 @@ namespace millrace {
 
 namespace {
 
-// Steps from one look at what the draft model is worth to the next, where it is not: twice as many each time that it
-// was not again. And how many drafts are looked at: what a pass of the model costs shows from the second on, whose rows
-// are no others' but the sequences' own.
-constexpr uint64_t kProbing = 32, kMostProbing = 1024;
+// Steps from one look at what the draft model is worth to the next, where it is not: four times as many each time that
+// it was not again. And how many drafts are looked at: what a pass of the model costs shows from the second on, whose
+// rows are no others' but the sequences' own.
+constexpr uint64_t kProbing = 64, kMostProbing = 1024;
 constexpr int kProbed = 2;
 
 }  // namespace
@@ -78,7 +78,7 @@ void Scheduler::draft_by_model(std::span<Asking> asking, int& rows, int& left) {
     if (depth_ > 0) probing_ = kProbing, probe_at_ = step_ + kProbing;
     if (depth_ == 0 && step_ >= probe_at_) {
       depth_ = kProbed;
-      probing_ = std::min(2 * probing_, kMostProbing);
+      probing_ = std::min(4 * probing_, kMostProbing);
       probe_at_ = step_ + probing_;
     }
   }
