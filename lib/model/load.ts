@@ -65,7 +65,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
         'take a draft model of attention alone',
       )
     }
-    const draftPlan = draft && planDraft(draft.config.named.program, draft.slabs, asked!, alone, machine)
+    const draftPlan = draft && planDraft(draft.config.named.program, draft.slabs, asked!, alone, machine, checked.arena)
     const left = draftPlan && besideDraft(checked, machine, draftPlan)
     const plan: ModelPlan = left
       ? { ...makePlan(program, checkpoint.slabs, left.options, left.machine), draft: draftPlan! }
