@@ -59,7 +59,8 @@ function halfValues(program: Program): boolean[] {
         half[op.out] = false
         break
       case 'gate':
-        half[op.in] = half[op.by] = false
+        // What it gates may be of either kind.
+        half[op.in] = false
         break
       case 'attend':
         half[op.qkv] = false

@@ -79,7 +79,3 @@ TEST(a_row_goes_on_from_the_rows_before_it) {
     }
   }
 }
-
-int main(int argc, char** argv) {
-  return check::run(argc, argv);
-}
