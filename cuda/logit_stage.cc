@@ -9,6 +9,7 @@
 #include "core/memory.h"
 #include "cuda/check.h"
 #include "cuda/hop.h"
+#include "cuda/runtime/free_gate.h"
 
 namespace millrace::cuda {
 
@@ -139,6 +140,7 @@ void LogitStage::listen(Pass& pass, const Step& step, LogitInputs& inputs) {
   for (size_t i = 0; i < count; i++) {
     pass.waits_for.push_back(step.masks[i]);
     pass.states.push_back(state + i);
+    FreeGate::process().enter();
     step.masks[i]->listen([state = state + i, mask = mask + i * words, words](const TokenMask::Words* found) {
       if (found != nullptr) {
         const size_t known = std::min(found->size(), words);
@@ -146,6 +148,7 @@ void LogitStage::listen(Pass& pass, const Step& step, LogitInputs& inputs) {
         std::fill(mask + known, mask + words, 0);
       }
       publish(state, found != nullptr ? kMaskIsThere : kNoMask);
+      FreeGate::process().leave();
     });
   }
 }
@@ -153,7 +156,9 @@ void LogitStage::listen(Pass& pass, const Step& step, LogitInputs& inputs) {
 void LogitStage::forget_masks(Pass& pass) {
   for (size_t i = 0; i < pass.waits_for.size(); i++) {
     pass.waits_for[i]->forget();
-    if (*pass.states[i] == kMaskComes) publish(pass.states[i], kNoMask);
+    if (*pass.states[i] != kMaskComes) continue;
+    publish(pass.states[i], kNoMask);
+    FreeGate::process().leave();
   }
   pass.waits_for.clear();
   pass.states.clear();

@@ -42,6 +42,10 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) tables.sizes[update.slot] = size;
 }
 
+// Half a minute or more: where others of the process keep the host from this, and wait for the device themselves, a
+// request fails and not the process.
+constexpr int kMostPolls = 25'000'000;
+
 // A block a row: waits for its mask, then copies it. Nothing but the sampler waits.
 __global__ void __launch_bounds__(kThreads) mask_kernel(SampleArguments a) {
   __shared__ uint32_t seen;
@@ -51,7 +55,7 @@ __global__ void __launch_bounds__(kThreads) mask_kernel(SampleArguments a) {
   if (request.row < 0 || request.mask < 0) return;
   if (threadIdx.x == 0) {
     const uint32_t* state = a.inputs->mask_states + request.mask;
-    while ((seen = __ldcv(state)) == kMaskComes) {
+    for (int polls = 0; (seen = __ldcv(state)) == kMaskComes && polls < kMostPolls; polls++) {
 #if __CUDA_ARCH__ >= 700
       __nanosleep(500);
 #endif

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "cuda/check.h"
+#include "cuda/runtime/free_gate.h"
 
 namespace millrace::cuda {
 
@@ -36,6 +37,7 @@ CudaMemory::CudaMemory(int device, Place place, size_t bytes, const char* what)
 
 CudaMemory::~CudaMemory() {
   if (data_ == nullptr) return;
+  const FreeGate::Freeing freeing;
   cudaSetDevice(device_);
   if (place_ == Place::device) {
     cudaFree(data_);
@@ -86,6 +88,7 @@ HostRegistration::~HostRegistration() {
   const std::shared_ptr<Registration> registration = at->second;
   std::lock_guard own(registration->mutex);
   if (--registration->users > 0) return;
+  const FreeGate::Freeing freeing;
   cudaHostUnregister(const_cast<std::byte*>(data_));
   if (registration.use_count() == 2) registrations().erase(at);  // nobody is about to use it
 }

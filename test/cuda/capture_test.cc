@@ -10,6 +10,7 @@
 #include "cuda/runtime/graph.h"
 #include "cuda/runtime/memory.h"
 #include "cuda/runtime/stream.h"
+#include "engine/constraints.h"
 #include "engine/harness.h"
 #include "gpu.h"
 #include "lab/session.h"
@@ -58,6 +59,11 @@ RequestOptions question(int r) {
   for (int i = 0; i < 5 + r; i++) options.tokens.push_back((r * 37 + i * 11) % 256);
   options.max_tokens = 4;
   options.logprobs = true;
+  if (r % 2 == 0) {  // whose passes wait for the host, while others free what waits for them
+    static const auto constraint = in_turns();
+    options.constraint = constraint;
+    options.max_tokens = 12;
+  }
   return options;
 }
 
