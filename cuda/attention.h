@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "cuda/linear.h"
+
 namespace millrace::cuda {
 
 struct AttentionArguments {
@@ -25,10 +27,14 @@ struct AttentionArguments {
   double scale = 0;               // of scores; 0: 1 / sqrt(head_dim)
   float cap = 0;                  // of scores: cap * tanh(score / cap); 0: none
   bool reads_only = false;        // the rows' own keys and values are in the cache: nothing is appended
-  int window = 0;                 // a row at position p sees positions greater than p - window; 0: all
-  int max_context = 0;            // of the launch's bucket: no position of it is greater or equal
-  float* partials = nullptr;      // decode: attention_partials_bytes
-  unsigned* counters = nullptr;   // decode: attention_counters, left at zero
+  // float32 [heads] in the slab of weights.unit: scores of a position that every row sees and that has no value; -1:
+  // none.
+  Weights weights;
+  int64_t sinks_offset = -1;
+  int window = 0;                // a row at position p sees positions greater than p - window; 0: all
+  int max_context = 0;           // of the launch's bucket: no position of it is greater or equal
+  float* partials = nullptr;     // decode: attention_partials_bytes
+  unsigned* counters = nullptr;  // decode: attention_counters, left at zero
   // Decode: positions, sequences, block tables and all keys and values older than this launch's rows were complete
   // before the predecessor in the stream began (as in a graph of one pass, which only adds its own rows), so they may
   // be read before it has ended.

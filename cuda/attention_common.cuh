@@ -52,6 +52,13 @@ __device__ __forceinline__ float2 rotate(float x, float y, float cosine, float s
                      __fadd_rn(__fmul_rn(y, cosine), __fmul_rn(x, sine)));
 }
 
+// What a head's sink adds to a sum of weights whose reference is `maximum`.
+__device__ __forceinline__ float sink_weight(const AttentionArguments& a, int head, float maximum) {
+  if (a.sinks_offset < 0) return 0.0f;
+  const auto* sinks = reinterpret_cast<const float*>(a.weights.units[a.weights.unit] + a.sinks_offset);
+  return exp2_approximate(static_cast<float>(kLog2e) * sinks[head] - maximum);
+}
+
 // The first position that a row sees.
 __device__ __forceinline__ int first_visible(const AttentionArguments& a, int position) {
   return a.window > 0 ? max(0, position - a.window + 1) : 0;

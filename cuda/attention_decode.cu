@@ -480,7 +480,7 @@ __global__ __launch_bounds__(32 * attention_warps(D),
   const int active = min(kWarps, blocks);
   const int first_head = kv_head * shape.group + first_query;
   const auto write_out = [&](int head, int element, const Total& total) {
-    const float inverse = 1.0f / total.sum;
+    const float inverse = 1.0f / (total.sum + sink_weight(a, head, total.maximum));
     *reinterpret_cast<__half2*>(a.out + static_cast<int64_t>(row) * a.out_stride + head * head_dim + element) =
         __floats2half2_rn(fmaf(total.values.x, inverse, 0.0f), fmaf(total.values.y, inverse, 0.0f));  // no -0 of sums
   };

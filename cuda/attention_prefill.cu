@@ -331,8 +331,8 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
     float total = sum[r];
     total += __shfl_xor_sync(~0u, total, 1);
     total += __shfl_xor_sync(~0u, total, 2);
-    const float inverse = 1.0f / total;
     const int m = (warp * kWarpTiles + w) * 16 + g + 8 * h;
+    const float inverse = 1.0f / (total + sink_weight(a, first_head + m % heads, maximum[r]));
 #pragma unroll
     for (int n = 0; n < kElementTiles; n++) {
       *reinterpret_cast<uint32_t*>(unit_of<D>(queries, m, n) + 2 * t) =

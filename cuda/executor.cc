@@ -136,7 +136,11 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
         const LinearLayout& layout = config_.units[unit].linears[glu->linear];
         if (!fused_glu(*glu, layout) || !half[glu->out]) gate_up = std::max(gate_up, static_cast<size_t>(layout.n));
       }
-      const int in = glu != nullptr ? glu->in : linear != nullptr ? linear->in : kNone;
+      const auto* experts = std::get_if<ExpertsOp>(&op);
+      const int in = glu != nullptr       ? glu->in
+                     : linear != nullptr  ? linear->in
+                     : experts != nullptr ? experts->in
+                                          : kNone;
       if (in != kNone && !half[in]) {
         converted = std::max(converted, static_cast<size_t>(padded_width(program.values[in])));
       }
@@ -153,10 +157,14 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
     throw Error(code::kDeviceUnavailable, *refused, "use device: 'cpu', or another GPU");
   }
   kernels_ = std::make_unique<UserKernels>(config_.kernels);
+  make_room_for_experts();
   size_t gathered = 0;
-  for (const UnitLayout& unit : config_.units) {
-    for (const LinearLayout& linear : unit.linears) {
-      for (const LinearLayout::Segment& segment : linear.segments) {
+  for (size_t unit = 0; unit < config_.units.size(); unit++) {
+    const ExpertsOp* experts = mixtures_[unit].op;
+    const std::vector<LinearLayout>& linears = config_.units[unit].linears;
+    for (int i = 0; i < static_cast<int>(linears.size()); i++) {
+      if (experts != nullptr && experts->has(i)) continue;
+      for (const LinearLayout::Segment& segment : linears[i].segments) {
         gathered = std::max(gathered, linear_gathered_bytes(segment.matrix, max_padded_rows_));
       }
     }
@@ -195,6 +203,48 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
     own_.synchronize();  // the host's copy goes
   }
   own_.synchronize();
+}
+
+void CudaExecutor::make_room_for_experts() {
+  const Program& program = config_.program;
+  mixtures_.resize(program.units.size());
+  size_t results = 0, act = 0, gate_up = 0;
+  int places = 0, few = 0, many = 0;
+  const DeviceFacts* facts = nullptr;
+  check(device_facts(&facts), "asking the GPU");
+  for (size_t unit = 0; unit < program.units.size(); unit++) {
+    for (const Op& op : program.units[unit].ops) {
+      const auto* experts = std::get_if<ExpertsOp>(&op);
+      if (experts == nullptr) continue;
+      Mixture& mixture = mixtures_[unit];
+      mixture.op = experts;
+      mixture.layout = *experts_layout(*experts, config_.units[unit]);  // there is one: refusal_of()
+      const LinearLayout& first = mixture.layout.gate_up;
+      const LinearLayout& second = mixture.layout.down;
+      mixture.expert_bytes = matrix_bytes(first) + matrix_bytes(second);
+      mixture.top_k = program.values[experts->routes] / 2;
+      const int hidden = program.values[experts->out];
+      mixture.rows = expert_rows(max_padded_rows_, mixture.top_k, hidden);
+      const int most = mixture.rows * mixture.top_k;
+      const auto rows = static_cast<size_t>(most);
+      places = std::max(places, most);
+      few = std::max(few, few_tiles(most, experts->experts));
+      expert_list_.many_rows = std::min(expert_list_.many_rows, many_rows(*facts, mixture.layout));
+      many = std::max(many, many_tiles(most, experts->experts, kFewRows));
+      results = std::max(results, rows * hidden);
+      act = std::max(act, rows * padded_width(second.k));
+      if (!fused_expert_glu(first)) gate_up = std::max(gate_up, rows * first.n);
+    }
+  }
+  if (places == 0) return;
+  const auto take = [&](size_t bytes) { return allocate(bytes, "experts"); };
+  expert_list_.counts = reinterpret_cast<int32_t*>(take(2 * sizeof(int32_t)));
+  expert_list_.few = reinterpret_cast<int4*>(take(few * sizeof(int4)));
+  expert_list_.many = reinterpret_cast<int4*>(take(many * sizeof(int4)));
+  expert_list_.places = reinterpret_cast<int32_t*>(take(places * sizeof(int32_t)));
+  expert_results_ = reinterpret_cast<float*>(take(results * sizeof(float)));
+  expert_act_ = reinterpret_cast<__half*>(take(act * sizeof(__half)));
+  expert_gate_up_ = reinterpret_cast<float*>(take(gate_up * sizeof(float)));
 }
 
 CudaExecutor::~CudaExecutor() {
@@ -404,10 +454,7 @@ void CudaExecutor::flush(CudaStream& stream) {
   // Decode rows over units that stay where they are: replayed as one graph.
   if (cudaGraphExec_t graph = replayable() ? graph_of_held(stream) : nullptr; graph != nullptr) {
     for (const Held& held : held_) {
-      if (held.operation != Operation::unit) continue;
-      for (const LinearLayout& linear : config_.units[held.number].linears) {
-        for (const auto& segment : linear.segments) counters_.weight_bytes_read += segment.matrix.bytes;
-      }
+      if (held.operation == Operation::unit) counters_.weight_bytes_read += weight_bytes(held.number);
     }
     check(cudaGraphLaunch(graph, stream.get()), "launching a pass");
   } else {

@@ -16,6 +16,7 @@
 #include "cuda/attention.h"
 #include "cuda/linear.h"
 #include "cuda/logit_stage.h"
+#include "cuda/moe/experts.h"
 #include "cuda/plan/lower.h"
 #include "cuda/runtime/graph.h"
 #include "cuda/runtime/memory.h"
@@ -152,7 +153,10 @@ class CudaExecutor final : public Executor, private Holder {
   void run_op(const AttendOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const RouteOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const ExpertsOp& op, const Lowered& lowered, const Scope& scope);
-  AttentionArguments attention_arguments(const AttendOp& op) const;
+  // Of rows whose results there is room for. x: of the first of them, float16.
+  void run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope);
+  void make_room_for_experts();
+  AttentionArguments attention_arguments(const AttendOp& op, int unit) const;
   // What a linear computes: y += or = x W^T, or activations.
   struct Output {
     LinearEpilogue epilogue = LinearEpilogue::store;
@@ -183,6 +187,17 @@ class CudaExecutor final : public Executor, private Holder {
   std::vector<Lowered> embed_;
   std::vector<std::vector<Lowered>> units_;
 
+  // Of units with a mixture: how its experts lie, and what a pass of so many rows reads of it at most.
+  struct Mixture {
+    const ExpertsOp* op = nullptr;
+    ExpertsLayout layout;
+    size_t expert_bytes = 0;
+    int top_k = 0, rows = 0;  // rows: computed at once
+  };
+  std::vector<Mixture> mixtures_;  // [units]; op: null where there is none
+  size_t weight_bytes(int unit) const;
+  static size_t matrix_bytes(const LinearLayout& linear);
+
   std::vector<std::unique_ptr<CudaMemory>> memory_;
   size_t workspace_bytes_ = 0;
   std::unique_ptr<UserKernels> kernels_;         // in place of ours
@@ -202,6 +217,11 @@ class CudaExecutor final : public Executor, private Holder {
   float* gate_up_ = nullptr;     // [rows, n] of gate and up whose activation is not the linear's own
   __half* converted_ = nullptr;  // [rows, padded width] of float32 values that linears read
   __half* gathered_ = nullptr;
+  ExpertList expert_list_;
+  int listed_ = kNone;               // the routes that the list is of
+  float* expert_gate_up_ = nullptr;  // [places, n], where gate and up don't leave their linear as one activation
+  __half* expert_act_ = nullptr;     // [places, padded width]
+  float* expert_results_ = nullptr;  // [places, hidden]
   float* attention_partials_ = nullptr;
   unsigned* attention_counters_ = nullptr;
   unsigned* hop_counter_ = nullptr;

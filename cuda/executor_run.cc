@@ -79,9 +79,16 @@ CudaExecutor::Operand CudaExecutor::operand(const Scope& scope, int value) const
 
 void CudaExecutor::apply(const LinearLayout& layout, const __half* x, int x_stride, const Output& output,
                          const Scope& scope, const float* norm_x, const NormOp* norm) {
+  bool beside = output.epilogue == LinearEpilogue::store && scope.prefill_rows == 0 &&
+                scope.decode_rows <= kSideBySideRows && weights(scope.unit).early;
+  for (const LinearLayout::Segment& segment : layout.segments) {
+    beside = beside && kernels_->find(lab::Kind::gemv, segment.matrix.code.type) == nullptr;
+  }
   for (const LinearLayout::Segment& segment : layout.segments) {
     LinearArguments arguments;
     arguments.weights = weights(scope.unit);
+    arguments.follows = beside && &segment != &layout.segments.front();
+    arguments.leads = beside && &segment != &layout.segments.back();
     arguments.matrix = segment.matrix;
     arguments.x_stride = x_stride;
     arguments.epilogue = output.epilogue;
@@ -263,7 +270,7 @@ void CudaExecutor::run_op(const GatherOp& op, const Lowered&, const Scope& scope
   check(scale(arguments, scope.stream, true), "a scale");
 }
 
-AttentionArguments CudaExecutor::attention_arguments(const AttendOp& op) const {
+AttentionArguments CudaExecutor::attention_arguments(const AttendOp& op, int unit) const {
   const KvClass& kv = config_.program.kv[op.kv_class];
   AttentionArguments arguments;
   arguments.heads = op.heads;
@@ -279,6 +286,10 @@ AttentionArguments CudaExecutor::attention_arguments(const AttendOp& op) const {
   arguments.scale = op.scale;
   arguments.cap = op.cap;
   arguments.reads_only = op.reads_only;
+  if (op.sinks != kNone) {
+    arguments.weights = weights(unit);
+    arguments.sinks_offset = static_cast<int64_t>(config_.units[unit].vectors[op.sinks]);
+  }
   arguments.max_context = shape_.context;
   arguments.partials = attention_partials_;
   arguments.counters = attention_counters_;
@@ -289,7 +300,7 @@ AttentionArguments CudaExecutor::attention_arguments(const AttendOp& op) const {
 
 void CudaExecutor::run_op(const AttendOp& op, const Lowered&, const Scope& scope) {
   const Operand in = operand(scope, op.qkv), out = operand(scope, op.out);
-  AttentionArguments arguments = attention_arguments(op);
+  AttentionArguments arguments = attention_arguments(op, scope.unit);
   arguments.out_stride = out.stride;
   const auto from_row = [&](int row, int count) {
     arguments.rows = count;
@@ -326,12 +337,121 @@ void CudaExecutor::run_hop(const Held& held, cudaStream_t stream) {
   }
 }
 
-// refusal_of() lets no program with one of these come here.
-void CudaExecutor::run_op(const RouteOp&, const Lowered&, const Scope&) {
-  throw Error(code::kInternal, "a router on a GPU", "report this as a bug");
+void CudaExecutor::run_op(const RouteOp& op, const Lowered&, const Scope& scope) {
+  RouteArguments arguments;
+  arguments.logits = operand(scope, op.in).floats;
+  arguments.rows = scope.rows();
+  arguments.op = op;
+  arguments.weights = weights(scope.unit);
+  if (op.select_bias != kNone) {
+    arguments.bias_offset = static_cast<int64_t>(config_.units[scope.unit].vectors[op.select_bias]);
+  }
+  arguments.routes = operand(scope, op.out).floats;
+  arguments.positions = device_inputs_.positions + scope.begin;
+  listed_ = lists_itself(op, scope.rows()) && scope.rows() <= mixtures_[scope.unit].rows ? op.out : kNone;
+  check(cuda::route(arguments, expert_list_, scope.stream, true), "a router");
 }
-void CudaExecutor::run_op(const ExpertsOp&, const Lowered&, const Scope&) {
-  throw Error(code::kInternal, "experts on a GPU", "report this as a bug");
+
+void CudaExecutor::run_op(const ExpertsOp& op, const Lowered&, const Scope& scope) {
+  const Mixture& mixture = mixtures_[scope.unit];
+  const Operand x = operand(scope, op.in);
+  const __half* halves = x.halves;
+  const int stride = padded_width(x.width);
+  if (halves == nullptr) {
+    check(to_halves(x.floats, x.stride, scope.rows(), x.width, converted_, stride, nullptr, scope.stream, true),
+          "a conversion");
+    halves = converted_;
+  }
+  for (int begin = 0; begin < scope.rows(); begin += mixture.rows) {
+    Scope some = scope;
+    some.begin = scope.begin + begin;
+    some.decode_rows = std::min(mixture.rows, scope.rows() - begin);  // kinds are alike to experts
+    some.prefill_rows = 0;
+    run_experts(op, halves + static_cast<size_t>(begin) * stride, stride, some);
+  }
+  counters_.weight_bytes_read +=
+      mixture.expert_bytes * static_cast<size_t>(std::min(op.experts, scope.rows() * mixture.top_k));
+}
+
+void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope) {
+  const Mixture& mixture = mixtures_[scope.unit];
+  const Operand routes = operand(scope, op.routes), out = operand(scope, op.out);
+  const int32_t* positions = device_inputs_.positions + scope.begin;
+  const int rows = scope.rows(), places = rows * mixture.top_k;
+  const bool listed = listed_ == op.routes;
+  listed_ = kNone;
+  if (!listed) {
+    check(list_experts(routes.floats, rows, mixture.top_k, op.experts, positions, expert_list_, scope.stream, true),
+          "a list of experts");
+  }
+  ExpertArguments arguments;
+  arguments.weights = weights(scope.unit);
+  arguments.first = mixture.layout.first;
+  arguments.stride = mixture.layout.stride;
+  arguments.experts = op.experts;
+  arguments.rows = rows;
+  arguments.top_k = mixture.top_k;
+  arguments.list = expert_list_;
+  const auto run = [&](const LinearLayout& linear) {
+    for (const LinearLayout::Segment& segment : linear.segments) {
+      ExpertArguments own = arguments;
+      own.matrix = segment.matrix;
+      if (linear.has_bias) {
+        own.bias_offset = static_cast<int64_t>(linear.bias_offset + segment.out_begin * sizeof(float));
+      }
+      if (own.y != nullptr) own.y += segment.out_begin;
+      check(experts_linear(own, scope.stream, true), "experts");
+      arguments.listed = true;
+    }
+  };
+  const LinearLayout& gate_up = mixture.layout.gate_up;
+  const LinearLayout& down = mixture.layout.down;
+  const int act_stride = padded_width(down.k);
+  arguments.x = x;
+  arguments.x_stride = x_stride;
+  if (fused_expert_glu(gate_up)) {
+    const bool clamped = op.activation == Activation::clamped_swiglu;
+    arguments.epilogue = clamped ? ExpertEpilogue::clamped : ExpertEpilogue::silu;
+    arguments.act = expert_act_;
+    arguments.act_stride = act_stride;
+    arguments.features = down.k;
+    arguments.alpha = op.alpha;
+    arguments.limit = op.limit;
+    run(gate_up);
+  } else {
+    arguments.y = expert_gate_up_;
+    arguments.y_stride = gate_up.n;
+    run(gate_up);
+    check(experts_glu(expert_gate_up_, gate_up.n, gate_up.interleaved, places, down.k, op, expert_act_, act_stride,
+                      scope.stream, true),
+          "an activation of experts");
+  }
+  arguments.epilogue = ExpertEpilogue::store;
+  arguments.x = expert_act_;
+  arguments.x_stride = act_stride;
+  arguments.x_of_places = true;
+  arguments.y = expert_results_;
+  arguments.y_stride = out.width;
+  run(down);
+  check(combine_experts(expert_results_, routes.floats, rows, mixture.top_k, out.width, positions, out.floats,
+                        out.stride, scope.stream, true),
+        "the sum of experts");
+}
+
+size_t CudaExecutor::matrix_bytes(const LinearLayout& linear) {
+  size_t bytes = 0;
+  for (const LinearLayout::Segment& segment : linear.segments) bytes += segment.matrix.bytes;
+  return bytes;
+}
+
+// What a pass reads of a unit: of experts as many as its rows can choose.
+size_t CudaExecutor::weight_bytes(int unit) const {
+  const Mixture& mixture = mixtures_[unit];
+  size_t bytes = 0;
+  for (const LinearLayout& linear : config_.units[unit].linears) bytes += matrix_bytes(linear);
+  if (mixture.op == nullptr) return bytes;
+  const int chosen = std::min(mixture.op->experts, rows() * mixture.top_k);
+  return bytes - mixture.expert_bytes * static_cast<size_t>(mixture.op->experts - chosen);
 }
 
 void CudaExecutor::run_move(const Held& held, cudaStream_t stream) {

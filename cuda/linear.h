@@ -39,6 +39,10 @@ struct LinearArguments {
   const float* norm_x = nullptr;
   size_t norm_offset = 0;
   float norm_epsilon = 0;
+  // Launches of one x side by side, of at most kSideBySideRows rows and `early` weights: all but the first `follow` and
+  // all but the last `lead`, one after the other. One that leads lets its successor begin once x is there; one that
+  // follows reads x at once and ends after its predecessor, so that who waits for the last has waited for all.
+  bool leads = false, follows = false;
   LinearEpilogue epilogue = LinearEpilogue::store;
   float* y = nullptr;  // store, add: [rows, y_stride] + out_begin
   int y_stride = 0;

@@ -44,6 +44,7 @@ cudaError_t linear_decode_tuned(const LinearArguments& a, const DecodeTuning& tu
   const bool aligned = a.x_stride % 8 == 0 && reinterpret_cast<uintptr_t>(a.x) % 16 == 0;
   if (a.rows < 1 || a.rows > kDecodeRows || !aligned) return cudaErrorInvalidValue;
   if (a.norm_x != nullptr && !decode_norms(m, a.rows)) return cudaErrorInvalidValue;
+  if ((a.leads || a.follows) && (a.rows > kSideBySideRows || !a.weights.early)) return cudaErrorInvalidValue;
   const DeviceFacts* device = nullptr;
   if (const cudaError_t status = device_facts(&device); status != cudaSuccess) return status;
   const auto plan = plan_decode(*device, m, a.rows, a.norm_x != nullptr, tuning);
@@ -53,6 +54,8 @@ cudaError_t linear_decode_tuned(const LinearArguments& a, const DecodeTuning& tu
   task.units = a.weights.units;
   task.unit = a.weights.unit;
   task.early = a.weights.early;
+  task.leads = a.leads;
+  task.follows = a.follows;
   task.permuted = m.code.permuted;
   task.bfloat16_scales = m.code.scale == ScaleType::bf16;
   task.matrix_offset = m.offset;

@@ -33,6 +33,7 @@ struct DecodeTask {
   const std::byte* const* units;
   int unit;
   bool early;
+  bool leads, follows;  // LinearArguments
   bool permuted;
   bool bfloat16_scales;
   size_t matrix_offset;
@@ -591,7 +592,7 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
   for (int i = 0; i < stages; i++) fetch(i);
   __syncwarp();
 
-  allow_successor();
+  if (!task.leads) allow_successor();
   if (task.splits > 1) {  // all sums of the other blocks, of all passes, complete one round of this barrier
     if (warp == 0 && rank == 0) warp_copy_begin(others_barrier, (task.splits - 1) * TILES * 2048, lane);
     __syncwarp();
@@ -604,16 +605,17 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
   if (kNorms && norms) {
     const uint32_t normed_sums = normed + task.x_rows * normed_pitch;
     NormRows norm(reinterpret_cast<const float*>(slab + task.norm_offset), task.k);
-    if (task.early) wait_for_predecessor();
+    if (task.early && !task.follows) wait_for_predecessor();
 #pragma unroll 1
     for (int row = 0; row < rows; row++) {
       norm.row(task.norm_x + static_cast<size_t>(row_begin + row) * task.k, task.norm_epsilon, normed_sums,
                normed + row * normed_pitch, task.slices * kTileK);
     }
     __syncthreads();
-  } else if (task.early) {
+  } else if (task.early && !task.follows) {
     wait_for_predecessor();
   }
+  if (task.leads) allow_successor();
 
   // The next round of x into stage `slot`.
   int x_blocks = end_block - first_block, x_chunk = first_chunk;
@@ -810,7 +812,10 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
             }
           }
         }
-        if (pass + kPass == TILES && block + 1 == end_block) return;  // nobody fetches any more
+        if (pass + kPass == TILES && block + 1 == end_block) {  // nobody fetches any more
+          if (task.follows) wait_for_predecessor();
+          return;
+        }
         warp_copy_fence();
         __syncthreads();
       }

@@ -11,7 +11,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFil
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { command, ROOT, SetupError, say, TREE } from './build-native.mjs'
-import { checkAddon } from './check-addon.mjs'
+import { checkAddon, FLOOR } from './check-addon.mjs'
 
 export const RELEASE = join(ROOT, 'release')
 const STAGE = join(ROOT, '.cmake', 'packages')
@@ -70,7 +70,7 @@ function packAddon({ version, license, author, repository, homepage, bugs, engin
   const folder = stage(platform, manifest, ['LICENSE'])
   writeFileSync(
     join(folder, 'README.md'),
-    `The native side of [millrace](${homepage}) for ${platform} with glibc 2.30 or newer, which \`npm install millrace\` brings.\n`,
+    `The native side of [millrace](${homepage}) for ${platform} with glibc ${FLOOR} or newer, which \`npm install millrace\` brings.\n`,
   )
   run(
     process.execPath,

@@ -47,6 +47,16 @@ describe('package.json', () => {
     for (const field of ['repository', 'bugs', 'homepage']) expect(manifest[field]).toBeTruthy()
   })
 
+  test('every document promises the glibc that the release checks', () => {
+    const told = /glibc (\d\.\d\d)/
+    const [, floor] = /FLOOR = '([\d.]+)'/.exec(readFileSync(join(root, 'scripts', 'check-addon.mjs'), 'utf8'))!
+    for (const path of ['README.md', 'CONTRIBUTING.md', 'docs/DEPLOY.md']) {
+      expect(told.exec(readFileSync(join(root, path), 'utf8'))?.[1], path).toBe(floor)
+    }
+    // The addon's package has its own README, which the release writes.
+    expect(readFileSync(join(root, 'scripts', 'release.mjs'), 'utf8')).not.toMatch(told)
+  })
+
   test('the lock file names no download host and every package has a digest', () => {
     const { packages } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8'))
     for (const [path, entry] of Object.entries<Record<string, unknown>>(packages)) {

@@ -38,7 +38,7 @@ const bodyOf = (index, { vocab, tokens }, more = {}) =>
 // ---- The clients' process
 
 /** What a stream brought, undefined where it was cut. `pace`: milliseconds between reads. */
-function readStream(port, body, { pace = 0, leave = Number.POSITIVE_INFINITY, agent = false, onBegin } = {}) {
+function readStream(port, body, { pace = 0, leave = Number.POSITIVE_INFINITY, agent = false, onBegin, onError } = {}) {
   return new Promise((resolve) => {
     const sent = request({
       port,
@@ -47,7 +47,10 @@ function readStream(port, body, { pace = 0, leave = Number.POSITIVE_INFINITY, ag
       agent,
       headers: { 'content-type': 'application/json' },
     })
-    sent.on('error', () => resolve(undefined))
+    sent.on('error', ({ code }) => {
+      onError?.(code)
+      resolve(undefined)
+    })
     sent.end(body)
     sent.on('response', (response) => {
       let text = ''
@@ -89,11 +92,15 @@ async function rateClient({ port, streams, ...task }) {
 
 async function crowdClient({ port, connections, seconds, ...task }) {
   const until = performance.now() + seconds * 1000
-  const found = { whole: [], cut: 0, left: 0, malformed: 0, stalled: 0 }
+  const found = { whole: [], left: 0, malformed: 0, stalled: 0, errors: {} }
+  const onError = (code) => {
+    found.errors[code] = (found.errors[code] ?? 0) + 1
+  }
   const clients = [
-    async (index) => found.whole.push([index % 8, textOf(await readStream(port, bodyOf(index % 8, task)))]),
     async (index) =>
-      found.whole.push([index % 8, textOf(await readStream(port, bodyOf(index % 8, task), { pace: 50 }))]),
+      found.whole.push([index % 8, textOf(await readStream(port, bodyOf(index % 8, task), { onError }))]),
+    async (index) =>
+      found.whole.push([index % 8, textOf(await readStream(port, bodyOf(index % 8, task), { pace: 50, onError }))]),
     async (index) => {
       await readStream(port, bodyOf(index % 8, task), { leave: 400 })
       found.left++
@@ -222,24 +229,38 @@ async function main() {
     const expected = await Promise.all(Array.from({ length: 8 }, (_, index) => generate(index)))
     // What is taken once, for as many connections at once, is there before it counts.
     await clients.run({ ...task, crowd: true, connections, seconds: seconds / 4 })
-    const rss = async () => {
+    const memory = async () => {
       await new Promise((resolve) => setTimeout(resolve, 1000))
       globalThis.gc?.()
-      return process.memoryUsage().rss
+      return process.memoryUsage()
     }
-    const before = await rss()
+    const before = await memory()
+    const resident = []
+    const timer = setInterval(() => resident.push(process.memoryUsage.rss()), 500)
     const stop = watch()
     const found = await clients.run({ ...task, crowd: true, connections, seconds })
+    clearInterval(timer)
     const { p99, own } = stop()
     closeWatch()
-    const grown = ((await rss()) - before) / 1e6
+    const after = await memory()
+    const grown = (what) => ((after[what] - before[what]) / 1e6).toFixed(0)
     const wrong = found.whole.filter(([index, text]) => text !== expected[index].text)
-    const { left, malformed, stalled } = found
+    const { left, malformed, stalled, errors } = found
     console.log(
       `${found.whole.length} answers whole, ${wrong.length} lost, mixed or torn; ${left} left, ${stalled} stalled, ${malformed} malformed`,
     )
+    // Of the clients' side, such as ports that are not free again yet.
+    if (Object.keys(errors).length > 0) console.log(`errors of the clients' connections: ${JSON.stringify(errors)}`)
+    console.log(`of those wrong, ${wrong.filter(([, text]) => text === undefined).length} came to no end`)
     console.log(
-      `timers p99 ${p99.toFixed(1)} ms, ${own.p99.toFixed(1)} of it its own; RSS grew by ${grown.toFixed(0)} MB`,
+      `timers p99 ${p99.toFixed(1)} ms, ${own.p99.toFixed(1)} of it its own; RSS grew by ${grown('rss')} MB, ` +
+        `of that JavaScript's heap by ${grown('heapTotal')}, what is used of it by ${grown('heapUsed')}, buffers by ${grown('external')}`,
+    )
+    const quarter = Math.ceil(resident.length / 4)
+    const most = [0, 1, 2, 3].map((at) => Math.max(...resident.slice(at * quarter, (at + 1) * quarter)))
+    console.log(
+      `RSS ${(before.rss / 1e6).toFixed(0)} MB before, at most ${most.map((one) => (one / 1e6).toFixed(0)).join(', ')} MB in each quarter, ` +
+        `${(after.rss / 1e6).toFixed(0)} MB a second after`,
     )
     if (wrong.length > 0) process.exitCode = 1
   }

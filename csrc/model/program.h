@@ -117,6 +117,7 @@ struct ExpertsOp {
 
   int gate_up(int expert) const { return linear + 2 * expert; }
   int down(int expert) const { return linear + 2 * expert + 1; }
+  bool has(int own_linear) const { return own_linear >= linear && own_linear < linear + 2 * experts; }
 };
 
 using Op = std::variant<NormOp, ScaleOp, AddOp, LinearOp, GluOp, GateOp, GatherOp, AttendOp, RouteOp, ExpertsOp>;

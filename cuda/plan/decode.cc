@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cuda/plan/chunks.h"
+
 namespace millrace::cuda {
 namespace {
 
@@ -13,16 +15,6 @@ constexpr int kWideBlocks = 2;  // row blocks a thread block, by which its parts
 
 int ceil_div(int a, int b) {
   return (a + b - 1) / b;
-}
-
-int chunks_of(const MatrixLayout& m) {
-  if (m.code.type == WeightType::q4) {
-    const int group = m.code.group / kTileK;
-    if (known_group(group) == 0) {
-      return (m.groups() - 1) * chunks_of_group(group) + chunks_of_group(m.slices() - (m.groups() - 1) * group);
-    }
-  }
-  return ceil_div(m.slices(), chunk_slices(m.code.type));
 }
 
 // With few row blocks a cluster of two thread blocks takes each, as long as each warp has two chunks, and only where
@@ -46,16 +38,12 @@ int stripes_of(int items, int at_once) {  // evenly, on at most so many
   return ceil_div(items, ceil_div(items, at_once));
 }
 
-int code_bytes(const MatrixCode& code) {
-  const int group = code.group / kTileK;
-  return chunk_bytes(code.type, code.type == WeightType::q4 ? known_group(group) : group, code.zeros);
-}
-
 // Stages of weights and of x that a tile of `tile_rows` rows has, if at least `least_x` of x fit.
 std::optional<DecodePlan> plan_tile(const DeviceFacts& device, const MatrixLayout& m, int rows, bool norms,
                                     const DecodeTuning& tuning, DecodePlan plan, int tile_rows, int least_x) {
-  const PortableShape shape{chunk_slices(m.code.type), code_bytes(m.code), tile_rows,
-                            std::min(rows, tile_rows), plan.splits,        norms ? m.slices() : 0};
+  const PortableShape shape{
+      chunk_slices(m.code.type), decode_chunk_bytes(m.code), tile_rows, std::min(rows, tile_rows), plan.splits,
+      norms ? m.slices() : 0};
   const int x_least = norms ? 0 : least_x;
   if (shape.bytes(1, x_least) > device.block_bytes) return std::nullopt;
   // As many thread blocks an SM as leave two stages, so that the next launch's first weights come beside this one's
@@ -116,7 +104,7 @@ std::optional<DecodePlan> plan_portable(const DeviceFacts& device, const MatrixL
 std::optional<DecodePlan> plan_wide(const DeviceFacts& device, const MatrixLayout& m, int rows, DecodePlan plan) {
   // Measured: tiles of 128 rows are the faster ones wherever they are full or nearly so.
   const bool few = rows <= 64 || (rows > 128 && rows <= 192);
-  const WideShape shape{code_bytes(m.code), few ? 2 : 1, few ? 64 : 128, plan.parts > 1};
+  const WideShape shape{decode_chunk_bytes(m.code), few ? 2 : 1, few ? 64 : 128, plan.parts > 1};
   int stages = kWideStages;
   while (stages > 2 && shape.bytes(stages) > device.block_bytes) stages--;
   if (shape.bytes(stages) > device.block_bytes) return std::nullopt;
@@ -138,7 +126,7 @@ std::optional<DecodePlan> plan_shared(const DeviceFacts& device, const MatrixLay
                                       const DecodeTuning& tuning, DecodePlan plan) {
   // Two row blocks a thread block, unless with one each all of them still run at once: then all SMs have two, where of
   // half as many some SMs get two and others none, as the launch before leaves them. Teams must divide a run of turns.
-  SharedShape shape{code_bytes(m.code), rows <= 16 ? 16 : 32, 2, 2};
+  SharedShape shape{decode_chunk_bytes(m.code), rows <= 16 ? 16 : 32, 2, 2};
   if (plan.sum_warps % 4 == 0) {
     if (m.n_blocks() * plan.parts <= device.sms * kSharedResidents) {
       shape.blocks = 1;
@@ -175,6 +163,21 @@ std::optional<DecodePlan> plan_shared(const DeviceFacts& device, const MatrixLay
 
 }  // namespace
 
+int decode_chunks(const MatrixLayout& m) {
+  if (m.code.type == WeightType::q4) {
+    const int group = m.code.group / kTileK;
+    if (known_group(group) == 0) {
+      return (m.groups() - 1) * chunks_of_group(group) + chunks_of_group(m.slices() - (m.groups() - 1) * group);
+    }
+  }
+  return ceil_div(m.slices(), chunk_slices(m.code.type));
+}
+
+int decode_chunk_bytes(const MatrixCode& code) {
+  const int group = code.group / kTileK;
+  return chunk_bytes(code.type, code.type == WeightType::q4 ? known_group(group) : group, code.zeros);
+}
+
 bool decode_norms(const MatrixLayout& matrix, int rows) {
   // Two rows: thread blocks read the residual stream from the L2 at no cost that shows.
   return rows <= 2 && matrix.grouped() && !matrix.code.permuted && norm_takes(matrix.k) &&
@@ -184,7 +187,7 @@ bool decode_norms(const MatrixLayout& matrix, int rows) {
 std::optional<DecodePlan> plan_decode(const DeviceFacts& device, const MatrixLayout& m, int rows, bool norms,
                                       const DecodeTuning& tuning) {
   DecodePlan plan;
-  plan.chunks = chunks_of(m);
+  plan.chunks = decode_chunks(m);
   if (device.clusters()) plan.splits = tuning.splits > 0 ? tuning.splits : splits_of(m.n_blocks(), plan.chunks);
   plan.step = kDecodeWarps * plan.splits;
   plan.rounds = ceil_div(plan.chunks, plan.step);

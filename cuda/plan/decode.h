@@ -10,6 +10,7 @@ namespace millrace::cuda {
 
 inline constexpr int kDecodeRows = 256;       // of a launch, at most
 inline constexpr int kGatherInPlaceRows = 8;  // of a permuted matrix, whose thread blocks put x in order themselves
+inline constexpr int kSideBySideRows = 8;     // of launches that share x; more are other kernels
 inline constexpr int kDecodeWarps = 8;
 inline constexpr int kDecodeThreads = 32 * kDecodeWarps;
 inline constexpr int kSumsFor = 132;     // SMs of an H100: matrices are split for it, whatever the GPU, as bits follow

@@ -32,6 +32,12 @@ const int* input_of_linear(const Op& op) {
   return nullptr;
 }
 
+// The value that a linear multiplies, as float16 where nobody else reads it.
+const int* multiplied(const Op& op) {
+  if (const auto* experts = std::get_if<ExpertsOp>(&op)) return &experts->in;
+  return input_of_linear(op);
+}
+
 bool is_head_norm(const NormOp& norm) {
   return norm.in == norm.out && !norm.mean && !norm.add && norm.weight != kNone && norm.bias == kNone;
 }
@@ -76,7 +82,7 @@ std::vector<bool> half_values(const Program& program) {
   const auto visit = [&](const std::vector<Op>& ops) {
     for (const Op& op : ops) {
       const Access access = access_of(op);
-      const int* linear_in = input_of_linear(op);
+      const int* linear_in = multiplied(op);
       for (const int value : access.reads) {
         if (linear_in == nullptr || *linear_in != value) half[value] = false;
       }

@@ -1,8 +1,11 @@
 #include "cuda/plan/refusal.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "cuda/plan/attention.h"
 #include "cuda/plan/decode.h"
+#include "cuda/plan/experts.h"
 #include "cuda/plan/prefill.h"
 
 namespace millrace::cuda {
@@ -22,6 +25,25 @@ bool planned(const DeviceFacts& device, const MatrixLayout& matrix) {
   return plan_prefill(device, matrix, 1) && plan_prefill(device, matrix, 4096);
 }
 
+// Experts that choose by what the operation just before them listed, and that lie alike.
+std::optional<std::string> refusal_of(const DeviceFacts& device, const ProgramUnit& unit, const UnitLayout& layout) {
+  const RouteOp* route = nullptr;
+  int mixtures = 0;
+  for (const Op& op : unit.ops) {
+    if (const auto* own = std::get_if<RouteOp>(&op)) route = own;
+    const auto* experts = std::get_if<ExpertsOp>(&op);
+    if (experts == nullptr) continue;
+    if (++mixtures > 1 || unit.head || route == nullptr || route->out != experts->routes) {
+      return unit.name + ": mixtures have kernels for GPUs where a unit has one, after its router";
+    }
+    const auto lie = experts_layout(*experts, layout);
+    if (!lie) return unit.name + " has experts of several kinds, which kernels for GPUs don't tell apart";
+    if (many_rows(device, *lie) > 0) continue;
+    return format("%s has no room for experts of %d x %d", device_text(device).c_str(), lie->gate_up.n, lie->gate_up.k);
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 std::optional<std::string> refusal_of(const DeviceFacts& device) {
@@ -35,10 +57,8 @@ std::optional<std::string> refusal_of(const DeviceFacts& device, const Program& 
   if (auto refused = refusal_of(device)) return refused;
   for (const ProgramUnit& unit : program.units) {
     for (const Op& op : unit.ops) {
-      if (std::holds_alternative<ExpertsOp>(op)) return "mixtures of experts have no kernels for GPUs yet";
       const auto* attend = std::get_if<AttendOp>(&op);
       if (attend == nullptr) continue;
-      if (attend->sinks != kNone) return "attention with sinks has no kernels for GPUs yet";
       const AttentionShape attention{attend->heads, attend->kv_heads, attend->head_dim};
       bool attends = true;
       for (int rows = 1; rows <= kDecodeRows; rows *= 2) {
@@ -50,9 +70,16 @@ std::optional<std::string> refusal_of(const DeviceFacts& device, const Program& 
                     device_text(device).c_str(), attention.heads, attention.head_dim, attention.kv_heads);
     }
   }
-  for (const UnitLayout& unit : units) {
-    for (const LinearLayout& linear : unit.linears) {
-      for (const LinearLayout::Segment& segment : linear.segments) {
+  for (size_t u = 0; u < units.size(); u++) {
+    const ProgramUnit& unit = program.units[u];
+    if (auto refused = refusal_of(device, unit, units[u])) return refused;
+    for (int i = 0; i < static_cast<int>(units[u].linears.size()); i++) {
+      const auto of_expert = [&](const Op& op) {
+        const auto* experts = std::get_if<ExpertsOp>(&op);
+        return experts != nullptr && experts->has(i);
+      };
+      if (std::any_of(unit.ops.begin(), unit.ops.end(), of_expert)) continue;
+      for (const LinearLayout::Segment& segment : units[u].linears[i].segments) {
         const MatrixLayout& m = segment.matrix;
         if (planned(device, m)) continue;
         return format("%s has no room for a linear of %d x %d in %s (group %d)", device_text(device).c_str(), m.n, m.k,

@@ -1,8 +1,10 @@
 import { Command, Option } from 'commander'
+import { MillraceError } from '../errors.ts'
 import { plan } from '../model/plan.ts'
+import { type ModelsPlan, planModels } from '../model/plan_models.ts'
 import { SHAPES } from '../model/shapes.ts'
 import type { HeadType, WeightsType } from '../options/model.ts'
-import type { DescribedGpu } from '../plan/described.ts'
+import type { DescribedGpu, DescribedMachine } from '../plan/described.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
@@ -27,32 +29,115 @@ interface Flags extends LoadFlags, HubFlags {
   weights?: WeightsType
   json?: boolean
   gpu?: DescribedGpu
+  vram?: string
+  bandwidth?: string
+  link?: string
+  cores?: number
+  ram?: string
+  dram?: string
+  disk?: string
 }
 
 export function planCommand(terminal: Terminal): Command {
   const command = new Command('plan')
-    .description('what a model would take and how fast it would be, without loading it')
-    .argument('<model>', `${MODEL}, of which headers are read; or a published shape: ${Object.keys(SHAPES).join(', ')}`)
+    .description('what models would take and how fast they would be, without loading them')
+    .argument(
+      '<models...>',
+      `${MODEL}, of which headers are read; or a published shape: ${Object.keys(SHAPES).join(', ')}`,
+    )
     .addOption(new Option('--sequences <count>').argParser(parseNumber).hideHelp())
     .addOption(new Option('--head <type>', 'weights of the head').choices(['stored', 'q4', 'q8']))
     .addOption(new Option('--weights <type>', "made of the layers' floats").choices(['stored', 'q4', 'q8']))
     .option('--json', 'print as JSON')
   addGpuFlag(addHubFlags(addServeFlags(addPlanFlags(command))))
-  return command.action(async (name: string, flags: Flags) => {
+  command
+    .option('--vram <size>', "a machine that is not here: its GPU's memory, such as 24GiB")
+    .option('--bandwidth <rate>', "of the GPU's memory, such as 1008GB/s; an H100's if not given", withoutSecond)
+    .option('--link <link>', "to the GPU: 'PCIe 4.0 x16', or what copies reach, such as 25GB/s", withoutSecond)
+    .option('--cores <count>', 'of its CPU', parseNumber)
+    .option('--ram <size>', 'that a process may use')
+    .option('--dram <rate>', 'at which its cores read RAM, such as 60GB/s', withoutSecond)
+    .option('--disk <rate>', 'at which models are read, such as 5GB/s', withoutSecond)
+  return command.action(async (names: string[], flags: Flags) => {
     const { sequences, head, weights, revision, offline, gpu } = flags
     const options = planOptions(flags)
-    const made = await plan(name, {
-      ...options,
-      maxSequences: options.maxSequences ?? sequences,
-      head,
-      weights,
-      revision,
-      offline,
-      gpu,
-    })
-    noteWithoutGpu(made.device, flags, terminal)
-    await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made, gpu))
+    const of = { ...options, maxSequences: options.maxSequences ?? sequences, head, weights, revision, offline }
+    const machine = machineOf(flags)
+    // A GPU alone needs no other machine.
+    const described = Object.keys(machine ?? {}).filter(
+      (part) => machine![part as keyof DescribedMachine] !== undefined,
+    )
+    if (names.length === 1 && described.every((part) => part === 'gpu') && flags.vram === undefined) {
+      const made = await plan(names[0]!, { ...of, gpu })
+      noteWithoutGpu(made.device, flags, terminal)
+      await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made, gpu))
+      return
+    }
+    const { arena: _, ...each } = of
+    const made = await planModels(names, { ...each, machine })
+    await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describeModels(made, machine))
   })
+}
+
+const withoutSecond = (text: string) => text.replace(/\/s$/, '')
+
+const wrong = (message: string, remedy: string) => new MillraceError('INVALID_ARGUMENT', { message, remedy })
+
+/** The machine that flags describe, if they do. */
+function machineOf({ gpu, vram, bandwidth, link, cores, ram, dram, disk }: Flags): DescribedMachine | undefined {
+  const described = gpu ?? (vram === undefined ? undefined : { memory: vram })
+  if (gpu !== undefined && vram !== undefined) throw wrong('--gpu and --vram describe the same GPU', 'give one of them')
+  if (described === undefined && (link !== undefined || bandwidth !== undefined)) {
+    throw wrong('--link and --bandwidth are of a GPU that is not described', 'give --vram too')
+  }
+  const parts = { cores, ram, dram, disk }
+  if (described === undefined && Object.values(parts).every((part) => part === undefined)) return undefined
+  return described === undefined
+    ? parts
+    : { ...parts, gpu: { ...described, ...(link && { link }), ...(bandwidth && { bandwidth }) } }
+}
+
+function describeModels(made: ModelsPlan, machine: DescribedMachine | undefined): string {
+  const rows: [string, string][] = []
+  for (const { model, plan: one, problem, switchSeconds, loadSeconds, tokensPerSecond } of made.models) {
+    if (one === undefined) {
+      rows.push([model, `does not fit: ${problem!.message}${problem!.remedy ? `; ${problem!.remedy}` : ''}`])
+      continue
+    }
+    const { single, batch, prefill } = one.prediction
+    const many = one.batch > 1 ? `, ${significant(batch.tokensPerSecond)} at batch ${one.batch}` : ''
+    rows.push(
+      [model, describeHomes(one)],
+      [
+        '',
+        `${significant(tokensPerSecond)} tok/s${many}, bound by the ${tokensPerSecond < single.tokensPerSecond ? 'link' : boundName(single.boundBy)}; prompts ${significant(prefill.tokensPerSecond)}`,
+      ],
+      ['', `RAM ${formatBytes(one.hostBytes)}${one.device === 'cpu' ? '' : `, VRAM ${formatBytes(one.vramBytes)}`}`],
+    )
+    const times = [
+      ...(switchSeconds > 0 ? [`a switch to it takes ${milliseconds(switchSeconds)}`] : []),
+      ...(loadSeconds === undefined ? [] : [`read from the disk in ${loadSeconds.toFixed(1)} s`]),
+    ]
+    if (times.length > 0) rows.push(['', times.join('; ')])
+  }
+  if (made.models.length > 1) {
+    rows.push(['together', TOGETHER[made.together](formatBytes(made.arenaBytes))])
+    rows.push(['RAM', `${formatBytes(made.hostBytes)} of ${formatBytes(made.hostLimitBytes)}`])
+    if (made.vramLimitBytes > 0)
+      rows.push(['VRAM', `${formatBytes(made.vramBytes)} of ${formatBytes(made.vramLimitBytes)}`])
+  }
+  if (made.problems.length > 0) for (const problem of made.problems) rows.push(['does not fit', problem])
+  const guessed =
+    machine?.gpu && machine.gpu.bandwidth === undefined ? ', with the memory of an H100: name --bandwidth' : ''
+  if (machine !== undefined) rows.push(['calibrated', `no: these are guesses${guessed}`])
+  return formatTable(rows)
+}
+
+const milliseconds = (seconds: number) => (seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`)
+const TOGETHER = {
+  alone: () => 'each by itself',
+  resident: () => 'all resident, side by side: no switches',
+  shared: (arena: string) => `one after the other in an arena of ${arena} (placement 'shared')`,
 }
 
 /** '32 streamed, 0 ...' of one kind, in the order of homes. */

@@ -48,18 +48,7 @@ export interface Problem {
   /** Multiplications and additions. */
   operations: number
   /** Of a linear, where its matrix lies in `slab`; bytes. See SLAB_LAYOUT. */
-  matrix?: {
-    offset: number
-    permutationOffset: number
-    kStored: number
-    rowBlocks: number
-    rowBlockBytes: number
-    groups: number
-    groupBytes: number
-    groupHeaderBytes: number
-    spanHeaderBytes: number
-    tileBytes: number
-  }
+  matrix?: NonNullable<NativeProblem['matrix']>
 }
 
 /** Every built-in operation with its dimensions and arguments. Throws ADDON_NOT_BUILT. */

@@ -15,8 +15,8 @@ import {
   type WeightsType,
 } from '../options/model.ts'
 import { invalidArgument, nearest, validate } from '../options/validate.ts'
-import { type DescribedGpu, describedGpu, gpuOf } from '../plan/described.ts'
-import { type ModelPlan, makePlan } from '../plan/plan.ts'
+import { type DescribedGpu, describedGpu, machineOf } from '../plan/described.ts'
+import { type Machine, type ModelPlan, makePlan } from '../plan/plan.ts'
 import { readMachine } from './machine.ts'
 import { callNative, runtime } from './runtime.ts'
 import { findShape, SHAPES } from './shapes.ts'
@@ -47,11 +47,16 @@ const schema = z.strictObject({
  * with weights of 4 bits in groups of 128. Rejects as load() does.
  */
 export async function plan(model: string, options: PlanModelOptions = {}): Promise<ModelPlan> {
-  const { head, weights: made, revision, offline, gpu, ...checked } = validate(schema, options, 'options')
+  const { gpu } = validate(schema, options, 'options')
+  const here = readMachine(runtime().native)
+  return planOn(gpu === undefined ? here : machineOf({ gpu }, here), model, options)
+}
+
+/** plan() for a machine. */
+export async function planOn(machine: Machine, model: string, options: PlanModelOptions): Promise<ModelPlan> {
+  const { head, weights: made, revision, offline, gpu: _, ...checked } = validate(schema, options, 'options')
   if (typeof model !== 'string' || model === '') throw noModel(model)
   const { native } = runtime()
-  const here = readMachine(native)
-  const machine = gpu === undefined ? here : { ...here, gpus: [gpuOf(gpu, here.cores)], gpuReason: '', gpuLost: false }
   const shape = shapeOf(model)
   if (shape) {
     const { program } = buildDecoder(shape)

@@ -1,6 +1,7 @@
 /** Shapes of published models, as their config.json has them: for random weights at sizes that nobody wants to fetch. */
 import type { RopeSpec } from '../binding.ts'
 import type { DecoderShape } from '../checkpoint/decoder.ts'
+import { EXPERTS, type MixtureShape } from '../checkpoint/mixture.ts'
 import { UNSCALED } from '../checkpoint/rope.ts'
 import { invalidArgument, nearest } from '../options/validate.ts'
 
@@ -40,6 +41,35 @@ const shape = (
   }),
 })
 
+interface MixtureSize {
+  experts: number
+  chosen: number
+  width: number
+  headDim?: number
+}
+
+/** The same with experts in the place of feed-forwards, and norms of query and key heads where Qwen 3 has them. */
+const mixture = (
+  dense: DecoderShape,
+  { headDim, ...size }: MixtureSize,
+  more: Partial<Omit<MixtureShape, 'names'>> & { headNorms?: boolean } = {},
+): DecoderShape => {
+  const { headNorms = false, ...own } = more
+  return {
+    ...dense,
+    layer: (layer) => {
+      const plain = dense.layer(layer)
+      const dim = headDim ?? plain.headDim
+      const experts: MixtureShape = { ...size, score: 'softmax', renormalise: true, names: EXPERTS, ...own }
+      const rope = plain.rope && { ...plain.rope, headDim: dim, rotary: dim }
+      return { ...plain, headDim: dim, rope, headNorms: headNorms ? 'heads' : 'none', mixture: experts }
+    },
+  }
+}
+
+const QWEN3_30B = { experts: 128, chosen: 8, width: 768, headDim: 128 }
+const CLAMPED = { clamped: { alpha: 1.702, limit: 7 } }
+
 export const SHAPES: Readonly<Record<string, DecoderShape>> = {
   'smollm2-135m': shape(49152, 576, 30, 9, 3, 1536, 8192, 1e5),
   'tinyllama-1.1b': shape(32000, 2048, 22, 32, 4, 5632, 2048, 1e4),
@@ -49,6 +79,29 @@ export const SHAPES: Readonly<Record<string, DecoderShape>> = {
   'llama2-13b': shape(32000, 5120, 40, 40, 40, 13824, 4096, 1e4),
   'llama2-70b': shape(32000, 8192, 80, 64, 8, 28672, 4096, 1e4),
   'llama3-70b': shape(128256, 8192, 80, 64, 8, 28672, 8192, 5e5),
+  'qwen3-30b-a3b': mixture(shape(151936, 2048, 48, 32, 4, 768, 40960, 1e6), QWEN3_30B, { headNorms: true }),
+  'gpt-oss-20b': mixture(
+    shape(201088, 2880, 24, 64, 8, 2880, 131072, 150000),
+    { experts: 32, chosen: 4, width: 2880, headDim: 64 },
+    CLAMPED,
+  ),
+  'gpt-oss-120b': mixture(
+    shape(201088, 2880, 36, 64, 8, 2880, 131072, 150000),
+    { experts: 128, chosen: 4, width: 2880, headDim: 64 },
+    CLAMPED,
+  ),
+  'mixtral-8x7b': mixture(shape(32000, 4096, 32, 32, 8, 14336, 32768, 1e6), { experts: 8, chosen: 2, width: 14336 }),
+  'glm-4.5-air': mixture(
+    shape(151552, 4096, 46, 96, 8, 1408, 131072, 1e6),
+    { experts: 128, chosen: 8, width: 1408, headDim: 128 },
+    { score: 'sigmoid', shared: { module: 'mlp.shared_experts', width: 1408 } },
+  ),
+  /** Of models/demo-moe. */
+  'millrace-demo-moe': mixture(
+    shape(2048, 384, 6, 6, 2, 128, 1024, 1e4),
+    { experts: 32, chosen: 4, width: 128, headDim: 64 },
+    { headNorms: true },
+  ),
   /** Of models/demo: small enough to try anything that takes a shape. */
   'millrace-demo': shape(2048, 384, 8, 6, 2, 1024, 1024, 1e4),
 }

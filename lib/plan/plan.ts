@@ -184,13 +184,6 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
       remedy: "load it on the CPU: device: 'cpu'",
     })
   }
-  const without = gpu ? withoutKernels(program) : undefined
-  if (without !== undefined) {
-    throw new MillraceError('CHECKPOINT_UNSUPPORTED', {
-      message: `${without} are computed on the CPU alone so far`,
-      remedy: "load it on the CPU: device: 'cpu'",
-    })
-  }
   const calibration = gpus[0]?.calibration ?? machine.calibration
   const contextLength = chooseContext(program, options.contextLength)
   const maxLogitRows = logitRows(options)
@@ -226,12 +219,6 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
   const plan = options.adaptive ? { ...fixedRoute, cpuRows: mostCpuRows(fixedRoute, machine) } : fixedRoute
   checkRam(plan, options, machine)
   return { ...plan, prediction: predictionOf(program, plan, machine) }
-}
-
-/** What a GPU has no kernels for. */
-function withoutKernels(program: Program): string | undefined {
-  if (program.units.some(({ ops }) => ops.some(({ op }) => op === 'experts'))) return 'mixtures of experts'
-  return attendsOf(program).some(({ sinks }) => sinks !== undefined) ? 'attention sinks' : undefined
 }
 
 const gpuOf = (device: string, machine: Machine) =>

@@ -64,6 +64,12 @@ function halfValues(program: Program): boolean[] {
       case 'attend':
         half[op.qkv] = false
         break
+      case 'route':
+        half[op.in] = half[op.out] = false
+        break
+      case 'experts':
+        half[op.routes] = half[op.out] = false
+        break
     }
   }
   return half
@@ -81,7 +87,7 @@ export function rowBytes(program: Program, fused: boolean): number {
     if (op.op === 'glu' && !(fused && op.activation === 'silu')) {
       gateUp = Math.max(gateUp, 8 * Math.ceil(program.values[op.out]! / 8) * 8)
     }
-    if (op.op !== 'glu' && op.op !== 'linear') continue
+    if (op.op !== 'glu' && op.op !== 'linear' && op.op !== 'experts') continue
     const width = program.values[op.in]!
     // Inputs of linears whose columns are permuted, which only some checkpoints have.
     permuted = Math.max(permuted, 2 * width)
@@ -89,6 +95,26 @@ export function rowBytes(program: Program, fused: boolean): number {
   }
   bytes += gateUp + converted + permuted
   return bytes
+}
+
+/** As kMostExpertBytes in cuda/plan/experts.h. */
+const MOST_EXPERT_BYTES = 64 * 2 ** 20
+
+/** Bytes of a GPU's buffers for what experts leave to be added up, of a step of so many rows. `fused`: as in rowBytes(). */
+export function mixtureBytes(program: Program, rows: number, fused: boolean): number {
+  const { values } = program
+  const sizes = program.units.flatMap(({ ops, linears }) =>
+    ops.flatMap((op) => {
+      if (op.op !== 'experts') return []
+      const [topK, hidden, width] = [values[op.routes]! / 2, values[op.out]!, linears[op.linear + 1]!.k]
+      const atOnce = Math.max(1, Math.min(rows, Math.floor(MOST_EXPERT_BYTES / (4 * topK * hidden))))
+      const gateUp = fused ? 0 : 8 * Math.ceil(width / 8) * 8
+      const places = atOnce * topK
+      // Lists: a place's own number, and tiles of it, at most one each.
+      return [places * (4 * hidden + 2 * Math.ceil(width / 64) * 64 + gateUp + 4 + 32)]
+    }),
+  )
+  return Math.max(0, ...sizes)
 }
 
 export const layersOf = (units: readonly Pick<NativeUnit, 'layer'>[]): number =>

@@ -1,7 +1,7 @@
 /** What a model takes on a GPU beside its weights, before it is loaded; and budgets in the user's words. */
 import type { NativeUnit, Program } from '../binding.ts'
 import { invalidArgument, parseBytes, parsePercent } from '../options/validate.ts'
-import { attendsOf, rowBytes } from './program.ts'
+import { attendsOf, mixtureBytes, rowBytes } from './program.ts'
 
 /** Positions of a KV block: kKvBlockTokens in csrc/backend/backend.h. */
 export const KV_BLOCK_TOKENS = 16
@@ -47,7 +47,8 @@ export function workspaceBytes(
   const entries = Math.min(program.vocab, LOGIT_TABLE.entries)
   const logits = maxLogitRows * (program.vocab * 4 + program.vocab / 8 + entries * LOGIT_TABLE.entryBytes)
   const ropes = program.ropes.reduce((sum, { headDim }) => sum + contextLength * headDim * 4, 0)
-  const all = maxRows * rowBytes(program, fused) + inputs + partials + logits + ropes + units.length * 8
+  const rows = maxRows * rowBytes(program, fused) + mixtureBytes(program, maxRows, fused)
+  const all = rows + inputs + partials + logits + ropes + units.length * 8
   return Math.ceil(all * MARGIN.share) + MARGIN.bytes
 }
 

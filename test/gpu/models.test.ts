@@ -17,10 +17,8 @@ const goldens = join(root, 'test/goldens/models')
 const ggufs = join(root, 'test/goldens/gguf')
 const shared = process.env.MILLRACE_MODELS && join(process.env.MILLRACE_MODELS, 'gguf')
 const filesOf = (folder: string) => readdirSync(folder).filter((name) => /^[^-]*-[^-]*\.gguf$|00001-of/.test(name))
-/** Mixtures of experts, which GPUs do not compute yet. */
-const isMixture = (name: string) => /moe|mixtral|gpt-oss/.test(name)
 /** Names, and where they are. */
-const all: [string, () => string][] = [
+const checkpoints: [string, () => string][] = [
   ...['models/stories260k', 'models/demo'].map((name): [string, () => string] => [name, () => join(root, name)]),
   ...readdirSync(goldens).map((name): [string, () => string] => [name, () => join(goldens, name)]),
   ...familyNames.map((name): [string, () => string] => [name, () => familyFolder(name)]),
@@ -29,18 +27,14 @@ const all: [string, () => string][] = [
     filesOf(folder).map((name): [string, () => string] => [name, () => join(folder, name)]),
   ),
 ]
-const checkpoints = all.filter(([name]) => !isMixture(name))
-const mixtures = all.filter(([name]) => isMixture(name))
 const CONTEXT = 224
+/**
+ * Of a mixture some rows choose other experts than on the twin: where two scores lie closer together than what x's rounding
+ * to float16 does to them. (On the twin, of the 200 choices of these rows one to six have a next best score within 1 %.)
+ */
+const mostRerouted = (name: string) => (/moe|mixtral|gpt-oss/.test(name) ? 5 : 0)
 /** Of logits, relative to the twin's; where large zeros cancel, x's rounding to float16 shows more than elsewhere. */
 const limitOf = (name: string) => (name === 'qwen2-gptq-v2-asym-act' ? 8e-3 : 5e-3)
-
-test.skipIf(gpus.length === 0).each(mixtures)('%s is refused, and told where it runs', async (_, pathOf) => {
-  await expect(load(pathOf(), { device: 'cuda' })).rejects.toMatchObject({
-    code: 'CHECKPOINT_UNSUPPORTED',
-    remedy: expect.stringContaining('cpu'),
-  })
-})
 
 describe.skipIf(gpus.length === 0).each(checkpoints)('%s', (name, pathOf) => {
   let path: string
@@ -66,13 +60,18 @@ describe.skipIf(gpus.length === 0).each(checkpoints)('%s', (name, pathOf) => {
 
   test('logits are those of the CPU twin', async () => {
     const [expected, found] = await Promise.all([cpu.score(text, { logits: true }), gpu.score(text, { logits: true })])
-    let difference = 0
-    let size = 0
-    for (let i = 0; i < expected.logits!.length; i++) {
-      difference += (expected.logits![i]! - found.logits![i]!) ** 2
-      size += expected.logits![i]! ** 2
-    }
-    expect(Math.sqrt(difference / size)).toBeLessThan(limitOf(name))
+    const { vocab } = cpu.spec
+    const rows = Array.from({ length: expected.logits!.length / vocab }, (_, row) => {
+      const [from, to] = [row * vocab, (row + 1) * vocab]
+      const [own, other] = [expected.logits!.subarray(from, to), found.logits!.subarray(from, to)]
+      const size = own.reduce((sum, logit) => sum + logit ** 2, 0)
+      return { size, difference: own.reduce((sum, logit, i) => sum + (logit - other[i]!) ** 2, 0) }
+    })
+    // The rows that differ most are those with other experts.
+    rows.sort((a, b) => b.difference / b.size - a.difference / a.size)
+    const alike = rows.slice(mostRerouted(name))
+    const sum = (of: 'size' | 'difference') => alike.reduce((all, row) => all + row[of], 0)
+    expect(Math.sqrt(sum('difference') / sum('size'))).toBeLessThan(limitOf(name))
   })
 
   test('a request alone, in a crowd and again gives the same tokens', async () => {

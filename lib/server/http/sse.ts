@@ -132,9 +132,11 @@ class EventBody extends Readable {
   #end(): void {
     this.#ended = true
     if (this.destroyed) return
-    this.#chunks?.end()
     this.push(null)
-    if (this.#chunks) this.resume() // to its end, which fastify waits for
+    if (!this.#chunks) return
+    // As a pipe has it: this stream's end first, which fastify waits for, then the answer's.
+    this.once('end', () => this.#chunks!.end())
+    this.resume()
   }
 
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {

@@ -111,19 +111,32 @@ function findReasoning(
 ): ChatFormat['reasoning'] {
   const beside = turn({ content: TEXT, reasoning: REASON })
   // Some templates show reasoning before calls alone.
-  const shown = isReasoned(beside) ? beside : turn({ content: '', reasoning: REASON, tool_calls: [call(0, TEXTS)] })
+  const called = turn({ content: '', reasoning: REASON, tool_calls: [call(0, TEXTS)] })
+  const shown = isReasoned(beside) ? beside : called
   if (isReasoned(shown)) {
     const start = shown.indexOf(REASON)
     const before = shown.slice(0, start)
     const own = before.slice(commonStart(before, plain ?? prompt).length).trim()
     const behind = shown.slice(start + REASON.length)
-    const close = shown === beside ? behind.slice(0, behind.indexOf(TEXT)) : (/^\s*<[^<>]*>/.exec(behind)?.[0] ?? '')
+    const close =
+      shown === beside
+        ? closeOf(behind.slice(0, behind.indexOf(TEXT)), called)
+        : (/^\s*<[^<>]*>/.exec(behind)?.[0] ?? '')
     const open = own === '' ? lastTag(before) : own
     if (open !== '' && close.trim() !== '') return { open, close: close.trim() }
   }
   const opens = template.indexOf('<think>')
   const isKnown = (opens !== -1 && template.indexOf('</think>', opens) !== -1) || prompt.trimEnd().endsWith('<think>')
   return isKnown ? { open: '<think>', close: '</think>' } : undefined
+}
+
+/** Of what stands between reasoning and text, what stands before a call as well: the rest opens the text. */
+function closeOf(gap: string, called: string | undefined): string {
+  if (!isReasoned(called)) return gap
+  const shared = commonStart(gap, called.slice(called.indexOf(REASON) + REASON.length))
+  // A tag that has only begun is another one in each.
+  const whole = shared === gap ? gap : shared.replace(/<[^<>]*$/, '')
+  return whole.trim() === '' ? gap : whole
 }
 
 const isReasoned = (text: string | undefined): text is string =>

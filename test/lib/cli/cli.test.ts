@@ -477,6 +477,19 @@ describe('plan, probe, bench stream', () => {
     expect(wrong).toMatchObject({ code: 2, stdout: '' })
   })
 
+  test('plan: several models on a described machine', async () => {
+    const machine = ['--vram', '12GiB', '--link', '25GB/s', '--dram', '60GB/s', '--cores', '8', '--disk', '5GB/s']
+    const [shared, wrong] = await Promise.all([
+      run(['plan', 'llama3-8b', 'llama2-7b', ...machine, '--ram', '64GiB', '--kv-tokens', '4096']),
+      run(['plan', 'llama3-8b', '--link', '25GB/s']),
+    ])
+    expect(shared.stdout).toMatch(/^llama2-7b +attention 32 shared; /m)
+    expect(shared.stdout).toMatch(/a switch to it takes 1\d\d ms; read from the disk in 1\.1 s$/m)
+    expect(shared.stdout).toMatch(/^together +one after the other in an arena of /m)
+    expect(wrong).toMatchObject({ code: 2, stdout: '' })
+    expect(wrong.stderr).toContain('give --vram too')
+  })
+
   test('probe says what the machine has', async () => {
     const { code, stdout } = await run(['probe'])
     expect(code).toBe(0)

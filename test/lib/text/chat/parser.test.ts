@@ -102,6 +102,35 @@ describe('formats, derived', () => {
       calls: { shape: 'object', argumentsKey: 'parameters', callOpen: '', sectionOpen: '' },
     })
   })
+  test('a text with tags of its own behind reasoning, which calls do without', () => {
+    const format = formatOf(`{% for m in messages %}<u>{% if m.role == 'assistant' %}<think>
+{{ m.reasoning_content or '' }}
+</think>
+
+{% if m.content %}<response>
+{{ m.content }}
+</response>
+{% endif %}{% for c in m.tool_calls %}
+<tool_call>
+{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}
+</tool_call>
+{% endfor %}{% else %}{{ m.content }}{% endif %}</u>
+{% endfor %}{% if add_generation_prompt %}<u><think>
+{% endif %}`)
+    expect(format).toMatchObject({ reasoning: { open: '<think>', close: '</think>' }, textOpen: '<response>' })
+    const said = (answer: string) => summary(read(format, answer, () => 3, { prompt: '<u><think>\n' }))
+    const call = '\n<tool_call>\n{"name": "look", "arguments": {"at": 1}}\n</tool_call>\n'
+    expect(said(`Hm.\n</think>\n\n${call}`)).toEqual({
+      text: '',
+      reasoning: 'Hm.',
+      calls: [{ name: 'look', arguments: '{"at": 1}' }],
+    })
+    expect(said('Hm.\n</think>\n\n<response>\nIt is.\n</response>\n')).toMatchObject({
+      text: 'It is.',
+      reasoning: 'Hm.',
+      calls: [],
+    })
+  })
   test('a template that shows no calls', () => {
     expect(formatOf('{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}')).toMatchObject({
       reasoning: undefined,

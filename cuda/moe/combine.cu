@@ -1,0 +1,59 @@
+// What lies between and after the experts' linears: activations that no linear makes itself, and the weighted sums.
+#include "cuda/common.cuh"
+#include "cuda/moe/experts.cuh"
+#include "cuda/moe/experts.h"
+
+namespace millrace::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__global__ void experts_glu_kernel(const float* y, int y_stride, bool interleaved, int features, bool clamped,
+                                   float alpha, float limit, __half* act, int act_stride) {
+  wait_for_predecessor();
+  allow_successor();
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= features) return;
+  const float* row = y + static_cast<size_t>(blockIdx.y) * y_stride;
+  const int gate = interleaved ? i / 8 * 16 + i % 8 : i, up = interleaved ? gate + 8 : features + i;
+  const float value = clamped ? clamped_swiglu(row[gate], row[up], alpha, limit) : silu_mul(row[gate], row[up]);
+  act[static_cast<size_t>(blockIdx.y) * act_stride + i] = saturated_half(value);
+}
+
+__global__ void combine_kernel(const float* y, const float* routes, int top_k, int width, const int32_t* positions,
+                               float* out, int out_stride) {
+  wait_for_predecessor();
+  allow_successor();
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  const int row = static_cast<int>(blockIdx.y);
+  if (i >= width) return;
+  float sum = 0.0f;
+  if (positions[row] >= 0) {
+    const float* weights = routes + static_cast<size_t>(row) * 2 * top_k + top_k;
+    const float* from = y + static_cast<size_t>(row) * top_k * width + i;
+    for (int rank = 0; rank < top_k; rank++) {
+      const float part = __fmul_rn(weights[rank], from[static_cast<size_t>(rank) * width]);
+      sum = rank == 0 ? part : __fadd_rn(sum, part);
+    }
+  }
+  out[static_cast<size_t>(row) * out_stride + i] = sum;
+}
+
+}  // namespace
+
+cudaError_t experts_glu(const float* y, int y_stride, bool interleaved, int places, int features, const ExpertsOp& op,
+                        __half* act, int act_stride, cudaStream_t stream, bool programmatic) {
+  const dim3 grid((features + kThreads - 1) / kThreads, places);
+  return launch(experts_glu_kernel, grid, dim3(kThreads), 0, stream, programmatic, y, y_stride, interleaved, features,
+                op.activation == Activation::clamped_swiglu, op.alpha, op.limit, act, act_stride);
+}
+
+cudaError_t combine_experts(const float* y, const float* routes, int rows, int top_k, int width,
+                            const int32_t* positions, float* out, int out_stride, cudaStream_t stream,
+                            bool programmatic) {
+  const dim3 grid((width + kThreads - 1) / kThreads, rows);
+  return launch(combine_kernel, grid, dim3(kThreads), 0, stream, programmatic, y, routes, top_k, width, positions, out,
+                out_stride);
+}
+
+}  // namespace millrace::cuda

@@ -1,0 +1,269 @@
+#pragma once
+// experts_linear: y[place] = x W_e^T for all places, expert by expert, from the list. A thread block takes a row block
+// (64 output features) of an expert and a tile of the rows that chose it; its warps take runs of chunks of K
+// (plan/experts.h), which meet in shared memory and are added in order. So a row's bits depend on the matrix and on the
+// row alone, whatever the size of its tile.
+//
+// Each warp has a ring of chunks of weights, by bulk copies, and of x beside them, by asynchronous copies of its own.
+// Weights come from wherever the expert's address says: its slab in VRAM, a frame, or RAM that is mapped.
+#include "cuda/linear_decode.cuh"
+#include "cuda/moe/experts.h"
+
+namespace millrace::cuda {
+
+struct ExpertTask {
+  DecodeTask linear;  // of one expert: what codes ask, offsets from its first byte; x, rows and y are not its own
+  const std::byte* const* addresses;
+  size_t first, stride;
+  int64_t bias_offset;
+  ExpertList list;
+  bool listed, many;  // many: of the list's tiles
+  int each;           // chunks of a warp
+  int divisor;        // a place's row of x is place / divisor
+  ExpertEpilogue epilogue;
+  float alpha, limit;
+};
+
+__device__ __forceinline__ float silu_mul(float gate, float up) {
+  return gate / (1.0f + expf(-gate)) * up;
+}
+__device__ __forceinline__ float clamped_swiglu(float gate, float up, float alpha, float limit) {
+  gate = fminf(gate, limit);
+  up = fminf(fmaxf(up, -limit), limit);
+  return gate / (1.0f + expf(-alpha * gate)) * (up + 1.0f);
+}
+
+template <class Code, int TILES>
+__global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 * TILES))
+    experts_kernel(const __grid_constant__ ExpertTask task) {
+  constexpr int kPitch = PortableShape::x_pitch(Code::kSlices);
+  constexpr int kRows = 8 * TILES;
+  constexpr int kChunkK = Code::kSlices * kTileK;
+  constexpr int kWeights = (Code::kStageBytes + 127) / 128 * 128;
+  extern __shared__ __align__(128) std::byte shared[];
+  const DecodeTask& linear = task.linear;
+
+  if (!task.listed || !linear.early) wait_for_predecessor();
+  const int tiles = task.list.counts[task.many ? 1 : 0];
+  if (static_cast<int>(blockIdx.y) >= tiles) {
+    if (task.listed && linear.early) wait_for_predecessor();  // nobody ends before its predecessor
+    return;
+  }
+  const int4 tile = (task.many ? task.list.many : task.list.few)[blockIdx.y];
+  const int rows = tile.z;
+  const std::byte* expert = task.addresses != nullptr
+                                ? task.addresses[tile.x]
+                                : linear.units[linear.unit] + task.first + static_cast<size_t>(tile.x) * task.stride;
+
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  const int warp = __shfl_sync(~0u, thread / 32, 0);
+  const int block = static_cast<int>(blockIdx.x);
+  const int first_chunk = warp * task.each, own = max(0, min(task.each, linear.chunks - first_chunk));
+
+  // Shared memory: rings of weights, rings of x, barriers, the tile's rows; in the end, over the rings, the sums.
+  const int stages = linear.stages, x_stage_bytes = linear.x_rows * kPitch;
+  const uint32_t base = shared_address(shared);
+  const uint32_t ring = base + warp * stages * kWeights;
+  const uint32_t x_ring = base + kDecodeWarps * stages * kWeights + warp * stages * x_stage_bytes;
+  const uint32_t barriers = base + kDecodeWarps * stages * (kWeights + x_stage_bytes) + warp * stages * 16;
+  int* places = reinterpret_cast<int*>(shared + kDecodeWarps * stages * (kWeights + x_stage_bytes + 16));
+  if (lane == 0) {
+#pragma unroll 1
+    for (int i = 0; i < stages; i++) {
+      warp_copy_init(barriers + 16 * i);
+      lane_copies_init(barriers + 16 * i + 8);
+    }
+    warp_copy_init_fence();
+  }
+  if (thread < rows) places[thread] = task.list.places[tile.y + thread];
+  __syncthreads();
+
+  const std::byte* matrix = expert + linear.matrix_offset + static_cast<size_t>(block) * linear.row_block_bytes;
+  const auto fetch = [&](int i, int slot) {
+    if (i >= own) return;
+    const int chunk = first_chunk + i;
+    if constexpr (Code::kRegular) {
+      warp_copy_all(ring + slot * kWeights, matrix + static_cast<size_t>(chunk) * Code::kStageBytes,
+                    Code::chunk_bytes(linear, chunk), barriers + 16 * slot, lane);
+    } else {
+      Code::fetch(linear, matrix, chunk, ring + slot * kWeights, barriers + 16 * slot, lane);
+    }
+  };
+  const auto fetch_x = [&](int i, int slot) {
+    if (i >= own) return;
+    const int first = Code::first_slice(linear, first_chunk + i) * kTileK;
+    uint32_t to = x_ring + slot * x_stage_bytes;
+    const auto row_of = [&](int row) {
+      return linear.x + static_cast<size_t>(places[row] / task.divisor) * linear.x_stride;
+    };
+    if (!linear.permuted) {
+      constexpr int kPieces = kChunkK / 8, kStep = 32 / kPieces;  // of 8 input features
+      const int k = first + lane % kPieces * 8, bytes = max(0, min(16, (linear.k - k) * 2));
+      const int from = bytes > 0 ? k : 0;
+      to += lane / kPieces * kPitch + lane % kPieces * 16;
+#pragma unroll 1
+      for (int row = lane / kPieces; row < rows; row += kStep) {
+        copy_part_async_at(to, row_of(row) + from, bytes);
+        to += kStep * kPitch;
+      }
+    } else {
+      const auto* permutation = reinterpret_cast<const int32_t*>(expert + linear.permutation_offset);
+#pragma unroll 1
+      for (int within = lane; within < kChunkK; within += 32) {
+        const int from = first + within < linear.slices * kTileK ? permutation[first + within] : kPadding;
+#pragma unroll 1
+        for (int row = 0; row < rows; row++) {
+          const __half v = from < 0 ? __ushort_as_half(0) : __ldcg(row_of(row) + from);
+          store_shared_2(to + row * kPitch + within * 2, __half_as_ushort(v));
+        }
+      }
+    }
+    lane_copies_end(barriers + 16 * slot + 8);
+  };
+
+#pragma unroll 1
+  for (int i = 0; i < stages; i++) fetch(i, i);
+  __syncwarp();
+  allow_successor();
+  if (task.listed && linear.early) wait_for_predecessor();
+#pragma unroll 1
+  for (int i = 0; i < stages; i++) fetch_x(i, i);
+
+  // Columns beyond the rows repeat the last row and are never stored.
+  uint32_t x_first[TILES];
+#pragma unroll
+  for (int i = 0; i < TILES; i++) {
+    const int row = min(8 * i + lane % 8, rows - 1);
+    x_first[i] = x_ring + row * kPitch + (Code::kSlices == 1 ? lane / 8 % 2 : lane / 8) * 16;
+  }
+  Sums<TILES> sums = {};
+  int slot = 0;
+  uint32_t parity = 0;
+#pragma unroll 1
+  for (int i = 0; i < own; i++) {
+    warp_copy_wait(barriers + 16 * slot + 8, parity);
+    warp_copy_wait(barriers + 16 * slot, parity);
+    __syncwarp();
+    uint32_t x_lane[TILES];
+#pragma unroll
+    for (int n = 0; n < TILES; n++) x_lane[n] = x_first[n] + slot * x_stage_bytes;
+    const int chunk = first_chunk + i;
+    const uint32_t stage = ring + slot * kWeights;
+    if constexpr (Code::kRegular) {
+      if (Code::count(linear, chunk) == Code::kSlices) {
+        Code::template multiply_whole<TILES>(linear, stage, x_lane, lane, sums);
+      } else {
+        Code::template multiply<TILES>(linear, stage, x_lane, chunk, lane, sums);
+      }
+    } else {
+      Code::template multiply<TILES>(linear, stage, x_lane, chunk, lane, sums);
+    }
+    __syncwarp();  // the lanes are done with the stage
+    fetch(i + stages, slot);
+    fetch_x(i + stages, slot);
+    if (++slot == stages) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+
+  // ---- The warps' sums, in order. Thread (tile, j, lane) has of tile `tile` features 16 j + g and 16 j + 8 + g, rows
+  // 2 t and 2 t + 1.
+  int stored_places[2 * ((TILES + 1) / 2)];
+  const int j = thread / 32 % 4, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int i = 0; i < (TILES + 1) / 2; i++) {
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      const int row = (2 * i + thread / 128) * 8 + 2 * t + c;
+      stored_places[2 * i + c] = row < rows && row < kRows ? places[row] : -1;
+    }
+  }
+  __syncthreads();  // nobody reads the rings or the rows any more
+#pragma unroll
+  for (int i = 0; i < TILES; i++) {
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+      const float(&d)[4] = sums[i][k];
+      store_shared_16(base + ((warp * TILES + i) * 128 + k * 32 + lane) * 16,
+                      {__float_as_uint(d[0]), __float_as_uint(d[1]), __float_as_uint(d[2]), __float_as_uint(d[3])});
+    }
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < (TILES + 1) / 2; i++) {
+    const int own_tile = 2 * i + thread / 128;
+    if (own_tile >= TILES) break;
+    float v[4] = {};
+#pragma unroll
+    for (int w = 0; w < kDecodeWarps; w++) {
+      const uint4 part = load_shared_16(base + ((w * TILES + own_tile) * 128 + thread % 128) * 16);
+      v[0] += __uint_as_float(part.x);
+      v[1] += __uint_as_float(part.y);
+      v[2] += __uint_as_float(part.z);
+      v[3] += __uint_as_float(part.w);
+    }
+    const int n = block * kTileN + 16 * j + g;
+    if (task.bias_offset >= 0) {
+      const auto* bias = reinterpret_cast<const float*>(expert + task.bias_offset);
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const float added = n + 8 * h < linear.n ? bias[n + 8 * h] : 0.0f;
+        v[2 * h] += added;
+        v[2 * h + 1] += added;
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      const int place = stored_places[2 * i + c];
+      if (place < 0) continue;
+      if (task.epilogue == ExpertEpilogue::store) {
+        float* y = linear.y + static_cast<size_t>(place) * linear.y_stride + n;
+        if (n < linear.n) y[0] = v[c];
+        if (n + 8 < linear.n) y[8] = v[2 + c];
+      } else {
+        const int feature = (block * 4 + j) * 8 + g;
+        const float value = task.epilogue == ExpertEpilogue::silu
+                                ? silu_mul(v[c], v[2 + c])
+                                : clamped_swiglu(v[c], v[2 + c], task.alpha, task.limit);
+        if (feature < linear.intermediate) {
+          linear.act[static_cast<size_t>(place) * linear.act_stride + feature] = saturated_half(value);
+        }
+      }
+    }
+  }
+}
+
+// ---- Launch, in experts_{q4,q8,k,table,float}.cu.
+
+// tile_rows: kFewRows or kManyRows.
+struct ExpertLaunch {
+  ExpertTask task;
+  ExpertsPlan plan;
+  int tile_rows;
+  cudaStream_t stream;
+  bool programmatic;
+};
+
+template <class Code, int TILES>
+cudaError_t launch_experts_kernel(const ExpertLaunch& l) {
+  const auto kernel = experts_kernel<Code, TILES>;
+  static OncePerDevice prepared;
+  const cudaError_t status =
+      prepared.run([&] { return allow_shared_memory(reinterpret_cast<const void*>(kernel), 0, true); });
+  if (status != cudaSuccess) return status;
+  return launch_planned(l.plan.launch, kernel, l.stream, l.programmatic, l.task);
+}
+template <class Code>
+cudaError_t launch_experts_code(const ExpertLaunch& l) {
+  return l.tile_rows == kFewRows ? launch_experts_kernel<Code, kFewRows / 8>(l)
+                                 : launch_experts_kernel<Code, kManyRows / 8>(l);
+}
+
+cudaError_t launch_experts_q4(const ExpertLaunch& launch, bool zeros);
+cudaError_t launch_experts_float(const ExpertLaunch& launch, WeightType type);
+cudaError_t launch_experts_q8(const ExpertLaunch& launch, const MatrixCode& code);
+cudaError_t launch_experts_k(const ExpertLaunch& launch, const MatrixCode& code);
+cudaError_t launch_experts_table(const ExpertLaunch& launch, const MatrixCode& code);
+
+}  // namespace millrace::cuda

@@ -1,0 +1,86 @@
+#pragma once
+// Mixtures of experts on the GPU: which experts answer which rows (route), the rows of each expert side by side (list),
+// the experts' linears, each reading its weights once for all of a tile's rows (experts), and what they add up to
+// (combine). A row's bits depend on the row and on its experts alone.
+//
+// A place is a row's choice: place row * top_k + rank.
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "cuda/linear.h"
+#include "cuda/plan/experts.h"
+#include "model/program.h"
+
+namespace millrace::cuda {
+
+// The experts that any row chose, and who chose them, in device memory.
+struct ExpertList {
+  int32_t* counts = nullptr;  // [2]: tiles of few rows, tiles of many
+  int4* few = nullptr;        // {expert, first of its places in `places`, how many (<= kFewRows), 0}
+  int4* many = nullptr;       // the same, of experts that more rows than kFewRows chose: up to many_rows each
+  int32_t* places = nullptr;  // by expert
+  int many_rows = kManyRows;  // or kFewRows
+};
+
+struct RouteArguments {
+  const float* logits = nullptr;  // [rows, op.experts]
+  int rows = 0;
+  RouteOp op;
+  Weights weights;
+  int64_t bias_offset = -1;            // float32 [experts] in the slab; -1: none
+  float* routes = nullptr;             // [rows, 2 * top_k]
+  const int32_t* positions = nullptr;  // negative: a row of padding, which no expert answers
+};
+// Of so few rows the launch that routes them lists their experts too.
+bool lists_itself(const RouteOp& op, int rows);
+// Writes routes; and the list too where it lists itself.
+cudaError_t route(const RouteArguments& arguments, const ExpertList& list, cudaStream_t stream, bool programmatic);
+// The list of any number of rows. routes: [rows, 2 * top_k].
+cudaError_t list_experts(const float* routes, int rows, int top_k, int experts, const int32_t* positions,
+                         const ExpertList& list, cudaStream_t stream, bool programmatic);
+
+enum class ExpertEpilogue : uint8_t {
+  store,    // y[place, n] = v, float32
+  silu,     // of an interleaved gate_up: act[place, i] = half(silu(gate_i) * up_i)
+  clamped,  // the same of clamped_swiglu
+};
+
+struct ExpertArguments {
+  // The slab of weights.unit has the experts, each `stride` after the one before; or they lie where `addresses` say.
+  Weights weights;
+  size_t first = 0, stride = 0;
+  const std::byte* const* addresses = nullptr;  // [experts] on the device
+  MatrixLayout matrix;                          // offsets from an expert's first byte
+  int64_t bias_offset = -1;                     // float32 [matrix.n], likewise; -1: none
+  int experts = 0, rows = 0, top_k = 0;
+  ExpertList list;
+  // The list was complete before the predecessor in the stream began.
+  bool listed = false;
+  const __half* x = nullptr;  // [rows or places, x_stride]
+  int x_stride = 0;
+  bool x_of_places = false;
+  ExpertEpilogue epilogue = ExpertEpilogue::store;
+  float* y = nullptr;  // [places, y_stride]
+  int y_stride = 0;
+  __half* act = nullptr;  // [places, act_stride]
+  int act_stride = 0, features = 0;
+  float alpha = 1, limit = 0;  // of clamped
+};
+// One linear of all listed experts.
+cudaError_t experts_linear(const ExpertArguments& arguments, cudaStream_t stream, bool programmatic);
+
+// What gate and up are to be, where they were stored: y float32 [places, y_stride], gate features before up features,
+// or interleaved. Places of padding become anything.
+cudaError_t experts_glu(const float* y, int y_stride, bool interleaved, int places, int features, const ExpertsOp& op,
+                        __half* act, int act_stride, cudaStream_t stream, bool programmatic);
+
+// out[row, :] = sum over ranks, in their order, of weight * y[row * top_k + rank, :]; zero of padding.
+//   y      float32 [rows * top_k, width]
+//   out    float32 [rows, out_stride]
+cudaError_t combine_experts(const float* y, const float* routes, int rows, int top_k, int width,
+                            const int32_t* positions, float* out, int out_stride, cudaStream_t stream,
+                            bool programmatic);
+
+}  // namespace millrace::cuda

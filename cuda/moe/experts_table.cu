@@ -1,0 +1,21 @@
+// experts_linear with tables of 16.
+#include "cuda/moe/experts.cuh"
+
+namespace millrace::cuda {
+
+cudaError_t launch_experts_table(const ExpertLaunch& l, const MatrixCode& code) {
+  switch (code.type) {
+    case WeightType::iq4_nl:
+      return launch_experts_code<GroupCode<WeightType::iq4_nl, 2>>(l);
+    case WeightType::iq4_xs:
+      return launch_experts_code<GroupCode<WeightType::iq4_xs, 2>>(l);
+    case WeightType::mxfp4:
+      return launch_experts_code<GroupCode<WeightType::mxfp4, 2>>(l);
+    case WeightType::nvfp4:
+      return launch_experts_code<GroupCode<WeightType::nvfp4, 1>>(l);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace millrace::cuda
