@@ -40,8 +40,8 @@ export const hyperClovaX: Architecture = {
     const { attention_multiplier: scale, logits_scaling: logitScale } = read(config)
     const after = { afterAttention: 'post_norm1', afterFeedForward: 'post_norm2' }
     return {
-      // Left out it is one by the size of a head.
-      ...withLayers(decoder(config, shape), () => ({ scale: scale ?? undefined })),
+      // Left out it is what all have, where Granite's is 1.
+      ...withLayers(decoder(config, shape), ({ headDim }) => ({ scale: scale ?? headDim ** -0.5 })),
       // A factor, where Granite divides.
       logitScale: logitScale ?? 1,
       norms: { ...shape.norms, ...((readHyper(config).use_post_norm ?? true) ? after : {}) },
