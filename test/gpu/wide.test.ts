@@ -90,7 +90,7 @@ describe.skipIf(gpus.length === 0)('decode rows', () => {
       await stream.synchronize()
       found.add(
         createHash('sha256')
-          .update(await y.read())
+          .update(new Uint8Array(await y.read()))
           .digest('hex'),
       )
     }
