@@ -168,7 +168,8 @@ function determinise(nfa: Nfa, meter: Meter): Dfa {
     if (plain) {
       // There are fewer states of an expression than code units.
       let key = ''
-      for (const { state, duties } of ways) key += String.fromCharCode(state) + (duties.length > 0 ? `\uffff${duties}` : '')
+      for (const { state, duties } of ways)
+        key += String.fromCharCode(state) + (duties.length > 0 ? `\uffff${duties}` : '')
       return key
     }
     return `${ways.map(({ state, duties }) => (duties.length ? `${state}(${duties})` : state)).join(' ')}|${behind}`
