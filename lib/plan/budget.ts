@@ -2,7 +2,7 @@
 import type { Home, NativeUnit } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { PlanOptions } from '../options/model.ts'
-import { homesOfShare, joinHomes, sharesOf } from './devices.ts'
+import { deviceIndices, homesOfShare, joinHomes, sharesOf } from './devices.ts'
 import { headHomes, type Placed, place, spread } from './homes.ts'
 import { megabytes, megabytesOf } from './megabytes.ts'
 import type { ModelPlan } from './plan.ts'
@@ -18,7 +18,7 @@ export function withinBudgets(
   budgets: readonly number[] | 'least',
 ): { homes: Home[]; rings: number[] } {
   const devices = plan.devices.map(({ device }) => device)
-  const shares = sharesOf(plan.units, devices)
+  const shares = sharesOf(plan.units, devices, deviceIndices(plan))
   const homes = plan.units.map(({ home }) => home)
   const placed = shares.map((share, at) => {
     const own = homesOfShare(share, homes)
