@@ -30,6 +30,7 @@ import {
 } from './experts.ts'
 import { allocated, fastestHomes, headHomes, homesOf, type Placed, place } from './homes.ts'
 import { type PlannedKv, planKv } from './kv.ts'
+import { megabytes, megabytesOf } from './megabytes.ts'
 import { reserveBytes } from './memory.ts'
 import {
   breakEvenRows,
@@ -496,21 +497,20 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[], demanded?: Home[]):
   }
   const { part, device } = lacking!
   const { gpu, asked, budget } = part
-  const named = {
+  const needs = megabytesOf({
     'resident weights': device.residentBytes,
     ring: device.ringBytes,
-    ...(device.expertCacheBytes > 0 ? { 'cache of experts': device.expertCacheBytes } : {}),
+    'cache of experts': device.expertCacheBytes,
     'KV cache': device.kvBytes,
     workspace: device.workspaceBytes,
-  }
-  const list = Object.entries(named).map(([name, bytes]) => `${name} ${megabytes(bytes)}`)
+  })
   const limit =
     asked > gpu.memoryFreeBytes
       ? `${megabytes(gpu.memoryFreeBytes)} are free on it`
       : `the budget is ${megabytes(budget)} of ${megabytes(gpu.memoryFreeBytes)} free`
   const where = shares.length > 1 ? `${device.device}, ${gpu.name}` : gpu.name
   throw new MillraceError('OUT_OF_MEMORY', {
-    message: `the model needs at least ${megabytes(device.vramBytes)} of memory on ${where} (${list.join(', ')}), ${limit}`,
+    message: `the model needs at least ${needs.sum} of memory on ${where} (${needs.parts}), ${limit}`,
     remedy: `lower contextLength, maxSequences or kvTokens${wanted ? ", use placement: 'auto'" : ''}, or raise vramBudget`,
   })
 }
@@ -630,9 +630,13 @@ function checkRam(plan: Omit<ModelPlan, 'prediction'>, options: PlanOptions, mac
   const limit = ramLimit(options, machine)
   const needed = ramBytes(plan)
   if (needed <= limit) return
-  const swap = plan.kvSwapBytes > 0 ? `, kvSwap ${megabytes(plan.kvSwapBytes)}` : ''
+  const { sum, parts } = megabytesOf({
+    weights: plan.hostBytes,
+    ...(plan.device === 'cpu' ? { 'KV cache': plan.kvBytes, ring: plan.ringBytes } : {}),
+    kvSwap: plan.kvSwapBytes,
+  })
   throw new MillraceError('OUT_OF_MEMORY', {
-    message: `the model needs ${megabytes(needed)} of RAM (weights ${megabytes(plan.hostBytes)}, KV cache ${megabytes(plan.kvBytes)}, ring ${megabytes(plan.ringBytes)}${swap}), ${options.ramBudget === undefined ? 'this process may use' : 'ramBudget is'} ${megabytes(limit)}`,
+    message: `the model needs ${sum} of RAM (${parts}), ${options.ramBudget === undefined ? 'this process may use' : 'ramBudget is'} ${megabytes(limit)}`,
     remedy:
       'lower contextLength, batch, maxSequences, kvTokens or kvSwap, raise ramBudget if the machine has more, or choose a smaller model',
   })
@@ -679,8 +683,4 @@ function kvChoices(contextLength: number, options: PlanOptions, batch: number): 
 
 function total(units: readonly Pick<NativeUnit, 'bytes'>[]): number {
   return units.reduce((sum, unit) => sum + unit.bytes, 0)
-}
-
-function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(bytes < 1e8 ? 1 : 0)} MB`
 }
