@@ -205,12 +205,6 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
       remedy: "load it on the CPU: device: 'cpu'",
     })
   }
-  if (gpu && program.kv.some(({ state }) => state)) {
-    throw new MillraceError('CHECKPOINT_UNSUPPORTED', {
-      message: 'layers that keep a state in the place of keys and values (Gated DeltaNet) have no kernels for GPUs yet',
-      remedy: "load it on the CPU: device: 'cpu'",
-    })
-  }
   const calibration = gpus[0]?.calibration ?? machine.calibration
   const contextLength = chooseContext(program, options.contextLength)
   const maxLogitRows = logitRows(options)

@@ -110,11 +110,15 @@ describe('states', () => {
     expect(kvBytes).toBe(4 * 160 * kvBytesPerToken + 4 * bytes)
   })
 
-  test('a GPU refuses them by name, until there are kernels', async () => {
-    await expect(plan(familyFolder('qwen35-bf16'), { gpu: { memory: '24GiB' } })).rejects.toMatchObject({
-      code: 'CHECKPOINT_UNSUPPORTED',
-      message: expect.stringContaining('state'),
-      remedy: expect.stringContaining("device: 'cpu'"),
-    })
+  test('a plan for a GPU has room for the states', async () => {
+    const gpu = { memory: '64GiB' } as const
+    const { kv, kvBytes } = await plan('qwen3.5-35b-a3b', { gpu, contextLength: 4096, maxSequences: 4 })
+    // Three columns of 8,192, and 32 matrices of 128 x 128, in 30 layers: 66 MB a sequence, of which five are 16,384 tokens.
+    const bytes = 30 * (3 * 8192 + 32 * 128 * 128) * 4
+    expect(kv).toEqual([
+      { layers: 30, window: 0, tokens: 0, sequences: 5 },
+      { layers: 10, window: 0, tokens: 4 * 4096 },
+    ])
+    expect(kvBytes).toBe(5 * bytes + 4 * 4096 * 10 * 2 * 2 * 256 * 2)
   })
 })
