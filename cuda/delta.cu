@@ -116,7 +116,8 @@ __global__ __launch_bounds__(32 * kWarps) void delta_rule_kernel(DeltaArguments 
   const std::byte* slab = a.state.weights.units[a.state.weights.unit];
   const float rate = reinterpret_cast<const float*>(slab + a.rate_offset)[head];
   const float bias = reinterpret_cast<const float*>(slab + a.bias_offset)[head];
-  const int key_width = a.key_heads * a.key_dim, key_head = head / (a.value_heads / a.key_heads);
+  const int key_width = a.key_heads * a.key_dim,
+            key_head = a.in_turn ? head % a.key_heads : head / (a.value_heads / a.key_heads);
   const int64_t stride = 2 * key_width + a.value_heads * a.value_dim;
   const float query_scale = rsqrtf(static_cast<float>(a.key_dim));
 

@@ -48,6 +48,7 @@ struct DeltaArguments {
   const float* gates = nullptr;  // [rows, 2 value_heads]
   float* out = nullptr;          // [rows, value_width]
   int key_heads = 0, value_heads = 0, key_dim = 0, value_dim = 0;
+  bool in_turn = false;                     // value heads take key heads in turn
   size_t rate_offset = 0, bias_offset = 0;  // float32 [value_heads]
 };
 

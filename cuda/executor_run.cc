@@ -336,6 +336,7 @@ void CudaExecutor::run_op(const DeltaOp& op, const Lowered&, const Scope& scope)
     arguments.value_heads = op.value_heads;
     arguments.key_dim = op.key_dim;
     arguments.value_dim = op.value_dim;
+    arguments.in_turn = op.in_turn;
     arguments.rate_offset = vectors[op.rate];
     arguments.bias_offset = vectors[op.bias];
     check(delta_rule(arguments, scope.stream, true), "the delta rule");

@@ -179,6 +179,8 @@ export type Op =
       valueDim: number
       rate: number
       bias: number
+      /** Value heads take key heads in turn. */
+      inTurn?: boolean
     } & StatePlace)
 
 /** Of the floats that a layer of a class of states keeps of a sequence, those from `stateBegin` on. */
@@ -311,6 +313,7 @@ export interface VectorSource {
   heads?: HeadOrder
   /** e to the power of what is stored. */
   exponential?: boolean
+  negated?: boolean
   /** Stored as a matrix of so many columns. */
   columns?: number
 }

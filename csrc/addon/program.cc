@@ -203,6 +203,7 @@ Op read_op(const Napi::Object& o) {
     op.value_dim = int_field(o, "valueDim");
     op.rate = int_field(o, "rate");
     op.bias = int_field(o, "bias");
+    op.in_turn = bool_or(o, "inTurn", false);
     op.state = state_place(o);
     return op;
   }
@@ -307,6 +308,7 @@ ModelSource model_source(const Napi::Object& object) {
     for_objects(item, "vectors", [&](const Napi::Object& vector) {
       VectorSource one{string_field(vector, "tensor"), bool_or(vector, "plusOne", false), head_order(vector)};
       one.exponential = bool_or(vector, "exponential", false);
+      one.negated = bool_or(vector, "negated", false);
       one.columns = int_or(vector, "columns", 0);
       unit.vectors.push_back(std::move(one));
     });

@@ -256,7 +256,10 @@ void read_floats(const Checkpoint& checkpoint, const Tensor& tensor, float* out)
 }
 
 const Tensor& require_weight(const Checkpoint& checkpoint, const std::string& name, int64_t n, int64_t k) {
-  if (checkpoint.is_gguf(checkpoint.require(name))) {
+  const Tensor& tensor = checkpoint.require(name);
+  if (checkpoint.is_gguf(tensor)) {
+    // Of one row files may have one dimension.
+    if (n == 1 && tensor.shape.size() == 1) return require_floats(checkpoint, name, static_cast<int>(k));
     return require_tensor(
         checkpoint, name,
         {DType::f32, DType::f16, DType::bf16, DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::q8_0,

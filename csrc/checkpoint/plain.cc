@@ -12,7 +12,7 @@ namespace millrace {
 PlainReader::PlainReader(const Checkpoint& checkpoint, const LinearSource& source, int n, int k)
     : LinearReader(n, k),
       checkpoint_(checkpoint),
-      weight_(require_tensor(checkpoint, source.weight, {DType::f16, DType::bf16, DType::f32}, {n, k})),
+      weight_(require_weight(checkpoint, source.weight, n, k)),
       data_(checkpoint.data(weight_)) {
   code_ = code_of(weight_.dtype);
   k_stored_ = static_cast<int>(round_up(static_cast<size_t>(k), kTileK));

@@ -393,6 +393,9 @@ class Repacker {
     if (source.plus_one) {
       for (int i = 0; i < width; i++) floats[i] += 1.0f;
     }
+    if (source.negated) {
+      for (int i = 0; i < width; i++) floats[i] = -floats[i];
+    }
     if (source.exponential) {
       for (int i = 0; i < width; i++) floats[i] = static_cast<float>(std::exp(static_cast<double>(floats[i])));
     }

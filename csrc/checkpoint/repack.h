@@ -71,7 +71,8 @@ struct VectorSource {
   bool plus_one = false;     // stored as what is added to 1
   HeadOrder heads = {};      // of a norm of such heads, whose weights lie as the heads' rows do
   bool exponential = false;  // e to the power of what is stored
-  int columns = 0;           // > 0: stored as [width / columns, 1, columns]
+  bool negated = false;
+  int columns = 0;  // > 0: stored as [width / columns, 1, columns]
 };
 
 // Where the weights of a unit come from: one source a vector, and one a part of each linear.

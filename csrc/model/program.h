@@ -118,13 +118,17 @@ struct ConvOp {
 // in: query heads, key heads, value heads; gates: b of all value heads, then a.
 struct DeltaOp {
   int in = 0, gates = 0, out = 0;
-  int key_heads = 0, value_heads = 0;  // value heads of a key head lie side by side
+  int key_heads = 0, value_heads = 0;
   int key_dim = 0, value_dim = 0;
   int rate = 0, bias = 0;  // vectors of the unit [value_heads]
+  bool in_turn = false;    // value heads take key heads in turn; else those of a key head lie side by side
   StatePlace state;
 
   int key_width() const { return key_heads * key_dim; }
   int value_width() const { return value_heads * value_dim; }
+  int key_head(int value_head) const {
+    return in_turn ? value_head % key_heads : value_head / (value_heads / key_heads);
+  }
   int state_floats() const { return value_heads * key_dim * value_dim; }
 };
 

@@ -18,6 +18,8 @@ export interface DeltaNetShape {
    * (`in_proj_qkvz`, `in_proj_ba`: of each key head its query, its key, then the values of its value heads, then their gates).
    */
   stored: 'apart' | 'byKeyHeads'
+  /** Of those stored by key heads, b and a alone are (GGUF). */
+  inputsApart?: boolean
 }
 
 /** Parts of a state begin at multiples of so many floats: kStateAlignment in csrc/model/program.h. */
@@ -77,9 +79,10 @@ export function buildDeltaNet(
 }
 
 /** Queries, keys and values of all heads, then the gates of the output. */
-function inputParts(module: string, { keyHeads, valueHeads, keyDim, valueDim, stored }: DeltaNetShape): LinearPart[] {
+function inputParts(module: string, shape: DeltaNetShape): LinearPart[] {
+  const { keyHeads, valueHeads, keyDim, valueDim, stored, inputsApart } = shape
   const [keys, values] = [keyHeads * keyDim, valueHeads * valueDim]
-  if (stored === 'apart') {
+  if (stored === 'apart' || inputsApart) {
     return [
       { module: `${module}.in_proj_qkv`, n: 2 * keys + values },
       { module: `${module}.in_proj_z`, n: values },

@@ -21,6 +21,8 @@ export interface GgufCase {
   /** Of queries, by their weights or by their norm's. */
   queryScale?: { part: string; factor: number }
   extra?: GgufTensor[]
+  /** Value heads of layers that keep states are written in turn of their key heads. */
+  headsInTurn?: boolean
   /** The embedding table is written as the head too. */
   untied?: boolean
   /** llama.cpp computes otherwise than transformers. */
@@ -39,6 +41,20 @@ const PARTS: Record<string, string> = {
   'mlp.shared_experts.gate_proj': 'ffn_gate_shexp',
   'mlp.shared_experts.up_proj': 'ffn_up_shexp',
   'mlp.shared_experts.down_proj': 'ffn_down_shexp',
+  'mlp.shared_expert.gate_proj': 'ffn_gate_shexp',
+  'mlp.shared_expert.up_proj': 'ffn_up_shexp',
+  'mlp.shared_expert.down_proj': 'ffn_down_shexp',
+  'mlp.shared_expert_gate': 'ffn_gate_inp_shexp',
+  'linear_attn.in_proj_qkv': 'attn_qkv',
+  'linear_attn.in_proj_z': 'attn_gate',
+  'linear_attn.in_proj_a': 'ssm_alpha',
+  'linear_attn.in_proj_b': 'ssm_beta',
+  'linear_attn.in_proj_ba': 'ssm_ba',
+  'linear_attn.conv1d': 'ssm_conv1d',
+  'linear_attn.norm': 'ssm_norm',
+  'linear_attn.out_proj': 'ssm_out',
+  'linear_attn.A_log': 'ssm_a',
+  'linear_attn.dt_bias': 'ssm_dt.bias',
   'mlp.gate.e_score_correction_bias': 'exp_probs_b.bias',
   'self_attn.sinks': 'attn_sinks.weight',
 }
@@ -209,6 +225,34 @@ GGUF_CASES.push(
   },
 )
 
+/** Of LINEAR in families/cases.py, whose layers of attention are its second and others like it. */
+const statesOf = (name: string, valueHeads = 4): GgufMetadata => ({
+  [`${name}.ssm.conv_kernel`]: u32(4),
+  [`${name}.ssm.group_count`]: u32(2),
+  [`${name}.ssm.time_step_rank`]: u32(valueHeads),
+  [`${name}.ssm.state_size`]: u32(16),
+  [`${name}.ssm.inner_size`]: u32(32 * valueHeads),
+  [`${name}.full_attention_interval`]: u32(2),
+  [`${name}.rope.dimension_count`]: u32(8),
+  [`${name}.rope.dimension_sections`]: { type: 'array', of: 'i32', value: [2, 1, 1, 0] } as never,
+})
+const STATES = { parts: { post_attention_layernorm: 'post_attention_norm' }, wholeNorms: true }
+
+GGUF_CASES.push(
+  { name: 'qwen35', folder: 'qwen35-pairs-bf16', ...STATES, headsInTurn: true, metadata: statesOf('qwen35') },
+  {
+    name: 'qwen35moe',
+    folder: 'qwen35-moe-pairs-bf16',
+    ...STATES,
+    headsInTurn: true,
+    metadata: {
+      ...statesOf('qwen35moe'),
+      ...expertsOf('qwen35moe', 8, 3, 32),
+      'qwen35moe.expert_shared_feed_forward_length': u32(64),
+    },
+  },
+)
+
 /** What has no golden of transformers in this form: only llama.cpp says what is right. */
 export const PEER_CASES: GgufCase[] = [
   { name: 'llama', folder: 'f16-untied', interleaved: true, metadata: linear('llama', 4) },
@@ -249,7 +293,8 @@ function metadataOf(name: string, config: any): GgufMetadata {
 }
 
 /** The file that llama.cpp's converter would write of the folder's model, in float32. */
-export function convert({ name, folder, parts = {}, metadata, interleaved, wholeNorms, queryScale, extra = [], untied }: GgufCase): Buffer {
+export function convert(one: GgufCase): Buffer {
+  const { name, folder, parts = {}, metadata, interleaved, wholeNorms, queryScale, extra = [], untied, headsInTurn } = one
   const config = JSON.parse(readFileSync(join(place(folder), 'config.json'), 'utf8'))
   const heads: Record<string, number> = {
     'self_attn.q_proj': config.num_attention_heads,
@@ -263,7 +308,9 @@ export function convert({ name, folder, parts = {}, metadata, interleaved, whole
     const part = layer?.[2] ?? ''
     const stored = layer ? `blk.${layer[1]}.${parts[part] ?? PARTS[part]}${layer[3]}` : OUTSIDE[tensor]!
     let values = Array.from(own)
-    if (wholeNorms && /norm/.test(tensor)) values = values.map((value) => value + 1)
+    if (part === 'linear_attn.A_log') values = values.map((value) => -Math.exp(value))
+    if (headsInTurn) values = inTurn(part, values, config)
+    if (wholeNorms && /norm/.test(tensor) && part !== 'linear_attn.norm') values = values.map((value) => value + 1)
     if (queryScale?.part === part) values = values.map((value) => value * queryScale.factor)
     if (interleaved && heads[part]) {
       const width = values.length / shape[0]!
@@ -274,9 +321,31 @@ export function convert({ name, folder, parts = {}, metadata, interleaved, whole
       })
       values = rows.flatMap((row) => values.slice(row * width, (row + 1) * width))
     }
-    return { name: stored, type: 'F32', shape, data: floats(values) }
+    const dimensions = part === 'linear_attn.conv1d' ? [shape[0]!, shape[2]!] : shape
+    return { name: stored, type: 'F32', shape: dimensions, data: floats(values) }
   })
   const table = tensors.find((tensor) => tensor.name === 'token_embd.weight')!
   const head = untied ? [{ ...table, name: 'output.weight' }] : []
   return ggufBytes({ ...metadataOf(name, config), ...metadata }, [...tensors, ...head, ...extra])
+}
+
+/** Value heads, which lie by their key heads, in turn of these: rows of the first, columns of the output projection. */
+// biome-ignore lint/suspicious/noExplicitAny: config.json as it was written
+function inTurn(part: string, values: number[], config: any): number[] {
+  const [keyHeads, valueHeads] = [config.linear_num_key_heads, config.linear_num_value_heads]
+  const [keys, size] = [keyHeads * config.linear_key_head_dim, config.linear_value_head_dim]
+  const each = valueHeads / keyHeads
+  const order = Array.from({ length: valueHeads }, (_, at) => (at % keyHeads) * each + Math.floor(at / keyHeads))
+  const blocks = (all: number[], width: number) => order.flatMap((head) => all.slice(head * width, (head + 1) * width))
+  const name = part.replace('linear_attn.', '')
+  if (['A_log', 'dt_bias'].includes(name)) return blocks(values, 1)
+  if (['in_proj_a', 'in_proj_b'].includes(name)) return blocks(values, config.hidden_size)
+  if (name === 'in_proj_z') return blocks(values, size * config.hidden_size)
+  if (name === 'in_proj_qkv' || name === 'conv1d') {
+    const width = name === 'conv1d' ? config.linear_conv_kernel_dim : config.hidden_size
+    return [...values.slice(0, 2 * keys * width), ...blocks(values.slice(2 * keys * width), size * width)]
+  }
+  if (name !== 'out_proj') return values
+  const row = valueHeads * size
+  return Array.from({ length: config.hidden_size }, (_, at) => blocks(values.slice(at * row, (at + 1) * row), size)).flat()
 }

@@ -1,7 +1,11 @@
 /** Layers that keep a state in the place of keys and values: crowds, preemption, what is refused and what is told. */
+import { copyFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { inspect, load, type Model, plan } from '../../lib/index.ts'
 import { familyFolder, removeFolders } from '../goldens/folders.ts'
+import { temporaryFolder } from '../lib/folder.ts'
+import { readFolder, writeSafetensors } from '../reference/safetensors.ts'
 
 const options = { device: 'cpu', contextLength: 160, cache: false, threads: 2 } as const
 const NAMES = ['qwen3-next-gptq-g32', 'qwen35-bf16', 'qwen35-moe-bf16']
@@ -64,6 +68,33 @@ describe('states', () => {
     await using one = await load(path, options)
     await using two = await load(path, { ...options, device: ['cpu', 'cpu'] })
     for (const seed of seeds(2)) expect(await answer(two, seed)).toEqual(await answer(one, seed))
+  })
+
+  test('experts in one tensor for gates and ups, as they are published, are the same experts', async () => {
+    const path = familyFolder('qwen35-moe-bf16')
+    const folder = await temporaryFolder({})
+    for (const file of ['config.json', 'tokenizer.json', 'tokenizer_config.json']) {
+      copyFileSync(join(path, file), join(folder, file))
+    }
+    const apart = readFolder(path)
+    const joined: typeof apart = new Map([...apart].filter(([name]) => !name.includes('.experts.')))
+    for (const layer of seeds(4)) {
+      const experts = `model.layers.${layer}.mlp.experts`
+      const of = (expert: number, part: string) => apart.get(`${experts}.${expert}.${part}_proj.weight`)!
+      for (const [name, parts] of [
+        ['gate_up_proj', ['gate', 'up']],
+        ['down_proj', ['down']],
+      ] as const) {
+        const tensors = seeds(8).flatMap((expert) => parts.map((part) => of(expert, part)))
+        const [rows, columns] = tensors[0]!.shape as [number, number]
+        const data = Buffer.concat(tensors.map((tensor) => tensor.data))
+        joined.set(`${experts}.${name}`, { dtype: 'BF16', shape: [8, parts.length * rows, columns], data })
+      }
+    }
+    writeSafetensors(join(folder, 'model.safetensors'), joined)
+    await using one = await load(path, options)
+    await using other = await load(folder, options)
+    expect(await answer(other, 6)).toEqual(await answer(one, 6))
   })
 
   test('no prefix is reused, and it is said', async () => {

@@ -190,3 +190,72 @@ TEST(a_value_that_crosses_units_is_carried_and_its_reader_does_not_stand_alone) 
   CHECK(!program.stands_alone(1));
   CHECK(program.stands_alone(3));
 }
+
+namespace {
+
+// A layer that keeps a state before those of tiny().
+Program with_state() {
+  Program p = tiny(1);
+  const auto value = [&](int width) {
+    p.values.push_back(width);
+    return static_cast<int>(p.values.size()) - 1;
+  };
+  ConvOp conv;
+  DeltaOp delta;
+  delta.key_heads = 2, delta.value_heads = 4, delta.key_dim = 8, delta.value_dim = 16;
+  conv.channels = 2 * delta.key_width() + delta.value_width();
+  const int input = value(conv.channels), gates = value(8), convolved = value(conv.channels), read = value(64);
+  conv.in = input, conv.out = convolved, conv.weight = 0;
+  delta.in = convolved, delta.gates = gates, delta.out = read, delta.rate = 1, delta.bias = 2;
+  conv.state = {1, 0, 0};
+  delta.state = {1, 0, conv.state_floats()};
+  p.kv.push_back({1, 0, 0, 0, conv.state_floats() + delta.state_floats()});
+  ProgramUnit unit;
+  unit.name = "delta-net 0";
+  unit.vectors = {4 * conv.channels, 4, 4};
+  unit.linears = {{64, {conv.channels}}, {64, {8}}, {64, {64}}};
+  unit.ops = {LinearOp{0, input, 0}, LinearOp{0, gates, 1}, conv, delta, LinearOp{read, 0, 2, true}};
+  p.units.insert(p.units.begin(), unit);
+  return p;
+}
+
+}  // namespace
+
+TEST(a_layer_that_keeps_a_state_is_sound_and_stays_with_its_device) {
+  const Program p = with_state();
+  check_program(p);
+  CHECK(p.has_state() && !tiny().has_state());
+  CHECK(!p.stands_alone(0));
+  std::vector<std::vector<int>> layers(p.kv.size());
+  for (const ProgramUnit& unit : p.units) add_kept(unit.ops, layers);
+  CHECK(layers == (std::vector<std::vector<int>>{{0}, {0}}));
+}
+
+TEST(what_does_not_fit_a_state_is_refused) {
+  const std::vector<std::pair<const char*, std::function<void(Program&)>>> cases = {
+      {"a state of another size", [](Program& p) { p.kv[1].state += 4; }},
+      {"a state with a window", [](Program& p) { p.kv[1].window = 16; }},
+      {"a state with heads", [](Program& p) { p.kv[1].kv_heads = 1; }},
+      {"states alone", [](Program& p) { p.kv.erase(p.kv.begin()), p.units.erase(p.units.begin() + 1); }},
+      {"keys in a state", [](Program& p) { op_of<AttendOp>(p.units[1]).kv_class = 1; }},
+      {"a state among keys", [](Program& p) { op_of<ConvOp>(p.units[0]).state.kv_class = 0; }},
+      {"parts that lie over each other", [](Program& p) { op_of<DeltaOp>(p.units[0]).state.begin = 0; }},
+      {"a layer that is not there", [](Program& p) { op_of<DeltaOp>(p.units[0]).state.kv_layer = 1; }},
+      {"half of a state", [](Program& p) { p.units[0].ops.erase(p.units[0].ops.begin() + 2); }},
+      {"a convolution of one tap", [](Program& p) { op_of<ConvOp>(p.units[0]).taps = 1; }},
+      {"columns beyond the input", [](Program& p) { op_of<ConvOp>(p.units[0]).begin = 1; }},
+      {"value heads that do not divide", [](Program& p) { op_of<DeltaOp>(p.units[0]).key_heads = 3; }},
+      {"gates of other heads", [](Program& p) { op_of<DeltaOp>(p.units[0]).gates = 0; }},
+      {"a rate too few", [](Program& p) { p.units[0].vectors[1] = 3; }},
+  };
+  for (const auto& [what, change] : cases) {
+    Program p = with_state();
+    change(p);
+    try {
+      check_program(p);
+      check::fail(__FILE__, __LINE__, std::string("was accepted: ") + what);
+    } catch (const Error& error) {
+      CHECK(std::string(error.code()) == code::kCheckpointInvalid);
+    }
+  }
+}

@@ -75,11 +75,11 @@ void CpuExecutor::run_op(const DeltaOp& op, const Scope& scope) {
   const float* rate = vector(scope, op.rate);
   const float* bias = vector(scope, op.bias);
   const std::vector<Run> runs = runs_of(op.state, scope);
-  const int heads = op.value_heads, shared = op.value_heads / op.key_heads;
+  const int heads = op.value_heads;
   const size_t matrix = static_cast<size_t>(op.key_dim) * op.value_dim;
   compute_->pool.parallel_for(static_cast<int64_t>(runs.size()) * heads, [&](int64_t index, int) {
     const Run& run = runs[index / heads];
-    const int head = static_cast<int>(index % heads);
+    const int head = static_cast<int>(index % heads), key_head = op.key_head(head);
     float* state = run.state + head * matrix;
     if (run.fresh) std::fill(state, state + matrix, 0.0f);
     thread_local std::vector<float> normed;
@@ -88,8 +88,8 @@ void CpuExecutor::run_op(const DeltaOp& op, const Scope& scope) {
       const float* row = in + static_cast<size_t>(r) * width(op.in);
       const float* gate = gates + static_cast<size_t>(r) * width(op.gates);
       DeltaRow step;
-      ops.unit_length(row + head / shared * op.key_dim, op.key_dim, 1.0 / std::sqrt(op.key_dim), normed.data());
-      ops.unit_length(row + op.key_width() + head / shared * op.key_dim, op.key_dim, 1.0, normed.data() + op.key_dim);
+      ops.unit_length(row + key_head * op.key_dim, op.key_dim, 1.0 / std::sqrt(op.key_dim), normed.data());
+      ops.unit_length(row + op.key_width() + key_head * op.key_dim, op.key_dim, 1.0, normed.data() + op.key_dim);
       step.q = normed.data();
       step.k = normed.data() + op.key_dim;
       step.v = row + 2 * op.key_width() + head * op.value_dim;

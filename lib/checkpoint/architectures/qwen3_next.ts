@@ -18,6 +18,7 @@ const readLinear = ownFields({
   linear_num_key_heads: fieldInteger(1).nullish(),
   linear_num_value_heads: fieldInteger(1).nullish(),
   attn_output_gate: fieldBoolean().nullish(),
+  linear_inputs_apart: fieldBoolean().nullish(),
 })
 
 const readMixture = ownFields({
@@ -38,6 +39,8 @@ const LINEAR_FIELDS = [
   'linear_num_key_heads',
   'linear_num_value_heads',
   'attn_output_gate',
+  // Of GGUF files.
+  'linear_inputs_apart',
   // What states are kept in: float32 here.
   'mamba_ssm_dtype',
   // Layers that guess a token ahead, whose tensors are not among the layers'.
@@ -66,6 +69,7 @@ function hybrid(config: Fields, shape: DecoderShape, stored: DeltaNetShape['stor
     taps: own.linear_conv_kernel_dim ?? 4,
     module: 'linear_attn',
     stored,
+    ...(own.linear_inputs_apart ? { inputsApart: true } : {}),
   }
   if (deltaNet.valueHeads % deltaNet.keyHeads !== 0) {
     throw unsupportedField('linear_num_value_heads', `a multiple of ${deltaNet.keyHeads}`, deltaNet.valueHeads)

@@ -29,6 +29,8 @@ export interface GgufArchitecture {
   interleaved?: boolean
   /** Norms' weights that the checkpoint has as what is added to 1 are stored whole. */
   wholeNorms?: boolean
+  /** Of layers that keep states, value heads take key heads in turn. */
+  headsInTurn?: boolean
   /** LayerNorm: the key of its epsilon is another. */
   layerNorm?: boolean
   /** false: YaRN's range is not rounded outwards to whole pairs. */
@@ -165,6 +167,66 @@ const cohereFields = (metadata: GgufMetadata, architecture: string, tensors: Ggu
   use_qk_norm: tensors.has('blk.0.attn_q_norm.weight'),
 })
 
+/** Qwen3-Next and Qwen3.5. */
+const hybridFields = (metadata: GgufMetadata, architecture: string, tensors: GgufTensors): Record<string, unknown> => {
+  const integer = (key: string) =>
+    metadata.require(`${architecture}.${key}`, metadata.integer(`${architecture}.${key}`, 1))
+  const valueHeads = integer('ssm.time_step_rank')
+  const shared = metadata.integer(`${architecture}.expert_shared_feed_forward_length`, 1)
+  const mixtures = (metadata.integer(`${architecture}.expert_count`) ?? 0) > 0
+  return {
+    attention_bias: false,
+    full_attention_interval: metadata.integer(`${architecture}.full_attention_interval`, 1) ?? 4,
+    linear_conv_kernel_dim: integer('ssm.conv_kernel'),
+    linear_num_key_heads: integer('ssm.group_count'),
+    linear_num_value_heads: valueHeads,
+    linear_key_head_dim: integer('ssm.state_size'),
+    linear_value_head_dim: integer('ssm.inner_size') / valueHeads,
+    ...(mixtures
+      ? {
+          ...expertFields(metadata, architecture, { count: 'num_experts', width: 'moe_intermediate_size' }),
+          shared_expert_intermediate_size: shared ?? integer('expert_feed_forward_length'),
+          mlp_only_layers: denseLayers(metadata, architecture, tensors),
+        }
+      : {}),
+  }
+}
+const HYBRID = {
+  keys: [
+    ...EXPERT_KEYS,
+    'expert_shared_feed_forward_length',
+    'full_attention_interval',
+    'ssm.conv_kernel',
+    'ssm.group_count',
+    'ssm.inner_size',
+    'ssm.state_size',
+    'ssm.time_step_rank',
+    // Of text alone the three positions that they are for are one.
+    'rope.dimension_sections',
+    'nextn_predict_layers',
+  ],
+  parts: {
+    post_attention_norm: 'post_attention_layernorm',
+    attn_qkv: 'linear_attn.in_proj_qkv',
+    attn_gate: 'linear_attn.in_proj_z',
+    ssm_in: 'linear_attn.in_proj_qkvz',
+    ssm_ba: 'linear_attn.in_proj_ba',
+    ssm_alpha: 'linear_attn.in_proj_a',
+    ssm_beta: 'linear_attn.in_proj_b',
+    ssm_conv1d: 'linear_attn.conv1d',
+    ssm_norm: 'linear_attn.norm',
+    ssm_out: 'linear_attn.out_proj',
+    ffn_gate_inp_shexp: 'mlp.shared_expert_gate',
+    ffn_gate_shexp: 'mlp.shared_expert.gate_proj',
+    ffn_up_shexp: 'mlp.shared_expert.up_proj',
+    ffn_down_shexp: 'mlp.shared_expert.down_proj',
+  },
+  whole: { ssm_a: 'linear_attn.A_log', 'ssm_dt.bias': 'linear_attn.dt_bias' },
+  wholeNorms: true,
+}
+const nextLayers = (architecture: string) => (metadata: GgufMetadata) =>
+  metadata.integer(`${architecture}.nextn_predict_layers`) ?? 0
+
 export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
   llama: {
     architecture: (metadata, tensors) => `${llamaClass(metadata, tensors)}ForCausalLM`,
@@ -262,6 +324,31 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
     whole: { 'exp_probs_b.bias': 'mlp.gate.e_score_correction_bias' },
     mixtures: true,
     layersBeyond: (metadata) => metadata.integer('glm4moe.nextn_predict_layers') ?? 0,
+  },
+  qwen3next: {
+    ...named('Qwen3NextForCausalLM', 'qwen3_next'),
+    ...HYBRID,
+    fields: (metadata, tensors) => ({
+      ...hybridFields(metadata, 'qwen3next', tensors),
+      linear_inputs_apart: tensors.has('blk.0.attn_qkv.weight'),
+    }),
+    mixtures: true,
+    layersBeyond: nextLayers('qwen3next'),
+  },
+  qwen35: {
+    ...named('Qwen3_5ForCausalLM', 'qwen3_5_text'),
+    ...HYBRID,
+    fields: (metadata, tensors) => hybridFields(metadata, 'qwen35', tensors),
+    headsInTurn: true,
+    layersBeyond: nextLayers('qwen35'),
+  },
+  qwen35moe: {
+    ...named('Qwen3_5MoeForCausalLM', 'qwen3_5_moe_text'),
+    ...HYBRID,
+    fields: (metadata, tensors) => hybridFields(metadata, 'qwen35moe', tensors),
+    mixtures: true,
+    headsInTurn: true,
+    layersBeyond: nextLayers('qwen35moe'),
   },
   gemma: { ...named('GemmaForCausalLM', 'gemma'), wholeNorms: true },
   gemma2: {

@@ -90,7 +90,11 @@ export function makeConfig(
       num_attention_heads: heads,
       num_key_value_heads: one('num_key_value_heads') ?? heads,
       head_dim: headDim,
-      intermediate_size: metadata.require(key('intermediate_size'), one('intermediate_size')),
+      // Of mixtures alone files need not have it.
+      intermediate_size: metadata.require(
+        key('intermediate_size'),
+        one('intermediate_size') ?? metadata.integer(`${name}.expert_feed_forward_length`, 1),
+      ),
       max_position_embeddings: integer('max_position_embeddings'),
       ...(architecture.layerNorm
         ? {}

@@ -1,6 +1,6 @@
 /** A GGUF model's metadata and tensors, as the rest of the library knows checkpoints. */
 import { basename } from 'node:path'
-import type { NativeAddon, NativeTensor } from '../../binding.ts'
+import type { NativeAddon, NativeTensor, Program, VectorSource } from '../../binding.ts'
 import type { MadeWeights } from '../../options/model.ts'
 import type { CheckpointParts } from '../checkpoint.ts'
 import { type ModelConfig, readConfig } from '../config.ts'
@@ -147,17 +147,31 @@ async function withRopeFactors(
 
 /** The same program, of weights as converters write them. */
 function asStored(named: NamedProgram, architecture: GgufArchitecture, headDim: number): NamedProgram {
-  const { interleaved = false, wholeNorms = false } = architecture
+  const { interleaved = false, wholeNorms = false, headsInTurn = false } = architecture
   if (!interleaved && !wholeNorms) return named
   // Rows of query and key come in the order of a rotation of neighbours.
   const turns = (module: string) => interleaved && (module.endsWith(MODULES.query) || module.endsWith(MODULES.key))
   const heads = { headDim, rotary: headDim, interleaved: true }
   const units = named.units.map(({ vectors, linears }) => ({
-    vectors: wholeNorms ? vectors.map(({ plusOne: _, ...vector }) => vector) : vectors,
+    vectors: wholeNorms ? vectors.map(asWhole) : vectors,
     linears: linears.map((parts) => parts.map((part) => (turns(part.module) ? { ...part, heads } : part))),
   }))
-  return { ...named, units }
+  return { ...named, units, program: headsInTurn ? withHeadsInTurn(named.program) : named.program }
 }
+
+/** Norms as what they multiply by, rates of decay as what a state's logarithm grows by. */
+const asWhole = ({ plusOne: _, exponential, ...vector }: VectorSource): VectorSource => ({
+  ...vector,
+  ...(exponential ? { negated: true } : {}),
+})
+
+const withHeadsInTurn = (program: Program): Program => ({
+  ...program,
+  units: program.units.map((unit) => ({
+    ...unit,
+    ops: unit.ops.map((op) => (op.op === 'delta' ? { ...op, inTurn: true } : op)),
+  })),
+})
 
 const inFileNames = (message: string, names: TensorNames): string =>
   message.replace(/"([^"]+)"/g, (_, hub: string) => JSON.stringify(names.toStored(hub)))

@@ -140,6 +140,8 @@ SHARED_GATE = {
     'moe_intermediate_size': 32,
     'shared_expert_intermediate_size': 64,
 }
+# As GGUF says which layers attend: each second.
+PAIRS = {**LINEAR, 'layer_types': ['linear_attention', 'full_attention'] * 2}
 QWEN3_NEXT = {**LINEAR, **SHARED_GATE, 'mlp_only_layers': [1], 'linear_num_value_heads': 6}
 
 # (name, model_type, config, format, seed)
@@ -203,6 +205,8 @@ CASES = [
     ('qwen35-bf16', 'qwen3_5_text', LINEAR, 'plain', 1),
     ('qwen35-awq-g32', 'qwen3_5_text', {**LINEAR, 'num_hidden_layers': 3, 'layer_types': LINEAR['layer_types'][:3]}, 'awq', 3),
     ('qwen35-moe-bf16', 'qwen3_5_moe_text', {**LINEAR, **SHARED_GATE}, 'plain', 1),
+    ('qwen35-pairs-bf16', 'qwen3_5_text', PAIRS, 'plain', 5),
+    ('qwen35-moe-pairs-bf16', 'qwen3_5_moe_text', {**PAIRS, **SHARED_GATE}, 'plain', 6),
     ('helium-bf16', 'helium', {**UNTIED, 'attention_bias': True, 'mlp_bias': True}, 'plain', 1),
     ('hyperclovax-bf16', 'hyperclovax', HYPERCLOVAX, 'plain', 1),
     ('cwm-bf16', 'cwm', {**windows(4, 4), **CWM}, 'plain', 1),
