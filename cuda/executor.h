@@ -142,6 +142,7 @@ class CudaExecutor final : public Executor, private Holder {
   void run_op(const GatherOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const AttendOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const RouteOp& op, const Lowered& lowered, const Scope& scope);
+  bool route_at_once(const RouteArguments& route, const NormOp& norm, const LinearOp& router, const Scope& scope);
   void run_op(const ExpertsOp& op, const Lowered& lowered, const Scope& scope);
   // Of rows whose results there is room for. x: of the first of them, float16.
   void run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope,
@@ -170,6 +171,7 @@ class CudaExecutor final : public Executor, private Holder {
   Weights weights(int unit) const;
 
   const int device_;
+  DeviceFacts facts_;
   const ExecutorConfig config_;
   int block_table_stride_ = 0;
   int max_padded_rows_ = 0;

@@ -34,6 +34,24 @@ struct RouteArguments {
   const int32_t* positions = nullptr;  // negative: a row of padding, which no expert answers
   uint16_t* log = nullptr;             // [experts], or null: rows that chose each are added here, where it lists itself
 };
+// Of rows whose logits are still to be made: the norm of x, the router's linear of it, and what route() and its list do,
+// in one launch. The same bits.
+struct RouterArguments {
+  const float* x = nullptr;  // [rows, x_stride]
+  int64_t x_stride = 0;
+  size_t norm_offset = 0;
+  float epsilon = 0;
+  MatrixLayout matrix;            // [op.experts, width of x]
+  int64_t bias_offset = -1;       // of the linear: float32 [op.experts]; -1: none
+  __half* normed = nullptr;       // [rows, normed_stride]: what the experts read
+  int normed_stride = 0;          // a multiple of 8
+  RouteArguments route;           // without logits
+};
+// So few rows, a matrix of float16 or bfloat16, a GPU with clusters.
+bool routes_itself(const RouterArguments& arguments);
+cudaError_t norm_and_route(const RouterArguments& arguments, const ExpertList& list, cudaStream_t stream,
+                           bool programmatic);
+
 // Of so few rows the launch that routes them lists their experts too.
 bool lists_itself(const RouteOp& op, int rows);
 // Writes routes; and the list too where it lists itself.
@@ -57,6 +75,19 @@ enum class ExpertEpilogue : uint8_t {
   clamped,  // the same of clamped_swiglu
 };
 
+// out[row, :] = sum over ranks, in their order, of weight * y[row * top_k + rank, :]; zero of padding. With `adds`
+// out += scale * that, as add_scaled() would, to the bit.
+struct CombineArguments {
+  const float* y = nullptr;  // [rows * top_k, width]
+  const float* routes = nullptr;
+  int rows = 0, top_k = 0, width = 0;
+  const int32_t* positions = nullptr;
+  float* out = nullptr;  // [rows, out_stride]
+  int out_stride = 0;
+  bool adds = false;
+  float scale = 1;
+};
+
 struct ExpertArguments {
   // The slab of weights.unit has the experts, each `stride` after the one before; or they lie where `addresses` say.
   Weights weights;
@@ -77,6 +108,8 @@ struct ExpertArguments {
   __half* act = nullptr;  // [places, act_stride]
   int act_stride = 0, features = 0;
   float alpha = 1, limit = 0;  // of clamped
+  // With `store`, where combines_itself(): in the place of y.
+  const CombineArguments* combine = nullptr;
 };
 // One linear of all listed experts.
 cudaError_t experts_linear(const ExpertArguments& arguments, cudaStream_t stream, bool programmatic);
@@ -86,18 +119,6 @@ cudaError_t experts_linear(const ExpertArguments& arguments, cudaStream_t stream
 cudaError_t experts_glu(const float* y, int y_stride, bool interleaved, int places, int features, const ExpertsOp& op,
                         __half* act, int act_stride, cudaStream_t stream, bool programmatic);
 
-// out[row, :] = sum over ranks, in their order, of weight * y[row * top_k + rank, :]; zero of padding. With `adds`
-// out += scale * that, as add_scaled() would, to the bit.
-struct CombineArguments {
-  const float* y = nullptr;  // [rows * top_k, width]
-  const float* routes = nullptr;
-  int rows = 0, top_k = 0, width = 0;
-  const int32_t* positions = nullptr;
-  float* out = nullptr;  // [rows, out_stride]
-  int out_stride = 0;
-  bool adds = false;
-  float scale = 1;
-};
 cudaError_t combine_experts(const CombineArguments& arguments, cudaStream_t stream, bool programmatic);
 
 }  // namespace millrace::cuda
