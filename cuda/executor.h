@@ -16,7 +16,7 @@
 #include "cuda/attention.h"
 #include "cuda/linear.h"
 #include "cuda/logit_stage.h"
-#include "cuda/moe/experts.h"
+#include "cuda/moe/route.h"
 #include "cuda/plan/lower.h"
 #include "cuda/runtime/graph.h"
 #include "cuda/runtime/memory.h"

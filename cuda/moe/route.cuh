@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "cuda/common.cuh"
-#include "cuda/moe/experts.h"
+#include "cuda/moe/route.h"
 
 namespace millrace::cuda {
 
