@@ -86,8 +86,8 @@ __device__ inline void keep_groups(const RouteOp& op, float* choice, float* grou
   __syncwarp();
 }
 
-// The numbers of the op.top_k best of `choice`, in the warp's registers: a bit pattern that orders as the numbers do has
-// its greatest by one instruction. False where there is one that does not compare.
+// The numbers of the op.top_k best of `choice`, in the warp's registers: a bit pattern that orders as the numbers do
+// has its greatest by one instruction. False where there is one that does not compare.
 constexpr int kChosenAtOnce = 8;  // a lane's
 __device__ __forceinline__ bool choose_fast(const float* choice, int experts, int top_k, int lane, int* chosen) {
 #if __CUDA_ARCH__ >= 800
@@ -115,8 +115,9 @@ __device__ __forceinline__ bool choose_fast(const float* choice, int experts, in
       if (keys[i] > own) own = keys[i], at = i;
     }
     const uint32_t most = __reduce_max_sync(kAll, own);
-    const unsigned best = most == taken ? static_cast<unsigned>(rank)  // of logits that were infinite
-                                        : __reduce_min_sync(kAll, own == most ? static_cast<unsigned>(lane + 32 * at) : ~0u);
+    const unsigned best = most == taken
+                              ? static_cast<unsigned>(rank)  // of logits that were infinite
+                              : __reduce_min_sync(kAll, own == most ? static_cast<unsigned>(lane + 32 * at) : ~0u);
 #pragma unroll
     for (int i = 0; i < kChosenAtOnce; i++) {
       if (best == static_cast<unsigned>(lane + 32 * i)) keys[i] = taken;

@@ -14,18 +14,18 @@ struct RouteArguments {
   const int32_t* positions = nullptr;  // negative: a row of padding, which no expert answers
   uint16_t* log = nullptr;             // [experts], or null: rows that chose each are added here, where it lists itself
 };
-// Of rows whose logits are still to be made: the norm of x, the router's linear of it, and what route() and its list do,
-// in one launch. The same bits.
+// Of rows whose logits are still to be made: the norm of x, the router's linear of it, and what route() and its list
+// do, in one launch. The same bits.
 struct RouterArguments {
   const float* x = nullptr;  // [rows, x_stride]
   int64_t x_stride = 0;
   size_t norm_offset = 0;
   float epsilon = 0;
-  MatrixLayout matrix;            // [op.experts, width of x]
-  int64_t bias_offset = -1;       // of the linear: float32 [op.experts]; -1: none
-  __half* normed = nullptr;       // [rows, normed_stride]: what the experts read
-  int normed_stride = 0;          // a multiple of 8
-  RouteArguments route;           // without logits
+  MatrixLayout matrix;       // [op.experts, width of x]
+  int64_t bias_offset = -1;  // of the linear: float32 [op.experts]; -1: none
+  __half* normed = nullptr;  // [rows, normed_stride]: what the experts read
+  int normed_stride = 0;     // a multiple of 8
+  RouteArguments route;      // without logits
 };
 // So few rows, a matrix of float16 or bfloat16, a GPU with clusters.
 bool routes_itself(const RouterArguments& arguments);

@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(kDecodeThreads)
 
   // ---- The warp's tiles: of each of its parts, one a thread block of linear_decode's cluster, those of its chunks.
   const std::byte* slab = route.weights.units[route.weights.unit];
-  const std::byte* tiles = slab + m.offset + static_cast<size_t>(own / 4) * task.row_block_bytes +
-                           own % 4 * 512 + lane * 16;
+  const std::byte* tiles =
+      slab + m.offset + static_cast<size_t>(own / 4) * task.row_block_bytes + own % 4 * 512 + lane * 16;
   const int each = plan.rounds * kSlices, items = plan.splits * each;
   const auto slice_of = [&](int item) {
     const int part = item >= each ? 1 : 0, within = item - part * each;
@@ -65,7 +65,8 @@ __global__ void __launch_bounds__(kDecodeThreads)
 #pragma unroll
     for (int i = 0; i < kHeld; i++) {
       const int slice = first + i < items ? slice_of(first + i) : slices;
-      held[i] = slice < slices ? *reinterpret_cast<const uint4*>(tiles + static_cast<size_t>(slice) * kTileBytes) : uint4{};
+      held[i] =
+          slice < slices ? *reinterpret_cast<const uint4*>(tiles + static_cast<size_t>(slice) * kTileBytes) : uint4{};
     }
   };
   load(0);
@@ -158,10 +159,11 @@ __global__ void __launch_bounds__(kDecodeThreads)
     const float* bias = route.bias_offset < 0 ? nullptr : reinterpret_cast<const float*>(slab + route.bias_offset);
     const RouteRoom room(op, rooms + warp * (2 * op.experts + op.groups + op.top_k));
     warp_copy_wait(barrier, 0);
-    route_row(op, logits + warp * kRouterBlocks * 16, bias, room, route.routes + static_cast<size_t>(warp) * 2 * op.top_k,
-              lane);
+    route_row(op, logits + warp * kRouterBlocks * 16, bias, room,
+              route.routes + static_cast<size_t>(warp) * 2 * op.top_k, lane);
     if (rows == 1) {
-      return list_row(lane < op.top_k ? room.chosen[lane] : 0, op.top_k, route.positions[0] >= 0, list, route.log, lane);
+      return list_row(lane < op.top_k ? room.chosen[lane] : 0, op.top_k, route.positions[0] >= 0, list, route.log,
+                      lane);
     }
   }
   if (rows == 1) return;

@@ -7,6 +7,7 @@
 #include <climits>
 #include <cstring>
 #include <deque>
+#include <set>
 #include <thread>
 
 #include "backend/cpu/cpu_backend.h"
@@ -43,6 +44,8 @@ class Table final : public Executor {
     }
   }
   void set_experts(Stream& stream, std::span<const ExpertAddress> experts) override {
+    std::set<std::pair<int, int>> named;  // a device writes the entries of a set in no order
+    for (const ExpertAddress& one : experts) CHECK(named.insert({one.unit, one.expert}).second);
     static_cast<CpuStream&>(stream).enqueue([this, all = std::vector(experts.begin(), experts.end())] {
       for (const ExpertAddress& one : all) rows_[one.unit][one.expert] = one.address;
     });
