@@ -217,6 +217,7 @@ class Model {
   bool launch(bool ahead);
   bool may_launch_ahead() const;
   void run_pass(Pass& pass);
+  void follow(const Pass& before);
   // Waits for the oldest pass under way.
   void finish();
   const Program& program() const { return host_->program(); }
