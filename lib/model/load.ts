@@ -8,8 +8,8 @@ import { locate } from '../hub/locate.ts'
 import { readKernel } from '../lab/kernel.ts'
 import { makeLog } from '../log.ts'
 import { type LoadOptions, type LoadProgress, loadOptions } from '../options/model.ts'
-import { checkDrafts } from '../options/speculation.ts'
-import { validate } from '../options/validate.ts'
+import { checkDrafts, checkStates } from '../options/speculation.ts'
+import { invalidArgument, validate } from '../options/validate.ts'
 import { draftOptionsOf, planBeside } from '../plan/draft_model.ts'
 import { checkMemory } from '../plan/memory.ts'
 import { passCosts, predictionOf } from '../plan/plan.ts'
@@ -44,6 +44,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     for (const warning of place.warnings) log.warn({ path: place.path }, warning)
     const checkpoint = await openCheckpoint(place.path, native, checked)
     const { folder } = checkpoint
+    checkStates(checked.speculation, checkpoint.config.spec, checked.draft !== undefined)
     for (const warning of checkpoint.warnings) log.warn({ path: folder.path }, warning)
     const samplingDefaults =
       checked.generationConfig === 'none'
@@ -55,6 +56,14 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     const { program } = checkpoint.config.named
     const asked = checked.draft === undefined ? undefined : draftOptionsOf(checked.draft)
     const draft = asked && (await openDraft(asked, native, checked))
+    if (draft?.config.spec.stateLayers) {
+      throw invalidArgument(
+        'a model without layers that keep a state',
+        'draft',
+        asked!.model,
+        'take a draft model of attention alone',
+      )
+    }
     const beside = draft && { program: draft.config.named.program, slabs: draft.slabs, options: asked! }
     const plan = planBeside(program, checkpoint.slabs, checked, machine, beside)
     // A budget is the user's word, also where the system says less.
