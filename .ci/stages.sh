@@ -1,8 +1,9 @@
 # Sourced by .ci/run and .ci/long: the environment of their builds, and what runs stages one after the other.
 set -u -o pipefail
 export NO_COLOR=1 CI=1
-# The builds below have kernels for sm_90a; the stage `cuda` compiles them for older GPUs. No GPU is needed.
-export MILLRACE_CUDA_ARCHITECTURES=${MILLRACE_CUDA_ARCHITECTURES:-90}
+# Kernels for the oldest GPUs, for those that most have and for those with code of their own (sm_90a), in one tree: what
+# the host compiles of them is compiled once. No GPU is needed.
+export MILLRACE_CUDA_ARCHITECTURES=${MILLRACE_CI_ARCHITECTURES:-75-real;86-real;90-real}
 jobs=$(nproc)
 
 # Warnings stop here and not at users.

@@ -59,6 +59,11 @@ else()
   unset(CMAKE_MESSAGE_LOG_LEVEL)
 endif()
 
+set(program_architectures ${MILLRACE_PROGRAM_ARCHITECTURES})
+if(NOT program_architectures)
+  set(program_architectures ${cuda_architectures})
+endif()
+
 if(NOT cuda_left_out)
   list(JOIN cuda_architectures " " architectures)
   message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER_VERSION} found and used, for ${architectures}")

@@ -31,6 +31,11 @@ struct AttentionArguments {
   // none.
   Weights weights;
   int64_t sinks_offset = -1;
+  // Decode, where attention_norms_heads(): query and key heads are normed as norm_heads would, to the bit, by float32
+  // [head_dim] in that slab.
+  bool norms = false;
+  size_t query_norm_offset = 0, key_norm_offset = 0;
+  float norm_epsilon = 0;
   int window = 0;                // a row at position p sees positions greater than p - window; 0: all
   int max_context = 0;           // of the launch's bucket: no position of it is greater or equal
   float* partials = nullptr;     // decode: attention_partials_bytes
@@ -40,6 +45,11 @@ struct AttentionArguments {
   // be read before it has ended.
   bool early = false;
 };
+
+// Heads of this width: a lane's elements are those that it has in norm_heads.
+constexpr bool attention_norms_heads(int head_dim) {
+  return head_dim == 64 || head_dim == 128;
+}
 
 size_t attention_partials_bytes(const AttentionArguments& arguments);
 size_t attention_counters(const AttentionArguments& arguments);

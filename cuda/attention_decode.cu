@@ -20,6 +20,7 @@
 // Keys that this launch itself brings (the row's own, and those of earlier draft rows of its sequence) come from qkv,
 // roped and rounded to the very bits that go to the cache, so no CTA waits for another's append.
 #include "cuda/attention_common.cuh"
+#include "cuda/norm_heads.cuh"
 
 namespace millrace::cuda {
 namespace {
@@ -258,7 +259,37 @@ __global__ __launch_bounds__(32 * attention_warps(D),
     }
     return p;
   };
+  // ---- The norms of heads, where the launch before has not normed them. half is 32 * kLanePairs there.
+  float2 query_weights[kLanePairs], key_weights[kLanePairs];
+  const bool norms = kExact && a.norms;
+  const auto load_norms = [&] {
+    const std::byte* slab = a.weights.units[a.weights.unit];
+    const auto* query_norm = reinterpret_cast<const float*>(slab + a.query_norm_offset);
+    const auto* key_norm = reinterpret_cast<const float*>(slab + a.key_norm_offset);
+#pragma unroll
+    for (int e = 0; e < kLanePairs; e++) {
+      const int d = lane + 32 * e;
+      query_weights[e] = make_float2(query_norm[d], query_norm[d + half]);
+      key_weights[e] = make_float2(key_norm[d], key_norm[d + half]);
+    }
+  };
+  const auto normed = [&](Pairs p, const float2(&weights)[kLanePairs]) {
+    float squares = 0.0f;
+#pragma unroll
+    for (int e = 0; e < kLanePairs; e++) squares = fmaf(p.v[e].x, p.v[e].x, squares);
+#pragma unroll
+    for (int e = 0; e < kLanePairs; e++) squares = fmaf(p.v[e].y, p.v[e].y, squares);
+    const float scale = head_norm_scale(squares, head_dim, a.norm_epsilon);
+#pragma unroll
+    for (int e = 0; e < kLanePairs; e++) {
+      p.v[e] = make_float2(p.v[e].x * scale * weights[e].x, p.v[e].y * scale * weights[e].y);
+    }
+    return p;
+  };
+  const bool norms_early = a.weights.early || !a.early;
+  if (norms && norms_early) load_norms();
   if (a.early) wait_for_predecessor();
+  if (norms && !norms_early) load_norms();
 
   // The row's own key and value, for the warp whose block they belong to.
   const int own_key_block = visible - 1 - part * part_blocks;  // of the part, if below `blocks`
@@ -267,6 +298,7 @@ __global__ __launch_bounds__(32 * attention_warps(D),
   Pairs own_key, own_value;
   if (owner) {
     own_key = load_pairs(qkv_key);
+    if (norms) own_key = normed(own_key, key_weights);
     own_value = load_pairs(qkv_key + static_cast<int64_t>(a.kv_heads) * head_dim);
   }
   {
@@ -288,6 +320,12 @@ __global__ __launch_bounds__(32 * attention_warps(D),
         q[i] = load_pairs(qkv + static_cast<int64_t>(kv_head * shape.group + first_query + query) * head_dim);
       } else {
         q[i] = Pairs{};
+      }
+    }
+    if (norms) {
+#pragma unroll
+      for (int i = 0; i < kQueries / kWarps; i++) {
+        if (warp + i * kWarps < queries) q[i] = normed(q[i], query_weights);
       }
     }
 #pragma unroll
@@ -340,8 +378,10 @@ __global__ __launch_bounds__(32 * attention_warps(D),
     for (int p = max(at, fresh_begin); p < end || (p == end && end < position); p++) {
       const float* from = qkv_key - (position - p) * row_floats + (is_value ? a.kv_heads * head_dim : 0);
       float c[kLanePairs], s[kLanePairs];
+      Pairs pairs = load_pairs(from);
       if (!is_value) load_angles(p, c, s);
-      put(p, to, load_pairs(from), is_value, c, s, false);
+      if (!is_value && norms) pairs = normed(pairs, key_weights);
+      put(p, to, pairs, is_value, c, s, false);
     }
     if (end == position) put(position, to, is_value ? own_value : own_key, is_value, cosine, sine, first_query == 0);
     __syncwarp();

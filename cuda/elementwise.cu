@@ -1,6 +1,7 @@
 #include "cuda/common.cuh"
 #include "cuda/elementwise.h"
 #include "cuda/norm.cuh"
+#include "cuda/norm_heads.cuh"
 
 namespace millrace::cuda {
 
@@ -135,7 +136,8 @@ __global__ void add_bias_kernel(float* y, int y_stride, int n, Weights weights, 
   y[static_cast<size_t>(blockIdx.y) * y_stride + i] += bias[i];
 }
 
-// A warp a head: sums in the order of a butterfly, which head_dim alone fixes.
+// A warp a head: sums in the order of a butterfly, which head_dim alone fixes. Attention of decode rows does the same
+// (attention_decode.cu).
 __global__ void norm_heads_kernel(float* qkv, int stride, int heads, int kv_heads, int head_dim, Weights weights,
                                   size_t query_norm_offset, size_t key_norm_offset, float epsilon) {
   wait_for_predecessor();
@@ -147,9 +149,8 @@ __global__ void norm_heads_kernel(float* qkv, int stride, int heads, int kv_head
   const size_t offset = head < heads ? query_norm_offset : key_norm_offset;
   const auto* weight = reinterpret_cast<const float*>(weights.units[weights.unit] + offset);
   float sum = 0.0f;
-  for (int i = lane; i < head_dim; i += 32) sum += x[i] * x[i];
-  for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
-  const float scale = rsqrtf(sum / static_cast<float>(head_dim) + epsilon);
+  for (int i = lane; i < head_dim; i += 32) sum = fmaf(x[i], x[i], sum);
+  const float scale = head_norm_scale(sum, head_dim, epsilon);
   for (int i = lane; i < head_dim; i += 32) x[i] = x[i] * scale * weight[i];
 }
 

@@ -71,6 +71,9 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
   const Program& program = config_.program;
   for (const ProgramUnit& unit : program.units) units_.push_back(lower(unit.ops));
   check(cudaSetDevice(device_), "choosing the GPU");
+  const DeviceFacts* facts = nullptr;
+  check(device_facts(&facts), "asking the GPU");
+  facts_ = *facts;
   block_table_stride_ = (config_.max_context + kKvBlockTokens - 1) / kKvBlockTokens;
   max_padded_rows_ = std::max(row_bucket(std::min(config_.max_rows, kDecodeRows)), config_.max_rows);
   table_sequences_ = static_cast<int>(round_up(max_padded_rows_, 4));  // of each class on 16 bytes
@@ -151,9 +154,7 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
   clear(converted_, rows * converted * sizeof(__half));
 
   check(linear_decode_prepare(), "loading the kernels");
-  const DeviceFacts* facts = nullptr;
-  check(device_facts(&facts), "asking the GPU");
-  if (const auto refused = refusal_of(*facts, program, config_.units)) {
+  if (const auto refused = refusal_of(facts_, program, config_.units)) {
     throw Error(code::kDeviceUnavailable, *refused, "use device: 'cpu', or another GPU");
   }
   kernels_ = std::make_unique<UserKernels>(config_.kernels);
@@ -210,8 +211,6 @@ void CudaExecutor::make_room_for_experts() {
   mixtures_.resize(program.units.size());
   size_t results = 0, act = 0, gate_up = 0;
   int places = 0, few = 0, many = 0;
-  const DeviceFacts* facts = nullptr;
-  check(device_facts(&facts), "asking the GPU");
   for (size_t unit = 0; unit < program.units.size(); unit++) {
     for (const Op& op : program.units[unit].ops) {
       const auto* experts = std::get_if<ExpertsOp>(&op);
@@ -233,7 +232,7 @@ void CudaExecutor::make_room_for_experts() {
       const auto rows = static_cast<size_t>(most);
       places = std::max(places, most);
       few = std::max(few, few_tiles(most, experts->experts));
-      expert_list_.many_rows = std::min(expert_list_.many_rows, many_rows(*facts, mixture.layout));
+      expert_list_.many_rows = std::min(expert_list_.many_rows, many_rows(facts_, mixture.layout));
       many = std::max(many, many_tiles(most, experts->experts, kFewRows));
       results = std::max(results, rows * hidden);
       act = std::max(act, rows * padded_width(second.k));

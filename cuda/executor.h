@@ -17,7 +17,7 @@
 #include "cuda/delta.h"
 #include "cuda/linear.h"
 #include "cuda/logit_stage.h"
-#include "cuda/moe/experts.h"
+#include "cuda/moe/route.h"
 #include "cuda/plan/lower.h"
 #include "cuda/runtime/graph.h"
 #include "cuda/runtime/memory.h"
@@ -154,6 +154,7 @@ class CudaExecutor final : public Executor, private Holder {
   void run_op(const GatherOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const AttendOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const RouteOp& op, const Lowered& lowered, const Scope& scope);
+  bool route_at_once(const RouteArguments& route, const NormOp& norm, const LinearOp& router, const Scope& scope);
   void run_op(const ExpertsOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const ConvOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const DeltaOp& op, const Lowered& lowered, const Scope& scope);
@@ -187,6 +188,7 @@ class CudaExecutor final : public Executor, private Holder {
   Weights weights(int unit) const;
 
   const int device_;
+  DeviceFacts facts_;
   const ExecutorConfig config_;
   int block_table_stride_ = 0;
   int max_padded_rows_ = 0;

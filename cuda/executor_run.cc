@@ -385,10 +385,20 @@ AttentionArguments CudaExecutor::attention_arguments(const AttendOp& op, int uni
   return arguments;
 }
 
-void CudaExecutor::run_op(const AttendOp& op, const Lowered&, const Scope& scope) {
+void CudaExecutor::run_op(const AttendOp& op, const Lowered& lowered, const Scope& scope) {
   const Operand in = operand(scope, op.qkv), out = operand(scope, op.out);
   AttentionArguments arguments = attention_arguments(op, scope.unit);
   arguments.out_stride = out.stride;
+  if (lowered.keys && scope.prefill_rows == 0 && attention_norms_heads(op.head_dim)) {
+    const UnitLayout& layout = config_.units[scope.unit];
+    arguments.weights = weights(scope.unit);
+    arguments.norms = true;
+    arguments.query_norm_offset = layout.vectors[lowered.before->weight];
+    arguments.key_norm_offset = layout.vectors[lowered.keys->weight];
+    arguments.norm_epsilon = static_cast<float>(lowered.before->epsilon);
+  } else if (lowered.keys) {
+    run_op(*lowered.before, {*lowered.before, {}, lowered.keys}, scope);
+  }
   const auto from_row = [&](int row, int count) {
     arguments.rows = count;
     arguments.qkv = in.floats + static_cast<size_t>(row) * in.stride;
@@ -424,7 +434,33 @@ void CudaExecutor::run_hop(const Held& held, cudaStream_t stream) {
   }
 }
 
-void CudaExecutor::run_op(const RouteOp& op, const Lowered&, const Scope& scope) {
+// The norm, the router and the choice in one launch, if they can be.
+bool CudaExecutor::route_at_once(const RouteArguments& route, const NormOp& norm, const LinearOp& router,
+                                 const Scope& scope) {
+  const LinearLayout& layout = config_.units[scope.unit].linears[router.linear];
+  const Operand x = operand(scope, norm.in), normed = operand(scope, norm.out);
+  if (scope.prefill_rows > 0 || scope.row_indices != nullptr || listed_ == kNone || layout.segments.size() != 1 ||
+      x.floats == nullptr || normed.halves == nullptr || layout.k != norm.width || x.width != norm.width ||
+      kernels_->find(lab::Kind::gemv, layout.segments[0].matrix.code.type) != nullptr) {
+    return false;
+  }
+  RouterArguments arguments;
+  arguments.x = x.floats;
+  arguments.x_stride = x.stride;
+  arguments.norm_offset = config_.units[scope.unit].vectors[norm.weight];
+  arguments.epsilon = static_cast<float>(norm.epsilon);
+  arguments.matrix = layout.segments[0].matrix;
+  if (layout.has_bias) arguments.bias_offset = static_cast<int64_t>(layout.bias_offset);
+  arguments.normed = normed.halves;
+  arguments.normed_stride = normed.stride;
+  arguments.route = route;
+  if (!routes_itself(arguments)) return false;
+  check(norm_and_route(arguments, expert_list_, scope.stream, true), "a router");
+  counters_.weight_bytes_read += arguments.matrix.bytes;
+  return true;
+}
+
+void CudaExecutor::run_op(const RouteOp& op, const Lowered& lowered, const Scope& scope) {
   RouteArguments arguments;
   arguments.logits = operand(scope, op.in).floats;
   arguments.rows = scope.rows();
@@ -437,6 +473,11 @@ void CudaExecutor::run_op(const RouteOp& op, const Lowered&, const Scope& scope)
   arguments.positions = device_inputs_.positions + scope.begin;
   arguments.log = expert_log(scope.unit);
   listed_ = lists_itself(op, scope.rows()) && scope.rows() <= mixtures_[scope.unit].rows ? op.out : kNone;
+  if (lowered.router) {
+    if (route_at_once(arguments, *lowered.before, *lowered.router, scope)) return;
+    run_op(*lowered.before, {*lowered.before, {}, {}}, scope);
+    run_op(*lowered.router, {*lowered.router, {}, {}}, scope);
+  }
   check(cuda::route(arguments, expert_list_, scope.stream, true), "a router");
 }
 
@@ -517,13 +558,6 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
                       scope.stream, true),
           "an activation of experts");
   }
-  arguments.epilogue = ExpertEpilogue::store;
-  arguments.x = expert_act_;
-  arguments.x_stride = act_stride;
-  arguments.x_of_places = true;
-  arguments.y = expert_results_;
-  arguments.y_stride = out.width;
-  run(down);
   CombineArguments combine;
   combine.y = expert_results_;
   combine.routes = routes.floats;
@@ -535,7 +569,16 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
   combine.out_stride = out.stride;
   combine.adds = sum.has_value();
   combine.scale = sum ? sum->scale : 1;
-  check(combine_experts(combine, scope.stream, true), "the sum of experts");
+  const bool itself = combines_itself(facts_, rows, mixture.top_k) && down.segments.size() == 1;
+  arguments.epilogue = ExpertEpilogue::store;
+  arguments.x = expert_act_;
+  arguments.x_stride = act_stride;
+  arguments.x_of_places = true;
+  arguments.y = expert_results_;
+  arguments.y_stride = out.width;
+  if (itself) arguments.combine = &combine;
+  run(down);
+  if (!itself) check(combine_experts(combine, scope.stream, true), "the sum of experts");
 }
 
 uint16_t* CudaExecutor::expert_log(int unit) const {

@@ -30,6 +30,7 @@ ExpertStore::ExpertStore(Backend& backend, const SlabSource& source, std::vector
   }
   experts_.resize(static_cast<size_t>(experts));
   used_in_.resize(experts_.size(), 0);
+  change_of_.resize(experts_.size(), kNone);
   copy_ = backend_.create_stream();
   published_ = backend_.create_event();
   make_frames(cache_bytes);
@@ -45,14 +46,16 @@ ExpertStore::~ExpertStore() {
 
 void ExpertStore::make_frames(size_t bytes) {
   const size_t frames = frame_bytes_ == 0 ? 0 : std::min(bytes / frame_bytes_, experts_.size());
-  if (memory_) reclaim(std::move(memory_));
-  if (frames > 0) memory_ = allocate_after_reclaim(backend_, frames * frame_bytes_, "the cache of experts");
-  frames_.assign(frames, {});
+  frames_.clear();  // there are none, if there is no room for them
   recency_.clear();
   empty_.clear();
+  counters_.frames = counters_.used_frames = 0;
+  if (memory_) reclaim(std::move(memory_));
+  if (frames == 0) return;
+  memory_ = allocate_after_reclaim(backend_, frames * frame_bytes_, "the cache of experts");
+  frames_.assign(frames, {});
   for (size_t i = frames; i > 0; i--) empty_.push_back(static_cast<int>(i) - 1);
   counters_.frames = frames;
-  counters_.used_frames = 0;
 }
 
 void ExpertStore::set_cache(size_t bytes) {
@@ -75,7 +78,7 @@ void ExpertStore::restart() {
   for (Copy& copy : copies_) spare_events_.push_back(std::move(copy.ready));
   copies_.clear();
   missed_.clear();
-  changes_.clear();
+  forget_changes();
   there_.clear();
   counters_.used_frames = 0;
   first_ = true;
@@ -92,9 +95,23 @@ const std::byte* ExpertStore::slab_of(int expert) const {
   return source_.slab(unit.unit) + unit.first + static_cast<size_t>(number) * unit.stride;
 }
 
+// One change an expert: a frame that has just come into use may be given up at once.
 void ExpertStore::publish(int expert, const std::byte* address) {
-  const ExpertUnit& unit = unit_of(expert);
-  changes_.push_back({unit.unit, expert - firsts_[static_cast<size_t>(&unit - units_.data())], address});
+  int& change = change_of_[static_cast<size_t>(expert)];
+  if (change == kNone) {
+    const ExpertUnit& unit = unit_of(expert);
+    change = static_cast<int>(changes_.size());
+    changes_.push_back({unit.unit, expert - firsts_[static_cast<size_t>(&unit - units_.data())], address});
+    changed_.push_back(expert);
+  } else {
+    changes_[static_cast<size_t>(change)].address = address;
+  }
+}
+
+void ExpertStore::forget_changes() {
+  for (const int expert : changed_) change_of_[static_cast<size_t>(expert)] = kNone;
+  changed_.clear();
+  changes_.clear();
 }
 
 int ExpertStore::take_frame() {
@@ -165,7 +182,7 @@ void ExpertStore::begin(Executor& executor, Stream& compute) {
   missed_.clear();
 
   if (!changes_.empty()) executor.set_experts(compute, changes_);
-  changes_.clear();
+  forget_changes();
   if (!planned.empty()) {
     compute.record(*published_);
     bool waits = false;

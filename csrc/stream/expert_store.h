@@ -82,6 +82,7 @@ class ExpertStore {
   const std::byte* slab_of(int expert) const;
   const ExpertUnit& unit_of(int expert) const;
   void publish(int expert, const std::byte* address);
+  void forget_changes();
   // A frame for an expert that was missed: an empty one, or the one whose expert was used longest ago; kNone where all
   // were used by the last pass that is known, or by none since they came.
   int take_frame();
@@ -102,7 +103,9 @@ class ExpertStore {
   std::deque<int> missed_;         // experts to be copied, the latest first
   std::deque<Copy> copies_;        // under way, oldest first
   std::vector<std::unique_ptr<Event>> spare_events_;
-  std::vector<ExpertAddress> changes_;   // since the last pass began
+  std::vector<ExpertAddress> changes_;   // since the last pass began, one an expert
+  std::vector<int> changed_;             // the experts of them
+  std::vector<int> change_of_;           // [experts]: in changes_; kNone
   std::deque<std::vector<bool>> there_;  // of passes begun and not told of: experts in frames
   std::unique_ptr<Stream> copy_;
   std::unique_ptr<Event> published_;

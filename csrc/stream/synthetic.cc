@@ -52,6 +52,20 @@ bool has_more_bits(int layer, int layers) {
   return layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
 }
 
+// Linears whose output is routed: floats in every checkpoint.
+std::vector<bool> routers_of(const ProgramUnit& unit) {
+  std::vector<bool> out(unit.linears.size(), false);
+  for (const Op& op : unit.ops) {
+    const auto* route = std::get_if<RouteOp>(&op);
+    if (route == nullptr) continue;
+    for (const Op& other : unit.ops) {
+      const auto* linear = std::get_if<LinearOp>(&other);
+      if (linear != nullptr && linear->out == route->in) out[static_cast<size_t>(linear->linear)] = true;
+    }
+  }
+  return out;
+}
+
 void fill_floats(std::byte* out, size_t count, WeightType type, float size, Random& random) {
   for (size_t i = 0; i < count; i++) {
     const float value = size * random.uniform();
@@ -176,8 +190,10 @@ SlabPlan plan_synthetic(const Program& program, const SyntheticOptions& options)
     for (const int width : unit.vectors) layout.vectors.push_back(builder.floats(static_cast<size_t>(width)));
     const bool spends = !unit.head && has_more_bits(unit.layer, layers);
     bool after_glu = false;
+    const std::vector<bool> routers = routers_of(unit);
     for (const LinearShape& shape : unit.linears) {
       std::vector<MatrixCode> codes(shape.parts.size(), unit.head ? head : usual);
+      if (routers[layout.linears.size()]) codes.assign(codes.size(), {.type = WeightType::bf16});
       if (spends && after_glu) codes.assign(codes.size(), more);
       if (spends && shape.parts.size() == 3) codes[2] = more;  // of query, key and value
       for (const MatrixCode& code : codes) {

@@ -42,13 +42,16 @@ ExpertTask task_of(const ExpertArguments& a) {
   task.epilogue = a.epilogue;
   task.alpha = a.alpha;
   task.limit = a.limit;
+  task.one_row = a.rows == 1;
+  task.top_k = a.top_k;
+  if (a.combine != nullptr) task.combine = *a.combine;
   return task;
 }
 
 cudaError_t launch_tiles(const ExpertArguments& a, const ExpertTask& task, const DeviceFacts& device, bool many,
                          int tiles, cudaStream_t stream, bool programmatic) {
   const int tile_rows = many ? a.list.many_rows : kFewRows;
-  const auto plan = plan_experts(device, a.matrix, tile_rows, a.rows, tiles);
+  const auto plan = plan_experts(device, a.matrix, tile_rows, a.rows, tiles, a.combine != nullptr);
   if (!plan) return cudaErrorInvalidConfiguration;
   ExpertLaunch l{task, *plan, tile_rows, stream, programmatic};
   l.task.linear.chunks = plan->chunks;
@@ -56,6 +59,7 @@ cudaError_t launch_tiles(const ExpertArguments& a, const ExpertTask& task, const
   l.task.linear.x_rows = plan->x_rows;
   l.task.each = plan->each;
   l.task.many = many;
+  l.task.sums_at = plan->sums_at;
   const MatrixCode& code = a.matrix.code;
   const Code& traits = code.traits();
   if (code.type == WeightType::q4) return launch_experts_q4(l, code.zeros);

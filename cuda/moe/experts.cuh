@@ -22,6 +22,10 @@ struct ExpertTask {
   int divisor;        // a place's row of x is place / divisor
   ExpertEpilogue epilogue;
   float alpha, limit;
+  bool one_row;  // tile i is its choice i (route.cuh)
+  int top_k;
+  int sums_at;  // not 0: the tiles of a row block are a cluster, in whose first thread block's shared memory they meet
+  CombineArguments combine;
 };
 
 __device__ __forceinline__ float silu_mul(float gate, float up) {
@@ -31,6 +35,22 @@ __device__ __forceinline__ float clamped_swiglu(float gate, float up, float alph
   gate = fminf(gate, limit);
   up = fminf(fmaxf(up, -limit), limit);
   return gate / (1.0f + expf(-alpha * gate)) * (up + 1.0f);
+}
+
+// What combine_experts() makes of one row: feature n of the results that the cluster's thread blocks have sent.
+__device__ __forceinline__ void combine_row(const ExpertTask& task, int n, uint32_t sums, uint32_t barrier) {
+  const CombineArguments& a = task.combine;
+  const float* weights = a.routes + task.top_k;
+  const float before = a.adds && n < a.width ? a.out[n] : 0.0f;
+  const int within = n % kTileN;
+  sums += (within / 16 * 8 + within % 8) * 8 + within % 16 / 8 * 4;
+  warp_copy_wait(barrier, 0);
+  float sum = 0.0f;
+  for (int rank = 0; rank < task.top_k; rank++) {
+    const float part = __fmul_rn(weights[rank], __uint_as_float(load_shared_4(sums + rank * kTileN * 4)));
+    sum = rank == 0 ? part : __fadd_rn(sum, part);
+  }
+  if (n < a.width) a.out[n] = a.adds ? __fadd_rn(before, __fmul_rn(a.scale, sum)) : sum;
 }
 
 template <class Code, int TILES>
@@ -43,21 +63,11 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
   extern __shared__ __align__(128) std::byte shared[];
   const DecodeTask& linear = task.linear;
 
-  if (!task.listed || !linear.early) wait_for_predecessor();
-  const int tiles = task.list.counts[task.many ? 1 : 0];
-  if (static_cast<int>(blockIdx.y) >= tiles) {
-    if (task.listed && linear.early) wait_for_predecessor();  // nobody ends before its predecessor
-    return;
-  }
-  const int4 tile = (task.many ? task.list.many : task.list.few)[blockIdx.y];
-  const int rows = tile.z;
-  const std::byte* expert = task.addresses != nullptr
-                                ? task.addresses[tile.x]
-                                : linear.units[linear.unit] + task.first + static_cast<size_t>(tile.x) * task.stride;
-
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   const int warp = __shfl_sync(~0u, thread / 32, 0);
-  const int block = static_cast<int>(blockIdx.x);
+  const bool meet = TILES == 1 && task.sums_at != 0;
+  const int block = static_cast<int>(meet ? blockIdx.y : blockIdx.x);
+  const int tile_number = static_cast<int>(meet ? blockIdx.x : blockIdx.y);
   const int first_chunk = warp * task.each, own = max(0, min(task.each, linear.chunks - first_chunk));
 
   // Shared memory: rings of weights, rings of x, barriers, the tile's rows; in the end, over the rings, the sums.
@@ -67,16 +77,36 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
   const uint32_t x_ring = base + kDecodeWarps * stages * kWeights + warp * stages * x_stage_bytes;
   const uint32_t barriers = base + kDecodeWarps * stages * (kWeights + x_stage_bytes) + warp * stages * 16;
   int* places = reinterpret_cast<int*>(shared + kDecodeWarps * stages * (kWeights + x_stage_bytes + 16));
+  const uint32_t meeting_sums = base + task.sums_at, meeting = meeting_sums + task.top_k * kTileN * 4;
   if (lane == 0) {
 #pragma unroll 1
     for (int i = 0; i < stages; i++) {
       warp_copy_init(barriers + 16 * i);
       lane_copies_init(barriers + 16 * i + 8);
     }
+    if (meet && warp == 0) warp_copy_init(meeting);
     warp_copy_init_fence();
   }
-  if (thread < rows) places[thread] = task.list.places[tile.y + thread];
+
+  // What is read of the list is on its way together: each step of a chain of loads is most of a microsecond.
+  if (!task.listed || !linear.early) wait_for_predecessor();
+  const int4 tile = (task.many ? task.list.many : task.list.few)[tile_number];
+  const int tiles = task.list.counts[task.many ? 1 : 0];
+  const std::byte* slab = task.addresses != nullptr ? nullptr : linear.units[linear.unit] + task.first;
+  if (tile_number >= tiles) {
+    if (task.listed && linear.early) wait_for_predecessor();  // nobody ends before its predecessor
+    return;
+  }
+  const int rows = tile.z;
+  const std::byte* expert =
+      task.addresses != nullptr ? task.addresses[tile.x] : slab + static_cast<size_t>(tile.x) * task.stride;
+  if (thread < rows) places[thread] = task.one_row ? tile_number : task.list.places[tile.y + thread];
   __syncthreads();
+  if (meet) {  // all sums that are sent complete one round of this barrier
+    if (warp == 0 && tile_number == 0) warp_copy_begin(meeting, task.top_k * kTileN * 4, lane);
+    __syncwarp();
+    cluster_arrive_relaxed();
+  }
 
   const std::byte* matrix = expert + linear.matrix_offset + static_cast<size_t>(block) * linear.row_block_bytes;
   const auto fetch = [&](int i, int slot) {
@@ -190,6 +220,7 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
     }
   }
   __syncthreads();
+  if (meet) cluster_wait();  // all of the cluster run, so that their shared memory may be written
 #pragma unroll
   for (int i = 0; i < (TILES + 1) / 2; i++) {
     const int own_tile = 2 * i + thread / 128;
@@ -213,6 +244,13 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
         v[2 * h + 1] += added;
       }
     }
+    if (meet) {
+      if (t == 0) {
+        const uint32_t to = meeting_sums + stored_places[2 * i] * kTileN * 4 + (j * 8 + g) * 8;
+        store_cluster_counted_8(0, to, meeting, make_float2(v[0], v[2]));
+      }
+      continue;
+    }
 #pragma unroll
     for (int c = 0; c < 2; c++) {
       const int place = stored_places[2 * i + c];
@@ -232,6 +270,7 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
       }
     }
   }
+  if (meet && tile_number == 0 && thread < kTileN) combine_row(task, block * kTileN + thread, meeting_sums, meeting);
 }
 
 // ---- Launch, in experts_{q4,q8,k,table,float}.cu.

@@ -1,7 +1,7 @@
 #pragma once
-// Mixtures of experts on the GPU: which experts answer which rows (route), the rows of each expert side by side (list),
-// the experts' linears, each reading its weights once for all of a tile's rows (experts), and what they add up to
-// (combine). A row's bits depend on the row and on its experts alone.
+// Mixtures of experts on the GPU: which experts answer which rows (route.h), the rows of each expert side by side (its
+// list), the experts' linears, each reading its weights once for all of a tile's rows (experts), and what they add up
+// to (combine). A row's bits depend on the row and on its experts alone.
 //
 // A place is a row's choice: place row * top_k + rank.
 #include <cuda_fp16.h>
@@ -24,37 +24,23 @@ struct ExpertList {
   int many_rows = kManyRows;  // or kFewRows
 };
 
-struct RouteArguments {
-  const float* logits = nullptr;  // [rows, op.experts]
-  int rows = 0;
-  RouteOp op;
-  Weights weights;
-  int64_t bias_offset = -1;            // float32 [experts] in the slab; -1: none
-  float* routes = nullptr;             // [rows, 2 * top_k]
-  const int32_t* positions = nullptr;  // negative: a row of padding, which no expert answers
-  uint16_t* log = nullptr;             // [experts], or null: rows that chose each are added here, where it lists itself
-};
-// Of so few rows the launch that routes them lists their experts too.
-bool lists_itself(const RouteOp& op, int rows);
-// Writes routes; and the list too where it lists itself.
-cudaError_t route(const RouteArguments& arguments, const ExpertList& list, cudaStream_t stream, bool programmatic);
-// The list of any number of rows. routes: [rows, 2 * top_k]; log: as above.
-cudaError_t list_experts(const float* routes, int rows, int top_k, int experts, const int32_t* positions,
-                         const ExpertList& list, uint16_t* log, cudaStream_t stream, bool programmatic);
-
-// Addresses of a device's table of experts that lie apart.
-struct ExpertChanges {
-  static constexpr int kMost = 64;
-  int count = 0;
-  int entries[kMost];
-  const std::byte* addresses[kMost];
-};
-cudaError_t set_experts(const std::byte** table, const ExpertChanges& changes, cudaStream_t stream);
-
 enum class ExpertEpilogue : uint8_t {
   store,    // y[place, n] = v, float32
   silu,     // of an interleaved gate_up: act[place, i] = half(silu(gate_i) * up_i)
   clamped,  // the same of clamped_swiglu
+};
+
+// out[row, :] = sum over ranks, in their order, of weight * y[row * top_k + rank, :]; zero of padding. With `adds`
+// out += scale * that, as add_scaled() would, to the bit.
+struct CombineArguments {
+  const float* y = nullptr;  // [rows * top_k, width]
+  const float* routes = nullptr;
+  int rows = 0, top_k = 0, width = 0;
+  const int32_t* positions = nullptr;
+  float* out = nullptr;  // [rows, out_stride]
+  int out_stride = 0;
+  bool adds = false;
+  float scale = 1;
 };
 
 struct ExpertArguments {
@@ -77,6 +63,8 @@ struct ExpertArguments {
   __half* act = nullptr;  // [places, act_stride]
   int act_stride = 0, features = 0;
   float alpha = 1, limit = 0;  // of clamped
+  // With `store`, where combines_itself(): in the place of y.
+  const CombineArguments* combine = nullptr;
 };
 // One linear of all listed experts.
 cudaError_t experts_linear(const ExpertArguments& arguments, cudaStream_t stream, bool programmatic);
@@ -86,18 +74,6 @@ cudaError_t experts_linear(const ExpertArguments& arguments, cudaStream_t stream
 cudaError_t experts_glu(const float* y, int y_stride, bool interleaved, int places, int features, const ExpertsOp& op,
                         __half* act, int act_stride, cudaStream_t stream, bool programmatic);
 
-// out[row, :] = sum over ranks, in their order, of weight * y[row * top_k + rank, :]; zero of padding. With `adds`
-// out += scale * that, as add_scaled() would, to the bit.
-struct CombineArguments {
-  const float* y = nullptr;  // [rows * top_k, width]
-  const float* routes = nullptr;
-  int rows = 0, top_k = 0, width = 0;
-  const int32_t* positions = nullptr;
-  float* out = nullptr;  // [rows, out_stride]
-  int out_stride = 0;
-  bool adds = false;
-  float scale = 1;
-};
 cudaError_t combine_experts(const CombineArguments& arguments, cudaStream_t stream, bool programmatic);
 
 }  // namespace millrace::cuda

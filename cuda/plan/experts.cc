@@ -1,6 +1,7 @@
 #include "cuda/plan/experts.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/memory.h"
 #include "cuda/plan/chunks.h"
@@ -39,7 +40,7 @@ int many_tiles(int places, int experts, int many_rows) {
 }
 
 std::optional<ExpertsPlan> plan_experts(const DeviceFacts& device, const MatrixLayout& m, int tile_rows, int rows,
-                                        int tiles) {
+                                        int tiles, bool meet) {
   ExpertsPlan plan;
   plan.chunks = decode_chunks(m);
   plan.each = (plan.chunks + kExpertParts - 1) / kExpertParts;
@@ -47,7 +48,8 @@ std::optional<ExpertsPlan> plan_experts(const DeviceFacts& device, const MatrixL
   if (tile_bytes(m, tile_rows, plan.x_rows, 1) > device.block_bytes) return std::nullopt;
   // Two thread blocks an SM, so that one's first weights come beside another's last.
   const int residents = PortableShape::residents_of(tile_rows);
-  const int limit = std::min(device.block_bytes, device.sm_bytes / residents - kReservedBytes);
+  const int meeting = meet ? tiles * kTileN * 4 + 32 : 0;  // 64 features of each tile, and a barrier
+  const int limit = std::min(device.block_bytes, device.sm_bytes / residents - kReservedBytes) - meeting;
   plan.stages = 1;
   while (plan.stages < std::min(plan.each, kMostStages) &&
          tile_bytes(m, tile_rows, plan.x_rows, plan.stages + 1) <= limit) {
@@ -57,6 +59,43 @@ std::optional<ExpertsPlan> plan_experts(const DeviceFacts& device, const MatrixL
   plan.launch.grid[1] = tiles;
   plan.launch.threads = kDecodeThreads;
   plan.launch.dynamic_bytes = tile_bytes(m, tile_rows, plan.x_rows, plan.stages);
+  if (meet) {
+    plan.sums_at = static_cast<int>(round_up(static_cast<size_t>(plan.launch.dynamic_bytes), 16));
+    plan.launch.dynamic_bytes += meeting;
+    if (plan.launch.dynamic_bytes > device.block_bytes) return std::nullopt;
+    std::swap(plan.launch.grid[0], plan.launch.grid[1]);
+    plan.launch.cluster = tiles;
+  }
+  return plan;
+}
+
+bool combines_itself(const DeviceFacts& device, int rows, int top_k) {
+  return device.clusters() && rows == 1 && (top_k == 2 || top_k == 4 || top_k == 8);
+}
+
+std::optional<RouterPlan> plan_router(const DeviceFacts& device, const MatrixLayout& m, int rows, int room_bytes) {
+  const bool plain = m.code.type == WeightType::f16 || m.code.type == WeightType::bf16;
+  const int blocks = 4 * m.n_blocks();
+  if (!device.clusters() || rows > kRouterRows || !plain || m.code.permuted || m.k % kTileK != 0 || !norm_takes(m.k) ||
+      blocks > kRouterBlocks) {
+    return std::nullopt;
+  }
+  const auto decode = plan_decode(device, m, rows, false);
+  if (!decode || decode->splits > 2) return std::nullopt;
+  RouterPlan plan;
+  plan.splits = decode->splits;
+  plan.step = decode->step;
+  plan.rounds = decode->rounds;
+  plan.sum_warps = decode->sum_warps;
+  plan.squares_at = rows * norm_pitch(m.slices());
+  plan.barrier_at = plan.squares_at + kNormSumBytes;
+  plan.sums_at = plan.barrier_at + 16;
+  plan.logits_at = plan.sums_at + kDecodeWarps * plan.splits * 16 * kRouterRows * 4;
+  plan.launch.grid[0] = blocks;
+  plan.launch.cluster = blocks;
+  plan.launch.threads = kDecodeThreads;
+  plan.launch.dynamic_bytes = plan.logits_at + kRouterBlocks * 16 * kRouterRows * 4 + rows * room_bytes;
+  if (plan.launch.dynamic_bytes > device.block_bytes) return std::nullopt;
   return plan;
 }
 

@@ -35,11 +35,31 @@ struct ExpertsPlan {
   int chunks = 0, each = 0;  // of a row block; of a run
   int stages = 0;            // of a warp's ring, weights and x
   int x_rows = 0;            // of a stage of x
-  LaunchShape launch;        // grid: row blocks by tiles
+  int sums_at = 0;           // where the tiles of a row block meet in shared memory; 0: they do not
+  LaunchShape launch;        // grid: row blocks by tiles; where tiles meet, tiles by row blocks
 };
-// tile_rows: kFewRows or kManyRows. None where the device has too little shared memory for one stage.
+// tile_rows: kFewRows or kManyRows. `meet`: as combines_itself(). None where the device has too little shared memory
+// for one stage.
 std::optional<ExpertsPlan> plan_experts(const DeviceFacts& device, const MatrixLayout& matrix, int tile_rows, int rows,
-                                        int tiles);
+                                        int tiles, bool meet = false);
+// Of one row the launch of its experts' last linear adds their results up itself: the thread blocks of a row block are
+// a cluster.
+bool combines_itself(const DeviceFacts& device, int rows, int top_k);
+
+// The launch that norms few rows, multiplies them with the router and routes them (moe/router.cu): a cluster, each
+// thread block with 16 of the router's features.
+inline constexpr int kRouterRows = 2;
+inline constexpr int kRouterBlocks = 8;  // at most
+struct RouterPlan {
+  // The order of sums is that of plan_decode.
+  int splits = 0, step = 0, rounds = 0, sum_warps = 0;
+  // From the beginning of shared memory: the normed rows, their sums of squares, a barrier, the warps' sums, logits,
+  // and what routing a row takes.
+  int squares_at = 0, barrier_at = 0, sums_at = 0, logits_at = 0;
+  LaunchShape launch;
+};
+// room_bytes: that routing a row takes. None where it takes another launch for each.
+std::optional<RouterPlan> plan_router(const DeviceFacts& device, const MatrixLayout& router, int rows, int room_bytes);
 // Of experts that more than kFewRows rows chose, the rows of a tile: kManyRows, or kFewRows; 0: not even these fit.
 int many_rows(const DeviceFacts& device, const ExpertsLayout& experts);
 

@@ -49,6 +49,21 @@ bool are_heads(const NormOp& queries, const NormOp& keys) {
          queries.epsilon == keys.epsilon && queries.weight != keys.weight;
 }
 
+// The attention of normed heads, which nobody else reads: `at` is its place.
+bool attends_alone(const std::vector<Op>& ops, size_t at, const NormOp& queries, const NormOp& keys) {
+  const auto* attend = at < ops.size() ? std::get_if<AttendOp>(&ops[at]) : nullptr;
+  return attend != nullptr && !attend->reads_only && attend->qkv == queries.in && attend->heads == queries.groups &&
+         attend->kv_heads == keys.groups && attend->head_dim == queries.width && !read_after(ops, at, queries.in);
+}
+
+// The router whose logits the operation behind it routes, and nobody else reads: `at` is its place.
+const LinearOp* router_at(const std::vector<Op>& ops, size_t at) {
+  const auto* linear = at + 1 < ops.size() ? std::get_if<LinearOp>(&ops[at]) : nullptr;
+  const auto* route = linear != nullptr ? std::get_if<RouteOp>(&ops[at + 1]) : nullptr;
+  const bool routes = route != nullptr && !linear->add && route->in == linear->out;
+  return routes && !read_after(ops, at + 1, linear->out) ? linear : nullptr;
+}
+
 }  // namespace
 
 std::vector<Lowered> lower(const std::vector<Op>& ops) {
@@ -62,17 +77,24 @@ std::vector<Lowered> lower(const std::vector<Op>& ops) {
         i++;
         continue;
       }
+      const LinearOp* router = router_at(ops, i + 1);
+      if (router != nullptr && is_whole_rms(*norm) && router->in == norm->out) {
+        out.push_back({ops[i + 2], *norm, {}, *router});
+        i += 2;
+        continue;
+      }
       const auto* keys = std::get_if<NormOp>(&ops[i + 1]);
       if (keys != nullptr && are_heads(*norm, *keys)) {
-        out.push_back({ops[i], {}, *keys});
-        i++;
+        const bool attends = attends_alone(ops, i + 2, *norm, *keys);
+        out.push_back(attends ? Lowered{ops[i + 2], *norm, *keys} : Lowered{ops[i], {}, *keys});
+        i += attends ? 2 : 1;
         continue;
       }
     }
     const auto* experts = std::get_if<ExpertsOp>(&ops[i]);
     const auto* add = experts != nullptr && i + 1 < ops.size() ? std::get_if<AddOp>(&ops[i + 1]) : nullptr;
     if (add != nullptr && add->in == experts->out && add->out != experts->out && !read_after(ops, i + 1, add->in)) {
-      out.push_back({ops[i], {}, {}, *add});
+      out.push_back({ops[i], {}, {}, {}, *add});
       i++;
       continue;
     }

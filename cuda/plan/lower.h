@@ -13,8 +13,11 @@ struct Lowered {
   Op op;
   // LinearOp, GluOp: the RMSNorm of a float32 value, read by nobody else, that the linear does itself where it can.
   std::optional<NormOp> before;
-  // NormOp of query heads: the norm of the key heads beside them.
+  // NormOp of query heads: the norm of the key heads beside them. AttendOp, with `before` that of its query heads: the
+  // norm of its key heads, which it does itself where it can.
   std::optional<NormOp> keys;
+  // RouteOp, with `before` the norm of the router's input, which experts read too: the router.
+  std::optional<LinearOp> router = {};
   // ExpertsOp: what adds their sum, which nobody else reads.
   std::optional<AddOp> sum = {};
 };

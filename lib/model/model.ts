@@ -377,13 +377,6 @@ export class Model implements AsyncDisposable {
       return this.#plan
     }
     if (plan.experts) {
-      // Moved while answers run on a GPU, some had other tokens: it is not known why yet.
-      if (plan.device !== 'cpu') {
-        throw new MillraceError('INVALID_ARGUMENT', {
-          message: 'on a GPU experts on demand keep the cache that they were loaded with',
-          remedy: 'load the model again with another expertCache',
-        })
-      }
       const resized = withExpertCache(plan, budgets[0]!)
       const found = await awaitNative(() => native.setExpertCache(resized.expertCacheBytes))
       const held = withExpertCache(plan, budgets[0]!, found)

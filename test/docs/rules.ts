@@ -222,6 +222,8 @@ export const SUPPORT: Record<string, string> = {
   'bench/program.mjs': 'what every bench in JavaScript begins with',
   'bench/node/watch.mjs': 'how late the timers of a thread are',
   'bench/node/vocabulary.mjs': 'a made-up vocabulary',
+  'bench/texts/correct.txt': 'a prompt whose answer repeats it, for bench drafts',
+  'bench/texts/summarise.txt': 'one whose answer does so in part',
   'bench/usage.h': 'what every bench in C++ says of itself',
   'bench/cuda/shapes.h': 'sizes of models for cuda_pass_bench, cuda_devices_bench and engine_step_bench',
 }

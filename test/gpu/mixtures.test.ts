@@ -59,7 +59,7 @@ describe.skipIf(gpus.length === 0)('experts on demand on a GPU', () => {
       }),
     )
 
-  test.each(NAMES)('%s: the bits of resident, whatever is where', async (name) => {
+  test.each(NAMES)('%s: the bits of resident, whatever is where and while the cache moves', async (name) => {
     const path = familyFolder(name)
     await using resident = await load(path, all)
     const expected = await answers(resident)
@@ -73,7 +73,12 @@ describe.skipIf(gpus.length === 0)('experts on demand on a GPU', () => {
       expect(mapped).toBeGreaterThan(0)
       expect(places > 0).toBe(frames > 0)
       if (frames === 0 || frames === 1000) expect(hits > 0).toBe(frames > 0)
-      await expect(model.setBudget(model.plan.vramBytes)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+      const { vramBytes, expertCacheBytes } = model.plan
+      for (const bytes of [0, 3 * frame, 100 * frame]) {
+        const moved = answers(model)
+        await model.setBudget(Math.ceil(vramBytes - expertCacheBytes + bytes))
+        expect(await moved).toEqual(expected)
+      }
     }
   })
 })

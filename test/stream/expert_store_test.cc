@@ -7,6 +7,7 @@
 #include <climits>
 #include <cstring>
 #include <deque>
+#include <set>
 #include <thread>
 
 #include "backend/cpu/cpu_backend.h"
@@ -43,6 +44,8 @@ class Table final : public Executor {
     }
   }
   void set_experts(Stream& stream, std::span<const ExpertAddress> experts) override {
+    std::set<std::pair<int, int>> named;  // a device writes the entries of a set in no order
+    for (const ExpertAddress& one : experts) CHECK(named.insert({one.unit, one.expert}).second);
     static_cast<CpuStream&>(stream).enqueue([this, all = std::vector(experts.begin(), experts.end())] {
       for (const ExpertAddress& one : all) rows_[one.unit][one.expert] = one.address;
     });
@@ -59,6 +62,7 @@ class Table final : public Executor {
   void take_over(Stream&, const std::byte*) override {}
   size_t carried_bytes() const override { return 0; }
   void keep_hidden(Stream&) override {}
+  const int32_t* choices() const override { return nullptr; }
   void sample(Stream&) override {}
   void end(Stream&) override {}
   ExecutorCounters counters() const override { return {}; }

@@ -75,3 +75,47 @@ TEST(rows_at_once_leave_no_more_than_there_is_room_for) {
   CHECK_EQ(expert_rows(300, 8, 2048), 300);
   CHECK_EQ(expert_rows(300, 4096, 1 << 20), 1);
 }
+
+TEST(tiles_of_one_row_meet_in_a_cluster_of_the_same_size) {
+  for (const MatrixCode& code : cases::codes()) {
+    const MatrixLayout m = cases::layout({"qwen3.down", 2048, 768}, code);
+    for (const int top_k : {2, 4, 8}) {
+      REQUIRE(combines_itself(kH100, 1, top_k));
+      const auto alone = plan_experts(kH100, m, kFewRows, 1, top_k),
+                 meet = plan_experts(kH100, m, kFewRows, 1, top_k, true);
+      REQUIRE(alone.has_value() && meet.has_value());
+      CHECK_EQ(meet->each, alone->each);  // the order of sums
+      CHECK_EQ(meet->launch.cluster, top_k);
+      CHECK(meet->launch.grid[0] == top_k && meet->launch.grid[1] == m.n_blocks());
+      CHECK(meet->sums_at % 16 == 0 && meet->sums_at + top_k * kTileN * 4 + 8 <= meet->launch.dynamic_bytes);
+      CHECK(meet->launch.dynamic_bytes <= kH100.sm_bytes / 2 - kReservedBytes || meet->stages == 1);
+    }
+  }
+  CHECK(!combines_itself(kT4, 1, 8) && !combines_itself(kH100, 2, 8) && !combines_itself(kH100, 1, 6));
+}
+
+TEST(a_router_has_its_own_launch_where_its_features_fill_no_more_than_a_cluster) {
+  const auto plan_of = [](const DeviceFacts& device, WeightType type, int experts, int hidden, int rows) {
+    const MatrixLayout m = measure_matrix({.type = type}, experts, hidden, hidden);
+    return plan_router(device, m, rows, 1100);
+  };
+  for (const int hidden : {64, 2048, 2880, 4096}) {
+    for (const int experts : {8, 32, 64, 128}) {
+      const auto plan = plan_of(kH100, WeightType::bf16, experts, hidden, 1);
+      REQUIRE(plan.has_value());
+      const MatrixLayout m = measure_matrix({.type = WeightType::bf16}, experts, hidden, hidden);
+      const auto decode = plan_decode(kH100, m, 20, false);  // of any number of rows the same order
+      CHECK(plan->splits == decode->splits && plan->step == decode->step && plan->sum_warps == decode->sum_warps);
+      CHECK(plan->rounds * plan->step >= decode->chunks);
+      CHECK_EQ(plan->launch.cluster, 4 * m.n_blocks());
+      CHECK(plan->launch.cluster <= 8 && plan->launch.grid[0] % plan->launch.cluster == 0);
+      CHECK(plan->launch.grid[1] == 1 && plan->launch.threads == kDecodeThreads);
+      CHECK(plan->squares_at % 16 == 0 && plan->barrier_at % 16 == 0 && plan->sums_at % 16 == 0);
+      CHECK(plan->launch.dynamic_bytes <= kH100.block_bytes);
+    }
+  }
+  CHECK(!plan_of(kT4, WeightType::bf16, 128, 2048, 1).has_value());
+  CHECK(!plan_of(kH100, WeightType::bf16, 256, 2048, 1).has_value());
+  CHECK(!plan_of(kH100, WeightType::f32, 128, 2048, 1).has_value());
+  CHECK(!plan_of(kH100, WeightType::bf16, 128, 2048, 3).has_value());
+}

@@ -21,17 +21,35 @@ Program program(bool qk_norm = true) {
 TEST(a_plain_layer_is_normed_linears_heads_and_attention) {
   const Program p = program();
   const auto attention = lower(p.units[0].ops);
-  REQUIRE(attention.size() == 4);
+  REQUIRE(attention.size() == 3);
   CHECK(std::holds_alternative<LinearOp>(attention[0].op) && attention[0].before.has_value());
-  CHECK(std::holds_alternative<NormOp>(attention[1].op) && attention[1].keys.has_value());
-  CHECK(std::holds_alternative<AttendOp>(attention[2].op));
-  CHECK(std::holds_alternative<LinearOp>(attention[3].op) && !attention[3].before.has_value());
+  CHECK(std::holds_alternative<AttendOp>(attention[1].op));
+  REQUIRE(attention[1].before.has_value() && attention[1].keys.has_value());
+  CHECK_EQ(attention[1].before->groups, 4);
+  CHECK_EQ(attention[1].keys->groups, 2);
+  CHECK(std::holds_alternative<LinearOp>(attention[2].op) && !attention[2].before.has_value());
   const auto feed_forward = lower(p.units[1].ops);
   REQUIRE(feed_forward.size() == 2);
   CHECK(std::holds_alternative<GluOp>(feed_forward[0].op) && feed_forward[0].before.has_value());
   const auto head = lower(p.units[2].ops);
   REQUIRE(head.size() == 1);
   CHECK(head[0].before.has_value());
+}
+
+TEST(heads_that_others_read_or_that_are_others_are_normed_apart) {
+  for (const auto change : std::initializer_list<void (*)(std::vector<Op>&)>{
+           [](std::vector<Op>& ops) {
+             ops.push_back(AddOp{std::get<AttendOp>(ops[4]).qkv, kResidual, 1});
+           },
+           [](std::vector<Op>& ops) { std::get<AttendOp>(ops[4]).heads = 2; },
+           [](std::vector<Op>& ops) { std::get<AttendOp>(ops[4]).reads_only = true; }}) {
+    std::vector<Op> ops = program().units[0].ops;
+    REQUIRE(std::holds_alternative<AttendOp>(ops[4]));
+    change(ops);
+    const auto lowered = lower(ops);
+    CHECK(std::holds_alternative<NormOp>(lowered[1].op) && lowered[1].keys.has_value());
+    CHECK(std::holds_alternative<AttendOp>(lowered[2].op) && !lowered[2].before.has_value());
+  }
 }
 
 TEST(a_norm_that_two_linears_read_is_a_launch_of_its_own) {
@@ -100,5 +118,30 @@ TEST(experts_add_their_sum_themselves_where_nobody_else_reads_it) {
     const auto apart = lower(ops);
     CHECK_EQ(apart.size(), ops.size());
     for (const Lowered& one : apart) CHECK(!one.sum.has_value());
+  }
+}
+
+TEST(a_router_is_one_step_with_its_norm_and_its_choice) {
+  enum Value { residual, normed, scores, routes, mixed };
+  NormOp norm;
+  norm.in = residual, norm.out = normed, norm.width = 64, norm.groups = 1, norm.weight = 0;
+  LinearOp router;
+  router.in = normed, router.out = scores;
+  RouteOp route;
+  route.in = scores, route.out = routes;
+  ExpertsOp experts;
+  experts.in = normed, experts.routes = routes, experts.out = mixed;
+  const auto fused = lower({norm, router, route, experts});
+  REQUIRE(fused.size() == 2);
+  CHECK(std::holds_alternative<RouteOp>(fused[0].op));
+  REQUIRE(fused[0].before.has_value() && fused[0].router.has_value());
+  CHECK_EQ(fused[0].router->out, static_cast<int>(scores));
+  NormOp mean = norm;
+  mean.mean = true;
+  for (const std::vector<Op>& ops : {std::vector<Op>{mean, router, route, experts},
+                                     std::vector<Op>{norm, router, route, experts, AddOp{scores, mixed, 1}}}) {
+    const auto apart = lower(ops);
+    CHECK_EQ(apart.size(), ops.size());
+    for (const Lowered& one : apart) CHECK(!one.router.has_value());
   }
 }
