@@ -91,7 +91,7 @@ const MOST: Record<string, Record<string, number>> = {
   generate: { '--max-tokens': 4 },
   chat: { '--max-tokens': 4 },
   score: { '--window': 64 },
-  'bench decode': { '--prompt': 4, '--tokens': 2, '--batch': 1, '--runs': 1, '--threads': 1 },
+  'bench decode': { '--context': 24, '--prompt': 4, '--tokens': 2, '--batch': 1, '--runs': 1, '--threads': 1 },
   'bench prefill': { '--prompt': 8, '--batch': 1, '--runs': 1, '--threads': 1 },
   'bench drafts': { '--prompt': 8, '--tokens': 8, '--batch': 1, '--runs': 1, '--threads': 1 },
   'bench kernel': { '--repeats': 1, '--n': 2048, '--k': 2048, '--rows': 8 },
@@ -120,7 +120,11 @@ function millrace(args: string[]): Trial {
     const most = MOST[name]?.[args[index - 1] ?? '']
     return most === undefined ? word : String(Math.min(Number(word), most))
   })
-  for (const [flag, most] of Object.entries(MOST[name] ?? {})) if (!toy.includes(flag)) toy.push(flag, String(most))
+  for (const [flag, most] of Object.entries(MOST[name] ?? {})) {
+    // A context is prompt and answer.
+    const named = toy.includes(flag) || (flag === '--prompt' && toy.includes('--context')) || flag === '--context'
+    if (!named) toy.push(flag, String(most))
+  }
   const bare = args.length === name.split(' ').length
   const model = bare && ['generate', 'inspect', 'score', 'chat', 'plan'].includes(name) ? ['models/demo'] : []
   const size = bare && ['bench decode', 'bench prefill', 'bench drafts'].includes(name) ? [SMALLEST] : []
