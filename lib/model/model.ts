@@ -267,6 +267,11 @@ export class Model implements AsyncDisposable {
    * Answers the last of the messages, as the checkpoint's chat template has it. What the answer holds of reasoning and
    * calls of tools comes as parts, and apart from the text.
    */
+  chat<const Held extends Constraint>(
+    messages: readonly ChatMessage[],
+    options: ChatOptions & { constraint: Held },
+  ): Generation<ObjectOf<Held>>
+  chat(messages: readonly ChatMessage[], options?: ChatOptions): Generation
   chat(messages: readonly ChatMessage[], options: ChatOptions = {}): Generation {
     const { tokenizer, log, native, endTokens } = this.#parts
     const checked = checkMessages(messages, tokenizer.chatTemplates)

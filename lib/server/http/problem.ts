@@ -102,7 +102,8 @@ export function problemOf(error: unknown): Problem {
   if (MillraceError.isInstance(error)) {
     const row = KNOWN[error.code] ?? { status: 500, type: 'server_error' as const }
     const { code = error.code, ...rest } = row
-    const remedy = row.status === 400 && !error.remedy.startsWith('pass ') ? `. ${sentence(error.remedy)}` : ''
+    const advice = REMEDIES[error.code] ?? error.remedy.replace("toolChoice: 'auto'", "tool_choice 'auto'")
+    const remedy = row.status === 400 && !advice.startsWith('pass ') ? `. ${sentence(advice)}` : ''
     return new Problem({
       ...rest,
       code,
@@ -137,8 +138,16 @@ export function loadProblem(name: string, error: unknown): unknown {
 
 const sentence = (text: string) => text[0]!.toUpperCase() + text.slice(1)
 
+/** Where the package's remedy is an option that a request over HTTP does not have. */
+const REMEDIES: Partial<Record<string, string>> = {
+  CONTEXT_OVERFLOW: 'shorten the prompt; the server has a larger context with --context of millrace serve',
+} satisfies Partial<Record<ErrorCode, string>>
+
 /** 'expected a text for messages[0].content but received ...' names the field. */
-const paramOf = (message: string) => / for ([A-Za-z_][\w.[\]]*) but received/.exec(message)?.[1] ?? null
+function paramOf(message: string): string | null {
+  if (message.startsWith('a forced tool call')) return 'tool_choice'
+  return / for ([A-Za-z_][\w.[\]]*) but received/.exec(message)?.[1] ?? null
+}
 
 /** As OpenAI's API words it. */
 export const openaiError = ({ message, type, param, code }: Problem) => ({ error: { message, type, param, code } })

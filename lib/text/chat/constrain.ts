@@ -38,7 +38,12 @@ export function constrainedCalls(
   pieces: Pieces,
 ): Part[] {
   const { calls } = format
-  if (!calls) throw unsupported("a forced tool call, where the model's chat template has no form for calls,")
+  if (!calls) {
+    throw unsupported(
+      "a forced tool call, where the model's chat template has no form for calls,",
+      "take a model whose chat template has tools, or toolChoice: 'auto'",
+    )
+  }
   const writer = new Writer(pieces)
   const { sectionOpen, callOpen } = calls
   const isBegun = callOpen !== '' && promptEnd.trimEnd().endsWith(callOpen)

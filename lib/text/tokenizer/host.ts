@@ -36,9 +36,11 @@ export class TokenizerHost {
       if ('open' in request) this.#reply({ id, opened: await this.#open(request.open) })
       else if ('text' in request) {
         const { tokenizer } = await this.#find(request)
+        this.#reply({ id, begun: true })
         this.#reply({ id, tokens: tokenizer.encode(request.text, request.specialTokens) })
       } else {
         const held = await this.#find(request)
+        this.#reply({ id, begun: true })
         held.chat ??= new HeldChat(held.tokenizer, held.templates)
         const { chat } = held
         if (request.wanted === 'text') this.#reply({ id, text: chat.render(request.chat).text })

@@ -38,6 +38,8 @@ export interface OpenedTokenizer {
 }
 
 export type Reply =
+  /** Of tasks with a tokenizer, which is there; the answer follows. */
+  | { id: number; begun: true }
   | { id: number; opened: OpenedTokenizer }
   | { id: number; tokens: Int32Array }
   | { id: number; tokens: Int32Array; format: ChatFormat; promptEnd: string }

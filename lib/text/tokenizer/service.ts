@@ -15,12 +15,13 @@ import { HEAP_LIMIT_MB, startThread, type TokenizerThread } from './thread.ts'
 const WINDOW_TASKS = 16
 const WINDOW_CHARACTERS = 64 * 1024
 /**
- * Characters of a text that takes the thread longer than another needs to start and to read its tokenizers again: nobody
- * waits for such a text once nobody wants it.
+ * How long the others wait for what the thread is at once nobody wants it any more: most texts end within it, and some
+ * take minutes, such as one word of millions of letters. Then another thread starts and reads its
+ * tokenizers again.
  */
-const LONG_CHARACTERS = 2 * 2 ** 20
+const GRACE_MS = 200
 
-type Answer = Exclude<Reply, { error: unknown }>
+type Answer = Exclude<Reply, { error: unknown } | { begun: true }>
 
 /** A task until it is settled; the thread may have it longer. */
 class Entry {
@@ -29,6 +30,8 @@ class Entry {
   readonly owner: object | undefined
   readonly answer: Promise<Answer>
   live = true
+  /** The thread has its tokenizer, and is at the task itself. */
+  begun = false
   #resolve!: (answer: Answer) => void
   #reject!: (error: unknown) => void
   #off: (() => void) | undefined
@@ -80,6 +83,8 @@ class TokenizerService {
   /** How many use each tokenizer, by key; none of those that the thread shall forget. */
   readonly #users = new Map<string, number>()
   #thread: TokenizerThread | undefined
+  /** Of the task that the thread is at, while nobody wants it. */
+  #grace: NodeJS.Timeout | undefined
   #next = 0
   /** Tasks that are not settled, and those of them that open a tokenizer. */
   #pending = 0
@@ -124,10 +129,25 @@ class TokenizerService {
 
   #drop(id: number, entry: Entry, error: unknown): void {
     this.#waiting.delete(id)
-    const [first] = this.#sent.keys()
     entry.reject(error)
-    if (id === first && entry.characters > LONG_CHARACTERS) this.#replace()
+    this.#watch()
     this.#rest()
+  }
+
+  /**
+   * Lets the thread end what nobody wants, but not for long. Reading a tokenizer is no part of that: a thread that were
+   * ended meanwhile would never have it where callers are in a hurry.
+   */
+  #watch(): void {
+    const [first] = this.#sent.values()
+    if (!first || first.live || !first.begun) return
+    this.#grace ??= setTimeout(() => this.#replace(), GRACE_MS)
+    this.#grace.unref()
+  }
+
+  #unwatch(): void {
+    clearTimeout(this.#grace)
+    this.#grace = undefined
   }
 
   /** Gives the thread as much as it shall have. */
@@ -150,6 +170,12 @@ class TokenizerService {
 
   #onReply(reply: Reply): void {
     const entry = this.#sent.get(reply.id)
+    if ('begun' in reply) {
+      if (entry) entry.begun = true
+      this.#watch()
+      return
+    }
+    this.#unwatch()
     this.#sent.delete(reply.id)
     if ('opened' in reply) {
       const { key } = reply.opened
@@ -184,12 +210,16 @@ class TokenizerService {
     const rest = [...others.filter(([, entry]) => entry.live), ...this.#waiting]
     this.#sent.clear()
     this.#waiting.clear()
-    for (const [id, entry] of rest) this.#waiting.set(id, entry)
+    for (const [id, entry] of rest) {
+      entry.begun = false
+      this.#waiting.set(id, entry)
+    }
     if (first && error) first[1].reject(error(first[1].task))
     this.#pump()
   }
 
   #stop(): void {
+    this.#unwatch()
     this.#thread?.stop()
     this.#thread = undefined
   }

@@ -127,6 +127,15 @@ describe('chat', () => {
     expect(status).toBe(200)
   })
 
+  test('a forced call is refused by its name where the chat template has no tools', async () => {
+    const tools = [{ type: 'function' as const, function: { name: 'look', parameters: { type: 'object' } } }]
+    const error = await client.chat.completions
+      .create({ model: 'demo', messages: [{ role: 'user', content: 'Hi' }], tools, tool_choice: 'required' })
+      .catch((caught) => caught)
+    expect(error).toMatchObject({ status: 400, code: 'CONSTRAINT_UNSUPPORTED', param: 'tool_choice' })
+    expect(error.message).toMatch(/whose chat template has tools, or tool_choice 'auto'$/)
+  })
+
   test('a prompt that fills the context is context_length_exceeded', async () => {
     const content = 'otter '.repeat(3000)
     const error = await client.chat.completions
@@ -134,6 +143,8 @@ describe('chat', () => {
       .catch((caught) => caught)
     expect(error).toBeInstanceOf(OpenAI.BadRequestError)
     expect(error.code).toBe('context_length_exceeded')
+    // No advice of options that requests do not have.
+    expect(error.message).toMatch(/Shorten the prompt; .*--context of millrace serve$/)
     const stream = client.chat.completions.create({
       model: 'demo',
       messages: [{ role: 'user', content }],

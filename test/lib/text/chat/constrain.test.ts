@@ -145,7 +145,10 @@ test('a constraint begins behind the reasoning, whoever began that', async () =>
 
 test('what a format does not say cannot be made to be', () => {
   expect(() => constrainedCalls(base, '', { tools, parallel: true }, pieces)).toThrow(
-    expect.objectContaining({ code: 'CONSTRAINT_UNSUPPORTED' }),
+    expect.objectContaining({
+      code: 'CONSTRAINT_UNSUPPORTED',
+      remedy: "take a model whose chat template has tools, or toolChoice: 'auto'",
+    }),
   )
 })
 

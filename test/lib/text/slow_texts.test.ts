@@ -1,0 +1,45 @@
+/** Texts that take the tokenizer's thread long: what their callers, and those of other texts, get meanwhile. */
+import { join } from 'node:path'
+import { beforeAll, expect, test } from 'vitest'
+import { loadTokenizer } from '../../../lib/text/tokenizer/load.ts'
+import { build } from '../../built.ts'
+import { MODELS } from '../../models.ts'
+
+// The thread is the built package's.
+beforeAll(build)
+
+/** Takes the thread far longer than another needs to start. */
+const LONG = 'a'.repeat(2_000_000)
+const TEXT = 'Once upon a time'
+const TOKENS = [0, 559, 590, 259, 433]
+
+test('one that is aborted gives way to those that wait, which are answered', async () => {
+  await using tokenizer = await loadTokenizer(join(MODELS, 'demo'))
+  expect([...(await tokenizer.encode(TEXT))]).toEqual(TOKENS)
+  const leaver = new AbortController()
+  const slow = tokenizer.encode(LONG, { signal: leaver.signal })
+  const others = Array.from({ length: 40 }, () => tokenizer.encode(TEXT))
+  setTimeout(() => leaver.abort(), 50)
+  await expect(slow).rejects.toMatchObject({ code: 'ABORTED' })
+  for (const tokens of await Promise.all(others)) expect([...tokens]).toEqual(TOKENS)
+})
+
+test('so does one that is aborted while it waits behind another, and comes first once that is gone', async () => {
+  await using tokenizer = await loadTokenizer(join(MODELS, 'demo'))
+  const leaver = new AbortController()
+  const slow = [0, 1, 2].map(() => tokenizer.encode(LONG, { signal: leaver.signal }).catch(({ code }) => code))
+  const other = tokenizer.encode(TEXT)
+  leaver.abort()
+  expect(await Promise.all(slow)).toEqual(['ABORTED', 'ABORTED', 'ABORTED'])
+  expect([...(await other)]).toEqual(TOKENS)
+})
+
+test('one that ends within the grace costs the others nothing', async () => {
+  await using tokenizer = await loadTokenizer(join(MODELS, 'demo'))
+  const leavers = Array.from({ length: 20 }, () => new AbortController())
+  const left = leavers.map(({ signal }) => tokenizer.encode(TEXT, { signal }).catch(({ code }) => code))
+  const other = tokenizer.encode(TEXT)
+  for (const leaver of leavers) leaver.abort()
+  expect(new Set(await Promise.all(left))).toEqual(new Set(['ABORTED']))
+  expect([...(await other)]).toEqual(TOKENS)
+})
