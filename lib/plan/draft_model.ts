@@ -1,8 +1,9 @@
 /** A model that drafts for another one: where it goes, and what that leaves to the other. */
 import type { NativeSlabPlan, Program } from '../binding.ts'
 import type { DraftOptions, PlanOptions } from '../options/model.ts'
-import { invalidArgument, parseBytes, parsePercent } from '../options/validate.ts'
-import { type Machine, type ModelPlan, makePlan } from './plan.ts'
+import { invalidArgument, parsePercent } from '../options/validate.ts'
+import { budgetBytes } from './vram.ts'
+import { chooseDevice, type Machine, type ModelPlan, makePlan } from './plan.ts'
 
 /** What is asked for by a name alone has every other field by default. */
 export const draftOptionsOf = (draft: string | DraftOptions): DraftOptions =>
@@ -16,20 +17,22 @@ export const draftOptionsOf = (draft: string | DraftOptions): DraftOptions =>
 function planDraft(
   program: Program,
   slabs: NativeSlabPlan,
-  { device, placement = 'resident' }: DraftOptions,
+  { device: asked, placement = 'resident' }: DraftOptions,
   target: ModelPlan,
   machine: Machine,
   arena?: PlanOptions['arena'],
 ): ModelPlan {
   const { batch, threads, maxLogitRows } = target
-  if (placement === 'shared' && (target.devices.length > 1 || (device ?? target.device) !== target.device)) {
+  const device = asked === undefined ? target.device : chooseDevice(asked, machine)
+  if (placement === 'shared' && (target.devices.length > 1 || device !== target.device)) {
     throw invalidArgument("'resident' or 'streamed' on another device than the model's own", 'placement', placement)
   }
   return makePlan(
     program,
-    slabs,
+    // A draft model keeps all that its windows have passed: csrc/engine/draft_model.h.
+    { ...slabs, kv: slabs.kv.map((one) => ({ ...one, window: 0 })) },
     {
-      device: device ?? target.device,
+      device,
       placement,
       arena: placement === 'shared' ? arena : undefined,
       contextLength: Math.min(target.contextLength, program.maxPosition),
@@ -58,7 +61,7 @@ export function planBeside(
   const alone = makePlan(program, slabs, options, machine)
   if (draft === undefined) return alone
   const own = planDraft(draft.program, draft.slabs, draft.options, alone, machine, options.arena)
-  const left = besideDraft(options, machine, own)
+  const left = besideDraft(options, machine, own, alone)
   return { ...makePlan(program, slabs, left.options, left.machine), draft: own }
 }
 
@@ -70,17 +73,47 @@ function besideDraft(
   options: PlanOptions,
   machine: Machine,
   draft: ModelPlan,
+  alone: ModelPlan,
 ): { options: PlanOptions; machine: Machine } {
-  if (draft.device === 'cpu') return { options, machine }
+  const ram = draft.hostBytes + (draft.device === 'cpu' ? draft.kvBytes + draft.ringBytes : 0)
+  return besideDraftOnGpu(
+    options.ramBudget === undefined
+      ? options
+      : {
+          ...options,
+          ramBudget: Math.max(1, budgetBytes('ramBudget', options.ramBudget, machine.memoryLimitBytes) - ram),
+        },
+    {
+      ...machine,
+      memoryLimitBytes: Math.max(0, machine.memoryLimitBytes - ram),
+      memoryAvailableBytes: Math.max(0, machine.memoryAvailableBytes - ram),
+    },
+    draft,
+    alone,
+  )
+}
+
+function besideDraftOnGpu(
+  options: PlanOptions,
+  machine: Machine,
+  draft: ModelPlan,
+  alone: ModelPlan,
+): { options: PlanOptions; machine: Machine } {
+  if (!alone.devices.some(({ device }) => device === draft.device) || draft.device === 'cpu')
+    return { options, machine }
   const index = Number(draft.device.slice('cuda:'.length))
   const gpus = machine.gpus.map((gpu, at) =>
     at === index ? { ...gpu, memoryFreeBytes: Math.max(0, gpu.memoryFreeBytes - draft.vramBytes) } : gpu,
   )
-  const { vramBudget } = options
-  const bytes = typeof vramBudget === 'number' ? vramBudget : vramBudget && parseBytes(vramBudget)
-  const named = bytes && !(typeof vramBudget === 'string' && parsePercent(vramBudget) !== undefined)
+  const { memoryFreeBytes } = machine.gpus[index]!
+  // On several GPUs a share of each is left as it is: the budget is one for all.
+  const bytes =
+    alone.devices.length === 1 || parsePercent(String(options.vramBudget ?? '90%')) === undefined
+      ? budgetBytes('vramBudget', options.vramBudget ?? '90%', memoryFreeBytes)
+      : undefined
   return {
-    options: named ? { ...options, vramBudget: Math.max(1, bytes - draft.vramBytes) } : options,
+    options:
+      bytes === undefined ? options : { ...options, vramBudget: Math.max(1, Math.floor(bytes - draft.vramBytes)) },
     machine: { ...machine, gpus },
   }
 }

@@ -1,0 +1,185 @@
+// What a review of drafts found.
+#define _GLIBCXX_ASSERTIONS
+#include <algorithm>
+#include <cstdio>
+
+#include "csrc/engine/drafter.cc"
+#include "engine/engine.h"
+#include "harness.h"
+#include "stream/arena.h"
+
+using namespace millrace;
+
+namespace {
+
+Result answer_of(Engine& engine, const std::shared_ptr<Model>& model, RequestOptions options, DraftMethod method) {
+  const auto sink = std::make_shared<Collector>();
+  options.drafts = method;
+  return sink->wait(engine.submit(model, options, sink));
+}
+
+RequestOptions plain(int tokens, int prompt = 5) {
+  RequestOptions options;
+  for (int i = 0; i < prompt; i++) options.tokens.push_back((3 + 7 * i) % 97);
+  options.max_tokens = tokens;
+  options.draft_tokens = 7;
+  options.logprobs = true;
+  options.seed = 11;
+  return options;
+}
+
+std::shared_ptr<DraftModel> draft_of(const std::shared_ptr<const HostModel>& host, Home home,
+                                     std::vector<double> costs = {}, CpuStreamHooks hooks = {}, bool watch = false) {
+  DraftModelConfig config;
+  size_t slabs = 0;
+  for (const UnitLayout& unit : host->units()) slabs += unit.bytes;
+  config.homes.assign(host->units().size(), home);
+  config.ring_bytes = slabs;
+  config.context_length = kContext;
+  config.kv_blocks = 400;
+  config.max_rows = 64;
+  config.max_sequences = 24;
+  config.watch_costs = watch;
+  config.pass_costs = std::move(costs);
+  return std::make_shared<DraftModel>(create_cpu_backend(1, std::move(hooks)), host, config);
+}
+
+}  // namespace
+
+TEST(a_sequence_that_is_computed_again_alone_asks_for_costs_of_no_rows) {
+  const auto host = tiny_model(check::seed() + 3);
+  Engine engine;
+  const auto alone_model = make_model(host, {});
+  engine.add(alone_model);
+  const Result a = answer_of(engine, alone_model, plain(80, 50), DraftMethod::off);
+  RequestOptions second = plain(80, 50);
+  const Result b = answer_of(engine, alone_model, second, DraftMethod::off);
+  close_and_wait(engine, alone_model);
+  Placement placement;
+  placement.kv_blocks = 12;
+  placement.kv_swap_blocks = 0;
+  placement.prefix_reuse = false;
+  placement.ahead = StepsAhead::always;
+  placement.pass_costs = {1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7};
+  placement.draft = [&](const Sequence& sequence, int count, std::vector<int32_t>& drafts) {
+    for (int i = sequence.generated(); i < static_cast<int>(a.tokens.size()) && count-- > 0; i++) {
+      drafts.push_back(a.tokens[i]);
+    }
+  };
+  const auto model = make_model(host, placement);
+  engine.add(model);
+  const auto sink = std::make_shared<Collector>();
+  std::vector<uint64_t> ids;
+  for (int i = 0; i < 2; i++) {
+    RequestOptions options = plain(80, 50);
+    options.drafts = DraftMethod::automatic;
+    ids.push_back(engine.submit(model, options, sink));
+  }
+  for (const uint64_t id : ids) check_same(sink->wait(id), a);
+  std::printf("recomputations %d\n", static_cast<int>(model->counters().recomputations.load()));
+  close_and_wait(engine, model);
+}
+
+TEST(a_full_crowd_with_a_draft_model_takes_steps_ahead) {
+  const auto host = tiny_model(check::seed() + 5);
+  Engine engine;
+  for (const DraftMethod method : {DraftMethod::off, DraftMethod::automatic}) {
+    Placement placement;
+    placement.max_logit_rows = 4;  // as many as run: no row is left for a draft
+    placement.ahead = StepsAhead::always;
+    placement.pass_costs = {1, 2, 3, 4};
+    placement.draft_model = draft_of(tiny_model(check::seed() + 6), Home::resident, {1});
+    const auto model = make_model(host, placement);
+    engine.add(model);
+    const auto sink = std::make_shared<Collector>();
+    std::vector<uint64_t> ids;
+    for (int i = 0; i < 4; i++) {
+      RequestOptions options = plain(140);
+      options.drafts = method;
+      ids.push_back(engine.submit(model, options, sink));
+    }
+    for (const uint64_t id : ids) sink->wait(id);
+    std::printf("ahead %d of %d steps\n", static_cast<int>(model->counters().steps_ahead.load()),
+                static_cast<int>(model->counters().steps.load()));
+    CHECK(model->counters().steps_ahead.load() * 2 > model->counters().steps.load());
+    close_and_wait(engine, model);
+  }
+}
+
+TEST(the_draft_models_passes_are_counted_once) {
+  const auto host = tiny_model(check::seed() + 7);
+  Engine engine;
+  const auto slow = [](int us) {
+    CpuStreamHooks hooks;
+    hooks.before_compute = [us] { std::this_thread::sleep_for(std::chrono::microseconds(us)); };
+    return hooks;
+  };
+  Placement placement;
+  placement.stream_hooks = slow(1000);
+  ModelConfig config = make_model(host, placement)->config();
+  config.watch_costs = true;
+  config.pass_costs.assign(8, 0.010);
+  config.draft_model = draft_of(host, Home::resident, {0.006}, slow(600), true);
+  const auto model = std::make_shared<Model>(Engine::next_id(), create_cpu_backend(2, slow(1000)), host, config);
+  engine.add(model);
+  answer_of(engine, model, plain(30), DraftMethod::off);  // what a pass of one row takes is known
+  answer_of(engine, model, plain(60), DraftMethod::automatic);
+  const double step_ms = model->counters().step_ms / static_cast<double>(model->counters().steps);
+  const Result result = answer_of(engine, model, plain(100), DraftMethod::automatic);
+  std::printf("mean step %.1f ms; a draft pass %.1f ms; drafted %d of %d\n", step_ms,
+              model->counters().draft_ms / static_cast<double>(model->counters().draft_passes), result.drafted,
+              static_cast<int>(result.tokens.size()));
+  CHECK(result.drafted > 60);  // all are right: eight tokens for a pass of 10 and seven of 6 ms
+  close_and_wait(engine, model);
+}
+
+TEST(a_resident_model_whose_draft_model_is_out_waits_for_nobody) {
+  const auto host = tiny_model(check::seed() + 9);
+  size_t slabs = 0;
+  for (const UnitLayout& unit : host->units()) slabs += unit.bytes;
+  for (const DraftMethod method : {DraftMethod::off, DraftMethod::ngram, DraftMethod::automatic}) {
+    Engine engine;
+    ModelConfig other_config = make_model(host, {})->config();
+    other_config.homes.assign(other_config.homes.size(), Home::shared);
+    other_config.arena_bytes = slabs;
+    other_config.ring_bytes = {slabs};
+    other_config.turn_ms = 60'000;
+    const auto other = std::make_shared<Model>(Engine::next_id(), create_cpu_backend(2, unhurried()), host, other_config);
+    engine.add(other);
+    Placement placement;
+    placement.draft_model = draft_of(host, Home::shared);
+    const auto drafting = make_model(host, placement);
+    engine.add(drafting);
+    const auto sink = std::make_shared<Collector>();
+    RequestOptions lasting = plain(140);
+    const uint64_t theirs = engine.submit(other, lasting, sink);
+    while (sink->tokens_of(theirs) < 3) std::this_thread::yield();
+    RequestOptions options = plain(4);
+    options.drafts = method;
+    sink->wait(engine.submit(drafting, options, sink));
+    std::printf("the other one has %d tokens\n", static_cast<int>(sink->tokens_of(theirs)));
+    CHECK(!sink->ended(theirs));
+    engine.cancel(other, theirs);
+    sink->wait(theirs);
+    close_and_wait(engine, drafting);
+    close_and_wait(engine, other);
+  }
+}
+
+TEST(what_is_free_goes_before_what_is_used) {
+  struct Rests : Arena::Tenant {
+    void evicted(int) override { evictions++; }
+    int evictions = 0;
+  };
+  const auto backend = create_cpu_backend(1);
+  Arena arena;
+  Rests gone, one, two;
+  for (Rests* tenant : {&gone, &one, &two}) arena.join();
+  arena.set_limit(6000);
+  Arena::Block* left = arena.take(*backend, 3000, gone, 0);
+  arena.give_back(*left);
+  for (int unit = 0; unit < 3; unit++) CHECK(arena.take(*backend, 1000, one, unit) != nullptr);
+  for (int unit = 0; unit < 3; unit++) CHECK(arena.take(*backend, 1000, two, unit) != nullptr);
+  CHECK_EQ(one.evictions, 0);
+  CHECK_EQ(arena.evictions(), 0u);
+}
