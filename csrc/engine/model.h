@@ -193,7 +193,7 @@ class Model {
     StepOutput output;
     std::vector<std::unique_ptr<Event>> done;  // of every side, then of the CPU's
     Clock::time_point began;
-    bool switches = false;  // brought weights to the arena
+    bool switches = false;   // brought weights to the arena
     double drafting_ms = 0;  // before it, of the draft model's passes
   };
   // Rows go from one side to another.

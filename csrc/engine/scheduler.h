@@ -183,8 +183,8 @@ class Scheduler {
   int depth_ = 1;                     // of the draft model's drafts that were last found worth it
   Acceptance model_acceptance_;       // of its drafts for any sequence
   bool draft_model_rests_ = false;
-  uint64_t probing_ = 0;              // steps from the last look at what they are worth to the next
-  uint64_t probe_at_ = 0;             // the step of the next one
+  uint64_t probing_ = 0;   // steps from the last look at what they are worth to the next
+  uint64_t probe_at_ = 0;  // the step of the next one
 };
 
 }  // namespace millrace

@@ -1,9 +1,12 @@
 /** A model that drafts for another one: where it goes, and what that leaves to the other. */
 import type { NativeSlabPlan, Program } from '../binding.ts'
+import { MillraceError } from '../errors.ts'
 import type { DraftOptions, PlanOptions } from '../options/model.ts'
 import { invalidArgument, parsePercent } from '../options/validate.ts'
+import { chooseDevice } from './devices.ts'
+import { megabytes } from './megabytes.ts'
+import { type Machine, type ModelPlan, makePlan } from './plan.ts'
 import { budgetBytes } from './vram.ts'
-import { chooseDevice, type Machine, type ModelPlan, makePlan } from './plan.ts'
 
 /** What is asked for by a name alone has every other field by default. */
 export const draftOptionsOf = (draft: string | DraftOptions): DraftOptions =>
@@ -61,8 +64,21 @@ export function planBeside(
   const alone = makePlan(program, slabs, options, machine)
   if (draft === undefined) return alone
   const own = planDraft(draft.program, draft.slabs, draft.options, alone, machine, options.arena)
+  checkBudget(own, options, machine)
   const left = besideDraft(options, machine, own, alone)
   return { ...makePlan(program, slabs, left.options, left.machine), draft: own }
+}
+
+/** Throws OUT_OF_MEMORY where nothing of the budget would be left for the large model. */
+function checkBudget({ device, vramBytes }: ModelPlan, { vramBudget = '90%' }: PlanOptions, machine: Machine): void {
+  if (device === 'cpu') return
+  const free = machine.gpus[Number(device.slice('cuda:'.length))]!.memoryFreeBytes
+  const budget = budgetBytes('vramBudget', vramBudget, free)
+  if (vramBytes < budget) return
+  throw new MillraceError('OUT_OF_MEMORY', {
+    message: `the draft model takes ${megabytes(vramBytes)} on ${device}, the budget of both models is ${megabytes(budget)}`,
+    remedy: "give it another device or placement: 'streamed', or 'cpu' as its device; or raise vramBudget",
+  })
 }
 
 const DRAFT_TOKENS = 32
@@ -76,21 +92,15 @@ function besideDraft(
   alone: ModelPlan,
 ): { options: PlanOptions; machine: Machine } {
   const ram = draft.hostBytes + (draft.device === 'cpu' ? draft.kvBytes + draft.ringBytes : 0)
-  return besideDraftOnGpu(
-    options.ramBudget === undefined
-      ? options
-      : {
-          ...options,
-          ramBudget: Math.max(1, budgetBytes('ramBudget', options.ramBudget, machine.memoryLimitBytes) - ram),
-        },
-    {
-      ...machine,
-      memoryLimitBytes: Math.max(0, machine.memoryLimitBytes - ram),
-      memoryAvailableBytes: Math.max(0, machine.memoryAvailableBytes - ram),
-    },
-    draft,
-    alone,
-  )
+  const { ramBudget } = options
+  const budget = ramBudget !== undefined && budgetBytes('ramBudget', ramBudget, machine.memoryLimitBytes)
+  const rest = {
+    ...machine,
+    memoryLimitBytes: Math.max(0, machine.memoryLimitBytes - ram),
+    memoryAvailableBytes: Math.max(0, machine.memoryAvailableBytes - ram),
+  }
+  const left = budget === false ? options : { ...options, ramBudget: Math.max(1, budget - ram) }
+  return besideDraftOnGpu(left, rest, draft, alone)
 }
 
 function besideDraftOnGpu(
@@ -99,8 +109,8 @@ function besideDraftOnGpu(
   draft: ModelPlan,
   alone: ModelPlan,
 ): { options: PlanOptions; machine: Machine } {
-  if (!alone.devices.some(({ device }) => device === draft.device) || draft.device === 'cpu')
-    return { options, machine }
+  const beside = alone.devices.some(({ device }) => device === draft.device)
+  if (!beside || draft.device === 'cpu') return { options, machine }
   const index = Number(draft.device.slice('cuda:'.length))
   const gpus = machine.gpus.map((gpu, at) =>
     at === index ? { ...gpu, memoryFreeBytes: Math.max(0, gpu.memoryFreeBytes - draft.vramBytes) } : gpu,

@@ -1,10 +1,10 @@
-/** What a review of plans with draft models found. */
+/** Plans of a model and its draft model: budgets are for both, and what is too large is named. */
 import { describe, expect, test } from 'vitest'
 import { buildDecoder } from '../../../lib/checkpoint/decoder.ts'
+import { nativeDraft } from '../../../lib/model/draft_model.ts'
 import type { PlanOptions } from '../../../lib/options/model.ts'
 import { planBeside } from '../../../lib/plan/draft_model.ts'
 import { makePlan } from '../../../lib/plan/plan.ts'
-import { nativeDraft } from '../../../lib/model/draft_model.ts'
 import * as fixture from './fixture.ts'
 
 const { program, slabs, gpu } = fixture
@@ -92,6 +92,8 @@ describe('draft models', () => {
         slabs: large,
         options: { model: 'draft' },
       })
-    expect(load).toThrow(/draft/)
+    expect(load).toThrow(
+      expect.objectContaining({ code: 'OUT_OF_MEMORY', message: expect.stringMatching(/^the draft model/) }),
+    )
   })
 })
