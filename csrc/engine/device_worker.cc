@@ -184,7 +184,7 @@ void DeviceWorker::give_turns() {
   std::map<const Arena*, Served*> next;  // of those that are away and have work, the one whose last turn is longest ago
   for (Served& served : models_) {
     Model& model = *served.model;
-    if (!model.shares() || model.scheduler().idle() || !model.away()) continue;
+    if (!model.shares() || model.scheduler().idle() || !(model.away() || model.draft_model_away())) continue;
     Served*& chosen = next[model.arena()];
     if (chosen == nullptr || served.turn_began < chosen->turn_began) chosen = &served;
   }
@@ -203,9 +203,11 @@ void DeviceWorker::give_turns() {
 
 bool DeviceWorker::may_step(Served& served) const {
   Model& model = *served.model;
-  if (!model.shares() || model.scheduler().idle() || !model.away()) return true;
+  if (!model.shares() || model.scheduler().idle()) return true;
   const auto turn = turns_.find(model.arena());
-  return turn != turns_.end() && turn->second == &model;
+  const bool own = turn != turns_.end() && turn->second == &model;
+  model.scheduler().let_draft_model(own || !model.draft_model_away());
+  return own || !model.away();
 }
 
 void DeviceWorker::run() {

@@ -387,8 +387,11 @@ size_t Model::shared_unit_bytes() const {
 }
 
 bool Model::away() {
-  return sides_.front().feeder->missing_bytes() > 0 ||
-         (config_.draft_model && config_.draft_model->missing_bytes() > 0);
+  return sides_.front().feeder->missing_bytes() > 0;
+}
+
+bool Model::draft_model_away() {
+  return config_.draft_model && config_.draft_model->missing_bytes() > 0 && scheduler_->would_ask_model();
 }
 
 void Model::leave() {
@@ -581,7 +584,10 @@ bool Model::launch(bool ahead) {
   Pass& pass = passes_[next_pass_];
   pass.began = Clock::now();
   pass.switches = false;
+  const auto drafted_ms = [&] { return config_.draft_model ? config_.draft_model->milliseconds() : 0; };
+  const double before = drafted_ms();
   if (!(ahead ? scheduler_->build_ahead(pass.batch) : scheduler_->build(pass.batch))) return false;
+  pass.drafting_ms = drafted_ms() - before;
   next_pass_ = 1 - next_pass_;
   under_way_++;
   run_pass(pass);
@@ -606,7 +612,8 @@ void Model::finish() {
   const Clock::time_point began = std::max(pass.began, read_);  // the device had other work before
   add(counters_.step_ms, milliseconds(ended - began));
   if (config_.watch_costs && step.rows == step.decode_rows && !pass.switches) {
-    scheduler_->took(step.decode_rows, milliseconds(ended - began) / 1e3);
+    // The draft model's passes have costs of their own.
+    scheduler_->took(step.decode_rows, (milliseconds(ended - began) - pass.drafting_ms) / 1e3);
   }
   if (pass.switches) add(counters_.switch_ms, milliseconds(ended - pass.began));
   read_ = ended;

@@ -149,6 +149,8 @@ class Model {
   size_t shared_unit_bytes() const;  // the draft model's too
   // It would have to bring weights to the device before its next pass.
   bool away();
+  // Its draft model would have to, and somebody may ask for its drafts: without a turn it goes on without them.
+  bool draft_model_away();
   // Tells `sink` of every step; null: nobody.
   void observe(std::weak_ptr<EventSink> sink) { observer_ = std::move(sink); }
   // After step() or catch_up() has thrown: nothing is under way any more, and the next pass starts clean.
@@ -191,7 +193,8 @@ class Model {
     StepOutput output;
     std::vector<std::unique_ptr<Event>> done;  // of every side, then of the CPU's
     Clock::time_point began;
-    bool switches = false;  // brought weights to the arena
+    bool switches = false;   // brought weights to the arena
+    double drafting_ms = 0;  // before it, of the draft model's passes
   };
   // Rows go from one side to another.
   void cross(const Side& from, const Side& to);

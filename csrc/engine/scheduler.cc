@@ -377,7 +377,7 @@ bool Scheduler::may_build_ahead() const {
   }
   return std::none_of(running_.begin(), running_.end(), [&](const auto& sequence) {
     return sequence->pending > 0 &&
-           (wants_drafts(*sequence, before.step.decode_rows) ||
+           (wants_drafts(*sequence, std::max(1, before.step.decode_rows)) ||
             (has_penalties(sequence->options) && !(sequence->table.slot >= 0 && fits_table(*sequence))));
   });
 }

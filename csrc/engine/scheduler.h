@@ -99,6 +99,10 @@ class Scheduler {
   // The tokens of its pass have been appended: looks for the draft of the next one, which tells how right drafts would
   // be where none is made.
   void foresee(Sequence& sequence);
+  // Until it says otherwise the draft model is asked for nothing: it is out of the arena that it shares.
+  void let_draft_model(bool drafts) { draft_model_rests_ = !drafts; }
+  // Somebody who runs or waits would have its drafts.
+  bool would_ask_model() const;
   // A pass of decode rows alone has taken so long.
   void took(int decode_rows, double seconds) { config_.pass_costs.see(decode_rows, seconds); }
 
@@ -178,8 +182,9 @@ class Scheduler {
   uint64_t step_ = 0;                 // that was built last
   int depth_ = 1;                     // of the draft model's drafts that were last found worth it
   Acceptance model_acceptance_;       // of its drafts for any sequence
-  uint64_t probing_ = 0;              // steps from the last look at what they are worth to the next
-  uint64_t probe_at_ = 0;             // the step of the next one
+  bool draft_model_rests_ = false;
+  uint64_t probing_ = 0;   // steps from the last look at what they are worth to the next
+  uint64_t probe_at_ = 0;  // the step of the next one
 };
 
 }  // namespace millrace

@@ -128,6 +128,13 @@ void Scheduler::forget_drafts(Sequence& sequence) {
   if (config_.draft_model != nullptr) config_.draft_model->forget(sequence.draft_state);
 }
 
+bool Scheduler::would_ask_model() const {
+  for (const Sequences* list : {&running_, &preempted_, &waiting_}) {
+    if (std::ranges::any_of(*list, [&](const auto& sequence) { return asks_model(*sequence); })) return true;
+  }
+  return false;
+}
+
 void Scheduler::foresee(Sequence& sequence) {
   if (sequence.options.drafts != DraftMethod::automatic || has_state_ || asks_model(sequence)) return;
   std::vector<int32_t> found;
@@ -137,8 +144,10 @@ void Scheduler::foresee(Sequence& sequence) {
 
 bool Scheduler::wants_drafts(const Sequence& sequence, int rows) const {
   if (sequence.options.drafts == DraftMethod::off || has_state_) return false;
+  // Where every row is taken none is made, whatever it were worth.
+  if (std::min(config_.max_rows, config_.max_logit_rows) <= running()) return false;
   if (sequence.options.drafts != DraftMethod::automatic) return true;
-  if (asks_model(sequence)) return depth_ > 0 || step_ + 1 >= probe_at_;
+  if (asks_model(sequence)) return !draft_model_rests_ && (depth_ > 0 || step_ + 1 >= probe_at_);
   if (!sequence.followed) return false;  // what has begun to repeat itself goes on, as a rule
   std::vector<double> gains;
   double gain = 1;
@@ -190,7 +199,7 @@ void Scheduler::draft(int decoding) {
       choosing.push_back({&sequence});
     }
   }
-  if (!asking.empty()) draft_by_model(asking, rows, left);
+  if (!asking.empty() && !draft_model_rests_) draft_by_model(asking, rows, left);
 
   // The best of them all; of one sequence the first are worth most.
   std::ranges::stable_sort(gains, std::ranges::greater{}, &Gain::value);

@@ -62,7 +62,14 @@ Arena::Block* Arena::take(Backend& backend, size_t bytes, Tenant& tenant, int un
   const auto others = [&](const Block& block) { return block.tenant != &tenant; };
   // One of this size that is free, or the oldest of another tenant: no call of the driver.
   if (bytes_ + bytes > limit_) {
-    for (auto block = blocks_.begin(); block != blocks_.end(); ++block) {
+    // What is free goes first, of whatever size: nobody gives way to memory that lies idle.
+    size_t idle = 0;
+    for (auto block = blocks_.begin(); block != blocks_.end() && block->tenant == nullptr; ++block) {
+      if (block->memory->size() == bytes) return give(block);
+      idle += block->memory->size();
+    }
+    const bool room = bytes_ - idle + bytes <= limit_;
+    for (auto block = blocks_.begin(); !room && block != blocks_.end(); ++block) {
       if (block->memory->size() != bytes || !others(*block)) continue;
       if (block->tenant != nullptr) evict(*block);
       return give(block);

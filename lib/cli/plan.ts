@@ -39,6 +39,7 @@ interface Flags extends LoadFlags, HubFlags {
   dram?: string
   disk?: string
   acceptance?: number
+  draft?: string
 }
 
 export function planCommand(terminal: Terminal): Command {
@@ -56,6 +57,7 @@ export function planCommand(terminal: Terminal): Command {
         parseNumber,
       ),
     )
+    .option('--draft <model>', 'a smaller model of the same vocabulary that guesses tokens; of a shape another shape')
     .option('--json', 'print as JSON')
   addHubFlags(addServeFlags(addPlanFlags(command)))
   addGpuFlag(command.optionsGroup('A machine that is not here:'))
@@ -67,7 +69,7 @@ export function planCommand(terminal: Terminal): Command {
     .option('--dram <rate>', 'at which its cores read RAM, such as 60GB/s', withoutSecond)
     .option('--disk <rate>', 'at which models are read, such as 5GB/s', withoutSecond)
   return command.action(async (names: string[], flags: Flags) => {
-    const { sequences, head, weights, revision, offline, gpu, acceptance } = flags
+    const { sequences, head, weights, revision, offline, gpu, acceptance, draft } = flags
     const options = planOptions(flags)
     const of = { ...options, maxSequences: options.maxSequences ?? sequences, head, weights, revision, offline }
     const machine = machineOf(flags)
@@ -76,13 +78,13 @@ export function planCommand(terminal: Terminal): Command {
       (part) => machine![part as keyof DescribedMachine] !== undefined,
     )
     if (names.length === 1 && described.every((part) => part === 'gpu') && flags.vram === undefined) {
-      const made = await plan(names[0]!, { ...of, gpu, acceptance })
+      const made = await plan(names[0]!, { ...of, gpu, acceptance, draft })
       noteWithoutGpu(made.device, flags, terminal)
       await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made, gpu))
       return
     }
-    if (acceptance !== undefined) {
-      throw invalidArgument('none with several models or a described machine', 'acceptance', acceptance)
+    for (const [name, value] of Object.entries({ acceptance, draft })) {
+      if (value !== undefined) throw invalidArgument('none with several models or a described machine', name, value)
     }
     const { arena: _, ...each } = of
     const made = await planModels(names, { ...each, machine })
@@ -196,6 +198,11 @@ function describe(made: ModelPlan, described: DescribedGpu | undefined): string 
       ['over the link', `${formatBytes(made.streamedBytesPerPass)} a pass`],
       ...(devices.length === 1 ? [] : devices.map((one): [string, string] => [one.device, describeDevice(one)])),
     )
+  }
+  if (made.draft) {
+    const { device: place, vramBytes, hostBytes, prediction: own } = made.draft
+    const bytes = place === 'cpu' ? `${formatBytes(hostBytes)} of RAM` : `${formatBytes(vramBytes)} of VRAM`
+    rows.push(['draft model', `${place}: ${bytes}, ${significant(own.single.tokensPerSecond)} tok/s by itself`])
   }
   rows.push(['batch 1', describeDecode(prediction.single)])
   if (made.batch > 1) rows.push([`batch ${made.batch}`, describeDecode(prediction.batch)])

@@ -68,8 +68,10 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     const plan = planBeside(program, checkpoint.slabs, checked, machine, beside)
     // A budget is the user's word, also where the system says less.
     if (checked.ramBudget === undefined) {
-      checkMemory(plan, readMemory(native), native.holdsWeights(checkpoint.identity))
-      if (draft) checkMemory(plan.draft!, readMemory(native), native.holdsWeights(draft.identity))
+      const memory = readMemory(native)
+      const taken = draft ? checkMemory(plan.draft!, memory, native.holdsWeights(draft.identity)) : 0
+      const left = { ...memory, availableBytes: memory.availableBytes - taken }
+      checkMemory(plan, left, native.holdsWeights(checkpoint.identity))
     }
     const kernels = await Promise.all(Object.entries(checked.kernels ?? {}).map((entry) => readKernel(...entry)))
     const keptIn = cacheFolder(checked.cache)

@@ -1,8 +1,12 @@
 /** A model that drafts for another one: where it goes, and what that leaves to the other. */
 import type { NativeSlabPlan, Program } from '../binding.ts'
+import { MillraceError } from '../errors.ts'
 import type { DraftOptions, PlanOptions } from '../options/model.ts'
-import { invalidArgument, parseBytes, parsePercent } from '../options/validate.ts'
+import { invalidArgument, parsePercent } from '../options/validate.ts'
+import { chooseDevice } from './devices.ts'
+import { megabytes } from './megabytes.ts'
 import { type Machine, type ModelPlan, makePlan } from './plan.ts'
+import { budgetBytes } from './vram.ts'
 
 /** What is asked for by a name alone has every other field by default. */
 export const draftOptionsOf = (draft: string | DraftOptions): DraftOptions =>
@@ -16,20 +20,22 @@ export const draftOptionsOf = (draft: string | DraftOptions): DraftOptions =>
 function planDraft(
   program: Program,
   slabs: NativeSlabPlan,
-  { device, placement = 'resident' }: DraftOptions,
+  { device: asked, placement = 'resident' }: DraftOptions,
   target: ModelPlan,
   machine: Machine,
   arena?: PlanOptions['arena'],
 ): ModelPlan {
   const { batch, threads, maxLogitRows } = target
-  if (placement === 'shared' && (target.devices.length > 1 || (device ?? target.device) !== target.device)) {
+  const device = asked === undefined ? target.device : chooseDevice(asked, machine)
+  if (placement === 'shared' && (target.devices.length > 1 || device !== target.device)) {
     throw invalidArgument("'resident' or 'streamed' on another device than the model's own", 'placement', placement)
   }
   return makePlan(
     program,
-    slabs,
+    // A draft model keeps all that its windows have passed: csrc/engine/draft_model.h.
+    { ...slabs, kv: slabs.kv.map((one) => ({ ...one, window: 0 })) },
     {
-      device: device ?? target.device,
+      device,
       placement,
       arena: placement === 'shared' ? arena : undefined,
       contextLength: Math.min(target.contextLength, program.maxPosition),
@@ -58,8 +64,21 @@ export function planBeside(
   const alone = makePlan(program, slabs, options, machine)
   if (draft === undefined) return alone
   const own = planDraft(draft.program, draft.slabs, draft.options, alone, machine, options.arena)
-  const left = besideDraft(options, machine, own)
+  checkBudget(own, options, machine)
+  const left = besideDraft(options, machine, own, alone)
   return { ...makePlan(program, slabs, left.options, left.machine), draft: own }
+}
+
+/** Throws OUT_OF_MEMORY where nothing of the budget would be left for the large model. */
+function checkBudget({ device, vramBytes }: ModelPlan, { vramBudget = '90%' }: PlanOptions, machine: Machine): void {
+  if (device === 'cpu') return
+  const free = machine.gpus[Number(device.slice('cuda:'.length))]!.memoryFreeBytes
+  const budget = budgetBytes('vramBudget', vramBudget, free)
+  if (vramBytes < budget) return
+  throw new MillraceError('OUT_OF_MEMORY', {
+    message: `the draft model takes ${megabytes(vramBytes)} on ${device}, the budget of both models is ${megabytes(budget)}`,
+    remedy: "give it another device or placement: 'streamed', or 'cpu' as its device; or raise vramBudget",
+  })
 }
 
 const DRAFT_TOKENS = 32
@@ -70,17 +89,41 @@ function besideDraft(
   options: PlanOptions,
   machine: Machine,
   draft: ModelPlan,
+  alone: ModelPlan,
 ): { options: PlanOptions; machine: Machine } {
-  if (draft.device === 'cpu') return { options, machine }
+  const ram = draft.hostBytes + (draft.device === 'cpu' ? draft.kvBytes + draft.ringBytes : 0)
+  const { ramBudget } = options
+  const budget = ramBudget !== undefined && budgetBytes('ramBudget', ramBudget, machine.memoryLimitBytes)
+  const rest = {
+    ...machine,
+    memoryLimitBytes: Math.max(0, machine.memoryLimitBytes - ram),
+    memoryAvailableBytes: Math.max(0, machine.memoryAvailableBytes - ram),
+  }
+  const left = budget === false ? options : { ...options, ramBudget: Math.max(1, budget - ram) }
+  return besideDraftOnGpu(left, rest, draft, alone)
+}
+
+function besideDraftOnGpu(
+  options: PlanOptions,
+  machine: Machine,
+  draft: ModelPlan,
+  alone: ModelPlan,
+): { options: PlanOptions; machine: Machine } {
+  const beside = alone.devices.some(({ device }) => device === draft.device)
+  if (!beside || draft.device === 'cpu') return { options, machine }
   const index = Number(draft.device.slice('cuda:'.length))
   const gpus = machine.gpus.map((gpu, at) =>
     at === index ? { ...gpu, memoryFreeBytes: Math.max(0, gpu.memoryFreeBytes - draft.vramBytes) } : gpu,
   )
-  const { vramBudget } = options
-  const bytes = typeof vramBudget === 'number' ? vramBudget : vramBudget && parseBytes(vramBudget)
-  const named = bytes && !(typeof vramBudget === 'string' && parsePercent(vramBudget) !== undefined)
+  const { memoryFreeBytes } = machine.gpus[index]!
+  // On several GPUs a share of each is left as it is: the budget is one for all.
+  const bytes =
+    alone.devices.length === 1 || parsePercent(String(options.vramBudget ?? '90%')) === undefined
+      ? budgetBytes('vramBudget', options.vramBudget ?? '90%', memoryFreeBytes)
+      : undefined
   return {
-    options: named ? { ...options, vramBudget: Math.max(1, bytes - draft.vramBytes) } : options,
+    options:
+      bytes === undefined ? options : { ...options, vramBudget: Math.max(1, Math.floor(bytes - draft.vramBytes)) },
     machine: { ...machine, gpus },
   }
 }

@@ -27,17 +27,17 @@ export function reserveBytes(bytes: number): number {
 }
 
 /**
- * Throws OUT_OF_MEMORY. `held`: this process has the weights already, for another model of the same checkpoint.
+ * Returns the bytes that it takes, or throws OUT_OF_MEMORY. `held`: this process has the weights already, for another model of the same checkpoint.
  *
  * A system that is asked for more than it has does not refuse: it kills the process, or another, once the pages are
  * written.
  */
-export function checkMemory(need: MemoryNeed, memory: SystemMemory, held: boolean): void {
+export function checkMemory(need: MemoryNeed, memory: SystemMemory, held: boolean): number {
   const onDevice = need.kvBytes + need.ringBytes
   const weights = held ? 0 : need.hostBytes
   const bytes = weights + need.kvSwapBytes + (need.device === 'cpu' ? onDevice : 0)
   const reserve = reserveBytes(bytes)
-  if (bytes + reserve <= memory.availableBytes) return
+  if (bytes + reserve <= memory.availableBytes) return bytes
   const { sum, parts } = megabytesOf({
     weights,
     ...(need.device === 'cpu' ? { 'KV cache': need.kvBytes, ring: need.ringBytes } : {}),

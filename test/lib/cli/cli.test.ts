@@ -502,6 +502,16 @@ describe('failures', () => {
 })
 
 describe('plan, probe, bench stream', () => {
+  test('plan with a draft model: what it takes, and its passes counted', async () => {
+    const asked = ['plan', 'llama3-8b', '--gpu', '24GiB, PCIe 4.0 x16, 1008GB/s', '--placement', 'streamed']
+    const drafted = [...asked, '--draft', 'tinyllama-1.1b', '--acceptance', '0.8']
+    const [json, text] = await Promise.all([run([...drafted, '--json']), run(drafted)])
+    const { draft, prediction } = JSON.parse(json.stdout)
+    expect(draft.vramBytes).toBeGreaterThan(5e8)
+    expect(prediction.drafted.tokensPerSecond).toBeGreaterThan(3 * prediction.single.tokensPerSecond)
+    expect(text.stdout).toMatch(/^draft model +cuda:0: .* of VRAM/m)
+  })
+
   test('plan: a table, or JSON; a shape or a folder', async () => {
     const [text, json, wrong, guessed, described] = await Promise.all([
       run(['plan', 'llama3-8b', '--device', 'cpu', '--batch', '8', '--ram-budget', '64GB']),
