@@ -11,6 +11,8 @@ namespace {
 // it was not again. And how many drafts are looked at: what a pass of the model costs shows from the second on, whose
 // rows are no others' but the sequences' own.
 constexpr uint64_t kProbing = 64, kMostProbing = 1024;
+// Where no draft came, since the model is still behind with a long text, it goes on with that after so many steps.
+constexpr uint64_t kBehind = 16;
 constexpr int kProbed = 2;
 
 }  // namespace
@@ -70,6 +72,8 @@ int Scheduler::worthwhile_depth(std::span<const Asking> asking, int rows, int le
 
 void Scheduler::draft_by_model(std::span<Asking> asking, int& rows, int& left) {
   std::vector<Asking> choosing;
+  bool probed = false;
+  const uint64_t before = probing_;
   for (const Asking& one : asking) {
     if (one.sequence->options.drafts == DraftMethod::automatic) choosing.push_back(one);
   }
@@ -77,6 +81,7 @@ void Scheduler::draft_by_model(std::span<Asking> asking, int& rows, int& left) {
     depth_ = worthwhile_depth(choosing, rows, left);
     if (depth_ > 0) probing_ = kProbing, probe_at_ = step_ + kProbing;
     if (depth_ == 0 && step_ >= probe_at_) {
+      probed = true;
       depth_ = kProbed;
       probing_ = std::min(4 * probing_, kMostProbing);
       probe_at_ = step_ + probing_;
@@ -103,6 +108,8 @@ void Scheduler::draft_by_model(std::span<Asking> asking, int& rows, int& left) {
   }
   if (requests.empty()) return;
   config_.draft_model->draft(requests);
+  const bool none = std::ranges::all_of(requests, [](const DraftRequest& one) { return one.drafts.empty(); });
+  if (none && probed) probing_ = before, probe_at_ = step_ + kBehind;
   for (size_t i = 0; i < requests.size(); i++) {
     Sequence& sequence = *sequences[i];
     std::vector<int32_t>& drafts = requests[i].drafts;

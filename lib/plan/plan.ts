@@ -91,7 +91,7 @@ export interface ModelPlan {
   device: string
   /** One after the other, as a pass goes through them; one as a rule. */
   devices: PlannedDevice[]
-  /** How layers are spread over them: 'halves' where all are resident, else 'alternate', so that each fills its ring while others compute. */
+  /** How layers are spread over them: 'halves' where the plan has all of them resident, else 'alternate', so that each fills its ring while others compute. It stays when budgets move. */
   spread: Spread
   units: PlannedUnit[]
   /** Memory that streamed units pass through; 0 if none is streamed. */
