@@ -1,7 +1,7 @@
 /** Files of requests, as OpenAI's batches have them, answered in process; where it was ended, it goes on. */
 import { randomUUID } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
+import { access, type FileHandle, open } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { MillraceError } from '../index.ts'
 import type { ServeOptions } from './options.ts'
@@ -43,6 +43,7 @@ export async function runBatch(
   models: Pick<ServeOptions, 'models' | 'load' | 'lazy' | 'ramBudget' | 'maxWaitMs'>,
   { input, output, concurrency, signal, onProgress = () => {} }: BatchOptions,
 ): Promise<BatchProgress> {
+  await requireInput(input)
   const ids = await readIds(input)
   const file = await open(output, 'a+')
   try {
@@ -91,6 +92,18 @@ function answerOf({ custom_id }: Line, status_code: number, headers: Record<stri
     custom_id,
     response: { status_code, request_id: headers['x-request-id'], body },
     error: null,
+  }
+}
+
+async function requireInput(path: string): Promise<void> {
+  try {
+    await access(path)
+  } catch (cause) {
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: `the input file ${path} cannot be opened: ${(cause as NodeJS.ErrnoException).code}`,
+      remedy: 'pass the path of a file with a request a line',
+      cause,
+    })
   }
 }
 

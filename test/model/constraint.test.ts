@@ -27,6 +27,15 @@ test('a zod schema gives a typed object', async () => {
   expect(schema.parse(object)).toEqual(object)
 })
 
+test('so it does in a chat', async () => {
+  const schema = z.object({ age: z.int().min(0).max(150), tags: z.array(z.enum(['a', 'b'])).max(2) })
+  const messages = [{ role: 'user', content: 'A person' }] as const
+  const { object, text } = await model.chat(messages, { constraint: { schema }, ...hot, seed: 1 }).result
+  expectTypeOf(object).toEqualTypeOf<{ age: number; tags: ('a' | 'b')[] } | undefined>()
+  expect(object).toEqual(JSON.parse(text))
+  expect(schema.parse(object)).toEqual(object)
+})
+
 test('the same seed gives the same answer, alone and in a crowd; log-probabilities are those without a constraint', async () => {
   const constraint = { regex: '(yes|no), [a-z ]{4,30}\\.' }
   const ask = (seed: number) =>

@@ -102,6 +102,14 @@ describe('runBatch', () => {
     expect(error.message).toContain(told)
   })
 
+  test('an input that is not there is refused by its path, and no output is begun', async () => {
+    const { input, output } = await files([])
+    const error = await runBatch(models, { input: `${input}.no`, output }).catch((caught) => caught)
+    expect(error).toMatchObject({ code: 'INVALID_ARGUMENT' })
+    expect(error.message).toBe(`the input file ${input}.no cannot be opened: ENOENT`)
+    await expect(readFile(output)).rejects.toMatchObject({ code: 'ENOENT' })
+  })
+
   test('an output that answers something else is left alone', async () => {
     const { input, output } = await files([line('a', chat(1))])
     await appendFile(output, 'a diary\n')

@@ -9,7 +9,7 @@ import { MODELS } from '../../models.ts'
 beforeAll(build)
 
 /** Takes the thread far longer than another needs to start. */
-const LONG = 'a'.repeat(2_000_000)
+const LONG = 'a'.repeat(30_000_000)
 const TEXT = 'Once upon a time'
 const TOKENS = [0, 559, 590, 259, 433]
 
