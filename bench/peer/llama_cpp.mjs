@@ -160,7 +160,6 @@ async function writeGguf(path) {
       pieces.push([source, Math.min(source.length, bytes - done), at + done])
     at += Math.ceil(bytes / 32) * 32
   }
-  // One writer fills a page cache at a third of what four do.
   const queue = pieces.values()
   const write = async () => {
     for (const [source, length, position] of queue) await file.write(source, 0, length, position)

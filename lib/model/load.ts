@@ -9,7 +9,7 @@ import { readKernel } from '../lab/kernel.ts'
 import { makeLog } from '../log.ts'
 import { type LoadOptions, type LoadProgress, loadOptions } from '../options/model.ts'
 import { checkDrafts, checkStates } from '../options/speculation.ts'
-import { invalidArgument, validate } from '../options/validate.ts'
+import { validate } from '../options/validate.ts'
 import { draftOptionsOf, planBeside } from '../plan/draft_model.ts'
 import { checkMemory } from '../plan/memory.ts'
 import { passCosts, predictionOf } from '../plan/plan.ts'
@@ -56,14 +56,6 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     const { program } = checkpoint.config.named
     const asked = checked.draft === undefined ? undefined : draftOptionsOf(checked.draft)
     const draft = asked && (await openDraft(asked, native, checked))
-    if (draft?.config.spec.stateLayers) {
-      throw invalidArgument(
-        'a model without layers that keep a state',
-        'draft',
-        asked!.model,
-        'take a draft model of attention alone',
-      )
-    }
     const beside = draft && { program: draft.config.named.program, slabs: draft.slabs, options: asked! }
     const plan = planBeside(program, checkpoint.slabs, checked, machine, beside)
     // A budget is the user's word, also where the system says less.

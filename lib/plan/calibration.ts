@@ -137,7 +137,7 @@ export const MEASURED_GPU = { memoryBytesPerSecond: 3.35e12 }
 
 /**
  * One H200: resident passes of Llama-3-8B's, TinyLlama's and Llama-2-70B's shapes in 4 bits g128 with a 4-bit head,
- * figures of docs/PERFORMANCE.md, 2026-11-30.
+ * figures of docs/PERFORMANCE.md, 2026-11-30. At 2 and 4 rows, of float heads beyond one and of steps: an H100's, scaled.
  */
 const MEASURED_H200: Partial<Calibration> = {
   stepSeconds: [30e-6, 34e-6, 36e-6, 40e-6, 48e-6, 60e-6, 86e-6],
