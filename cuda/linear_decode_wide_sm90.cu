@@ -398,9 +398,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       } else {
         barrier_of_threads<1, kConsumers>();
       }
-      constexpr int kAtOnce = 4;
+      constexpr int kLeastShare = kTotals / 16 / (kWideParts / kGroups);  // of a cluster's thread block
+      constexpr int kAtOnce = kLeastShare / kConsumers < 4 ? kLeastShare / kConsumers : 4;
       const int share = kTotals / 16 / cluster_blocks, parts_of_rank = parts / task.splits;
-      static_assert(kTotals / 16 % (kAtOnce * kConsumers) == 0);
+      static_assert(kLeastShare % (kAtOnce * kConsumers) == 0);
 #pragma unroll 1
       for (int first = thread; first < share; first += kAtOnce * kConsumers) {
         const auto place = [&](int u) -> Output {
@@ -470,6 +471,9 @@ cudaError_t launch_shape(const DecodeTask& task, const DecodePlan& plan, cudaStr
 
 template <int GROUP_SLICES, bool ZEROS>
 cudaError_t launch_rows(const DecodeTask& task, const DecodePlan& plan, cudaStream_t stream, bool programmatic) {
+  if (plan.tile_rows == 64 && plan.blocks == 1) {
+    return Launcher<GROUP_SLICES, ZEROS, 1, 64, true>::launch(task, plan, stream, programmatic);
+  }
   return plan.tile_rows == 64 ? launch_shape<GROUP_SLICES, ZEROS, 2, 64>(task, plan, stream, programmatic)
                               : launch_shape<GROUP_SLICES, ZEROS, 1, 128>(task, plan, stream, programmatic);
 }
@@ -491,7 +495,8 @@ cudaError_t launch_group(const DecodeTask& task, const DecodePlan& plan, cudaStr
 template <int GROUP_SLICES>
 cudaError_t prepare_group() {
   for (cudaError_t (*prepare)() :
-       {Launcher<GROUP_SLICES, false, 1, 128, false>::prepare, Launcher<GROUP_SLICES, false, 2, 64, false>::prepare,
+       {Launcher<GROUP_SLICES, false, 1, 64, true>::prepare, Launcher<GROUP_SLICES, true, 1, 64, true>::prepare,
+        Launcher<GROUP_SLICES, false, 1, 128, false>::prepare, Launcher<GROUP_SLICES, false, 2, 64, false>::prepare,
         Launcher<GROUP_SLICES, false, 1, 128, true>::prepare, Launcher<GROUP_SLICES, false, 2, 64, true>::prepare,
         Launcher<GROUP_SLICES, true, 1, 128, false>::prepare, Launcher<GROUP_SLICES, true, 2, 64, false>::prepare,
         Launcher<GROUP_SLICES, true, 1, 128, true>::prepare, Launcher<GROUP_SLICES, true, 2, 64, true>::prepare}) {

@@ -104,7 +104,10 @@ std::optional<DecodePlan> plan_portable(const DeviceFacts& device, const MatrixL
 std::optional<DecodePlan> plan_wide(const DeviceFacts& device, const MatrixLayout& m, int rows, DecodePlan plan) {
   // Measured: tiles of 128 rows are the faster ones wherever they are full or nearly so.
   const bool few = rows <= 64 || (rows > 128 && rows <= 192);
-  const WideShape shape{decode_chunk_bytes(m.code), few ? 2 : 1, few ? 64 : 128, plan.parts > 1};
+  // Two row blocks a warpgroup share x, unless with one each all thread blocks still run at once: two of an 8B's down
+  // and output left half of the SMs without work (64 rows: 41.9 and 17.2 us; with one 22.9 and 11.1).
+  const bool spread = plan.parts > 1 && m.n_blocks() * plan.parts / kWideGroups <= device.sms;
+  const WideShape shape{decode_chunk_bytes(m.code), few && !spread ? 2 : 1, few ? 64 : 128, plan.parts > 1};
   int stages = kWideStages;
   while (stages > 2 && shape.bytes(stages) > device.block_bytes) stages--;
   if (shape.bytes(stages) > device.block_bytes) return std::nullopt;
