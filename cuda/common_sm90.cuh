@@ -124,6 +124,19 @@ inline cudaError_t encode_rows(CUtensorMap* map, const __half* x, int rows, int 
 template <int N>
 struct Wgmma;
 template <>
+struct Wgmma<32> {
+  template <bool ADD = true>
+  static __device__ __forceinline__ void run(float (&d)[16], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+        "{%16, %17, %18, %19}, %20, p, 1, 1, 0;\n}\n"
+        : MILLRACE_REGS_4(d, 0), MILLRACE_REGS_4(d, 4), MILLRACE_REGS_4(d, 8), MILLRACE_REGS_4(d, 12)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD));
+  }
+};
+template <>
 struct Wgmma<64> {
   template <bool ADD = true>
   static __device__ __forceinline__ void run(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {

@@ -10,7 +10,7 @@ namespace {
 constexpr int kAloneRounds = 4;  // from which a thread block waits for an SM without another of its launch
 // From where on the sm_90 kernels are the faster ones (linear_decode_bench): rows of a launch, size of the matrix.
 constexpr int kSharedFrom = 9, kSharedTo = 32;
-constexpr int kWideFrom = 33, kWideLeastBlocks = 64, kWideLeastChunks = 32;
+constexpr int kWideFrom = 33, kWideWholeFrom = 17, kWideLeastBlocks = 64, kWideLeastChunks = 32;
 constexpr int kWideBlocks = 2;  // row blocks a thread block, by which its parts are chosen
 
 int ceil_div(int a, int b) {
@@ -101,26 +101,42 @@ std::optional<DecodePlan> plan_portable(const DeviceFacts& device, const MatrixL
   return std::nullopt;
 }
 
-std::optional<DecodePlan> plan_wide(const DeviceFacts& device, const MatrixLayout& m, int rows, DecodePlan plan) {
+// The faster one, as measured (linear_decode_bench): of few rows only where four row blocks a thread block, which share
+// x, keep nearly all SMs at work. (Gate and up of an 8B, 32 rows: 31.4 us in place of 35.6.)
+bool takes_wide(const DeviceFacts& device, const MatrixLayout& m, int rows, const DecodePlan& plan) {
+  if (m.n_blocks() < kWideLeastBlocks || plan.chunks < kWideLeastChunks) return false;
+  if (rows >= kWideFrom) return true;
+  const int items = ceil_div(m.n_blocks(), 4), rounds = ceil_div(items, device.sms);
+  return rows >= kWideWholeFrom && plan.parts == 1 && items * 5 >= rounds * device.sms * 4;
+}
+
+WideShape wide_shape(const DeviceFacts& device, const MatrixLayout& m, int rows, const DecodePlan& plan) {
+  const int chunk = decode_chunk_bytes(m.code);
   // Measured: tiles of 128 rows are the faster ones wherever they are full or nearly so.
-  const bool few = rows <= 64 || (rows > 128 && rows <= 192);
-  // Two row blocks a warpgroup share x, unless with one each all thread blocks still run at once: two of an 8B's down
-  // and output left half of the SMs without work (64 rows: 41.9 and 17.2 us; with one 22.9 and 11.1).
-  const bool spread = plan.parts > 1 && m.n_blocks() * plan.parts / kWideGroups <= device.sms;
-  const WideShape shape{decode_chunk_bytes(m.code), few && !spread ? 2 : 1, few ? 64 : 128, plan.parts > 1};
+  const int tile = rows <= 64 || (rows > 128 && rows <= 192) ? 64 : 128;
+  if (plan.parts == 1) return rows <= 32 ? WideShape{chunk, 4, 1, 32} : WideShape{chunk, 256 / tile, 1, tile};
+  // Two row blocks a thread block share x, unless with one each all thread blocks still run at once: two of an 8B's
+  // down and output left half of the SMs without work (64 rows: 41.9 and 17.2 us; with one 21.5 and 10.4).
+  const bool spread = m.n_blocks() * plan.parts / 2 <= device.sms;
+  return {chunk, tile == 64 && !spread ? 2 : 1, 2, tile};
+}
+
+std::optional<DecodePlan> plan_wide(const DeviceFacts& device, const MatrixLayout& m, int rows, DecodePlan plan) {
+  const WideShape shape = wide_shape(device, m, rows, plan);
   int stages = kWideStages;
   while (stages > 2 && shape.bytes(stages) > device.block_bytes) stages--;
   if (shape.bytes(stages) > device.block_bytes) return std::nullopt;
   plan.kernel = DecodeKernel::wide;
   plan.blocks = shape.blocks;
+  plan.block_parts = shape.parts;
   plan.tile_rows = shape.rows;
   plan.tiles = ceil_div(rows, shape.rows);
   plan.stages = stages;
-  const int items = ceil_div(m.n_blocks(), shape.item_blocks()) * plan.tiles;
-  plan.launch.threads = kWideThreads;
-  plan.launch.cluster = shape.split ? plan.parts / kWideGroups : 1;
+  const int items = ceil_div(m.n_blocks(), shape.blocks) * plan.tiles;
+  plan.launch.threads = WideShape::threads_of(shape.groups());
+  plan.launch.cluster = plan.parts / shape.parts;
   // Whole: evenly on the thread blocks that run at once.
-  plan.launch.grid[0] = shape.split ? items * plan.launch.cluster : stripes_of(items, device.sms);
+  plan.launch.grid[0] = plan.parts > 1 ? items * plan.launch.cluster : stripes_of(items, device.sms);
   plan.launch.dynamic_bytes = shape.bytes(stages);
   return plan;
 }
@@ -199,9 +215,7 @@ std::optional<DecodePlan> plan_decode(const DeviceFacts& device, const MatrixLay
 
   const bool hopper = device.sm90 && m.code.type == WeightType::q4 && !m.code.permuted && !norms &&
                       plan.parts <= kWideParts && tuning.tile_rows == 0;
-  const bool wide = tuning.wide_from > 0
-                        ? rows >= tuning.wide_from
-                        : rows >= kWideFrom && m.n_blocks() >= kWideLeastBlocks && plan.chunks >= kWideLeastChunks;
+  const bool wide = tuning.wide_from > 0 ? rows >= tuning.wide_from : takes_wide(device, m, rows, plan);
   if (hopper && wide) {
     if (const auto found = plan_wide(device, m, rows, plan)) return found;
   }

@@ -118,30 +118,27 @@ struct SharedShape {
 };
 
 // ---- The wide kernel (linear_decode_wide_sm90.cu).
-inline constexpr int kWideGroups = 2;  // warpgroups that multiply
-inline constexpr int kWideThreads = 128 * (kWideGroups + 1);
 inline constexpr int kWideStages = 6;  // at most
-inline constexpr int kWideParts = 4;   // at most, that k is cut into: a thread block of a cluster each
+inline constexpr int kWideParts = 4;   // at most, that k is cut into
 struct WideShape {
   int chunk_bytes;
-  int blocks;  // row blocks of a warpgroup
+  int blocks;  // row blocks of a thread block
+  int parts;   // of k, of a thread block; a warpgroup for each of each row block
   int rows;
-  bool split;
 
+  static constexpr int kPanels = 8 * kTileK / 64;
+  static constexpr int threads_of(int groups) { return 128 * (groups + 1); }  // the last warpgroup copies
+  constexpr int groups() const { return blocks * parts; }
+  constexpr int consumers() const { return 128 * groups(); }
+  // Slices that are multiplied at once: as many operands as registers hold.
+  constexpr int batch() const { return groups() == 4 ? 4 : 8; }
   constexpr int tiles() const { return rows / 8; }
-  constexpr int panels() const { return 8 * kTileK / 64; }
-  constexpr int x_bytes() const { return panels() * rows * 128; }
+  constexpr int x_bytes() const { return kPanels * rows * 128; }
   constexpr int weight_stage() const { return (chunk_bytes + 127) / 128 * 128; }
-  constexpr int xs() const { return split ? kWideGroups : 1; }  // of a stage
-  constexpr int stage() const { return xs() * x_bytes() + kWideGroups * blocks * weight_stage(); }
-  constexpr int totals() const { return blocks * tiles() * 4 * 512; }  // bytes of a part's sums
-  constexpr int item_blocks() const { return split ? blocks : kWideGroups * blocks; }
-  constexpr int barriers_at(int stages) const {
-    const int ring = stages * stage();
-    return split && ring < kWideGroups * totals() ? kWideGroups * totals() : ring;
-  }
-  constexpr int bytes(int stages) const {  // 1024: alignment
-    return barriers_at(stages) + 2 * kWideGroups * kWideStages * 8 + 1024;
+  constexpr int stage() const { return parts * (x_bytes() + blocks * weight_stage()); }
+  constexpr int group_totals() const { return tiles() * 2048; }  // bytes of a warpgroup's sums
+  constexpr int bytes(int stages) const {                        // 1024: alignment
+    return stages * stage() + groups() * group_totals() + 2 * parts * kWideStages * 8 + 1024;
   }
 };
 
@@ -169,6 +166,7 @@ struct DecodePlan {
   // What no bit depends on.
   int tile_rows = 0, tiles = 0;  // activation rows of a thread block; how many such tiles there are
   int blocks = 1, halves = 1;    // as in the shapes above
+  int block_parts = 1;           // WideShape::parts
   int stripes = 0;               // clusters that share the row blocks
   int stages = 0, x_stages = 0, x_rows = 0;
   LaunchShape launch;
