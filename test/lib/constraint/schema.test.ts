@@ -140,6 +140,12 @@ describe('one schema at a time', () => {
       [{ a: 1 }, { a: 1, b: 'x' }],
     ],
     [
+      'what must not hold, of each alternative of something else',
+      { type: 'object', anyOf: [{}, { required: ['x'] }], not: { properties: { a: { type: 'null' }, b: false } } },
+      [{ a: 1 }, { b: 1 }, { x: 1, a: 1 }],
+      [{}, { a: null }, { x: 1 }],
+    ],
+    [
       'patternProperties',
       {
         patternProperties: { '^a': { type: 'integer' }, z$: { minimum: 5 } },
