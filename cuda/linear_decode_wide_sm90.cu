@@ -20,17 +20,18 @@ constexpr int kMostStages = kWideStages;
 constexpr int kPanel = 64;  // input features of a swizzled row of x
 
 // Registers of a thread that copies, and of one that multiplies: a launch gives all the same, and they exchange.
-constexpr int copy_registers(int groups) {
-  return groups == 2 ? 40 : 32;
+constexpr int copy_registers(const WideShape& shape) {
+  return shape.groups() == 4 ? 32 : shape.parts == 1 && shape.rows == 128 ? 24 : 40;
 }
-constexpr int registers_of(int groups) {
-  const int all = 65536 / WideShape::threads_of(groups) / 8 * 8;
-  return (all * (groups + 1) - copy_registers(groups)) / groups / 8 * 8;
+constexpr int registers_of(const WideShape& shape) {
+  const int all = 65536 / WideShape::threads_of(shape.groups()) / 8 * 8;
+  return (all * (shape.groups() + 1) - copy_registers(shape)) / shape.groups() / 8 * 8;
 }
 
 template <class Code, int BLOCKS, int PARTS, int ROWS>
 struct Wide {
   static constexpr WideShape kShape{Code::kStageBytes, BLOCKS, PARTS, ROWS};
+  static constexpr int kCopyRegisters = copy_registers(kShape), kRegisters = registers_of(kShape);
   static constexpr int kBlocks = BLOCKS, kParts = PARTS, kRows = ROWS;
   static constexpr int kTiles = kShape.tiles();
   static constexpr int kConsumers = kShape.consumers();
@@ -182,7 +183,7 @@ __global__ void __launch_bounds__(WideShape::threads_of(BLOCKS* PARTS), 1)
   __syncthreads();
 
   if (thread >= kConsumers) {
-    give_registers<copy_registers(BLOCKS * PARTS)>();
+    give_registers<W::kCopyRegisters>();
     const int part = thread / 32 % 4;
     if (lane != 0 || part >= PARTS) return;
     prefetch_tensor_map(&x_map);
@@ -210,7 +211,7 @@ __global__ void __launch_bounds__(WideShape::threads_of(BLOCKS* PARTS), 1)
     return;
   }
 
-  take_registers<registers_of(BLOCKS * PARTS)>();
+  take_registers<W::kRegisters>();
   wait_for_predecessor();
   // From one lane, so that what follows from it lies in uniform registers: descriptors, addresses of stages.
   const int group = __shfl_sync(~0u, thread / 128, 0), own_block = group % BLOCKS, own_part = group / BLOCKS;
@@ -261,7 +262,8 @@ __global__ void __launch_bounds__(WideShape::threads_of(BLOCKS* PARTS), 1)
   };
 
   // Sums of turns are in registers where these are enough, else in shared memory.
-  constexpr bool kInRegisters = BLOCKS * PARTS == 2 && ROWS < 128;
+  constexpr bool kInRegisters = BLOCKS * PARTS == 2 && (PARTS == 1 || ROWS < 128);
+  constexpr bool kWordsAhead = !kInRegisters || ROWS < 128;  // as far as registers go
   float d[ROWS / 2], sums[ROWS / 2], turns[kInRegisters ? ROWS / 2 : 1];
   const auto end_turn = [&](bool first) {
     if constexpr (kInRegisters) {
@@ -303,7 +305,7 @@ __global__ void __launch_bounds__(WideShape::threads_of(BLOCKS* PARTS), 1)
   uint32_t phase = 0;
   if (of.count > 0 && first_item < items) {
     barrier_wait(places.full(own_part, 0), 0);
-    load_words(places.weights(own_part, own_block, 0), 0);
+    if constexpr (kWordsAhead) load_words(places.weights(own_part, own_block, 0), 0);
   }
 #pragma unroll 1
   for (int item = first_item; item < items; item += clusters) {
@@ -334,6 +336,7 @@ __global__ void __launch_bounds__(WideShape::threads_of(BLOCKS* PARTS), 1)
         const bool ends = (b + 1) * kBatch % kGroup == 0, within = b + 1 < kBatches;
         // Past the last slice there are stale bytes: x is zero there, except where groups do not divide a chunk.
         uint32_t a[kBatch][4];
+        if constexpr (!kWordsAhead) load_words(stage, b);
         ZeroShift shift = nibble_shift(8, 8);
         if constexpr (ZEROS) {
           const uint32_t zeros = header_of(stage, b) + 128 + lane / 4 * 8 + warp;
@@ -371,7 +374,8 @@ __global__ void __launch_bounds__(WideShape::threads_of(BLOCKS* PARTS), 1)
           }
         }
         if (!within) barrier_wait(places.full(own_part, next_slot), next_phase);
-        load_words(within ? stage : places.weights(own_part, own_block, next_slot), (b + 1) % kBatches);
+        if constexpr (kWordsAhead)
+          load_words(within ? stage : places.weights(own_part, own_block, next_slot), (b + 1) % kBatches);
         wgmma_wait<0>();
         pin_registers(d);
         if (!within) release(slot);

@@ -33,7 +33,7 @@ interface Flags extends RunFlags {
 
 /** What one run found. */
 interface Figures {
-  /** Of all requests, once each has its first. */
+  /** Of all requests, while all of them decode. */
   decodeTokensPerSecond: number
   /** Of all requests, by the whole time from the prompts to the last token. */
   wholeTokensPerSecond: number
@@ -248,9 +248,9 @@ function medians(runs: readonly Figures[]): Figures {
 }
 
 /**
- * One batch twice: for one token, and for all. Decoding begins when the last request has its first token; what requests
- * had before that is taken off in proportion. Prompts are of tokens spread over the vocabulary, others in every run; the
- * answers do not matter.
+ * One batch twice: for one token, and for all. Decoding is measured while every request decodes: from when the last one
+ * has its first token until the first one ends. Where answers are too short for that, all of it counts. Prompts are of
+ * tokens spread over the vocabulary, others in every run; the answers do not matter.
  */
 async function measure(
   model: Model,
@@ -259,6 +259,17 @@ async function measure(
   terminal: Terminal,
 ): Promise<Figures> {
   const { vocab, layers } = model.spec
+  const now = () => {
+    const { rows, weightBytesRead, streaming, speculation } = model.stats
+    const tokens = rows.decode - speculation.draftedTokens + speculation.acceptedTokens
+    return { ms: performance.now(), tokens, bytes: weightBytesRead, copied: streaming.copiedBytes }
+  }
+  const since = (from: ReturnType<typeof now>, to = now()) => ({
+    seconds: Math.max(to.ms - from.ms, 1e-3) / 1e3,
+    tokens: to.tokens - from.tokens,
+    bytes: to.bytes - from.bytes,
+    copied: to.copied - from.copied,
+  })
   const run = async (maxTokens: number, turn: number) => {
     const prompts = Array.from({ length: shape.batch }, (_, request) =>
       Int32Array.from(
@@ -266,43 +277,37 @@ async function measure(
         (_, index) => ((request + 1) * 7919 + index * 104729 + (2 * salt + turn) * 15485863) % vocab,
       ),
     )
-    const before = model.stats
-    const began = performance.now()
+    const began = now()
     const options = { maxTokens, ignoreEos: true, signal: terminal.signal }
-    const results = await Promise.all(prompts.map((prompt) => model.generate(prompt, options).result))
-    const ms = performance.now() - began
-    const { stats } = model
-    return {
-      ms,
-      timings: results.map(({ timings }) => timings),
-      steps: stats.steps - before.steps,
-      bytes: stats.weightBytesRead - before.weightBytesRead,
-      copied: stats.streaming.copiedBytes - before.streaming.copiedBytes,
-    }
+    const answers = prompts.map((prompt) => model.generate(prompt, options))
+    const ended = Promise.all(answers.map(({ result }) => result))
+    const together = Promise.all(answers.map((answer) => answer[Symbol.asyncIterator]().next())).then(async () => {
+      const from = now()
+      await Promise.race(answers.map(({ result }) => result))
+      return since(from)
+    })
+    const [, window] = await Promise.all([ended, together])
+    return { whole: since(began), window }
   }
-  const first = await run(1, 0)
-  const whole = shape.tokens > 1 ? await run(shape.tokens, 1) : first
-  const lastFirst = Math.max(...whole.timings.map(({ firstTokenMs }) => firstTokenMs))
-  const seconds = Math.max(whole.ms - lastFirst, 1e-3) / 1e3
-  // Of a request's tokens after its first, those that came after the last request's first.
-  const counted = whole.timings.map(({ firstTokenMs, totalMs }) =>
-    totalMs > lastFirst ? (totalMs - lastFirst) / (totalMs - firstTokenMs) : 0,
-  )
-  const part = counted.reduce((sum, share) => sum + share, 0) / shape.batch
+  const first = (await run(1, 0)).whole
+  const { whole, window } = shape.tokens > 1 ? await run(shape.tokens, 1) : { whole: first, window: first }
+  const rest = Object.fromEntries(
+    Object.entries(whole).map(([name, value]) => [name, Math.max(value - first[name as keyof typeof first], 1e-6)]),
+  ) as typeof whole
+  const decode = window.tokens >= shape.batch ? window : { ...rest, tokens: shape.batch * (shape.tokens - 1) }
   const { hidden, heads, kvHeads, headDim, intermediate } = model.spec
   const layerWeights = hidden * headDim * (2 * heads + 2 * kvHeads) + 3 * hidden * intermediate
   const promptTokens = shape.batch * shape.prompt
-  const prefillSeconds = first.ms / 1e3
   return {
-    decodeTokensPerSecond: (part * shape.batch * (shape.tokens - 1)) / seconds,
-    wholeTokensPerSecond: (shape.batch * shape.tokens) / (whole.ms / 1e3),
-    prefillTokensPerSecond: promptTokens / prefillSeconds,
-    firstTokenMs: first.ms,
-    decodeMicrosecondsPerLayer: (seconds / Math.max(1, part * (shape.tokens - 1)) / layers) * 1e6,
-    prefillMicrosecondsPerLayer: (prefillSeconds / layers) * 1e6,
-    weightBytesPerSecond: (part * (whole.bytes - first.bytes)) / seconds,
-    prefillWeightBytesPerSecond: first.bytes / prefillSeconds,
-    copiedBytesPerSecond: (part * Math.max(0, whole.copied - first.copied)) / seconds,
-    prefillFlops: (2 * layerWeights * layers * promptTokens) / prefillSeconds,
+    decodeTokensPerSecond: decode.tokens / decode.seconds,
+    wholeTokensPerSecond: (shape.batch * shape.tokens) / whole.seconds,
+    prefillTokensPerSecond: promptTokens / first.seconds,
+    firstTokenMs: first.seconds * 1e3,
+    decodeMicrosecondsPerLayer: (decode.seconds / Math.max(1, decode.tokens / shape.batch) / layers) * 1e6,
+    prefillMicrosecondsPerLayer: (first.seconds / layers) * 1e6,
+    weightBytesPerSecond: decode.bytes / decode.seconds,
+    prefillWeightBytesPerSecond: first.bytes / first.seconds,
+    copiedBytesPerSecond: decode.copied / decode.seconds,
+    prefillFlops: (2 * layerWeights * layers * promptTokens) / first.seconds,
   }
 }

@@ -85,6 +85,10 @@ TEST(decode_has_a_plan_for_every_gpu_matrix_and_number_of_rows) {
                 break;
               case DecodeKernel::wide:
                 CHECK(device.sm90 && plan->stages >= 2 && code.type == WeightType::q4 && !code.permuted);
+                // Each part has its warpgroups, and each row block its thread block.
+                CHECK(plan->parts == 1 ? plan->block_parts == 1 : plan->parts % plan->block_parts == 0);
+                CHECK_EQ(plan->launch.cluster, plan->parts / plan->block_parts);
+                CHECK_EQ(plan->launch.threads, 128 * (plan->blocks * plan->block_parts + 1));
                 break;
             }
           }
@@ -216,7 +220,7 @@ TEST(launches_on_an_h100_are_those_of_the_golden_file) {
         l.numbers = {p->chunks, p->rounds, p->step, p->splits, p->sum_warps, p->stripes, 0, p->stages, p->parts};
         break;
       case DecodeKernel::wide:
-        l.kernel = format("wide %d %d %d", p->blocks, p->tile_rows, p->parts > 1 ? 1 : 0);
+        l.kernel = format("wide %d %d %d", p->blocks, p->block_parts, p->tile_rows);
         l.numbers = {p->chunks, p->rounds, p->step, p->splits, p->sum_warps, 0, p->tiles, p->stages, p->parts};
         break;
     }
