@@ -385,6 +385,17 @@ void CudaExecutor::run_op(const RouteOp& op, const Lowered& lowered, const Scope
   arguments.routes = operand(scope, op.out).floats;
   arguments.positions = device_inputs_.positions + scope.begin;
   arguments.log = expert_log(scope.unit);
+  const size_t number = static_cast<size_t>(numbers_.of_unit[scope.unit]) * numbers_.chosen;
+  if (device_drawn_ != nullptr) {
+    arguments.drawn = device_drawn_ + number;
+    arguments.drawn_entries = config_.drawn->entries;
+    arguments.drawn_stride = static_cast<int>(numbers_.routed());
+    arguments.sequences = device_inputs_.sequences + scope.begin;
+  }
+  if (shape_.logs_routes) {
+    arguments.chosen = device_chosen_ + static_cast<size_t>(scope.begin) * numbers_.routed() + number;
+    arguments.chosen_stride = static_cast<int>(numbers_.routed());
+  }
   listed_ = lists_itself(op, scope.rows()) && scope.rows() <= mixtures_[scope.unit].rows ? op.out : kNone;
   if (lowered.router) {
     if (route_at_once(arguments, *lowered.before, *lowered.router, scope)) return;

@@ -8,6 +8,7 @@
 
 #include "cuda/common.cuh"
 #include "cuda/moe/route.h"
+#include "model/routes.h"
 
 namespace millrace::cuda {
 
@@ -145,9 +146,11 @@ struct RouteRoom {
         chosen(reinterpret_cast<int*>(shared + 2 * op.experts + op.groups)) {}
 };
 
-// By a warp. routes: [2 * op.top_k]; room.chosen has the numbers too.
-__device__ inline void route_row(const RouteOp& op, const float* logits, const float* bias, const RouteRoom& room,
-                                 float* routes, int lane) {
+// By a warp, of a.logits or those that it is given. room.chosen has the numbers too.
+__device__ inline void route_row(const RouteArguments& a, int row, const float* logits, const float* bias,
+                                 const RouteRoom& room, int lane) {
+  const RouteOp& op = a.op;
+  float* routes = a.routes + static_cast<size_t>(row) * 2 * op.top_k;
   float *scores = room.scores, *choice = room.choice, *groups = room.groups;
   int* chosen = room.chosen;
   if (op.score == Score::sigmoid) {
@@ -168,7 +171,10 @@ __device__ inline void route_row(const RouteOp& op, const float* logits, const f
   for (int e = lane; e < op.experts; e += 32) choice[e] = bias == nullptr ? scores[e] : scores[e] + bias[e];
   __syncwarp();
   if (op.groups > 1) keep_groups(op, choice, groups, lane);
-  if (!choose_fast(choice, op.experts, op.top_k, lane, chosen)) {
+  if (a.drawn != nullptr) {
+    const int64_t entry = (max(a.positions[row], 0) + int64_t{DrawnRoutes::kStep} * a.sequences[row]) % a.drawn_entries;
+    for (int i = lane; i < op.top_k; i += 32) chosen[i] = a.drawn[entry * a.drawn_stride + i];
+  } else if (!choose_fast(choice, op.experts, op.top_k, lane, chosen)) {
     for (int i = 0; i < op.top_k; i++) {
       int best = best_of(choice, op.experts, lane).index;
       if (best < 0) best = i;  // of logits that were infinite: the weights are no numbers either
@@ -188,6 +194,7 @@ __device__ inline void route_row(const RouteOp& op, const float* logits, const f
     if (op.renormalise) weight /= sum;
     routes[i] = static_cast<float>(chosen[i]);
     routes[op.top_k + i] = weight * op.scale;
+    if (a.chosen != nullptr) a.chosen[static_cast<size_t>(row) * a.chosen_stride + i] = static_cast<uint16_t>(chosen[i]);
   }
 }
 
