@@ -27,7 +27,6 @@ __global__ void __launch_bounds__(kDecodeThreads)
   constexpr int kTileBytes = float_tile_bytes(TYPE);
   static_assert(kSlices == 2 && kTileBytes == 2048);
   extern __shared__ __align__(128) std::byte shared[];
-  __shared__ __align__(8) uint64_t arrived;
   const RouterArguments& a = task.a;
   const RouterPlan& plan = task.plan;
   const RouteArguments& route = a.route;
@@ -37,7 +36,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
   const int warp = __shfl_sync(~0u, thread / 32, 0);
   const int own = static_cast<int>(cluster_rank()), blocks = static_cast<int>(gridDim.x);
   const int rows = route.rows, slices = m.k / kTileK, pitch = norm_pitch(slices);
-  const uint32_t base = shared_address(shared), barrier = shared_address(&arrived);
+  const uint32_t base = shared_address(shared), barrier = base + plan.barrier_at;
   auto* sums = reinterpret_cast<float*>(shared + plan.sums_at);      // [8 * splits warps, 16 features, kRouterRows]
   auto* logits = reinterpret_cast<float*>(shared + plan.logits_at);  // [kRouterRows, 128] of thread block 0
 
@@ -181,7 +180,7 @@ cudaError_t start(const RouterTask& task, const ExpertList& list, cudaStream_t s
   const auto kernel = router_kernel<TYPE>;
   static OncePerDevice prepared;
   const cudaError_t status =
-      prepared.run([&] { return allow_shared_memory(reinterpret_cast<const void*>(kernel), 64, true); });
+      prepared.run([&] { return allow_shared_memory(reinterpret_cast<const void*>(kernel), 0, true); });
   if (status != cudaSuccess) return status;
   return launch_planned(task.plan.launch, kernel, stream, programmatic, task, list);
 }

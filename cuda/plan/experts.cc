@@ -88,7 +88,8 @@ std::optional<RouterPlan> plan_router(const DeviceFacts& device, const MatrixLay
   plan.rounds = decode->rounds;
   plan.sum_warps = decode->sum_warps;
   plan.squares_at = rows * norm_pitch(m.slices());
-  plan.sums_at = plan.squares_at + kNormSumBytes;
+  plan.barrier_at = plan.squares_at + kNormSumBytes;
+  plan.sums_at = plan.barrier_at + 16;
   plan.logits_at = plan.sums_at + kDecodeWarps * plan.splits * 16 * kRouterRows * 4;
   plan.launch.grid[0] = blocks;
   plan.launch.cluster = blocks;

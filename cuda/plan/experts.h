@@ -53,11 +53,12 @@ inline constexpr int kRouterBlocks = 8;  // at most
 struct RouterPlan {
   // The order of sums is that of plan_decode.
   int splits = 0, step = 0, rounds = 0, sum_warps = 0;
-  // From the beginning of shared memory: the normed rows, their sums of squares, the warps' sums, logits.
-  int squares_at = 0, sums_at = 0, logits_at = 0;
+  // From the beginning of shared memory: the normed rows, their sums of squares, a barrier, the warps' sums, logits, and
+  // what routing a row takes.
+  int squares_at = 0, barrier_at = 0, sums_at = 0, logits_at = 0;
   LaunchShape launch;
 };
-// None where it takes another launch for each.
+// room_bytes: that routing a row takes. None where it takes another launch for each.
 std::optional<RouterPlan> plan_router(const DeviceFacts& device, const MatrixLayout& router, int rows, int room_bytes);
 // Of experts that more than kFewRows rows chose, the rows of a tile: kManyRows, or kFewRows; 0: not even these fit.
 int many_rows(const DeviceFacts& device, const ExpertsLayout& experts);

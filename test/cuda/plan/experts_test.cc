@@ -107,6 +107,9 @@ TEST(a_router_has_its_own_launch_where_its_features_fill_no_more_than_a_cluster)
       CHECK(plan->splits == decode->splits && plan->step == decode->step && plan->sum_warps == decode->sum_warps);
       CHECK(plan->rounds * plan->step >= decode->chunks);
       CHECK_EQ(plan->launch.cluster, 4 * m.n_blocks());
+      CHECK(plan->launch.cluster <= 8 && plan->launch.grid[0] % plan->launch.cluster == 0);
+      CHECK(plan->launch.grid[1] == 1 && plan->launch.threads == kDecodeThreads);
+      CHECK(plan->squares_at % 16 == 0 && plan->barrier_at % 16 == 0 && plan->sums_at % 16 == 0);
       CHECK(plan->launch.dynamic_bytes <= kH100.block_bytes);
     }
   }
