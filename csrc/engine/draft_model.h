@@ -10,6 +10,7 @@
 // behind the first that did not are computed again. It chooses as the large model's sampler will, with the same seed
 // and counters, so that where the two models' distributions agree so do their choices.
 #include <array>
+#include <chrono>
 #include <memory>
 #include <span>
 #include <vector>
@@ -23,8 +24,9 @@
 namespace millrace {
 
 struct DraftModelConfig {
-  std::vector<Home> homes;  // one a unit: resident or streamed
+  std::vector<Home> homes;  // one a unit: resident, streamed or shared
   size_t ring_bytes = 0;
+  size_t arena_beside = 0;         // bytes of the large model's shared units
   int vocab = 0;                   // of the large model, which may be padded otherwise; 0: its own
   int context_length = 0;          // longer sequences have no drafts
   int kv_blocks = 0;               // of each class; windows keep all
@@ -46,7 +48,7 @@ struct DraftRequest {
 
 class DraftModel {
  public:
-  // Throws OUT_OF_MEMORY, or INVALID_ARGUMENT where a home is neither resident nor streamed.
+  // Throws OUT_OF_MEMORY, or INVALID_ARGUMENT where a home is none of these.
   DraftModel(std::unique_ptr<Backend> backend, std::shared_ptr<const HostModel> host, DraftModelConfig config);
   ~DraftModel();
 
@@ -58,6 +60,11 @@ class DraftModel {
   // Of a pass in which so many sequences choose.
   double pass_seconds(int sequences) const { return costs_.of(sequences); }
   const Program& program() const { return host_->program(); }
+  // Of shared units: null without any. Belongs to the large model's worker, which takes turns for both.
+  Arena* arena() const { return arena_; }
+  size_t shared_unit_bytes() const;
+  size_t missing_bytes() { return feeder_->missing_bytes(); }
+  void leave_arena() { feeder_->leave_arena(); }
   size_t device_bytes()
       const;  // weights, ring, keys and values, workspace; of a device that reads host memory no weights
   size_t host_bytes() const { return host_->bytes(); }
@@ -84,6 +91,7 @@ class DraftModel {
     Step step;
     StepOutput output;
     std::unique_ptr<Event> done;
+    int index = 0;  // of its call
     bool under_way = false;
   };
 
@@ -104,8 +112,10 @@ class DraftModel {
   std::unique_ptr<KvPool> kv_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<Feeder> feeder_;
+  Arena* arena_ = nullptr;
   std::array<Pass, 2> passes_;
   PassCosts costs_;
+  std::chrono::steady_clock::time_point first_ended_;  // of the last call's passes
   uint64_t epoch_ = 1;
   uint64_t passes_run_ = 0;
   double milliseconds_ = 0;

@@ -64,11 +64,15 @@ void PassCosts::see(int rows, double seconds) {
   const size_t index = static_cast<size_t>(rows) - 1;
   if (rows < 1 || index >= seen_.size()) return;
   Seen& seen = seen_[index];
-  // The first pass of a shape pages in, or captures a graph; a later one may meet anything, once.
+  // The first pass of a shape pages in, or captures a graph, and some of the next ones may: of these the fastest
+  // counts. A later one may meet anything, once.
+  constexpr int kFirst = 4;
   constexpr double kMost = 1.5, kShare = 0.1;
   const double ratio = seconds / predicted_[index];
-  if (++seen.passes == 2) seen.ratio = ratio;
-  if (seen.passes > 2) seen.ratio += kShare * (std::min(ratio, kMost * seen.ratio) - seen.ratio);
+  seen.passes++;
+  if (seen.passes == 2) seen.ratio = ratio;
+  if (seen.passes > 2 && seen.passes <= kFirst) seen.ratio = std::min(seen.ratio, ratio);
+  if (seen.passes > kFirst) seen.ratio += kShare * (std::min(ratio, kMost * seen.ratio) - seen.ratio);
   if (!seen.counts()) return;
   // What was not seen for long is as far off as what is seen now: or a machine that was busy once would be so for ever.
   constexpr double kForgotten = 0.005;

@@ -30,12 +30,14 @@ class NgramDrafter {
 // How often a sequence's drafts were right of late.
 class Acceptance {
  public:
+  // Before anything is known, `rate`, which two drafts outweigh.
+  explicit Acceptance(double rate = 0.5) : right_(2 * rate), wrong_(2 - 2 * rate) {}
   // The probability that the next draft is right, given that those before it were.
   double rate() const { return right_ / (right_ + wrong_); }
   void take(int drafted, int accepted);
 
  private:
-  double right_ = 1, wrong_ = 1;  // before anything is known, one in two
+  double right_, wrong_;
 };
 
 // What passes cost by their rows: as the plan predicts it, corrected by the passes that were seen.

@@ -88,12 +88,16 @@ class StartingBackends {
 };
 
 // Behind the large model's weights, which take longer and start the device.
-std::shared_ptr<DraftModel> load_draft(const LoadRequest& request, std::atomic<bool>& cancelled) {
+std::shared_ptr<DraftModel> load_draft(const LoadRequest& request, const HostModel& large,
+                                       std::atomic<bool>& cancelled) {
   const LoadRequest::Draft& draft = *request.draft;
   std::unique_ptr<Backend> backend = request.backend(draft.device);
   DraftModelConfig config = draft.config;
   config.stage_threads = std::clamp(request.threads, 1, kMostStageThreads);
-  const bool streams = std::find(config.homes.begin(), config.homes.end(), Home::streamed) != config.homes.end();
+  const bool streams = std::ranges::any_of(config.homes, [](Home home) { return home != Home::resident; });
+  for (size_t unit = 0; unit < request.config.homes.size(); unit++) {
+    if (request.config.homes[unit] == Home::shared) config.arena_beside += large.units()[unit].bytes;
+  }
   HostPinners pinners;
   if (!backend->reads_host_memory()) pinners = {streams ? backend->pinner() : Pinner{}, backend->pinner()};
   RepackOptions options;
@@ -140,7 +144,7 @@ LoadedModel load_model(const LoadRequest& request, std::atomic<bool>& cancelled,
   loaded.report = host->report();
   std::unique_ptr<Backend> cpu;
   if (gpu && at_home(Home::cpu)) cpu = create_cpu_backend(request.threads);
-  if (request.draft) config.draft_model = load_draft(request, cancelled);
+  if (request.draft) config.draft_model = load_draft(request, *host, cancelled);
   loaded.model = std::make_shared<Model>(Engine::next_id(), std::move(backends), std::move(host), std::move(config),
                                          std::move(cpu));
   if (cancelled.load(std::memory_order_relaxed)) {

@@ -45,6 +45,7 @@ Model::Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::s
   for (const Side& side : sides_) {
     if (arena_ == nullptr) side.feeder->prefetch();
   }
+  share_with_draft();
 
   memory_.host_bytes = host_->bytes();
   memory_.kv_swap_bytes = kv_->swap_bytes();
@@ -58,6 +59,17 @@ Model::Model(uint64_t id, std::vector<std::unique_ptr<Backend>> backends, std::s
     memory_.workspace_bytes += device.workspace_bytes;
   }
   publish_counters();
+}
+
+// Both take their turns together, on the worker whose device the arena is of.
+void Model::share_with_draft() {
+  Arena* const arena = config_.draft_model ? config_.draft_model->arena() : nullptr;
+  if (arena == nullptr) return;
+  if (sides_.size() > 1 || arena != &Arena::of(sides_.front().backend->name())) {
+    throw Error(code::kInvalidArgument, "a draft model shares the arena of the device that its large model is on",
+                "load both on one device, or give the draft model another placement");
+  }
+  arena_ = arena;
 }
 
 // Whoever reads keys and values is on the device that appends them.
@@ -196,6 +208,7 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
       arena_ = &Arena::of(side.backend->name());
     }
     feeder.arena = arena_;
+    if (config_.draft_model) feeder.arena_beside = config_.draft_model->shared_unit_bytes();
     feeder.ring_bytes = config_.ring_bytes[i];
     feeder.poison = config_.poison;
     feeder.hooks = config_.hooks;
@@ -376,11 +389,17 @@ size_t Model::shared_unit_bytes() const {
   for (size_t unit = 0; unit < config_.homes.size(); unit++) {
     if (config_.homes[unit] == Home::shared) bytes += host_->units()[unit].bytes;
   }
-  return bytes;
+  return bytes + (config_.draft_model ? config_.draft_model->shared_unit_bytes() : 0);
+}
+
+bool Model::away() {
+  return sides_.front().feeder->missing_bytes() > 0 ||
+         (config_.draft_model && config_.draft_model->missing_bytes() > 0);
 }
 
 void Model::leave() {
   for (const Side& side : sides_) side.feeder->leave_arena();
+  if (config_.draft_model) config_.draft_model->leave_arena();
 }
 
 void Model::release() {

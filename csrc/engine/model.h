@@ -148,9 +148,9 @@ class Model {
   void set_arena_limit(size_t bytes);
   // Of experts on demand, from the next pass on: the bytes that it came to.
   size_t set_expert_cache(size_t bytes);
-  size_t shared_unit_bytes() const;
+  size_t shared_unit_bytes() const;  // the draft model's too
   // It would have to bring weights to the device before its next pass.
-  bool away() { return sides_.front().feeder->missing_bytes() > 0; }
+  bool away();
   // Tells `sink` of every step; null: nobody.
   void observe(std::weak_ptr<EventSink> sink) { observer_ = std::move(sink); }
   // After step() or catch_up() has thrown: nothing is under way any more, and the next pass starts clean.
@@ -205,6 +205,7 @@ class Model {
   bool keys_are_at_hand() const;
   void create_sides(std::vector<std::unique_ptr<Backend>> backends);
   void create_inboxes();
+  void share_with_draft();
   void create_experts();
   void create_cpu_side(std::unique_ptr<Backend> backend);
   // As come_to_rest(), whatever anybody waits for.

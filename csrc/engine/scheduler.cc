@@ -75,6 +75,7 @@ void append_token(Sequence& sequence, int32_t token, bool counted) {
 void Scheduler::add(std::unique_ptr<Sequence> sequence) {
   sequence->blocks.resize(kv_.classes());
   sequence->dropped.resize(kv_.classes());
+  meet_draft_model(*sequence);
   insert(waiting_, std::move(sequence));
 }
 
@@ -499,6 +500,7 @@ void Scheduler::read(StepBatch& batch, std::span<const int32_t> chosen) {
     }
     keep_drafts(sequence, 0);  // those that stand are appended like any token
     sequence.acceptance.take(part.drafts, part.accepted);
+    if (asks_model(sequence)) model_acceptance_.take(part.drafts, part.accepted);
     if (part.drafts > 0) {
       sequence.followed = part.accepted > 0;
       sequence.expected = -1;

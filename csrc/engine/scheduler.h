@@ -150,6 +150,8 @@ class Scheduler {
   int worthwhile_depth(std::span<const Asking> asking, int rows, int left) const;
   // Drafts of the draft model, which take of `left` and add to `rows`.
   void draft_by_model(std::span<Asking> asking, int& rows, int& left);
+  // A sequence is new: others' drafts tell how right its own will be.
+  void meet_draft_model(Sequence& sequence);
   void forget_drafts(Sequence& sequence);
   void add_rows(StepBatch& batch, Sequence& sequence, int rows);
   // Of the row whose choice comes `ahead` tokens after those that stand.
@@ -172,6 +174,9 @@ class Scheduler {
   std::deque<StepBatch*> under_way_;  // built and not read, oldest first; at most two
   uint64_t step_ = 0;                 // that was built last
   int depth_ = 1;                     // of the draft model's drafts that were last found worth it
+  Acceptance model_acceptance_;       // of its drafts for any sequence
+  uint64_t probing_ = 0;              // steps from the last look at what they are worth to the next
+  uint64_t probe_at_ = 0;             // the step of the next one
 };
 
 }  // namespace millrace

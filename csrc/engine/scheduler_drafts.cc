@@ -7,8 +7,11 @@ namespace millrace {
 
 namespace {
 
-// Steps from one look at what the draft model is worth to the next, where it is not.
-constexpr uint64_t kProbing = 32;
+// Steps from one look at what the draft model is worth to the next, where it is not: four times as many each time that
+// it was not again. And how many drafts are looked at: what a pass of the model costs shows from the second on, whose
+// rows are no others' but the sequences' own.
+constexpr uint64_t kProbing = 64, kMostProbing = 1024;
+constexpr int kProbed = 2;
 
 }  // namespace
 
@@ -72,7 +75,12 @@ void Scheduler::draft_by_model(std::span<Asking> asking, int& rows, int& left) {
   }
   if (!choosing.empty()) {
     depth_ = worthwhile_depth(choosing, rows, left);
-    if (depth_ == 0 && step_ % kProbing == 0) depth_ = 1;
+    if (depth_ > 0) probing_ = kProbing, probe_at_ = step_ + kProbing;
+    if (depth_ == 0 && step_ >= probe_at_) {
+      depth_ = kProbed;
+      probing_ = std::min(4 * probing_, kMostProbing);
+      probe_at_ = step_ + probing_;
+    }
   }
   std::vector<DraftRequest> requests;
   std::vector<Sequence*> sequences;
@@ -110,6 +118,12 @@ void Scheduler::draft_by_model(std::span<Asking> asking, int& rows, int& left) {
   }
 }
 
+void Scheduler::meet_draft_model(Sequence& sequence) {
+  if (!asks_model(sequence)) return;
+  sequence.acceptance = Acceptance(model_acceptance_.rate());
+  probing_ = kProbing, probe_at_ = std::min(probe_at_, step_ + kProbing);
+}
+
 void Scheduler::forget_drafts(Sequence& sequence) {
   if (config_.draft_model != nullptr) config_.draft_model->forget(sequence.draft_state);
 }
@@ -124,7 +138,7 @@ void Scheduler::foresee(Sequence& sequence) {
 bool Scheduler::wants_drafts(const Sequence& sequence, int rows) const {
   if (sequence.options.drafts == DraftMethod::off) return false;
   if (sequence.options.drafts != DraftMethod::automatic) return true;
-  if (asks_model(sequence)) return depth_ > 0 || (step_ + 1) % kProbing == 0;
+  if (asks_model(sequence)) return depth_ > 0 || step_ + 1 >= probe_at_;
   if (!sequence.followed) return false;  // what has begun to repeat itself goes on, as a rule
   std::vector<double> gains;
   double gain = 1;

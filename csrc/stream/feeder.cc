@@ -219,7 +219,8 @@ void Feeder::choose_wanted() {
     if (config_.homes[unit] == Home::shared) total += config_.unit_bytes[unit];
   }
   if (total == 0) return;
-  const double share = std::min(1.0, static_cast<double>(wanted_limit_) / static_cast<double>(total));
+  const double needed = static_cast<double>(total) + static_cast<double>(config_.arena_beside);
+  const double share = std::min(1.0, static_cast<double>(wanted_limit_) / needed);
   size_t passed = 0, chosen = 0;
   for (size_t unit = 0; unit < config_.homes.size(); unit++) {
     if (config_.homes[unit] != Home::shared) continue;

@@ -48,6 +48,7 @@ struct FeederConfig {
   std::vector<Home> homes;         // [units]
   size_t ring_bytes = 0;           // at least the largest unit that may pass through it
   Arena* arena = nullptr;          // of shared units; used from begin() on, by the thread that calls it
+  size_t arena_beside = 0;         // bytes of another tenant's units that every pass needs too: of the arena its share
   int stage_threads = 1;           // that copy slabs which are not pinned
   bool poison = false;             // fill freed slots with 0xff: NaN as a float16, bfloat16 or float32
   FeederHooks hooks;

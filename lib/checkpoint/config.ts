@@ -80,7 +80,10 @@ function withAbsent(
 ): Record<string, unknown> {
   const original =
     defaults.originalMaxPosition === undefined ? {} : { original_max_position_embeddings: defaults.originalMaxPosition }
-  const full = { ...original, ...absent, ...config }
+  // An older spelling of the field is the field.
+  const { rope_parameters: ropes, ...others } = absent ?? {}
+  const spelt = ropes === undefined || config.rope_scaling != null ? {} : { rope_parameters: ropes }
+  const full = { ...original, ...others, ...spelt, ...config }
   if (!ropesByType) return full
   const { rope_scaling: scaling, rope_parameters: parameters, ...rest } = full as Record<string, unknown>
   const nested = isObject(parameters) ? parameters : {}

@@ -89,6 +89,8 @@ export interface DecoderShape {
   plusOne?: boolean
   /** LayerNorm in place of RMSNorm, but for norms of heads. */
   layerNorm?: boolean
+  /** Norms have no weights, but for those of heads. */
+  bareNorms?: boolean
   embeddingScale?: number
   /** Of what each half adds. */
   residualScale?: number
@@ -154,8 +156,8 @@ export function buildHead(builder: ProgramBuilder, shape: DecoderShape): void {
   const unit = builder.unit('head', layers - 1, true)
   const normed = builder.value('normed', hidden)
   const logits = builder.value('logits', vocab)
-  const { plusOne = false, layerNorm: mean = false, logitScale, logitCap } = shape
-  unit.norm(0, normed, `${prefix}.norm.weight`, { plusOne, mean })
+  const { plusOne = false, layerNorm: mean = false, bareNorms, logitScale, logitCap } = shape
+  unit.norm(0, normed, bareNorms ? undefined : `${prefix}.norm.weight`, { plusOne, mean })
   unit.linear(normed, logits, [{ module: HEAD, n: vocab }])
   if (logitScale === undefined && logitCap === undefined) return
   unit.op({
@@ -193,7 +195,7 @@ export class DecoderLayer {
     if (name === undefined) return 0
     const normed = this.#builder.value('normed', this.#model.hidden)
     const { plusOne = false, layerNorm: mean = false } = this.#model
-    unit.norm(0, normed, `${this.#prefix}.${name}.weight`, { plusOne, mean })
+    unit.norm(0, normed, this.#normWeight(name), { plusOne, mean })
     return normed
   }
 
@@ -258,6 +260,10 @@ export class DecoderLayer {
     if (layerScalar === undefined) return
     const weight = unit.vector(`${this.#prefix}.${layerScalar}`, 1)
     unit.op({ op: 'scale', value: 0, width: hidden, weight })
+  }
+
+  #normWeight(name: string): string | undefined {
+    return this.#model.bareNorms ? undefined : `${this.#prefix}.${name}.weight`
   }
 
   #named(module: string, n: number): LinearPart {
@@ -334,7 +340,11 @@ export class DecoderLayer {
 
   #addValue(unit: UnitBuilder, value: number, norm: string | undefined): void {
     const { plusOne = false, layerNorm: mean = false, residualScale: scale = 1 } = this.#model
-    if (norm === undefined) unit.op({ op: 'add', in: value, out: 0, ...(scale === 1 ? {} : { scale }) })
-    else unit.norm(value, 0, `${this.#prefix}.${norm}.weight`, { plusOne, mean, add: true })
+    if (norm !== undefined) {
+      const add = scale === 1
+      unit.norm(value, add ? 0 : value, this.#normWeight(norm), { plusOne, mean, add })
+      if (add) return
+    }
+    unit.op({ op: 'add', in: value, out: 0, ...(scale === 1 ? {} : { scale }) })
   }
 }

@@ -20,6 +20,7 @@ interface Flags extends RunFlags {
   acceptance: number[]
   lengths: Length[]
   text?: string
+  chat?: boolean
   draft?: string
   batch: number
   prompt: number
@@ -84,6 +85,7 @@ export function benchDraftsCommand(terminal: Terminal): Command {
         .default([3, 7, 15, 'auto'], '3,7,15,auto'),
     )
     .addOption(new Option('--text <file>', 'n-grams of this text as the prompt, in the place of --acceptance'))
+    .addOption(new Option('--chat', "the text is what a user says: in the form of the model's chats, and whole"))
     .addOption(
       new Option(
         '--draft <model>',
@@ -106,8 +108,9 @@ export function benchDraftsCommand(terminal: Terminal): Command {
   return command.action(async (name: string, flags: Flags) => {
     checkFlags(flags)
     checkName(name)
-    const context = flags.context ?? flags.prompt + flags.tokens
-    await using model = await openBench(name, { ...flags, context }, terminal, 2 * flags.batch, flags.draft)
+    if (flags.chat && flags.text === undefined) throw invalidArgument('given beside text', 'chat', true)
+    const context = flags.chat ? {} : { context: flags.context ?? flags.prompt + flags.tokens }
+    await using model = await openBench(name, { ...flags, ...context }, terminal, 2 * flags.batch, flags.draft)
     const prompt = await promptOf(model, flags)
     const answer = (speculation: Speculation, foreseen?: Int32Array) =>
       measure(model, prompt, flags, speculation, foreseen, terminal.signal)
@@ -165,11 +168,12 @@ function speculationOf(length: Length, { draft }: Flags): Speculation {
   return { method: draft === undefined ? 'ngram' : 'draft', tokens: length }
 }
 
-async function promptOf(model: Model, { text, prompt }: Flags): Promise<Int32Array> {
+async function promptOf(model: Model, { text, chat, prompt }: Flags): Promise<Int32Array> {
   if (text === undefined) return Int32Array.from({ length: prompt }, (_, at) => (7919 + at * 104729) % model.spec.vocab)
   const content = await readFile(text, 'utf8').catch((error: Error) => {
     throw new InvalidArgumentError(error.message)
   })
+  if (chat) return model.tokenizer.encodeChat([{ role: 'user', content }], { addGenerationPrompt: true })
   return (await model.tokenizer.encode(content)).slice(0, prompt)
 }
 

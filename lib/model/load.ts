@@ -56,7 +56,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     const alone = makePlan(program, checkpoint.slabs, checked, machine)
     const asked = checked.draft === undefined ? undefined : draftOptionsOf(checked.draft)
     const draft = asked && (await openDraft(asked, native, checked))
-    const draftPlan = draft && planDraft(draft.config.named.program, draft.slabs, asked!, alone, machine)
+    const draftPlan = draft && planDraft(draft.config.named.program, draft.slabs, asked!, alone, machine, checked.arena)
     const left = draftPlan && besideDraft(checked, machine, draftPlan)
     const plan: ModelPlan = left
       ? { ...makePlan(program, checkpoint.slabs, left.options, left.machine), draft: draftPlan! }

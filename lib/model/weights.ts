@@ -48,7 +48,7 @@ export async function loadWeights(
         unitDevices: plan.devices.length === 1 ? [] : deviceIndices(plan),
         ringBytes: plan.devices.map(({ ringBytes }) => ringBytes),
         directHops: true,
-        arenaBytes: plan.arenaBytes,
+        arenaBytes: Math.max(plan.arenaBytes, plan.draft?.arenaBytes ?? 0),
         expertCacheBytes: plan.expertCacheBytes,
         turnMs: plan.turnMs,
         cpuRows: plan.cpuRows,

@@ -112,8 +112,8 @@ export interface DraftOptions {
   model: string
   /** 'cpu', 'cuda:1'. Default: the model's own, of several the first. */
   device?: string | undefined
-  /** Default 'resident'. */
-  placement?: 'resident' | 'streamed' | undefined
+  /** Default 'resident'; 'shared': in the arena of the model's own device, with which it takes turns. */
+  placement?: 'resident' | 'streamed' | 'shared' | undefined
 }
 
 export interface LoadOptions extends PlanOptions, MadeWeights {
@@ -271,7 +271,7 @@ const draft = z.union(
         .string()
         .regex(/^(cpu|cuda(:\d+)?)$/)
         .optional(),
-      placement: z.enum(['resident', 'streamed']).optional(),
+      placement: z.enum(['resident', 'streamed', 'shared']).optional(),
     }),
   ],
   { error: "a model, or an object such as { model: 'folder', device: 'cpu' }" },

@@ -1,7 +1,7 @@
 /** A model that drafts for another one: where it goes, and what that leaves to the other. */
 import type { NativeSlabPlan, Program } from '../binding.ts'
 import type { DraftOptions, PlanOptions } from '../options/model.ts'
-import { parseBytes, parsePercent } from '../options/validate.ts'
+import { invalidArgument, parseBytes, parsePercent } from '../options/validate.ts'
 import { type Machine, type ModelPlan, makePlan } from './plan.ts'
 
 /** What is asked for by a name alone has every other field by default. */
@@ -9,8 +9,9 @@ export const draftOptionsOf = (draft: string | DraftOptions): DraftOptions =>
   typeof draft === 'string' ? { model: draft } : draft
 
 /**
- * On the first device of the other one unless the options name another, resident unless they say 'streamed'; with keys
- * and values for as many tokens. Throws as makePlan() does.
+ * On the first device of the other one unless the options name another, resident unless they say otherwise; with keys
+ * and values for as many tokens. `arena`: as the options of the other one have it. Throws as makePlan() does, and
+ * INVALID_ARGUMENT where it would share another device's arena.
  */
 export function planDraft(
   program: Program,
@@ -18,14 +19,19 @@ export function planDraft(
   { device, placement = 'resident' }: DraftOptions,
   target: ModelPlan,
   machine: Machine,
+  arena?: PlanOptions['arena'],
 ): ModelPlan {
   const { batch, threads, maxLogitRows } = target
+  if (placement === 'shared' && (target.devices.length > 1 || (device ?? target.device) !== target.device)) {
+    throw invalidArgument("'resident' or 'streamed' on another device than the model's own", 'placement', placement)
+  }
   return makePlan(
     program,
     slabs,
     {
       device: device ?? target.device,
       placement,
+      arena: placement === 'shared' ? arena : undefined,
       contextLength: Math.min(target.contextLength, program.maxPosition),
       // What a sequence has drafted lies behind what the other one keeps of it.
       kvTokens: target.kvTokens + DRAFT_TOKENS * Math.min(maxLogitRows, MOST_DRAFTING),

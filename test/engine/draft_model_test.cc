@@ -6,6 +6,7 @@
 
 #include "engine/engine.h"
 #include "harness.h"
+#include "stream/arena.h"
 
 using namespace millrace;
 
@@ -193,7 +194,64 @@ TEST(a_draft_model_is_asked_where_it_is_worth_its_passes) {
     check_same(drafted, alone);
     const uint64_t steps = model->counters().steps - before;
     CHECK(right ? steps < 30 : drafted.drafted < 20 && steps > 90);
+    // The next sequence begins with what is known of others: where drafts are wrong, two looks at two drafts.
+    const Result next = answer_of(engine, model, options, DraftMethod::automatic);
+    check_same(next, alone);
+    CHECK(right ? next.drafted > 70 : next.drafted <= 4);
     close_and_wait(engine, model);
+  }
+}
+
+// A large model whose units have any home, its draft model and another model beside them, in an arena with room for a
+// part: all take turns, drafts stand, and no bit changes.
+TEST(a_draft_model_shares_the_arena_of_its_device) {
+  const auto host = tiny_model(check::seed() + 19);
+  size_t slabs = 0;
+  for (const UnitLayout& unit : host->units()) slabs += unit.bytes;
+  const RequestOptions options = plain(60);
+  for (const Home home : {Home::shared, Home::streamed, Home::resident}) {
+    for (const size_t room : {slabs / 2, 3 * slabs / 2, 3 * slabs}) {
+      Engine engine;
+      Placement placement;
+      placement.layers = home;
+      DraftPlace place;
+      place.home = Home::shared;
+      ModelConfig config = make_model(host, placement)->config();
+      if (home == Home::shared) config.homes.assign(config.homes.size(), home);  // the head too
+      config.ring_bytes = {slabs};
+      config.arena_bytes = room;
+      config.turn_ms = 1;
+      config.draft_model = draft_model(host, place, create_cpu_backend(1));
+      const auto drafting = std::make_shared<Model>(Engine::next_id(), create_cpu_backend(2), host, std::move(config));
+      ModelConfig other_config = make_model(host, {})->config();
+      other_config.homes.assign(other_config.homes.size(), Home::shared);
+      other_config.arena_bytes = room;
+      other_config.turn_ms = 1;
+      other_config.ring_bytes = {slabs};
+      const auto other = std::make_shared<Model>(Engine::next_id(), create_cpu_backend(2), host, other_config);
+      CHECK(drafting->shares());
+      engine.add(drafting);
+      engine.add(other);
+      const Result alone = answer_of(engine, drafting, options, DraftMethod::off);
+      const auto sink = std::make_shared<Collector>();
+      std::vector<std::pair<std::shared_ptr<Model>, uint64_t>> asked;
+      for (int i = 0; i < 6; i++) {
+        RequestOptions next = options;
+        next.drafts = i < 4 ? DraftMethod::model : DraftMethod::off;
+        const auto& model = i < 4 ? drafting : other;
+        asked.push_back({model, engine.submit(model, next, sink)});
+      }
+      for (const auto& [model, id] : asked) {
+        const Result result = sink->wait(id);
+        check_same(result, alone);
+        CHECK(model == other || result.accepted > 40);  // the same weights: all stand
+      }
+      CHECK(Arena::of("cpu").bytes() <= room);
+      close_and_wait(engine, drafting);
+      CHECK_EQ(answer_of(engine, other, options, DraftMethod::off).tokens, alone.tokens);
+      close_and_wait(engine, other);
+      CHECK_EQ(Arena::of("cpu").bytes(), 0u);
+    }
   }
 }
 
@@ -229,7 +287,8 @@ TEST(same_bits_with_and_without_a_draft_model_whatever_the_schedule) {
     placements[3].ahead = StepsAhead::always;
     for (Placement& placement : placements) {
       DraftPlace place;
-      place.home = random() % 2 == 0 ? Home::streamed : Home::resident;
+      const Home homes[] = {Home::streamed, Home::resident, Home::shared};
+      place.home = homes[random() % 3];
       place.kv_blocks = random() % 2 == 0 ? 400 : 20;
       place.max_rows = 1 + static_cast<int>(random() % 64);
       place.context = random() % 2 == 0 ? kContext : 70;

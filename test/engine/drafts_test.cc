@@ -134,10 +134,12 @@ TEST(what_rows_cost_is_corrected_by_what_passes_took) {
   PassCosts costs({1, 1, 1, 1, 1, 1, 1, 1});
   const std::vector<double> sure(7, 1.0);
   CHECK_EQ(costs.worthwhile(1, sure), 7);
-  // The first pass of a shape tells nothing, one that met something little.
+  // The first pass of a shape tells nothing, of the next ones the fastest, of a later one that met something little.
   costs.see(1, 50.0);
   CHECK_EQ(costs.of(1), 1.0);
-  costs.see(1, 2.0);
+  costs.see(1, 30.0);
+  CHECK_EQ(costs.of(1), 30.0);
+  costs.see(1, 2.0), costs.see(1, 40.0);
   CHECK_EQ(costs.of(1), 2.0);
   CHECK_EQ(costs.of(8), 2.0);    // what was not seen is off by as much
   PassCosts busy({1, 2, 4, 8});  // when the first two passes ran

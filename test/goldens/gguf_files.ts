@@ -121,6 +121,12 @@ export const GGUF_CASES: GgufCase[] = [
       'granite.logit_scale': f32(3),
     },
   },
+  {
+    name: 'olmo',
+    folder: 'olmo-bf16',
+    interleaved: true,
+    metadata: { 'olmo.attention.layer_norm_epsilon': f32(1e-5) },
+  },
   { name: 'olmo2', folder: 'olmo2-bf16', parts: POST },
   {
     name: 'olmo2',
@@ -171,7 +177,7 @@ GGUF_CASES.push(
     // llama.cpp leaves Mixtral's windows out.
     peerDiffers: true,
   },
-  { name: 'olmoe', folder: 'olmoe-bf16', metadata: { 'olmoe.expert_count': u32(8), 'olmoe.expert_used_count': u32(3) } },
+  { name: 'olmoe', folder: 'olmoe-bf16', untied: true, metadata: { 'olmoe.expert_count': u32(8), 'olmoe.expert_used_count': u32(3) } },
   {
     name: 'gpt-oss',
     folder: 'gpt-oss-bf16',

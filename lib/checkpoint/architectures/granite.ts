@@ -1,8 +1,8 @@
-/** Granite 3, and Granite 4 where all its layers are dense. */
+/** Granite 3, Granite 4 where all its layers are dense, and HyperCLOVA X, which norms what each half adds. */
 import type { Activation } from '../../binding.ts'
 import type { DecoderShape } from '../decoder.ts'
 import { type Fields, unsupportedField } from '../fields.ts'
-import { fieldInteger, fieldNumber, fieldText } from '../json.ts'
+import { fieldBoolean, fieldInteger, fieldNumber, fieldText } from '../json.ts'
 import { type Architecture, ATTENTION, FEED_FORWARD, ownFields, withLayers } from './architecture.ts'
 
 const read = ownFields({
@@ -29,6 +29,25 @@ export const granite: Architecture = {
   defaults: { maxPosition: 2048 },
   decoder,
   fields: FIELDS,
+}
+
+const readHyper = ownFields({ use_post_norm: fieldBoolean().nullish() })
+
+export const hyperClovaX: Architecture = {
+  modelType: 'hyperclovax',
+  defaults: { maxPosition: 2048 },
+  decoder: (config, shape) => {
+    const { attention_multiplier: scale, logits_scaling: logitScale } = read(config)
+    const after = { afterAttention: 'post_norm1', afterFeedForward: 'post_norm2' }
+    return {
+      // Left out it is what all have, where Granite's is 1.
+      ...withLayers(decoder(config, shape), ({ headDim }) => ({ scale: scale ?? headDim ** -0.5 })),
+      // A factor, where Granite divides.
+      logitScale: logitScale ?? 1,
+      norms: { ...shape.norms, ...((readHyper(config).use_post_norm ?? true) ? after : {}) },
+    }
+  },
+  fields: [...FIELDS, 'use_post_norm'],
 }
 
 const readHybrid = ownFields({

@@ -1,18 +1,19 @@
 /** The supported architectures, as config.json spells them: a small file each, or each kind. */
 import type { Architecture } from './architecture.ts'
 import { cohere, cohere2 } from './cohere.ts'
+import { cwm } from './cwm.ts'
 import { gemma, gemma2, gemma3 } from './gemma.ts'
 import { gemma4 } from './gemma4.ts'
 import { glm, glm4 } from './glm.ts'
 import { glm4Moe } from './glm4_moe.ts'
 import { gptOss } from './gpt_oss.ts'
-import { granite, graniteHybrid } from './granite.ts'
+import { granite, graniteHybrid, hyperClovaX } from './granite.ts'
 import { helium } from './helium.ts'
 import { llama } from './llama.ts'
 import { ministral, ministral3 } from './ministral.ts'
 import { mistral } from './mistral.ts'
 import { mixtral } from './mixtral.ts'
-import { olmo2, olmo3 } from './olmo.ts'
+import { olmo, olmo2, olmo3 } from './olmo.ts'
 import { olmoe } from './olmoe.ts'
 import { ernie45, exaone4, seedOss } from './others.ts'
 import { phi3 } from './phi3.ts'
@@ -40,6 +41,7 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   Glm4ForCausalLM: glm4,
   GraniteForCausalLM: granite,
   GraniteMoeHybridForCausalLM: graniteHybrid,
+  OlmoForCausalLM: olmo,
   Olmo2ForCausalLM: olmo2,
   Olmo3ForCausalLM: olmo3,
   SmolLM3ForCausalLM: smollm3,
@@ -51,6 +53,8 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   Exaone4ForCausalLM: exaone4,
   Ernie4_5ForCausalLM: ernie45,
   HeliumForCausalLM: helium,
+  HyperCLOVAXForCausalLM: hyperClovaX,
+  CwmForCausalLM: cwm,
 }
 
 /** Models of several parts, of which the text's is read: it says in `text_config` which of the above it is. */

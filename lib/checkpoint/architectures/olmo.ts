@@ -1,7 +1,8 @@
-/** OLMo 2 and 3: what each half adds is normed, and what it reads is not. */
+/** OLMo: 1 norms without weights; of 2 and 3 what each half adds is normed, and what it reads is not. */
 import type { DecoderShape } from '../decoder.ts'
-import type { Fields } from '../fields.ts'
-import { type Architecture, ATTENTION, withLayers } from './architecture.ts'
+import { type Fields, unsupportedField } from '../fields.ts'
+import { fieldNumber } from '../json.ts'
+import { type Architecture, ATTENTION, ownFields, withBiases, withLayers } from './architecture.ts'
 import { everyButEach, readWindows } from './windows.ts'
 
 export const POST_NORMS = {
@@ -13,6 +14,21 @@ const decoder = (config: Fields, shape: DecoderShape): DecoderShape => ({
   ...withLayers(shape, () => ({ headNorms: 'whole', biases: config.attention_bias ? ATTENTION : [] })),
   norms: POST_NORMS,
 })
+
+const readClip = ownFields({ clip_qkv: fieldNumber(0).nullish() })
+
+export const olmo: Architecture = {
+  modelType: 'olmo',
+  defaults: { maxPosition: 2048 },
+  decoder: (config, shape) => {
+    const { clip_qkv: clip } = readClip(config)
+    if (clip != null) throw unsupportedField('clip_qkv', 'null', clip)
+    const llama = withBiases(shape, config.attention_bias ? ATTENTION : [])
+    // What rms_norm_eps says is not read: its norms have no field of theirs.
+    return { ...llama, layerNorm: true, bareNorms: true, epsilon: 1e-5 }
+  },
+  fields: ['clip_qkv'],
+}
 
 export const olmo2: Architecture = {
   modelType: 'olmo2',

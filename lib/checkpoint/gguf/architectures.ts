@@ -314,6 +314,13 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
     keys: ['embedding_scale', 'residual_scale', 'attention.scale', 'logit_scale'],
     interleaved: true,
   },
+  olmo: {
+    ...named('OlmoForCausalLM', 'olmo'),
+    fields: (metadata) => ({ clip_qkv: metadata.number('olmo.attention.clamp_kqv') || null }),
+    keys: ['attention.layer_norm_epsilon', 'attention.clamp_kqv'],
+    layerNorm: true,
+    interleaved: true,
+  },
   // With a window it is OLMo 3, whose layers with one rotate without a scaling.
   olmo2: {
     architecture: (metadata) => (window(metadata, 'olmo2') === null ? 'Olmo2ForCausalLM' : 'Olmo3ForCausalLM'),

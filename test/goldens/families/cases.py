@@ -55,6 +55,22 @@ GRANITE4 = {
     'mamba_n_heads': 8,
     'mamba_d_head': 16,
 }
+HYPERCLOVAX = {
+    'embedding_multiplier': 6.0,
+    'residual_multiplier': 0.4,
+    'logits_scaling': 0.5,
+    'use_post_norm': True,
+}
+CWM = {
+    'rope_parameters': {
+        'rope_type': 'llama3',
+        'rope_theta': 1e4,
+        'factor': 4.0,
+        'high_freq_factor': 4.0,
+        'low_freq_factor': 1.0,
+        'original_max_position_embeddings': 64,
+    },
+}
 SMOLLM3 = {'num_hidden_layers': 4, 'no_rope_layer_interval': 2, 'pad_token_id': 0}
 COHERE2 = {**windows(4, 4), 'logit_scale': 0.25}
 YARN = {
@@ -137,6 +153,8 @@ CASES = [
     ('granite-gptq-g32', 'granite', GRANITE, 'gptq', 2),
     ('granite4-dense-bf16', 'granitemoehybrid', {**GRANITE4, 'position_embedding_type': 'rope'}, 'plain', 1),
     ('granite4-dense-nope-bf16', 'granitemoehybrid', {**GRANITE4, 'position_embedding_type': None}, 'plain', 1),
+    ('olmo-bf16', 'olmo', UNTIED, 'plain', 1),
+    ('olmo-gptq-g32', 'olmo', {}, 'gptq', 2),
     ('olmo2-bf16', 'olmo2', UNTIED, 'plain', 1),
     ('olmo2-awq-g32', 'olmo2', {}, 'awq', 2),
     ('olmo3-bf16', 'olmo3', windows(4, 4), 'plain', 1),
@@ -164,4 +182,6 @@ CASES = [
     ('mixtral-bf16', 'mixtral', {**MIXTRAL, 'sliding_window': 24}, 'plain', 1),
     ('mixtral-gptq-g32', 'mixtral', {**MIXTRAL, **UNTIED}, 'gptq', 2),
     ('helium-bf16', 'helium', {**UNTIED, 'attention_bias': True, 'mlp_bias': True}, 'plain', 1),
+    ('hyperclovax-bf16', 'hyperclovax', HYPERCLOVAX, 'plain', 1),
+    ('cwm-bf16', 'cwm', {**windows(4, 4), **CWM}, 'plain', 1),
 ]

@@ -77,6 +77,8 @@ const PARAMETERS: Record<string, number> = {
   'glm-4-9b-0414': 9_400_279_040,
   'glm-4-32b-0414': 32_566_081_536,
   'glm-4-9b-chat-hf': 9_399_951_360,
+  'olmo-1b': 1_176_764_416,
+  'olmo-7b': 6_888_095_744,
   'olmo-2-0425-1b': 1_484_916_736,
   'olmo-2-1124-7b': 7_298_617_344,
   'olmo-2-1124-13b': 13_716_198_400,
@@ -101,6 +103,7 @@ const PARAMETERS: Record<string, number> = {
 /** Of those of whose text's part only a rounded count is published, in billions: within its last digit. */
 const ROUNDED: Record<string, number> = {
   'command-r7b-12-2024': 8.0,
+  cwm: 32.6,
   'exaone-4.0-32b': 32.0,
   'gemma-4-31b-it': 30.7,
   'granite-4.0-micro': 3.4,
