@@ -1,4 +1,7 @@
 // The operations of a pass: which kernels, over which rows, with which of the working memory.
+#include <algorithm>
+#include <cstdlib>
+
 #include "cuda/attention.h"
 #include "cuda/check.h"
 #include "cuda/elementwise.h"
@@ -11,6 +14,12 @@
 #include "cuda/sample.h"
 
 namespace millrace::cuda {
+
+namespace {
+
+constexpr size_t kMostPrefetched = size_t{4} << 20;  // of each expert, into L2
+
+}  // namespace
 
 Weights CudaExecutor::weights(int unit) const {
   return {device_unit_table_, unit, unit_table_.early(unit)};
@@ -367,6 +376,13 @@ bool CudaExecutor::route_at_once(const RouteArguments& route, const NormOp& norm
   arguments.normed = normed.halves;
   arguments.normed_stride = normed.stride;
   arguments.route = route;
+  const Mixture& mixture = mixtures_[scope.unit];
+  if (mixture.op != nullptr && !mixture.apart && std::getenv("MILLRACE_TEST_NO_PREFETCH") == nullptr) {
+    const MatrixLayout& first = mixture.layout.gate_up.segments.front().matrix;
+    arguments.prefetched_bytes = static_cast<int>(std::min(first.bytes, kMostPrefetched));
+    arguments.prefetched_first = mixture.layout.first + first.offset;
+    arguments.prefetched_stride = mixture.layout.stride;
+  }
   if (!routes_itself(arguments)) return false;
   check(norm_and_route(arguments, expert_list_, scope.stream, true), "a router");
   counters_.weight_bytes_read += arguments.matrix.bytes;
