@@ -77,7 +77,7 @@ __global__ __launch_bounds__(kMaxThreads) void embed_any_kernel(const std::byte*
 __global__ __launch_bounds__(kMaxThreads) void feed_tokens_kernel(const int32_t* from, const int32_t* chosen, int rows,
                                                                   int32_t* tokens) {
   const int row = blockIdx.x * blockDim.x + threadIdx.x;
-  if (row < rows && from[row] >= 0) tokens[row] = max(chosen[from[row]], 0);
+  if (row < rows && from[row] >= 0) tokens[row] = max(__ldcv(chosen + from[row]), 0);
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ cudaError_t embed(const std::byte* table, WeightType type, const int32_t* tokens
 
 // tokens[r] = max(chosen[from[r]], 0) where from[r] >= 0: what the pass before chose, without the host.
 //   from    [rows] on the device, indices into `chosen`, or -1
-//   chosen  on the device; negative where nothing was chosen
+//   chosen  on the device or in mapped host memory; negative where nothing was chosen
 cudaError_t feed_tokens(const int32_t* from, const int32_t* chosen, int rows, int32_t* tokens, cudaStream_t stream);
 
 }  // namespace millrace::cuda

@@ -409,7 +409,12 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
     check(cudaMemsetAsync(device_expert_rows_, 0, experts_apart_ * sizeof(uint16_t), cuda.get()), "clearing a log");
   }
   if (fed) {
-    check(feed_tokens(device_inputs_.token_from, device_tokens_, rows(), device_inputs_.tokens, cuda.get()),
+    void* chosen = device_tokens_;
+    if (step.chosen != nullptr) {
+      check(cudaHostGetDevicePointer(&chosen, const_cast<int32_t*>(step.chosen), 0), "the tokens of the step before");
+    }
+    check(feed_tokens(device_inputs_.token_from, static_cast<const int32_t*>(chosen), rows(), device_inputs_.tokens,
+                      cuda.get()),
           "the tokens of the step before");
   }
   cuda.hold(this);
@@ -510,19 +515,28 @@ void CudaExecutor::collect(StepOutput& output) {
 }
 
 bool CudaExecutor::replayable() const {
-  return held_.front().operation == Operation::embed && held_.back().operation == Operation::sample &&
-         held_.size() == config_.units.size() + 2 && shape_.prefill_rows == 0 && unit_table_.all_early();
+  const Held &first = held_.front(), &last = held_.back();
+  const bool begins = first.operation == Operation::embed || first.operation == Operation::take_over;
+  const bool ends = last.operation == Operation::sample || last.operation == Operation::hand_over;
+  if (held_.size() < 3 || !begins || !ends || shape_.prefill_rows > 0 || !unit_table_.all_early()) return false;
+  for (size_t i = 1; i + 1 < held_.size(); i++) {
+    const bool beside = held_[i].number == held_[1].number + static_cast<int>(i) - 1;
+    if (held_[i].operation != Operation::unit || held_[i].rows != RowKind::all || !beside) return false;
+  }
+  return true;
+}
+
+CudaExecutor::Segment CudaExecutor::held_segment() const {
+  return {shape_, held_[1].number, held_[held_.size() - 2].number, held_.front().hop.rows, held_.back().hop.rows};
 }
 
 void CudaExecutor::flush(CudaStream& stream) {
   if (held_.empty()) return;
   const Range range("pass", rows());
-  // A whole pass of decode rows over permanent units is replayed as one graph.
-  if (cudaGraphExec_t graph = replayable() ? graph_of(shape_, stream) : nullptr; graph != nullptr) {
+  // Decode rows over units that stay where they are: replayed as one graph.
+  if (cudaGraphExec_t graph = replayable() ? graph_of_held(stream) : nullptr; graph != nullptr) {
     for (const Held& held : held_) {
-      if (held.operation != Operation::embed && held.operation != Operation::sample) {
-        counters_.weight_bytes_read += weight_bytes(held.number);
-      }
+      if (held.operation == Operation::unit) counters_.weight_bytes_read += weight_bytes(held.number);
     }
     check(cudaGraphLaunch(graph, stream.get()), "launching a pass");
   } else {
@@ -531,15 +545,16 @@ void CudaExecutor::flush(CudaStream& stream) {
   held_.clear();
 }
 
-cudaGraphExec_t CudaExecutor::graph_of(const Shape& shape, CudaStream& stream) {
-  if (const auto it = graphs_.find(shape); it != graphs_.end()) return it->second.get();
+cudaGraphExec_t CudaExecutor::graph_of_held(CudaStream& stream) {
+  const Segment segment = held_segment();
+  if (const auto it = graphs_.find(segment); it != graphs_.end()) return it->second.get();
   const ExecutorCounters counted = counters_;
   Graph graph = capture(stream.get(), "capturing a pass", [&] {
     for (const Held& held : held_) launch(held, stream.get());
   });
   counters_ = counted;
   if (graph == nullptr) return nullptr;
-  return (graphs_[shape] = std::move(graph)).get();
+  return (graphs_[segment] = std::move(graph)).get();
 }
 
 }  // namespace millrace::cuda

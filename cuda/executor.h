@@ -54,6 +54,7 @@ class CudaExecutor final : public Executor, private Holder {
   void sample(Stream& stream) override { hold(stream, {Operation::sample, 0}); }
   void end(Stream& stream) override;
   void collect(StepOutput& output) override;
+  const int32_t* choices() const override { return reinterpret_cast<const int32_t*>(pass_->outputs_memory->data()); }
   bool may_follow(const Step& step) const override;
   void abandon(Stream& stream) override;
   ExecutorCounters counters() const override { return counters_; }
@@ -80,6 +81,16 @@ class CudaExecutor final : public Executor, private Holder {
     auto operator<=>(const Shape&) const = default;
   };
 
+  // A captured pass, or part of one: units side by side, between what brings its rows and what takes them on.
+  struct Segment {
+    Shape shape;
+    int first = 0, last = 0;  // units
+    const std::byte* from = nullptr;
+    const std::byte* to = nullptr;
+    auto operator<=>(const Segment&) const = default;
+  };
+  Segment held_segment() const;
+
   // Where the small inputs of a step lie, in one pinned block and its copy on the device.
   struct Inputs {
     std::byte* base = nullptr;
@@ -98,7 +109,8 @@ class CudaExecutor final : public Executor, private Holder {
 
   // What the host has of a pass until it is collected. There are two: one may begin while another runs.
   struct Pass {
-    std::unique_ptr<CudaMemory> inputs_memory, outputs_memory, expert_rows, routes;  // pinned; routes: once it is asked for
+    std::unique_ptr<CudaMemory> inputs_memory, outputs_memory, expert_rows,
+        routes;  // pinned; routes: once it is asked for
     Inputs inputs;
     Step step;
     StepOutput* output = nullptr;
@@ -108,7 +120,7 @@ class CudaExecutor final : public Executor, private Holder {
 
   // Launches what is held back, in order.
   void flush(CudaStream& stream) override;
-  // It is a whole pass that can be a graph.
+  // It is a whole pass, or what of one lies between rows from another GPU and rows to one, and can be a graph.
   bool replayable() const;
   void hold(Stream& stream, Held held);
   void launch(const Held& held, cudaStream_t stream);
@@ -168,7 +180,7 @@ class CudaExecutor final : public Executor, private Holder {
   void apply_to(int in, const LinearLayout& layout, const Lowered& lowered, const Output& output, const Scope& scope);
   void collect_hidden(const Pass& pass);
   // What is held back as a graph, or null for this time.
-  cudaGraphExec_t graph_of(const Shape& shape, CudaStream& stream);
+  cudaGraphExec_t graph_of_held(CudaStream& stream);
   std::byte* allocate(size_t bytes, const char* what);
   int rows() const { return shape_.decode_rows + shape_.prefill_rows; }
   Weights weights(int unit) const;
@@ -223,11 +235,11 @@ class CudaExecutor final : public Executor, private Holder {
   const std::byte** device_expert_table_ = nullptr;  // [experts apart]
   uint16_t* device_expert_rows_ = nullptr;           // [experts apart]: StepOutput::expert_rows
   uint16_t* device_drawn_ = nullptr;                 // DrawnRoutes::experts
-  uint16_t* device_chosen_ = nullptr;                // [max padded rows, mixtures, chosen]: StepOutput::routes, once asked for
-  int listed_ = kNone;                               // the routes that the list is of
-  float* expert_gate_up_ = nullptr;  // [places, n], where gate and up don't leave their linear as one activation
-  __half* expert_act_ = nullptr;     // [places, padded width]
-  float* expert_results_ = nullptr;  // [places, hidden]
+  uint16_t* device_chosen_ = nullptr;  // [max padded rows, mixtures, chosen]: StepOutput::routes, once asked for
+  int listed_ = kNone;                 // the routes that the list is of
+  float* expert_gate_up_ = nullptr;    // [places, n], where gate and up don't leave their linear as one activation
+  __half* expert_act_ = nullptr;       // [places, padded width]
+  float* expert_results_ = nullptr;    // [places, hidden]
   float* attention_partials_ = nullptr;
   unsigned* attention_counters_ = nullptr;
   unsigned* hop_counter_ = nullptr;
@@ -238,7 +250,7 @@ class CudaExecutor final : public Executor, private Holder {
   Pass* pass_ = passes_.data();  // begun last
   Shape shape_;                  // of it
   std::vector<Held> held_;
-  std::map<Shape, Graph> graphs_;
+  std::map<Segment, Graph> graphs_;
   ExecutorCounters counters_;
   std::vector<float> row_;
   std::unique_ptr<LogitStage> stage_;

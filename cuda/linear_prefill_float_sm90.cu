@@ -25,7 +25,9 @@ struct FloatSource {
   const int half, lane;
   int slices_left;
   uint32_t weights = 0;
-  uint4 words[2] = {};
+  // The products take float16 from the registers that it was loaded to. A slice's are read until the one behind it has
+  // been issued and waited for, so the next slice is loaded to others.
+  uint4 words[2][2] = {};
 
   __device__ __forceinline__ FloatSource(const PrefillTask& task, int half, int lane)
       : half(half), lane(lane), slices_left(task.slices) {}
@@ -34,13 +36,14 @@ struct FloatSource {
     if (slices_left-- > 0) {
 #pragma unroll
       for (int f = 0; f < 2; f++) {
-        words[f] = load_shared_16(weights + k * kTileBytes + ((2 * half + f) * 32 + lane) * 16);
+        words[k % 2][f] = load_shared_16(weights + k * kTileBytes + ((2 * half + f) * 32 + lane) * 16);
       }
     }
     return false;
   }
-  __device__ __forceinline__ void registers(int, int f, uint32_t (&a)[4]) const {
-    a[0] = words[f].x, a[1] = words[f].y, a[2] = words[f].z, a[3] = words[f].w;
+  __device__ __forceinline__ void registers(int k, int f, uint32_t (&a)[4]) const {
+    const uint4& from = words[k % 2][f];
+    a[0] = from.x, a[1] = from.y, a[2] = from.z, a[3] = from.w;
     if constexpr (TYPE == WeightType::bf16) {
 #pragma unroll
       for (int r = 0; r < 4; r++) {

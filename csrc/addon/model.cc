@@ -51,8 +51,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
          InstanceMethod<&ModelHandle::memory>("memory"), InstanceMethod<&ModelHandle::set_homes>("setHomes"),
          InstanceMethod<&ModelHandle::set_arena>("setArena"),
          InstanceMethod<&ModelHandle::set_expert_cache>("setExpertCache"), InstanceMethod<&ModelHandle::trace>("trace"),
-         InstanceMethod<&ModelHandle::trace_routes>("traceRoutes"),
-         InstanceMethod<&ModelHandle::close>("close")});
+         InstanceMethod<&ModelHandle::trace_routes>("traceRoutes"), InstanceMethod<&ModelHandle::close>("close")});
   }
 
   // Constructed by load() alone, which passes an External of what it has loaded and the vocabulary's size.

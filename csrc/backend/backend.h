@@ -132,6 +132,7 @@ struct Step {
   // [rows], or empty: >= 0: not tokens[row] but what the step begun before chose for its logit request of this index (0
   // where that chose nothing); -1: tokens[row]
   std::span<const int32_t> token_from;
+  const int32_t* chosen = nullptr;        // that choice where another executor has made it: its choices()
   std::span<const int32_t> positions;     // [rows]; a row sees positions 0..its own of its sequence
   std::span<const int32_t> sequences;     // [rows], index into the block tables
   std::span<const int32_t> block_tables;  // [classes, sequences, block_table_stride], KV block ids
@@ -223,9 +224,9 @@ struct ExecutorConfig {
   int max_rows = 0;
   int max_logit_rows = 0;
   int max_context = 0;
-  std::vector<KernelImage> kernels;  // in the place of the backend's own; the CPU twin takes none
+  std::vector<KernelImage> kernels;          // in the place of the backend's own; the CPU twin takes none
   std::shared_ptr<const DrawnRoutes> drawn;  // what rows choose of mixtures; null: their routers do
-  ExecutorHooks hooks;               // the CPU twin, whose operations never overlap, takes none
+  ExecutorHooks hooks;                       // the CPU twin, whose operations never overlap, takes none
 };
 
 struct ExecutorCounters {
@@ -267,6 +268,9 @@ class Executor {
   // Once the pass that began with this output has run: brings what it sampled there, if the device has not done so
   // itself.
   virtual void collect(StepOutput&) {}
+  // Where the step begun last leaves what it chooses for its requests, once it has run: host memory that all devices
+  // read. The second step behind it writes there again.
+  virtual const int32_t* choices() const = 0;
   // One more step may begin before this one has run: its collect() reads nothing that the other writes.
   virtual bool may_follow(const Step&) const { return true; }
   // A pass will not be finished: drops what is held back on `stream`. What has been launched still runs.

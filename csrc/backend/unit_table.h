@@ -35,9 +35,10 @@ class UnitTable {
   // for good, and was there already when it was set before. (An entry that a launch ahead of the kernel writes may not
   // be there yet.)
   bool early(int unit) const { return entries_[unit].early; }
+  // Of all that have been set: units elsewhere never are.
   bool all_early() const {
     for (const Entry& entry : entries_) {
-      if (!entry.early) return false;
+      if (entry.slab != nullptr && !entry.early) return false;
     }
     return true;
   }

@@ -471,6 +471,16 @@ void Model::cross(const Side& from, const Side& to) {
   to.executor->take_over(*to.compute, to.inbox->data());
 }
 
+// What the side that embeds does next comes behind a pass under way: the tokens chosen there are in host memory, and
+// rows between sides have been read. On one device the stream's order sees to that.
+void Model::follow(const Pass& before) {
+  const int first = device_of(0), head = head_side();
+  for (int i = 0; i < static_cast<int>(sides_.size()); i++) {
+    if (i == first || (i == head && hop_waits_++ == config_.skip_hop_wait)) continue;
+    sides_[first].compute->wait(*before.done[i]);
+  }
+}
+
 void Model::run_pass(Pass& pass) {
   const std::vector<UnitLayout>& units = host_->units();
   const int head = head_side();
@@ -482,6 +492,10 @@ void Model::run_pass(Pass& pass) {
   const auto end_span = [&] {
     if (trace_) trace_->end(Trace::of(Trace::compute, at));
   };
+  const int first = at;
+  const bool fed = !step.token_from.empty();
+  const int32_t* chosen = fed && first != head ? sides_[head].executor->choices() : nullptr;
+  if (under_way_ == 2) follow(&pass == &passes_[0] ? passes_[1] : passes_[0]);
   if (cpu_) step.hops_before = cpu_->hops;
   step.logs_routes = route_log_ != nullptr;
   // With as many sequences again, the next pass will take the same way.
@@ -499,6 +513,8 @@ void Model::run_pass(Pass& pass) {
     Step own = step;
     if (i != head) own.logits = {}, own.adjustments = {}, own.table_updates = {}, own.masks = {}, own.hidden_rows = {};
     if (experts_) experts_->begin(*side.executor, *side.compute);
+    own.chosen = i == first ? chosen : nullptr;
+    if (i != first) own.token_from = {};
     side.executor->begin(*side.compute, own, pass.output);
   }
   sides_[at].executor->embed(*sides_[at].compute);
@@ -565,17 +581,18 @@ void Model::run_pass(Pass& pass) {
   if (cpu_) cpu_->stream->record(*pass.done.back());
 }
 
-// Of units that stay where they are, on one device: a pass whose rows turn out useless has cost no copies, and the
-// tokens of the one before are where it needs them.
+// Of units that stay where they are: a pass whose rows turn out useless has cost no copies.
 bool Model::may_launch_ahead() const {
-  const Side& side = sides_.front();
   const bool wished = config_.steps_ahead == StepsAhead::always ||
-                      (config_.steps_ahead == StepsAhead::on_gpus && !side.backend->reads_host_memory());
-  if (!wished || under_way_ != 1 || sides_.size() > 1 || cpu_ || trace_) return false;
-  const std::vector<Home>& homes = side.feeder->homes();
-  return std::all_of(homes.begin(), homes.end(),
-                     [](Home home) { return home == Home::resident || home == Home::demand; }) &&
-         side.executor->may_follow(passes_[1 - next_pass_].batch.step);
+                      (config_.steps_ahead == StepsAhead::on_gpus && !sides_.front().backend->reads_host_memory());
+  if (!wished || under_way_ != 1 || cpu_ || trace_) return false;
+  const auto rests = [](const Side& side) {
+    return std::ranges::all_of(side.feeder->homes(), [](Home home) {
+      return home == Home::resident || home == Home::demand || home == Home::elsewhere;
+    });
+  };
+  return std::ranges::all_of(sides_, rests) &&
+         sides_[head_side()].executor->may_follow(passes_[1 - next_pass_].batch.step);
 }
 
 bool Model::launch(bool ahead) {

@@ -13,9 +13,9 @@
 #include "engine/kv_pool.h"
 #include "engine/scheduler.h"
 #include "stream/expert_store.h"
-#include "stream/route_log.h"
 #include "stream/feeder.h"
 #include "stream/host_store.h"
+#include "stream/route_log.h"
 
 namespace millrace {
 
@@ -50,7 +50,7 @@ struct ModelConfig {
   bool watch_costs = true;         // and corrects them by what passes take
   std::function<void(const Sequence&, int count, std::vector<int32_t>& drafts)> draft;  // see SchedulerConfig
   std::shared_ptr<DraftModel> draft_model;                                              // this model's alone
-  std::vector<KernelImage> kernels;  // in the place of the backend's own
+  std::vector<KernelImage> kernels;                 // in the place of the backend's own
   std::shared_ptr<const DrawnRoutes> drawn_routes;  // what rows choose of mixtures; null: their routers do
   FeederHooks hooks;
   ExpertHooks expert_hooks;
@@ -222,6 +222,7 @@ class Model {
   bool launch(bool ahead);
   bool may_launch_ahead() const;
   void run_pass(Pass& pass);
+  void follow(const Pass& before);
   // Waits for the oldest pass under way.
   void finish();
   const Program& program() const { return host_->program(); }

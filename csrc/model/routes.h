@@ -16,9 +16,9 @@ struct Mixtures {
 };
 Mixtures mixtures_of(const Program& program);
 
-// Experts that rows choose in the place of those that their routers would: for benchmarks, whose routers are random, and
-// for what was chosen elsewhere and is replayed. The row at position p of the sequence of number s takes the choices of
-// entry (p + s * kStep) % entries.
+// Experts that rows choose in the place of those that their routers would: for benchmarks, whose routers are random,
+// and for what was chosen elsewhere and is replayed. The row at position p of the sequence of number s takes the
+// choices of entry (p + s * kStep) % entries.
 struct DrawnRoutes {
   static constexpr int kStep = 7919;
   int entries = 0;

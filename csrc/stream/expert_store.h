@@ -113,7 +113,7 @@ class ExpertStore {
   std::unique_ptr<Event> published_;
   double gain_ = 0.05;  // what passes found of late in frames beyond what even choices would have; some at first
   uint64_t pass_ = 0;   // told of
-  bool first_ = true;  // nothing was published yet
+  bool first_ = true;   // nothing was published yet
   int64_t free_waits_ = 0, ready_waits_ = 0;
   ExpertCounters counters_;
 };

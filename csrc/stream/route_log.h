@@ -1,7 +1,7 @@
 #pragma once
-// What rows of passes chose of a model's mixtures, as a file: a line of JSON, {"millraceRoutes": 1, "mixtures", "experts",
-// "chosen"}, then a record a row, in little-endian integers: the pass (32 bits), the row's position (32 bits), and
-// [mixtures, chosen] numbers of experts (16 bits each). The model's worker alone uses it.
+// What rows of passes chose of a model's mixtures, as a file: a line of JSON, {"millraceRoutes": 1, "mixtures",
+// "experts", "chosen"}, then a record a row, in little-endian integers: the pass (32 bits), the row's position (32
+// bits), and [mixtures, chosen] numbers of experts (16 bits each). The model's worker alone uses it.
 #include <cstdint>
 #include <cstdio>
 #include <span>

@@ -61,8 +61,8 @@ cudaError_t route(const RouteArguments& a, const ExpertList& list, cudaStream_t 
   // One row's list too has eight warps.
   const int warps = listed ? std::max(std::min(most, 8), a.rows) : std::min(most, 8);
   const int blocks = (a.rows + warps - 1) / warps;
-  return launch(route_kernel, dim3(blocks), dim3(32 * warps), route_bytes(a.op) * warps, stream, programmatic, a,
-                list, listed);
+  return launch(route_kernel, dim3(blocks), dim3(32 * warps), route_bytes(a.op) * warps, stream, programmatic, a, list,
+                listed);
 }
 
 cudaError_t list_experts(const float* routes, int rows, int top_k, int experts, const int32_t* positions,

@@ -87,8 +87,8 @@ __device__ inline void keep_groups(const RouteOp& op, float* choice, float* grou
   __syncwarp();
 }
 
-// The numbers of the op.top_k best of `choice`, in the warp's registers: a bit pattern that orders as the numbers do has
-// its greatest by one instruction. False where there is one that does not compare.
+// The numbers of the op.top_k best of `choice`, in the warp's registers: a bit pattern that orders as the numbers do
+// has its greatest by one instruction. False where there is one that does not compare.
 constexpr int kChosenAtOnce = 8;  // a lane's
 __device__ __forceinline__ bool choose_fast(const float* choice, int experts, int top_k, int lane, int* chosen) {
 #if __CUDA_ARCH__ >= 800
@@ -116,8 +116,9 @@ __device__ __forceinline__ bool choose_fast(const float* choice, int experts, in
       if (keys[i] > own) own = keys[i], at = i;
     }
     const uint32_t most = __reduce_max_sync(kAll, own);
-    const unsigned best = most == taken ? static_cast<unsigned>(rank)  // of logits that were infinite
-                                        : __reduce_min_sync(kAll, own == most ? static_cast<unsigned>(lane + 32 * at) : ~0u);
+    const unsigned best = most == taken
+                              ? static_cast<unsigned>(rank)  // of logits that were infinite
+                              : __reduce_min_sync(kAll, own == most ? static_cast<unsigned>(lane + 32 * at) : ~0u);
 #pragma unroll
     for (int i = 0; i < kChosenAtOnce; i++) {
       if (best == static_cast<unsigned>(lane + 32 * i)) keys[i] = taken;
@@ -209,9 +210,9 @@ __device__ inline void route_row(const RouteArguments& a, int row, const float* 
   write_routes(a, row, room, lane);
 }
 
-// The same choice of the first row by a thread block of 256, of at most 128 experts in one group: a number's rank is how
-// many are before it. room.scores and room.chosen are whole after it. `exponents`: [op.experts]. False where there are
-// scores that no order has: route_row() knows what becomes of them.
+// The same choice of the first row by a thread block of 256, of at most 128 experts in one group: a number's rank is
+// how many are before it. room.scores and room.chosen are whole after it. `exponents`: [op.experts]. False where there
+// are scores that no order has: route_row() knows what becomes of them.
 __device__ inline bool choose_by_block(const RouteArguments& a, const float* logits, const float* bias,
                                        const RouteRoom& room, double* exponents) {
   const RouteOp& op = a.op;

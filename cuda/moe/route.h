@@ -20,18 +20,18 @@ struct RouteArguments {
   uint16_t* chosen = nullptr;          // or null: [rows, chosen_stride], the experts of each row
   int chosen_stride = 0;
 };
-// Of rows whose logits are still to be made: the norm of x, the router's linear of it, and what route() and its list do,
-// in one launch. The same bits.
+// Of rows whose logits are still to be made: the norm of x, the router's linear of it, and what route() and its list
+// do, in one launch. The same bits.
 struct RouterArguments {
   const float* x = nullptr;  // [rows, x_stride]
   int64_t x_stride = 0;
   size_t norm_offset = 0;
   float epsilon = 0;
-  MatrixLayout matrix;            // [op.experts, width of x]
-  int64_t bias_offset = -1;       // of the linear: float32 [op.experts]; -1: none
-  __half* normed = nullptr;       // [rows, normed_stride]: what the experts read
-  int normed_stride = 0;          // a multiple of 8
-  RouteArguments route;           // without logits
+  MatrixLayout matrix;       // [op.experts, width of x]
+  int64_t bias_offset = -1;  // of the linear: float32 [op.experts]; -1: none
+  __half* normed = nullptr;  // [rows, normed_stride]: what the experts read
+  int normed_stride = 0;     // a multiple of 8
+  RouteArguments route;      // without logits
   // 0, or of one row bytes of each chosen expert that are brought into L2: expert e's begin prefetched_first +
   // e * prefetched_stride into the slab.
   int prefetched_bytes = 0;

@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(kDecodeThreads)
 
   // ---- The warp's tiles: of each of its parts, one a thread block of linear_decode's cluster, those of its chunks.
   const std::byte* slab = route.weights.units[route.weights.unit];
-  const std::byte* tiles = slab + m.offset + static_cast<size_t>(own / 4) * task.row_block_bytes +
-                           own % 4 * 512 + lane * 16;
+  const std::byte* tiles =
+      slab + m.offset + static_cast<size_t>(own / 4) * task.row_block_bytes + own % 4 * 512 + lane * 16;
   const int each = plan.rounds * kSlices, items = plan.splits * each;
   const auto slice_of = [&](int item) {
     const int part = item >= each ? 1 : 0, within = item - part * each;
@@ -72,7 +72,8 @@ __global__ void __launch_bounds__(kDecodeThreads)
 #pragma unroll
     for (int i = 0; i < kHeld; i++) {
       const int slice = first + i < items ? slice_of(first + i) : slices;
-      held[i] = slice < slices ? *reinterpret_cast<const uint4*>(tiles + static_cast<size_t>(slice) * kTileBytes) : uint4{};
+      held[i] =
+          slice < slices ? *reinterpret_cast<const uint4*>(tiles + static_cast<size_t>(slice) * kTileBytes) : uint4{};
     }
   };
   load(0);

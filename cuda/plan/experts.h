@@ -53,8 +53,8 @@ inline constexpr int kRouterBlocks = 8;  // at most
 struct RouterPlan {
   // The order of sums is that of plan_decode.
   int splits = 0, step = 0, rounds = 0, sum_warps = 0;
-  // From the beginning of shared memory: the normed rows, their sums of squares, a barrier, the warps' sums, logits, and
-  // what routing a row takes.
+  // From the beginning of shared memory: the normed rows, their sums of squares, a barrier, the warps' sums, logits,
+  // and what routing a row takes.
   int squares_at = 0, barrier_at = 0, sums_at = 0, logits_at = 0;
   LaunchShape launch;
 };

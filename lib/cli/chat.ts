@@ -116,7 +116,7 @@ async function interactive(talk: Talk, terminal: Terminal): Promise<void> {
         })
       } catch (error) {
         if (!MillraceError.isInstance(error)) throw error
-        terminal.complain(`${error.code}: ${error.message}\n  ${error.remedy}`)
+        terminal.explain(error)
       } finally {
         cancel = undefined
       }

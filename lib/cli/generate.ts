@@ -59,7 +59,7 @@ export function generateCommand(terminal: Terminal): Command {
       ...chatOptionsOf(flags),
       ...(flags.tools === undefined ? {} : { tools: await readTools(flags.tools) }),
     }
-    const text = flags.chat ?? flags.prompt ?? positional ?? (await terminal.readStdin()).replace(/\r?\n$/, '')
+    const text = flags.chat ?? flags.prompt ?? positional ?? (await readPrompt(terminal))
     await checkTokens(path, options, flags)
     await using model = await loadModel(path, flags, terminal, loadFlagOptions(flags))
     const generation =
@@ -80,6 +80,16 @@ export function generateCommand(terminal: Terminal): Command {
       for (const line of describeRun(model, result)) terminal.complain(line)
     }
     await endTrace(model, flags)
+  })
+}
+
+/** Throws INVALID_ARGUMENT: nothing at all was hardly meant, and an empty prompt can be said by --prompt "". */
+async function readPrompt(terminal: Terminal): Promise<string> {
+  const text = (await terminal.readStdin()).replace(/\r?\n$/, '')
+  if (text !== '') return text
+  throw new MillraceError('INVALID_ARGUMENT', {
+    message: 'expected a prompt but received none: standard input is empty',
+    remedy: 'give the prompt as an argument, by --prompt or --chat, or through a pipe',
   })
 }
 

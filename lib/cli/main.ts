@@ -11,6 +11,7 @@ import { buildCommand } from './build.ts'
 import { cacheCommand } from './cache.ts'
 import { chatCommand } from './chat.ts'
 import { doctorCommand } from './doctor.ts'
+import { EXAMPLES } from './examples.ts'
 import { generateCommand } from './generate.ts'
 import { inspectCommand } from './inspect.ts'
 import { lsCommand, modelsCommand, pullCommand, rmCommand } from './models.ts'
@@ -19,6 +20,14 @@ import { probeCommand } from './probe.ts'
 import { scoreCommand } from './score.ts'
 import { serveCommand } from './serve.ts'
 import { Interrupted, Terminal } from './terminal.ts'
+
+/** As the help lists them. */
+const GROUPS: [heading: string, commands: ((terminal: Terminal) => Command)[]][] = [
+  ['Answers:', [generateCommand, chatCommand, serveCommand, batchCommand]],
+  ['Models:', [modelsCommand, planCommand, pullCommand, lsCommand, rmCommand, inspectCommand]],
+  ['This machine:', [doctorCommand, probeCommand, cacheCommand, buildCommand]],
+  ['Figures:', [scoreCommand, benchCommand]],
+]
 
 const EXIT = { ok: 0, failure: 1, usage: 2 }
 
@@ -33,27 +42,16 @@ async function main(): Promise<void> {
     .enablePositionalOptions()
     .addHelpText(
       'after',
-      '\nExit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted (Ctrl-C), 143 terminated.',
+      '\nmillrace help <command> has the options of one, and an example.\nExit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted (Ctrl-C), 143 terminated.',
     )
-  for (const command of [
-    generateCommand,
-    chatCommand,
-    inspectCommand,
-    planCommand,
-    probeCommand,
-    scoreCommand,
-    benchCommand,
-    pullCommand,
-    lsCommand,
-    rmCommand,
-    cacheCommand,
-    serveCommand,
-    modelsCommand,
-    doctorCommand,
-    buildCommand,
-    batchCommand,
-  ]) {
-    program.addCommand(command(terminal).exitOverride())
+    .hook('preAction', (_, { options }) => {
+      terminal.flags = new Set(options.flatMap(({ long }) => long ?? []))
+    })
+  for (const [heading, commands] of GROUPS) {
+    for (const make of commands) {
+      const command = make(terminal).exitOverride().helpGroup(heading)
+      program.addCommand(command.addHelpText('after', `\nExample:\n  ${EXAMPLES[command.name()]}`))
+    }
   }
   process.exitCode = (await run(program, terminal)) || process.exitCode
   terminal.close()
@@ -70,8 +68,7 @@ async function run(program: Command, terminal: Terminal): Promise<number> {
       return terminal.exitCode
     }
     if (MillraceError.isInstance(error)) {
-      terminal.complain(`${error.code}: ${error.message}`)
-      terminal.complain(`  ${remedyOf(error, program)}`)
+      terminal.explain({ code: error.code, message: error.message, remedy: remedyOf(error, program) })
       return error.code === 'INVALID_ARGUMENT' ? EXIT.usage : EXIT.failure
     }
     terminal.complain(`INTERNAL: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)

@@ -4,7 +4,6 @@ import { MillraceError } from '../errors.ts'
 import { listModels, removeModel } from '../hub/manage.ts'
 import { pull } from '../hub/pull.ts'
 import { type PlanModelOptions, plan } from '../model/plan.ts'
-import { SHAPES } from '../model/shapes.ts'
 import type { HeadType } from '../options/model.ts'
 import type { DescribedGpu } from '../plan/described.ts'
 import { probe } from '../probe.ts'
@@ -19,6 +18,7 @@ import {
   planOptions,
 } from './options.ts'
 import { describeHomes, significant } from './plan.ts'
+import { REPOSITORIES } from './repositories.ts'
 import type { Terminal } from './terminal.ts'
 
 interface PullFlags extends HubFlags {
@@ -96,17 +96,18 @@ export function modelsCommand(terminal: Terminal): Command {
   return addGpuFlag(addServeFlags(addPlanFlags(command))).action(async ({ json, gpu, ...flags }: ModelsFlags) => {
     const { cpu } = await probe()
     const options = { ...planOptions(flags), gpu }
-    const rows = []
-    for (const model of Object.keys(SHAPES)) {
-      if (model === 'millrace-demo') continue
-      for (const head of HEADS)
-        rows.push({ model, head, ...(await rowOf(model, head, options, cpu.memoryAvailableBytes)) })
+    const rows: (Row & { model: string; head: HeadType })[] = []
+    for (const [model, repository] of Object.entries(REPOSITORIES)) {
+      for (const head of HEADS) {
+        rows.push({ model, head, repository, ...(await rowOf(model, head, options, cpu.memoryAvailableBytes)) })
+      }
     }
-    await terminal.write(json ? `${JSON.stringify(rows, null, 2)}\n` : tableOf(rows))
+    await terminal.write(json ? `${JSON.stringify(rows, null, 2)}\n` : terminal.words(tableOf(rows)))
+    if (!json) terminal.note('millrace pull <name> fetches one; head of 4 bits: with --head q4')
   })
 }
 
-interface Row {
+interface Fit {
   fits: boolean
   device?: string
   ramBytes?: number
@@ -116,12 +117,15 @@ interface Row {
   why?: string
 }
 
-async function rowOf(model: string, head: HeadType, options: PlanModelOptions, freeBytes: number): Promise<Row> {
+interface Row extends Fit {
+  /** Of the hub, one of its shape. */
+  repository: string
+}
+
+async function rowOf(model: string, head: HeadType, options: PlanModelOptions, freeBytes: number): Promise<Fit> {
   try {
     const { device, hostBytes, vramBytes, kvBytes, ...made } = await plan(model, {
       ...options,
-      // Two full contexts suit one person; what a server holds, its flags say.
-      maxSequences: options.maxSequences ?? (options.kvTokens === undefined ? 2 : undefined),
       head,
     })
     const ramBytes = hostBytes + (device === 'cpu' ? kvBytes : 0)
@@ -138,10 +142,20 @@ async function rowOf(model: string, head: HeadType, options: PlanModelOptions, f
 
 function tableOf(rows: readonly (Row & { model: string; head: string })[]): string {
   const lines = rows.map(
-    ({ model, head, fits, ramBytes = 0, vramBytes = 0, tokensPerSecond = 0, homes, why }): [string, string] => [
+    ({
+      model,
+      head,
+      repository,
+      fits,
+      ramBytes = 0,
+      vramBytes = 0,
+      tokensPerSecond = 0,
+      homes,
+      why,
+    }): [string, string] => [
       `${model}, head ${head === 'q4' ? 'of 4 bits' : 'of 16 bits'}`,
       fits
-        ? `${significant(tokensPerSecond)} tok/s; RAM ${formatBytes(ramBytes)}${vramBytes > 0 ? `, VRAM ${formatBytes(vramBytes)}` : ''}; ${homes}`
+        ? `${significant(tokensPerSecond)} tok/s; RAM ${formatBytes(ramBytes)}${vramBytes > 0 ? `, VRAM ${formatBytes(vramBytes)}` : ''}; ${homes}; ${repository}`
         : `does not fit: ${why}`,
     ],
   )

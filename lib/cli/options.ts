@@ -99,8 +99,18 @@ function parsePlacement(text: string): LoadFlags['placement'] {
 /** Bytes where it is a number alone. */
 const parseSize = (text: string) => (/^\d+$/.test(text) ? Number(text) : text)
 
+/** Options that `--help` lists under a heading of their own. */
+function inGroup(command: Command, heading: string, add: (command: Command) => Command): Command {
+  const before = command.optionsGroup()
+  return add(command.optionsGroup(heading)).optionsGroup(before)
+}
+
 /** What a plan depends on. */
 export function addPlanFlags(command: Command, context = 'longest prompt and answer together'): Command {
+  return inGroup(command, 'Placement and memory:', (one) => planFlags(one, context))
+}
+
+function planFlags(command: Command, context: string): Command {
   return command
     .addOption(
       new Option('--device <device>', 'auto, cpu, cuda, cuda:<index>, or several GPUs with commas').argParser((text) =>
@@ -157,22 +167,28 @@ export function addPlanFlags(command: Command, context = 'longest prompt and ans
 
 /** Of commands that choose for themselves what the KV cache holds, these are no flags. */
 export function addServeFlags(command: Command): Command {
-  return command
-    .addOption(new Option('--max-sequences <count>', 'full contexts that the KV cache holds').argParser(parseNumber))
-    .addOption(new Option('--kv-tokens <count>', 'or its size in tokens, one context at least').argParser(parseNumber))
-    .addOption(
-      new Option('--batch <count>', 'sequences expected at once, what --placement auto chooses for').argParser(
-        parseNumber,
+  return inGroup(command, 'Placement and memory:', (one) =>
+    one
+      .addOption(new Option('--max-sequences <count>', 'full contexts that the KV cache holds').argParser(parseNumber))
+      .addOption(
+        new Option('--kv-tokens <count>', 'or its size in tokens, one context at least').argParser(parseNumber),
+      )
+      .addOption(
+        new Option('--batch <count>', 'sequences expected at once, what --placement auto chooses for').argParser(
+          parseNumber,
+        ),
       ),
-    )
+  )
 }
 
 export const MODEL = 'folder of the checkpoint, a GGUF file, or a name of the hub: owner/name, owner/name:file.gguf'
 
 export function addHubFlags(command: Command): Command {
-  return command
-    .addOption(new Option('--revision <revision>', 'of a model by name: a branch, a tag or a commit'))
-    .addOption(new Option('--offline', 'of a model by name: what the cache has, and no network'))
+  return inGroup(command, 'Models by name:', (one) =>
+    one
+      .addOption(new Option('--revision <revision>', 'a branch, a tag or a commit'))
+      .addOption(new Option('--offline', 'what the cache has, and no network')),
+  )
 }
 
 /** Of commands that load. */
@@ -281,11 +297,13 @@ function samplingFlags({ json }: { json: boolean }): { name: string; option: Opt
 
 /** `json`: those too that are of use to a command that prints JSON alone. */
 export function addSamplingFlags(command: Command, { json = false } = {}): Command {
-  for (const { option, reads } of samplingFlags({ json })) {
-    const reader = READERS[reads]
-    command.addOption(reader ? option.argParser(reader as (text: string, before: unknown) => unknown) : option)
-  }
-  return command
+  return inGroup(command, 'Sampling and limits:', (one) => {
+    for (const { option, reads } of samplingFlags({ json })) {
+      const reader = READERS[reads]
+      one.addOption(reader ? option.argParser(reader as (text: string, before: unknown) => unknown) : option)
+    }
+    return one
+  })
 }
 
 /** Checked at once: before a model is loaded, and also where no request follows. */

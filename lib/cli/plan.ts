@@ -57,9 +57,9 @@ export function planCommand(terminal: Terminal): Command {
       ),
     )
     .option('--json', 'print as JSON')
-  addGpuFlag(addHubFlags(addServeFlags(addPlanFlags(command))))
-  command
-    .option('--vram <size>', "a machine that is not here: its GPU's memory, such as 24GiB")
+  addHubFlags(addServeFlags(addPlanFlags(command)))
+  addGpuFlag(command.optionsGroup('A machine that is not here:'))
+    .option('--vram <size>', "its GPU's memory, such as 24GiB")
     .option('--bandwidth <rate>', "of the GPU's memory, such as 1008GB/s; an H100's if not given", withoutSecond)
     .option('--link <link>', "to the GPU: 'PCIe 4.0 x16', or what copies reach, such as 25GB/s", withoutSecond)
     .option('--cores <count>', 'of its CPU', parseNumber)
@@ -86,7 +86,7 @@ export function planCommand(terminal: Terminal): Command {
     }
     const { arena: _, ...each } = of
     const made = await planModels(names, { ...each, machine })
-    await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describeModels(made, machine))
+    await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describeModels(made, machine, terminal))
     if (made.problems.length > 0) process.exitCode = 1
   })
 }
@@ -109,11 +109,14 @@ function machineOf({ gpu, vram, bandwidth, link, cores, ram, dram, disk }: Flags
     : { ...parts, gpu: { ...described, ...(link && { link }), ...(bandwidth && { bandwidth }) } }
 }
 
-function describeModels(made: ModelsPlan, machine: DescribedMachine | undefined): string {
+function describeModels(made: ModelsPlan, machine: DescribedMachine | undefined, terminal: Terminal): string {
   const rows: [string, string][] = []
   for (const { model, plan: one, problem, switchSeconds, loadSeconds, tokensPerSecond } of made.models) {
     if (one === undefined) {
-      rows.push([model, `does not fit: ${problem!.message}${problem!.remedy ? `; ${problem!.remedy}` : ''}`])
+      rows.push([
+        model,
+        terminal.words(`does not fit: ${problem!.message}${problem!.remedy ? `; ${problem!.remedy}` : ''}`),
+      ])
       continue
     }
     const { single, batch, prefill } = one.prediction
@@ -143,8 +146,8 @@ function describeModels(made: ModelsPlan, machine: DescribedMachine | undefined)
     if (made.vramLimitBytes > 0)
       rows.push(['VRAM', `${formatBytes(made.vramBytes)} of ${formatBytes(made.vramLimitBytes)}`])
   }
-  for (const problem of made.problems) rows.push(['does not fit', problem])
-  for (const warning of made.warnings) rows.push(['slow', warning])
+  for (const problem of made.problems) rows.push(['does not fit', terminal.words(problem)])
+  for (const warning of made.warnings) rows.push(['slow', terminal.words(warning)])
   const guessed =
     machine?.gpu && machine.gpu.bandwidth === undefined ? ', with the memory of an H100: name --bandwidth' : ''
   if (machine !== undefined) rows.push(['calibrated', `no: these are guesses${guessed}`])

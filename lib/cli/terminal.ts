@@ -7,6 +7,7 @@ import { MillraceError } from '../errors.ts'
 import { messageOf } from '../files.ts'
 import type { Logger } from '../log.ts'
 import type { LoadProgress } from '../options/model.ts'
+import { withFlags } from './flag_words.ts'
 import { formatBytes } from './format.ts'
 import { Pace } from './pace.ts'
 
@@ -19,6 +20,8 @@ export class Terminal {
   #signalExit: number | undefined
   #bar: SingleBar | undefined
   quiet = false
+  /** Of the command that was called. */
+  flags: ReadonlySet<string> = new Set()
 
   constructor() {
     process.on('SIGINT', this.#handle)
@@ -112,9 +115,20 @@ export class Terminal {
     debug() {},
     info() {},
     warn: (fields, message) => {
-      if (!('request' in fields)) this.complain(`warning: ${message}`)
+      if (!('request' in fields)) this.complain(`warning: ${this.words(message)}`)
     },
     error() {},
+  }
+
+  /** An error and what to do about it, in the words of the command. */
+  explain({ code, message, remedy }: Pick<MillraceError, 'code' | 'message' | 'remedy'>): void {
+    this.complain(`${code}: ${this.words(message)}`)
+    this.complain(`  ${this.words(remedy)}`)
+  }
+
+  /** A sentence of the library's, its options as the command's flags. */
+  words(text: string): string {
+    return withFlags(text, this.flags)
   }
 
   complain(line: string): void {

@@ -71,10 +71,19 @@ export function jsonFragment(dfa: Dfa, { counted, names }: JsonTextOptions, mete
 
 const hexDigit = (value: number) => '0123456789abcdef'.charCodeAt(value)
 
+/** Where all characters lead that are escaped; -1 where that is several states, or none. */
+function onlyTarget(arcs: Arcs): number {
+  const target = arcs[2]!
+  if (arcs[0] !== 0 || arcs[1]! < 0x1f) return -1
+  return follow(arcs, QUOTE) === target && follow(arcs, BACKSLASH) === target ? target : -1
+}
+
 /** States behind a backslash, each kept once. */
 class Escapes {
   readonly #encoder: Encoder
   readonly #known = new Map<string, number>()
+  /** Of states whose escapes all lead to one. */
+  readonly #knownOfOne = new Map<number, number>()
   readonly #long = new Map<number, number>()
 
   constructor(encoder: Encoder) {
@@ -85,6 +94,17 @@ class Escapes {
   of(arcs: Arcs, any: boolean): number {
     if (arcs.length === 0 || arcs[0]! > BACKSLASH) return -1
     if (any) return this.#any(arcs[2]!)
+    const only = onlyTarget(arcs)
+    if (only === -1) return this.#ofTargets(arcs)
+    let state = this.#knownOfOne.get(only)
+    if (state === undefined) {
+      state = this.#ofTargets(arcs)
+      this.#knownOfOne.set(only, state)
+    }
+    return state
+  }
+
+  #ofTargets(arcs: Arcs): number {
     const targets = [...SHORT_ESCAPES.keys()].map((point) => follow(arcs, point))
     // Those that have a long one most often lead to one state.
     const isOne = arcs[0]! === 0 && arcs[1]! >= 0x1f

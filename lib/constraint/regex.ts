@@ -2,15 +2,39 @@
 import { type CharSet, EVERY, LAST } from './charset.ts'
 import { ANY, type Dfa, follow, isAnyState, isNothing, pushArc, trim } from './dfa.ts'
 import { without } from './dfa_algebra.ts'
-import { type Meter, tooLarge, unsupported } from './problems.ts'
+import { type Cost, type Meter, tooLarge, unsupported } from './problems.ts'
 import { compareDuties, END, everyDuty, moveDuties, withDuty } from './regex_duties.ts'
 import { EMPTY, parseRegex, type RegexFlags, type RegexNode } from './regex_parser.ts'
 
 /** The texts that a regular expression matches: as a whole, or anywhere in them. */
 export function regexDfa(source: string, how: 'whole' | 'anywhere', flags: RegexFlags, meter: Meter): Dfa {
   if (flags.multiline && /[\^$]/.test(source)) throw unsupported("the flag 'm' of a regular expression")
-  return treeDfa(parseRegex(source, flags), how, meter)
+  const key = `${how} ${flags.ignoreCase ? 'i' : ''}${flags.dotAll ? 's' : ''}${flags.multiline ? 'm' : ''} ${source}`
+  const known = recent.get(key)
+  if (known) {
+    recent.delete(key)
+    recent.set(key, known)
+    meter.again(known.cost)
+    return known.dfa
+  }
+  const before = meter.spent
+  const dfa = treeDfa(parseRegex(source, flags), how, meter)
+  const { steps, states } = meter.spent
+  if (dfa.arcs.length <= RECENT_STATES) {
+    recent.set(key, { dfa, cost: { steps: steps - before.steps, states: states - before.states } })
+    const [oldest] = recent.keys()
+    if (recent.size > RECENT) recent.delete(oldest!)
+  }
+  return dfa
 }
+
+/**
+ * Automata of late, the one used longest ago first: formats and the patterns of an application's tools come in one schema
+ * after the other.
+ */
+const recent = new Map<string, { dfa: Dfa; cost: Cost }>()
+const RECENT = 64
+const RECENT_STATES = 2000
 
 const EVERYTHING: RegexNode = {
   type: 'repeat',
@@ -133,16 +157,27 @@ interface Way {
   duties: readonly number[]
 }
 
+interface State {
+  ways: Way[]
+  behind: number[]
+}
+
 function determinise(nfa: Nfa, meter: Meter): Dfa {
   const plain = nfa.ahead.length === 0 && nfa.behind.length === 0
-  interface State {
-    ways: Way[]
-    behind: number[]
+  const keyOf = ({ ways, behind }: State) => {
+    if (plain) {
+      // There are fewer states of an expression than code units.
+      let key = ''
+      for (const { state, duties } of ways)
+        key += String.fromCharCode(state) + (duties.length > 0 ? `\uffff${duties}` : '')
+      return key
+    }
+    return `${ways.map(({ state, duties }) => (duties.length ? `${state}(${duties})` : state)).join(' ')}|${behind}`
   }
   const numbers = new Map<string, number>()
   const states: State[] = []
   const numberOf = (state: State): number => {
-    const key = `${state.ways.map(({ state, duties }) => (duties.length ? `${state}(${duties})` : state)).join(' ')}|${state.behind}`
+    const key = keyOf(state)
     let number = numbers.get(key)
     if (number === undefined) {
       number = states.push(state) - 1

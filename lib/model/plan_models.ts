@@ -138,14 +138,14 @@ function summary(
   }
   if (vramBytes > vramLimitBytes) {
     problems.push(
-      `keys, values and working memory of all take ${gb(vramBytes)} of VRAM, and there are ${gb(vramLimitBytes)}: give them fewer tokens (kvTokens, --kv-tokens)`,
+      `keys, values and working memory of all take ${gb(vramBytes)} of VRAM, and there are ${gb(vramLimitBytes)}: give them fewer tokens (kvTokens)`,
     )
   }
   if (together === 'shared') {
     for (const { model, switchBytes } of planned) {
       if (switchBytes <= arenaBytes) continue
       warnings.push(
-        `${model} has ${gb(switchBytes)} of weights for an arena of ${gb(arenaBytes)}: the rest is copied at every pass; fewer tokens of keys and values (kvTokens, --kv-tokens) leave more room`,
+        `${model} has ${gb(switchBytes)} of weights for an arena of ${gb(arenaBytes)}: the rest is copied at every pass; fewer tokens of keys and values (kvTokens) leave more room`,
       )
     }
   }

@@ -2,8 +2,9 @@
 import type { Home, NativeUnit } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { PlanOptions } from '../options/model.ts'
-import { homesOfShare, joinHomes, sharesOf } from './devices.ts'
+import { deviceIndices, homesOfShare, joinHomes, sharesOf } from './devices.ts'
 import { headHomes, type Placed, place, spread } from './homes.ts'
+import { megabytes, megabytesOf } from './megabytes.ts'
 import type { ModelPlan } from './plan.ts'
 
 /**
@@ -17,7 +18,7 @@ export function withinBudgets(
   budgets: readonly number[] | 'least',
 ): { homes: Home[]; rings: number[] } {
   const devices = plan.devices.map(({ device }) => device)
-  const shares = sharesOf(plan.units, devices)
+  const shares = sharesOf(plan.units, devices, deviceIndices(plan))
   const homes = plan.units.map(({ home }) => home)
   const placed = shares.map((share, at) => {
     const own = homesOfShare(share, homes)
@@ -61,9 +62,14 @@ export function withinBudget(plan: Budgeted, ring: PlanOptions['ring'], budget: 
     }
   }
   const least = moved('resident', 0)
-  const needed = plan.kvBytes + plan.workspaceBytes + least.residentBytes + least.ringBytes
+  const { sum, parts } = megabytesOf({
+    'KV cache': plan.kvBytes,
+    workspace: plan.workspaceBytes,
+    ring: least.ringBytes,
+    'resident head': least.residentBytes,
+  })
   throw new MillraceError('OUT_OF_MEMORY', {
-    message: `the model needs at least ${needed} bytes of memory on the GPU (KV cache ${plan.kvBytes}, workspace ${plan.workspaceBytes}, ring ${least.ringBytes}, head), the budget is ${budget}`,
+    message: `the model needs at least ${sum} of memory on the GPU (${parts}), the budget is ${megabytes(budget)}`,
     remedy: 'give a larger budget, or load the model with a smaller contextLength or kvTokens',
   })
 }

@@ -1,4 +1,4 @@
-/** Which device has which unit: whole layers, the devices in turn, so that each fills its ring while others compute. */
+/** Which device has which unit: whole layers. */
 import type { Home, NativeSlabPlan, NativeUnit, Program } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { PlanOptions } from '../options/model.ts'
@@ -22,21 +22,39 @@ export interface Share {
 
 const NO_HEAD: NativeUnit = { name: 'head', kind: 'head', layer: -1, kvClass: -1, bytes: 0, types: [] }
 
-/** The head is with the last layer: its rows need not cross once more. */
-export function sharesOf(units: readonly NativeUnit[], devices: readonly string[]): Share[] {
+/**
+ * How layers are spread over devices. 'alternate': in turn, so that each device fills its ring while others compute.
+ * 'halves': each device has layers that follow each other, and rows cross once from one device to the next.
+ */
+export type Spread = 'alternate' | 'halves'
+
+/**
+ * By unit, which device of the list has it. The head is with the last layer: its rows need not cross once more. Throws
+ * INVALID_ARGUMENT.
+ */
+export function spreadUnits(units: readonly NativeUnit[], devices: readonly string[], spread: Spread): number[] {
   const layers = layersOf(units)
-  if (devices.length > layers) {
-    throw invalidArgument(`no more devices than the model has layers (${layers})`, 'device', devices)
-  }
-  const turn = (layer: number) => layer % devices.length
+  const count = devices.length
+  if (count > layers) throw invalidArgument(`no more devices than the model has layers (${layers})`, 'device', devices)
+  return units.map(({ kind, layer }) => {
+    const of = kind === 'head' ? layers - 1 : layer
+    return spread === 'alternate' ? of % count : Math.floor((of * count) / layers)
+  })
+}
+
+/** `deviceOf`: by unit, its place in the list of devices. */
+export function sharesOf(
+  units: readonly NativeUnit[],
+  devices: readonly string[],
+  deviceOf: readonly number[],
+): Share[] {
   return devices.map((device, own) => {
-    const indices = units.flatMap(({ kind, layer }, index) =>
-      turn(kind === 'head' ? layers - 1 : layer) === own ? [index] : [],
-    )
+    const indices = units.flatMap((_, index) => (deviceOf[index] === own ? [index] : []))
     const hasHead = indices.at(-1) === units.length - 1
+    const layers = [...new Set(indices.map((index) => units[index]!.layer))]
     const renumbered = indices.map((index) => {
       const unit = units[index]!
-      return unit.kind === 'head' ? unit : { ...unit, layer: Math.floor(unit.layer / devices.length) }
+      return unit.kind === 'head' ? unit : { ...unit, layer: layers.indexOf(unit.layer) }
     })
     return {
       device,
@@ -62,20 +80,12 @@ export function joinHomes(shares: readonly Share[], homes: readonly (readonly Ho
   return joined
 }
 
-/** By unit, which device of the list has it. */
-export function unitDevices(shares: readonly Share[]): number[] {
-  const devices: number[] = []
-  for (const [at, { indices }] of shares.entries()) for (const index of indices) devices[index] = at
-  return devices
-}
-
 /** By unit, which of the plan's devices has it. */
-export function deviceIndices({ units, devices }: Pick<ModelPlan, 'units' | 'devices'>): number[] {
-  return unitDevices(
-    sharesOf(
-      units,
-      devices.map(({ device }) => device),
-    ),
+export function deviceIndices({ units, devices, spread }: Pick<ModelPlan, 'units' | 'devices' | 'spread'>): number[] {
+  return spreadUnits(
+    units,
+    devices.map(({ device }) => device),
+    spread,
   )
 }
 

@@ -1,5 +1,6 @@
 /** Whether this machine has the RAM that a plan takes, asked before any of it is taken. */
 import { MillraceError } from '../errors.ts'
+import { megabytes, megabytesOf } from './megabytes.ts'
 
 /** Of system RAM, in bytes. */
 export interface SystemMemory {
@@ -37,18 +38,16 @@ export function checkMemory(need: MemoryNeed, memory: SystemMemory, held: boolea
   const bytes = weights + need.kvSwapBytes + (need.device === 'cpu' ? onDevice : 0)
   const reserve = reserveBytes(bytes)
   if (bytes + reserve <= memory.availableBytes) return
-  const cpu = need.device === 'cpu' ? `, KV cache ${mb(need.kvBytes)}, ring ${mb(need.ringBytes)}` : ''
-  const parts = need.kvSwapBytes > 0 ? `${cpu}, kvSwap ${mb(need.kvSwapBytes)}` : cpu
+  const { sum, parts } = megabytesOf({
+    weights,
+    ...(need.device === 'cpu' ? { 'KV cache': need.kvBytes, ring: need.ringBytes } : {}),
+    kvSwap: need.kvSwapBytes,
+  })
   const fits = bytes + reserve <= memory.limitBytes
   throw new MillraceError('OUT_OF_MEMORY', {
-    message: `the model needs ${mb(bytes)} of RAM (weights ${mb(weights)}${parts}) and ${mb(reserve)} to work in; of the ${mb(memory.limitBytes)} that this process may use ${mb(memory.availableBytes)} are free`,
+    message: `the model needs ${sum} of RAM (${parts}) and ${megabytes(reserve)} to work in; of the ${megabytes(memory.limitBytes)} that this process may use ${megabytes(memory.availableBytes)} are free`,
     remedy: fits
       ? 'close other models or programs, or lower contextLength, maxSequences, kvTokens or kvSwap'
       : 'lower contextLength, maxSequences, kvTokens or kvSwap, or choose a smaller model',
   })
-}
-
-/** '8.2 MB', '16384 MB'. */
-function mb(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(bytes < 1e8 ? 1 : 0)} MB`
 }

@@ -14,8 +14,9 @@ import {
   joinHomes,
   kvBytesOf,
   type Share,
+  type Spread,
   sharesOf,
-  unitDevices,
+  spreadUnits,
   workspaceBytesOf,
 } from './devices.ts'
 import {
@@ -29,6 +30,7 @@ import {
 } from './experts.ts'
 import { allocated, fastestHomes, headHomes, homesOf, type Placed, place } from './homes.ts'
 import { type PlannedKv, planKv } from './kv.ts'
+import { megabytes, megabytesOf } from './megabytes.ts'
 import { reserveBytes } from './memory.ts'
 import {
   breakEvenRows,
@@ -89,6 +91,8 @@ export interface ModelPlan {
   device: string
   /** One after the other, as a pass goes through them; one as a rule. */
   devices: PlannedDevice[]
+  /** How layers are spread over them: 'halves' where all are resident, else 'alternate', so that each fills its ring while others compute. */
+  spread: Spread
   units: PlannedUnit[]
   /** Memory that streamed units pass through; 0 if none is streamed. */
   ringBytes: number
@@ -192,7 +196,6 @@ const PREDICTED_PROMPT = 2048
 /** Throws INVALID_ARGUMENT, DEVICE_UNAVAILABLE, or OUT_OF_MEMORY where the machine can never hold the model. */
 export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanOptions, machine: Machine): ModelPlan {
   const names = chooseDevices(options.device, machine)
-  const shares = sharesOf(slabs.units, names)
   const gpus = names.flatMap((name) => gpuOf(name, machine) ?? [])
   const gpu = gpus.length > 0
   const headDim = Math.max(0, ...attendsOf(program).map((attend) => attend.headDim))
@@ -207,12 +210,27 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
   const maxLogitRows = logitRows(options)
   const batch = Math.min(options.batch ?? 1, maxLogitRows)
   const threads = options.threads ?? machine.cores
-  const fixed = { program, slabs, shares, options, calibration, contextLength, batch, maxLogitRows, threads }
-  checkExperts(slabs.units, shares.length, options)
-  const { homes, devices, kvTokens, kv, maxRows } = gpu ? planExperts(fixed, gpus) : planCpu(fixed)
+  checkExperts(slabs.units, names.length, options)
+  const spreadBy = (spread: Spread) => {
+    const deviceOf = spreadUnits(slabs.units, names, spread)
+    const shares = sharesOf(slabs.units, names, deviceOf)
+    const fixed = {
+      program,
+      slabs,
+      shares,
+      deviceOf,
+      options,
+      calibration,
+      contextLength,
+      batch,
+      maxLogitRows,
+      threads,
+    }
+    return { spread, deviceOf, ...(gpu ? planExperts(fixed, gpus) : planCpu(fixed)) }
+  }
+  const { spread, deviceOf, homes, devices, kvTokens, kv, maxRows } = chooseSpread(names.length, spreadBy)
   const experts = plannedExperts(slabs.units, homes, devices[0]!.expertCacheBytes)
   const streams = gpu && homes.some((home) => home !== 'resident')
-  const deviceOf = unitDevices(shares)
   const withoutSwap: Omit<ModelPlan, 'prediction'> = {
     device: names[0]!,
     units: slabs.units.map((unit, index): PlannedUnit => {
@@ -221,6 +239,7 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
       return { ...unit, device: names[deviceOf[index]!]!, home, ...hits }
     }),
     ...sums(devices),
+    spread,
     ...(experts ? { experts } : {}),
     arenaBytes: sizeArena(homes, options),
     turnMs: options.turnMs ?? DEFAULT_TURN_MS,
@@ -242,6 +261,22 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
   const plan = options.adaptive ? { ...fixedRoute, cpuRows: mostCpuRows(fixedRoute, machine) } : fixedRoute
   checkRam(plan, options, machine)
   return { ...plan, prediction: predictionOf(program, plan, machine) }
+}
+
+/** Halves where every unit is resident: then rows alone go over a link, and each crossing holds the pass up. */
+function chooseSpread<Made extends { homes: readonly Home[] }>(
+  devices: number,
+  spreadBy: (spread: Spread) => Made,
+): Made {
+  if (devices > 1) {
+    try {
+      const made = spreadBy('halves')
+      if (made.homes.every((home) => home === 'resident')) return made
+    } catch (error) {
+      if ((error as MillraceError).code !== 'OUT_OF_MEMORY') throw error // in turn they may fit
+    }
+  }
+  return spreadBy('alternate')
 }
 
 const gpuOf = (device: string, machine: Machine) =>
@@ -316,6 +351,8 @@ interface Fixed {
   program: Program
   slabs: NativeSlabPlan
   shares: Share[]
+  /** By unit, which share has it. */
+  deviceOf: readonly number[]
   options: PlanOptions
   calibration: Calibration
   contextLength: number
@@ -388,7 +425,7 @@ function planExperts(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
  * beyond one context where nobody has asked for it.
  */
 function planGpus(fixed: Fixed, gpus: readonly MachineGpu[], demanded?: Home[]): Decided {
-  const { program, slabs, shares, options, calibration, contextLength, batch, maxLogitRows, threads } = fixed
+  const { program, slabs, shares, deviceOf, options, calibration, contextLength, batch, maxLogitRows, threads } = fixed
   const { placement = 'auto', ring } = options
   const decode = decodeRows({ contextLength, kvBytesPerToken: slabs.kvBytesPerToken, threads }, batch)
   // 'auto' leaves the CPU to one GPU: the search knows nothing of several that share it.
@@ -408,8 +445,7 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[], demanded?: Home[]):
       )
     return { share, gpu, asked, budget: Math.min(asked, gpu.memoryFreeBytes), asWanted }
   })
-  const rowsFor = (homes: readonly Home[]) =>
-    prefillRows(program, withHomes(slabs.units, homes, unitDevices(shares)), calibration)
+  const rowsFor = (homes: readonly Home[]) => prefillRows(program, withHomes(slabs.units, homes, deviceOf), calibration)
   const mostRows = rowsFor(wanted ?? slabs.units.map(() => 'streamed' as const))
   let lacking: { part: (typeof parts)[number]; device: PlannedDevice } | undefined
   for (const kvTokens of kvChoices(contextLength, options, batch)) {
@@ -461,21 +497,20 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[], demanded?: Home[]):
   }
   const { part, device } = lacking!
   const { gpu, asked, budget } = part
-  const named = {
+  const needs = megabytesOf({
     'resident weights': device.residentBytes,
     ring: device.ringBytes,
-    ...(device.expertCacheBytes > 0 ? { 'cache of experts': device.expertCacheBytes } : {}),
+    'cache of experts': device.expertCacheBytes,
     'KV cache': device.kvBytes,
     workspace: device.workspaceBytes,
-  }
-  const list = Object.entries(named).map(([name, bytes]) => `${name} ${megabytes(bytes)}`)
+  })
   const limit =
     asked > gpu.memoryFreeBytes
       ? `${megabytes(gpu.memoryFreeBytes)} are free on it`
       : `the budget is ${megabytes(budget)} of ${megabytes(gpu.memoryFreeBytes)} free`
   const where = shares.length > 1 ? `${device.device}, ${gpu.name}` : gpu.name
   throw new MillraceError('OUT_OF_MEMORY', {
-    message: `the model needs at least ${megabytes(device.vramBytes)} of memory on ${where} (${list.join(', ')}), ${limit}`,
+    message: `the model needs at least ${needs.sum} of memory on ${where} (${needs.parts}), ${limit}`,
     remedy: `lower contextLength, maxSequences or kvTokens${wanted ? ", use placement: 'auto'" : ''}, or raise vramBudget`,
   })
 }
@@ -595,9 +630,13 @@ function checkRam(plan: Omit<ModelPlan, 'prediction'>, options: PlanOptions, mac
   const limit = ramLimit(options, machine)
   const needed = ramBytes(plan)
   if (needed <= limit) return
-  const swap = plan.kvSwapBytes > 0 ? `, kvSwap ${megabytes(plan.kvSwapBytes)}` : ''
+  const { sum, parts } = megabytesOf({
+    weights: plan.hostBytes,
+    ...(plan.device === 'cpu' ? { 'KV cache': plan.kvBytes, ring: plan.ringBytes } : {}),
+    kvSwap: plan.kvSwapBytes,
+  })
   throw new MillraceError('OUT_OF_MEMORY', {
-    message: `the model needs ${megabytes(needed)} of RAM (weights ${megabytes(plan.hostBytes)}, KV cache ${megabytes(plan.kvBytes)}, ring ${megabytes(plan.ringBytes)}${swap}), ${options.ramBudget === undefined ? 'this process may use' : 'ramBudget is'} ${megabytes(limit)}`,
+    message: `the model needs ${sum} of RAM (${parts}), ${options.ramBudget === undefined ? 'this process may use' : 'ramBudget is'} ${megabytes(limit)}`,
     remedy:
       'lower contextLength, batch, maxSequences, kvTokens or kvSwap, raise ramBudget if the machine has more, or choose a smaller model',
   })
@@ -644,8 +683,4 @@ function kvChoices(contextLength: number, options: PlanOptions, batch: number): 
 
 function total(units: readonly Pick<NativeUnit, 'bytes'>[]): number {
   return units.reduce((sum, unit) => sum + unit.bytes, 0)
-}
-
-function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(bytes < 1e8 ? 1 : 0)} MB`
 }

@@ -123,7 +123,7 @@ function addRoutes(
     app.get('/', { config: { open: true } }, async (_, reply) => reply.headers(PAGE_HEADERS).send(PAGE))
     app.get('/live', (request, reply) => live(new Call(context, request, reply)))
   }
-  app.get('/health', { config: { open: true } }, async () => ({}))
+  app.get('/health', { config: { open: true } }, async () => ({ status: 'ok' }))
   app.get('/ready', { config: { open: true } }, async () => health.requireReady())
   app.get('/metrics', { config: { open: true } }, async (_, reply) => {
     reply.type(metrics.registry.contentType)

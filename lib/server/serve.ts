@@ -2,8 +2,10 @@
 import { type AddressInfo, createServer } from 'node:net'
 import type { FastifyBaseLogger, FastifyInstance, HTTPMethods } from 'fastify'
 import { MillraceError } from '../index.ts'
+import { refuseClient } from './http/client_error.ts'
 import { guardOrigins } from './http/origins.ts'
 import { Problem, problemOf } from './http/problem.ts'
+import { readable } from './http/readable_log.ts'
 import { requestId } from './http/request_id.ts'
 import { checkOptions, type ServeOptions, type ServerOptions, serveSchema } from './options.ts'
 import { DRAIN_MS, millraceServer, type ServerHandle, sendProblem } from './plugin.ts'
@@ -31,6 +33,9 @@ export interface LogSink {
 /** Connections that wait to be taken, as far as the system lets them: of 1,000 at once node's 511 would lose some. */
 const BACKLOG = 4096
 
+/** Of the routes. */
+const METHODS = ['GET', 'POST'] as const
+
 interface App {
   app: FastifyInstance
   handle: ServerHandle
@@ -39,7 +44,7 @@ interface App {
 /** All but the socket. Rejects as load() does; nothing is left behind then. */
 export async function makeApp(options: Omit<ServeOptions, 'host' | 'port' | 'drainMs'>, logTo?: LogSink): Promise<App> {
   const { cors: origins = false, logLevel = 'info', ...rest } = options
-  const log = pino({ level: logLevel, redact: ['req.headers.authorization'] }, logTo ?? pino.destination(2))
+  const log = pino({ level: logLevel, redact: ['req.headers.authorization'] }, logTo ?? standardError())
   let handle: ServerHandle | undefined
   const app: FastifyInstance = fastify({
     loggerInstance: log as FastifyBaseLogger,
@@ -49,10 +54,19 @@ export async function makeApp(options: Omit<ServeOptions, 'host' | 'port' | 'dra
     return503OnClosing: false,
     requestTimeout: 60_000,
     routerOptions: { maxParamLength: 512 },
+    frameworkErrors: (error, request, reply) => sendProblem(problemOf(error), request, reply),
+    clientErrorHandler: refuseClient,
   })
   app.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?')[0]!.slice(0, 200)
     const method = request.method as HTTPMethods
+    const others = METHODS.filter((other) => other !== method && app.hasRoute({ method: other, url: path }))
+    if (others.length > 0) {
+      reply.header('allow', others.join(', '))
+      const message = `${path} takes ${others.join(' and ')}, not ${method}`
+      const refused = { status: 405, type: 'invalid_request_error', message, code: 'method_not_allowed' } as const
+      return sendProblem(new Problem(refused), request, reply)
+    }
     const meant = app.hasRoute({ method, url: `/v1${path}` }) ? `: do you mean /v1${path}?` : ''
     const message = `There is no ${method} ${path} here${meant}`
     sendProblem(new Problem({ status: 404, type: 'not_found_error', message, code: 'not_found' }), request, reply)
@@ -80,6 +94,10 @@ export async function makeApp(options: Omit<ServeOptions, 'host' | 'port' | 'dra
   }
   return { app, handle: handle! }
 }
+
+/** JSON, but where a person reads it. */
+const standardError = (): LogSink =>
+  process.stderr.isTTY ? { write: (line) => void process.stderr.write(readable(line)) } : pino.destination(2)
 
 /** Resolves when it listens, its models being loaded unless `lazy`. Rejects as load() does, and where it cannot listen. */
 export async function serve(options: ServeOptions, logTo?: LogSink): Promise<Server> {

@@ -39,8 +39,9 @@ TEST(an_address_is_published_once_and_read_early_from_the_second_time_on) {
   CHECK(table.early(0));
   CHECK(!table.changes(0, address(0), true));
   CHECK_EQ(device.launches, 1);
-  CHECK(!table.all_early());
+  CHECK(table.all_early());  // the other one is on another device
   device.set(table, 1, address(1), true);
+  CHECK(!table.all_early());
   device.set(table, 1, address(1), true);
   CHECK(table.all_early());
   device.set(table, 1, address(1), false);  // a slot that happens to be the same one again

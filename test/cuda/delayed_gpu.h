@@ -137,6 +137,7 @@ class DelayedExecutor final : public Executor {
     gate_->open();
   }
   void collect(StepOutput& output) override { inner_->collect(output); }
+  const int32_t* choices() const override { return inner_->choices(); }
   bool may_follow(const Step& step) const override { return inner_->may_follow(step); }
   void abandon(Stream& stream) override { inner_->abandon(stream); }
   ExecutorCounters counters() const override { return inner_->counters(); }

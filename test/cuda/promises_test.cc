@@ -47,9 +47,13 @@ std::vector<Result> one_by_one(Engine& engine, const std::shared_ptr<const HostM
   return results;
 }
 
-// All at once; returns how often one was preempted.
+// All at once, every third with drafts; returns how often one was preempted.
 uint64_t check_crowd(Engine& engine, const std::shared_ptr<const HostModel>& host, const Placement& placement,
-                     const std::vector<RequestOptions>& requests, const std::vector<Result>& alone) {
+                     std::vector<RequestOptions> requests, const std::vector<Result>& alone) {
+  for (size_t i = 0; i < requests.size(); i += 3) {
+    requests[i].drafts = DraftMethod::ngram;
+    requests[i].draft_tokens = 3;
+  }
   const auto model = gpu_model(host, placement);
   engine.add(model);
   const auto sink = std::make_shared<Collector>();
@@ -83,6 +87,13 @@ std::vector<std::pair<const char*, Placement>> placements() {
   all.push_back({"streamed over two devices", p});
   p.scatter = true;
   all.push_back({"scattered over two devices", p});
+  Placement ahead;
+  ahead.ahead = StepsAhead::always;
+  ahead.devices = 2;
+  all.push_back({"resident on two devices, a step ahead", ahead});
+  ahead.devices = 3;
+  ahead.max_rows = 19;
+  all.push_back({"resident on three devices, a step ahead", ahead});
   Placement mixed;
   mixed.layers = Home::streamed;
   mixed.mixed = true;

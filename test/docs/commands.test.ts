@@ -1,10 +1,12 @@
 /** Every command of README.md and docs/ runs, at a toy size; one without a rule fails (rules.ts). */
 import { expect, test } from 'vitest'
+import { EXAMPLES } from '../../lib/cli/examples.ts'
 import { commandsOf, documents } from './extract.ts'
 import { collect, places, runAll } from './trials.ts'
 
 const here = places()
-const found = documents().flatMap(commandsOf)
+const examples = Object.values(EXAMPLES).map((text) => ({ text, where: 'lib/cli/examples.ts' }))
+const found = [...documents().flatMap(commandsOf), ...examples]
 const { trials, failures } = collect(found, here)
 
 test('every command has a rule, and names what is there', () => {

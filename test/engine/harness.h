@@ -262,6 +262,7 @@ class FaultyExecutor : public Executor {
   void sample(Stream& stream) override { inner_->sample(stream); }
   void end(Stream& stream) override { inner_->end(stream); }
   void collect(StepOutput& output) override { inner_->collect(output); }
+  const int32_t* choices() const override { return inner_->choices(); }
   bool may_follow(const Step& step) const override { return inner_->may_follow(step); }
   void abandon(Stream& stream) override { inner_->abandon(stream); }
   ExecutorCounters counters() const override { return inner_->counters(); }

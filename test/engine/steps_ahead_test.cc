@@ -118,7 +118,11 @@ TEST(same_bits_a_step_ahead) {
       tighter.prefix_reuse = false;
       Placement crammed = tight;  // penalties of so many tokens as no table holds
       crammed.logit_table_entries = 20;
-      for (const Placement& placement : {ahead(), narrow, tight, tighter, crammed}) {
+      Placement spread = narrow;  // first the head where the embedding is, then elsewhere
+      spread.devices = 2;
+      Placement far = spread;
+      far.devices = 3;
+      for (const Placement& placement : {ahead(), narrow, tight, tighter, crammed, spread, far}) {
         const auto model = make_model(host, placement);
         engine.add(model);
         const auto sink = std::make_shared<Collector>();
@@ -191,9 +195,7 @@ TEST(streamed_models_take_no_step_ahead) {
   streamed.poison = true;
   Placement beside = ahead();
   beside.cpu_feed_forwards = true;
-  Placement two = ahead();
-  two.devices = 2;
-  for (const Placement& placement : {streamed, beside, two}) {
+  for (const Placement& placement : {streamed, beside}) {
     const auto model = make_model(host, placement);
     engine.add(model);
     check_same(sink->wait(engine.submit(model, options, sink)), expected);
@@ -220,6 +222,37 @@ TEST(every_pass_needs_the_token_that_it_is_fed) {
     const bool same = result.tokens == expected.tokens && result.logprobs == expected.logprobs;
     CHECK_EQ(same, nth < 0 || expected.tokens[nth] == 0);
     close_and_wait(engine, model);
+  }
+}
+
+// A head elsewhere: the device that embeds waits for its choice.
+TEST(every_pass_needs_to_wait_for_the_head_of_another_device) {
+  if (kRaceDetector) SKIP("the race that this test makes on purpose is what ThreadSanitizer reports");
+  const auto host = tiny_model(59);
+  Engine engine;
+  const auto sink = std::make_shared<Collector>();
+  const RequestOptions options = greedy(9, 12, 6);
+  const Result expected = all_alone(engine, host, {options}).front();
+  const auto same = [&](const Placement& placement) {
+    const auto model = make_model(host, placement);
+    engine.add(model);
+    const Result result = sink->wait(engine.submit(model, options, sink));
+    CHECK(model->counters().steps_ahead.load() == 5u);
+    close_and_wait(engine, model);
+    return result.tokens == expected.tokens && result.logprobs == expected.logprobs;
+  };
+  Placement far = ahead();
+  far.devices = 3;
+  CHECK(same(far));
+  for (int64_t wait = 2; wait < 14; wait += 3) {  // a pass waits for the head, then twice for rows
+    bool shows = false;
+    for (int milliseconds = 1; milliseconds <= 16 && !shows; milliseconds *= 2) {
+      Placement slow = far;
+      slow.stream_hooks.before_compute = [=] { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); };
+      slow.skip_hop_wait = wait;
+      shows = !same(slow);
+    }
+    CHECK(shows);
   }
 }
 

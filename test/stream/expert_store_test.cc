@@ -7,6 +7,7 @@
 #include <climits>
 #include <cstring>
 #include <deque>
+#include <set>
 #include <thread>
 
 #include "backend/cpu/cpu_backend.h"
@@ -43,6 +44,8 @@ class Table final : public Executor {
     }
   }
   void set_experts(Stream& stream, std::span<const ExpertAddress> experts) override {
+    std::set<std::pair<int, int>> named;  // a device writes the entries of a set in no order
+    for (const ExpertAddress& one : experts) CHECK(named.insert({one.unit, one.expert}).second);
     static_cast<CpuStream&>(stream).enqueue([this, all = std::vector(experts.begin(), experts.end())] {
       for (const ExpertAddress& one : all) rows_[one.unit][one.expert] = one.address;
     });
@@ -108,7 +111,8 @@ Outcome run(const Setup& setup, std::mt19937_64& random) {
       std::vector<uint16_t> rows(static_cast<size_t>(kUnits * setup.experts), 0);
       for (int unit = 0; unit < kUnits; unit++) {
         for (int choice = 0; choice < setup.chosen; choice++) {
-          const int first = static_cast<int>(random() % setup.experts), second = static_cast<int>(random() % setup.experts);
+          const int first = static_cast<int>(random() % setup.experts),
+                    second = static_cast<int>(random() % setup.experts);
           std::deque<int>& last = lasts[unit];
           const bool repeats = setup.choice == Setup::again && !last.empty() && random() % 10 != 0;
           const int expert = repeats                         ? last[random() % last.size()]

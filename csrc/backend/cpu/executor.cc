@@ -79,7 +79,7 @@ CpuExecutor::CpuExecutor(const ExecutorConfig& config, std::shared_ptr<ComputePo
     logged_experts_ += apart.addresses.size();
   }
   tokens_.reserve(config_.max_rows);
-  chosen_.reserve(config_.max_logit_rows);
+  chosen_.resize(std::max(1, config_.max_logit_rows), 0);
   for (const RopeSpec& rope : program.ropes) {
     ropes_.emplace_back(static_cast<size_t>(config_.max_context) * rope.head_dim * sizeof(float), "the rope table");
   }
@@ -121,7 +121,8 @@ void CpuExecutor::check(const Step& step) const {
           "tokens, positions and sequences must cover all rows");
   require(step.token_from.empty() || size(step.token_from) >= step.rows, "token_from must cover all rows");
   for (const int32_t from : step.token_from) {
-    require(from >= -1 && from < static_cast<int64_t>(last_requests_), "a token is of no request of the step before");
+    require(from >= -1 && (step.chosen != nullptr || from < static_cast<int64_t>(last_requests_)),
+            "a token is of no request of the step before");
   }
   require(step.block_table_stride >= 1, "block_table_stride must be positive");
   const int64_t classes = std::max<int64_t>(1, size(config_.kv));
@@ -194,7 +195,7 @@ void CpuExecutor::take_tokens() {
   tokens_.assign(step_.tokens.begin(), step_.tokens.begin() + step_.rows);
   for (size_t row = 0; row < step_.token_from.size(); row++) {
     const int32_t from = step_.token_from[row];
-    if (from >= 0) tokens_[row] = from < static_cast<int64_t>(chosen_.size()) ? std::max(chosen_[from], 0) : 0;
+    if (from >= 0) tokens_[row] = std::max((step_.chosen != nullptr ? step_.chosen : chosen_.data())[from], 0);
   }
 }
 
@@ -351,7 +352,7 @@ void CpuExecutor::run_sample() {
       count_generated(adjustment_of(tables_[request.slot], 0, {output.tokens[i]}));
     }
   }
-  chosen_ = output.tokens;
+  std::copy(output.tokens.begin(), output.tokens.end(), chosen_.begin());
 }
 
 }  // namespace millrace

@@ -48,6 +48,7 @@ class CpuExecutor final : public Executor {
   void keep_hidden(Stream& stream) override;
   void sample(Stream& stream) override;
   void end(Stream& stream) override;
+  const int32_t* choices() const override { return chosen_.data(); }
   ExecutorCounters counters() const override;
   size_t workspace_bytes() const override;
 
@@ -112,7 +113,7 @@ class CpuExecutor final : public Executor {
   Step step_;
   StepOutput* output_ = nullptr;
   std::vector<int32_t> tokens_;                       // of the step's rows
-  std::vector<int32_t> chosen_;                       // by the last step that sampled
+  std::vector<int32_t> chosen_;                       // [max_logit_rows] by the last step that sampled
   std::vector<std::vector<LogitAdjustment>> tables_;  // [slots]
   std::vector<int> logit_row_;  // of each request, its row of logits_: requests for one row share it
   int logit_rows_ = 0;

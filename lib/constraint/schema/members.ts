@@ -66,13 +66,17 @@ export function nameAutomaton(
     states: readonly number[]
   }
   const keys: Key[] = []
-  const numbers = new Map<string, number>()
+  const numbers = new Map<string | number, number>()
+  const width = automata.length === 1 ? automata[0]!.arcs.length + 1 : 1
+  /** With one automaton or none, as nearly always, a number. */
+  const nameOf = ({ node, states }: Key) =>
+    states.length > 1 ? `${node?.id ?? ''}|${states}` : ((node?.id ?? -1) + 1) * width + (states[0] ?? -1) + 1
   const numberOf = (key: Key) => {
-    const text = `${key.node?.id ?? ''}|${key.states}`
-    let number = numbers.get(text)
+    const name = nameOf(key)
+    let number = numbers.get(name)
     if (number === undefined) {
       number = keys.push(key) - 1
-      numbers.set(text, number)
+      numbers.set(name, number)
       meter.states(1)
     }
     return number
@@ -96,6 +100,19 @@ export function nameAutomaton(
       labels.push(label)
     }
     const own: number[] = []
+    arcs.push(own)
+    if (states.length === 0) {
+      // Of the names' tree alone.
+      let next = 0
+      for (const point of [...(node?.children.keys() ?? [])].sort((a, b) => a - b)) {
+        if (point > next) own.push(next, point - 1, numberOf({ node: undefined, states }))
+        own.push(point, point, numberOf({ node: node!.children.get(point), states }))
+        next = point + 1
+      }
+      if (next <= LAST) own.push(next, LAST, numberOf({ node: undefined, states }))
+      meter.spend(own.length)
+      continue
+    }
     const cuts = new Set([0])
     for (const point of node?.children.keys() ?? []) {
       cuts.add(point)
@@ -124,7 +141,6 @@ export function nameAutomaton(
       own.push(first, last, numberOf({ node: node?.children.get(first), states: to }))
       meter.spend(2 + states.length)
     }
-    arcs.push(own)
   }
   return { dfa: { start: 0, arcs, accepts: labels.map((label) => label !== -1) }, labels, reach: [] }
 }

@@ -80,15 +80,21 @@ const KNOWN: Partial<Record<string, Row>> = {
   ABORTED: { status: CLIENT_CLOSED_REQUEST, type: 'invalid_request_error' },
 } satisfies Partial<Record<ErrorCode | `CONSTRAINT_${string}`, Row>>
 
-/** fastify's own, such as FST_ERR_CTP_BODY_TOO_LARGE: their status and message are for the client. */
+/** fastify's own, such as FST_ERR_CTP_BODY_TOO_LARGE: their status and message are for the client, their codes are not. */
 interface HttpError {
   statusCode: number
   message: string
-  code?: string
+  code?: string | null
 }
 
 const isHttpError = (error: unknown): error is HttpError =>
   error instanceof Error && typeof (error as Partial<HttpError>).statusCode === 'number'
+
+/** Codes of fastify's own are nobody's outside. */
+const codeOf = ({ statusCode, code = null }: HttpError) =>
+  code?.startsWith('FST_') ? (HTTP_CODES[statusCode] ?? null) : code
+
+const HTTP_CODES: Readonly<Record<number, string>> = { 413: 'request_too_large', 415: 'unsupported_media_type' }
 
 /** What a request came to grief by. What is nobody's fault outside is told without details. */
 export function problemOf(error: unknown): Problem {
@@ -107,9 +113,9 @@ export function problemOf(error: unknown): Problem {
     })
   }
   if (isHttpError(error) && error.statusCode >= 400 && error.statusCode < 500) {
-    const { statusCode: status, code = null } = error
+    const { statusCode: status } = error
     const message = status === 415 ? `${error.message}: send JSON, with Content-Type: application/json` : error.message
-    return new Problem({ status, type: 'invalid_request_error', message, code, cause: error })
+    return new Problem({ status, type: 'invalid_request_error', message, code: codeOf(error), cause: error })
   }
   const message = 'The server failed to answer'
   return new Problem({ status: 500, type: 'server_error', message, code: 'INTERNAL', cause: error })

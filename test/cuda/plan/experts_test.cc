@@ -81,7 +81,8 @@ TEST(tiles_of_one_row_meet_in_a_cluster_of_the_same_size) {
     const MatrixLayout m = cases::layout({"qwen3.down", 2048, 768}, code);
     for (const int top_k : {2, 4, 8}) {
       REQUIRE(combines_itself(kH100, 1, top_k));
-      const auto alone = plan_experts(kH100, m, kFewRows, 1, top_k), meet = plan_experts(kH100, m, kFewRows, 1, top_k, true);
+      const auto alone = plan_experts(kH100, m, kFewRows, 1, top_k),
+                 meet = plan_experts(kH100, m, kFewRows, 1, top_k, true);
       REQUIRE(alone.has_value() && meet.has_value());
       CHECK_EQ(meet->each, alone->each);  // the order of sums
       CHECK_EQ(meet->launch.cluster, top_k);

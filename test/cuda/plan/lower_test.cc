@@ -38,7 +38,9 @@ TEST(a_plain_layer_is_normed_linears_heads_and_attention) {
 
 TEST(heads_that_others_read_or_that_are_others_are_normed_apart) {
   for (const auto change : std::initializer_list<void (*)(std::vector<Op>&)>{
-           [](std::vector<Op>& ops) { ops.push_back(AddOp{std::get<AttendOp>(ops[4]).qkv, kResidual, 1}); },
+           [](std::vector<Op>& ops) {
+             ops.push_back(AddOp{std::get<AttendOp>(ops[4]).qkv, kResidual, 1});
+           },
            [](std::vector<Op>& ops) { std::get<AttendOp>(ops[4]).heads = 2; },
            [](std::vector<Op>& ops) { std::get<AttendOp>(ops[4]).reads_only = true; }}) {
     std::vector<Op> ops = program().units[0].ops;

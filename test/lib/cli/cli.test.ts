@@ -377,7 +377,48 @@ describe('bench', () => {
   })
 })
 
+describe('help', () => {
+  test('commands in groups, each with its options in groups and an example', async () => {
+    const { code, stdout } = await run(['--help'])
+    expect(code).toBe(0)
+    for (const heading of ['Answers:', 'Models:', 'This machine:', 'Figures:']) {
+      expect(stdout).toMatch(new RegExp(`^${heading}\n {2}\\w`, 'm'))
+    }
+    const { stdout: own } = await run(['generate', '--help'])
+    for (const heading of ['Options:', 'Placement and memory:', 'Models by name:', 'Sampling and limits:']) {
+      expect(own).toMatch(new RegExp(`^${heading}\n {2}-`, 'm'))
+    }
+    expect(own).toMatch(/^Example:\n {2}millrace generate models\/demo "Once upon a time"/m)
+  })
+
+  test('models names a repository of the hub for each shape, and plans as plan does', async () => {
+    const [models, plan] = await Promise.all([
+      run(['models', '--json', '--device', 'cpu']),
+      run(['plan', 'smollm2-135m', '--json', '--device', 'cpu']),
+    ])
+    const rows = JSON.parse(models.stdout) as { model: string; head: string; repository: string; ramBytes: number }[]
+    for (const { repository } of rows) expect(repository).toMatch(/^[\w.-]+\/[\w.-]+(:\w+)?$/)
+    const { hostBytes, kvBytes } = JSON.parse(plan.stdout)
+    const row = rows.find(({ model, head }) => model === 'smollm2-135m' && head === 'stored')
+    expect(row!.ramBytes).toBe(hostBytes + kvBytes)
+  })
+})
+
 describe('failures', () => {
+  test('nothing on standard input is no prompt', async () => {
+    for (const input of ['', '\n']) {
+      const { code, stderr } = await run(['generate', demo, '--max-tokens', '1'], input)
+      expect({ code, stderr }).toEqual({ code: 2, stderr: expect.stringContaining('standard input is empty') })
+    }
+    expect((await run(['generate', demo, '--prompt', '', '--max-tokens', '1'])).code).toBe(0)
+  })
+
+  test('remedies name the flags of the command', async () => {
+    const words = 'word '.repeat(200)
+    const { stderr } = await run(['generate', demo, words, '--context', '64'])
+    expect(stderr).toContain('shorten the prompt, load with a larger --context, or pass --truncate')
+  })
+
   test.each([
     [
       ['generate', '/nowhere', 'x'],
@@ -388,27 +429,27 @@ describe('failures', () => {
     [
       ['generate', demo, 'x', '--temperature', '-1'],
       2,
-      /INVALID_ARGUMENT: expected a number from 0 to 100 for temperature.*\n {2}see millrace generate --help\n/,
+      /INVALID_ARGUMENT: expected a number from 0 to 100 for --temperature.*\n {2}see millrace generate --help\n/,
     ],
     [
       ['bench', demo, '--ring', 'lots'],
       2,
-      /expected a number of units from 1 to 4096 or a size such as '256MiB' .* for ring but received 'lots'.*\n {2}see millrace bench --help\n/,
+      /expected a number of units from 1 to 4096 or a size such as '256MiB' .* for --ring but received 'lots'.*\n {2}see millrace bench --help\n/,
     ],
     [['generate', demo, 'x', '--temperature', 'hot'], 2, /Expected a number/],
     [['generate', demo, 'x', '--logit-bias', '5:1'], 2, /Expected <token id>=<number>/],
     [['generate', demo, 'x', '--logit-bias', '5=1000'], 2, /numbers from -100 to 100/],
     [['generate', demo, 'x', '--truncate', 'end'], 2, /Allowed choices are none, start, middle/],
     [['generate', demo, 'x', '--top-logprobs', '3'], 2, /expected --json with --logprobs and --top-logprobs/],
-    [['chat', demo, '--repetition-penalty', '0'], 2, /for repetitionPenalty but received 0/],
+    [['chat', demo, '--repetition-penalty', '0'], 2, /for --repetition-penalty but received 0/],
     [['generate', demo, 'x', '--chat', 'y'], 2, /expected one of \[prompt\], --prompt and --chat/],
     [['generate', demo, 'x', '--max-token', '5'], 2, /unknown option '--max-token'/],
     [['generate'], 2, /missing required argument 'model'/],
     [['generat', demo], 2, /unknown command 'generat'/],
-    [['generate', demo, 'x', '--placement', 'moon'], 2, /for placement but received 'moon'/],
+    [['generate', demo, 'x', '--placement', 'moon'], 2, /for --placement but received 'moon'/],
     [['score', demo, '--file', '/nowhere'], 2, /INVALID_ARGUMENT: --file: ENOENT/],
     [['score', demo, ''], 2, /at least two tokens/],
-    [['bench', demo, '--tokens', '1'], 2, /an integer of at least 2 for tokens/],
+    [['bench', demo, '--tokens', '1'], 2, /an integer of at least 2 for --tokens/],
     [['bench', 'decode', demo, '--prompt', '8', '--context', '9'], 2, /expected one of --prompt and --context/],
     [['bench'], 2, /missing required argument 'model'[\s\S]*Usage: millrace bench .*[\s\S]*prefill[\s\S]*kernel/],
     [['bench', 'decod'], 2, /but received 'decod'.*\n {2}did you mean 'decode'\?/],
@@ -434,13 +475,13 @@ describe('failures', () => {
     ],
     [['generate', demo, 'x', '--stop-token', '99999'], 2, /a token id from 0 to \d+ for --stop-token/],
     [['generate', demo, 'x', '--trace', '/nowhere/trace.json'], 2, /--trace: the file cannot be written: ENOENT/],
-    [['generate', demo, 'x', '--kv-tokens', '64', '--max-sequences', '2'], 2, /one of kvTokens and maxSequences/],
+    [['generate', demo, 'x', '--kv-tokens', '64', '--max-sequences', '2'], 2, /one of --kv-tokens and --max-sequences/],
     [['generate', demo, 'x', '--vram-budget', '2G'], 2, /units are B, KB, MB, GB, TB and KiB, MiB, GiB, TiB/],
     [['plan', demo, '--trace', 'x.json'], 2, /unknown option '--trace'/],
     [['probe', '--calibrate', '--device', 'cpu'], 2, /a GPU is what is calibrated/],
     [['bench', 'kernel', '--op', 'gemv_q5'], 2, /expected one of gemv_q4, .*\n {2}did you mean 'gemv_q4'\?/],
-    [['bench', 'kernel', '--shape', 'llama4'], 2, /expected one of smollm2-135m, .* for shape but received 'llama4'/],
-    [['bench', 'kernel', '--part', 'knee'], 2, /expected one of qkv, o, gate_up, down, head for part/],
+    [['bench', 'kernel', '--shape', 'llama4'], 2, /expected one of smollm2-135m, .* for --shape but received 'llama4'/],
+    [['bench', 'kernel', '--part', 'knee'], 2, /expected one of qkv, o, gate_up, down, head for --part/],
     [
       ['bench', 'kernel', '--device', 'cpu', '--cubin', '/nowhere'],
       2,
@@ -499,6 +540,6 @@ describe('plan, probe, bench stream', () => {
   test('bench stream: wrong counts are wrong usage', async () => {
     const { code, stderr } = await run(['bench', 'stream', demo, '--tokens', '1'])
     expect(code).toBe(2)
-    expect(stderr).toMatch(/integers from 2 to 65536 for tokens/)
+    expect(stderr).toMatch(/integers from 2 to 65536 for --tokens/)
   })
 })

@@ -21,8 +21,26 @@ describe('several devices', () => {
     expect(made.devices.map(({ streamedBytesPerPass }) => streamedBytesPerPass)).toEqual([8192, 8192])
     expect(made.devices.map(({ ringBytes }) => ringBytes)).toEqual([6144, 6144])
     expect(made.devices.map(({ residentBytes }) => residentBytes)).toEqual([0, 2 ** 21])
-    const three = plan({ device: ['cuda:2', 'cuda:0', 'cuda:1'] })
+    const three = plan({ placement: 'streamed', device: ['cuda:2', 'cuda:0', 'cuda:1'] })
     expect(three.units.map(({ device }) => device.at(-1))).toEqual([...'220011222'])
+  })
+
+  test('where all are resident, layers follow each other: rows cross once', () => {
+    const made = plan({ placement: 'resident' })
+    expect(made.spread).toBe('halves')
+    expect(deviceIndices(made)).toEqual([0, 0, 0, 0, 1, 1, 1, 1, 1])
+    expect(made.units.map(({ device }) => device.at(-1))).toEqual([...'000011111'])
+    expect(plan().spread).toBe('halves') // there is room for all
+    expect(plan({ device: ['cuda:2', 'cuda:0', 'cuda:1'] }).units.map(({ device }) => device.at(-1))).toEqual([
+      ...'222200111',
+    ])
+    for (const other of [{ placement: 'streamed' }, { placement: 'cpu' }] as const) {
+      expect(plan(other).spread).toBe('alternate')
+    }
+    // Of budgets that move later each device's own units move, wherever the plan has put them.
+    const least = withinBudgets(made, undefined, 'least')
+    expect(least.homes).toContain('streamed')
+    expect(least.rings).toHaveLength(2)
   })
 
   test('what a plan says is what its devices take', () => {
@@ -63,7 +81,7 @@ describe('several devices', () => {
     const moved = withinBudgets(made, undefined, [1e12, rest[1]! + 2 ** 21 + 2 * 3072])
     const streamed: Home[] = ['streamed', 'streamed']
     const resident: Home[] = ['resident', 'resident']
-    expect(moved.homes).toEqual([resident, streamed, resident, streamed, 'resident'].flat())
+    expect(moved.homes).toEqual([resident, resident, streamed, streamed, 'resident'].flat())
     expect(moved.rings).toEqual([0, 2 * 3072])
     expect(() => withinBudgets(made, undefined, [1e12, 1000])).toThrow(/at least \d+ bytes/)
   })

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest'
+import { megabytesOf } from '../../../lib/plan/megabytes.ts'
 import { checkMemory } from '../../../lib/plan/memory.ts'
 
 const GB = 1e9
@@ -36,7 +37,9 @@ describe('checkMemory', () => {
 
   test('weights that this process has already are not taken again', () => {
     checkMemory(need, memory(2.8 * GB), true)
-    expect(() => checkMemory(need, memory(2.4 * GB), true)).toThrow(/needs 2500 MB of RAM \(weights 0.0 MB, KV/)
+    expect(() => checkMemory(need, memory(2.4 * GB), true)).toThrow(
+      /needs 2500 MB of RAM \(KV cache 2000 MB, ring 500 MB\)/,
+    )
   })
 
   test('what can never fit is told apart, and small models need little to work in', () => {
@@ -45,4 +48,20 @@ describe('checkMemory', () => {
     )
     checkMemory({ device: 'cpu', hostBytes: 8e6, kvBytes: 2e6, kvSwapBytes: 0, ringBytes: 0 }, memory(12e6), false)
   })
+})
+
+test('what is told sums up to what is told of all', () => {
+  const figures = (text: string) => [...text.matchAll(/([\d.]+) MB/g)].map(([, figure]) => Number(figure))
+  for (const scale of [1e6, 1e7, 9.9e7, 1e8, 1e9, 1e11]) {
+    for (let round = 1; round <= 50; round++) {
+      const parts = { a: (scale * round) / 7, b: (scale * round) / 13, c: (scale * round) / 17, none: 0 }
+      const told = megabytesOf(parts)
+      const [sum] = figures(told.sum) as [number]
+      const shown = figures(told.parts)
+      expect(shown.reduce((all, one) => all + one, 0)).toBeCloseTo(sum, 6)
+      const exact = (parts.a + parts.b + parts.c) / 1e6
+      expect(Math.abs(sum - exact)).toBeLessThan(exact < 100 ? 0.1501 : 1.5001)
+      expect(told.parts).not.toContain('none')
+    }
+  }
 })

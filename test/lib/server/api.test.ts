@@ -273,6 +273,7 @@ describe('models and errors', () => {
       const answer = await post(server, path, body)
       expect(answer.status).toBe(status)
       expectValid('ErrorResponse', answer.json)
+      expect(answer.json.error).toMatchObject({ type: 'invalid_request_error', code: null })
     }
   })
 
@@ -287,6 +288,11 @@ describe('models and errors', () => {
     expect(nowhere.status).toBe(404)
     expectValid('ErrorResponse', nowhere.json)
     expect(nowhere.headers.get('x-request-id')).toMatch(/^req_/)
+    const wrongMethod = await fetch(`${server.url}/v1/chat/completions`)
+    expect(wrongMethod.status).toBe(405)
+    expect(wrongMethod.headers.get('allow')).toBe('POST')
+    expectValid('ErrorResponse', await wrongMethod.json())
+    expect((await post(server, '/v1/models', {})).headers.get('allow')).toBe('GET')
     const short = await post(server, '/chat/completions', {})
     expect(short.status).toBe(404)
     expect(short.json.error.message).toContain('/v1/chat/completions')
@@ -368,7 +374,9 @@ describe('metrics and health', () => {
   })
 
   test('health and ready', async () => {
-    expect((await fetch(`${server.url}/health`)).status).toBe(200)
-    expect((await fetch(`${server.url}/ready`)).status).toBe(200)
+    for (const [path, status] of Object.entries({ health: 'ok', ready: 'ready' })) {
+      const response = await fetch(`${server.url}/${path}`)
+      expect({ code: response.status, ...((await response.json()) as object) }).toEqual({ code: 200, status })
+    }
   })
 })

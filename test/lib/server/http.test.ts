@@ -9,6 +9,7 @@ import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { load, type Model } from '../../../lib/index.ts'
 import { millraceServer, type Server, serve } from '../../../lib/server/index.ts'
+import { expectValid } from './openai_schema.ts'
 import { DEMO, eventsOf, post, start } from './server.ts'
 
 let model: Model
@@ -88,10 +89,50 @@ describe('limits', () => {
     const server = await start({ models: { demo: model }, bodyLimit: 2048 })
     const large = await post(server, '/v1/chat/completions', { ...chat, user: 'x'.repeat(4096) })
     expect(large.status).toBe(413)
-    expect(large.json.error.type).toBe('invalid_request_error')
+    expect(large.json.error).toMatchObject({ type: 'invalid_request_error', code: 'request_too_large' })
     const headers = await fetch(`${server.url}/health`, { headers: { 'x-large': 'x'.repeat(64 * 1024) } })
     expect(headers.status).toBe(431)
+    expectValid('ErrorResponse', await headers.json())
     expect((await post(server, '/v1/chat/completions', chat)).status).toBe(200)
+  })
+
+  test('what is no HTTP, or no path, is told as everything else', async () => {
+    const server = await start({ models: { demo: model } })
+    const { port } = new URL(server.url)
+    const ask = async (bytes: string) => {
+      const socket = connect({ host: '127.0.0.1', port: Number(port) })
+      socket.end(bytes)
+      let text = ''
+      for await (const part of socket.setEncoding('utf8')) text += part
+      return text
+    }
+    for (const bytes of ['nonsense\r\n\r\n', 'POST /v1/completions HTTP/1.1\r\ncontent-length: many\r\n\r\n']) {
+      const [head, body] = (await ask(bytes)).split('\r\n\r\n')
+      expect(head).toMatch(/^HTTP\/1\.1 400 Bad Request/)
+      expectValid('ErrorResponse', JSON.parse(body!))
+    }
+    for (const path of ['/v1/models/%E0%A4%A', `/v1/models/${'x'.repeat(3000)}`]) {
+      const response = await fetch(server.url + path)
+      expect([400, 404, 414]).toContain(response.status)
+      const text = await response.text()
+      expectValid('ErrorResponse', JSON.parse(text))
+      expect(text).not.toContain('FST_')
+    }
+  })
+
+  test('a stream is not torn by what its client sends meanwhile', async () => {
+    const server = await start({ models: { demo: model } })
+    const socket = connect({ host: '127.0.0.1', port: Number(new URL(server.url).port) })
+    const body = JSON.stringify({ ...endless, max_tokens: 60 })
+    const head = 'POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n'
+    socket.write(`${head}content-length: ${body.length}\r\n\r\n${body}`)
+    let text = ''
+    socket.setEncoding('utf8').on('data', (part) => {
+      if (text === '') socket.write('nonsense\r\n\r\n')
+      text += part
+    })
+    await once(socket, 'close')
+    expect(text.match(/HTTP\/1\.1/g)).toHaveLength(1)
   })
 
   test('a full queue is 429, with when to come again', async () => {
