@@ -16,6 +16,8 @@ __device__ __forceinline__ __half saturated(float value) {
 
 __device__ __forceinline__ float activate(Activation activation, float x) {
   switch (activation) {
+    case Activation::sigmoid:
+      return 1.0f / (1.0f + expf(-x));
     case Activation::gelu:
       return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
     case Activation::gelu_tanh:
@@ -45,15 +47,15 @@ __global__ void glu_kernel(const float* x, int x_stride, bool interleaved, int f
   put(activate(activation, row[gate_at]) * row[up_at], halves, floats, static_cast<size_t>(blockIdx.y) * stride + i);
 }
 
-__global__ void gate_kernel(const float* x, int x_stride, const float* by, int by_stride, int features,
-                            Activation activation, __half* halves, float* floats, int stride) {
+__global__ void gate_kernel(GateArguments a) {
   wait_for_predecessor();
   allow_successor();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= features) return;
-  const float value = activate(activation, x[static_cast<size_t>(blockIdx.y) * x_stride + i]);
-  put(value * by[static_cast<size_t>(blockIdx.y) * by_stride + i], halves, floats,
-      static_cast<size_t>(blockIdx.y) * stride + i);
+  if (i >= a.features) return;
+  const float value = activate(a.activation, a.x[static_cast<size_t>(blockIdx.y) * a.x_stride + (a.scalar ? 0 : i)]);
+  const size_t at = static_cast<size_t>(blockIdx.y) * a.by_stride + i;
+  put(value * (a.by_halves != nullptr ? __half2float(a.by_halves[at]) : a.by[at]), a.halves, a.floats,
+      static_cast<size_t>(blockIdx.y) * a.stride + i);
 }
 
 __global__ void add_scaled_kernel(const float* x, float* y, int64_t count, float scale) {
@@ -164,11 +166,9 @@ cudaError_t glu(const float* x, int x_stride, bool interleaved, int rows, int fe
                 features, activation, halves, floats, stride);
 }
 
-cudaError_t gate(const float* x, int x_stride, const float* by, int by_stride, int rows, int features,
-                 Activation activation, __half* halves, float* floats, int stride, cudaStream_t stream,
-                 bool programmatic) {
-  return launch(gate_kernel, grid_of(features, rows), dim3(kThreads), 0, stream, programmatic, x, x_stride, by,
-                by_stride, features, activation, halves, floats, stride);
+cudaError_t gate(const GateArguments& arguments, cudaStream_t stream, bool programmatic) {
+  return launch(gate_kernel, grid_of(arguments.features, arguments.rows), dim3(kThreads), 0, stream, programmatic,
+                arguments);
 }
 
 cudaError_t add_scaled(const float* x, float* y, int64_t count, float scale, cudaStream_t stream, bool programmatic) {

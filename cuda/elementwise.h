@@ -16,10 +16,21 @@ namespace millrace::cuda {
 cudaError_t glu(const float* x, int x_stride, bool interleaved, int rows, int features, Activation activation,
                 __half* halves, float* floats, int stride, cudaStream_t stream, bool programmatic);
 
-// activation(x) * by of two rows of so many features.
-cudaError_t gate(const float* x, int x_stride, const float* by, int by_stride, int rows, int features,
-                 Activation activation, __half* halves, float* floats, int stride, cudaStream_t stream,
-                 bool programmatic);
+// activation(x) * by of two rows of so many features, `by` of either kind; to halves, saturated, or to floats.
+struct GateArguments {
+  const float* x = nullptr;
+  int x_stride = 0;
+  bool scalar = false;  // one number a row is the gate of all its features
+  const float* by = nullptr;
+  const __half* by_halves = nullptr;
+  int by_stride = 0;
+  int rows = 0, features = 0;
+  Activation activation = Activation::silu;
+  __half* halves = nullptr;
+  float* floats = nullptr;
+  int stride = 0;
+};
+cudaError_t gate(const GateArguments& arguments, cudaStream_t stream, bool programmatic);
 
 // y += scale * x, float32 [count].
 cudaError_t add_scaled(const float* x, float* y, int64_t count, float scale, cudaStream_t stream, bool programmatic);

@@ -14,6 +14,7 @@
 #include "backend/unit_table.h"
 #include "core/memory.h"
 #include "cuda/attention.h"
+#include "cuda/delta.h"
 #include "cuda/linear.h"
 #include "cuda/logit_stage.h"
 #include "cuda/moe/route.h"
@@ -157,6 +158,11 @@ class CudaExecutor final : public Executor, private Holder {
   void run_op(const RouteOp& op, const Lowered& lowered, const Scope& scope);
   bool route_at_once(const RouteArguments& route, const NormOp& norm, const LinearOp& router, const Scope& scope);
   void run_op(const ExpertsOp& op, const Lowered& lowered, const Scope& scope);
+  void run_op(const ConvOp& op, const Lowered& lowered, const Scope& scope);
+  void run_op(const DeltaOp& op, const Lowered& lowered, const Scope& scope);
+  StateArguments state_arguments(const StatePlace& place, const Scope& scope) const;
+  template <typename Body>
+  void for_runs(const StatePlace& place, const Scope& scope, Body&& body);
   // Of rows whose results there is room for. x: of the first of them, float16.
   void run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope,
                    const std::optional<AddOp>& sum);

@@ -4,6 +4,7 @@
 
 #include "cuda/attention.h"
 #include "cuda/check.h"
+#include "cuda/delta.h"
 #include "cuda/elementwise.h"
 #include "cuda/embed.h"
 #include "cuda/executor.h"
@@ -259,9 +260,95 @@ void CudaExecutor::run_op(const GluOp& op, const Lowered& lowered, const Scope& 
 
 void CudaExecutor::run_op(const GateOp& op, const Lowered&, const Scope& scope) {
   const Operand in = operand(scope, op.in), by = operand(scope, op.by), out = operand(scope, op.out);
-  check(gate(in.floats, in.stride, by.floats + op.begin, by.stride, scope.rows(), in.width, op.activation, out.halves,
-             out.floats, out.stride, scope.stream, true),
-        "a gate");
+  GateArguments arguments;
+  arguments.x = in.floats + op.in_begin;
+  arguments.x_stride = in.stride;
+  arguments.scalar = op.scalar;
+  if (by.floats != nullptr) arguments.by = by.floats + op.begin;
+  if (by.halves != nullptr) arguments.by_halves = by.halves + op.begin;
+  arguments.by_stride = by.stride;
+  arguments.rows = scope.rows();
+  arguments.features = out.width;
+  arguments.activation = op.activation;
+  arguments.halves = out.halves;
+  arguments.floats = out.floats;
+  arguments.stride = out.stride;
+  check(gate(arguments, scope.stream, true), "a gate");
+}
+
+StateArguments CudaExecutor::state_arguments(const StatePlace& place, const Scope& scope) const {
+  const size_t bytes = kv_block_bytes(config_.program.kv[place.kv_class]);
+  StateArguments arguments;
+  arguments.block_tables =
+      device_inputs_.block_tables + static_cast<size_t>(place.kv_class) * table_sequences_ * block_table_stride_;
+  arguments.block_table_stride = block_table_stride_;
+  arguments.states = reinterpret_cast<float*>(config_.kv.at(place.kv_class).layer(place.kv_layer, bytes)) + place.begin;
+  arguments.state_stride = static_cast<int64_t>(bytes / sizeof(float));
+  arguments.weights = weights(scope.unit);
+  return arguments;
+}
+
+// Calls body(first row of the scope, state) for launches that have all rows: decode rows, each of a sequence of its
+// own, then prompts, whose rows of one sequence lie side by side.
+template <typename Body>
+void CudaExecutor::for_runs(const StatePlace& place, const Scope& scope, Body&& body) {
+  StateArguments state = state_arguments(place, scope);
+  const auto from_row = [&](int row, int count) {
+    state.rows = count;
+    state.positions = device_inputs_.positions + scope.begin + row;
+    state.sequences = device_inputs_.sequences + scope.begin + row;
+    body(row, state);
+  };
+  if (scope.decode_rows > 0) from_row(0, scope.decode_rows);
+  if (scope.prefill_rows == 0) return;
+  state.runs.rows = false;
+  const int first = scope.begin + scope.decode_rows;
+  const std::span<const int32_t> sequences = pass_->step.sequences.subspan(first, scope.prefill_rows);
+  for (int row = 0; row < scope.prefill_rows;) {
+    StateRuns& runs = state.runs;
+    runs.count = 0;
+    for (; row < scope.prefill_rows && runs.count < StateRuns::kMost; runs.count++) {
+      runs.begin[runs.count] = static_cast<uint16_t>(row);
+      for (row++; row < scope.prefill_rows && sequences[row] == sequences[row - 1]; row++) {
+      }
+      runs.end[runs.count] = static_cast<uint16_t>(row);
+    }
+    from_row(scope.decode_rows, scope.prefill_rows);
+  }
+}
+
+void CudaExecutor::run_op(const ConvOp& op, const Lowered&, const Scope& scope) {
+  const Operand in = operand(scope, op.in), out = operand(scope, op.out);
+  for_runs(op.state, scope, [&](int row, const StateArguments& state) {
+    ConvArguments arguments;
+    arguments.state = state;
+    arguments.x = in.floats + static_cast<size_t>(row) * in.stride + op.begin;
+    arguments.x_stride = in.stride;
+    arguments.out = out.floats + static_cast<size_t>(row) * out.stride;
+    arguments.channels = op.channels;
+    arguments.taps = op.taps;
+    arguments.weight_offset = config_.units[scope.unit].vectors[op.weight];
+    check(convolve(arguments, scope.stream, true), "a convolution");
+  });
+}
+
+void CudaExecutor::run_op(const DeltaOp& op, const Lowered&, const Scope& scope) {
+  const Operand in = operand(scope, op.in), gates = operand(scope, op.gates), out = operand(scope, op.out);
+  const std::vector<size_t>& vectors = config_.units[scope.unit].vectors;
+  for_runs(op.state, scope, [&](int row, const StateArguments& state) {
+    DeltaArguments arguments;
+    arguments.state = state;
+    arguments.x = in.floats + static_cast<size_t>(row) * in.stride;
+    arguments.gates = gates.floats + static_cast<size_t>(row) * gates.stride;
+    arguments.out = out.floats + static_cast<size_t>(row) * out.stride;
+    arguments.key_heads = op.key_heads;
+    arguments.value_heads = op.value_heads;
+    arguments.key_dim = op.key_dim;
+    arguments.value_dim = op.value_dim;
+    arguments.rate_offset = vectors[op.rate];
+    arguments.bias_offset = vectors[op.bias];
+    check(delta_rule(arguments, scope.stream, true), "the delta rule");
+  });
 }
 
 void CudaExecutor::run_op(const GatherOp& op, const Lowered&, const Scope& scope) {

@@ -71,7 +71,7 @@ export interface RopeSpec {
   span?: number
 }
 
-export type Activation = 'silu' | 'gelu' | 'geluTanh' | 'clampedSwiglu'
+export type Activation = 'silu' | 'gelu' | 'geluTanh' | 'clampedSwiglu' | 'sigmoid'
 
 /**
  * An operation on rows of values, which are numbered; weights are those of its unit, numbered too. What each computes is
@@ -105,7 +105,17 @@ export type Op =
   | { op: 'add'; in: number; out: number; scale?: number }
   | { op: 'linear'; in: number; out: number; linear: number; add?: boolean }
   | { op: 'glu'; in: number; out: number; linear: number; activation: Activation }
-  | { op: 'gate'; in: number; by: number; begin: number; out: number; activation: Activation }
+  | {
+      op: 'gate'
+      in: number
+      by: number
+      begin: number
+      out: number
+      activation: Activation
+      inBegin?: number
+      /** One number a row is the gate of all its columns. */
+      scalar?: boolean
+    }
   | { op: 'gather'; table: number; out: number; scale?: number }
   | {
       op: 'attend'
@@ -147,6 +157,36 @@ export type Op =
       alpha?: number
       limit?: number
     }
+  | ({
+      op: 'conv'
+      in: number
+      out: number
+      begin?: number
+      channels: number
+      taps: number
+      weight: number
+    } & StatePlace)
+  | ({
+      op: 'delta'
+      /** Query heads, key heads, value heads. */
+      in: number
+      /** Of every value head b, then a. */
+      gates: number
+      out: number
+      keyHeads: number
+      valueHeads: number
+      keyDim: number
+      valueDim: number
+      rate: number
+      bias: number
+    } & StatePlace)
+
+/** Of the floats that a layer of a class of states keeps of a sequence, those from `stateBegin` on. */
+export interface StatePlace {
+  kvClass: number
+  kvLayer: number
+  stateBegin: number
+}
 
 export interface LinearShape {
   k: number
@@ -172,6 +212,8 @@ export interface KvClass {
   window: number
   kvHeads: number
   headDim: number
+  /** Floats that a layer keeps of a sequence in the place of keys and values. */
+  state?: number
 }
 
 /** What a model computes, unit by unit. The native side checks it. */
@@ -197,11 +239,12 @@ export interface HeadOrder {
   interleaved: boolean
 }
 
-/** A part of a tensor's `of` rows: each `step`th from `begin` on. */
+/** A part of a tensor's `of` rows: `run` (1) from `begin` on, and from each `step` further on. */
 export interface RowRange {
   begin: number
   of: number
   step?: number
+  run?: number
 }
 
 /**
@@ -266,6 +309,10 @@ export interface VectorSource {
   plusOne?: boolean
   /** Of a norm of heads: the order of their rows. */
   heads?: HeadOrder
+  /** e to the power of what is stored. */
+  exponential?: boolean
+  /** Stored as a matrix of so many columns. */
+  columns?: number
 }
 
 /** Where the weights of a unit of the program come from: one a vector, one a part of each linear. */
@@ -312,8 +359,10 @@ export interface NativeKvClass {
   layers: number
   /** 0: all positions are kept. */
   window: number
-  /** Of all its layers. */
+  /** Of all its layers; 0 of a class of states. */
   bytesPerToken: number
+  /** Of a class of states: what all its layers keep of a sequence, however long it is; else 0. */
+  bytesPerSequence: number
 }
 
 export interface NativeSlabPlan {

@@ -175,8 +175,7 @@ Napi::Array types_of(Napi::Env env, const UnitLayout& unit) {
 
 int kv_class_of(const ProgramUnit& unit) {
   for (const Op& op : unit.ops) {
-    const auto* attend = std::get_if<AttendOp>(&op);
-    if (attend != nullptr && !attend->reads_only) return attend->kv_class;
+    if (const auto place = kept_by(op)) return place->kv_class;
   }
   return kNone;
 }
@@ -224,8 +223,10 @@ Napi::Value to_js(Napi::Env at, const SlabPlan& plan) {
     Napi::Object item = Napi::Object::New(at);
     item["layers"] = Napi::Number::New(at, kv_class.layers);
     item["window"] = Napi::Number::New(at, kv_class.window);
-    const auto bytes = static_cast<double>(kv_class.layers * kv_block_bytes(kv_class) / kKvBlockTokens);
+    const auto block = static_cast<double>(kv_class.layers * kv_block_bytes(kv_class));
+    const double bytes = kv_class.state > 0 ? 0 : block / kKvBlockTokens;
     item["bytesPerToken"] = Napi::Number::New(at, bytes);
+    item["bytesPerSequence"] = Napi::Number::New(at, kv_class.state > 0 ? block : 0);
     kv_bytes += bytes;
     kv[i] = item;
   }

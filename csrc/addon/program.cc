@@ -105,7 +105,12 @@ Activation activation(const Napi::Object& object) {
                             {{"silu", Activation::silu},
                              {"gelu", Activation::gelu},
                              {"geluTanh", Activation::gelu_tanh},
-                             {"clampedSwiglu", Activation::clamped_swiglu}});
+                             {"clampedSwiglu", Activation::clamped_swiglu},
+                             {"sigmoid", Activation::sigmoid}});
+}
+
+StatePlace state_place(const Napi::Object& o) {
+  return {int_field(o, "kvClass"), int_field(o, "kvLayer"), int_field(o, "stateBegin")};
 }
 
 Op read_op(const Napi::Object& o) {
@@ -144,7 +149,8 @@ Op read_op(const Napi::Object& o) {
   }
   if (kind == "glu") return GluOp{int_field(o, "in"), int_field(o, "out"), int_field(o, "linear"), activation(o)};
   if (kind == "gate") {
-    return GateOp{int_field(o, "in"), int_field(o, "by"), int_field(o, "begin"), int_field(o, "out"), activation(o)};
+    return GateOp{int_field(o, "in"), int_field(o, "by"),      int_field(o, "begin"),      int_field(o, "out"),
+                  activation(o),      int_or(o, "inBegin", 0), bool_or(o, "scalar", false)};
   }
   if (kind == "gather") {
     return GatherOp{int_field(o, "table"), int_field(o, "out"), static_cast<float>(number_or(o, "scale", 1))};
@@ -173,6 +179,31 @@ Op read_op(const Napi::Object& o) {
     op.activation = activation(o);
     op.alpha = static_cast<float>(number_or(o, "alpha", 1));
     op.limit = static_cast<float>(number_or(o, "limit", 0));
+    return op;
+  }
+  if (kind == "conv") {
+    ConvOp op;
+    op.in = int_field(o, "in");
+    op.out = int_field(o, "out");
+    op.begin = int_or(o, "begin", 0);
+    op.channels = int_field(o, "channels");
+    op.taps = int_field(o, "taps");
+    op.weight = int_field(o, "weight");
+    op.state = state_place(o);
+    return op;
+  }
+  if (kind == "delta") {
+    DeltaOp op;
+    op.in = int_field(o, "in");
+    op.gates = int_field(o, "gates");
+    op.out = int_field(o, "out");
+    op.key_heads = int_field(o, "keyHeads");
+    op.value_heads = int_field(o, "valueHeads");
+    op.key_dim = int_field(o, "keyDim");
+    op.value_dim = int_field(o, "valueDim");
+    op.rate = int_field(o, "rate");
+    op.bias = int_field(o, "bias");
+    op.state = state_place(o);
     return op;
   }
   if (kind != "attend") throw wrong("operation", kind);
@@ -233,7 +264,7 @@ LinearSource linear_source(const Napi::Object& object) {
   source.heads = head_order(object);
   if (has(object, "rows")) {
     const Napi::Object rows = object_field(object, "rows");
-    source.rows = {int_field(rows, "begin"), int_field(rows, "of"), int_or(rows, "step", 1)};
+    source.rows = {int_field(rows, "begin"), int_field(rows, "of"), int_or(rows, "step", 1), int_or(rows, "run", 1)};
   }
   return source;
 }
@@ -261,8 +292,8 @@ Program program(const Napi::Object& object) {
     out.units.push_back(std::move(unit));
   });
   for_objects(object, "kv", [&](const Napi::Object& kv) {
-    out.kv.push_back(
-        {int_field(kv, "layers"), int_field(kv, "window"), int_field(kv, "kvHeads"), int_field(kv, "headDim")});
+    out.kv.push_back({int_field(kv, "layers"), int_field(kv, "window"), int_field(kv, "kvHeads"),
+                      int_field(kv, "headDim"), int_or(kv, "state", 0)});
   });
   for_objects(object, "ropes", [&](const Napi::Object& rope) { out.ropes.push_back(rope_spec(rope)); });
   return out;
@@ -274,7 +305,10 @@ ModelSource model_source(const Napi::Object& object) {
   for_objects(object, "units", [&](const Napi::Object& item) {
     UnitSource unit;
     for_objects(item, "vectors", [&](const Napi::Object& vector) {
-      unit.vectors.push_back({string_field(vector, "tensor"), bool_or(vector, "plusOne", false), head_order(vector)});
+      VectorSource one{string_field(vector, "tensor"), bool_or(vector, "plusOne", false), head_order(vector)};
+      one.exponential = bool_or(vector, "exponential", false);
+      one.columns = int_or(vector, "columns", 0);
+      unit.vectors.push_back(std::move(one));
     });
     const Napi::Array linears = array_field(item, "linears");
     for (uint32_t i = 0; i < linears.Length(); i++) {

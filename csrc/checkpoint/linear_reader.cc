@@ -84,9 +84,12 @@ std::unique_ptr<LinearReader> open_as_stored(const Checkpoint& checkpoint, const
 std::unique_ptr<LinearReader> open_linear(const Checkpoint& checkpoint, const LinearSource& source, int n, int k,
                                           const VectorSource& norm) {
   const RowRange& rows = source.rows;
-  const int64_t last = rows.begin + (int64_t{n} - 1) * rows.step;
-  if (rows.begin < 0 || rows.of < 0 || rows.step < 1 || (rows.of != 0 && last >= rows.of) ||
-      (rows.step != 1 && source.heads.head_dim != 0)) {
+  const int64_t last =
+      rows.begin + (int64_t{n} - 1) / std::max(rows.run, 1) * rows.step + (n - 1) % std::max(rows.run, 1);
+  // Heads lie whole within a run.
+  const bool whole = source.heads.head_dim == 0 || rows.together() || rows.run % source.heads.head_dim == 0;
+  if (rows.begin < 0 || rows.of < 0 || rows.run < 1 || rows.step < rows.run || (rows.of != 0 && last >= rows.of) ||
+      !whole) {
     throw Error(code::kInvalidArgument,
                 format("%d output features from %d on, of a tensor of %d", n, rows.begin, rows.of),
                 "name a range that the tensor has");
@@ -212,6 +215,16 @@ const Tensor& require_tensor(const Checkpoint& checkpoint, const std::string& na
 
 const Tensor& require_floats(const Checkpoint& checkpoint, const std::string& name, int n) {
   return require_tensor(checkpoint, name, {DType::f16, DType::bf16, DType::f32, DType::f64}, {n});
+}
+
+const Tensor& require_vector(const Checkpoint& checkpoint, const VectorSource& source, int n) {
+  if (source.columns == 0) return require_floats(checkpoint, source.tensor, n);
+  const int rows = n / source.columns;
+  const std::initializer_list<DType> types = {DType::f16, DType::bf16, DType::f32, DType::f64};
+  if (checkpoint.require(source.tensor).shape.size() == 2) {  // as GGUF has it
+    return require_tensor(checkpoint, source.tensor, types, {rows, source.columns});
+  }
+  return require_tensor(checkpoint, source.tensor, types, {rows, 1, source.columns});
 }
 
 void read_floats(const Checkpoint& checkpoint, const Tensor& tensor, float* out) {

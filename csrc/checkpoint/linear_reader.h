@@ -91,6 +91,8 @@ const Tensor& require_tensor(const Checkpoint& checkpoint, const std::string& na
 
 // A vector of any float type, [n]: norms and biases.
 const Tensor& require_floats(const Checkpoint& checkpoint, const std::string& name, int n);
+// The same of a vector of `n`, whatever its dimensions.
+const Tensor& require_vector(const Checkpoint& checkpoint, const VectorSource& source, int n);
 // Its values; throws CHECKPOINT_INVALID for one that is not finite in float32.
 void read_floats(const Checkpoint& checkpoint, const Tensor& tensor, float* out);
 

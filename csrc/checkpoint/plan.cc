@@ -63,7 +63,7 @@ UnitLayout plan_unit(const Checkpoint& checkpoint, const ModelSource& source, in
   UnitLayout layout;
   SlabBuilder builder;
   for (size_t i = 0; i < unit.vectors.size(); i++) {
-    require_floats(checkpoint, source.units[u].vectors[i].tensor, unit.vectors[i]);
+    require_vector(checkpoint, source.units[u].vectors[i], unit.vectors[i]);
     check_heads(source.units[u].vectors[i].heads, unit.vectors[i]);
     layout.vectors.push_back(builder.floats(static_cast<size_t>(unit.vectors[i])));
   }

@@ -4,6 +4,7 @@
 #include "checkpoint/repack.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <exception>
 #include <mutex>
@@ -391,6 +392,9 @@ class Repacker {
     }
     if (source.plus_one) {
       for (int i = 0; i < width; i++) floats[i] += 1.0f;
+    }
+    if (source.exponential) {
+      for (int i = 0; i < width; i++) floats[i] = static_cast<float>(std::exp(static_cast<double>(floats[i])));
     }
     count(tensor.bytes);
   }

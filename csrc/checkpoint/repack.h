@@ -28,12 +28,15 @@ struct HeadOrder {
   bool interleaved = false;
 };
 
-// Of a tensor that holds several linears' output features: those of this one are each `step`th from `begin` on. of = 0:
-// they are all.
+// Of a tensor that holds several linears' output features: those of this one are `run` from `begin` on, and from each
+// `step` further on. of = 0: they are all.
 struct RowRange {
   int begin = 0;
   int of = 0;
   int step = 1;
+  int run = 1;  // at most `step`
+  int at(int feature) const { return begin + feature / run * step + feature % run; }
+  bool together() const { return step == run; }
 };
 
 // One linear of the checkpoint, by tensor names; empty where the format has none. name[3] is the fourth along the first
@@ -64,9 +67,11 @@ struct LinearSource {
 
 // A float32 vector of a unit: a norm's weights.
 struct VectorSource {
-  std::string tensor;     // [width]
-  bool plus_one = false;  // stored as what is added to 1
-  HeadOrder heads = {};   // of a norm of such heads, whose weights lie as the heads' rows do
+  std::string tensor;        // [width]
+  bool plus_one = false;     // stored as what is added to 1
+  HeadOrder heads = {};      // of a norm of such heads, whose weights lie as the heads' rows do
+  bool exponential = false;  // e to the power of what is stored
+  int columns = 0;           // > 0: stored as [width / columns, 1, columns]
 };
 
 // Where the weights of a unit come from: one source a vector, and one a part of each linear.

@@ -6,7 +6,7 @@ namespace millrace {
 
 int row_of(const LinearSource& source, int feature) {
   const HeadOrder& heads = source.heads;
-  if (heads.head_dim == 0) return source.rows.begin + feature * source.rows.step;
+  if (heads.head_dim == 0) return source.rows.at(feature);
   const int within = feature % heads.head_dim, half = heads.head_dim / 2, turning = heads.rotary / 2;
   const int pair = within % half, side = within / half;
   int row;
@@ -15,7 +15,7 @@ int row_of(const LinearSource& source, int feature) {
   } else {
     row = heads.rotary + (pair - turning) + side * (half - turning);
   }
-  return source.rows.begin + feature - within + row;
+  return source.rows.at(feature - within) + row;
 }
 
 void check_heads(const HeadOrder& heads, int n) {

@@ -22,12 +22,12 @@ class RowsReader : public LinearReader {
   const std::byte* elements(int n, int begin, int end, std::byte* scratch) const override;
   void refuse_not_finite(int begin, int end) const override;
   // Rows between are another linear's.
-  bool by_rows() const override { return inner_->by_rows() && source_.rows.step == 1 && order_.empty(); }
+  bool by_rows() const override { return inner_->by_rows() && source_.rows.together() && order_.empty(); }
   int first_row() const override { return source_.rows.begin; }
   ErrorSums errors() const override { return inner_->errors(); }
 
  private:
-  bool in_order() const { return source_.heads.head_dim == 0 && source_.rows.step == 1 && order_.empty(); }
+  bool in_order() const { return source_.heads.head_dim == 0 && source_.rows.together() && order_.empty(); }
   int row(int feature) const {
     return row_of(source_, order_.empty() ? feature : order_[static_cast<size_t>(feature)]);
   }

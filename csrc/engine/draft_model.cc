@@ -28,13 +28,12 @@ DraftModel::DraftModel(std::unique_ptr<Backend> backend, std::shared_ptr<const H
     throw Error(code::kInvalidArgument, "a draft model's units are resident, streamed or shared",
                 "pass its plan unchanged");
   }
-  std::vector<std::vector<int>> layers(program.kv.size());
-  for (const ProgramUnit& unit : program.units) {
-    for (const Op& op : unit.ops) {
-      const auto* attend = std::get_if<AttendOp>(&op);
-      if (attend != nullptr && !attend->reads_only) layers[attend->kv_class].push_back(attend->kv_layer);
-    }
+  if (program.has_state()) {  // what is guessed wrong could not be taken back
+    throw Error(code::kInvalidArgument, "a model whose layers keep a state cannot draft for another",
+                "name a draft model of attention alone");
   }
+  std::vector<std::vector<int>> layers(program.kv.size());
+  for (const ProgramUnit& unit : program.units) add_kept(unit.ops, layers);
   const KvPool::Device device{backend_.get(), stream_.get(), layers};
   const std::vector<int> blocks(program.kv.size(), config_.kv_blocks);
   kv_ = std::make_unique<KvPool>(std::span(&device, 1), program.kv, blocks, 0);

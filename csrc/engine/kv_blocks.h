@@ -43,6 +43,8 @@ class KvBlocks {
   KvBlocks(const KvClass& kind, std::vector<Device> devices, int blocks, size_t swap_bytes, KvHooks hooks = {});
 
   int window() const { return kind_.window; }
+  // A block is what a sequence has of it, whatever its length.
+  bool state() const { return kind_.state > 0; }
   int total() const { return static_cast<int>(blocks_.size()); }
   int used() const { return used_; }
   int available() const { return total() - used_; }

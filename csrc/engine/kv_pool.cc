@@ -10,8 +10,9 @@ namespace millrace {
 KvPool::KvPool(std::span<const Device> devices, std::span<const KvClass> classes, std::span<const int> blocks,
                size_t swap_bytes, KvHooks hooks) {
   for (const Device& device : devices) copies_.push_back({device.backend, nullptr});
-  // The class that keeps most leads.
+  // The class that keeps most leads; states are of no position.
   const auto keeps_more = [](const KvClass& a, const KvClass& b) {
+    if (a.state > 0 || b.state > 0) return a.state == 0 && b.state > 0;
     return b.window != 0 && (a.window == 0 || a.window > b.window);
   };
   double all_bytes = 0;
@@ -44,6 +45,7 @@ KvPool::KvPool(std::span<const Device> devices, std::span<const KvClass> classes
 }
 
 int KvPool::least_blocks(const KvClass& kind, int context, int max_rows) {
+  if (kind.state > 0) return 1;
   if (kind.window == 0) return blocks_for(context);
   const int64_t kept = int64_t{kind.window} + max_rows + 2 * kKvBlockTokens;
   return blocks_for(static_cast<int>(std::min<int64_t>(context, kept)));

@@ -165,12 +165,7 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
     sides_.push_back(std::move(side));
   }
   for (size_t unit = 0; unit < units.size(); unit++) {
-    for (const Op& op : program().units[unit].ops) {
-      const auto* attend = std::get_if<AttendOp>(&op);
-      if (attend != nullptr && !attend->reads_only) {
-        kv[device_of(static_cast<int>(unit))].layers[attend->kv_class].push_back(attend->kv_layer);
-      }
-    }
+    add_kept(program().units[unit].ops, kv[device_of(static_cast<int>(unit))].layers);
   }
   kv_ = std::make_unique<KvPool>(kv, program().kv, config_.kv_blocks, config_.kv_swap_bytes, config_.kv_hooks);
   scheduler_ = std::make_unique<Scheduler>(

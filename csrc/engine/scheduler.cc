@@ -72,6 +72,12 @@ void append_token(Sequence& sequence, int32_t token, bool counted) {
   if (!counted && sequence.table.slot >= 0) sequence.table.stale.push_back(token);
 }
 
+Scheduler::Scheduler(SchedulerConfig config, KvPool& kv)
+    : config_(std::move(config)), kv_(kv), slots_(config_.max_logit_rows) {
+  for (int c = 0; c < kv_.classes(); c++) has_state_ = has_state_ || kv_.of(c).state();
+  if (has_state_) config_.prefix_reuse = false;
+}
+
 void Scheduler::add(std::unique_ptr<Sequence> sequence) {
   sequence->blocks.resize(kv_.classes());
   sequence->dropped.resize(kv_.classes());
@@ -84,6 +90,7 @@ bool Scheduler::may_run_more() const {
 }
 
 int Scheduler::wanted_blocks(const Sequence& sequence, int kv_class) const {
+  if (kv_.of(kv_class).state()) return 1;
   const int64_t tokens = sequence.length();
   const int window = kv_.of(kv_class).window();
   if (window == 0) return KvPool::blocks_for(static_cast<int>(tokens));
@@ -110,8 +117,9 @@ void Scheduler::drop_behind_windows(Sequence& sequence) {
 bool Scheduler::has_room(const Sequence& sequence, bool saved) const {
   for (int c = 0; c < kv_.classes(); c++) {
     const int has = saved ? sequence.dropped[c] : static_cast<int>(sequence.blocks[c].size());
-    // A block for each that runs already, or the one that comes would soon push out another.
-    if (kv_.of(c).available() < wanted_blocks(sequence, c) - has + running()) return false;
+    // A block for each that runs already, or the one that comes would soon push out another; of states they have all.
+    const int kept = kv_.of(c).state() ? 0 : running();
+    if (kv_.of(c).available() < wanted_blocks(sequence, c) - has + kept) return false;
   }
   return true;
 }
@@ -211,6 +219,8 @@ void Scheduler::abandon(bool saved_whole) {
   under_way_.clear();
   for (const auto& sequence : running_) {
     keep_drafts(*sequence, 0);
+    // States have gone on, nobody knows how far.
+    if (has_state_ && sequence->scheduled != sequence->confirmed) recompute(*sequence);
     sequence->scheduled = sequence->confirmed;
     sequence->pending = 0;
     sequence->table.sent = false;  // it may have counted what nobody has read

@@ -72,7 +72,7 @@ void keep_drafts(Sequence& sequence, int count);
 
 class Scheduler {
  public:
-  Scheduler(SchedulerConfig config, KvPool& kv) : config_(std::move(config)), kv_(kv), slots_(config_.max_logit_rows) {}
+  Scheduler(SchedulerConfig config, KvPool& kv);
 
   void add(std::unique_ptr<Sequence> sequence);
   // Admits what fits and fills `batch`, which stays where it is until it was read; false if there is nothing to do.
@@ -167,6 +167,9 @@ class Scheduler {
 
   SchedulerConfig config_;
   KvPool& kv_;
+  // States go forward alone: no prefix is reused, as there are none kept of it, and no draft made, as none can be
+  // undone.
+  bool has_state_ = false;
   // Each in order of priority, then age.
   Sequences waiting_, preempted_, running_;
   SchedulerCounters counters_;

@@ -129,14 +129,14 @@ void Scheduler::forget_drafts(Sequence& sequence) {
 }
 
 void Scheduler::foresee(Sequence& sequence) {
-  if (sequence.options.drafts != DraftMethod::automatic || asks_model(sequence)) return;
+  if (sequence.options.drafts != DraftMethod::automatic || has_state_ || asks_model(sequence)) return;
   std::vector<int32_t> found;
   find_drafts(sequence, 1, found);
   sequence.expected = found.empty() ? -1 : found.front();
 }
 
 bool Scheduler::wants_drafts(const Sequence& sequence, int rows) const {
-  if (sequence.options.drafts == DraftMethod::off) return false;
+  if (sequence.options.drafts == DraftMethod::off || has_state_) return false;
   if (sequence.options.drafts != DraftMethod::automatic) return true;
   if (asks_model(sequence)) return depth_ > 0 || step_ + 1 >= probe_at_;
   if (!sequence.followed) return false;  // what has begun to repeat itself goes on, as a rule
@@ -147,7 +147,7 @@ bool Scheduler::wants_drafts(const Sequence& sequence, int rows) const {
 }
 
 void Scheduler::draft(int decoding) {
-  if (decoding == 0) return;
+  if (decoding == 0 || has_state_) return;
   struct Drafted {
     Sequence* sequence;
     int kept = 0;

@@ -38,13 +38,24 @@ class Checker {
     require(p_.kv.size() <= kMostKvClasses && p_.ropes.size() <= 64, "classes of keys and values");
     for (const KvClass& kv : p_.kv) {
       within("layers", kv.layers, 1, kMostLayers);
+      within("a state", kv.state, 0, 1 << 26);
+      if (kv.state > 0) {
+        require(kv.window == 0 && kv.kv_heads == 0 && kv.head_dim == 0, "a class of states");
+        continue;
+      }
       within("sliding_window", kv.window, 0, kMostPositions);
       within("num_key_value_heads", kv.kv_heads, 1, 1 << 12);
       within("head_dim", kv.head_dim, 2, 1 << 10);
     }
     for (const RopeSpec& rope : p_.ropes) rope.validate();
+    require(!p_.has_state() || std::any_of(p_.kv.begin(), p_.kv.end(), [](const KvClass& kv) { return kv.state == 0; }),
+            "a layer of attention beside those with states");
     appended_.resize(p_.kv.size());
-    for (size_t i = 0; i < p_.kv.size(); i++) appended_[i].resize(static_cast<size_t>(p_.kv[i].layers));
+    kept_.resize(p_.kv.size());
+    for (size_t i = 0; i < p_.kv.size(); i++) {
+      appended_[i].resize(static_cast<size_t>(p_.kv[i].layers));
+      kept_[i].resize(static_cast<size_t>(p_.kv[i].layers));
+    }
     written_.resize(p_.values.size());
 
     ProgramUnit embed;
@@ -117,6 +128,11 @@ class Checker {
       const auto* route = std::get_if<RouteOp>(&op);
       routed_[access.writes] = route == nullptr ? 0 : route->experts;
     }
+    // A device has all of a layer's state.
+    for (const StatePlace& place : begun_) {
+      require(kept_[place.kv_class][place.kv_layer] == p_.kv[place.kv_class].state, "the state of a layer");
+    }
+    begun_.clear();
     for (const int uses : vector_uses_) require(uses == 1, "uses of a vector");
     for (const int uses : linear_uses_) require(uses == 1, "uses of a linear");
   }
@@ -168,7 +184,8 @@ class Checker {
   }
   void check_op(const ProgramUnit&, const GateOp& op) {
     require(op.activation != Activation::clamped_swiglu, "an activation");
-    require(width(op.in) == width(op.out) && columns(op.by, op.begin, width(op.in)), "a gate's columns");
+    require(columns(op.in, op.in_begin, op.scalar ? 1 : width(op.out)) && columns(op.by, op.begin, width(op.out)),
+            "a gate's columns");
   }
   void check_op(const ProgramUnit&, const GatherOp& op) {
     require(index(op.table, p_.tables) && p_.tables[op.table] == width(op.out) && std::isfinite(op.scale),
@@ -187,7 +204,7 @@ class Checker {
     }
     require(!unit.head && op.qkv != op.out && width(op.qkv) == op.qkv_width() && width(op.out) == op.query_width(),
             "attention's widths");
-    require(index(op.kv_class, p_.kv) && p_.kv[op.kv_class].kv_heads == op.kv_heads &&
+    require(index(op.kv_class, p_.kv) && p_.kv[op.kv_class].state == 0 && p_.kv[op.kv_class].kv_heads == op.kv_heads &&
                 p_.kv[op.kv_class].head_dim == op.head_dim && index(op.kv_layer, appended_[op.kv_class]),
             "keys and values");
     std::vector<bool>::reference appended = appended_[op.kv_class][op.kv_layer];
@@ -196,6 +213,43 @@ class Checker {
     require(index(op.rope, p_.ropes) && p_.ropes[op.rope].head_dim == op.head_dim, "a rotary embedding");
     require(op.scale >= 0 && std::isfinite(op.scale) && op.cap >= 0 && std::isfinite(op.cap), "an attention's scale");
     if (op.sinks != kNone) use_vector(unit, op.sinks, op.heads);
+  }
+  // Parts of a layer's state come in their order.
+  void keep(const ProgramUnit& unit, const StatePlace& place, int64_t floats) {
+    require(!unit.head && index(place.kv_class, p_.kv) && p_.kv[place.kv_class].state > 0 &&
+                index(place.kv_layer, kept_[place.kv_class]),
+            "a state");
+    int64_t& kept = kept_[place.kv_class][place.kv_layer];
+    require(place.begin == (kept + kStateAlignment - 1) / kStateAlignment * kStateAlignment, "parts of a state");
+    kept = place.begin + floats;
+    appended_[place.kv_class][place.kv_layer] = true;
+    begun_.push_back(place);
+  }
+  void check_op(const ProgramUnit& unit, const ConvOp& op) {
+    within("a convolution's width", op.taps, 2, 16);
+    require(op.in != op.out && columns(op.in, op.begin, op.channels) && width(op.out) == op.channels,
+            "a convolution's columns");
+    use_vector(unit, op.weight, op.channels * op.taps);
+    keep(unit, op.state, op.state_floats());
+  }
+  void check_op(const ProgramUnit& unit, const DeltaOp& op) {
+    within("linear_num_key_heads", op.key_heads, 1, 1 << 12);
+    within("linear_num_value_heads", op.value_heads, 1, 1 << 12);
+    within("linear_key_head_dim", op.key_dim, 1, 1 << 10);
+    within("linear_value_head_dim", op.value_dim, 1, 1 << 10);
+    if (op.value_heads % op.key_heads != 0) {
+      throw Error(code::kCheckpointInvalid,
+                  format("config.json: linear_num_key_heads must divide linear_num_value_heads, found %d and %d",
+                         op.key_heads, op.value_heads),
+                  "check that config.json belongs to this checkpoint");
+    }
+    require(op.in != op.out && op.gates != op.out && width(op.in) == 2 * op.key_width() + op.value_width() &&
+                width(op.gates) == 2 * op.value_heads && width(op.out) == op.value_width(),
+            "widths of the delta rule");
+    use_vector(unit, op.rate, op.value_heads);
+    use_vector(unit, op.bias, op.value_heads);
+    within("a state", int64_t{op.value_heads} * op.key_dim * op.value_dim, 1, 1 << 26);
+    keep(unit, op.state, op.state_floats());
   }
   void check_op(const ProgramUnit& unit, const RouteOp& op) {
     within("experts", op.experts, 1, kMostExperts);
@@ -232,6 +286,8 @@ class Checker {
   std::string where_;
   std::vector<bool> written_;
   std::vector<std::vector<bool>> appended_;  // of each class, layers
+  std::vector<std::vector<int64_t>> kept_;   // of each class, floats of the layers' states that have an operation
+  std::vector<StatePlace> begun_;            // by the unit
   std::vector<int> vector_uses_, linear_uses_;
   std::vector<int> routed_;  // of each value the experts that its routes choose from; 0: it has none
 };
@@ -255,8 +311,33 @@ Access access_of(const Op& op) {
     Access operator()(const AttendOp& o) const { return {{o.qkv}, o.out, false}; }
     Access operator()(const RouteOp& o) const { return {{o.in}, o.out, false}; }
     Access operator()(const ExpertsOp& o) const { return {{o.in, o.routes}, o.out, false}; }
+    Access operator()(const ConvOp& o) const { return {{o.in}, o.out, false}; }
+    Access operator()(const DeltaOp& o) const { return {{o.in, o.gates}, o.out, false}; }
   };
   return std::visit(Visitor{}, op);
+}
+
+std::optional<KvPlace> kept_by(const Op& op) {
+  if (const auto* attend = std::get_if<AttendOp>(&op)) {
+    if (attend->reads_only) return std::nullopt;
+    return KvPlace{attend->kv_class, attend->kv_layer};
+  }
+  const auto* conv = std::get_if<ConvOp>(&op);
+  const auto* delta = std::get_if<DeltaOp>(&op);
+  if (conv == nullptr && delta == nullptr) return std::nullopt;
+  const StatePlace& state = conv != nullptr ? conv->state : delta->state;
+  if (state.begin != 0) return std::nullopt;
+  return KvPlace{state.kv_class, state.kv_layer};
+}
+
+void add_kept(const std::vector<Op>& ops, std::vector<std::vector<int>>& layers) {
+  for (const Op& op : ops) {
+    if (const auto place = kept_by(op)) layers[place->kv_class].push_back(place->kv_layer);
+  }
+}
+
+bool Program::has_state() const {
+  return std::any_of(kv.begin(), kv.end(), [](const KvClass& one) { return one.state > 0; });
 }
 
 int Program::layers() const {
@@ -301,7 +382,10 @@ bool Program::stands_alone(int unit) const {
   if (own.head) return false;
   const std::vector<int> all_carried = carried();
   for (const Op& op : own.ops) {
-    if (std::holds_alternative<AttendOp>(op) || std::holds_alternative<GatherOp>(op)) return false;
+    if (std::holds_alternative<AttendOp>(op) || std::holds_alternative<GatherOp>(op) ||
+        std::holds_alternative<ConvOp>(op) || std::holds_alternative<DeltaOp>(op)) {
+      return false;
+    }
     const Access access = access_of(op);
     if (access.writes != kResidual &&
         std::find(all_carried.begin(), all_carried.end(), access.writes) != all_carried.end()) {

@@ -5,6 +5,7 @@
 // Values are buffers of rows, one row a token of the step, so many floats wide. Value 0 is the residual stream. A value
 // that is read in another unit than it was written in is carried from unit to unit, and from device to device.
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <variant>
@@ -18,7 +19,7 @@ inline constexpr int kResidual = 0;
 inline constexpr int kNone = -1;
 
 // clamped_swiglu (gpt-oss), of experts alone: with gate and up cut to a limit, gate * sigmoid(alpha * gate) * (up + 1).
-enum class Activation : uint8_t { silu, gelu, gelu_tanh, clamped_swiglu };
+enum class Activation : uint8_t { silu, gelu, gelu_tanh, clamped_swiglu, sigmoid };
 
 // out = RMSNorm(in), or LayerNorm with `mean`, of `groups` groups of `width` columns each, times weights [width] (none:
 // 1), plus biases. With `add` that is added to `out`. Columns begin at `begin` in both.
@@ -60,10 +61,13 @@ struct GluOp {
   Activation activation = Activation::silu;
 };
 
-// out = activation(in) * by, of `by` the columns from `begin` on.
+// out = activation(in) * by, of `in` the columns from `in_begin` on, or one number a row; of `by` those from `begin`
+// on.
 struct GateOp {
   int in = 0, by = 0, begin = 0, out = 0;
   Activation activation = Activation::silu;
+  int in_begin = 0;
+  bool scalar = false;  // column in_begin is the gate of all
 };
 
 // out = rows of an embedding table, times scale.
@@ -89,6 +93,39 @@ struct AttendOp {
   int query_width() const { return heads * head_dim; }
   int kv_width() const { return kv_heads * head_dim; }
   int qkv_width() const { return query_width() + (reads_only ? 0 : 2 * kv_width()); }
+};
+
+// Of the floats that a layer keeps of a sequence (KvClass::state), those from `begin` on.
+struct StatePlace {
+  int kv_class = 0, kv_layer = 0, begin = 0;
+};
+inline constexpr int kStateAlignment = 4;  // floats that parts of a state begin at multiples of
+
+// out[c] = silu(sum over t of weight[c, t] * in[c] of the row taps - 1 - t positions before), zero before the first: a
+// causal convolution of each column. State: in of the last taps - 1 rows, [taps - 1, channels], the oldest first.
+struct ConvOp {
+  int in = 0, out = 0, begin = 0;  // columns [begin, begin + channels) of `in`
+  int channels = 0, taps = 4;
+  int weight = 0;  // a vector of the unit [channels, taps]
+  StatePlace state;
+
+  int state_floats() const { return (taps - 1) * channels; }
+};
+
+// The gated delta rule (Yang et al. 2024, arXiv:2412.06464). A value head h keeps a matrix S [key_dim, value_dim], zero
+// before the first row. For each row, with k and q of its key head divided by their lengths, q by sqrt(key_dim) too:
+//   S = exp(-rate[h] * softplus(a[h] + bias[h])) * S;  S += k (sigmoid(b[h]) * (v - S^T k))^T;  out = S^T q
+// in: query heads, key heads, value heads; gates: b of all value heads, then a.
+struct DeltaOp {
+  int in = 0, gates = 0, out = 0;
+  int key_heads = 0, value_heads = 0;  // value heads of a key head lie side by side
+  int key_dim = 0, value_dim = 0;
+  int rate = 0, bias = 0;  // vectors of the unit [value_heads]
+  StatePlace state;
+
+  int key_width() const { return key_heads * key_dim; }
+  int value_width() const { return value_heads * value_dim; }
+  int state_floats() const { return value_heads * key_dim * value_dim; }
 };
 
 enum class Score : uint8_t { softmax, sigmoid };
@@ -120,7 +157,8 @@ struct ExpertsOp {
   bool has(int own_linear) const { return own_linear >= linear && own_linear < linear + 2 * experts; }
 };
 
-using Op = std::variant<NormOp, ScaleOp, AddOp, LinearOp, GluOp, GateOp, GatherOp, AttendOp, RouteOp, ExpertsOp>;
+using Op = std::variant<NormOp, ScaleOp, AddOp, LinearOp, GluOp, GateOp, GatherOp, AttendOp, RouteOp, ExpertsOp, ConvOp,
+                        DeltaOp>;
 
 // Output features of several matrices side by side over one input.
 struct LinearShape {
@@ -139,11 +177,14 @@ struct ProgramUnit {
   std::vector<LinearShape> linears;
 };
 
-// Layers whose keys and values have one shape and are kept for as long. Each class has blocks of its own.
+// Layers whose keys and values have one shape and are kept for as long. Each class has blocks of its own. Or layers
+// that keep a state in their place, which each row changes: a block is the state of one sequence then, whatever its
+// length.
 struct KvClass {
   int layers = 0;
   int window = 0;  // a row at position p sees positions greater than p - window; 0: all before it
   int kv_heads = 0, head_dim = 0;
+  int state = 0;  // floats of a layer; 0: keys and values
 };
 
 inline constexpr int kMostKvClasses = 8;
@@ -165,6 +206,8 @@ struct Program {
   std::vector<int> carried() const;
   // It reads and writes the residual stream alone and could be computed by another executor than its neighbours.
   bool stands_alone(int unit) const;
+  // Some of its layers keep a state.
+  bool has_state() const;
 };
 
 // Throws CHECKPOINT_INVALID naming unit and operation: shapes that do not match, values that are read before they are
@@ -172,6 +215,15 @@ struct Program {
 void check_program(const Program& program);
 
 // Values that an operation reads, and the one that it writes.
+// The layer of a class that the operation appends to or keeps a state in, if it is the first of its layer that does.
+struct KvPlace {
+  int kv_class = 0, kv_layer = 0;
+};
+std::optional<KvPlace> kept_by(const Op& op);
+
+// Layers of classes that are kept by these operations.
+void add_kept(const std::vector<Op>& ops, std::vector<std::vector<int>>& layers);
+
 struct Access {
   std::vector<int> reads;
   int writes = kNone;

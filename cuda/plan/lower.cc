@@ -112,8 +112,10 @@ std::vector<bool> half_values(const Program& program) {
     for (const Op& op : ops) {
       const Access access = access_of(op);
       const int* linear_in = multiplied(op);
+      const auto* gate = std::get_if<GateOp>(&op);  // takes what it gates of either kind
       for (const int value : access.reads) {
-        if (linear_in == nullptr || *linear_in != value) half[value] = false;
+        const bool either = gate != nullptr && gate->by == value && gate->in != value;
+        if (!either && (linear_in == nullptr || *linear_in != value)) half[value] = false;
       }
       const auto* norm = std::get_if<NormOp>(&op);
       const bool rounds = std::holds_alternative<GluOp>(op) || std::holds_alternative<AttendOp>(op) ||

@@ -24,7 +24,7 @@ struct Lowered {
 
 std::vector<Lowered> lower(const std::vector<Op>& ops);
 
-// [values]: float16, in rows padded to whole vectors; the others are float32.
+// [values]: what only linears and gates read is float16, in rows padded to whole vectors; the others are float32.
 std::vector<bool> half_values(const Program& program);
 
 // Gate and up leave their linear as one activation.

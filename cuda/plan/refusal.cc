@@ -7,6 +7,7 @@
 #include "cuda/plan/decode.h"
 #include "cuda/plan/experts.h"
 #include "cuda/plan/prefill.h"
+#include "cuda/plan/states.h"
 
 namespace millrace::cuda {
 namespace {
@@ -57,6 +58,11 @@ std::optional<std::string> refusal_of(const DeviceFacts& device, const Program& 
   if (auto refused = refusal_of(device)) return refused;
   for (const ProgramUnit& unit : program.units) {
     for (const Op& op : unit.ops) {
+      const auto* delta = std::get_if<DeltaOp>(&op);
+      if (delta != nullptr && delta->key_dim > kMostKeyDim) {
+        return format("%s: kernels for GPUs have keys of at most %d elements where layers keep states, not of %d",
+                      unit.name.c_str(), kMostKeyDim, delta->key_dim);
+      }
       const auto* attend = std::get_if<AttendOp>(&op);
       if (attend == nullptr) continue;
       const AttentionShape attention{attend->heads, attend->kv_heads, attend->head_dim};

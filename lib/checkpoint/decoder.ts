@@ -2,7 +2,8 @@
  * The program of a decoder as most are: layers of attention and a gated feed-forward around a residual stream. An
  * architecture says in a DecoderShape what it does otherwise.
  */
-import type { Activation, HeadOrder, RopeSpec } from '../binding.ts'
+import type { Activation, HeadOrder, RopeSpec, RowRange } from '../binding.ts'
+import { buildDeltaNet, type DeltaNetShape } from './delta_net.ts'
 import { buildMixture, type MixtureShape } from './mixture.ts'
 import { type AttendOp, type LinearPart, type NamedProgram, ProgramBuilder, type UnitBuilder } from './program.ts'
 
@@ -61,6 +62,10 @@ export interface LayerShape {
   sharesKv?: number
   /** Name of a score for each query head that joins those of the positions and has no value. */
   sinks?: string
+  /** In the place of attention. */
+  deltaNet?: DeltaNetShape
+  /** Of every head the query projection has a gate of what it attends to as well, behind its query. */
+  outputGate?: boolean
   /** In the place of the feed-forward. */
   mixture?: MixtureShape
   /** One matrix that holds query, key and value, or gate and up, one after the other. */
@@ -123,7 +128,7 @@ export function buildDecoder(shape: DecoderShape): NamedProgram {
       layer.attention(unit, normed)
       layer.feedForward(unit, normed)
     } else {
-      const attention = builder.unit(`attention ${index}`, index)
+      const attention = builder.unit(`${layer.mixer} ${index}`, index)
       layer.attention(attention, layer.norm(attention, shape.norms.beforeAttention))
       const feedForward = builder.unit(`feed-forward ${index}`, index)
       layer.feedForward(feedForward, layer.norm(feedForward, shape.norms.beforeFeedForward))
@@ -199,7 +204,19 @@ export class DecoderLayer {
     return normed
   }
 
+  /** What mixes positions. */
+  get mixer(): string {
+    return this.#shape.deltaNet ? 'delta-net' : 'attention'
+  }
+
   attention(unit: UnitBuilder, from: number): void {
+    const { deltaNet } = this.#shape
+    if (deltaNet) {
+      const read = buildDeltaNet(this.#builder, unit, from, this.#prefix, deltaNet)
+      const output = this.#named(`${deltaNet.module}.out_proj`, this.#model.hidden)
+      this.#add(unit, read, output, this.#model.norms.afterAttention)
+      return
+    }
     const { heads, kvHeads, headDim, window, rope, scale, cap, queryGrowth, sharesKv, sinks } = this.#shape
     const [queries, keys] = [heads * headDim, kvHeads * headDim]
     const readsOnly = sharesKv !== undefined
@@ -225,7 +242,24 @@ export class DecoderLayer {
       ...(sinks === undefined ? {} : { sinks: unit.vector(`${this.#prefix}.${sinks}`, heads) }),
       ...(readsOnly ? { readsOnly } : {}),
     })
-    this.#add(unit, attended, this.#part('output', this.#model.hidden), this.#model.norms.afterAttention)
+    const gated = this.#outputGate(unit, from, attended, queries)
+    this.#add(unit, gated, this.#part('output', this.#model.hidden), this.#model.norms.afterAttention)
+  }
+
+  /** Of what was attended to, where there is a gate. */
+  #outputGate(unit: UnitBuilder, from: number, attended: number, queries: number): number {
+    if (!this.#shape.outputGate) return attended
+    const [gates, gated] = [this.#builder.value('output gate', queries), this.#builder.value('gated', queries)]
+    unit.linear(from, gates, [{ ...this.#part('query', queries), rows: this.#queryRows(1, queries)! }])
+    unit.op({ op: 'gate', in: gates, by: attended, begin: 0, out: gated, activation: 'sigmoid' })
+    return gated
+  }
+
+  /** Of the query projection those of queries (0) or of their gates (1), where it has both. */
+  #queryRows(which: 0 | 1, queries: number): RowRange | undefined {
+    const { outputGate, headDim } = this.#shape
+    if (!outputGate) return undefined
+    return { begin: which * headDim, of: 2 * queries, step: 2 * headDim, run: headDim }
   }
 
   feedForward(unit: UnitBuilder, from: number): void {
@@ -282,7 +316,7 @@ export class DecoderLayer {
     const all = fused?.qkv
     if (all === undefined) {
       return [
-        { ...this.#part('query', queries), heads },
+        { ...this.#part('query', queries), heads, rows: this.#queryRows(0, queries) },
         { ...this.#part('key', keys), heads },
         this.#part(keyIsValue ? 'key' : 'value', keys),
       ]

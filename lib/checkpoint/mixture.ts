@@ -22,8 +22,8 @@ export interface MixtureShape {
   /** The router has a bias, and the experts have. */
   routerBias?: boolean
   expertBiases?: boolean
-  /** A feed-forward for every token, of so many features. */
-  shared?: { module: string; width: number }
+  /** A feed-forward for every token, of so many features; `gate`: name of a linear that says how much of it. */
+  shared?: { module: string; width: number; gate?: string }
 }
 
 export interface MixtureNames {
@@ -86,6 +86,12 @@ export function buildMixture(
     const part = (name: string, n: number): LinearPart => ({ module: `${prefix}.${shared.module}.${name}`, n })
     unit.glu(from, activated, part('gate_proj', shared.width), part('up_proj', shared.width), 'silu')
     unit.linear(activated, projected, [part('down_proj', hidden)])
+    if (shared.gate !== undefined) {
+      const [gate, gated] = [builder.value('shared gate', 1), builder.value('shared', hidden)]
+      unit.linear(from, gate, [{ module: `${prefix}.${shared.gate}`, n: 1, stays: true }])
+      unit.op({ op: 'gate', in: gate, scalar: true, by: projected, begin: 0, out: gated, activation: 'sigmoid' })
+      projected = gated
+    }
   }
   // Last of the unit's weights: what comes before them can lie elsewhere.
   const parts = Array.from({ length: experts }, (_, index) => expertParts(prefix, index, shape, hidden))

@@ -120,7 +120,7 @@ export class ProgramBuilder {
 
   /** A place for the keys and values of one more layer, among those that are kept alike. */
   kvLayer(kind: Omit<KvClass, 'layers'>): { kvClass: number; kvLayer: number } {
-    const key = JSON.stringify([kind.window, kind.kvHeads, kind.headDim])
+    const key = JSON.stringify([kind.window, kind.kvHeads, kind.headDim, kind.state ?? 0])
     let kvClass = this.#kv.findIndex((known) => known.key === key)
     if (kvClass < 0) kvClass = this.#kv.push({ ...kind, layers: 0, key }) - 1
     return { kvClass, kvLayer: this.#kv[kvClass]!.layers++ }
@@ -167,6 +167,11 @@ export class UnitBuilder {
 
   vector(tensor: string, width: number, plusOne = false, heads?: HeadOrder): number {
     this.#names.vectors.push({ tensor, ...(plusOne ? { plusOne } : {}), ...(heads ? { heads } : {}) })
+    return this.#unit.vectors.push(width) - 1
+  }
+
+  vectorOf(source: VectorSource, width: number): number {
+    this.#names.vectors.push(source)
     return this.#unit.vectors.push(width) - 1
   }
 

@@ -17,6 +17,8 @@ export interface ModelSpec {
   slidingWindow: number
   /** Of the layers, those that have it. */
   windowedLayers: number
+  /** Layers that keep a state in the place of keys and values. */
+  stateLayers?: number
   /** Norms of queries and keys before they are rotated. */
   qkNorm: boolean
   /** Of layers that are mixtures of experts: how many are in each, how many answer a token, and features within one. */
@@ -26,8 +28,9 @@ export interface ModelSpec {
 /** Where layers differ, what is said is of the last without a window. */
 export function specOf(shape: DecoderShape): ModelSpec {
   const layers = Array.from({ length: shape.layers }, (_, index) => shape.layer(index))
-  const windowed = layers.filter(({ window }) => window > 0)
-  const typical = layers.findLast(({ window }) => window === 0) ?? layers.at(-1)!
+  const attending = layers.filter(({ deltaNet }) => !deltaNet)
+  const windowed = attending.filter(({ window }) => window > 0)
+  const typical = attending.findLast(({ window }) => window === 0) ?? layers.at(-1)!
   const mixtures = layers.flatMap(({ mixture }) => mixture ?? [])
   const [mixture] = mixtures
   const { experts: count = 0, chosen = 0, width = 0 } = mixture ?? {}
@@ -45,6 +48,7 @@ export function specOf(shape: DecoderShape): ModelSpec {
     rope,
     slidingWindow: windowed[0]?.window ?? 0,
     windowedLayers: windowed.length,
+    ...(attending.length < layers.length ? { stateLayers: layers.length - attending.length } : {}),
     qkNorm: headNorms !== 'none',
     ...(mixture ? { experts: { count, chosen, width, layers: mixtures.length } } : {}),
   }

@@ -42,6 +42,9 @@ function describe(inspection: Inspection): string {
     ...(spec.experts ? [['experts', describeExperts(inspection, spec.experts)] as [string, string]] : []),
     ['layers', `${spec.layers}, hidden ${spec.hidden}, feed-forward ${spec.intermediate}`],
     ['attention', `${spec.heads} heads, ${spec.kvHeads} KV heads, head size ${spec.headDim}, ${extras}rope ${rope}`],
+    ...(spec.stateLayers
+      ? [['states', `${spec.stateLayers} layers keep one in the place of keys and values`] as [string, string]]
+      : []),
     ['vocabulary', `${formatCount(spec.vocab)}${inspection.tiedEmbeddings ? ', head tied to the embedding' : ''}`],
     ['context', `${formatCount(spec.maxPosition)} tokens`],
     ['quantisation', describeQuantisation(quantisation)],

@@ -8,11 +8,11 @@ import { locate } from '../hub/locate.ts'
 import { readKernel } from '../lab/kernel.ts'
 import { makeLog } from '../log.ts'
 import { type LoadOptions, type LoadProgress, loadOptions } from '../options/model.ts'
-import { checkDrafts } from '../options/speculation.ts'
-import { validate } from '../options/validate.ts'
-import { besideDraft, draftOptionsOf, planDraft } from '../plan/draft_model.ts'
+import { checkDrafts, checkStates } from '../options/speculation.ts'
+import { invalidArgument, validate } from '../options/validate.ts'
+import { draftOptionsOf, planBeside } from '../plan/draft_model.ts'
 import { checkMemory } from '../plan/memory.ts'
-import { type ModelPlan, makePlan, passCosts, predictionOf } from '../plan/plan.ts'
+import { passCosts, predictionOf } from '../plan/plan.ts'
 import { type LoadedTokenizer, loadTokenizer } from '../text/tokenizer/load.ts'
 import { cacheFolder, cacheLimit, cacheObstacle, keepPacked, type ModelCache, packedFile } from './cache.ts'
 import { checkVocabulary, nativeDraft, openDraft } from './draft_model.ts'
@@ -44,6 +44,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     for (const warning of place.warnings) log.warn({ path: place.path }, warning)
     const checkpoint = await openCheckpoint(place.path, native, checked)
     const { folder } = checkpoint
+    checkStates(checked.speculation, checkpoint.config.spec, checked.draft !== undefined)
     for (const warning of checkpoint.warnings) log.warn({ path: folder.path }, warning)
     const samplingDefaults =
       checked.generationConfig === 'none'
@@ -53,18 +54,22 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     requireNotAborted(signal, 'the load')
     const machine = readMachine(native, await probing)
     const { program } = checkpoint.config.named
-    const alone = makePlan(program, checkpoint.slabs, checked, machine)
     const asked = checked.draft === undefined ? undefined : draftOptionsOf(checked.draft)
     const draft = asked && (await openDraft(asked, native, checked))
-    const draftPlan = draft && planDraft(draft.config.named.program, draft.slabs, asked!, alone, machine, checked.arena)
-    const left = draftPlan && besideDraft(checked, machine, draftPlan)
-    const plan: ModelPlan = left
-      ? { ...makePlan(program, checkpoint.slabs, left.options, left.machine), draft: draftPlan! }
-      : alone
+    if (draft?.config.spec.stateLayers) {
+      throw invalidArgument(
+        'a model without layers that keep a state',
+        'draft',
+        asked!.model,
+        'take a draft model of attention alone',
+      )
+    }
+    const beside = draft && { program: draft.config.named.program, slabs: draft.slabs, options: asked! }
+    const plan = planBeside(program, checkpoint.slabs, checked, machine, beside)
     // A budget is the user's word, also where the system says less.
     if (checked.ramBudget === undefined) {
       checkMemory(plan, readMemory(native), native.holdsWeights(checkpoint.identity))
-      if (draft) checkMemory(draftPlan!, readMemory(native), native.holdsWeights(draft.identity))
+      if (draft) checkMemory(plan.draft!, readMemory(native), native.holdsWeights(draft.identity))
     }
     const kernels = await Promise.all(Object.entries(checked.kernels ?? {}).map((entry) => readKernel(...entry)))
     const keptIn = cacheFolder(checked.cache)
@@ -79,7 +84,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
       deterministic: checked.deterministic ?? false,
       maxQueue: checked.maxQueue ?? 0,
       passCosts: passCosts(plan, machine),
-      draft: draft && nativeDraft(sourceOf(draft), draftPlan!, machine),
+      draft: draft && nativeDraft(sourceOf(draft), plan.draft!, machine),
       poison: checked.poison ?? false,
       kernels,
       signal: signal ? AbortSignal.any([signal, failed.signal]) : failed.signal,

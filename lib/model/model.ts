@@ -31,7 +31,7 @@ import {
   scoreOptions,
 } from '../options/request.ts'
 import { nativeSampling } from '../options/sampling.ts'
-import { checkDrafts, draftsOf, type Speculation } from '../options/speculation.ts'
+import { checkDrafts, checkStates, draftsOf, type Speculation } from '../options/speculation.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
 import { withinBudgets } from '../plan/budget.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withExpertCache, withPlaced } from '../plan/plan.ts'
@@ -97,7 +97,8 @@ export interface ModelStats {
   /** `savedBytes`: keys and values of preempted sequences that are in system RAM now, of `swapBytes` at most. */
   kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number; swapBytes: number }
   /** Tokens of the prompts that have started, and how many of them needed no computing; their ratio, 0 of no tokens. */
-  prefixCache: { promptTokens: number; reusedTokens: number; hitRate: number }
+  /** `active` is false of a model whose layers keep states: nothing that earlier requests computed is reused. */
+  prefixCache: { active?: false; promptTokens: number; reusedTokens: number; hitRate: number }
 }
 
 /** Bytes. */
@@ -230,6 +231,7 @@ export class Model implements AsyncDisposable {
     return groupStats(
       callNative(() => native.stats()),
       callNative(() => native.memory()),
+      this.spec,
     )
   }
 
@@ -558,6 +560,7 @@ export class Model implements AsyncDisposable {
     const { vocab } = this.spec
     checkLengths({ minTokens, maxTokens })
     checkDrafts(speculation, this.#plan.draft !== undefined)
+    checkStates(speculation, this.spec)
     this.#checkTokens(stopTokens, 'stopTokens')
     const biased = logitBias.map(([token]) => token)
     this.#checkTokens(biased, 'logitBias')
@@ -704,7 +707,7 @@ function scheduleOf(options: ScheduleOptions): NativeSchedule {
 
 const MAX_TIMEOUT_MS = 2 ** 31 - 1
 
-function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
+function groupStats(stats: NativeStats, memory: NativeMemory, { stateLayers = 0 }: ModelSpec): ModelStats {
   return {
     steps: stats.steps,
     stepMs: stats.stepMs,
@@ -748,6 +751,7 @@ function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
       swapBytes: memory.kvSwapBytes,
     },
     prefixCache: {
+      ...(stateLayers > 0 ? { active: false as const } : {}),
       promptTokens: stats.promptTokens,
       reusedTokens: stats.reusedTokens,
       hitRate: stats.promptTokens === 0 ? 0 : stats.reusedTokens / stats.promptTokens,

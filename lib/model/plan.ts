@@ -7,6 +7,7 @@ import { buildDecoder } from '../checkpoint/decoder.ts'
 import type { MillraceError } from '../errors.ts'
 import { locate } from '../hub/locate.ts'
 import {
+  type DraftOptions,
   type HeadType,
   hubOptions,
   loadOptions,
@@ -16,6 +17,7 @@ import {
 } from '../options/model.ts'
 import { invalidArgument, nearest, number, validate } from '../options/validate.ts'
 import { type DescribedGpu, describedGpu, machineOf } from '../plan/described.ts'
+import { draftOptionsOf, planBeside } from '../plan/draft_model.ts'
 import { predictDrafts } from '../plan/drafts.ts'
 import { type Machine, type ModelPlan, makePlan, passCosts } from '../plan/plan.ts'
 import { readMachine } from './machine.ts'
@@ -35,6 +37,8 @@ export interface PlanModelOptions extends PlanOptions {
   gpu?: DescribedGpu | undefined
   /** How often drafts would be right, from 0 to 1: then `prediction.drafted` says what they would bring. */
   acceptance?: number | undefined
+  /** A draft model, as load() takes it, or the name of a shape: `draft` of the plan. */
+  draft?: string | DraftOptions | undefined
 }
 
 const schema = z.strictObject({
@@ -44,6 +48,7 @@ const schema = z.strictObject({
   ...hubOptions,
   gpu: describedGpu.optional(),
   acceptance: number(0, 1).optional(),
+  draft: loadOptions.shape.draft,
 })
 
 /**
@@ -65,28 +70,42 @@ export async function planOn(machine: Machine, model: string, options: PlanModel
     offline,
     gpu: _,
     acceptance,
+    draft,
     ...checked
   } = validate(schema, options, 'options')
   if (typeof model !== 'string' || model === '') throw noModel(model)
   const { native } = runtime()
   const withDrafts = (plan: ModelPlan): ModelPlan => {
     if (acceptance === undefined) return plan
-    const drafted = predictDrafts(passCosts(plan, machine), plan.batch, acceptance)
+    const drafting = plan.draft && passCosts(plan.draft, machine)
+    const drafted = predictDrafts(passCosts(plan, machine), plan.batch, acceptance, drafting?.[plan.batch - 1])
     return { ...plan, prediction: { ...plan.prediction, drafted } }
   }
+  const asked = draft === undefined ? undefined : draftOptionsOf(draft)
   const shape = shapeOf(model)
   if (shape) {
-    const { program } = buildDecoder(shape)
     const weights = { ...SYNTHETIC_DEFAULTS, ...(head === 'q4' || head === 'q8' ? { head } : {}) }
-    const slabs = callNative(() => native.planSynthetic(program, weights))
-    return withDrafts(makePlan(program, slabs, checked, machine))
+    const planned = (made: typeof shape) => {
+      const { program } = buildDecoder(made)
+      return { program, slabs: callNative(() => native.planSynthetic(program, weights)) }
+    }
+    const { program, slabs } = planned(shape)
+    const draftShape = asked && shapeOf(asked.model)
+    if (asked && !draftShape) throw invalidArgument('the name of a shape, as the model is', 'draft', asked.model)
+    const beside = draftShape && { ...planned({ ...draftShape, vocab: shape.vocab }), options: asked! }
+    return withDrafts(planBeside(program, slabs, checked, machine, beside))
   }
   if (!existsSync(model) && !/[./\\]/.test(model)) {
     throw noModel(model)
   }
   await using place = await locate(model, { revision, offline }, 'headers')
   const checkpoint = await openCheckpoint(place.path, native, { head, weights: made })
-  return withDrafts(makePlan(checkpoint.config.named.program, checkpoint.slabs, checked, machine))
+  const { program } = checkpoint.config.named
+  if (!asked) return withDrafts(makePlan(program, checkpoint.slabs, checked, machine))
+  await using draftPlace = await locate(asked.model, { offline }, 'headers')
+  const small = await openCheckpoint(draftPlace.path, native, {})
+  const beside = { program: small.config.named.program, slabs: small.slabs, options: asked }
+  return withDrafts(planBeside(program, checkpoint.slabs, checked, machine, beside))
 }
 
 function noModel(received: unknown): MillraceError {

@@ -1,6 +1,7 @@
 /** Shapes of published models, as their config.json has them: for random weights at sizes that nobody wants to fetch. */
 import type { RopeSpec } from '../binding.ts'
 import type { DecoderShape } from '../checkpoint/decoder.ts'
+import type { DeltaNetShape } from '../checkpoint/delta_net.ts'
 import { EXPERTS, type MixtureShape } from '../checkpoint/mixture.ts'
 import { UNSCALED } from '../checkpoint/rope.ts'
 import { invalidArgument, nearest } from '../options/validate.ts'
@@ -67,6 +68,27 @@ const mixture = (
   }
 }
 
+/** Qwen3-Next and Qwen3.5: three layers of four keep states, norms add to 1, a quarter of each head rotates. */
+const hybrid = (plain: DecoderShape, valueHeads: number, stored: DeltaNetShape['stored'] = 'apart'): DecoderShape => {
+  const deltaNet: DeltaNetShape = {
+    ...{ keyHeads: 16, valueHeads, keyDim: 128, valueDim: 128, taps: 4 },
+    module: 'linear_attn',
+    stored,
+  }
+  return {
+    ...plain,
+    epsilon: 1e-6,
+    plusOne: true,
+    layer: (index) => {
+      const own = plain.layer(index)
+      const rope = { ...own.rope, headDim: 256, rotary: 64 }
+      const attention = { headDim: 256, rope, headNorms: 'heads' as const, outputGate: true }
+      return { ...own, ...attention, ...((index + 1) % 4 === 0 ? {} : { deltaNet }) }
+    },
+  }
+}
+const SHARED = { shared: { module: 'mlp.shared_expert', width: 512, gate: 'mlp.shared_expert_gate' } }
+
 const QWEN3_30B = { experts: 128, chosen: 8, width: 768, headDim: 128 }
 const CLAMPED = { clamped: { alpha: 1.702, limit: 7 } }
 
@@ -80,6 +102,16 @@ export const SHAPES: Readonly<Record<string, DecoderShape>> = {
   'llama2-70b': shape(32000, 8192, 80, 64, 8, 28672, 4096, 1e4),
   'llama3-70b': shape(128256, 8192, 80, 64, 8, 28672, 8192, 5e5),
   'qwen3-30b-a3b': mixture(shape(151936, 2048, 48, 32, 4, 768, 40960, 1e6), QWEN3_30B, { headNorms: true }),
+  'qwen3-next-80b-a3b': hybrid(
+    mixture(shape(151936, 2048, 48, 16, 2, 5120, 262144, 1e7), { experts: 512, chosen: 10, width: 512 }, SHARED),
+    32,
+    'byKeyHeads',
+  ),
+  'qwen3.5-35b-a3b': hybrid(
+    mixture(shape(248320, 2048, 40, 16, 2, 512, 262144, 1e7), { experts: 256, chosen: 8, width: 512 }, SHARED),
+    32,
+  ),
+  'qwen3.5-27b': hybrid(shape(248320, 5120, 64, 24, 4, 17408, 262144, 1e7), 48),
   'gpt-oss-20b': mixture(
     shape(201088, 2880, 24, 64, 8, 2880, 131072, 150000),
     { experts: 32, chosen: 4, width: 2880, headDim: 64 },

@@ -6,9 +6,9 @@ import { MillraceError } from '../errors.ts'
 import { makeLog } from '../log.ts'
 import type { PlanOptions } from '../options/model.ts'
 import type { Speculation } from '../options/speculation.ts'
-import { besideDraft, planDraft } from '../plan/draft_model.ts'
+import { planBeside } from '../plan/draft_model.ts'
 import { checkMemory } from '../plan/memory.ts'
-import { type ModelPlan, makePlan, passCosts, predictionOf } from '../plan/plan.ts'
+import { passCosts, predictionOf } from '../plan/plan.ts'
 import type { TextCodec } from '../text/tokenizer/codec.ts'
 import { Pieces } from '../text/tokenizer/pieces.ts'
 import { nativeDraft } from './draft_model.ts'
@@ -92,15 +92,12 @@ export async function loadSynthetic(
     const machine = readMachine(native)
     // Nothing is preempted in a bench, and pinning memory beside it would be measured too.
     const own = { ...planned, kvSwap: options.kvSwap ?? 0 }
-    const alone = makePlan(program, slabs, own, machine)
     const drafting = draft && { ...draft, model: name }
     const draftProgram = draft && buildDecoder({ ...draft.shape, vocab: shape.vocab }).program
     const draftSlabs = draftProgram && callNative(() => native.planSynthetic(draftProgram, all))
-    const draftPlan = draftProgram && planDraft(draftProgram, draftSlabs!, drafting!, alone, machine)
-    const left = draftPlan && besideDraft(own, machine, draftPlan)
-    const plan: ModelPlan = left
-      ? { ...makePlan(program, slabs, left.options, left.machine), draft: draftPlan! }
-      : alone
+    const beside = draftProgram && { program: draftProgram, slabs: draftSlabs!, options: drafting! }
+    const plan = planBeside(program, slabs, own, machine, beside)
+    const draftPlan = plan.draft
     if (options.ramBudget === undefined) checkMemory(plan, readMemory(native), false)
     const source = { synthetic: { program, options: all } }
     const { signal, prefixReuse = true, kernels = [] } = options

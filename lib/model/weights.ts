@@ -1,7 +1,8 @@
 import type { NativeDraftModel, NativeKernelImage, NativeModel, NativeWeightsSource } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import { deviceIndices } from '../plan/devices.ts'
-import { KV_BLOCK_TOKENS, type ModelPlan } from '../plan/plan.ts'
+import { kvBlocks } from '../plan/kv.ts'
+import type { ModelPlan } from '../plan/plan.ts'
 import { awaitNative, runtime } from './runtime.ts'
 import { abortedError, onAbort, requireNotAborted } from './signals.ts'
 
@@ -53,7 +54,7 @@ export async function loadWeights(
         turnMs: plan.turnMs,
         cpuRows: plan.cpuRows,
         contextLength: plan.contextLength,
-        kvBlocks: plan.kv.map(({ tokens }) => tokens / KV_BLOCK_TOKENS),
+        kvBlocks: kvBlocks(plan.kv),
         kvSwapBytes: plan.kvSwapBytes,
         maxRows: plan.maxRows,
         maxLogitRows: plan.maxLogitRows,

@@ -93,8 +93,9 @@ export function deviceIndices({ units, devices, spread }: Pick<ModelPlan, 'units
 export function kvBytesOf(share: Share, { kv }: Pick<NativeSlabPlan, 'kv'>, planned: readonly PlannedKv[]): number {
   return share.units.reduce((sum, { kvClass }) => {
     if (kvClass < 0) return sum
-    const { bytesPerToken, layers } = kv[kvClass]!
-    return sum + (planned[kvClass]!.tokens * bytesPerToken) / layers
+    const { bytesPerToken, bytesPerSequence, layers } = kv[kvClass]!
+    const { tokens, sequences = 0 } = planned[kvClass]!
+    return sum + (tokens * bytesPerToken + sequences * bytesPerSequence) / layers
   }, 0)
 }
 

@@ -13,7 +13,7 @@ export const draftOptionsOf = (draft: string | DraftOptions): DraftOptions =>
  * and values for as many tokens. `arena`: as the options of the other one have it. Throws as makePlan() does, and
  * INVALID_ARGUMENT where it would share another device's arena.
  */
-export function planDraft(
+function planDraft(
   program: Program,
   slabs: NativeSlabPlan,
   { device, placement = 'resident' }: DraftOptions,
@@ -44,11 +44,29 @@ export function planDraft(
   )
 }
 
+/**
+ * The plan of a large model with `draft` beside it: the draft model's first, what is left is the other one's. Throws as
+ * makePlan() and planDraft() do.
+ */
+export function planBeside(
+  program: Program,
+  slabs: NativeSlabPlan,
+  options: PlanOptions,
+  machine: Machine,
+  draft: { program: Program; slabs: NativeSlabPlan; options: DraftOptions } | undefined,
+): ModelPlan {
+  const alone = makePlan(program, slabs, options, machine)
+  if (draft === undefined) return alone
+  const own = planDraft(draft.program, draft.slabs, draft.options, alone, machine, options.arena)
+  const left = besideDraft(options, machine, own)
+  return { ...makePlan(program, slabs, left.options, left.machine), draft: own }
+}
+
 const DRAFT_TOKENS = 32
 const MOST_DRAFTING = 64
 
 /** What is left for the other one: of a budget that is named in bytes, and of the memory that is free. */
-export function besideDraft(
+function besideDraft(
   options: PlanOptions,
   machine: Machine,
   draft: ModelPlan,

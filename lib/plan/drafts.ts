@@ -10,6 +10,7 @@ export interface DraftPrediction {
   drafts: number
   /** Of a sequence, the one that follows the drafts that stand counted. */
   tokensPerPass: number
+  /** The draft model's passes counted. */
   passSeconds: number
   /** Of all sequences together. */
   tokensPerSecond: number
@@ -21,14 +22,19 @@ export function tokensPerPass(acceptance: number, drafts: number): number {
 }
 
 /**
- * Of `batch` sequences that all have as many drafts. `costs`: seconds of passes with 1, 2, ... rows. Ties go to the
- * fewest drafts.
+ * Of `batch` sequences that all have as many drafts. `costs`: seconds of passes with 1, 2, ... rows. `drafting`: of a
+ * pass of the draft model for all of them, one a draft; 0 where there is none. Ties go to the fewest drafts.
  */
-export function predictDrafts(costs: readonly number[], batch: number, acceptance: number): DraftPrediction {
+export function predictDrafts(
+  costs: readonly number[],
+  batch: number,
+  acceptance: number,
+  drafting = 0,
+): DraftPrediction {
   const most = Math.max(0, Math.min(MOST_AUTO_DRAFTS, Math.floor(costs.length / batch) - 1))
   const choices = Array.from({ length: most + 1 }, (_, drafts): DraftPrediction => {
     const tokens = tokensPerPass(acceptance, drafts)
-    const passSeconds = costs[Math.min(batch * (drafts + 1), costs.length) - 1]!
+    const passSeconds = costs[Math.min(batch * (drafts + 1), costs.length) - 1]! + drafts * drafting
     return { acceptance, drafts, tokensPerPass: tokens, passSeconds, tokensPerSecond: (batch * tokens) / passSeconds }
   })
   return choices.reduce((best, one) => (one.tokensPerSecond > best.tokensPerSecond ? one : best))

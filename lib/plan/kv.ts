@@ -1,4 +1,7 @@
-/** How large the KV cache of each class of layers is: those that have a window keep it alone. */
+/**
+ * How large the KV cache of each class of layers is: those that have a window keep it alone, those that keep a state in the
+ * place of keys and values have one a sequence.
+ */
 import type { NativeKvClass } from '../binding.ts'
 import { KV_BLOCK_TOKENS } from './vram.ts'
 
@@ -6,26 +9,44 @@ export interface PlannedKv {
   layers: number
   /** Positions that a row of these layers sees; 0: all before it. */
   window: number
-  /** That the cache holds of these layers. */
+  /** That the cache holds of these layers; 0 where they keep states. */
   tokens: number
+  /** Of layers that keep states: how many sequences have one, so that no more run at once. */
+  sequences?: number
 }
 
-/** Of every class, the one that keeps most has `tokens`: as csrc/engine/kv_pool.cc chooses its leader. */
+/**
+ * Of every class, the one that keeps most has `tokens`: as csrc/engine/kv_pool.cc chooses its leader. States are there for
+ * as many sequences as fill it, and for more while they take no more memory than it does; `mostSequences` at most.
+ */
 export function planKv(
   classes: readonly NativeKvClass[],
   tokens: number,
   contextLength: number,
-  maxRows: number,
+  { maxRows, mostSequences }: { maxRows: number; mostSequences: number },
 ): PlannedKv[] {
   const keeps = ({ window }: NativeKvClass) => (window === 0 ? Number.POSITIVE_INFINITY : window)
-  const most = Math.max(...classes.map(keeps))
+  const most = Math.max(...classes.filter((one) => !isState(one)).map(keeps))
   const blocks = (count: number) => Math.ceil(count / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS
   const sequences = Math.ceil(tokens / contextLength)
-  return classes.map(({ layers, window, ...rest }) => {
-    if (keeps({ layers, window, ...rest }) === most) return { layers, window, tokens }
+  const stateBytes = classes.reduce((sum, { bytesPerSequence }) => sum + bytesPerSequence, 0)
+  const cacheBytes = classes.reduce((sum, { bytesPerToken }) => sum + bytesPerToken, 0) * tokens
+  return classes.map((one) => {
+    const { layers, window } = one
+    if (isState(one)) {
+      const states = Math.max(sequences, Math.floor(cacheBytes / stateBytes))
+      return { layers, window, tokens: 0, sequences: Math.min(mostSequences, states) }
+    }
+    if (keeps(one) === most) return { layers, window, tokens }
     // What is kept begins up to two blocks before the window; of a prompt, a step's rows are added before any go.
     const kept = blocks(Math.min(contextLength, window + 2 * KV_BLOCK_TOKENS))
     const growing = blocks(Math.min(contextLength, window + maxRows + 2 * KV_BLOCK_TOKENS))
     return { layers, window, tokens: Math.min(tokens, (sequences - 1) * kept + growing) }
   })
 }
+
+const isState = ({ bytesPerSequence }: NativeKvClass) => bytesPerSequence > 0
+
+/** Blocks of each class, as the engine counts them: of states one a sequence. */
+export const kvBlocks = (kv: readonly PlannedKv[]): number[] =>
+  kv.map(({ tokens, sequences }) => sequences ?? tokens / KV_BLOCK_TOKENS)

@@ -382,7 +382,7 @@ function planCpu({ slabs, shares, options, contextLength, batch, maxLogitRows }:
       : homesOf(slabs.units, 'cpu', placement === 'auto' ? 'resident' : placement)
   const kvTokens = kvChoices(contextLength, options, batch)[0]!
   const maxRows = maxLogitRows + CPU_PREFILL_ROWS
-  const kv = planKv(slabs.kv, kvTokens, contextLength, maxRows)
+  const kv = planKv(slabs.kv, kvTokens, contextLength, { maxRows, mostSequences: maxLogitRows })
   const devices = shares.map((share): PlannedDevice => {
     const placed = place(share.units, homesOfShare(share, homes), ring, false)
     return {
@@ -451,7 +451,7 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[], demanded?: Home[]):
   for (const kvTokens of kvChoices(contextLength, options, batch)) {
     const tryRows = (rows: number): Decided | undefined => {
       const maxRows = maxLogitRows + rows
-      const kv = planKv(slabs.kv, kvTokens, contextLength, maxRows)
+      const kv = planKv(slabs.kv, kvTokens, contextLength, { maxRows, mostSequences: maxLogitRows })
       const found: { homes: Home[]; device: PlannedDevice }[] = []
       for (const part of parts) {
         const { share, budget, asWanted } = part

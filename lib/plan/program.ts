@@ -59,10 +59,17 @@ function halfValues(program: Program): boolean[] {
         half[op.out] = false
         break
       case 'gate':
-        half[op.in] = half[op.by] = false
+        // What it gates may be of either kind.
+        half[op.in] = false
         break
       case 'attend':
         half[op.qkv] = false
+        break
+      case 'conv':
+        half[op.in] = half[op.out] = false
+        break
+      case 'delta':
+        half[op.in] = half[op.gates] = half[op.out] = false
         break
       case 'route':
         half[op.in] = half[op.out] = false

@@ -15,6 +15,8 @@ const WRAPPED = [
   ['Gemma4ForConditionalGeneration', 'gemma4', 'gemma4-bf16'],
   ['Mistral3ForConditionalGeneration', 'mistral3', 'ministral3-bf16'],
   ['Mistral3ForConditionalGeneration', 'mistral3', 'mistral-small-bf16'],
+  ['Qwen3_5ForConditionalGeneration', 'qwen3_5', 'qwen35-bf16'],
+  ['Qwen3_5MoeForConditionalGeneration', 'qwen3_5_moe', 'qwen35-moe-bf16'],
 ] as const
 const PREFIXES = ['model.language_model.', 'language_model.model.'] as const
 

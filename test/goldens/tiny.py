@@ -38,6 +38,8 @@ def randomise(model, tied, random):
             values = torch.randn(weight.shape, generator=random)
             if 'embed' in name or ('lm_head' in name and tied):
                 weight.copy_(values * (0.12 if tied else 1))
+            elif name.endswith('A_log'):  # states that last for some tokens
+                weight.copy_(values * 0.8 - 2)
             elif weight.dim() == 1:
                 weight.add_(values * 0.2)
             elif 'bias' in name:  # of experts

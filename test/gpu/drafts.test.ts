@@ -128,6 +128,11 @@ describe.skipIf(gpus.length === 0)('the same bits with drafts', () => {
     ['beside a resident model', { placement: 'resident', draft: demo }],
     ['that is streamed too', { placement: 'streamed', ring: 3, draft: { model: demo, placement: 'streamed' } }],
     ['on the CPU', { placement: 'streamed', ring: 3, draft: { model: demo, device: 'cpu' } }],
+    ['in the same arena', { placement: 'shared', draft: { model: demo, placement: 'shared' } }],
+    [
+      'in an arena with room for half of it',
+      { placement: 'shared', arena: '4MiB', draft: { model: demo, placement: 'shared' } },
+    ],
   ]
   test.each(beside)('of a draft model %s', async (_, placement) => {
     await using model = await load(demo, { ...options, ...placement, maxSequences: 40 })
@@ -166,10 +171,18 @@ describe.skipIf(gpus.length === 0)('the same bits with drafts', () => {
     await using resident = await load(demo, { ...options, placement: 'resident', kvTokens: 640, draft: demo })
     const half = Array.from({ length: plain.spec.layers }, (_, layer) => (layer % 2 === 0 ? 'resident' : 'streamed'))
     await using mixed = await load(demo, { ...options, placement: half as PlacementHome[], kvTokens: 1024 })
-    const models = [streamed, resident, mixed]
+    await using shared = await load(demo, {
+      ...options,
+      placement: 'shared',
+      arena: '6MiB',
+      turnMs: 2,
+      draft: { model: demo, placement: 'shared' },
+    })
+    const models = [streamed, resident, mixed, shared]
     for (let schedule = 0; schedule < schedules; schedule++) {
-      const model = models[random(3)]!
-      const budget = model === resident ? undefined : ['60MiB', '200MiB'][random(2)]
+      const model = models[random(4)]!
+      const budget =
+        model === resident ? undefined : (model === shared ? ['2MiB', '9MiB'] : ['60MiB', '200MiB'])[random(2)]
       const chosen = Array.from({ length: 1 + random(12) }, () => random(24))
       const running = chosen.map((r) => {
         const methods = ['auto', 'ngram', 'off', ...(model === mixed ? [] : ['draft'])] as Speculation['method'][]

@@ -86,6 +86,45 @@ test.each([[{}], [{ model: 'x', tokens: 4 }], [{ model: 'x', device: 'tpu' }], [
   },
 )
 
-test('a shape has no draft model of its own in a plan', async () => {
-  expect((await plan('millrace-demo', { device: 'cpu' })).draft).toBeUndefined()
+test('a draft model that shares the arena with its large one, and takes turns with others', async () => {
+  const shared = { device: 'cpu', threads: 1, placement: 'shared', arena: '6MiB', turnMs: 1 } as const
+  await using model = await load(demo, { ...shared, draft: { model: demo, placement: 'shared' } })
+  await using other = await load(demo, shared)
+  const options = { temperature: 0, maxTokens: 24 } as const
+  const [drafted, plain, without] = await Promise.all([
+    model.generate(prompt, { ...options, speculation: { method: 'draft', tokens: 5 } }).result,
+    other.generate(prompt, options).result,
+    model.generate(prompt, { ...options, speculation: { method: 'off' } }).result,
+  ])
+  expect(drafted.tokens).toEqual(without.tokens)
+  expect(plain.tokens).toEqual(without.tokens)
+  expect(drafted.usage.acceptedTokens).toBeGreaterThan(15)
+})
+
+describe('plans with a draft model', () => {
+  const gpu = { memory: '24GiB', link: '25GB' }
+
+  test('the draft model takes its own, and its passes are counted', async () => {
+    expect((await plan('millrace-demo', { device: 'cpu' })).draft).toBeUndefined()
+    const asked = { gpu, acceptance: 0.8, placement: 'streamed' } as const
+    const free = (await plan('llama3-8b', asked)).prediction.drafted!
+    const made = await plan('llama3-8b', { ...asked, draft: 'tinyllama-1.1b' })
+    const { draft, prediction } = made
+    expect(draft!.units).toHaveLength(2 * 22 + 1)
+    expect(draft!.vramBytes).toBeGreaterThan(500e6)
+    expect(made.vramBytes + draft!.vramBytes).toBeLessThan(24 * 2 ** 30)
+    // Of n-grams the same rows cost nothing beside.
+    expect(prediction.drafted!.tokensPerSecond).toBeLessThan(free.tokensPerSecond)
+    expect(prediction.drafted!.tokensPerSecond).toBeGreaterThan(3 * prediction.single.tokensPerSecond)
+    const whole = await plan('llama3-8b', { gpu, draft: { model: 'tinyllama-1.1b', placement: 'shared' } })
+    expect(whole.draft!.units.every(({ home }) => home === 'shared')).toBe(true)
+  })
+
+  test('what cannot be beside it is refused', async () => {
+    const refused = { code: 'INVALID_ARGUMENT' }
+    const elsewhere = { model: 'tinyllama-1.1b', device: 'cpu', placement: 'shared' } as const
+    await expect(plan('llama3-8b', { gpu, draft: elsewhere })).rejects.toMatchObject(refused)
+    await expect(plan('llama3-8b', { gpu, draft: 'no-such-shape' })).rejects.toMatchObject(refused)
+    await expect(plan(demo, { device: 'cpu', draft: join(MODELS, 'nowhere') })).rejects.toBeInstanceOf(Error)
+  })
 })

@@ -62,6 +62,7 @@ class Table final : public Executor {
   void take_over(Stream&, const std::byte*) override {}
   size_t carried_bytes() const override { return 0; }
   void keep_hidden(Stream&) override {}
+  const int32_t* choices() const override { return nullptr; }
   void sample(Stream&) override {}
   void end(Stream&) override {}
   ExecutorCounters counters() const override { return {}; }

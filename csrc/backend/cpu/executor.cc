@@ -139,7 +139,8 @@ void CpuExecutor::check(const Step& step) const {
     require(blocks[s] <= step.block_table_stride, "a block table is too short for its positions");
     for (int64_t c = 0; c < size(config_.kv); c++) {
       const int32_t* table = step.block_tables.data() + (c * sequences + s) * step.block_table_stride;
-      for (int32_t b = 0; b < blocks[s]; b++) {
+      const int32_t used = config_.program.kv[c].state > 0 ? std::min(blocks[s], 1) : blocks[s];
+      for (int32_t b = 0; b < used; b++) {
         require(table[b] >= 0 && table[b] < config_.kv[c].blocks, "a KV block id is outside the cache");
       }
     }

@@ -89,6 +89,15 @@ class CpuExecutor final : public Executor {
   void run_op(const AttendOp& op, const Scope& scope);
   void run_op(const RouteOp& op, const Scope& scope);
   void run_op(const ExpertsOp& op, const Scope& scope);
+  void run_op(const ConvOp& op, const Scope& scope);
+  void run_op(const DeltaOp& op, const Scope& scope);
+  // Rows of one sequence, side by side.
+  struct Run {
+    int begin = 0, end = 0;  // from the scope's first row on
+    float* state = nullptr;  // of the sequence
+    bool fresh = false;      // there is nothing before them: the state is zero, whatever it holds
+  };
+  std::vector<Run> runs_of(const StatePlace& place, const Scope& scope) const;
   void run_experts(const ExpertsOp& op, const Scope& scope);
   void run_expert(const ExpertsOp& op, const Scope& scope, int expert, std::span<const int> places);
   void run_sample();

@@ -26,6 +26,8 @@ float activate(Activation activation, float x) {
   switch (activation) {
     case Activation::silu:
       return x / (1.0f + std::exp(-x));
+    case Activation::sigmoid:
+      return 1.0f / (1.0f + std::exp(-x));
     case Activation::gelu:
       return 0.5f * x * (1.0f + std::erf(x * 0.70710678118654752f));
     case Activation::gelu_tanh:
@@ -192,15 +194,19 @@ void CpuExecutor::run_op(const GluOp& op, const Scope& scope) {
 }
 
 void CpuExecutor::run_op(const GateOp& op, const Scope& scope) {
-  const float* in = rows_of(scope, op.in);
+  const float* in = rows_of(scope, op.in) + op.in_begin;
   const float* by = rows_of(scope, op.by) + op.begin;
   float* out = rows_of(scope, op.out);
-  const size_t columns = width(op.in);
+  const size_t columns = width(op.out);
   for_rows(compute_->pool, scope.rows, [&](int r) {
+    const float* x = in + static_cast<size_t>(r) * width(op.in);
     const float* factor = by + static_cast<size_t>(r) * width(op.by);
-    for (size_t i = 0; i < columns; i++) {
-      out[r * columns + i] = activate(op.activation, in[r * columns + i]) * factor[i];
+    if (op.scalar) {
+      const float gate = activate(op.activation, *x);
+      for (size_t i = 0; i < columns; i++) out[r * columns + i] = gate * factor[i];
+      return;
     }
+    for (size_t i = 0; i < columns; i++) out[r * columns + i] = activate(op.activation, x[i]) * factor[i];
   });
 }
 

@@ -5,10 +5,22 @@
 
 namespace millrace {
 
+// One row of the gated delta rule (DeltaOp in model/program.h).
+struct DeltaRow {
+  const float *q = nullptr, *k = nullptr;  // [key_dim], of their lengths already
+  const float* v = nullptr;                // [value_dim]
+  float decay = 1, beta = 0;
+  float* out = nullptr;  // [value_dim]
+};
+
 struct VectorOps {
   // out[i] = x[i] / sqrt(mean(x^2) + epsilon) * weight[i] (Zhang & Sennrich 2019, arXiv:1910.07467); the squares are
   // summed in float64.
   void (*rms_norm)(const float* x, const float* weight, int width, double epsilon, float* out);
+  // out[i] = x[i] * scale / sqrt(sum(x^2) + 1e-6), the squares summed in float64.
+  void (*unit_length)(const float* x, int width, double scale, float* out);
+  // state: [key_dim, value_dim]; sums over key_dim in ascending order.
+  void (*delta_rule)(const DeltaRow& row, int key_dim, int value_dim, float* state);
   // Rotates `heads` heads of head_dim in place by one position's row of rope_table.
   void (*rope)(float* x, int heads, int head_dim, const float* table);
   // Rounds to float16, to nearest even.

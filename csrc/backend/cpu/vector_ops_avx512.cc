@@ -5,7 +5,7 @@
 
 namespace millrace {
 
-const VectorOps vector_ops_avx512 = {rms_norm, rope, to_half, from_half, from_bfloat16};
+const VectorOps vector_ops_avx512 = {rms_norm, unit_length, delta_rule, rope, to_half, from_half, from_bfloat16};
 
 }  // namespace millrace
 #endif

@@ -5,7 +5,8 @@
 namespace millrace {
 namespace {
 
-void rms_norm(const float* x, const float* weight, int width, double epsilon, float* out) {
+// In 16 lanes, then halves of them.
+double sum_of_squares(const float* x, int width) {
   double lanes[16] = {};
   int i = 0;
   for (; i + 16 <= width; i += 16) {
@@ -15,8 +16,48 @@ void rms_norm(const float* x, const float* weight, int width, double epsilon, fl
   for (int half = 8; half > 0; half /= 2) {
     for (int j = 0; j < half; j++) lanes[j] += lanes[j + half];
   }
-  const float inverse = static_cast<float>(1.0 / __builtin_sqrt(lanes[0] / width + epsilon));
+  return lanes[0];
+}
+
+void rms_norm(const float* x, const float* weight, int width, double epsilon, float* out) {
+  const float inverse = static_cast<float>(1.0 / __builtin_sqrt(sum_of_squares(x, width) / width + epsilon));
   for (int j = 0; j < width; j++) out[j] = x[j] * inverse * weight[j];
+}
+
+void unit_length(const float* x, int width, double scale, float* out) {
+  const float factor = static_cast<float>(scale / __builtin_sqrt(sum_of_squares(x, width) + 1e-6));
+  for (int j = 0; j < width; j++) out[j] = x[j] * factor;
+}
+
+// Columns of the matrix by the hundred, so that sums stay in the nearest cache.
+void delta_rule(const DeltaRow& row, int key_dim, int value_dim, float* state) {
+  constexpr int kColumns = 128;
+  float sum[kColumns], change[kColumns];
+  for (int begin = 0; begin < value_dim; begin += kColumns) {
+    const int columns = value_dim - begin < kColumns ? value_dim - begin : kColumns;
+    for (int j = 0; j < columns; j++) sum[j] = 0.0f;
+    for (int i = 0; i < key_dim; i++) {
+      float* s = state + static_cast<int64_t>(i) * value_dim + begin;
+      const float k = row.k[i];
+      for (int j = 0; j < columns; j++) {
+        s[j] *= row.decay;
+        sum[j] += s[j] * k;
+      }
+    }
+    for (int j = 0; j < columns; j++) {
+      change[j] = (row.v[begin + j] - sum[j]) * row.beta;
+      sum[j] = 0.0f;
+    }
+    for (int i = 0; i < key_dim; i++) {
+      float* s = state + static_cast<int64_t>(i) * value_dim + begin;
+      const float k = row.k[i], q = row.q[i];
+      for (int j = 0; j < columns; j++) {
+        s[j] += k * change[j];
+        sum[j] += s[j] * q;
+      }
+    }
+    for (int j = 0; j < columns; j++) row.out[begin + j] = sum[j];
+  }
 }
 
 void rope(float* x, int heads, int head_dim, const float* table) {

@@ -20,6 +20,7 @@ import { phi3 } from './phi3.ts'
 import { qwen2 } from './qwen2.ts'
 import { qwen3 } from './qwen3.ts'
 import { qwen3Moe } from './qwen3_moe.ts'
+import { qwen3Next, qwen35, qwen35Moe } from './qwen3_next.ts'
 import { smollm3 } from './smollm3.ts'
 
 export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
@@ -28,6 +29,9 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   Qwen2ForCausalLM: qwen2,
   Qwen3ForCausalLM: qwen3,
   Qwen3MoeForCausalLM: qwen3Moe,
+  Qwen3NextForCausalLM: qwen3Next,
+  Qwen3_5ForCausalLM: qwen35,
+  Qwen3_5MoeForCausalLM: qwen35Moe,
   MixtralForCausalLM: mixtral,
   GptOssForCausalLM: gptOss,
   Glm4MoeForCausalLM: glm4Moe,
@@ -62,4 +66,6 @@ export const WITH_TEXT_CONFIG = [
   'Gemma3ForConditionalGeneration',
   'Gemma4ForConditionalGeneration',
   'Mistral3ForConditionalGeneration',
+  'Qwen3_5ForConditionalGeneration',
+  'Qwen3_5MoeForConditionalGeneration',
 ] as const

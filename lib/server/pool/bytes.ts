@@ -1,6 +1,5 @@
 /** The RAM that models take, before and after they are loaded. */
 import {
-  type DraftOptions,
   inspect,
   type LoadOptions,
   MillraceError,
@@ -20,7 +19,6 @@ const BESIDE_PLANS: Record<Exclude<keyof LoadOptions, keyof PlanModelOptions>, t
   deterministic: true,
   maxQueue: true,
   speculation: true,
-  draft: true,
   cache: true,
   logger: true,
   kernels: true,
@@ -31,19 +29,13 @@ const BESIDE_PLANS: Record<Exclude<keyof LoadOptions, keyof PlanModelOptions>, t
 export async function estimateBytes({ path, options }: ModelSource): Promise<number> {
   const kept = Object.fromEntries(Object.entries(options).filter(([name]) => !(name in BESIDE_PLANS)))
   try {
-    const draft = options.draft === undefined ? 0 : await draftBytes(options.draft, options)
-    return draft + bytesOf(await plan(path, kept as PlanModelOptions))
+    return bytesOf(await plan(path, kept as PlanModelOptions))
   } catch (error) {
     // Plans know shapes by name, too, of which there is nothing to serve.
     const isPath = MillraceError.isInstance(error) && / for model but received /.test(error.message)
     if (isPath) await inspect(path, { revision: options.revision, offline: options.offline })
     throw error
   }
-}
-
-async function draftBytes(draft: string | DraftOptions, { device, contextLength }: LoadOptions): Promise<number> {
-  const { model, ...own } = typeof draft === 'string' ? { model: draft } : draft
-  return bytesOf(await plan(model, { device, contextLength, kvSwap: 0, ...own }))
 }
 
 export const takenBytes = (model: Model): number => bytesOf(model.plan)

@@ -87,6 +87,21 @@ TEST(what_linears_alone_read_is_half_as_wide) {
   CHECK(!half[normed] && half[activated]);
 }
 
+TEST(what_a_gate_lets_through_may_be_half_as_wide) {
+  enum Value { residual, logits, normed, qkv, attended, activated, gate, gated };
+  Program p = program();
+  p.values.push_back(64), p.values.push_back(64);
+  std::vector<Op>& ops = p.units[0].ops;
+  auto& output = std::get<LinearOp>(ops.back());
+  output.in = gated;
+  ops.insert(ops.end() - 1, GateOp{gate, attended, 0, gated, Activation::sigmoid});
+  std::vector<bool> half = half_values(p);
+  CHECK(half[attended] && half[gated] && !half[gate]);
+  std::get<GateOp>(ops[ops.size() - 2]).in = attended;  // what opens it is read as it is
+  half = half_values(p);
+  CHECK(!half[attended]);
+}
+
 TEST(experts_add_their_sum_themselves_where_nobody_else_reads_it) {
   enum Value { residual, normed, routes, mixed, other };
   ExpertsOp experts;

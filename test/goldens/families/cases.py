@@ -125,6 +125,23 @@ GLM4_GROUPS = {**GLM4_MOE, 'n_group': 4, 'topk_group': 2, 'use_qk_norm': False, 
 OLMOE = {'num_experts': 8, 'num_experts_per_tok': 3, 'intermediate_size': 32, 'pad_token_id': 0}
 MIXTRAL = {'num_local_experts': 6, 'num_experts_per_tok': 2, 'intermediate_size': 96}
 
+LINEAR = {
+    'num_hidden_layers': 4,
+    'layer_types': ['linear_attention', 'full_attention', 'linear_attention', 'linear_attention'],
+    'linear_key_head_dim': 16,
+    'linear_value_head_dim': 32,
+    'linear_num_key_heads': 2,
+    'linear_num_value_heads': 4,
+    'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0, 'partial_rotary_factor': 0.5},
+}
+SHARED_GATE = {
+    'num_experts': 8,
+    'num_experts_per_tok': 3,
+    'moe_intermediate_size': 32,
+    'shared_expert_intermediate_size': 64,
+}
+QWEN3_NEXT = {**LINEAR, **SHARED_GATE, 'mlp_only_layers': [1], 'linear_num_value_heads': 6}
+
 # (name, model_type, config, format, seed)
 CASES = [
     ('gemma-bf16', 'gemma', {'num_key_value_heads': 1}, 'plain', 1),
@@ -181,6 +198,11 @@ CASES = [
     ('olmoe-bf16', 'olmoe', OLMOE, 'plain', 1),
     ('mixtral-bf16', 'mixtral', {**MIXTRAL, 'sliding_window': 24}, 'plain', 1),
     ('mixtral-gptq-g32', 'mixtral', {**MIXTRAL, **UNTIED}, 'gptq', 2),
+    ('qwen3-next-bf16', 'qwen3_next', QWEN3_NEXT, 'plain', 4),
+    ('qwen3-next-gptq-g32', 'qwen3_next', {**QWEN3_NEXT, **UNTIED}, 'gptq', 2),
+    ('qwen35-bf16', 'qwen3_5_text', LINEAR, 'plain', 1),
+    ('qwen35-awq-g32', 'qwen3_5_text', {**LINEAR, 'num_hidden_layers': 3, 'layer_types': LINEAR['layer_types'][:3]}, 'awq', 3),
+    ('qwen35-moe-bf16', 'qwen3_5_moe_text', {**LINEAR, **SHARED_GATE}, 'plain', 1),
     ('helium-bf16', 'helium', {**UNTIED, 'attention_bias': True, 'mlp_bias': True}, 'plain', 1),
     ('hyperclovax-bf16', 'hyperclovax', HYPERCLOVAX, 'plain', 1),
     ('cwm-bf16', 'cwm', {**windows(4, 4), **CWM}, 'plain', 1),

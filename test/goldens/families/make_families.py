@@ -18,7 +18,7 @@ from tiny import make, run  # noqa: E402
 
 GROUP = 32
 # Quantisers leave routers as they are.
-PLAIN = ('embed', 'lm_head', 'mlp.gate.weight', 'block_sparse_moe.gate.weight', 'router')
+PLAIN = ('embed', 'lm_head', 'mlp.gate.weight', 'block_sparse_moe.gate.weight', 'router', 'shared_expert_gate', 'in_proj_a.', 'in_proj_b.', 'in_proj_ba.')
 AWQ_ORDER = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
 
 

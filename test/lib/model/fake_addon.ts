@@ -99,7 +99,7 @@ export class FakeAddon implements NativeAddon {
       units: [...layers.flat(), head],
       embeddingBytes: 4096,
       embeddingType: 'f16' as const,
-      kv: [{ layers: 8, window: 0, bytesPerToken: 64 }],
+      kv: [{ layers: 8, window: 0, bytesPerToken: 64, bytesPerSequence: 0 }],
       kvBytesPerToken: 64,
     }
   }

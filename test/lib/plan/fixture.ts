@@ -51,7 +51,7 @@ export const slabs: NativeSlabPlan = {
   units: unitsOf(shape.layers, 1024, 3072, 9728),
   embeddingBytes: 128_000,
   embeddingType: 'f16',
-  kv: [{ layers: shape.layers, window: 0, bytesPerToken: 512 }],
+  kv: [{ layers: shape.layers, window: 0, bytesPerToken: 512, bytesPerSequence: 0 }],
   kvBytesPerToken: 512,
 }
 

@@ -216,7 +216,7 @@ describe('budgets', () => {
   })
 
   test('default sizes give way, wishes do not', () => {
-    const kv = [{ layers: 4, window: 0, bytesPerToken: 1e5 }]
+    const kv = [{ layers: 4, window: 0, bytesPerToken: 1e5, bytesPerSequence: 0 }]
     const tight = makePlan(
       { ...program, maxPosition: 8192 },
       { ...slabs, kv, kvBytesPerToken: 1e5 },

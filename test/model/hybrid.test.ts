@@ -1,0 +1,124 @@
+/** Layers that keep a state in the place of keys and values: crowds, preemption, what is refused and what is told. */
+import { afterAll, describe, expect, test } from 'vitest'
+import { inspect, load, type Model, plan } from '../../lib/index.ts'
+import { familyFolder, removeFolders } from '../goldens/folders.ts'
+
+const options = { device: 'cpu', contextLength: 160, cache: false, threads: 2 } as const
+const NAMES = ['qwen3-next-gptq-g32', 'qwen35-bf16', 'qwen35-moe-bf16']
+
+afterAll(removeFolders)
+
+/** Tokens of a plain recurrence: any will do. */
+const prompt = (seed: number, length: number) => Array.from({ length }, (_, at) => (seed * 131 + at * at * 7) % 512)
+
+const answer = async (model: Model, seed: number, maxTokens = 24) => {
+  const asked = { maxTokens, temperature: 0, ignoreEos: true, logprobs: true } as const
+  const { tokens, logprobs } = await model.generate(prompt(seed, 3 + (seed % 9)), asked).result
+  return { tokens, logprobs: [...logprobs!] }
+}
+const seeds = (count: number) => Array.from({ length: count }, (_, seed) => seed)
+
+describe('states', () => {
+  test.each(NAMES)('%s: alone or in a crowd of 32, the same bits', async (name) => {
+    await using model = await load(familyFolder(name), { ...options, maxSequences: 32, batch: 32 })
+    const together = await Promise.all(seeds(32).map((seed) => answer(model, seed)))
+    // The states that they find now are those of others.
+    for (const seed of [0, 7, 31]) expect(await answer(model, seed)).toEqual(together[seed])
+  })
+
+  test.each([
+    [0, 'all'],
+    ['16MiB', 'none'],
+  ] as const)('with kvSwap %s, %s of those pushed out are computed again, to the same bits', async (kvSwap, again) => {
+    const path = familyFolder('qwen35-bf16')
+    await using whole = await load(path, options)
+    const alone: Awaited<ReturnType<typeof answer>>[] = []
+    for (const seed of seeds(4)) alone.push(await answer(whole, seed, 120))
+    await using model = await load(path, { ...options, kvTokens: 192, kvSwap })
+    expect(await Promise.all(seeds(4).map((seed) => answer(model, seed, 120)))).toEqual(alone)
+    const { preemptions, recomputations } = model.stats.sequences
+    expect(preemptions).toBeGreaterThan(0)
+    expect(recomputations).toBe(again === 'all' ? preemptions : 0)
+    expect(model.memory.savedKvBytes).toBe(0)
+  })
+
+  test('one that is cancelled leaves nothing to the next', async () => {
+    const path = familyFolder('qwen35-moe-bf16')
+    await using model = await load(path, { ...options, maxSequences: 1 })
+    const expected = await answer(model, 5)
+    for (const seed of seeds(3)) {
+      const controller = new AbortController()
+      const stream = model.generate(prompt(seed, 40), { maxTokens: 100, ignoreEos: true, signal: controller.signal })
+      const ended = stream.result.catch((error) => error)
+      for await (const _ of stream) {
+        controller.abort()
+        break
+      }
+      await ended
+      expect(await answer(model, 5)).toEqual(expected)
+    }
+  })
+
+  test('spread over two devices, the answers are those of one', async () => {
+    const path = familyFolder('qwen35-bf16')
+    await using one = await load(path, options)
+    await using two = await load(path, { ...options, device: ['cpu', 'cpu'] })
+    for (const seed of seeds(2)) expect(await answer(two, seed)).toEqual(await answer(one, seed))
+  })
+
+  test('no prefix is reused, and it is said', async () => {
+    await using model = await load(familyFolder('qwen35-bf16'), options)
+    const expected = await answer(model, 8)
+    expect(await answer(model, 8)).toEqual(expected)
+    expect(model.stats.prefixCache).toMatchObject({ active: false, reusedTokens: 0 })
+  })
+
+  test('drafts are refused by name, and none are made unasked', async () => {
+    const path = familyFolder('qwen35-bf16')
+    const refused = { code: 'INVALID_ARGUMENT', message: expect.stringContaining('speculation.method') }
+    const ngram = { method: 'ngram' } as const
+    await expect(load(path, { ...options, speculation: ngram })).rejects.toMatchObject(refused)
+    const draft = { code: 'INVALID_ARGUMENT', message: expect.stringContaining('draft') }
+    await expect(load(path, { ...options, draft: path })).rejects.toMatchObject(draft)
+    await expect(load(familyFolder('qwen3-moe-bf16'), { ...options, draft: path })).rejects.toMatchObject(draft)
+    await using model = await load(path, options)
+    expect(() => model.generate([1], { speculation: ngram })).toThrow(expect.objectContaining(refused))
+    const again = Array.from({ length: 60 }, (_, at) => at % 3)
+    const { usage } = await model.generate(again, { maxTokens: 30, temperature: 0, ignoreEos: true }).result
+    expect(usage.draftedTokens).toBeUndefined()
+  })
+
+  test('inspect() and plan() count them', async () => {
+    const path = familyFolder('qwen35-bf16')
+    const { spec, units, kvBytesPerToken } = await inspect(path)
+    expect(spec).toMatchObject({ layers: 4, stateLayers: 3, heads: 4, kvHeads: 2 })
+    expect(units.map(({ name }) => name).filter((name) => !name.startsWith('feed-forward'))).toEqual([
+      'delta-net 0',
+      'attention 1',
+      'delta-net 2',
+      'delta-net 3',
+      'head',
+    ])
+    // One layer of attention, 2 heads of 16, keys and values of two bytes.
+    expect(kvBytesPerToken).toBe(2 * 2 * 16 * 2)
+    const { kv, kvBytes } = await plan(path, { device: 'cpu', contextLength: 160, maxSequences: 4 })
+    const [states, attention] = kv
+    expect(attention).toEqual({ layers: 1, window: 0, tokens: 4 * 160 })
+    // Three rows of the convolution's 192 columns, and a matrix of 16 x 32 for each of 4 heads.
+    const bytes = 3 * (3 * 192 + 4 * 16 * 32) * 4
+    expect(states).toEqual({ layers: 3, window: 0, tokens: 0, sequences: 4 })
+    expect(kvBytes).toBe(4 * 160 * kvBytesPerToken + 4 * bytes)
+  })
+
+  test('a plan for a GPU has room for the states', async () => {
+    const gpu = { memory: '64GiB' } as const
+    const { kv, kvBytes } = await plan('qwen3.5-35b-a3b', { gpu, contextLength: 4096, maxSequences: 4 })
+    // Three columns of 8,192, and 32 matrices of 128 x 128, in 30 layers: 66 MB a sequence, of which five are 16,384 tokens.
+    const bytes = 30 * (3 * 8192 + 32 * 128 * 128) * 4
+    expect(kv).toEqual([
+      { layers: 30, window: 0, tokens: 0, sequences: 5 },
+      { layers: 10, window: 0, tokens: 4 * 4096 },
+    ])
+    expect(kvBytes).toBe(5 * bytes + 4 * 4096 * 10 * 2 * 2 * 256 * 2)
+  })
+})
