@@ -1,4 +1,7 @@
 // The operations of a pass: which kernels, over which rows, with which of the working memory.
+#include <algorithm>
+#include <cstdlib>
+
 #include "cuda/attention.h"
 #include "cuda/check.h"
 #include "cuda/delta.h"
@@ -12,6 +15,12 @@
 #include "cuda/sample.h"
 
 namespace millrace::cuda {
+
+namespace {
+
+constexpr size_t kMostPrefetched = size_t{4} << 20;  // of each expert, into L2
+
+}  // namespace
 
 Weights CudaExecutor::weights(int unit) const {
   return {device_unit_table_, unit, unit_table_.early(unit)};
@@ -455,6 +464,13 @@ bool CudaExecutor::route_at_once(const RouteArguments& route, const NormOp& norm
   arguments.normed = normed.halves;
   arguments.normed_stride = normed.stride;
   arguments.route = route;
+  const Mixture& mixture = mixtures_[scope.unit];
+  if (mixture.op != nullptr && !mixture.apart && std::getenv("MILLRACE_TEST_NO_PREFETCH") == nullptr) {
+    const MatrixLayout& first = mixture.layout.gate_up.segments.front().matrix;
+    arguments.prefetched_bytes = static_cast<int>(std::min(first.bytes, kMostPrefetched));
+    arguments.prefetched_first = mixture.layout.first + first.offset;
+    arguments.prefetched_stride = mixture.layout.stride;
+  }
   if (!routes_itself(arguments)) return false;
   check(norm_and_route(arguments, expert_list_, scope.stream, true), "a router");
   counters_.weight_bytes_read += arguments.matrix.bytes;
@@ -473,6 +489,17 @@ void CudaExecutor::run_op(const RouteOp& op, const Lowered& lowered, const Scope
   arguments.routes = operand(scope, op.out).floats;
   arguments.positions = device_inputs_.positions + scope.begin;
   arguments.log = expert_log(scope.unit);
+  const size_t number = static_cast<size_t>(numbers_.of_unit[scope.unit]) * numbers_.chosen;
+  if (device_drawn_ != nullptr) {
+    arguments.drawn = device_drawn_ + number;
+    arguments.drawn_entries = config_.drawn->entries;
+    arguments.drawn_stride = static_cast<int>(numbers_.routed());
+    arguments.sequences = device_inputs_.sequences + scope.begin;
+  }
+  if (shape_.logs_routes) {
+    arguments.chosen = device_chosen_ + static_cast<size_t>(scope.begin) * numbers_.routed() + number;
+    arguments.chosen_stride = static_cast<int>(numbers_.routed());
+  }
   listed_ = lists_itself(op, scope.rows()) && scope.rows() <= mixtures_[scope.unit].rows ? op.out : kNone;
   if (lowered.router) {
     if (route_at_once(arguments, *lowered.before, *lowered.router, scope)) return;

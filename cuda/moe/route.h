@@ -13,6 +13,12 @@ struct RouteArguments {
   float* routes = nullptr;             // [rows, 2 * top_k]
   const int32_t* positions = nullptr;  // negative: a row of padding, which no expert answers
   uint16_t* log = nullptr;             // [experts], or null: rows that chose each are added here, where it lists itself
+  // Or null: [drawn_entries], each drawn_stride after the one before, the choices of DrawnRoutes.
+  const uint16_t* drawn = nullptr;
+  int drawn_entries = 0, drawn_stride = 0;
+  const int32_t* sequences = nullptr;  // of drawn
+  uint16_t* chosen = nullptr;          // or null: [rows, chosen_stride], the experts of each row
+  int chosen_stride = 0;
 };
 // Of rows whose logits are still to be made: the norm of x, the router's linear of it, and what route() and its list
 // do, in one launch. The same bits.
@@ -26,6 +32,10 @@ struct RouterArguments {
   __half* normed = nullptr;  // [rows, normed_stride]: what the experts read
   int normed_stride = 0;     // a multiple of 8
   RouteArguments route;      // without logits
+  // 0, or of one row bytes of each chosen expert that are brought into L2: expert e's begin prefetched_first +
+  // e * prefetched_stride into the slab.
+  int prefetched_bytes = 0;
+  size_t prefetched_first = 0, prefetched_stride = 0;
 };
 // So few rows, a matrix of float16 or bfloat16, a GPU with clusters.
 bool routes_itself(const RouterArguments& arguments);

@@ -65,7 +65,8 @@ void keep_groups(const RouteOp& op, float* choice, std::vector<float>& groups) {
 
 }  // namespace
 
-void route_row(const RouteOp& op, const float* logits, const float* select_bias, RouteScratch& scratch, float* routes) {
+void route_row(const RouteOp& op, const float* logits, const float* select_bias, const uint16_t* drawn,
+               RouteScratch& scratch, float* routes) {
   const auto experts = static_cast<size_t>(op.experts);
   scratch.scores.resize(experts);
   score_row(op, logits, scratch.scores.data());
@@ -75,7 +76,7 @@ void route_row(const RouteOp& op, const float* logits, const float* select_bias,
   float* weights = routes + op.top_k;
   float sum = 0;
   for (int i = 0; i < op.top_k; i++) {
-    int best = best_of(scratch.choice.data(), op.experts);
+    int best = drawn != nullptr ? drawn[i] : best_of(scratch.choice.data(), op.experts);
     // Where logits were infinite there may be none left: any number does, for the weights are no numbers.
     if (best < 0) best = i;
     scratch.choice[static_cast<size_t>(best)] = kTaken;
