@@ -235,18 +235,23 @@ void CudaExecutor::make_room_for_experts() {
       few = std::max(few, few_tiles(most, experts->experts));
       expert_list_.many_rows = std::min(expert_list_.many_rows, many_rows(facts_, mixture.layout));
       many = std::max(many, many_tiles(most, experts->experts, kFewRows));
-      results = std::max(results, rows * hidden);
+      results = std::max(results, rows * hidden * sizeof(float));
+      mixture.prompts = computes_prompts(facts_, mixture.layout);
+      if (mixture.prompts) {
+        many = std::max(many, prompt_tiles(most, experts->experts, 64));
+        results = std::max(results, rows * padded_width(first.k) * sizeof(__half));  // x, gathered, before them
+      }
       act = std::max(act, rows * padded_width(second.k));
       if (!fused_expert_glu(first)) gate_up = std::max(gate_up, rows * first.n);
     }
   }
   if (places == 0) return;
   const auto take = [&](size_t bytes) { return allocate(bytes, "experts"); };
-  expert_list_.counts = reinterpret_cast<int32_t*>(take(2 * sizeof(int32_t)));
+  expert_list_.counts = reinterpret_cast<int32_t*>(take(3 * sizeof(int32_t)));
   expert_list_.few = reinterpret_cast<int4*>(take(few * sizeof(int4)));
   expert_list_.many = reinterpret_cast<int4*>(take(many * sizeof(int4)));
   expert_list_.places = reinterpret_cast<int32_t*>(take(places * sizeof(int32_t)));
-  expert_results_ = reinterpret_cast<float*>(take(results * sizeof(float)));
+  expert_results_ = reinterpret_cast<float*>(take(results));
   expert_act_ = reinterpret_cast<__half*>(take(act * sizeof(__half)));
   expert_gate_up_ = reinterpret_cast<float*>(take(gate_up * sizeof(float)));
   if (config_.drawn) {

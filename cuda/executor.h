@@ -165,7 +165,8 @@ class CudaExecutor final : public Executor, private Holder {
   void for_runs(const StatePlace& place, const Scope& scope, Body&& body);
   // Of rows whose results there is room for. x: of the first of them, float16.
   void run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope,
-                   const std::optional<AddOp>& sum);
+                   const std::optional<AddOp>& sum, bool prompt);
+  CombineArguments sums_of(const ExpertsOp& op, const Scope& scope, const std::optional<AddOp>& sum) const;
   void make_room_for_experts();
   void log_routes();
   void collect_routes(const Pass& pass);
@@ -208,6 +209,7 @@ class CudaExecutor final : public Executor, private Holder {
     size_t expert_bytes = 0;
     int top_k = 0, rows = 0;  // rows: computed at once
     int first_apart = kNone;  // of the experts that may lie apart
+    bool prompts = false;     // rows of prompts have launches of their own: computes_prompts()
     bool apart = false;       // of the slab that was set last
   };
   std::vector<Mixture> mixtures_;  // [units]; op: null where there is none

@@ -264,6 +264,7 @@ __device__ __forceinline__ void list_row(int expert, int top_k, bool real, const
   if (thread == 0) {
     list.counts[0] = real ? top_k : 0;
     list.counts[1] = 0;
+    list.counts[2] = list.counts[0];
   }
   if (thread >= top_k || !real) return;
   list.few[thread] = make_int4(expert, thread, 1, 0);
@@ -276,7 +277,7 @@ __device__ inline void make_list(const float* routes, int rows, int top_k, int e
                                  const ExpertList& list, uint16_t* log, int* counts, int* begins) {
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   const int places = rows * top_k;
-  if (rows == 1 && top_k <= threads) {
+  if (rows == 1 && top_k <= threads && list.few_rows > 0) {
     const int expert = thread < top_k ? static_cast<int>(routes[thread]) : 0;
     return list_row(expert, top_k, positions[0] >= 0, list, log, thread);
   }
@@ -299,7 +300,7 @@ __device__ inline void make_list(const float* routes, int rows, int top_k, int e
     for (int e = first; e < end; e++) {
       const int count = counts[e];
       own += count;
-      if (count > kFewRows) {
+      if (count > list.few_rows) {
         many += many_of(count);
       } else if (count > 0) {
         few++;
@@ -314,13 +315,14 @@ __device__ inline void make_list(const float* routes, int rows, int top_k, int e
     if (thread == 31) {
       list.counts[0] = few_before;
       list.counts[1] = many_before;
+      list.counts[2] = before;
     }
     before -= own, few_before -= few, many_before -= many;
     for (int e = first; e < end; e++) {
       const int count = counts[e];
       begins[e] = before;
       if (log != nullptr) log[e] = static_cast<uint16_t>(min(log[e] + count, 0xffff));
-      if (count > kFewRows) {
+      if (count > list.few_rows) {
         for (int at = 0; at < count; at += size) {
           list.many[many_before++] = make_int4(e, before + at, min(size, count - at), 0);
         }

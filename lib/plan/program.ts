@@ -105,7 +105,7 @@ export function rowBytes(program: Program, fused: boolean): number {
 }
 
 /** As kMostExpertBytes in cuda/plan/experts.h. */
-const MOST_EXPERT_BYTES = 64 * 2 ** 20
+const MOST_EXPERT_BYTES = 128 * 2 ** 20
 
 /** Bytes of a GPU's buffers for what experts leave to be added up, of a step of so many rows. `fused`: as in rowBytes(). */
 export function mixtureBytes(program: Program, rows: number, fused: boolean): number {
