@@ -7,7 +7,7 @@ import type { Machine, PlannedDevice } from '../plan/plan.ts'
 export function readMachine(native: NativeAddon, { gpus, reason, lost = false } = native.probeGpus()): Machine {
   const cpu = native.probeCpu()
   const calibrationOf = (gpu: string, link: string) =>
-    readCalibration(calibrationKey(native.version, gpu, cpu)) ?? defaultCalibration({ link, cores: cpu.cores })
+    readCalibration(calibrationKey(native.version, gpu, cpu)) ?? defaultCalibration({ link, cores: cpu.cores, gpu })
   return {
     cores: cpu.cores,
     memoryLimitBytes: cpu.memoryLimitBytes,

@@ -105,12 +105,14 @@ function readEntries(path: string): Record<string, unknown> {
 }
 
 /**
- * Guessed: the link by its generation and lanes ('PCIe 5.0 x16'), the CPU by its cores; the GPU is taken for one of the
- * class of an H100, since only links and CPUs differ enough to change what is placed where.
+ * Guessed: the link by its generation and lanes ('PCIe 5.0 x16'), the CPU by its cores; the GPU by its name, or taken for
+ * one of the class of an H100, since only links and CPUs differ enough to change what is placed where.
  */
-export function defaultCalibration({ link, cores }: { link: string; cores: number }): Calibration {
+export function defaultCalibration(of: { link: string; cores: number; gpu?: string }): Calibration {
+  const { link, cores, gpu = '' } = of
   return {
     ...MEASURED,
+    ...(/\bH200\b/.test(gpu) ? MEASURED_H200 : {}),
     calibrated: false,
     link: { ...MEASURED.link, bytesPerSecond: linkBytesPerSecond(link) },
     cpu: {
@@ -132,6 +134,23 @@ const PCIE_LANE = 0.209e9
 
 /** That of the figures below. */
 export const MEASURED_GPU = { memoryBytesPerSecond: 3.35e12 }
+
+/**
+ * One H200: resident passes of Llama-3-8B's, TinyLlama's and Llama-2-70B's shapes in 4 bits g128 with a 4-bit head,
+ * figures of docs/PERFORMANCE.md, 2026-11-30.
+ */
+const MEASURED_H200: Partial<Calibration> = {
+  stepSeconds: [30e-6, 34e-6, 36e-6, 40e-6, 48e-6, 60e-6, 86e-6],
+  replayed: {
+    unitSeconds: [8e-6, 8.6e-6, 9e-6, 9.2e-6, 10.5e-6, 13e-6, 13.5e-6],
+    secondsPerByte: [2.4e-13, 2.6e-13, 2.65e-13, 2.79e-13, 3e-13, 5.04e-13, 1.015e-12],
+  },
+  head: {
+    float: [2.29e-13, 2.3e-13, 2.35e-13, 2.4e-13, 2.5e-13, 2.7e-13, 4e-13],
+    q4: [2.36e-13, 2.4e-13, 2.5e-13, 2.7e-13, 4e-13, 5.4e-13, 6.3e-13],
+  },
+  kvBytesPerSecond: 4.1e12,
+}
 
 /** One H100 80GB HBM3 beside 16 cores of a Xeon. */
 const MEASURED: Calibration = {

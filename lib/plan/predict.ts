@@ -91,14 +91,15 @@ function linkBytes(units: readonly CostedUnit[], copied: (home: Home) => boolean
   return Math.max(0, ...links.values())
 }
 
-/** The value at any number of rows; beyond the last known ones it grows as between them. */
+/** The value at any number of rows; beyond the last known ones it grows half as fast as between them: seen at 128. */
 export function at(curve: Curve, rows: number): number {
   const last = ROWS.length - 1
   const found = ROWS.findIndex((known) => known >= rows)
   const above = found < 0 ? last : Math.max(1, found)
   const [low, high] = [ROWS[above - 1]!, ROWS[above]!]
-  const value = curve[above - 1]! + ((curve[above]! - curve[above - 1]!) * (rows - low)) / (high - low)
-  return found < 0 ? Math.max(value, curve[last]!) : value
+  const growth = (curve[above]! - curve[above - 1]!) / (high - low)
+  if (found < 0) return curve[last]! + Math.max(0, growth / 2) * (rows - high)
+  return curve[above - 1]! + growth * (rows - low)
 }
 
 /** Shared units are taken to have their room. */

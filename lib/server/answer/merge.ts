@@ -6,24 +6,42 @@ export interface IndexedChunk {
   chunk: GenerationChunk
 }
 
-/** In the order of arrival. The first that fails ends all of them. */
-export async function* mergeChunks(generations: readonly Generation[]): AsyncGenerator<IndexedChunk, void, undefined> {
-  if (generations.length === 1) {
-    for await (const chunk of generations[0]!) yield { index: 0, chunk }
-    return
-  }
+type Arrival = { index: number; found: IteratorResult<GenerationChunk, void> } | { error: unknown }
+
+/** In the order of arrival; a chunk costs the same however many there are. The first that fails ends all of them. */
+export async function* mergeChunks(
+  generations: readonly Pick<Generation, typeof Symbol.asyncIterator>[],
+): AsyncGenerator<IndexedChunk, void, undefined> {
   const readers = generations.map((generation) => generation[Symbol.asyncIterator]())
-  const step = async (index: number) => ({ index, found: await readers[index]!.next() })
-  const pending = new Map(readers.map((_, index) => [index, step(index)]))
-  for (const promise of pending.values()) promise.catch(() => {})
-  while (pending.size > 0) {
-    const { index, found } = await Promise.race(pending.values())
-    if (found.done) pending.delete(index)
-    else {
-      const next = step(index)
-      next.catch(() => {})
-      pending.set(index, next)
-      yield { index, chunk: found.value }
+  let arrived: Arrival[] = []
+  let wake: () => void = () => {}
+  const arrive = (arrival: Arrival) => {
+    arrived.push(arrival)
+    wake()
+  }
+  const ask = (index: number) =>
+    readers[index]!.next().then(
+      (found) => arrive({ index, found }),
+      (error) => arrive({ error }),
+    )
+  for (const index of readers.keys()) void ask(index)
+  let left = readers.length
+  while (left > 0) {
+    if (arrived.length === 0) {
+      await new Promise<void>((resolve) => {
+        wake = resolve
+      })
+    }
+    const batch = arrived
+    arrived = []
+    for (const arrival of batch) {
+      if ('error' in arrival) throw arrival.error
+      const { index, found } = arrival
+      if (found.done) left--
+      else {
+        yield { index, chunk: found.value }
+        void ask(index)
+      }
     }
   }
 }

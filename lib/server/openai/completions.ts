@@ -118,9 +118,18 @@ class Completion implements AnswerWriter {
         ),
       )
     }
-    if (!echo) return []
-    const { model } = this.#lease
-    return Promise.all(this.#prompts.map((prompt) => makeEcho(model, prompt, logprobs, this.#call.signal)))
+    const echoes: Echo[] = []
+    if (!echo) return echoes
+    // One after the other: the logits of one may take a gigabyte.
+    try {
+      for (const prompt of this.#prompts) {
+        echoes.push(await makeEcho(this.#lease.model, prompt, logprobs, this.#call.signal))
+      }
+    } catch (error) {
+      for (const generation of this.#generations) generation.cancel()
+      throw error
+    }
+    return echoes
   }
 
   /** Of an echo, then of what the model wrote. */

@@ -16,6 +16,7 @@ export const SPECIAL = {
   tuple: 'a tuple',
   with: 'with block',
   plain: 'plain block',
+  named: 'named block',
   call: 'call block',
   filter: 'filter block',
   body: 'the body',
@@ -33,6 +34,7 @@ const OPERANDS = new Set(['Identifier', 'NumericLiteral', 'StringLiteral'])
 const CLOSINGS = new Set(['CloseParen', 'CloseSquareBracket', 'CloseCurlyBracket'])
 
 const name = (value: string): Token => ({ type: 'Identifier', value })
+const text = (value: string): Token => ({ type: 'StringLiteral', value })
 const OPEN: Token = { type: 'OpenParen', value: '(' }
 const CLOSE: Token = { type: 'CloseParen', value: ')' }
 const COMMA: Token = { type: 'Comma', value: ',' }
@@ -66,17 +68,18 @@ const PARSER_ENDS: Record<string, string> = { if: 'endif', for: 'endfor', macro:
 export function translate(segments: readonly Segment[]): Token[] {
   const tokens: Token[] = []
   const blocks: Block[] = []
+  const names = new Set<string>()
   for (const segment of segments) {
     if (segment.kind === 'text') tokens.push({ type: 'Text', value: segment.text })
     else if (segment.kind === 'print') tokens.push(PRINT, ...sequence(segment.tokens, segment.line), PRINT_END)
-    else tokens.push(...statement(segment.tokens, segment.line, blocks))
+    else tokens.push(...statement(segment.tokens, segment.line, blocks, names))
   }
   const open = blocks.at(-1)
   if (open) throw new Unparsable(`line ${open.line}: '${open.tag}' has no 'end${open.tag}'`)
   return tokens
 }
 
-function statement([head, ...rest]: Token[], line: number, blocks: Block[]): Token[] {
+function statement([head, ...rest]: Token[], line: number, blocks: Block[], names: Set<string>): Token[] {
   if (head?.type !== 'Identifier') throw new Unparsable(`line ${line}: a tag begins with a name`)
   const tag = head.value
   const begin = (...tokens: Token[]) => {
@@ -118,8 +121,15 @@ function statement([head, ...rest]: Token[], line: number, blocks: Block[]): Tok
     case 'with':
       return wrapped(SPECIAL.with, expression(rest, line))
     case 'generation':
-    case 'block':
       return wrapped(SPECIAL.plain, [])
+    case 'block': {
+      const [called, ...words] = rest
+      if (called?.type !== 'Identifier') throw new Unparsable(`line ${line}: 'block' has no name`)
+      if (names.has(called.value)) throw new Unparsable(`line ${line}: the block '${called.value}' is there twice`)
+      names.add(called.value)
+      const isScoped = words.some(({ value }) => value === 'scoped')
+      return wrapped(SPECIAL.named, [text(called.value), ...(isScoped ? [COMMA, text('scoped')] : [])])
+    }
     case 'do':
       return [PRINT, name(SPECIAL.do), OPEN, ...sequence(rest, line), CLOSE, PRINT_END]
     case 'break':

@@ -1,4 +1,5 @@
 /** Runs the statements of the parser's tree with Jinja 3.1's meaning. */
+import { Blocks } from './blocks.ts'
 import { SPECIAL } from './dialect.ts'
 import { CONSTANTS, Expressions } from './expressions.ts'
 import { Loop } from './loop.ts'
@@ -17,9 +18,12 @@ export class Evaluator {
   #output = ''
   #depth = 0
   #loops = 0
+  #root = new Scope()
 
   run(body: readonly Statement[], scope: Scope): string {
-    this.#block(body, scope)
+    // A template's own variables and blocks; `self` is none of the caller's.
+    this.#root = new Scope(scope, [['self', new Blocks(body, (own) => this.#enter(() => this.#named(own)))]])
+    this.#block(body, this.#root)
     return this.#output
   }
 
@@ -72,6 +76,10 @@ export class Evaluator {
     } finally {
       this.#output = outside
     }
+  }
+
+  #named(body: readonly Statement[]): string {
+    return this.#capture(body, new Scope(this.#root))
   }
 
   #for(node: For, scope: Scope): Ending {
@@ -210,7 +218,10 @@ export class Evaluator {
     const special = call.callee.type === 'Identifier' ? call.callee.value : ''
     const [first] = call.args
     if (special === SPECIAL.plain) this.#print(this.#capture(body, new Scope(scope)))
-    else if (special === SPECIAL.with) {
+    else if (special === SPECIAL.named) {
+      // A block sees what stands outside of all loops, but with 'scoped'.
+      this.#print(call.args.length > 1 ? this.#capture(body, new Scope(scope)) : this.#named(body))
+    } else if (special === SPECIAL.with) {
       const [, named] = this.#expressions.arguments(call.args, scope)
       return this.#block(body, new Scope(scope, named))
     } else if (special === SPECIAL.filter) {

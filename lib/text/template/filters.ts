@@ -128,6 +128,9 @@ const FILTERS: Record<string, Filter> = {
   max: filter('case_sensitive attribute', (value, args) => extreme(value, args, 1)),
   min: filter('case_sensitive attribute', (value, args) => extreme(value, args, -1)),
   pprint: filter('', (value) => repr(value)),
+  random: () => {
+    throw new Lacking("the filter 'random' would make another prompt of the same chat each time")
+  },
   reject: select(false),
   rejectattr: selectattr(false),
   replace: onText('old new count', (value, [old, next, limit]) =>

@@ -70,7 +70,7 @@ describe('several devices', () => {
     expect(homesOn('cuda:1')).not.toContain('cpu')
     for (const device of made.devices) expect(device.vramBytes).toBeLessThanOrEqual(device.vramBudgetBytes)
     expect(() => plan({}, [gpu, { ...gpu, name: 'a small one', memoryFreeBytes: 1e6 }])).toThrow(
-      /of memory on cuda:1, a small one \(resident weights/,
+      /of memory on cuda:1, a small one \(ring [\d.]+ MB, KV cache/,
     )
   })
 
@@ -83,7 +83,7 @@ describe('several devices', () => {
     const resident: Home[] = ['resident', 'resident']
     expect(moved.homes).toEqual([resident, resident, streamed, streamed, 'resident'].flat())
     expect(moved.rings).toEqual([0, 2 * 3072])
-    expect(() => withinBudgets(made, undefined, [1e12, 1000])).toThrow(/at least \d+ bytes/)
+    expect(() => withinBudgets(made, undefined, [1e12, 1000])).toThrow(/at least 8\.1 MB of memory on the GPU/)
   })
 
   test('what cannot be spread is refused', () => {

@@ -146,6 +146,16 @@ describe('limits', () => {
     expect(refused[0]!.json.error).toMatchObject({ type: 'rate_limit_error', code: 'QUEUE_FULL' })
     await narrow.close()
   })
+
+  test('prompts that are given back with log-probabilities are scored one after the other', async () => {
+    const narrow = await load(DEMO, { device: 'cpu', threads: 1, maxQueue: 1 })
+    const server = await start({ models: { demo: narrow } })
+    const prompt = Array.from({ length: 8 }, (_, index) => `Story number ${index}`)
+    const { status, json } = await post(server, '/v1/completions', { prompt, echo: true, logprobs: 1, max_tokens: 0 })
+    expect(status, JSON.stringify(json)).toBe(200)
+    expect(json.choices.map(({ text }: { text: string }) => text)).toEqual(prompt)
+    await narrow.close()
+  })
 })
 
 describe('a model that is loaded when it is asked for', () => {

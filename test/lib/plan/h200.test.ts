@@ -1,0 +1,39 @@
+/**
+ * What plans guess of an H200 that nobody has calibrated, beside what ran on one (docs/PERFORMANCE.md, 2026-11-30):
+ * within 10 % of each.
+ */
+import { expect, test } from 'vitest'
+import { buildDecoder } from '../../../lib/checkpoint/decoder.ts'
+import { runtime } from '../../../lib/model/runtime.ts'
+import { SHAPES } from '../../../lib/model/shapes.ts'
+import { SYNTHETIC_DEFAULTS } from '../../../lib/model/synthetic.ts'
+import { defaultCalibration } from '../../../lib/plan/calibration.ts'
+import { type Machine, makePlan } from '../../../lib/plan/plan.ts'
+
+const calibration = defaultCalibration({ link: 'PCIe 5.0 x16', cores: 16, gpu: 'NVIDIA H200' })
+const machine: Machine = {
+  cores: 16,
+  memoryLimitBytes: 128e9,
+  memoryAvailableBytes: 128e9,
+  gpus: [{ name: 'NVIDIA H200', memoryBytes: 150e9, memoryFreeBytes: 149e9, calibration }],
+  gpuReason: '',
+  calibration,
+}
+
+test.each([
+  ['llama3-8b', 1, 684],
+  ['llama3-8b', 8, 4621],
+  ['llama3-8b', 16, 8163],
+  ['llama3-8b', 32, 10844],
+  ['llama3-8b', 64, 12866],
+  ['llama3-8b', 128, 17955],
+  ['tinyllama-1.1b', 1, 1887],
+  ['llama2-70b', 1, 96.1],
+])('%s, batch %i: %f tok/s', (name, batch, measured) => {
+  const { program } = buildDecoder(SHAPES[name]!)
+  const slabs = runtime().native.planSynthetic(program, { ...SYNTHETIC_DEFAULTS, head: 'q4' })
+  const plan = makePlan(program, slabs, { device: 'cuda', batch, contextLength: 128, kvSwap: 0 }, machine)
+  expect(plan.units.every(({ home }) => home === 'resident')).toBe(true)
+  expect(plan.prediction.batch.tokensPerSecond / measured).toBeGreaterThan(0.9)
+  expect(plan.prediction.batch.tokensPerSecond / measured).toBeLessThan(1.1)
+})
