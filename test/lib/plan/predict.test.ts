@@ -184,7 +184,7 @@ test('a mixture, as an H200 was measured: Qwen3-30B-A3B of 4 bits', () => {
     ]).flat(),
     { kind: 'head' as const, home: 'resident' as const, bytes: 622e6, types: ['f16' as const] },
   ]
-  const h200 = defaultCalibration({ link: 'PCIe 5.0 x16', cores: 16 })
+  const h200 = defaultCalibration({ link: 'PCIe 5.0 x16', cores: 16, gpu: 'NVIDIA H200' })
   const rate = (home: Home, rows: number) =>
     predictDecode(of(home), 0, { rows, context: 96, kvBytesPerToken: 98304, threads: 16 }, h200).tokensPerSecond
   for (const [home, rows, measured] of [
