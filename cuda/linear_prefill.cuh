@@ -17,8 +17,8 @@ namespace millrace::cuda {
 
 // Of a mixture: its experts' rows side by side in x, in tiles; the matrix's offset counts from an expert's first byte.
 struct PrefillExperts {
-  const int4* tiles = nullptr;     // {expert, first row in x, rows, 0}; null: there is one matrix for all rows
-  const int32_t* count = nullptr;  // of tiles
+  const int4* tiles = nullptr;      // {expert, first row in x, rows, 0}; null: there is one matrix for all rows
+  const int32_t* count = nullptr;   // of tiles
   const int32_t* places = nullptr;  // [rows of x]: the rows of y
   // Expert e lies at addresses[e], or where that is null `first` + e * `stride` into the unit's slab.
   const std::byte* const* addresses = nullptr;

@@ -74,9 +74,9 @@ cudaError_t experts_linear(const ExpertArguments& arguments, cudaStream_t stream
 // [places, x_stride]. Its list has few_rows 0.
 cudaError_t gather_places(const __half* x, int x_stride, int top_k, int places, const ExpertList& list,
                           __half* gathered, cudaStream_t stream, bool programmatic);
-// One linear of all listed experts, of a prompt's rows: x [places, x_stride] and act are in the list's order, y [places,
-// y_stride] in that of places. A row's bits are others than experts_linear()'s, and depend on the row and the matrix
-// alone.
+// One linear of all listed experts, of a prompt's rows: x [places, x_stride] and act are in the list's order, y
+// [places, y_stride] in that of places. A row's bits are others than experts_linear()'s, and depend on the row and the
+// matrix alone.
 cudaError_t experts_of_prompt(const ExpertArguments& arguments, cudaStream_t stream, bool programmatic);
 
 // What gate and up are to be, where they were stored: y float32 [places, y_stride], gate features before up features,

@@ -11,7 +11,14 @@ import type { PlanOptions } from '../options/model.ts'
 import { invalidArgument } from '../options/validate.ts'
 import type { PlannedExperts } from '../plan/experts.ts'
 import { predictionOf } from '../plan/plan.ts'
-import { type MixtureSizes, parseRoutes, replayHits, type Routes, routesThatHit, uniformRoutes } from '../plan/routes.ts'
+import {
+  type MixtureSizes,
+  parseRoutes,
+  type Routes,
+  replayHits,
+  routesThatHit,
+  uniformRoutes,
+} from '../plan/routes.ts'
 import { formatTable } from './format.ts'
 import { addLoadFlags, parseNumber, planOptions, type RunFlags } from './options.ts'
 import type { Terminal } from './terminal.ts'
@@ -45,7 +52,9 @@ export function benchExpertsCommand(terminal: Terminal): Command {
     .addOption(new Option('--tokens <count>', 'tokens of each answer').argParser(parseNumber).default(128))
     .addOption(new Option('--runs <count>', 'take the median of this many runs').argParser(parseNumber).default(3))
     .addOption(
-      new Option('--hits <share>', 'choices of which a cache by recency finds this share (default: even)').argParser(share),
+      new Option('--hits <share>', 'choices of which a cache by recency finds this share (default: even)').argParser(
+        share,
+      ),
     )
     .addOption(new Option('--replay <file>', 'choices of a log that model.traceRoutes() wrote').conflicts('hits'))
     .option('--json', 'print as JSON')
@@ -72,7 +81,10 @@ export function benchExpertsCommand(terminal: Terminal): Command {
     }
     const routes = await chosen(sizes, flags, name, options)
     const progress = terminal.progress(`${name} (random weights)`)
-    await using model = await loadSynthetic(name, shape, { ...options, drawnRoutes: { entries: routes.entries, experts: routes.ids } })
+    await using model = await loadSynthetic(name, shape, {
+      ...options,
+      drawnRoutes: { entries: routes.entries, experts: routes.ids },
+    })
     progress.done()
     const runs = []
     for (let run = -1; run < flags.runs; run++) {
@@ -95,10 +107,16 @@ export function benchExpertsCommand(terminal: Terminal): Command {
       flags.json
         ? `${JSON.stringify({ model: name, batch: flags.batch, ...found, replayedHitRate: replayed, predicted, runs, plan })}\n`
         : formatTable([
-            ['decode', `${tokensPerSecond.toFixed(1)} tok/s at batch ${flags.batch} (${runs.map((run) => run.tokensPerSecond.toFixed(1)).join(', ')})`],
+            [
+              'decode',
+              `${tokensPerSecond.toFixed(1)} tok/s at batch ${flags.batch} (${runs.map((run) => run.tokensPerSecond.toFixed(1)).join(', ')})`,
+            ],
             ['experts', describe(plan.experts, hitRate, found.promotedBytesPerSecond)],
             ['cache by recency', `finds ${percent(replayed)} of these choices of one row a pass`],
-            ['plan', `${predicted.tokensPerSecond.toFixed(1)} tok/s at that share: ${off >= 0 ? '+' : ''}${percent(off)}${predicted.boundBy === 'link' ? ', bound by the link' : ''}`],
+            [
+              'plan',
+              `${predicted.tokensPerSecond.toFixed(1)} tok/s at that share: ${off >= 0 ? '+' : ''}${percent(off)}${predicted.boundBy === 'link' ? ', bound by the link' : ''}`,
+            ],
           ]),
     )
   })
@@ -119,8 +137,13 @@ async function chosen(
 ): Promise<Routes> {
   if (replay !== undefined) {
     const routes = parseRoutes(await readFile(replay), replay)
-    if (routes.mixtures === sizes.mixtures && routes.chosen === sizes.chosen && routes.experts <= sizes.experts) return routes
-    throw invalidArgument(`a log of ${sizes.mixtures} mixtures of ${sizes.experts}, of which ${sizes.chosen} are chosen,`, 'replay', replay)
+    if (routes.mixtures === sizes.mixtures && routes.chosen === sizes.chosen && routes.experts <= sizes.experts)
+      return routes
+    throw invalidArgument(
+      `a log of ${sizes.mixtures} mixtures of ${sizes.experts}, of which ${sizes.chosen} are chosen,`,
+      'replay',
+      replay,
+    )
   }
   if (hits === undefined) return uniformRoutes(sizes, DRAWN)
   const { experts } = planSynthetic(requireShape(name), options)
@@ -134,13 +157,21 @@ async function measure(model: Model, { batch, prompt, tokens }: Flags) {
     const began = performance.now()
     await Promise.all(
       Array.from({ length: batch }, (_, request) => {
-        const ids = Int32Array.from({ length: prompt }, (_, at) => ((request + 1) * 7919 + at * 104729) % model.spec.vocab)
+        const ids = Int32Array.from(
+          { length: prompt },
+          (_, at) => ((request + 1) * 7919 + at * 104729) % model.spec.vocab,
+        )
         return model.generate(ids, { maxTokens, ignoreEos: true }).result
       }),
     )
     const seconds = (performance.now() - began) / 1e3
     const { hits, mapped, promotedBytes } = model.stats.experts
-    return { seconds, hits: hits - before.hits, mapped: mapped - before.mapped, promoted: promotedBytes - before.promotedBytes }
+    return {
+      seconds,
+      hits: hits - before.hits,
+      mapped: mapped - before.mapped,
+      promoted: promotedBytes - before.promotedBytes,
+    }
   }
   const first = await ask(1)
   const whole = await ask(tokens)

@@ -49,13 +49,7 @@ describe.skipIf(gpus.length === 0)('a mixture on a GPU', () => {
 })
 
 describe.skipIf(gpus.length === 0)('a prompt through a mixture on a GPU', () => {
-  const NAMES = [
-    'qwen3-moe-gptq-g32',
-    'qwen3-moe-bf16',
-    'mixtral-bf16',
-    'gpt-oss-mxfp4',
-    'glm4-moe-groups-gptq-g32',
-  ]
+  const NAMES = ['qwen3-moe-gptq-g32', 'qwen3-moe-bf16', 'mixtral-bf16', 'gpt-oss-mxfp4', 'glm4-moe-groups-gptq-g32']
   // From a row a tile to tiles of 128 that are full.
   const LENGTHS = [2, 9, 65, 130, 300, 500]
   test.each(NAMES)('%s: alone, beside others that choose its experts and on demand, the same bits', async (name) => {
