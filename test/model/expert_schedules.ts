@@ -62,6 +62,6 @@ export function testSchedules(device: 'cpu' | 'cuda', count: number): void {
       }
       expect(model.stats.experts.hits).toBeGreaterThan(0)
       expect(model.stats.experts.promotedBytes).toBeGreaterThan(0)
-    })
+    }, 60_000 + 2_000 * schedules)
   })
 }

@@ -79,6 +79,7 @@ struct Setup {
   enum Choice { skewed, even, again } choice = skewed;
   size_t stride = 512;
   int read_pause_us = 0;
+  bool settles = false;  // passes wait for the copies begun before them, however busy the machine is
   ExpertHooks hooks;
   CpuStreamHooks copy_hooks, compute_hooks;
 };
@@ -95,7 +96,10 @@ Outcome run(const Setup& setup, std::mt19937_64& random) {
   const Slabs slabs(kUnits, kFirst + setup.experts * setup.stride, random);
   std::vector<ExpertUnit> units;
   for (int unit = 0; unit < kUnits; unit++) units.push_back({unit, setup.experts, kFirst, setup.stride});
-  const auto backend = create_cpu_backend(1, setup.copy_hooks);
+  std::atomic<uint64_t> copied{0};
+  CpuStreamHooks copy_hooks = setup.copy_hooks;
+  if (setup.settles) copy_hooks.before_copy = [&copied] { copied++; };
+  const auto backend = create_cpu_backend(1, copy_hooks);
   const auto compute_backend = create_cpu_backend(1, setup.compute_hooks);
   const auto compute = compute_backend->create_stream();
   Table table(units);
@@ -137,6 +141,7 @@ Outcome run(const Setup& setup, std::mt19937_64& random) {
         store.used(under_way.front());
         under_way.pop_front();
       }
+      while (setup.settles && copied < store.counters().promoted_bytes / setup.stride) std::this_thread::yield();
     }
     compute->synchronize();
     outcome.counters = store.counters();
@@ -175,6 +180,7 @@ TEST(what_passes_choose_again_is_found_in_frames) {
   setup.frames = INT_MAX / 1024;  // all of them
   setup.passes = 200;
   setup.ahead = 1;
+  setup.settles = true;
   const Outcome outcome = run(setup, random);
   CHECK(outcome.exact);
   CHECK_EQ(outcome.counters.frames, uint64_t{18});
@@ -188,6 +194,7 @@ TEST(what_passes_do_not_choose_again_is_copied_seldom) {
   setup.experts = 48, setup.chosen = 8, setup.frames = 48;  // a third of all
   setup.passes = 600;
   setup.ahead = 1;
+  setup.settles = true;
   const auto share_copied = [&](Setup::Choice choice) {
     setup.choice = choice;
     const Outcome outcome = run(setup, random);
@@ -220,7 +227,7 @@ TEST(a_frame_is_not_read_before_it_is_written) {
   for (int left_out = 0; left_out < 40 && wrong == 0; left_out++) {
     Setup setup;
     setup.frames = 18;
-    setup.copy_hooks.before_copy = pause(2000);
+    setup.copy_hooks.before_copy = pause(10000);
     setup.hooks.skip_ready_wait = left_out;
     wrong += run(setup, random).exact ? 0 : 1;
   }
