@@ -93,16 +93,9 @@ void CpuExecutor::run_experts(const ExpertsOp& op, const Scope& scope) {
 
   float* out = rows_of(scope, op.out);
   compute_->pool.parallel_for(scope.rows, [&](int64_t row, int) {
-    const float* weights = routes + static_cast<size_t>(row) * width(op.routes) + top_k;
-    float* to = out + static_cast<size_t>(row) * hidden;
-    for (int i = 0; i < top_k; i++) {
-      const float* from = scratch.results.data() + (static_cast<size_t>(row) * top_k + i) * hidden;
-      if (i == 0) {
-        for (size_t f = 0; f < hidden; f++) to[f] = weights[i] * from[f];
-      } else {
-        for (size_t f = 0; f < hidden; f++) to[f] += weights[i] * from[f];
-      }
-    }
+    combine_row(scratch.results.data() + static_cast<size_t>(row) * top_k * hidden,
+                routes + static_cast<size_t>(row) * width(op.routes) + top_k, top_k, hidden,
+                out + static_cast<size_t>(row) * hidden);
   });
 }
 

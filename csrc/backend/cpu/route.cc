@@ -65,6 +65,14 @@ void keep_groups(const RouteOp& op, float* choice, std::vector<float>& groups) {
 
 }  // namespace
 
+void combine_row(const float* answers, const float* weights, int top_k, size_t width, float* to) {
+  for (size_t f = 0; f < width; f++) to[f] = weights[0] * answers[f];
+  for (int rank = 1; rank < top_k; rank++) {
+    const float* from = answers + static_cast<size_t>(rank) * width;
+    for (size_t f = 0; f < width; f++) to[f] += weights[rank] * from[f];
+  }
+}
+
 void route_row(const RouteOp& op, const float* logits, const float* select_bias, const uint16_t* drawn,
                RouteScratch& scratch, float* routes) {
   const auto experts = static_cast<size_t>(op.experts);

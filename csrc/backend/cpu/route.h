@@ -19,4 +19,7 @@ struct RouteScratch {
 void route_row(const RouteOp& op, const float* logits, const float* select_bias, const uint16_t* drawn,
                RouteScratch& scratch, float* routes);
 
+// to [width] = sum over ranks, in their order, of weights[rank] * answers[rank, width].
+void combine_row(const float* answers, const float* weights, int top_k, size_t width, float* to);
+
 }  // namespace millrace
