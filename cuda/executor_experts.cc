@@ -1,6 +1,5 @@
 // Mixtures in a pass: the choice of experts, and what the chosen compute.
 #include <algorithm>
-#include <cstdlib>
 
 #include "cuda/check.h"
 #include "cuda/elementwise.h"
@@ -9,12 +8,6 @@
 #include "cuda/moe/route.h"
 
 namespace millrace::cuda {
-
-namespace {
-
-constexpr size_t kMostPrefetched = size_t{4} << 20;  // of each expert, into L2
-
-}  // namespace
 
 // The norm, the router and the choice in one launch, if they can be.
 bool CudaExecutor::route_at_once(const RouteArguments& route, const NormOp& norm, const LinearOp& router,
@@ -36,13 +29,6 @@ bool CudaExecutor::route_at_once(const RouteArguments& route, const NormOp& norm
   arguments.normed = normed.halves;
   arguments.normed_stride = normed.stride;
   arguments.route = route;
-  const Mixture& mixture = mixtures_[scope.unit];
-  if (mixture.op != nullptr && !mixture.apart && std::getenv("MILLRACE_TEST_NO_PREFETCH") == nullptr) {
-    const MatrixLayout& first = mixture.layout.gate_up.segments.front().matrix;
-    arguments.prefetched_bytes = static_cast<int>(std::min(first.bytes, kMostPrefetched));
-    arguments.prefetched_first = mixture.layout.first + first.offset;
-    arguments.prefetched_stride = mixture.layout.stride;
-  }
   if (!routes_itself(arguments)) return false;
   check(norm_and_route(arguments, expert_list_, scope.stream, true), "a router");
   counters_.weight_bytes_read += arguments.matrix.bytes;

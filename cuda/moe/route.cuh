@@ -147,21 +147,6 @@ struct RouteRoom {
         chosen(reinterpret_cast<int*>(shared + 2 * op.experts + op.groups)) {}
 };
 
-// By a warp, of room.scores and room.chosen.
-__device__ __forceinline__ void write_routes(const RouteArguments& a, int row, const RouteRoom& room, int lane) {
-  const RouteOp& op = a.op;
-  float* routes = a.routes + static_cast<size_t>(row) * 2 * op.top_k;
-  float sum = 0;
-  for (int i = 0; i < op.top_k; i++) sum += room.scores[room.chosen[i]];
-  for (int i = lane; i < op.top_k; i += 32) {
-    const int expert = room.chosen[i];
-    float weight = room.scores[expert];
-    if (op.renormalise) weight /= sum;
-    routes[i] = static_cast<float>(expert);
-    routes[op.top_k + i] = weight * op.scale;
-    if (a.chosen != nullptr) a.chosen[static_cast<size_t>(row) * a.chosen_stride + i] = static_cast<uint16_t>(expert);
-  }
-}
 __device__ __forceinline__ const uint16_t* drawn_of(const RouteArguments& a, int row) {
   const int64_t entry = (max(a.positions[row], 0) + int64_t{DrawnRoutes::kStep} * a.sequences[row]) % a.drawn_entries;
   return a.drawn + entry * a.drawn_stride;
@@ -207,54 +192,18 @@ __device__ inline void route_row(const RouteArguments& a, int row, const float* 
     }
   }
   __syncwarp();
-  write_routes(a, row, room, lane);
-}
-
-// The same choice of the first row by a thread block of 256, of at most 128 experts in one group: a number's rank is
-// how many are before it. room.scores and room.chosen are whole after it. `exponents`: [op.experts]. False where there
-// are scores that no order has: route_row() knows what becomes of them.
-__device__ inline bool choose_by_block(const RouteArguments& a, const float* logits, const float* bias,
-                                       const RouteRoom& room, double* exponents) {
-  const RouteOp& op = a.op;
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
-  float score = 0;
-  if (op.score == Score::sigmoid) {
-    if (thread < op.experts) score = static_cast<float>(1.0 / (1.0 + exp(-static_cast<double>(logits[thread]))));
-  } else {
-    float most = -INFINITY;
-    for (int e = lane; e < op.experts; e += 32) most = fmaxf(most, logits[e]);
-    for (int d = 16; d > 0; d /= 2) most = fmaxf(most, __shfl_xor_sync(kAll, most, d));
-    if (thread < op.experts) exponents[thread] = exp(static_cast<double>(logits[thread]) - most);
-    __syncthreads();
-    double sum = 0;  // in every warp, in the order of route_row()
-    for (int e = lane; e < op.experts; e += 32) sum += exponents[e];
-    sum = sum_of(sum);
-    if (thread < op.experts) score = static_cast<float>(exponents[thread] / sum);
-  }
-  float choice = 0;
-  if (thread < op.experts) {
-    choice = bias == nullptr ? score : score + bias[thread];
-    room.scores[thread] = score;
-    room.choice[thread] = choice;
-  }
-  if (__syncthreads_or(!(choice > -INFINITY))) return false;
-  if (a.drawn != nullptr) {
-    const uint16_t* drawn = drawn_of(a, 0);
-    for (int i = thread; i < op.top_k; i += 256) room.chosen[i] = drawn[i];
-  } else {
-    const int expert = thread / 2, half = (op.experts + 1) / 2;
-    const int first = thread % 2 * half, end = min(op.experts, first + half);
-    const float own = expert < op.experts ? room.choice[expert] : 0.0f;
-    int before = 0;
-    for (int e = first; e < end; e++) {
-      const float other = room.choice[e];
-      before += other > own || (other == own && e < expert) ? 1 : 0;
+  float* routes = a.routes + static_cast<size_t>(row) * 2 * op.top_k;
+  float sum = 0;
+  for (int i = 0; i < op.top_k; i++) sum += scores[chosen[i]];
+  for (int i = lane; i < op.top_k; i += 32) {
+    float weight = scores[chosen[i]];
+    if (op.renormalise) weight /= sum;
+    routes[i] = static_cast<float>(chosen[i]);
+    routes[op.top_k + i] = weight * op.scale;
+    if (a.chosen != nullptr) {
+      a.chosen[static_cast<size_t>(row) * a.chosen_stride + i] = static_cast<uint16_t>(chosen[i]);
     }
-    before += __shfl_xor_sync(kAll, before, 1);
-    if (thread % 2 == 0 && expert < op.experts && before < op.top_k) room.chosen[before] = expert;
   }
-  __syncthreads();
-  return true;
 }
 
 // Of one row: tiles in the order of its choices, so that a tile's place is its number. By top_k threads or more, each

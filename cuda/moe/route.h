@@ -32,10 +32,6 @@ struct RouterArguments {
   __half* normed = nullptr;  // [rows, normed_stride]: what the experts read
   int normed_stride = 0;     // a multiple of 8
   RouteArguments route;      // without logits
-  // 0, or of one row bytes of each chosen expert that are brought into L2: expert e's begin prefetched_first +
-  // e * prefetched_stride into the slab.
-  int prefetched_bytes = 0;
-  size_t prefetched_first = 0, prefetched_stride = 0;
 };
 // So few rows, a matrix of float16 or bfloat16, a GPU with clusters.
 bool routes_itself(const RouterArguments& arguments);

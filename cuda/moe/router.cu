@@ -1,8 +1,8 @@
 // norm_and_route: of one or two rows the norm, the router's linear, the choice of experts and their list, in one launch
 // of a cluster. Thread block q has 16 of the router's features, four thread blocks a row block:
 //
-//      weights to registers (early) | every thread block norms the rows | its 16 logits | to thread block 0, of one
-//      row to all | choice | thread block 0: routes and list; of one row the others: experts' weights to L2
+//      weights to registers (early) | every thread block norms the rows | its 16 logits | to thread block 0,
+//      which routes a row a warp and lists
 //
 // The bits are those of norm.cu, linear_decode.cuh and route.cu: the router's sums are made of the same products in the
 // same order, a warp here taking the chunks of the same warp there of each of the cluster's thread blocks.
@@ -11,13 +11,6 @@
 
 namespace millrace::cuda {
 namespace {
-
-// Starts bringing so many bytes, a multiple of 16, into L2.
-__device__ __forceinline__ void prefetch_bulk(const void* address, int bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
-#endif
-}
 
 constexpr int kHeld = 16;  // tiles of 16 features by 16 of a thread, loaded at once
 
@@ -53,7 +46,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
     warp_copy_init_fence();
   }
   __syncthreads();
-  if ((own == 0 || rows == 1) && warp == 0) warp_copy_begin(barrier, static_cast<uint32_t>(blocks * rows * 64), lane);
+  if (own == 0 && warp == 0) warp_copy_begin(barrier, static_cast<uint32_t>(blocks * rows * 64), lane);
   __syncwarp();
   cluster_arrive_relaxed();  // this thread block runs: its shared memory may be written
   if (!route.weights.early) wait_for_predecessor();
@@ -131,10 +124,9 @@ __global__ void __launch_bounds__(kDecodeThreads)
   __syncthreads();
   cluster_wait();
 
-  // ---- The warps' sums, in order: two features of a row a thread, for each thread block that routes.
-  const int readers = rows == 1 ? blocks : 1;
-  for (int i = thread; i < 8 * rows * readers; i += kDecodeThreads) {
-    const int reader = i / (8 * rows), row = i / 8 % rows, feature = i % 8 * 2;
+  // ---- The warps' sums, in order: two features of a row a thread.
+  if (thread < 8 * rows) {
+    const int row = thread / 8, feature = thread % 8 * 2;
     float out[2];
 #pragma unroll
     for (int f = 0; f < 2; f++) {
@@ -156,38 +148,24 @@ __global__ void __launch_bounds__(kDecodeThreads)
       if (a.bias_offset >= 0 && n < m.n) out[f] += reinterpret_cast<const float*>(slab + a.bias_offset)[n];
     }
     const uint32_t to = shared_address(logits + row * kRouterBlocks * 16 + own * 16 + feature);
-    store_cluster_counted_8(reader, to, barrier, make_float2(out[0], out[1]));
+    store_cluster_counted_8(0, to, barrier, make_float2(out[0], out[1]));
   }
-  __syncthreads();  // nobody reads the sums any more
-  if (rows > 1 && own != 0) return;
+  if (own != 0) return;
 
-  // ---- Of one row every thread block makes the choice, and brings the expert near of which it has the number.
+  // ---- Thread block 0 routes, a row a warp.
   const RouteOp& op = route.op;
   auto* rooms = logits + kRouterRows * kRouterBlocks * 16;
-  const float* bias = route.bias_offset < 0 ? nullptr : reinterpret_cast<const float*>(slab + route.bias_offset);
-  warp_copy_wait(barrier, 0);
-  if (rows == 1) {
-    const RouteRoom room(op, rooms);
-    bool chosen = op.groups <= 1 && choose_by_block(route, logits, bias, room, reinterpret_cast<double*>(sums));
-    if (!chosen && own != 0) return;
-    if (!chosen) {
-      if (warp == 0) route_row(route, 0, logits, bias, room, lane);
-      __syncthreads();
-    } else if (own < op.top_k && a.prefetched_bytes > 0) {
-      const std::byte* expert = slab + a.prefetched_first + static_cast<size_t>(room.chosen[own]) * a.prefetched_stride;
-      const int share = (a.prefetched_bytes / kDecodeThreads + 15) / 16 * 16, at = thread * share;
-      if (at < a.prefetched_bytes) prefetch_bulk(expert + at, min(share, a.prefetched_bytes - at));
-    }
-    if (own != 0 || warp != 0) return;
-    if (chosen) write_routes(route, 0, room, lane);
-    return list_row(lane < op.top_k ? room.chosen[lane] : 0, op.top_k, route.positions[0] >= 0, list, route.log, lane);
-  }
-
-  // ---- Of two thread block 0, a row a warp.
   if (warp < rows) {
+    const float* bias = route.bias_offset < 0 ? nullptr : reinterpret_cast<const float*>(slab + route.bias_offset);
     const RouteRoom room(op, rooms + warp * (2 * op.experts + op.groups + op.top_k));
+    warp_copy_wait(barrier, 0);
     route_row(route, warp, logits + warp * kRouterBlocks * 16, bias, room, lane);
+    if (rows == 1) {
+      return list_row(lane < op.top_k ? room.chosen[lane] : 0, op.top_k, route.positions[0] >= 0, list, route.log,
+                      lane);
+    }
   }
+  if (rows == 1) return;
   __syncthreads();
   int* counts = reinterpret_cast<int*>(rooms);
   make_list(route.routes, rows, op.top_k, op.experts, route.positions, list, route.log, counts, counts + op.experts);

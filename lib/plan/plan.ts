@@ -593,14 +593,14 @@ const paddedRows = (rows: number) => (rows <= 8 ? rows : 2 ** Math.ceil(Math.log
 
 /** How fast a plan is on this machine. */
 export function predictionOf(program: Program, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): Prediction {
-  const { device, units, batch, maxRows, maxLogitRows } = plan
+  const { device, units, batch, maxRows } = plan
   const gpu = gpuOf(device, machine)
   const calibration = gpu?.calibration ?? machine.calibration
   const prompt = Math.min(PREDICTED_PROMPT, plan.contextLength)
   const decode = decodePrediction(plan, machine)
   // The twin's rows are bound by arithmetic, in a prompt as in a large batch.
   const prefill = gpu
-    ? predictPrefill(program, units, prompt, maxRows - maxLogitRows, calibration)
+    ? predictPrefill(program, units, prompt, maxRows, calibration)
     : { tokens: prompt, tokensPerSecond: decode(ROWS[ROWS.length - 1]!).tokensPerSecond, boundBy: 'cpu' as const }
   return { calibrated: calibration.calibrated, single: decode(1), batch: decode(batch), prefill }
 }

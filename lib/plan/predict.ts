@@ -129,7 +129,13 @@ export function readBytes({ bytes, experts }: Pick<CostedUnit, 'bytes' | 'expert
 }
 
 /** Of a mixture, what choosing experts and adding them up takes beyond a feed-forward's launches. */
-const MIXTURE_SECONDS = 8e-6
+const MIXTURE_SECONDS = 11e-6
+/**
+ * Experts are small: times what a large matrix takes, a byte of theirs takes so long to read (52 of 128 a layer: 92 us),
+ * and a multiply-add of theirs in prompts.
+ */
+const EXPERT_READS = 2.1
+const EXPERT_PROMPTS = 2.6
 
 /** Of the link's copies, what kernels read over it. */
 const MAPPED = 0.92
@@ -154,7 +160,7 @@ function unitSeconds(
   const read = readBytes(unit, rows) - own
   // An expert computes the rows that chose it.
   const rowsOfExpert = (rows * experts.chosen * (experts.bytes / experts.count)) / read
-  const ofExpert = at(secondsPerByte, rowsOfExpert)
+  const ofExpert = EXPERT_READS * at(secondsPerByte, rowsOfExpert)
   const launches = at(unitSeconds, rows) + MIXTURE_SECONDS + own * perByte
   if (home !== 'demand') return launches + read * ofExpert
   // What is found on the device is read beside what comes over the link.
@@ -395,7 +401,7 @@ export function predictDecode(
 
 /** Seconds of `rows` rows of a prompt at `position`, without what is streamed. */
 function promptSeconds(program: Program, rows: number, position: number, { prefill }: Calibration): number {
-  const linears = (2 * rows * layerWeights(program)) / prefill.flopsPerSecond
+  const linears = (2 * rows * layerWeights(program, EXPERT_PROMPTS)) / prefill.flopsPerSecond
   const attention = (rows * attentionFlops(program, position + rows / 2)) / prefill.attentionFlopsPerSecond
   return linears + attention
 }

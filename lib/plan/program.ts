@@ -13,11 +13,12 @@ export const hiddenOf = ({ values }: Program): number => values[0]!
 
 const sum = (numbers: readonly number[]) => numbers.reduce((all, one) => all + one, 0)
 
-/** Of the layers' linears that compute a row, the head apart: of a mixture's experts as many as answer it. */
-export function layerWeights(program: Program): number {
+/** Of the layers' linears that compute a row, the head apart: of a mixture's experts as many as answer it, each weight `ofExperts` times. */
+export function layerWeights(program: Program, ofExperts = 1): number {
   const weights = program.units.map((unit) => {
     const share = activeShare(program, unit)
-    return sum(unit.linears.map(({ k, parts }, linear) => share(linear) * k * sum(parts)))
+    const counted = (linear: number) => share(linear) * (share(linear) < 1 ? ofExperts : 1)
+    return sum(unit.linears.map(({ k, parts }, linear) => counted(linear) * k * sum(parts)))
   })
   return sum(weights.filter((_, index) => !program.units[index]!.head))
 }

@@ -53,7 +53,7 @@ describe.skipIf(gpus.length === 0)('a prompt through a mixture on a GPU', () => 
   // From a row a tile to tiles of 128 that are full.
   const LENGTHS = [2, 9, 65, 130, 300, 500]
   test.each(NAMES)('%s: alone, beside others that choose its experts and on demand, the same bits', async (name) => {
-    const all = { device: 'cuda', contextLength: 512, kvTokens: 4096, maxSequences: 8, prefixReuse: false } as const
+    const all = { device: 'cuda', contextLength: 512, maxSequences: 8, prefixReuse: false } as const
     const read = (model: Model, length: number) =>
       model.generate(prompt(length, length), { maxTokens: 4, temperature: 0, ignoreEos: true, logprobs: true }).result
     const bits = async (model: Model) => {

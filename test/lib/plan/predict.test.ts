@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Home } from '../../../lib/binding.ts'
-import { type Calibration, type Curve, defaultCalibration, ROWS } from '../../../lib/plan/calibration.ts'
+import { type Calibration, type Curve, ROWS } from '../../../lib/plan/calibration.ts'
 import { spread } from '../../../lib/plan/homes.ts'
 import {
   at,
@@ -167,36 +167,6 @@ test.each(MEASURED)(
     expect(Math.abs(predicted / ms - 1), `${predicted} ms`).toBeLessThan(0.1)
   },
 )
-
-test('a mixture, as an H200 was measured: Qwen3-30B-A3B of 4 bits', () => {
-  const experts = { count: 128, chosen: 8, bytes: 128 * 2.433e6 }
-  const of = (home: Home) => [
-    ...Array.from({ length: 48 }, () => [
-      { kind: 'attention' as const, home: 'resident' as const, bytes: 9.75e6, types: ['q4' as const] },
-      {
-        kind: 'feedForward' as const,
-        home,
-        bytes: experts.bytes + 0.53e6,
-        types: ['q4' as const],
-        experts,
-        hitRate: 0,
-      },
-    ]).flat(),
-    { kind: 'head' as const, home: 'resident' as const, bytes: 622e6, types: ['f16' as const] },
-  ]
-  const h200 = defaultCalibration({ link: 'PCIe 5.0 x16', cores: 16, gpu: 'NVIDIA H200' })
-  const rate = (home: Home, rows: number) =>
-    predictDecode(of(home), 0, { rows, context: 96, kvBytesPerToken: 98304, threads: 16 }, h200).tokensPerSecond
-  for (const [home, rows, measured] of [
-    ['resident', 1, 497],
-    ['resident', 8, 2518],
-    ['demand', 1, 50.5],
-  ] as const) {
-    expect(Math.abs(rate(home, rows) / measured - 1), `${home}, ${rows} rows: ${rate(home, rows)}`).toBeLessThan(0.15)
-  }
-  // Of 32 rows an expert has two or three: it is read as fast as for those.
-  expect(rate('resident', 32)).toBeGreaterThan(4500)
-})
 
 describe('a prompt', () => {
   test('break-even: as many rows as compute while the link copies', () => {
