@@ -15,8 +15,8 @@ namespace {
 constexpr int kMostCopies = 128;
 // Where frames must be given up for it, so many a pass: copies take the link from reads of what was missed, and are
 // worth it where passes choose again what they chose of late. That they do by as much as they find more in frames than
-// even choices would: the share of all experts that frames hold. (Turns by half of that found 68 % of choices of which a
-// cache that takes all that is missed finds 90: what was missed and not copied is chosen again as if it were there.)
+// even choices would: the share of all experts that frames hold. (Turns by half of that found 68 % of choices of which
+// a cache that takes all that is missed finds 90: what was missed and not copied is chosen again as if it were there.)
 constexpr int kFewTurns = 2, kSomeTurns = 8, kMostTurns = 96;
 constexpr double kEven = 0.02, kTurnsByGain = 320;  // what chance makes of a difference; turns for each more
 constexpr double kOfPass = 0.05;                    // a pass's part in what was seen of late

@@ -86,7 +86,7 @@ export function benchExpertsCommand(terminal: Terminal): Command {
       drawnRoutes: { entries: routes.entries, experts: routes.ids },
     })
     progress.done()
-    const runs = []
+    const runs: Awaited<ReturnType<typeof measure>>[] = []
     for (let run = -1; run < flags.runs; run++) {
       const figures = await measure(model, flags)
       if (run >= 0) runs.push(figures)

@@ -33,35 +33,39 @@ export function testSchedules(device: 'cpu' | 'cuda', count: number): void {
       frame = Math.max(...units.map(({ experts }) => (experts ? experts.bytes / experts.count + 4096 : 0)))
     })
 
-    test(`answers under caches that move, ${schedules} schedules`, async () => {
-      await using model = await load(familyFolder(name), {
-        ...options,
-        experts: 'demand',
-        expertCache: Math.ceil(3 * frame),
-      })
-      // The twin's budget is the cache alone.
-      const least = device === 'cpu' ? 1 : model.plan.vramBytes - model.plan.expertCacheBytes
-      for (let schedule = 0; schedule < schedules; schedule++) {
-        const random = randomOf(schedule + 1)
-        const moves: string[] = []
-        const asked = Array.from({ length: 1 + random(4) * random(4) }, () => random(QUESTIONS))
-        const answers = asked.map((seed) => ask(model, seed))
-        for (let move = random(5); move > 0; move--) {
-          const frames = random(3) === 0 ? 100 : random(9)
-          await model.setBudget(Math.ceil(least + frames * frame))
-          moves.push(`${frames} frames at step ${model.stats.steps}`)
-          if (random(2) === 0) await new Promise((done) => setTimeout(done, random(3)))
+    test(
+      `answers under caches that move, ${schedules} schedules`,
+      async () => {
+        await using model = await load(familyFolder(name), {
+          ...options,
+          experts: 'demand',
+          expertCache: Math.ceil(3 * frame),
+        })
+        // The twin's budget is the cache alone.
+        const least = device === 'cpu' ? 1 : model.plan.vramBytes - model.plan.expertCacheBytes
+        for (let schedule = 0; schedule < schedules; schedule++) {
+          const random = randomOf(schedule + 1)
+          const moves: string[] = []
+          const asked = Array.from({ length: 1 + random(4) * random(4) }, () => random(QUESTIONS))
+          const answers = asked.map((seed) => ask(model, seed))
+          for (let move = random(5); move > 0; move--) {
+            const frames = random(3) === 0 ? 100 : random(9)
+            await model.setBudget(Math.ceil(least + frames * frame))
+            moves.push(`${frames} frames at step ${model.stats.steps}`)
+            if (random(2) === 0) await new Promise((done) => setTimeout(done, random(3)))
+          }
+          const found = await Promise.all(answers)
+          for (const [at, seed] of asked.entries()) {
+            const differs = found[at]!.tokens.findIndex((token, i) => token !== expected[seed]!.tokens[i])
+            expect(found[at], `schedule ${schedule}, ${moves}; token ${differs} of ${at + 1}/${asked.length}`).toEqual(
+              expected[seed],
+            )
+          }
         }
-        const found = await Promise.all(answers)
-        for (const [at, seed] of asked.entries()) {
-          const differs = found[at]!.tokens.findIndex((token, i) => token !== expected[seed]!.tokens[i])
-          expect(found[at], `schedule ${schedule}, ${moves}; token ${differs} of ${at + 1}/${asked.length}`).toEqual(
-            expected[seed],
-          )
-        }
-      }
-      expect(model.stats.experts.hits).toBeGreaterThan(0)
-      expect(model.stats.experts.promotedBytes).toBeGreaterThan(0)
-    }, 60_000 + 2_000 * schedules)
+        expect(model.stats.experts.hits).toBeGreaterThan(0)
+        expect(model.stats.experts.promotedBytes).toBeGreaterThan(0)
+      },
+      60_000 + 2_000 * schedules,
+    )
   })
 }
