@@ -9,6 +9,7 @@ import { invalid, Meter } from './problems.ts'
 import { regexDfa } from './regex.ts'
 import { RuleSet, type State } from './rules.ts'
 import { SchemaCompiler } from './schema/compile.ts'
+import { rawTexts } from './schema/raw_text.ts'
 import type { Body, Part, Piece, Sought, Task } from './task.ts'
 
 /** Throws CONSTRAINT_INVALID, CONSTRAINT_UNSUPPORTED, CONSTRAINT_TOO_LARGE. */
@@ -57,6 +58,8 @@ class Compiler {
       case 'schema':
         this.#flexible ||= body.flexible
         return new SchemaCompiler(body, rules, this.#meter).compile() ?? this.#nothing()
+      case 'raw':
+        return rawTexts(body, rules, this.#meter) ?? this.#nothing()
       case 'regex': {
         const { source, flags } = body
         const dfa = regexDfa(
