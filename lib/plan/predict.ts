@@ -131,10 +131,10 @@ export function readBytes({ bytes, experts }: Pick<CostedUnit, 'bytes' | 'expert
 /** Of a mixture, what choosing experts and adding them up takes beyond a feed-forward's launches. */
 const MIXTURE_SECONDS = 11e-6
 /**
- * Experts are small: times what a large matrix takes, a byte of theirs takes so long to read (52 of 128 a layer: 92 us),
+ * Experts are small: times what a large matrix takes, a byte of theirs takes so long to read (52 of 128 a layer: 91 us; 111: 167),
  * and a multiply-add of theirs in prompts.
  */
-const EXPERT_READS = 2.1
+const EXPERT_READS = 1.75
 const EXPERT_PROMPTS = 2.6
 
 /** Of the link's copies, what kernels read over it. */
