@@ -61,6 +61,11 @@ std::vector<Dimensions> usual_dimensions(const Operation& operation) {
     case Kind::attention_prefill:
       return {{{"rows", 70}, {"context", 133}, {"heads", 6}, {"kvHeads", 2}, {"headDim", 64}},
               {{"rows", 512}, {"context", 1024}, {"heads", 32}, {"kvHeads", 8}, {"headDim", 128}}};
+    case Kind::route:
+      return {{{"rows", 3}, {"experts", 10}, {"topK", 3}, {"sigmoid", 1}},
+              {{"rows", 64}, {"experts", 128}, {"topK", 8}}};
+    case Kind::combine:
+      return {{{"rows", 3}, {"topK", 3}, {"width", 100}}, {{"rows", 64}, {"topK", 8}, {"width", 2048}}};
     case Kind::sample:
       return {{{"rows", 3}, {"vocab", 1000}, {"topK", 20}, {"topP", 0.9}},
               {{"rows", 64}, {"vocab", 32000}},
