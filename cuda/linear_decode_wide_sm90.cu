@@ -21,7 +21,7 @@ constexpr int kPanel = 64;  // input features of a swizzled row of x
 
 // Registers of a thread that copies, and of one that multiplies: a launch gives all the same, and they exchange.
 constexpr int copy_registers(const WideShape& shape) {
-  return shape.groups() == 4 ? 32 : shape.parts == 1 && shape.rows == 128 ? 24 : 40;
+  return shape.groups() == 4 ? 32 : 40;
 }
 constexpr int registers_of(const WideShape& shape) {
   const int all = 65536 / WideShape::threads_of(shape.groups()) / 8 * 8;
@@ -262,8 +262,7 @@ __global__ void __launch_bounds__(WideShape::threads_of(BLOCKS* PARTS), 1)
   };
 
   // Sums of turns are in registers where these are enough, else in shared memory.
-  constexpr bool kInRegisters = BLOCKS * PARTS == 2 && (PARTS == 1 || ROWS < 128);
-  constexpr bool kWordsAhead = !kInRegisters || ROWS < 128;  // as far as registers go
+  constexpr bool kInRegisters = PARTS == 2 && BLOCKS == 1 && ROWS < 128;
   float d[ROWS / 2], sums[ROWS / 2], turns[kInRegisters ? ROWS / 2 : 1];
   const auto end_turn = [&](bool first) {
     if constexpr (kInRegisters) {
@@ -286,16 +285,6 @@ __global__ void __launch_bounds__(WideShape::threads_of(BLOCKS* PARTS), 1)
 #pragma unroll
     for (int e = 0; e < ROWS / 2; e++) sums[e] = 0;
   };
-  const auto total_of = [&](int tile, float(&v)[4]) {
-    if constexpr (kInRegisters) {
-#pragma unroll
-      for (int c = 0; c < 4; c++) v[c] = turns[4 * tile + c];
-    } else {
-      const uint4 bits = load_shared_16(totals + tile * 2048);
-      v[0] = __uint_as_float(bits.x), v[1] = __uint_as_float(bits.y);
-      v[2] = __uint_as_float(bits.z), v[3] = __uint_as_float(bits.w);
-    }
-  };
   const auto release = [&](int of_slot) {
     __syncwarp();
     if (lane == 0) barrier_arrive(places.empty(own_part, of_slot));
@@ -305,7 +294,7 @@ __global__ void __launch_bounds__(WideShape::threads_of(BLOCKS* PARTS), 1)
   uint32_t phase = 0;
   if (of.count > 0 && first_item < items) {
     barrier_wait(places.full(own_part, 0), 0);
-    if constexpr (kWordsAhead) load_words(places.weights(own_part, own_block, 0), 0);
+    load_words(places.weights(own_part, own_block, 0), 0);
   }
 #pragma unroll 1
   for (int item = first_item; item < items; item += clusters) {
@@ -336,7 +325,6 @@ __global__ void __launch_bounds__(WideShape::threads_of(BLOCKS* PARTS), 1)
         const bool ends = (b + 1) * kBatch % kGroup == 0, within = b + 1 < kBatches;
         // Past the last slice there are stale bytes: x is zero there, except where groups do not divide a chunk.
         uint32_t a[kBatch][4];
-        if constexpr (!kWordsAhead) load_words(stage, b);
         ZeroShift shift = nibble_shift(8, 8);
         if constexpr (ZEROS) {
           const uint32_t zeros = header_of(stage, b) + 128 + lane / 4 * 8 + warp;
@@ -374,8 +362,7 @@ __global__ void __launch_bounds__(WideShape::threads_of(BLOCKS* PARTS), 1)
           }
         }
         if (!within) barrier_wait(places.full(own_part, next_slot), next_phase);
-        if constexpr (kWordsAhead)
-          load_words(within ? stage : places.weights(own_part, own_block, next_slot), (b + 1) % kBatches);
+        load_words(within ? stage : places.weights(own_part, own_block, next_slot), (b + 1) % kBatches);
         wgmma_wait<0>();
         pin_registers(d);
         if (!within) release(slot);
@@ -393,9 +380,12 @@ __global__ void __launch_bounds__(WideShape::threads_of(BLOCKS* PARTS), 1)
       phase = next_phase;
     }
 
-    if (parts == 1) {  // a whole row block: its own thread's sums
-      constexpr int kAtOnce = kTiles < 4 ? kTiles : 4;
-#pragma unroll
+    if constexpr (PARTS == 1) {  // a whole row block: its own thread's sums
+      constexpr int kAtOnce = 4;
+      // Once an item: instructions that are not near cost more than a loop. (Of 128 rows unrolled, gate and up of an 8B
+      // took 75 us in place of 67.)
+      constexpr int kUnrolled = ROWS == 128 ? 1 : kTiles / kAtOnce;
+#pragma unroll kUnrolled
       for (int first = 0; first < kTiles; first += kAtOnce) {
         float before[kAtOnce][4];
         const auto place = [&](int u) -> Output {
@@ -405,75 +395,76 @@ __global__ void __launch_bounds__(WideShape::threads_of(BLOCKS* PARTS), 1)
         for (int u = 0; u < kAtOnce; u++) load_before(place(u), before[u]);
 #pragma unroll
         for (int u = 0; u < kAtOnce; u++) {
-          float v[4];
-          total_of(first + u, v);
-          put(place(u), v, before[u]);
+          const uint4 v = load_shared_16(totals + (first + u) * 2048);
+          put(place(u), {__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w)},
+              before[u]);
         }
       }
-      continue;
-    }
-    if (kInRegisters || of.count == 0) {
-#pragma unroll
-      for (int tile = 0; tile < kTiles; tile++) {
-        if constexpr (kInRegisters) {
-          store_shared_16(totals + tile * 2048,
-                          {__float_as_uint(turns[4 * tile]), __float_as_uint(turns[4 * tile + 1]),
-                           __float_as_uint(turns[4 * tile + 2]), __float_as_uint(turns[4 * tile + 3])});
-        } else {
-          store_shared_16(totals + tile * 2048, {});
-        }
-      }
-    }
-    if (part_blocks > 1) {
-      cluster_arrive();
     } else {
-      barrier_of_threads<1, kConsumers>();
-    }
-    constexpr int kOutputs = BLOCKS * kTiles * 128;  // of four numbers
-    constexpr int kAtOnce = kTiles < kWideParts ? 1 : kTiles / kWideParts;
-    const int share = kOutputs / part_blocks, parts_of_rank = parts / task.splits;
-#pragma unroll 1
-    for (int first = thread; first < share; first += kAtOnce * kConsumers) {
-      const auto index = [&](int u) { return rank * share + first + u * kConsumers; };
-      const auto place = [&](int u) -> Output {
-        const int s = index(u);
-        return {first_block + s / (128 * kTiles), row_begin + s / 128 % kTiles * 8 + s % 4 * 2, s / 32 % 4, s % 32 / 4};
-      };
-      float v[kAtOnce][4] = {}, of_rank[kAtOnce][4] = {}, before[kAtOnce][4];
+      if (kInRegisters || of.count == 0) {
 #pragma unroll
-      for (int u = 0; u < kAtOnce; u++) load_before(place(u), before[u]);
-      if (part_blocks > 1 && first == thread) cluster_wait();
-#pragma unroll 1
-      for (int p = 0, left = parts_of_rank; p < parts; p++) {
-#pragma unroll
-        for (int u = 0; u < kAtOnce; u++) {
-          const uint32_t from = places.totals() + p % PARTS * BLOCKS * W::kGroupTotals + index(u) * 16;
-          const uint4 sum = part_blocks > 1 ? load_cluster_16(p / PARTS, from) : load_shared_16(from);
-          of_rank[u][0] += __uint_as_float(sum.x);
-          of_rank[u][1] += __uint_as_float(sum.y);
-          of_rank[u][2] += __uint_as_float(sum.z);
-          of_rank[u][3] += __uint_as_float(sum.w);
-        }
-        if (--left > 0) continue;
-        left = parts_of_rank;
-#pragma unroll
-        for (int u = 0; u < kAtOnce; u++) {
-#pragma unroll
-          for (int c = 0; c < 4; c++) {
-            v[u][c] = p + 1 == parts_of_rank ? of_rank[u][c] : v[u][c] + of_rank[u][c];
-            of_rank[u][c] = 0;
+        for (int tile = 0; tile < kTiles; tile++) {
+          if constexpr (kInRegisters) {
+            store_shared_16(totals + tile * 2048,
+                            {__float_as_uint(turns[4 * tile]), __float_as_uint(turns[4 * tile + 1]),
+                             __float_as_uint(turns[4 * tile + 2]), __float_as_uint(turns[4 * tile + 3])});
+          } else {
+            store_shared_16(totals + tile * 2048, {});
           }
         }
       }
+      if (part_blocks > 1) {
+        cluster_arrive();
+      } else {
+        barrier_of_threads<1, kConsumers>();
+      }
+      constexpr int kOutputs = BLOCKS * kTiles * 128;  // of four numbers
+      constexpr int kAtOnce = kTiles < kWideParts ? 1 : kTiles / kWideParts;
+      const int share = kOutputs / part_blocks, parts_of_rank = parts / task.splits;
+#pragma unroll 1
+      for (int first = thread; first < share; first += kAtOnce * kConsumers) {
+        const auto index = [&](int u) { return rank * share + first + u * kConsumers; };
+        const auto place = [&](int u) -> Output {
+          const int s = index(u);
+          return {first_block + s / (128 * kTiles), row_begin + s / 128 % kTiles * 8 + s % 4 * 2, s / 32 % 4,
+                  s % 32 / 4};
+        };
+        float v[kAtOnce][4] = {}, of_rank[kAtOnce][4] = {}, before[kAtOnce][4];
 #pragma unroll
-      for (int u = 0; u < kAtOnce; u++) put(place(u), v[u], before[u]);
-    }
-    if (part_blocks > 1) {  // nobody's shared memory goes while others read it
-      if (thread >= share) cluster_wait();
-      cluster_arrive();
-      cluster_wait();
-    } else {
-      barrier_of_threads<1, kConsumers>();
+        for (int u = 0; u < kAtOnce; u++) load_before(place(u), before[u]);
+        if (part_blocks > 1 && first == thread) cluster_wait();
+#pragma unroll 1
+        for (int p = 0, left = parts_of_rank; p < parts; p++) {
+#pragma unroll
+          for (int u = 0; u < kAtOnce; u++) {
+            const uint32_t from = places.totals() + p % PARTS * BLOCKS * W::kGroupTotals + index(u) * 16;
+            const uint4 sum = part_blocks > 1 ? load_cluster_16(p / PARTS, from) : load_shared_16(from);
+            of_rank[u][0] += __uint_as_float(sum.x);
+            of_rank[u][1] += __uint_as_float(sum.y);
+            of_rank[u][2] += __uint_as_float(sum.z);
+            of_rank[u][3] += __uint_as_float(sum.w);
+          }
+          if (--left > 0) continue;
+          left = parts_of_rank;
+#pragma unroll
+          for (int u = 0; u < kAtOnce; u++) {
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+              v[u][c] = p + 1 == parts_of_rank ? of_rank[u][c] : v[u][c] + of_rank[u][c];
+              of_rank[u][c] = 0;
+            }
+          }
+        }
+#pragma unroll
+        for (int u = 0; u < kAtOnce; u++) put(place(u), v[u], before[u]);
+      }
+      if (part_blocks > 1) {  // nobody's shared memory goes while others read it
+        if (thread >= share) cluster_wait();
+        cluster_arrive();
+        cluster_wait();
+      } else {
+        barrier_of_threads<1, kConsumers>();
+      }
     }
   }
 }
