@@ -375,4 +375,36 @@ describe('the plugin', () => {
     expect(await (await fetch(`${url}/broken`)).json()).toMatchObject({ message: 'mine' })
     await app.close()
   })
+
+  test('an application that closes waits for no stream that would never end', async () => {
+    const app = fastify()
+    await app.register(millraceServer, { models: { demo: model } })
+    const response = await fetch(`${await app.listen({ port: 0 })}/live`)
+    const reader = response.body!.getReader()
+    await reader.read()
+    const closed = app.close()
+    for (let done = false; !done; ) done = (await reader.read()).done
+    await closed
+  })
+})
+
+test('a model that its owner has closed is shown as none, and told as not ready', async () => {
+  const own = await load(DEMO, { device: 'cpu', threads: 1 })
+  const server = await start({ models: { own, demo: model } })
+  const get = (path: string) => fetch(`${server.url}${path}`)
+  expect((await get('/ready')).status).toBe(200)
+  await own.close()
+  const metrics = await (await get('/metrics')).text()
+  expect(metrics).toContain('millrace:model_loaded{model_name="own"} 0')
+  expect(metrics).toContain('millrace:model_loaded{model_name="demo"} 1')
+  const reader = (await get('/live')).body!.getReader()
+  const { value } = await reader.read()
+  const [report] = eventsOf(new TextDecoder().decode(value))
+  expect(report.models).toMatchObject([
+    { name: 'own', state: 'cold' },
+    { name: 'demo', state: 'ready' },
+  ])
+  await reader.cancel()
+  expect((await get('/ready')).status).toBe(503)
+  expect((await post(server, '/v1/chat/completions', { ...chat, model: 'own' })).status).toBe(503)
 })
