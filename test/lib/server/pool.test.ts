@@ -193,9 +193,9 @@ test('one that turns out to be too large does not have the next ones loaded twic
   ;(await pool.acquire('e')).release() // its size is known from now on
   const held = await pool.acquire('f')
   events.length = 0
-  const waiting = [pool.acquire('d'), pool.acquire('huge'), pool.acquire('e')]
-  const ends = Promise.allSettled(waiting)
-  await sleep(5) // sizes are known, and all wait for room
+  const first = pool.acquire('d')
+  await sleep(5) // its size is known, and who comes now waits behind it
+  const ends = Promise.allSettled([first, pool.acquire('huge'), pool.acquire('e')])
   held.release()
   expect((await ends).map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled'])
   expect(events).toEqual(['-f', '+d', '+e'])
