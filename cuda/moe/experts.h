@@ -11,7 +11,10 @@
 
 #include "cuda/linear.h"
 #include "cuda/plan/experts.h"
-#include "model/program.h"
+
+namespace millrace {
+struct ExpertsOp;
+}
 
 namespace millrace::cuda {
 

@@ -1,6 +1,7 @@
 #pragma once
 // Which experts answer which rows of a mixture, and the rows of each expert side by side.
 #include "cuda/moe/experts.h"
+#include "model/program.h"
 
 namespace millrace::cuda {
 

@@ -5,6 +5,7 @@
 
 #include "core/memory.h"
 #include "cuda/plan/chunks.h"
+#include "model/experts_layout.h"
 
 namespace millrace::cuda {
 namespace {

@@ -9,7 +9,11 @@
 
 #include "cuda/plan/decode.h"
 #include "cuda/plan/device.h"
-#include "model/experts_layout.h"
+
+namespace millrace {
+struct ExpertsLayout;
+struct LinearLayout;
+}  // namespace millrace
 
 namespace millrace::cuda {
 

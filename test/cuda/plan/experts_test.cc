@@ -5,6 +5,7 @@
 
 #include "cases.h"
 #include "check.h"
+#include "model/experts_layout.h"
 
 using namespace millrace;
 using namespace millrace::cuda;
