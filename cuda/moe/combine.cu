@@ -2,7 +2,6 @@
 #include "cuda/common.cuh"
 #include "cuda/moe/experts.cuh"
 #include "cuda/moe/experts.h"
-#include "model/program.h"
 
 namespace millrace::cuda {
 namespace {

@@ -11,9 +11,9 @@ interface Flags {
 
 export function cacheCommand(terminal: Terminal): Command {
   const folderOf = ({ folder }: Flags) => cacheFolder(folder ?? true)
-  const command = new Command('cache').description(
-    'show or empty the folder that keeps repacked weights for next loads',
-  )
+  const command = new Command('cache')
+    .description('show or empty the folder that keeps repacked weights for next loads')
+    .exitOverride() // of its own commands, too
   command
     .command('list', { isDefault: true })
     .description('what is kept, the longest unused first')

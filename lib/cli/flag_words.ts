@@ -4,6 +4,7 @@ import { answerRows, type OptionRow } from '../options/sampling.ts'
 /** Options whose flags have names of their own; the rest are their options' in kebab case. */
 const NAMES = new Map<string, string>([
   ['contextLength', '--context'],
+  ['memory', '--vram'],
   ...Object.entries<OptionRow>(answerRows).flatMap(([name, { flag }]): [string, string][] =>
     flag ? [[name, flag.form.split(' ')[0]!]] : [],
   ),
@@ -19,7 +20,10 @@ const CALLS = new Map([
 
 /** Words that are options only where a sentence uses them so: 'lower batch', 'for ring but'. */
 const PLAIN = /(?<=\b(?:pass|lower|or) |, )(truncate|batch)(?=[ ,.]|$)|(?<= for )([a-z]+)(?= but received)/g
-const CAMEL = /(?<![\w.'"`-])([a-z]+(?:[A-Z][a-z]*)+)(?!\w|\(|\.\w)/g
+const CAMEL = /(?<![\w.'"`-])([a-z]+(?:[A-Z][a-z]*)+)(?!\w|\(|\.\w|:)/g
+const MACHINE = /\bmachine\.(?:gpu\.)?(\w+)/g
+/** Whoever types a flag knows no types. */
+const TYPED = /(?<= but received .*) of type (?:string|number)$/
 const WITH_VALUE = /(?<![\w.'"`-])([a-z][A-Za-z]*): (true|'[^']*')/g
 
 /** `flags`: those that the command has, such as '--context'. Names of other options stay as they are. */
@@ -34,6 +38,8 @@ export function withFlags(text: string, flags: ReadonlySet<string>): string {
     return value === 'true' ? flag : `${flag} ${value.slice(1, -1)}`
   }
   let out = text
+    .replace(TYPED, '')
+    .replace(MACHINE, (whole, name) => flagOf(name) ?? whole)
     .replace(WITH_VALUE, valued)
     .replace(CAMEL, (name) => flagOf(name) ?? name)
     .replace(PLAIN, (name) => flagOf(name) ?? name)

@@ -12,6 +12,10 @@ export function formatBytes(bytes: number): string {
   return unit === 0 ? `${bytes} B` : `${value.toPrecision(3)} ${units[unit]}`
 }
 
+/** The library's megabytes, whose parts add up, as all other figures: '39503 MB' is '39.5 GB'. */
+export const withGigabytes = (text: string) =>
+  text.replace(/\b(\d{4,}) MB\b/g, (_, megabytes) => formatBytes(Number(megabytes) * 1e6))
+
 export function formatCount(count: number): string {
   return count.toLocaleString('en-US')
 }

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command, CommanderError } from 'commander'
 import { packageRoot } from '../binding.ts'
-import { MillraceError } from '../errors.ts'
+import { ERRORS, MillraceError } from '../errors.ts'
 import { batchCommand } from './batch.ts'
 import { benchCommand } from './bench.ts'
 import { buildCommand } from './build.ts'
@@ -38,6 +38,7 @@ async function main(): Promise<void> {
     .description('Runs language models whose weights stream from system memory.')
     .version(version)
     .exitOverride()
+    .showHelpAfterError('  see millrace --help')
     .configureHelp({ showGlobalOptions: true })
     .enablePositionalOptions()
     .addHelpText(
@@ -50,11 +51,21 @@ async function main(): Promise<void> {
   for (const [heading, commands] of GROUPS) {
     for (const make of commands) {
       const command = make(terminal).exitOverride().helpGroup(heading)
+      refine(command, 'millrace')
       program.addCommand(command.addHelpText('after', `\nExample:\n  ${EXAMPLES[command.name()]}`))
     }
   }
   process.exitCode = (await run(program, terminal)) || process.exitCode
+  terminal.tellSignal()
   terminal.close()
+}
+
+/** What a command and its own ones say of wrong usage. */
+function refine(command: Command, before: string): void {
+  const name = `${before} ${command.name()}`
+  // Those that have commands of their own say themselves what they show.
+  if (command.commands.length === 0) command.showHelpAfterError(`  see ${name} --help`)
+  for (const inner of command.commands) refine(inner, name)
 }
 
 async function run(program: Command, terminal: Terminal): Promise<number> {
@@ -76,10 +87,11 @@ async function run(program: Command, terminal: Terminal): Promise<number> {
   }
 }
 
-/** Where the library's remedy is the message again, by the option's own name, the command's help has the flag's. */
+/** Where the library's remedy is the message again, the command's help says more. */
 function remedyOf(error: MillraceError, program: Command): string {
   const expected = /^pass (.+) as /.exec(error.remedy)?.[1]
-  if (expected === undefined || !error.message.startsWith(`expected ${expected}`)) return error.remedy
+  const isAgain = expected !== undefined && error.message.startsWith(`expected ${expected}`)
+  if (!isAgain && error.remedy !== ERRORS.INVALID_ARGUMENT) return error.remedy
   return `see ${['millrace', ...commandOf(program)].join(' ')} --help`
 }
 

@@ -5,7 +5,7 @@ import { type ModelsPlan, planModels } from '../model/plan_models.ts'
 import { SHAPES } from '../model/shapes.ts'
 import type { HeadType, WeightsType } from '../options/model.ts'
 import { invalidArgument } from '../options/validate.ts'
-import type { DescribedGpu, DescribedMachine } from '../plan/described.ts'
+import { type DescribedGpu, type DescribedMachine, gpuOf } from '../plan/described.ts'
 import type { DraftPrediction } from '../plan/drafts.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
 import type { DecodePrediction } from '../plan/predict.ts'
@@ -78,7 +78,9 @@ export function planCommand(terminal: Terminal): Command {
       (part) => machine![part as keyof DescribedMachine] !== undefined,
     )
     if (names.length === 1 && described.every((part) => part === 'gpu') && flags.vram === undefined) {
-      const made = await plan(names[0]!, { ...of, gpu, acceptance, draft })
+      const made = await plan(names[0]!, { ...of, gpu, acceptance, draft }).catch((error) => {
+        throw withRam(error)
+      })
       noteWithoutGpu(made.device, flags, terminal)
       await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describe(made, gpu))
       return
@@ -91,6 +93,25 @@ export function planCommand(terminal: Terminal): Command {
     await terminal.write(flags.json ? `${JSON.stringify(made, null, 2)}\n` : describeModels(made, machine, terminal))
     if (made.problems.length > 0) process.exitCode = 1
   })
+}
+
+/** Whoever plans for a machine that is not here may have more RAM there. */
+function withRam(error: unknown): unknown {
+  if (!MillraceError.isInstance(error) || error.code !== 'OUT_OF_MEMORY') return error
+  const advice = ramAdvice(error.message)
+  if (advice === undefined) return error
+  const { code, message, remedy, cause } = error
+  return new MillraceError(code, { message, remedy: `${advice}; here: ${remedy}`, cause })
+}
+
+/** By a message that says how much RAM is needed: a size of machines that has it. */
+function ramAdvice(message: string): string | undefined {
+  const [, amount, unit] = /(?:needs|take) ([\d.]+) (MB|GB) of RAM/.exec(message) ?? []
+  if (amount === undefined) return undefined
+  const needed = Number(amount) * (unit === 'GB' ? 1e9 : 1e6)
+  let gibibytes = 8
+  while (gibibytes * 2 ** 30 < needed * 1.1) gibibytes *= 2
+  return `for a machine with more RAM than this one name it: --ram ${gibibytes}GiB`
 }
 
 const withoutSecond = (text: string) => text.replace(/\/s$/, '')
@@ -149,9 +170,12 @@ function describeModels(made: ModelsPlan, machine: DescribedMachine | undefined,
       rows.push(['VRAM', `${formatBytes(made.vramBytes)} of ${formatBytes(made.vramLimitBytes)}`])
   }
   for (const problem of made.problems) rows.push(['does not fit', terminal.words(problem)])
+  const advice = machine?.ram === undefined && made.problems.map(ramAdvice).find((one) => one !== undefined)
+  if (advice) rows.push(['remedy', advice])
   for (const warning of made.warnings) rows.push(['slow', terminal.words(warning)])
   const guessed =
     machine?.gpu && machine.gpu.bandwidth === undefined ? ', with the memory of an H100: name --bandwidth' : ''
+  if (machine?.gpu) rows.push(['link', describeLink(machine.gpu)])
   if (machine !== undefined) rows.push(['calibrated', `no: these are guesses${guessed}`])
   return formatTable(rows)
 }
@@ -172,6 +196,15 @@ export function describeHomes(plan: Pick<ModelPlan, 'units'>): string {
     return `${kind === 'feedForward' ? 'feed-forward' : kind} ${homes.join(', ')}`
   })
   return parts.join('; ')
+}
+
+/** What plans take copies to reach. */
+function describeLink(gpu: DescribedGpu): string {
+  const { bytesPerSecond } = gpuOf(gpu, 1).calibration.link
+  const { link } = gpu
+  const name =
+    link === undefined ? 'PCIe 4.0 x16 as none is named, ' : String(link).startsWith('PCIe') ? `${link}, ` : ''
+  return `${name}${formatBytes(bytesPerSecond)}/s assumed`
 }
 
 function describe(made: ModelPlan, described: DescribedGpu | undefined): string {
@@ -196,6 +229,7 @@ function describe(made: ModelPlan, described: DescribedGpu | undefined): string 
     rows.push(
       ['VRAM', `${formatBytes(made.vramBytes)} of ${formatBytes(made.vramBudgetBytes)}: ${list}`],
       ['over the link', `${formatBytes(made.streamedBytesPerPass)} a pass`],
+      ...(described ? [['link', describeLink(described)] satisfies [string, string]] : []),
       ...(devices.length === 1 ? [] : devices.map((one): [string, string] => [one.device, describeDevice(one)])),
     )
   }

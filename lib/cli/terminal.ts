@@ -8,7 +8,7 @@ import { messageOf } from '../files.ts'
 import type { Logger } from '../log.ts'
 import type { LoadProgress } from '../options/model.ts'
 import { withFlags } from './flag_words.ts'
-import { formatBytes } from './format.ts'
+import { formatBytes, withGigabytes } from './format.ts'
 import { Pace } from './pace.ts'
 
 /** Thrown to leave a command after Ctrl-C; not a failure to be told. */
@@ -67,6 +67,12 @@ export class Terminal {
     this.#controller.abort()
   }
 
+  /** After a signal: an answer that stops in mid-sentence, with no word of why, reads as if it were whole. */
+  tellSignal(): void {
+    if (this.#signalExit === undefined) return
+    this.note(`millrace: ${this.#signalExit === 128 + constants.signals.SIGINT ? 'interrupted' : 'terminated'}`)
+  }
+
   close(): void {
     this.#stopBar()
     process.off('SIGINT', this.#handle)
@@ -107,7 +113,9 @@ export class Terminal {
 
   /** A line to stderr that is worth reading only where somebody waits. */
   note(line: string): void {
-    if (!this.quiet) process.stderr.write(`${line}\n`)
+    if (this.quiet) return
+    this.#stopBar()
+    process.stderr.write(`${line}\n`)
   }
 
   /** What the library warns of, for load(); requests tell their failures themselves. */
@@ -128,7 +136,7 @@ export class Terminal {
 
   /** A sentence of the library's, its options as the command's flags. */
   words(text: string): string {
-    return withFlags(text, this.flags)
+    return withGigabytes(withFlags(text, this.flags))
   }
 
   complain(line: string): void {

@@ -9,6 +9,7 @@ import { invalid, Meter } from './problems.ts'
 import { regexDfa } from './regex.ts'
 import { RuleSet, type State } from './rules.ts'
 import { SchemaCompiler } from './schema/compile.ts'
+import { rawTexts } from './schema/raw_text.ts'
 import type { Body, Part, Piece, Sought, Task } from './task.ts'
 
 /** Throws CONSTRAINT_INVALID, CONSTRAINT_UNSUPPORTED, CONSTRAINT_TOO_LARGE. */
@@ -57,12 +58,21 @@ class Compiler {
       case 'schema':
         this.#flexible ||= body.flexible
         return new SchemaCompiler(body, rules, this.#meter).compile() ?? this.#nothing()
+      case 'raw':
+        return rawTexts(body, rules, this.#meter) ?? this.#nothing()
       case 'regex': {
         const { source, flags } = body
+        const has = (flag: string) => flags.includes(flag)
         const dfa = regexDfa(
           source,
           'whole',
-          { ignoreCase: flags.includes('i'), dotAll: flags.includes('s'), multiline: flags.includes('m') },
+          {
+            ignoreCase: has('i'),
+            dotAll: has('s'),
+            multiline: has('m'),
+            unicode: has('u') || has('v'),
+            sets: has('v'),
+          },
           this.#meter,
         )
         return rules.automaton(rules.declare(), rawFragment(dfa, this.#meter))

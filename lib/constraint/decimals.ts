@@ -26,6 +26,14 @@ export function decimalOf(value: number): Decimal {
   return { whole: all.slice(0, at).replace(/^0+(?=\d)/, ''), fraction: all.slice(at).replace(/0+$/, '') }
 }
 
+/** Digits behind the point that plain texts have at most, and some: one above 0 is above any number with more zeros. */
+const MOST_PLACES = 30
+
+const shortened = ({ whole, fraction }: Decimal): Decimal => ({
+  whole,
+  fraction: fraction.slice(0, MOST_PLACES).replace(/0+$/, ''),
+})
+
 const PHASES = ['begin', 'minus', 'zero', 'whole', 'point', 'fraction'] as const
 
 /** How a text compares with the bounds so far: -1, 0, 1 where the texts are of one length up to here. */
@@ -43,8 +51,8 @@ interface Reading {
 
 /** Of which numbers lie between two bounds; integers have no point. */
 export function boundedDfa(lowest: number, highest: number, isInteger: boolean, meter: Meter): Dfa {
-  const low = lowest === -HIGHEST ? undefined : decimalOf(lowest)
-  const high = highest === HIGHEST ? undefined : decimalOf(highest)
+  const low = lowest === -HIGHEST ? undefined : shortened(decimalOf(lowest))
+  const high = highest === HIGHEST ? undefined : shortened(decimalOf(highest))
   const longest = Math.max(1, low?.whole.length ?? 0, high?.whole.length ?? 0)
   const deepest = Math.max(low?.fraction.length ?? 0, high?.fraction.length ?? 0)
   const begin: Reading = {

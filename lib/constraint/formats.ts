@@ -19,6 +19,8 @@ const LEAP = '(([02468][048]|[13579][26])00|\\d\\d(0[48]|[2468][048]|[13579][26]
 const DATE = `(\\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)|02-(0[1-9]|1\\d|2[0-8]))|${LEAP}-02-29)`
 const CLOCK = '([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,9})?'
 const ZONE = '([zZ]|[+-]([01]\\d|2[0-3]):[0-5]\\d)'
+/** A leap second is one of UTC. */
+const TIME = `(${CLOCK}${ZONE}|23:59:60(\\.\\d{1,9})?([zZ]|[+-]00:00))`
 const LABEL = '[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?'
 /** Of an address, whose length others bound. */
 const PART = '[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?'
@@ -35,16 +37,20 @@ const ABSOLUTE = `/(${PCHAR}+(/${PCHAR}*)*)?`
 const ROOTLESS = `${PCHAR}+(/${PCHAR}*)*`
 const NO_SCHEME = `([${PLAIN}@]|${ESCAPED})+(/${PCHAR}*)*`
 const TAIL = `(\\?(${PCHAR}|[/?])*)?(#(${PCHAR}|[/?])*)?`
-const URI = `${SCHEME}:(${AUTHORITY}|${ABSOLUTE}|${ROOTLESS})?${TAIL}`
+// A scheme alone is one too by RFC 3986, but nobody means 'abc:' by a URI.
+const URI = `${SCHEME}:(${AUTHORITY}|${ABSOLUTE}|${ROOTLESS})${TAIL}`
 const REFERENCE = `(${URI}|(${AUTHORITY}|${ABSOLUTE}|${NO_SCHEME})?${TAIL})`
 const ATOM = "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+"
 const POINTER = '(/([^/~]|~[01])*)*'
+const NAME_PART = `([a-zA-Z0-9_]|${ESCAPED})`
+const VARIABLE = `${NAME_PART}+(:[1-9]\\d{0,3}|\\*)?`
+const TEMPLATE = `([^\\x00-\\x20"'<>%\\\\^\`{|}]|${ESCAPED}|\\{[+#./;?&=,!@|]?${VARIABLE}(,${VARIABLE})*\\})*`
 const TIME_PART = '(\\d+H(\\d+M(\\d+S)?)?|\\d+M(\\d+S)?|\\d+S)'
 
 const FORMATS: Readonly<Record<string, string>> = {
   date: DATE,
-  time: `${CLOCK}${ZONE}`,
-  'date-time': `${DATE}[tT ]${CLOCK}${ZONE}`.replace('[tT ]', '[tT]'),
+  time: TIME,
+  'date-time': `${DATE}[tT]${TIME}`,
   duration: `P((\\d+D|\\d+M(\\d+D)?|\\d+Y(\\d+M(\\d+D)?)?)(T${TIME_PART})?|T${TIME_PART}|\\d+W)`,
   email: `${ATOM}(\\.${ATOM})*@${PART}(\\.${PART})+`,
   hostname: HOST,
@@ -53,6 +59,7 @@ const FORMATS: Readonly<Record<string, string>> = {
   uuid: `${HEX}{8}-${HEX}{4}-${HEX}{4}-${HEX}{4}-${HEX}{12}`,
   uri: URI,
   'uri-reference': REFERENCE,
+  'uri-template': TEMPLATE,
   'json-pointer': POINTER,
   'relative-json-pointer': `(0|[1-9]\\d*)(#|${POINTER})`,
 }

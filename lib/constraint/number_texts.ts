@@ -3,6 +3,7 @@ import { boundedDfa, multipleDfa } from './decimals.ts'
 import { type Dfa, isNothing } from './dfa.ts'
 import { both, without } from './dfa_algebra.ts'
 import { distances, isElastic } from './dfa_measures.ts'
+import { bothSigns, HUGE, hugeTexts, MAXIMAL, MINIMAL, TINY, tinyTexts } from './exponents.ts'
 import { integerDfa, type Listed, type Remainders } from './integers.ts'
 import type { NumberRange } from './numbers.ts'
 import type { Meter } from './problems.ts'
@@ -10,12 +11,7 @@ import { regexDfa } from './regex.ts'
 
 const HIGHEST = Number.MAX_VALUE
 
-/** As many digits as JSON.stringify writes at most, so that no text stands for infinity. */
 const FRACTION = '(\\.\\d{1,25})?'
-const HUGE = '([1-9](\\.\\d{1,17})?e\\+(2[1-9]|[3-9]\\d|[12]\\d\\d|30[0-7])|1(\\.[0-6]\\d{0,17})?e\\+308)'
-const TINY = '[1-9](\\.\\d{1,17})?e-([7-9]|[1-9]\\d|[12]\\d\\d|3[01]\\d|32[0-3])'
-const MAXIMAL = '1\\.7976931348623157e\\+308'
-const MINIMAL = '5e-324'
 
 const integers = `-?(0|[1-9]\\d{0,20}|${HUGE}|${MAXIMAL})`
 const plainIntegers = '-?(0|[1-9]\\d{0,20})'
@@ -67,19 +63,9 @@ function rangeTexts(one: NumberRange, exponents: boolean, meter: Meter): NumberT
   const counts = others.length > 0 || multiples.some((step) => step !== 1)
   const plain = bounded(dfa, !counts ? MOST_CHARACTERS : isInteger ? EXACT_INTEGER : EXACT_FRACTION)
   if (multiples.some((step) => step !== 1) || others.some((step) => step !== 1)) return [plain]
-  // What JSON.stringify writes with an exponent: of bounds in between only the sign matters.
   const parts: string[] = []
-  const fits = (bound: number) => bound === 0 || (Math.abs(bound) >= 1e-6 && Math.abs(bound) < 1e21)
   // Of numbers that are no integers, the huge ones are none.
-  if ((exponents || !isInteger) && !others.includes(1)) {
-    if (highest === HIGHEST && (fits(lowest) || lowest === -HIGHEST)) parts.push(HUGE, MAXIMAL)
-    if (lowest === -HIGHEST && (fits(highest) || highest === HIGHEST)) {
-      parts.push(`-(${HUGE}|${MAXIMAL})`)
-    }
-  }
-  if (!isInteger) {
-    if (lowest <= 0 && highest >= 1e-6) parts.push(TINY, MINIMAL)
-    if (highest >= 0 && lowest <= -1e-6) parts.push(`-(${TINY}|${MINIMAL})`)
-  }
+  if ((exponents || !isInteger) && !others.includes(1)) parts.push(...bothSigns(lowest, highest, hugeTexts))
+  if (!isInteger) parts.push(...bothSigns(lowest, highest, tinyTexts))
   return parts.length === 0 ? [plain] : [plain, regex(parts.join('|'))]
 }

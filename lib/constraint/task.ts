@@ -4,6 +4,11 @@ import type { Json } from './schema/nodes.ts'
 export type Body =
   /** `exponents`: integers may have one, as JSON.stringify writes it; where it judges texts, not where a model writes them. */
   | { type: 'schema'; schema: Json; flexible: boolean; exponents?: boolean }
+  /**
+   * The texts that a schema lets be, as they are and not as JSON: without any of some literals in them, and none that one
+   * of some regular expressions matches as a whole.
+   */
+  | { type: 'raw'; schema: Json; without: readonly string[]; unlike: readonly string[] }
   | { type: 'regex'; source: string; flags: string }
   | { type: 'choice'; texts: readonly string[] }
   | { type: 'grammar'; source: string }

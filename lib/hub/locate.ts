@@ -1,4 +1,7 @@
 /** What a caller's model is on this machine: a path as it is, or a model of the hub, fetched where it is missing. */
+import { join } from 'node:path'
+import { packageRoot } from '../binding.ts'
+import { MillraceError } from '../errors.ts'
 import { invalidArgument } from '../options/validate.ts'
 import { type HubName, parseHubName } from './name.ts'
 import type { HubOptions } from './pull.ts'
@@ -22,10 +25,21 @@ export async function locate(
   need: 'weights' | 'headers' | 'tokenizer' = 'weights',
 ): Promise<Located> {
   const name = typeof model === 'string' ? parseHubName(model) : undefined
+  if (name?.repo === SHIPPED && name.file === undefined) throw notHere()
   if (name !== undefined) return ofHub(name, options, need)
   if (options.revision === undefined) return { path: model, warnings: [], ...stays }
   const expected = 'none, since the model is a path and no name of the hub,'
   throw invalidArgument(expected, 'revision', options.revision, 'leave revision out')
+}
+
+/** What examples name: in a clone it is there, and a project has it in its packages. Nobody means a repository of the hub. */
+const SHIPPED = 'models/demo'
+
+function notHere(): MillraceError {
+  return new MillraceError('CHECKPOINT_NOT_FOUND', {
+    message: `${SHIPPED}: expected a folder, found nothing`,
+    remedy: `the model of this name that comes with the package is at ${join(packageRoot(), SHIPPED)}`,
+  })
 }
 
 async function ofHub(name: HubName, options: HubOptions, need: 'weights' | 'headers' | 'tokenizer'): Promise<Located> {

@@ -1,7 +1,7 @@
 /** Files of requests, as OpenAI's batches have them, answered in process; where it was ended, it goes on. */
 import { randomUUID } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { access, type FileHandle, open } from 'node:fs/promises'
+import { access, type FileHandle, open, stat } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { MillraceError } from '../index.ts'
 import type { ServeOptions } from './options.ts'
@@ -43,7 +43,7 @@ export async function runBatch(
   models: Pick<ServeOptions, 'models' | 'load' | 'lazy' | 'ramBudget' | 'maxWaitMs'>,
   { input, output, concurrency, signal, onProgress = () => {} }: BatchOptions,
 ): Promise<BatchProgress> {
-  await requireInput(input)
+  await requireInput(input, output)
   const ids = await readIds(input)
   const file = await open(output, 'a+')
   try {
@@ -65,10 +65,12 @@ export async function runBatch(
           signal?.throwIfAborted()
           const { statusCode, headers } = response
           const body = response.json() as { usage?: { completion_tokens?: number; output_tokens?: number } }
-          writing = writing.then(() =>
-            file.appendFile(`${JSON.stringify(answerOf(line, statusCode, headers, body))}\n`),
-          )
-          await writing
+          const answer = `${JSON.stringify(answerOf(line, statusCode, headers, body))}\n`
+          writing = writing.then(() => file.appendFile(answer))
+          await writing.catch((cause) => {
+            const message = `the output file ${output} could not be written to: ${(cause as Error).message}`
+            throw new MillraceError('WRITE_FAILED', { message, cause })
+          })
           progress.done++
           progress.answered++
           if (statusCode !== 200) progress.failed++
@@ -95,15 +97,19 @@ function answerOf({ custom_id }: Line, status_code: number, headers: Record<stri
   }
 }
 
-async function requireInput(path: string): Promise<void> {
+async function requireInput(path: string, output: string): Promise<void> {
+  const refuse = (message: string, remedy: string, cause?: unknown) =>
+    new MillraceError('INVALID_ARGUMENT', { message, remedy, cause })
+  const remedy = 'pass the path of a file with a request a line'
   try {
     await access(path)
   } catch (cause) {
-    throw new MillraceError('INVALID_ARGUMENT', {
-      message: `the input file ${path} cannot be opened: ${(cause as NodeJS.ErrnoException).code}`,
-      remedy: 'pass the path of a file with a request a line',
-      cause,
-    })
+    throw refuse(`the input file ${path} cannot be opened: ${(cause as NodeJS.ErrnoException).code}`, remedy, cause)
+  }
+  const [from, to] = await Promise.all([path, output].map((file) => stat(file).catch(() => undefined)))
+  if (from?.isDirectory()) throw refuse(`the input file ${path} is a folder`, remedy)
+  if (from && to && from.dev === to.dev && from.ino === to.ino) {
+    throw refuse(`${path} is the input and the output`, 'pass the path of another file for the output')
   }
 }
 
@@ -172,7 +178,7 @@ async function answeredIn(file: FileHandle, ids: ReadonlySet<string>): Promise<{
       whole += end + 1
       if (text.trim() === '') continue
       const { custom_id, status } = answerIn(text)
-      if (custom_id === undefined || !ids.has(custom_id)) {
+      if (custom_id === undefined || status === undefined || !ids.has(custom_id)) {
         throw new MillraceError('INVALID_ARGUMENT', {
           message: `the output file has a line that answers none of the input: ${text.slice(0, 80)}`,
           remedy: 'pass an output file that is not there yet, or that of an earlier run with the same input',

@@ -36,7 +36,7 @@ export interface ServeOptions extends ServerOptions {
   host?: string | undefined
   /** 0 chooses a free one. Default 8080. */
   port?: number | undefined
-  /** Origins whose pages may use the API, or true for all of them. Default: none. */
+  /** Origins whose pages may use the API, such as 'https://app.example'; true, or '*' among them: all. Default: none. */
   cors?: boolean | readonly string[] | undefined
   /** Milliseconds that requests have left when the server is closed. Default 30,000. */
   drainMs?: number | undefined
@@ -110,6 +110,8 @@ const serverShape = {
 }
 export const serverSchema = z.strictObject(serverShape)
 
+const ORIGIN_ERROR = "an origin such as 'https://app.example', or '*'"
+
 export const serveSchema = z.strictObject({
   ...serverShape,
   host: z.string({ error: 'a host name or an address' }).min(1).optional(),
@@ -118,10 +120,19 @@ export const serveSchema = z.strictObject({
     .min(0, { error: 'a port from 0 to 65535' })
     .max(65535, { error: 'a port from 0 to 65535' })
     .optional(),
-  cors: z.union([flag(), z.array(z.string())], { error: 'true, false or a list of origins' }).optional(),
+  cors: z
+    .union([flag(), z.array(z.string().refine(isOrigin, { error: ORIGIN_ERROR }))], {
+      error: 'true, false or a list of origins',
+    })
+    .optional(),
   drainMs: ms().or(z.literal(0)).optional(),
   logLevel: z.enum(LOG_LEVELS, { error: LOG_LEVELS.map((level) => `'${level}'`).join(', ') }).optional(),
 })
+
+/** As browsers send it: no path, not even a slash. */
+function isOrigin(text: string): boolean {
+  return text === '*' || (URL.canParse(text) && new URL(text).origin === text)
+}
 
 /** Throws INVALID_ARGUMENT. */
 export function checkOptions<Schema extends z.ZodType>(schema: Schema, value: unknown): z.output<Schema> {

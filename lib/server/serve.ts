@@ -43,7 +43,8 @@ interface App {
 
 /** All but the socket. Rejects as load() does; nothing is left behind then. */
 export async function makeApp(options: Omit<ServeOptions, 'host' | 'port' | 'drainMs'>, logTo?: LogSink): Promise<App> {
-  const { cors: origins = false, logLevel = 'info', ...rest } = options
+  const { cors: wanted = false, logLevel = 'info', ...rest } = options
+  const origins = Array.isArray(wanted) && wanted.includes('*') ? true : wanted
   const log = pino({ level: logLevel, redact: ['req.headers.authorization'] }, logTo ?? standardError())
   let handle: ServerHandle | undefined
   const app: FastifyInstance = fastify({

@@ -44,7 +44,9 @@ export class Shapes {
       const ways = branch(draft as unknown as Draft<Shape>)
       for (const way of ways.toReversed()) {
         this.#meter.spend(20 + draft.read.size)
-        drafts.push({ shape: copy(draft.shape), read: new Set(draft.read), open: way, branches: [...draft.branches] })
+        // What is open is used up, and the same ways are taken by every alternative of another branch.
+        const open = [...way]
+        drafts.push({ shape: copy(draft.shape), read: new Set(draft.read), open, branches: [...draft.branches] })
       }
     }
     return out

@@ -167,11 +167,15 @@ export class Nodes {
   }
 }
 
-/** What draft 3 said otherwise: schemas among the types, and each property for itself that it is required. */
+/**
+ * What draft 3 said otherwise: schemas among the types, and each property for itself that it is required. And OpenAPI 3.0:
+ * null beside the type.
+ */
 function modern(schema: JsonObject): JsonObject {
-  const { type, properties, allOf = [] } = schema
+  const { type, properties, nullable, allOf = [] } = schema
   const out: JsonObject = { ...schema }
-  const types = [type ?? []].flat()
+  if (nullable === true && type !== undefined) out.type = [type, 'null'].flat()
+  const types = [out.type ?? []].flat()
   if (types.some((name) => typeof name === 'object')) {
     const names = types.filter((name) => typeof name === 'string')
     const schemas = types.filter((name) => typeof name === 'object')

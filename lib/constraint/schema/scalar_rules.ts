@@ -41,6 +41,19 @@ export class ScalarRules {
     return [...(text === undefined ? [] : [text]), ...parts.flatMap((part) => this.#numberRule(part))]
   }
 
+  /** The rule of texts that stand for themselves; undefined if there are none. */
+  raw(set: TextSet): number | undefined {
+    const { dfa, minimum, maximum } = this.#formOf(set)
+    if (isNothing(dfa)) return undefined
+    const counted = minimum > 0 || maximum !== INFINITY
+    return this.#rules.automaton(
+      this.#rules.declare(),
+      rawFragment(dfa, this.#meter, { counted }),
+      counted ? minimum : 0,
+      counted ? maximum : INFINITY,
+    )
+  }
+
   /** What a set's automaton and bounds come to: bounds that are left are counted beside it. */
   #formOf(set: TextSet): TextSet {
     const { dfa, minimum, maximum } = set

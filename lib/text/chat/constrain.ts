@@ -5,6 +5,7 @@ import type { Json, JsonObject } from '../../constraint/schema/nodes.ts'
 import type { Body, Part, Piece } from '../../constraint/task.ts'
 import type { Pieces } from '../tokenizer/pieces.ts'
 import type { CallFormat, ChatFormat, NamedCalls, ObjectCalls, TaggedCalls } from './format.ts'
+import { argumentsOf, typesOf } from './schema_types.ts'
 import type { Tool } from './types.ts'
 
 /** White space between literals that models write; readers take any. */
@@ -182,53 +183,82 @@ class Writer {
     ]
   }
 
+  /** Arguments in the order of their schema. */
   #taggedCall(calls: TaggedCalls, tool: Tool): Part[] {
-    const { nameClose, nameEnd, keyOpen, keyClose, type, valueClose, textWrap } = calls
-    const { name, parameters = {} } = tool.function
-    const { properties = {}, required = [] } = parameters as {
-      properties?: Record<string, JsonObject | boolean>
-      required?: string[]
-    }
-    const passed: Part[] =
-      nameEnd === undefined ? [] : [{ body: { type: 'regex', source: '\\d{1,3}', flags: '' } }, this.literal(nameEnd)]
-    const value = (schema: JsonObject | boolean): Part[] => {
-      const isText = typeof schema === 'object' && schema.type === 'string'
-      const tag: Part[] = type ? [{ literal: [isText ? type.text : typeName(schema)] }, this.literal(type.close)] : []
-      if (!isText) {
-        const body: Body = {
-          type: 'schema',
-          schema: withDefinitions(schema, parameters as JsonObject),
-          flexible: false,
-        }
-        return [...tag, { body }, { space: 1 }, this.literal(valueClose)]
-      }
-      const open = textWrap ? [this.literal(textWrap.open)] : []
-      const close = textWrap ? textWrap.close + valueClose : valueClose
-      const texts = schema.enum as Json[] | undefined
-      if (texts?.every((text) => typeof text === 'string')) {
-        return [
-          ...tag,
-          ...open,
-          { body: { type: 'choice', texts: texts as string[] } },
-          { space: 1 },
-          this.literal(close),
-        ]
-      }
-      return [...tag, ...open, { until: this.pieces(close) }]
-    }
-    const members = Object.entries(properties).flatMap(([key, schema]): Part[] => {
-      const own: Part[] = [
-        this.literal(keyOpen),
-        { literal: [key] },
-        this.literal(keyClose),
-        ...value(schema),
-        SOME_SPACE,
-      ]
-      return required.includes(key) ? own : [{ choice: [own, []] }]
+    const { nameClose, nameEnd, nameAgain, keyOpen, keyClose, valueClose } = calls
+    const { name } = tool.function
+    const parameters = (tool.function.parameters ?? {}) as JsonObject
+    const again: Part = nameAgain ? { literal: [name] } : { body: { type: 'regex', source: '\\d{1,3}', flags: '' } }
+    const passed: Part[] = nameEnd === undefined ? [] : [again, this.literal(nameEnd)]
+    const { properties, required, rest } = argumentsOf(parameters)
+    const member = (key: Part, schema: Json): Part[] => [
+      this.literal(keyOpen),
+      key,
+      this.literal(keyClose),
+      { choice: this.#taggedValues(calls, schema, parameters) },
+      this.literal(valueClose),
+      SOME_SPACE,
+    ]
+    const members = [...properties].flatMap(([key, schema]): Part[] => {
+      const own = member({ literal: [key] }, schema)
+      return required.has(key) ? own : [{ choice: [own, []] }]
     })
-    return [{ literal: [name] }, this.literal(nameClose), ...passed, SOME_SPACE, ...members]
+    const others: Part[] =
+      rest === undefined || rest === false ? [] : [{ repeat: member(otherName([...properties.keys()]), rest) }]
+    return [{ literal: [name] }, this.literal(nameClose), ...passed, SOME_SPACE, ...members, ...others]
+  }
+
+  /** Ways to write a value: as a text, and as JSON where it may be anything else. */
+  #taggedValues({ type, valueClose, textWrap }: TaggedCalls, schema: Json, parameters: JsonObject): Part[][] {
+    const types = typesOf(schema, parameters)
+    const whole = within(parameters, schema)
+    const isText = types.has('string')
+    const others = [...types].filter((one) => one !== 'string')
+    const names = [...new Set(others.map((one) => (one === 'integer' ? 'number' : one)))]
+    const out: Part[][] = []
+    if (isText) {
+      const close = valueClose.trim() || valueClose
+      // No text has a token of its own in it.
+      const isPlain = this.pieces(close).every((piece) => typeof piece === 'string')
+      out.push([
+        ...(type ? [{ literal: [type.text] }, this.literal(type.close)] : []),
+        ...(textWrap ? [this.literal(textWrap.open)] : []),
+        {
+          body: {
+            type: 'raw',
+            schema: whole,
+            without: [...(isPlain ? [close] : []), ...(textWrap ? [textWrap.close] : [])],
+            // What would be read as something else.
+            unlike: type || textWrap ? [] : others.map((one) => READ_AS[one]),
+          },
+        },
+        ...(textWrap ? [this.literal(textWrap.close)] : []),
+      ])
+    }
+    if (others.length > 0) {
+      const json: Json = isText ? { allOf: [whole, { not: { type: 'string' } }] } : whole
+      for (const name of type === undefined ? [''] : type.other === undefined ? names : [type.other]) {
+        const own: Json = type && type.other === undefined ? { allOf: [json, { type: name }] } : json
+        out.push([
+          ...(type ? [{ literal: [name] }, this.literal(type.close)] : []),
+          { body: { type: 'schema', schema: own, flexible: false } },
+          { space: 1 },
+        ])
+      }
+    }
+    return out
   }
 }
+
+/** Texts that readers take for other values. */
+const READ_AS = {
+  null: '\\s*(null|None)\\s*',
+  boolean: '\\s*([tT]rue|[fF]alse)\\s*',
+  integer: '\\s*-?\\d[\\d.eE+-]*\\s*',
+  number: '\\s*-?\\d[\\d.eE+-]*\\s*',
+  array: '\\s*\\[[\\s\\S]*',
+  object: '\\s*\\{[\\s\\S]*',
+} as const
 
 /** Arguments have no names beside those of the schema, unless it has a say in that. */
 function closed(schema: JsonObject): JsonObject {
@@ -236,12 +266,21 @@ function closed(schema: JsonObject): JsonObject {
   return says.some((keyword) => keyword in schema) ? schema : { ...schema, additionalProperties: false }
 }
 
-/** A part of a schema, with what it may refer to. */
-function withDefinitions(schema: JsonObject | boolean, whole: JsonObject): Json {
-  if (typeof schema === 'boolean') return schema
-  const { $defs, definitions } = whole
-  return { ...($defs ? { $defs } : {}), ...(definitions ? { definitions } : {}), ...schema }
+const DOCUMENT = 'urn:tool'
+
+/** A part of a schema; where it refers to others, within the whole. */
+function within(whole: JsonObject, part: Json): Json {
+  if (!JSON.stringify(part).includes('"$ref"')) return part
+  const $defs = { ...(whole.$defs as JsonObject | undefined), [DOCUMENT]: part }
+  return { $defs: { [DOCUMENT]: { ...whole, $id: DOCUMENT, $defs } }, $ref: `${DOCUMENT}#/$defs/${DOCUMENT}` }
 }
 
-const typeName = (schema: JsonObject | boolean) =>
-  typeof schema === 'object' && typeof schema.type === 'string' ? schema.type : 'object'
+/** Of an argument that the schema does not name. */
+const otherName = (names: string[]): Part => ({
+  body: {
+    type: 'raw',
+    schema: { type: 'string', pattern: '^[\\w.-]{1,64}$', not: { enum: names } },
+    without: [],
+    unlike: [],
+  },
+})

@@ -289,5 +289,7 @@ function valueStyle(keyClose: string, turn: Turn): Pick<TaggedCalls, 'keyClose' 
   const textWrap = wrap === undefined ? undefined : { open: wrap, close: wrap.startsWith('<![CDATA[') ? ']]>' : wrap }
   if (forNumbers === keyClose) return { keyClose, type: undefined, textWrap }
   const [head, forTexts, tail] = difference(keyClose, forNumbers)
-  return { keyClose: head, type: { text: forTexts, close: tail }, textWrap }
+  const other = forNumbers.slice(head.length, forNumbers.length - tail.length)
+  const isType = other === 'number' || other === 'integer'
+  return { keyClose: head, type: { text: forTexts, close: tail, ...(isType ? {} : { other }) }, textWrap }
 }

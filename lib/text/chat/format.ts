@@ -41,13 +41,14 @@ export interface NamedCalls extends Calls {
 export interface TaggedCalls extends Calls {
   shape: 'tagged'
   nameClose: string
-  /** What ends a part behind nameClose that is passed over. */
+  /** What ends a part behind nameClose that is passed over: the name again, or a number. */
   nameEnd?: string
+  nameAgain?: boolean
   keyOpen: string
   /** Between key and value, as it is written. */
   keyClose: string
-  /** Where the tag names a value's type: what stands behind it, and what it is for texts. */
-  type: { close: string; text: string } | undefined
+  /** Where the tag names a value's type: what stands behind it, what it is for texts, and for all others if that is one word. */
+  type: { close: string; text: string; other?: string } | undefined
   valueClose: string
   /** What texts alone are wrapped in. */
   textWrap: { open: string; close: string } | undefined

@@ -130,6 +130,7 @@ export const OVERRIDES: readonly Override[] = [
         callOpen: 'to=',
         nameClose: '<|message|><atem:function_calls>\n<atem:invoke name="',
         nameEnd: '">',
+        nameAgain: true,
         keyOpen: '<atem:parameter name="',
         keyClose: '">',
         type: undefined,

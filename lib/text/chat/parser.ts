@@ -5,7 +5,7 @@ import { ObjectReader, ValueReader } from './object_reader.ts'
 import { behindCall, isBareCall, openings } from './openings.ts'
 import { type Part, Parts, randomId } from './parts.ts'
 import type { ChatParserOptions, State } from './states.ts'
-import { schemaType, taggedValue } from './tagged_value.ts'
+import { argumentSchema, taggedValue } from './tagged_value.ts'
 import type { Tool } from './types.ts'
 import { gemmaJson, pythonCalls } from './values.ts'
 
@@ -289,7 +289,7 @@ export class ChatParser {
     const [at, end] = 'wait' in found ? [this.#buffer.length, this.#buffer.length] : [found.at, found.end]
     const json = taggedValue(this.#buffer.slice(0, at), calls, {
       type: this.#valueType,
-      schemaType: schemaType(this.#tools, this.#parts.name, this.#key),
+      schema: argumentSchema(this.#tools, this.#parts.name, this.#key),
     })
     this.#buffer = this.#buffer.slice(end)
     this.#parts.argue(`${this.#keys++ === 0 ? '{' : ', '}${JSON.stringify(this.#key)}: ${json}`)

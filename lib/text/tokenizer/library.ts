@@ -7,7 +7,6 @@ interface Words {
   /** As the file has it. */
   config: unknown
   vocab: unknown[]
-  merges?: unknown[]
   /** Pieces of words, as the vocabulary spells them or not. */
   encode(words: string[]): string[]
 }
@@ -16,12 +15,10 @@ interface Text {
 }
 type Made<T, Rest extends unknown[] = []> = new (config: object, ...rest: Rest) => T
 
-export const { BPE, Unigram, WordPiece, BertNormalizer, PrecompiledNormalizer, SplitPreTokenizer } =
-  library as unknown as {
-    BPE: Made<Words>
-    Unigram: Made<Words, [endToken: string]>
-    WordPiece: Made<Words>
-    BertNormalizer: Made<Text>
-    PrecompiledNormalizer: Made<Text>
-    SplitPreTokenizer: Made<{ pattern: RegExp }>
-  }
+export const { Unigram, WordPiece, BertNormalizer, PrecompiledNormalizer, SplitPreTokenizer } = library as unknown as {
+  Unigram: Made<Words, [endToken: string]>
+  WordPiece: Made<Words>
+  BertNormalizer: Made<Text>
+  PrecompiledNormalizer: Made<Text>
+  SplitPreTokenizer: Made<{ pattern: RegExp }>
+}

@@ -25,3 +25,13 @@ export function plain(value: unknown, copies = new Map<object, unknown>()): unkn
   }
   return record
 }
+
+/** Characters of all texts in what plain() made, and some for each thing in it: how long a template may take with it. */
+export function sizeOf(value: unknown, seen = new Set<object>()): number {
+  if (typeof value === 'string') return value.length
+  if (typeof value !== 'object' || value === null || seen.has(value)) return 0
+  seen.add(value)
+  let size = 0
+  for (const [key, entry] of Object.entries(value)) size += 16 + key.length + sizeOf(entry, seen)
+  return size
+}

@@ -2,8 +2,9 @@
 
 import { isObject, show } from '../../checkpoint/json.ts'
 import { MillraceError } from '../../errors.ts'
+import { Bpe, UNKNOWN } from './bpe.ts'
 import { MAX_ID } from './files.ts'
-import { BPE, Unigram, WordPiece } from './library.ts'
+import { Unigram, WordPiece } from './library.ts'
 
 /** The tokenizer's `model`, as far as it is read here. */
 export interface ModelConfig {
@@ -16,6 +17,8 @@ export interface ModelConfig {
   byte_fallback?: boolean | null | undefined
   dropout?: number | null | undefined
   continuing_subword_prefix?: string | null | undefined
+  end_of_word_suffix?: string | null | undefined
+  ignore_merges?: boolean | null | undefined
   [key: string]: unknown
 }
 
@@ -32,14 +35,20 @@ export function makeWordModel(config: ModelConfig): WordModel {
   switch (type) {
     case 'BPE': {
       checkVocabulary(config.vocab)
-      // Either would change the tokens, and the library reads neither.
+      // Either would change the tokens, and neither is read here.
       if (config.continuing_subword_prefix) throw unsupported('a BPE model with continuing_subword_prefix')
       if (config.dropout) throw unsupported('a BPE model with dropout')
-      const model = new BPE({ ...config, type, fuse_unk: false })
-      const vocabulary = model.tokens_to_ids
+      const vocabulary = new Map(Object.entries(config.vocab as Record<string, number>))
       const unknown = config.unk_token == null ? undefined : vocabulary.get(config.unk_token)
-      forget(model)
-      return { type, vocabulary, encode: pieceByPiece(model, vocabulary, unknown, config.fuse_unk ?? false, false) }
+      const bpe = new Bpe({
+        vocabulary,
+        merges: pairsOf(config.merges),
+        endOfWord: config.end_of_word_suffix ?? '',
+        ignoreMerges: config.ignore_merges ?? false,
+        byteFallback: config.byte_fallback ?? false,
+      })
+      const fuse = config.fuse_unk ?? false
+      return { type, vocabulary, encode: (word, tokens) => pushAll(bpe.encode(word), unknown, fuse, tokens) }
     }
     case 'Unigram': {
       checkScores(config.vocab)
@@ -102,6 +111,32 @@ function kindOf({ vocab, merges, continuing_subword_prefix: prefix }: ModelConfi
   return prefix === undefined ? 'WordLevel' : 'WordPiece'
 }
 
+/** Of a BPE model: two symbols each, as a pair or in one text. */
+function pairsOf(merges: unknown): [string, string][] {
+  if (!Array.isArray(merges)) throw invalid(`expected a list of merges, found ${show(merges)}`)
+  return merges.map((merge) => {
+    const pair = typeof merge === 'string' ? merge.split(' ', 2) : merge
+    if (Array.isArray(pair) && typeof pair[0] === 'string' && typeof pair[1] === 'string') return [pair[0], pair[1]]
+    throw invalid(`expected two symbols that merge, found ${show(merge)}`)
+  })
+}
+
+/** Of those that are in no vocabulary the unknown token, where there is one; of a run of them one if they `fuse`. */
+function pushAll(
+  ids: readonly number[],
+  unknown: number | undefined,
+  fuse: boolean,
+  tokens: { push(token: number): void },
+): void {
+  let last: number | undefined
+  for (const known of ids) {
+    const id = known === UNKNOWN ? unknown : known
+    if (id === undefined || (fuse && id === unknown && last === id)) continue
+    tokens.push(id)
+    last = id
+  }
+}
+
 function pieceByPiece(
   model: { encode(words: string[]): string[] },
   vocabulary: ReadonlyMap<string, number>,
@@ -140,10 +175,9 @@ function bytesOf(piece: string, vocabulary: ReadonlyMap<string, number>): number
 }
 
 /** The library keeps the file's objects beside what it made of them, which is half of its memory. */
-function forget(model: { config: unknown; vocab: unknown[]; merges?: unknown[] }): void {
+function forget(model: { config: unknown; vocab: unknown[] }): void {
   model.config = undefined
   model.vocab = []
-  if (model.merges) model.merges = []
 }
 
 function invalid(what: string): MillraceError {

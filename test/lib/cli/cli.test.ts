@@ -178,6 +178,7 @@ describe('generate', () => {
     expect(code).toBe(130)
     expect(stdout.length).toBeGreaterThan(0)
     expect(stderr).not.toMatch(/ABORTED|Error/)
+    expect(stderr).toMatch(/^millrace: interrupted\n$/m)
   })
 
   test('a reader that leaves a chat early is none either, and the rest of it is not computed', async () => {
@@ -429,7 +430,7 @@ describe('failures', () => {
     [
       ['generate', demo, 'x', '--temperature', '-1'],
       2,
-      /INVALID_ARGUMENT: expected a number from 0 to 100 for --temperature.*\n {2}see millrace generate --help\n/,
+      /INVALID_ARGUMENT: expected a number from 0 to 100 for --temperature but received -1\n {2}see millrace generate --help\n/,
     ],
     [
       ['bench', demo, '--ring', 'lots'],
@@ -444,7 +445,18 @@ describe('failures', () => {
     [['chat', demo, '--repetition-penalty', '0'], 2, /for --repetition-penalty but received 0/],
     [['generate', demo, 'x', '--chat', 'y'], 2, /expected one of \[prompt\], --prompt and --chat/],
     [['generate', demo, 'x', '--max-token', '5'], 2, /unknown option '--max-token'/],
-    [['generate'], 2, /missing required argument 'model'/],
+    [['generate'], 2, /missing required argument 'model'\n {2}see millrace generate --help\n/],
+    [['cache', 'lost'], 2, /too many arguments for 'list'.*\n {2}see millrace cache list --help\n/],
+    [['bench', 'kernel', '--runz'], 2, /unknown option '--runz'[\s\S]* {2}see millrace bench kernel --help\n/],
+    [['plan', demo, '--vram', 'much'], 2, /expected a size such as '24GiB' for --vram but received 'much'\n/],
+    [['plan', demo, '--ram', '0'], 2, /for --ram but received '0'\n/],
+    [
+      ['serve', demo, '--port', '99999'],
+      2,
+      /expected a port from 0 to 65535 for --port but received 99999\n {2}see millrace serve --help\n/,
+    ],
+    [['serve', demo, '--cors', 'app.example/'], 2, /expected an origin such as 'https:.* but received "app.example\/"/],
+    [['batch', '/', '/tmp/millrace-none', '--model', demo], 2, /the input file \/ is a folder\n/],
     [['generat', demo], 2, /unknown command 'generat'/],
     [['generate', demo, 'x', '--placement', 'moon'], 2, /for --placement but received 'moon'/],
     [['score', demo, '--file', '/nowhere'], 2, /INVALID_ARGUMENT: --file: ENOENT/],

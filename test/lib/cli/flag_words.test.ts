@@ -27,6 +27,10 @@ test.each([
     'expected a number from 0 to 100 for temperature but received -1',
     'expected a number from 0 to 100 for --temperature but received -1',
   ],
+  [
+    "expected a path or an object such as { path: 'models/demo', contextLength: 4096 } for models.a but received 5 of type number",
+    "expected a path or an object such as { path: 'models/demo', contextLength: 4096 } for models.a but received 5",
+  ],
   // Other commands' options, fields of files and plain words stay.
   ['with a longer queueTimeoutMs, or retryAfterMs', 'with a longer --queue-timeout, or retryAfterMs'],
   ["config.json has contextLength.maximum, 'maxTokens' and a batch of files", undefined],

@@ -89,3 +89,41 @@ test('many remainders at once, and large ones', async () => {
     expect(accepts(thousands, text), text).toBe(expected)
   }
 })
+
+test('numbers that JSON.stringify writes with an exponent, under bounds of any size', async () => {
+  const bounds = [0, 1e-9, 5e-324, 3e-7, 9.5e-7, 1e-6, 0.5, 1e20, 1e21, 1.5e21, 2.5e30, 1.7e308].flatMap((bound) => [
+    bound,
+    -bound,
+  ])
+  const values = fc.oneof(
+    fc.constantFrom(...bounds, Number.MAX_VALUE, -Number.MAX_VALUE, 1e-7, 2.9999999999999993e-7, 3.0000000000000004e-7),
+    fc.double({ noNaN: true, noDefaultInfinity: true, min: 1e20, max: 1e33 }),
+    fc.double({ noNaN: true, noDefaultInfinity: true, min: -1e-6, max: 1e-6 }),
+    fc.double({ noNaN: true, noDefaultInfinity: true }),
+  )
+  const bound = fc.constantFrom(...bounds)
+  await fc.assert(
+    fc.asyncProperty(
+      bound,
+      bound,
+      fc.boolean(),
+      fc.array(values, { minLength: 40, maxLength: 40 }),
+      async (...asked) => {
+        const [low, high, exclusive, list] = asked
+        const schema = exclusive
+          ? { type: 'number', exclusiveMinimum: low, exclusiveMaximum: high }
+          : { type: 'number', minimum: low, maximum: high }
+        const constraint = await ofSchema(schema)
+        for (const value of list) {
+          const isWithin = exclusive ? low < value && value < high : low <= value && value <= high
+          const text = JSON.stringify(value)
+          expect(accepts(constraint, text), `${JSON.stringify(schema)} of ${text}`).toBe(isWithin)
+        }
+      },
+    ),
+    { numRuns: 60, seed: 12 },
+  )
+  const few = await ofSchema({ enum: [1e-7, -2.5e-9, 1e21, 1.25e300] })
+  for (const value of [1e-7, -2.5e-9, 1e21, 1.25e300]) expect(accepts(few, JSON.stringify(value))).toBe(true)
+  for (const value of [1e-8, 1e-6, 2.5e-9, 1e22, 1.25e301, 10]) expect(accepts(few, JSON.stringify(value))).toBe(false)
+}, 120_000)

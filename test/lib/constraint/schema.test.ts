@@ -140,6 +140,12 @@ describe('one schema at a time', () => {
       [{ a: 1 }, { a: 1, b: 'x' }],
     ],
     [
+      'what must not hold, of each alternative of something else',
+      { type: 'object', anyOf: [{}, { required: ['x'] }], not: { properties: { a: { type: 'null' }, b: false } } },
+      [{ a: 1 }, { b: 1 }, { x: 1, a: 1 }],
+      [{}, { a: null }, { x: 1 }],
+    ],
+    [
       'patternProperties',
       {
         patternProperties: { '^a': { type: 'integer' }, z$: { minimum: 5 } },
@@ -243,6 +249,18 @@ describe('one schema at a time', () => {
       { enum: [1, 'a', null, { b: [true, { c: 2 }] }] },
       [1, 'a', null, { b: [true, { c: 2 }] }],
       [2, 'b', {}, { b: [true, { c: 3 }] }, false],
+    ],
+    ['null beside a type, as OpenAPI 3.0 has it', { type: 'string', nullable: true }, ['a', null], [1]],
+    [
+      'times and templates of URIs',
+      {
+        anyOf: [
+          { type: 'string', format: 'time' },
+          { type: 'string', format: 'uri-template' },
+        ],
+      },
+      ['23:59:60Z', '23:59:59.5+01:30', '/a/{b}{?c,d*}', ''],
+      ['{a', '/a b', '{a,}'],
     ],
     ['booleans as schemas', { properties: { a: true, b: false } }, [{}, { a: 1 }], [{ b: 1 }]],
   ]

@@ -108,6 +108,21 @@ test('loadTokenizer() fetches no weights', async () => {
   expect(hub.served.slice(names).some(({ path }) => path.endsWith('.safetensors'))).toBe(false)
 })
 
+test('the model that examples name is told where it is, and asked of no hub', async () => {
+  const asked = hub.asked.length
+  const here = process.cwd()
+  process.chdir(folder)
+  try {
+    const error: MillraceError = await load('models/demo').catch((caught) => caught)
+    expect(error.code).toBe('CHECKPOINT_NOT_FOUND')
+    const [, path] = / is at (.+)$/.exec(error.remedy)!
+    expect((await inspect(path!)).architecture).toBe('LlamaForCausalLM')
+  } finally {
+    process.chdir(here)
+  }
+  expect(hub.asked.length).toBe(asked)
+})
+
 describe('of GGUF', () => {
   test('the only model needs no file', async () => {
     const { path } = await pull('millrace/one-GGUF')

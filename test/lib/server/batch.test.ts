@@ -1,7 +1,7 @@
 /** Batches: each line answered once, whatever ends the run in between. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { appendFile, readFile, writeFile } from 'node:fs/promises'
+import { appendFile, copyFile, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { load } from '../../../lib/index.ts'
@@ -116,6 +116,17 @@ describe('runBatch', () => {
     await expect(runBatch(models, { input, output })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
     expect(await readFile(output, 'utf8')).toBe('a diary\n')
   })
+
+  test('requests are no answers: an input as the output, or a copy of it, is left alone', async () => {
+    const { input, output } = await files([line('a', chat(1))])
+    await expect(runBatch(models, { input, output: input })).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: `${input} is the input and the output`,
+    })
+    await copyFile(input, output)
+    await expect(runBatch(models, { input, output })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+    expect(await readFile(output)).toEqual(await readFile(input))
+  })
 })
 
 describe('the commands', () => {
@@ -131,6 +142,22 @@ describe('the commands', () => {
     })
     return { child, told }
   }
+
+  test('an output that takes no more is told so', async () => {
+    const { input, output } = await files([0, 1, 2, 3, 4, 5].map((index) => line(`id-${index}`, chat(index))))
+    const args = [join(DIST, 'cli', 'main.js'), 'batch', input, output, '--model', DEMO, '--at-once', '1']
+    const child = spawn('sh', ['-c', 'trap "" XFSZ; ulimit -f 1; exec "$0" "$@"', process.execPath, ...args])
+    let stderr = ''
+    child.stderr.setEncoding('utf8').on('data', (text) => {
+      stderr += text
+    })
+    const [code] = await once(child, 'close')
+    expect({ code, stderr }).toEqual({
+      code: 1,
+      stderr: expect.stringMatching(/^WRITE_FAILED: the output file .*EFBIG/m),
+    })
+    expect(stderr).not.toMatch(/^ {4}at /m)
+  })
 
   test('batch, killed and run again, loses and doubles no line', async () => {
     const { input, output } = await files(Array.from({ length: 60 }, (_, index) => line(`id-${index}`, chat(index))))

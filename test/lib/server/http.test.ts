@@ -82,6 +82,19 @@ describe('origins', () => {
     expect(headers.get('access-control-allow-origin')).toBe('http://app.example')
     expect((await post(server, '/v1/chat/completions', chat, { origin: 'http://evil.example' })).status).toBe(403)
   })
+
+  test('all, by a star', async () => {
+    const server = await start({ models: { demo: model }, cors: ['*'] })
+    const { status, headers } = await post(server, '/v1/chat/completions', chat, { origin: 'http://app.example' })
+    expect([status, headers.get('access-control-allow-origin')]).toEqual([200, 'http://app.example'])
+  })
+
+  test('what is no origin is refused', async () => {
+    await expect(serve({ models: { demo: model }, cors: ['https://app.example/'], port: 0 })).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringContaining('an origin such as'),
+    })
+  })
 })
 
 describe('limits', () => {

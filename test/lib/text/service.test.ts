@@ -132,6 +132,23 @@ console.log(threads.length, (await again.encode('Once')).length)`),
     ).toEqual(['1 2 2', '2', '2 2'])
   })
 
+  test('has others beside it for long texts, by their size, which end with the last user too', async () => {
+    expect(
+      await printed(`
+const tokenizer = await loadTokenizer(demo)
+const lengths = []
+for (const characters of [2 ** 16, 2 ** 16 + 1, 2 ** 20, 2 ** 20 + 1]) {
+  await tokenizer.encode('x '.repeat(characters / 2 + 1).slice(0, characters))
+  lengths.push(threads.length)
+}
+const content = 'x '.repeat(40000)
+await tokenizer.encodeChat([{ role: 'user', content }])
+tokenizer.close()
+await Promise.all(threads.map(({ ended }) => ended))
+console.log(...lengths, threads.length)`),
+    ).toEqual(['1 2 2 3 3'])
+  })
+
   test('ends when all that used it are forgotten', async () => {
     expect(
       await printed(`
@@ -156,15 +173,17 @@ console.log(threads.length, ended)`),
     expect(
       await printed(`
 const [a, b] = [await loadTokenizer(demo), await loadTokenizer(stories)]
-const expected = await b.encode('Once upon a time')
-const long = a.encode('Once upon a time there was a boat. '.repeat(200000)).then(() => 'tokens', ({ code }) => code)
-const rest = Promise.all(Array.from({ length: 20 }, () => b.encode('Once upon a time')))
-await threads[0].terminate()
-console.log(await long, (await rest).every((tokens) => String(tokens) === String(expected)), threads.length)
+const words = 'Once upon a time there was a boat. '.repeat(2000)
+const expected = await b.encode(words)
+const long = a.encode('Once upon a time there was a boat. '.repeat(25000)).then(() => 'tokens', ({ code }) => code)
+const rest = Promise.all(Array.from({ length: 20 }, () => b.encode(words)))
 await threads[1].terminate()
+console.log(await long, (await rest).every((tokens) => String(tokens) === String(expected)), threads.length)
+await threads[0].terminate()
 await sleep(10)
-console.log(String(await b.encode('Once upon a time')) === String(expected), threads.length)`),
-    ).toEqual(['INTERNAL true 2', 'true 3'])
+const short = await a.encode('Once upon a time')
+console.log(String(await b.encode(words)) === String(expected), short.length, threads.length)`),
+    ).toEqual(['INTERNAL true 3', 'true 5 4'])
   })
 
   test('that takes another one’s place does not take other files for those that were loaded', async () => {
@@ -200,11 +219,11 @@ const [a, b] = [await loadTokenizer(demo), await loadTokenizer(demo)]
 const order = []
 const note = (name) => (result) => order.push(name + (result.code ?? ''))
 const controller = new AbortController()
-const long = 'Once upon a time there was a boat. '.repeat(30000)
+const long = 'Once upon a time there was a boat. '.repeat(28000)
 const first = a.encode(long).then(note('first'))
 const aborted = a.encode(long, { signal: controller.signal }).catch(note('aborted '))
 const closed = b.encode(long).catch(note('closed '))
-const late = a.encode('Once').then(note('late'))
+const late = a.encode(long.slice(0, 100000)).then(note('late'))
 controller.abort()
 b.close()
 await Promise.all([first, aborted, closed, late])
