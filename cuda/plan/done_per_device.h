@@ -1,6 +1,6 @@
 #pragma once
-// Work that threads do once on each device. Every file of kernels reads this, once for each kind of GPU: <atomic>, which
-// brings strings, mutexes and errors with it, is a quarter of what a small file takes to compile, so this goes without.
+// Work that threads do once on each device. Every file of kernels reads this, once for each kind of GPU, so it goes
+// without <atomic>, which brings strings and mutexes and is a quarter of what a small file takes to compile.
 #include <cstdint>
 
 namespace millrace::cuda {
