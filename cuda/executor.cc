@@ -65,6 +65,7 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
     : device_(device),
       config_(config),
       embed_(lower(config.program.embed)),
+      numbers_(mixtures_of(config.program)),
       own_(device),
       unit_table_(config.units.size()),
       carried_(config.program.carried()) {
@@ -234,20 +235,33 @@ void CudaExecutor::make_room_for_experts() {
       few = std::max(few, few_tiles(most, experts->experts));
       expert_list_.many_rows = std::min(expert_list_.many_rows, many_rows(facts_, mixture.layout));
       many = std::max(many, many_tiles(most, experts->experts, kFewRows));
-      results = std::max(results, rows * hidden);
+      results = std::max(results, rows * hidden * sizeof(float));
+      mixture.prompts = computes_prompts(facts_, mixture.layout);
+      if (mixture.prompts) {
+        many = std::max(many, prompt_tiles(most, experts->experts, 64));
+        results = std::max(results, rows * padded_width(first.k) * sizeof(__half));  // x, gathered, before them
+      }
       act = std::max(act, rows * padded_width(second.k));
       if (!fused_expert_glu(first)) gate_up = std::max(gate_up, rows * first.n);
     }
   }
   if (places == 0) return;
   const auto take = [&](size_t bytes) { return allocate(bytes, "experts"); };
-  expert_list_.counts = reinterpret_cast<int32_t*>(take(2 * sizeof(int32_t)));
+  expert_list_.counts = reinterpret_cast<int32_t*>(take(3 * sizeof(int32_t)));
   expert_list_.few = reinterpret_cast<int4*>(take(few * sizeof(int4)));
   expert_list_.many = reinterpret_cast<int4*>(take(many * sizeof(int4)));
   expert_list_.places = reinterpret_cast<int32_t*>(take(places * sizeof(int32_t)));
-  expert_results_ = reinterpret_cast<float*>(take(results * sizeof(float)));
+  expert_results_ = reinterpret_cast<float*>(take(results));
   expert_act_ = reinterpret_cast<__half*>(take(act * sizeof(__half)));
   expert_gate_up_ = reinterpret_cast<float*>(take(gate_up * sizeof(float)));
+  if (config_.drawn) {
+    check_routes(*config_.drawn, program);
+    const std::vector<uint16_t>& drawn = config_.drawn->experts;
+    device_drawn_ = reinterpret_cast<uint16_t*>(take(drawn.size() * sizeof(uint16_t)));
+    own_.copy(reinterpret_cast<std::byte*>(device_drawn_), reinterpret_cast<const std::byte*>(drawn.data()),
+              drawn.size() * sizeof(uint16_t));
+    own_.synchronize();
+  }
   if (experts_apart_ == 0) return;
   const size_t rows_bytes = experts_apart_ * sizeof(uint16_t);
   device_expert_table_ = reinterpret_cast<const std::byte**>(take(experts_apart_ * sizeof(std::byte*)));
@@ -255,6 +269,28 @@ void CudaExecutor::make_room_for_experts() {
   for (Pass& pass : passes_) {
     pass.expert_rows = std::make_unique<CudaMemory>(device_, CudaMemory::Place::host, rows_bytes, "rows of experts");
   }
+}
+
+// Before a pass is captured that logs what its rows choose: room for that.
+void CudaExecutor::log_routes() {
+  const size_t bytes = static_cast<size_t>(max_padded_rows_) * numbers_.routed() * sizeof(uint16_t);
+  if (device_chosen_ == nullptr) device_chosen_ = reinterpret_cast<uint16_t*>(allocate(bytes, "a log of routes"));
+  for (Pass& pass : passes_) {
+    if (pass.routes) continue;
+    pass.routes = std::make_unique<CudaMemory>(device_, CudaMemory::Place::host, bytes, "a log of routes");
+  }
+}
+
+// Without the rows of padding.
+void CudaExecutor::collect_routes(const Pass& pass) {
+  std::vector<uint16_t>& out = pass.output->routes;
+  out.clear();
+  if (!pass.step.logs_routes) return;
+  const auto* rows = reinterpret_cast<const uint16_t*>(pass.routes->data());
+  const size_t routed = numbers_.routed(), decode = pass.step.decode_rows * routed;
+  out.assign(rows, rows + decode);
+  rows += decode + pass.row_padding * routed;
+  out.insert(out.end(), rows, rows + (pass.step.rows - pass.step.decode_rows) * routed);
 }
 
 CudaExecutor::~CudaExecutor() {
@@ -320,6 +356,9 @@ void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
   int longest = 0;
   for (int r = 0; r < step.rows; r++) longest = std::max(longest, step.positions[r] + 1);
   shape_.context = context_bucket(longest, config_.max_context);
+  shape_.logs_routes = step.logs_routes && numbers_.count > 0;
+  pass_->step.logs_routes = shape_.logs_routes;
+  if (shape_.logs_routes) log_routes();
 
   const int padding = pass_->row_padding = shape_.decode_rows - step.decode_rows;
   const Inputs& host = pass_->inputs;
@@ -408,6 +447,11 @@ void CudaExecutor::end(Stream& stream) {
                           cudaMemcpyDeviceToHost, cuda.get()),
           "copying the rows of experts");
   }
+  if (shape_.logs_routes) {
+    check(cudaMemcpyAsync(pass_->routes->data(), device_chosen_, rows() * numbers_.routed() * sizeof(uint16_t),
+                          cudaMemcpyDeviceToHost, cuda.get()),
+          "copying a log of routes");
+  }
   if (shape_.logit_rows > 0) {
     const size_t count = pass_->step.logits.size();
     auto* host = reinterpret_cast<int32_t*>(pass_->outputs_memory->data());
@@ -456,6 +500,7 @@ void CudaExecutor::collect(StepOutput& output) {
     const auto* rows = reinterpret_cast<const uint16_t*>(pass.expert_rows->data());
     output.expert_rows.assign(rows, rows + experts_apart_);
   }
+  collect_routes(pass);
   const auto* tokens = reinterpret_cast<const int32_t*>(pass.outputs_memory->data());
   const auto* logprobs =
       reinterpret_cast<const float*>(tokens + (reinterpret_cast<int32_t*>(device_logprobs_) - device_tokens_));

@@ -78,6 +78,7 @@ class CudaExecutor final : public Executor, private Holder {
     int logit_rows = 0;
     int context = 0;  // bucket: no position of the pass is greater or equal
     LogitWants wants;
+    bool logs_routes = false;
     auto operator<=>(const Shape&) const = default;
   };
 
@@ -109,7 +110,8 @@ class CudaExecutor final : public Executor, private Holder {
 
   // What the host has of a pass until it is collected. There are two: one may begin while another runs.
   struct Pass {
-    std::unique_ptr<CudaMemory> inputs_memory, outputs_memory, expert_rows;  // pinned
+    std::unique_ptr<CudaMemory> inputs_memory, outputs_memory, expert_rows,
+        routes;  // pinned; routes: once it is asked for
     Inputs inputs;
     Step step;
     StepOutput* output = nullptr;
@@ -163,8 +165,11 @@ class CudaExecutor final : public Executor, private Holder {
   void for_runs(const StatePlace& place, const Scope& scope, Body&& body);
   // Of rows whose results there is room for. x: of the first of them, float16.
   void run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope,
-                   const std::optional<AddOp>& sum);
+                   const std::optional<AddOp>& sum, bool prompt);
+  CombineArguments sums_of(const ExpertsOp& op, const Scope& scope, const std::optional<AddOp>& sum) const;
   void make_room_for_experts();
+  void log_routes();
+  void collect_routes(const Pass& pass);
   AttentionArguments attention_arguments(const AttendOp& op, int unit) const;
   // What a linear computes: y += or = x W^T, or activations.
   struct Output {
@@ -204,9 +209,11 @@ class CudaExecutor final : public Executor, private Holder {
     size_t expert_bytes = 0;
     int top_k = 0, rows = 0;  // rows: computed at once
     int first_apart = kNone;  // of the experts that may lie apart
+    bool prompts = false;     // rows of prompts have launches of their own: computes_prompts()
     bool apart = false;       // of the slab that was set last
   };
   std::vector<Mixture> mixtures_;  // [units]; op: null where there is none
+  const Mixtures numbers_;         // of them
   size_t weight_bytes(int unit) const;
   // Where rows of the unit's experts are counted; null where they are not apart.
   uint16_t* expert_log(int unit) const;
@@ -235,10 +242,12 @@ class CudaExecutor final : public Executor, private Holder {
   int experts_apart_ = 0;                            // of all units
   const std::byte** device_expert_table_ = nullptr;  // [experts apart]
   uint16_t* device_expert_rows_ = nullptr;           // [experts apart]: StepOutput::expert_rows
-  int listed_ = kNone;                               // the routes that the list is of
-  float* expert_gate_up_ = nullptr;  // [places, n], where gate and up don't leave their linear as one activation
-  __half* expert_act_ = nullptr;     // [places, padded width]
-  float* expert_results_ = nullptr;  // [places, hidden]
+  uint16_t* device_drawn_ = nullptr;                 // DrawnRoutes::experts
+  uint16_t* device_chosen_ = nullptr;  // [max padded rows, mixtures, chosen]: StepOutput::routes, once asked for
+  int listed_ = kNone;                 // the routes that the list is of
+  float* expert_gate_up_ = nullptr;    // [places, n], where gate and up don't leave their linear as one activation
+  __half* expert_act_ = nullptr;       // [places, padded width]
+  float* expert_results_ = nullptr;    // [places, hidden]
   float* attention_partials_ = nullptr;
   unsigned* attention_counters_ = nullptr;
   unsigned* hop_counter_ = nullptr;

@@ -13,6 +13,7 @@
 #include "cuda/embed.h"
 #include "cuda/hop.h"
 #include "cuda/linear.h"
+#include "cuda/moe/route.h"
 #include "cuda/norm.h"
 #include "cuda/read_bandwidth.h"
 #include "cuda/runtime/graph.h"
@@ -92,7 +93,7 @@ class CudaLab final : public Device {
 
   // Working memory of the launches of one stream.
   struct Scratch {
-    std::unique_ptr<Memory> partials, counters, gathered, sampler;
+    std::unique_ptr<Memory> partials, counters, gathered, sampler, list, positions;
     // Kernels find weights through a table of units: here one word for each address that was handed over.
     std::unique_ptr<Memory> table;
     std::map<const std::byte*, int> cells;
@@ -145,6 +146,22 @@ class CudaLab final : public Device {
     check(set_unit(table, cell, address, stream), "setting an address");
     scratch.cells.emplace(address, cell);
     return {table, cell, false};
+  }
+
+  // Of rows none of which is padding.
+  const int32_t* positions(Scratch& scratch, int rows, cudaStream_t stream) {
+    return reinterpret_cast<const int32_t*>(grown(scratch.positions, rows * sizeof(int32_t), stream));
+  }
+  // Room for the list that a launch for few rows makes beside their routes.
+  ExpertList list_of(Scratch& scratch, int places, cudaStream_t stream) {
+    const auto count = static_cast<size_t>(places);
+    std::byte* at = grown(scratch.list, count * (2 * sizeof(int4) + sizeof(int32_t)) + 3 * sizeof(int32_t), stream);
+    ExpertList list;
+    list.few = reinterpret_cast<int4*>(at);
+    list.many = list.few + count;
+    list.places = reinterpret_cast<int32_t*>(list.many + count);
+    list.counts = list.places + count;
+    return list;
   }
 
   const LogitRequest* requests(const Problem& problem) {
@@ -259,6 +276,30 @@ class CudaLab final : public Device {
         } else {
           check(attention_prefill(a, stream, chained), name);
         }
+        break;
+      }
+      case Kind::route: {
+        RouteArguments a;
+        a.logits = floats(1);
+        a.rows = rows;
+        a.op = route_of(p);
+        a.weights = weights(scratch, launch.arguments[0], chained, stream);
+        a.bias_offset = 0;
+        a.routes = floats(2);
+        a.positions = positions(scratch, rows, stream);
+        check(cuda::route(a, list_of(scratch, rows * a.op.top_k, stream), stream, chained), name);
+        break;
+      }
+      case Kind::combine: {
+        CombineArguments a;
+        a.y = floats(0);
+        a.routes = floats(1);
+        a.rows = rows;
+        a.top_k = p["topK"];
+        a.width = a.out_stride = p["width"];
+        a.positions = positions(scratch, rows, stream);
+        a.out = floats(2);
+        check(combine_experts(a, stream, chained), name);
         break;
       }
       case Kind::sample: {

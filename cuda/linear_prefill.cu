@@ -331,20 +331,8 @@ cudaError_t by_decode(const LinearArguments& arguments, cudaStream_t stream, boo
 
 }  // namespace
 
-cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream, bool programmatic) {
-  const MatrixLayout& matrix = arguments.matrix;
-  const DeviceFacts* device = nullptr;
-  if (const cudaError_t status = device_facts(&device); status != cudaSuccess) return status;
-  const auto plan = arguments.rows > 0 ? plan_prefill(*device, matrix, arguments.rows) : std::nullopt;
-  if (!plan && prefill_by_decode(matrix.code.type)) return by_decode(arguments, stream, programmatic);
-  if (arguments.rows <= 0 || arguments.x_stride % 8 != 0 || (matrix.code.permuted && arguments.gathered == nullptr)) {
-    return cudaErrorInvalidValue;
-  }
-  if (!plan) return cudaErrorInvalidConfiguration;
+PrefillTask prefill_task_of(const MatrixLayout& matrix) {
   PrefillTask task{};
-  task.units = arguments.weights.units;
-  task.unit = arguments.weights.unit;
-  task.early = arguments.weights.early;
   task.matrix_offset = matrix.offset;
   task.row_block_bytes = matrix.row_block_bytes();
   task.slices = matrix.slices();
@@ -357,8 +345,36 @@ cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream
   }
   task.n = matrix.n;
   task.n_blocks = matrix.n_blocks();
-  task.x = arguments.x;
   task.k = matrix.k;
+  return task;
+}
+
+cudaError_t linear_prefill_wgmma(const PrefillTask& task, const MatrixCode& code, const PrefillPlan& plan,
+                                 cudaStream_t stream, bool programmatic) {
+  if (code.type == WeightType::q4) return linear_prefill_sm90(task, plan, stream, programmatic);
+  const Code& traits = code.traits();
+  const auto start = !traits.grouped()                ? prefill_float_sm90
+                     : traits.levels == Levels::table ? prefill_table_sm90
+                     : traits.bits == 8               ? prefill_q8_sm90
+                                                      : prefill_k_sm90;
+  return start(task, code, plan, stream, programmatic);
+}
+
+cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream, bool programmatic) {
+  const MatrixLayout& matrix = arguments.matrix;
+  const DeviceFacts* device = nullptr;
+  if (const cudaError_t status = device_facts(&device); status != cudaSuccess) return status;
+  const auto plan = arguments.rows > 0 ? plan_prefill(*device, matrix, arguments.rows) : std::nullopt;
+  if (!plan && prefill_by_decode(matrix.code.type)) return by_decode(arguments, stream, programmatic);
+  if (arguments.rows <= 0 || arguments.x_stride % 8 != 0 || (matrix.code.permuted && arguments.gathered == nullptr)) {
+    return cudaErrorInvalidValue;
+  }
+  if (!plan) return cudaErrorInvalidConfiguration;
+  PrefillTask task = prefill_task_of(matrix);
+  task.units = arguments.weights.units;
+  task.unit = arguments.weights.unit;
+  task.early = arguments.weights.early;
+  task.x = arguments.x;
   task.x_stride = arguments.x_stride;
   task.rows = arguments.rows;
   task.epilogue = arguments.epilogue;
@@ -373,15 +389,7 @@ cudaError_t linear_prefill(const LinearArguments& arguments, cudaStream_t stream
     task.x = arguments.gathered;
     task.x_stride = task.k = matrix.k_stored;
   }
-  if (plan->wgmma) {
-    const Code& code = matrix.code.traits();
-    if (matrix.code.type == WeightType::q4) return linear_prefill_sm90(task, *plan, stream, programmatic);
-    const auto start = !code.grouped()                ? prefill_float_sm90
-                       : code.levels == Levels::table ? prefill_table_sm90
-                       : code.bits == 8               ? prefill_q8_sm90
-                                                      : prefill_k_sm90;
-    return start(task, matrix.code, *plan, stream, programmatic);
-  }
+  if (plan->wgmma) return linear_prefill_wgmma(task, matrix.code, *plan, stream, programmatic);
   switch (matrix.code.type) {
     case WeightType::q4:
       return start_kind<Kind::q4>(task, *plan, stream, programmatic);

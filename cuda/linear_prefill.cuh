@@ -15,6 +15,19 @@
 
 namespace millrace::cuda {
 
+// Of a mixture: its experts' rows side by side in x, in tiles; the matrix's offset counts from an expert's first byte.
+struct PrefillExperts {
+  const int4* tiles = nullptr;      // {expert, first row in x, rows, 0}; null: there is one matrix for all rows
+  const int32_t* count = nullptr;   // of tiles
+  const int32_t* places = nullptr;  // [rows of x]: the rows of y
+  // Expert e lies at addresses[e], or where that is null `first` + e * `stride` into the unit's slab.
+  const std::byte* const* addresses = nullptr;
+  size_t first = 0, stride = 0;
+  int64_t bias_offset = -1;  // float32 [n], from an expert's first byte; -1: none
+  bool clamped = false;      // what silu_mul makes is clamped_swiglu
+  float alpha = 1, limit = 0;
+};
+
 struct PrefillTask {
   const std::byte* const* units;
   int unit;
@@ -35,6 +48,7 @@ struct PrefillTask {
   int y_stride;
   __half* act;
   int act_stride, intermediate;
+  PrefillExperts experts;
 };
 
 // q - zero of one word, as the four A registers of mma.m16n8k16. Even registers belong to output feature g, odd ones to
@@ -76,11 +90,20 @@ __device__ __forceinline__ float scale_of(uint16_t bits, bool bfloat16) {
   return bfloat16 ? __uint_as_float(static_cast<uint32_t>(bits) << 16) : __half2float(__ushort_as_half(bits));
 }
 
-// half(silu(gate) * up), saturating; a NaN stays one.
-__device__ __forceinline__ __half silu_times(float gate, float up) {
-  const float v = __fdividef(gate, 1.0f + __expf(-gate)) * up;
+// A NaN stays one.
+__device__ __forceinline__ __half bounded_half(float v) {
   return __float2half_rn(v != v ? v : fminf(fmaxf(v, -65504.0f), 65504.0f));
 }
+// half(silu(gate) * up), saturating.
+__device__ __forceinline__ __half silu_times(float gate, float up) {
+  return bounded_half(__fdividef(gate, 1.0f + __expf(-gate)) * up);
+}
+
+// By the kernel of the matrix's code, of a plan with `wgmma`.
+cudaError_t linear_prefill_wgmma(const PrefillTask& task, const MatrixCode& code, const PrefillPlan& plan,
+                                 cudaStream_t stream, bool programmatic);
+// What a matrix alone says of its task.
+PrefillTask prefill_task_of(const MatrixLayout& matrix);
 
 // sm_90a only: of 4 bits; of other codes, as linear_decode's launches are (linear_decode.cuh).
 cudaError_t linear_prefill_sm90(const PrefillTask& task, const PrefillPlan& plan, cudaStream_t stream,

@@ -9,10 +9,14 @@
 //                 of 64 x ROWS x 16 a tile. While one warpgroup rescales its sums at a group's edge or writes its
 //                 outputs, the other keeps the tensor cores busy.
 //
+// Of a mixture (EXPERTS) the tiles are those of its list: x has the rows of each expert side by side, and a tile has
+// rows of one expert. Tiles of the same rows follow one another, so that x comes from the L2.
+//
 // The order of sums is that of the stored input features, and does not depend on ROWS. A Source is a code's way from
 // shared memory to registers: Q4Source (linear_prefill_sm90.cu), CodeSource (linear_prefill_codes_sm90.cuh).
 #include "cuda/common_sm90.cuh"
 #include "cuda/linear_prefill.cuh"
+#include "cuda/moe/activation.cuh"
 
 namespace millrace::cuda {
 
@@ -28,12 +32,31 @@ struct WgmmaRing {
   }
 };
 
+// Where a tile's rows end, whose outputs they are, and what becomes of gate and up.
+template <bool EXPERTS>
+struct PrefillRows {
+  const PrefillTask& task;
+  int end;
+
+  __device__ __forceinline__ size_t of(int row) const {
+    if constexpr (EXPERTS) return static_cast<size_t>(task.experts.places[row]);
+    return static_cast<size_t>(row);
+  }
+  __device__ __forceinline__ __half activation(float gate, float up) const {
+    if constexpr (EXPERTS) {
+      const PrefillExperts& experts = task.experts;
+      if (experts.clamped) return bounded_half(clamped_swiglu(gate, up, experts.alpha, experts.limit));
+    }
+    return silu_times(gate, up);
+  }
+};
+
 // A warp's 32 features from first_feature on by ROWS rows from first_row on: value(f, c, h, i) is that of feature
 // 16 f + 8 h + lane / 4 and row 8 c + 2 (lane % 4) + i. Fragments turn around through shared memory (`pass`), a warp
 // for itself, so that rows are written contiguously.
-template <int ROWS, class Value>
-__device__ __forceinline__ void store_outputs(const PrefillTask& task, float* pass, int first_row, int first_feature,
-                                              int lane, const Value& value) {
+template <int ROWS, class Rows, class Value>
+__device__ __forceinline__ void store_outputs(const PrefillTask& task, const Rows& rows, float* pass, int first_row,
+                                              int first_feature, int lane, const Value& value) {
   constexpr int kPassRows = kWgmmaPassRows, kPassStride = kWgmmaPassStride;
   const bool silu = task.epilogue == LinearEpilogue::silu_mul;
   const bool aligned = silu ? reinterpret_cast<uintptr_t>(task.act) % 16 == 0 && task.act_stride % 8 == 0
@@ -47,8 +70,8 @@ __device__ __forceinline__ void store_outputs(const PrefillTask& task, float* pa
     for (int r = 0; r < 4; r++) {
       const int row = c0 * 8 + 4 * r + lane / 8;
       to[r] = {0, 0, 0, 0};
-      if (add && whole && row < ROWS && first_row + row < task.rows) {
-        const size_t at = static_cast<size_t>(first_row + row) * task.y_stride + column;
+      if (add && whole && row < ROWS && first_row + row < rows.end) {
+        const size_t at = rows.of(first_row + row) * task.y_stride + column;
         to[r] = *reinterpret_cast<const float4*>(task.y + at);
       }
     }
@@ -67,13 +90,13 @@ __device__ __forceinline__ void store_outputs(const PrefillTask& task, float* pa
 #pragma unroll
           for (int i = 0; i < 2; i++) {
             halves[((c - c0) * 8 + lane % 4 * 2 + i) * (2 * kPassStride) + 8 * f + lane / 4] =
-                silu_times(value(f, c, 0, i), value(f, c, 1, i));
+                rows.activation(value(f, c, 0, i), value(f, c, 1, i));
           }
         }
       }
       __syncwarp();
       const int row = lane / 2, out = first_feature / 2 + lane % 2 * 8;
-      if (row >= pass_rows || first_row + c0 * 8 + row >= task.rows) continue;
+      if (row >= pass_rows || first_row + c0 * 8 + row >= rows.end) continue;
       const __half* from = halves + row * (2 * kPassStride) + lane % 2 * 8;
       __half* to = task.act + static_cast<size_t>(first_row + c0 * 8 + row) * task.act_stride + out;
       const int limit = min(task.intermediate, task.n / 2);
@@ -101,9 +124,9 @@ __device__ __forceinline__ void store_outputs(const PrefillTask& task, float* pa
 #pragma unroll
       for (int r = 0; r < kPassRows / 4; r++) {
         const int row = 4 * r + lane / 8;
-        if (4 * r >= pass_rows || first_row + c0 * 8 + row >= task.rows) continue;
+        if (4 * r >= pass_rows || first_row + c0 * 8 + row >= rows.end) continue;
         float4 v = *reinterpret_cast<const float4*>(pass + row * kPassStride + lane % 8 * 4);
-        float* to = task.y + static_cast<size_t>(first_row + c0 * 8 + row) * task.y_stride + column;
+        float* to = task.y + rows.of(first_row + c0 * 8 + row) * task.y_stride + column;
         if (whole) {
           if (add) {
             const float4 y = before[c0 / 2 % 2][r];
@@ -131,7 +154,7 @@ __device__ __forceinline__ void store_outputs(const PrefillTask& task, float* pa
 //                           at a stage's begin)
 //   registers(k, f, a)      the A operand of features 16 f + lane / 4 and + 8
 //   unit(f, h)              what sums are multiplied with in the end
-template <class Source, int ROWS>
+template <class Source, int ROWS, bool EXPERTS>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     prefill_wgmma(const __grid_constant__ PrefillTask task, const __grid_constant__ CUtensorMap x_map) {
   constexpr WgmmaShape kShape{ROWS, Source::kBlockBytes, Source::kStages};
@@ -153,16 +176,29 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   }
   __syncthreads();
 
-  const int row_tiles = (task.rows + ROWS - 1) / ROWS;
-  const int tiles = row_tiles * ((task.n_blocks + kWgmmaBlocks - 1) / kWgmmaBlocks);
+  const int columns = (task.n_blocks + kWgmmaBlocks - 1) / kWgmmaBlocks;
   const int stages = (task.slices + kWgmmaSlices - 1) / kWgmmaSlices;
+  if (EXPERTS) wait_for_predecessor();  // of the list
+  const int row_tiles = EXPERTS ? *task.experts.count : (task.rows + ROWS - 1) / ROWS;
+  const int tiles = row_tiles * columns;
+  const auto column_of = [&](int tile) { return EXPERTS ? tile % columns : tile / row_tiles; };
+  const auto row_tile_of = [&](int tile) { return EXPERTS ? tile / columns : tile % row_tiles; };
+  const auto first_row_of = [&](int tile) {
+    return EXPERTS ? task.experts.tiles[row_tile_of(tile)].y : row_tile_of(tile) * ROWS;
+  };
+  const auto expert_at = [&](int expert) {
+    const PrefillExperts& experts = task.experts;
+    if (experts.addresses != nullptr) return experts.addresses[expert];
+    return task.units[task.unit] + experts.first + static_cast<size_t>(expert) * experts.stride;
+  };
+  if (EXPERTS && static_cast<int>(blockIdx.x) >= tiles) return;
 
   if (warpgroup == 0) {
     give_registers<40>();
     if (thread >= 32) return;
     if (lane == 0) prefetch_tensor_map(&x_map);
-    if (!task.early) wait_for_predecessor();
-    const std::byte* matrix = task.units[task.unit] + task.matrix_offset;
+    if (!EXPERTS && !task.early) wait_for_predecessor();
+    const std::byte* matrix = EXPERTS ? nullptr : task.units[task.unit] + task.matrix_offset;
 
     // The warp's lane b copies the tile's row block b. Stages follow one another in the slab, so a pointer moves on; no
     // division here: one thread's latency would hold up both consumers.
@@ -170,7 +206,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     int blocks = 0;
     typename Source::Feed feed;
     const auto start_tile = [&](int tile) {
-      const int first_block = tile / row_tiles * kWgmmaBlocks;
+      const int first_block = column_of(tile) * kWgmmaBlocks;
+      if constexpr (EXPERTS) matrix = expert_at(task.experts.tiles[row_tile_of(tile)].x) + task.matrix_offset;
       blocks = min(kWgmmaBlocks, task.n_blocks - first_block);
       from = matrix + static_cast<size_t>(first_block + lane) * task.row_block_bytes;
       feed.start(task);
@@ -193,7 +230,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
 
     // What `add` adds to, into the L2 before the epilogue wants it.
     const auto prefetch_outputs = [&](int tile) {
-      const int first_feature = tile / row_tiles * kFeatures, first_row = tile % row_tiles * ROWS;
+      const int first_feature = column_of(tile) * kFeatures, first_row = first_row_of(tile);
       const int features = min(kFeatures, task.n - first_feature);
       const int rows = min(ROWS, task.rows - first_row), column = lane % 8 * 32;
       if (column >= features) return;
@@ -205,17 +242,17 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     const int ahead = min(Source::kStages, stages);
     start_tile(static_cast<int>(blockIdx.x));
     for (int s = 0; s < ahead; s++) copy_weights(s);
-    if (task.early) wait_for_predecessor();
-    for (int s = 0; s < ahead; s++) copy_x(static_cast<int>(blockIdx.x) % row_tiles * ROWS, s, s);
+    if (!EXPERTS && task.early) wait_for_predecessor();
+    for (int s = 0; s < ahead; s++) copy_x(first_row_of(static_cast<int>(blockIdx.x)), s, s);
 
     WgmmaRing<Source::kStages> ring;
     for (int s = 0; s < ahead; s++) ring.advance();
     int begin = ahead;
     for (int tile = static_cast<int>(blockIdx.x); tile < tiles; tile += static_cast<int>(gridDim.x)) {
       if (begin == 0) start_tile(tile);
-      const int first_row = tile % row_tiles * ROWS;
+      const int first_row = first_row_of(tile);
       for (int s = begin; s < stages; s++, ring.advance()) {
-        if (s == max(begin, stages - 16) && task.epilogue == LinearEpilogue::add) prefetch_outputs(tile);
+        if (!EXPERTS && s == max(begin, stages - 16) && task.epilogue == LinearEpilogue::add) prefetch_outputs(tile);
         barrier_wait(empty(ring.stage), ring.phase ^ 1);
         copy_weights(ring.stage);
         copy_x(first_row, s, ring.stage);
@@ -283,9 +320,26 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     barrier_arrive(empty(previous));
     if (tile + static_cast<int>(gridDim.x) >= tiles) allow_successor();
 
-    store_outputs<ROWS>(task, pass, tile % row_tiles * ROWS,
-                        (tile / row_tiles * kWgmmaBlocks + own_block) * kTileN + warp % 2 * 32, lane,
-                        [&](int f, int c, int h, int i) { return sums[f][4 * c + 2 * h + i] * source.unit(f, h); });
+    const int first_row = first_row_of(tile);
+    const int first_feature = (column_of(tile) * kWgmmaBlocks + own_block) * kTileN + warp % 2 * 32;
+    PrefillRows<EXPERTS> rows{task, task.rows};
+    float bias[2][2] = {};
+    if constexpr (EXPERTS) {
+      const int4 own = task.experts.tiles[row_tile_of(tile)];
+      rows.end = own.y + own.z;
+      if (task.experts.bias_offset >= 0) {
+        const auto* biases = reinterpret_cast<const float*>(expert_at(own.x) + task.experts.bias_offset);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int feature = first_feature + 16 * (i / 2) + 8 * (i % 2) + lane / 4;
+          if (feature < task.n) bias[i / 2][i % 2] = biases[feature];
+        }
+      }
+    }
+    store_outputs<ROWS>(task, rows, pass, first_row, first_feature, lane, [&](int f, int c, int h, int i) {
+      const float sum = sums[f][4 * c + 2 * h + i] * source.unit(f, h);
+      return EXPERTS ? sum + bias[f][h] : sum;
+    });
   }
 }
 
@@ -297,11 +351,15 @@ cudaError_t start_prefill(const PrefillTask& task, const PrefillPlan& plan, cuda
       status != cudaSuccess) {
     return status;
   }
-  const auto kernel = prefill_wgmma<Source, ROWS>;
-  static OncePerDevice prepared;
-  const cudaError_t status =
-      prepared.run([&] { return allow_shared_memory(reinterpret_cast<const void*>(kernel), 0, false); });
-  return status != cudaSuccess ? status : launch_planned(plan.launch, kernel, stream, programmatic, task, x_map);
+  const auto start = [&](auto kernel, OncePerDevice& prepared) {
+    const cudaError_t status =
+        prepared.run([&] { return allow_shared_memory(reinterpret_cast<const void*>(kernel), 0, false); });
+    return status != cudaSuccess ? status : launch_planned(plan.launch, kernel, stream, programmatic, task, x_map);
+  };
+  static OncePerDevice prepared, prepared_experts;
+  if (task.experts.tiles == nullptr) return start(prefill_wgmma<Source, ROWS, false>, prepared);
+  if constexpr (ROWS == 120) return cudaErrorInvalidConfiguration;
+  if constexpr (ROWS != 120) return start(prefill_wgmma<Source, ROWS, true>, prepared_experts);
 }
 
 }  // namespace millrace::cuda

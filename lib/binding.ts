@@ -463,6 +463,8 @@ export interface NativeLoadSettings {
   poison: boolean
   /** On a GPU, in the place of the package's own. */
   kernels?: NativeKernelImage[]
+  /** What rows choose of mixtures in the place of their routers: [entries, mixtures, chosen] numbers of experts. */
+  drawnRoutes?: { entries: number; experts: Uint16Array } | undefined
   /** Chosen by the caller; progress events carry it, cancelLoad takes it. */
   loadId: number
 }
@@ -714,6 +716,8 @@ export interface NativeModel {
   setHomes(request: { homes: Home[]; ringBytes: number[] }): Promise<Home[]>
   /** Writes what copies, kernels and waits take to a file of trace events; '': no more. */
   trace(path: string): Promise<void>
+  /** Writes what rows choose of mixtures to a file; '': no more. */
+  traceRoutes(path: string): Promise<void>
   /** Bytes of device memory for the shared units of all models of its device. */
   setArena(bytes: number): Promise<void>
   /** Bytes of device memory for experts on demand. Resolves to what it came to. */

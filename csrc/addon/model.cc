@@ -51,7 +51,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
          InstanceMethod<&ModelHandle::memory>("memory"), InstanceMethod<&ModelHandle::set_homes>("setHomes"),
          InstanceMethod<&ModelHandle::set_arena>("setArena"),
          InstanceMethod<&ModelHandle::set_expert_cache>("setExpertCache"), InstanceMethod<&ModelHandle::trace>("trace"),
-         InstanceMethod<&ModelHandle::close>("close")});
+         InstanceMethod<&ModelHandle::trace_routes>("traceRoutes"), InstanceMethod<&ModelHandle::close>("close")});
   }
 
   // Constructed by load() alone, which passes an External of what it has loaded and the vocabulary's size.
@@ -259,6 +259,16 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     return made.deferred->Promise();
   }
 
+  // traceRoutes(path), '': no more
+  Napi::Value trace_routes(const Napi::CallbackInfo& info) {
+    const Pending made = pending(info.Env());
+    Engine::process().trace_routes(
+        model_, info[0].As<Napi::String>().Utf8Value(),
+        [made] { made.resolve([](Napi::Env at) { return at.Undefined(); }); },
+        [made](const Error& error) { made.reject(error); });
+    return made.deferred->Promise();
+  }
+
   Napi::Value close(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     const bool drain = info[0].As<Napi::Boolean>().Value();
@@ -387,6 +397,14 @@ ModelConfig model_config(const Napi::Object& request) {
   config.max_queue = int_field(request, "maxQueue");
   config.pass_costs = numbers_field(request, "passCosts");
   config.poison = bool_field(request, "poison");
+  if (field(request, "drawnRoutes").IsObject()) {
+    const Napi::Object object = object_field(request, "drawnRoutes");
+    auto drawn = std::make_shared<DrawnRoutes>();
+    drawn->entries = int_field(object, "entries");
+    const auto experts = field(object, "experts").As<Napi::Uint16Array>();
+    drawn->experts.assign(experts.Data(), experts.Data() + experts.ElementLength());
+    config.drawn_routes = std::move(drawn);
+  }
   const Napi::Value kernels = field(request, "kernels");
   if (!kernels.IsArray()) return config;
   const auto array = kernels.As<Napi::Array>();

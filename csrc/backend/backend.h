@@ -14,6 +14,7 @@
 #include "backend/token_mask.h"
 #include "core/memory.h"
 #include "model/program.h"
+#include "model/routes.h"
 #include "model/slab_layout.h"
 
 namespace millrace {
@@ -147,6 +148,7 @@ struct Step {
   std::span<const LogitTableUpdate> table_updates;  // in any order, each slot once
   std::span<const TokenMask* const> masks;          // of those that are constrained; not more than requests
   uint64_t hops_before = 0;                         // tickets of this pass's hops come after it
+  bool logs_routes = false;                         // StepOutput::routes is wanted
 };
 
 // Hidden rows on their way from one executor of a pass to another, which may be on another device. In memory of
@@ -181,6 +183,8 @@ struct StepOutput {
   std::vector<float> hidden;  // [Step::hidden_rows, hidden]: the residual stream behind the last layer
   // [experts of all units whose experts lie apart]: rows that chose each, where it was read apart
   std::vector<uint16_t> expert_rows;
+  // Where Step::logs_routes: [Step::rows, mixtures, top_k], the experts that each row chose.
+  std::vector<uint16_t> routes;
 };
 
 struct EmbeddingTable {
@@ -225,8 +229,9 @@ struct ExecutorConfig {
   int max_rows = 0;
   int max_logit_rows = 0;
   int max_context = 0;
-  std::vector<KernelImage> kernels;  // in the place of the backend's own; the CPU twin takes none
-  ExecutorHooks hooks;               // the CPU twin, whose operations never overlap, takes none
+  std::vector<KernelImage> kernels;          // in the place of the backend's own; the CPU twin takes none
+  std::shared_ptr<const DrawnRoutes> drawn;  // what rows choose of mixtures; null: their routers do
+  ExecutorHooks hooks;                       // the CPU twin, whose operations never overlap, takes none
 };
 
 struct ExecutorCounters {

@@ -161,6 +161,20 @@ void Engine::trace(const std::shared_ptr<Model>& model, std::string path, std::f
   });
 }
 
+void Engine::trace_routes(const std::shared_ptr<Model>& model, std::string path, std::function<void()> done,
+                          std::function<void(const Error&)> failed) {
+  DeviceWorker& worker = worker_of(*model);
+  worker.post([&worker, model, path = std::move(path), done = std::move(done), failed = std::move(failed)] {
+    settle(
+        [&] {
+          worker.bring_to_rest(*model);
+          model->trace_routes(path);
+          done();
+        },
+        failed);
+  });
+}
+
 void Engine::detach(std::shared_ptr<EventSink> sink) {
   std::lock_guard lock(mutex_);
   for (const auto& [device, worker] : workers_) {

@@ -48,6 +48,9 @@ class Engine {
   // Bytes of device memory that the shared units of all models of this one's device may take.
   void set_arena_limit(const std::shared_ptr<Model>& model, size_t bytes, std::function<void()> done,
                        std::function<void(const Error&)> failed);
+  // What rows choose of mixtures to a file; empty: no more.
+  void trace_routes(const std::shared_ptr<Model>& model, std::string path, std::function<void()> done,
+                    std::function<void(const Error&)> failed);
   // Device memory for experts on demand; `done` hears what it came to.
   void set_expert_cache(const std::shared_ptr<Model>& model, size_t bytes, std::function<void(size_t)> done,
                         std::function<void(const Error&)> failed);

@@ -184,6 +184,7 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
     executor.max_logit_rows = device == head ? config_.max_logit_rows : 1;
     executor.max_context = config_.context_length;
     executor.kernels = config_.kernels;
+    executor.drawn = config_.drawn_routes;
     for (size_t unit = 0; unit < units.size(); unit++) {
       executor.experts_apart.push_back(config_.homes[unit] == Home::demand);
     }
@@ -449,6 +450,18 @@ void Model::trace(const std::string& path) {
   if (ended) ended->finish();
 }
 
+void Model::trace_routes(const std::string& path) {
+  for (const Side& side : sides_) side.compute->synchronize();
+  const Mixtures mixtures = mixtures_of(program());
+  if (!path.empty() && (mixtures.count == 0 || sides_.size() > 1)) {
+    throw Error(code::kInvalidArgument, "routes are those of mixtures on one device",
+                mixtures.count == 0 ? "ask it of a model with experts" : "load the model on one device");
+  }
+  std::unique_ptr<RouteLog> next = path.empty() ? nullptr : std::make_unique<RouteLog>(path, mixtures);
+  const std::unique_ptr<RouteLog> ended = std::exchange(route_log_, std::move(next));
+  if (ended) ended->finish();
+}
+
 void Model::cross(const Side& from, const Side& to) {
   from.executor->hand_over(*from.compute, to.inbox->data());
   from.compute->record(*from.sent);
@@ -482,6 +495,7 @@ void Model::run_pass(Pass& pass) {
   const int32_t* chosen = fed && first != head ? sides_[head].executor->choices() : nullptr;
   if (under_way_ == 2) follow(&pass == &passes_[0] ? passes_[1] : passes_[0]);
   if (cpu_) step.hops_before = cpu_->hops;
+  step.logs_routes = route_log_ != nullptr;
   // With as many sequences again, the next pass will take the same way.
   const bool crowd = cpu_ && step.decode_rows > config_.cpu_rows;
   const Route next = crowd ? Route::prefill : Route::decode;
@@ -604,6 +618,9 @@ void Model::finish() {
   const Clock::time_point ran = Clock::now();
   sides_[head_side()].executor->collect(pass.output);
   if (experts_) experts_->used(pass.output.expert_rows);
+  if (route_log_ && step.logs_routes) {
+    route_log_->add(step.positions.subspan(0, static_cast<size_t>(step.rows)), pass.output.routes);
+  }
   const Clock::time_point ended = Clock::now();
   const auto add = [](std::atomic<double>& counter, double value) {
     counter.store(counter.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);

@@ -15,6 +15,7 @@
 #include "stream/expert_store.h"
 #include "stream/feeder.h"
 #include "stream/host_store.h"
+#include "stream/route_log.h"
 
 namespace millrace {
 
@@ -49,7 +50,8 @@ struct ModelConfig {
   bool watch_costs = true;         // and corrects them by what passes take
   std::function<void(const Sequence&, int count, std::vector<int32_t>& drafts)> draft;  // see SchedulerConfig
   std::shared_ptr<DraftModel> draft_model;                                              // this model's alone
-  std::vector<KernelImage> kernels;  // in the place of the backend's own
+  std::vector<KernelImage> kernels;                 // in the place of the backend's own
+  std::shared_ptr<const DrawnRoutes> drawn_routes;  // what rows choose of mixtures; null: their routers do
   FeederHooks hooks;
   ExpertHooks expert_hooks;
   KvHooks kv_hooks;
@@ -158,6 +160,9 @@ class Model {
   // Writes what copies, kernels and waits take to a file, from the next pass on; empty: no more. Throws
   // INVALID_ARGUMENT.
   void trace(const std::string& path);
+  // Writes what rows choose of mixtures to a file, from the next pass on; empty: no more. Throws INVALID_ARGUMENT, and
+  // WRITE_FAILED where the file that it ends is not whole.
+  void trace_routes(const std::string& path);
   // It takes no more steps: gives up what it shares with models that do. Waits for nothing but copies to there.
   void leave();
 
@@ -244,6 +249,7 @@ class Model {
   std::unique_ptr<ExpertStore> experts_;  // of units at home on demand
   std::unique_ptr<CpuSide> cpu_;
   std::unique_ptr<Trace> trace_;
+  std::unique_ptr<RouteLog> route_log_;
   std::unique_ptr<Scheduler> scheduler_;
   std::array<Pass, 2> passes_;  // taken in turn
   int next_pass_ = 0;

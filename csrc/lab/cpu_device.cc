@@ -8,6 +8,7 @@
 #include "backend/cpu/attention.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/linear.h"
+#include "backend/cpu/route.h"
 #include "backend/cpu/stream.h"
 #include "backend/cpu/vector_ops.h"
 #include "backend/sample_row.h"
@@ -52,6 +53,10 @@ class Computer {
       case Kind::attention_decode:
       case Kind::attention_prefill:
         return run_attention(launch);
+      case Kind::route:
+        return run_route(launch);
+      case Kind::combine:
+        return run_combine(launch);
       case Kind::sample:
         return run_sample(launch);
     }
@@ -255,6 +260,27 @@ class Computer {
       }
     }
     return seconds;
+  }
+
+  double run_route(const Launch& launch) {
+    const RouteOp op = route_of(launch.problem);
+    return timed([&] {
+      pool_.parallel_for(launch.problem["rows"], [&](int64_t r, int) {
+        thread_local RouteScratch scratch;
+        route_row(op, at<float>(launch, 1) + r * op.experts, at<float>(launch, 0), nullptr, scratch,
+                  at<float>(launch, 2) + r * 2 * op.top_k);
+      });
+    });
+  }
+
+  double run_combine(const Launch& launch) {
+    const int64_t top_k = launch.problem["topK"], width = launch.problem["width"];
+    return timed([&] {
+      pool_.parallel_for(launch.problem["rows"], [&](int64_t r, int) {
+        combine_row(at<float>(launch, 0) + r * top_k * width, at<float>(launch, 1) + r * 2 * top_k + top_k,
+                    static_cast<int>(top_k), static_cast<size_t>(width), at<float>(launch, 2) + r * width);
+      });
+    });
   }
 
   double run_sample(const Launch& launch) {

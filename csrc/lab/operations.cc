@@ -147,6 +147,32 @@ std::vector<Operation> make_operations() {
   out.push_back({"attention_prefill", Kind::attention_prefill, WeightType::f16,
                  "rope, append and attention of the last rows of one sequence", attention_dimensions(false),
                  attention_parameters()});
+  out.push_back({"route",
+                 Kind::route,
+                 WeightType::f32,
+                 "the experts that answer a row, and their weights, by a router's logits",
+                 {rows(),
+                  {"experts", "of the mixture", kRequired, 1, 1024},
+                  {"topK", "experts that answer a row", kRequired, 1, 1024},
+                  {"groups", "of experts, a divisor of them", 1, 1, 1024},
+                  {"topGroups", "groups that a row chooses from", 1, 1, 1024},
+                  {"sigmoid", "scores are 0: a softmax over all experts, 1: a sigmoid each", 0, 0, 1},
+                  {"renormalise", "1: weights are divided by their sum", 1, 0, 1},
+                  {"scale", "weights are multiplied by it", 1, 0, 1000, false}},
+                 {{"bias", Element::f32, Access::in, "[experts]", "added to scores for the choice alone"},
+                  {"logits", Element::f32, Access::in, "[rows, experts]", "of the router"},
+                  {"routes", Element::f32, Access::out, "[rows, 2 topK]",
+                   "numbers of the chosen, the best first, then their weights"}}});
+  out.push_back({"combine",
+                 Kind::combine,
+                 WeightType::f32,
+                 "the weighted sum of what a row's experts answered, the best one's first",
+                 {rows(),
+                  {"topK", "experts that answer a row", kRequired, 1, 1024},
+                  {"width", "features", kRequired, 1, kMostWidth}},
+                 {{"answers", Element::f32, Access::in, "[rows, topK, width]", "of each row's experts"},
+                  {"routes", Element::f32, Access::in, "[rows, 2 topK]", "as route leaves them"},
+                  {"y", Element::f32, Access::out, "[rows, width]", "the result"}}});
   out.push_back({"sample",
                  Kind::sample,
                  WeightType::f32,
@@ -377,6 +403,25 @@ Problem make_problem(const std::string& name, const std::map<std::string, double
     case Kind::attention_prefill:
       make_attention(p);
       break;
+    case Kind::route: {
+      const int experts = p["experts"], top_k = p["topK"], groups = p["groups"];
+      if (experts % groups != 0) refuse(op, "groups", "a divisor of experts", groups);
+      if (p["topGroups"] > groups) refuse(op, "topGroups", "no more than groups", p["topGroups"]);
+      if (top_k > experts / groups * p["topGroups"]) refuse(op, "topK", "no more than there are to choose from", top_k);
+      p.arguments[0].shape = {experts};
+      p.arguments[1].shape = {rows, experts};
+      p.arguments[2].shape = {rows, 2 * int64_t{top_k}};
+      p.operations = 4.0 * rows * experts;
+      break;
+    }
+    case Kind::combine: {
+      const int64_t top_k = p["topK"], width = p["width"];
+      p.arguments[0].shape = {rows, top_k, width};
+      p.arguments[1].shape = {rows, 2 * top_k};
+      p.arguments[2].shape = {rows, width};
+      p.operations = 2.0 * rows * top_k * width;
+      break;
+    }
     case Kind::sample:
       p.arguments[0].shape = {rows, p["vocab"]};
       p.arguments[1].shape = {rows};
@@ -394,6 +439,18 @@ Problem make_problem(const std::string& name, const std::map<std::string, double
   p.bytes += p.weight_bytes;
   if ((op.kind == Kind::gemv || op.kind == Kind::gemm) && p["epilogue"] == 1) p.bytes += p.arguments[2].bytes;
   return p;
+}
+
+RouteOp route_of(const Problem& problem) {
+  RouteOp op;
+  op.experts = problem["experts"];
+  op.top_k = problem["topK"];
+  op.score = problem["sigmoid"] != 0 ? Score::sigmoid : Score::softmax;
+  op.groups = problem["groups"];
+  op.top_groups = problem["topGroups"];
+  op.renormalise = problem["renormalise"] != 0;
+  op.scale = static_cast<float>(problem.number("scale"));
+  return op;
 }
 
 LogitRequest sample_request(const Problem& problem, int row) {

@@ -25,6 +25,8 @@ enum class Kind : uint8_t {
   embed,
   attention_decode,
   attention_prefill,
+  route,    // of a mixture: which experts answer a row
+  combine,  // and the sum of their answers
   sample,
 };
 
@@ -89,6 +91,8 @@ Problem make_problem(const std::string& operation, const std::map<std::string, d
 // Fills one `in` or `inout` argument with random values that make sense there; the same on every machine.
 void fill_argument(const Problem& problem, size_t argument, uint64_t seed, std::byte* out);
 
+// What the `route` operation computes.
+RouteOp route_of(const Problem& problem);
 // What the `sample` operation asks of one row.
 LogitRequest sample_request(const Problem& problem, int row);
 

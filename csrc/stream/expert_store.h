@@ -86,6 +86,8 @@ class ExpertStore {
   // A frame for an expert that was missed: an empty one, or the one whose expert was used longest ago; kNone where all
   // were used by the last pass that is known, or by none since they came.
   int take_frame();
+  // Frames that may be given up before a pass.
+  int turns_at_most() const;
   void make_frames(size_t bytes);
 
   Backend& backend_;
@@ -109,8 +111,9 @@ class ExpertStore {
   std::deque<std::vector<bool>> there_;  // of passes begun and not told of: experts in frames
   std::unique_ptr<Stream> copy_;
   std::unique_ptr<Event> published_;
-  uint64_t pass_ = 0;  // told of
-  bool first_ = true;  // nothing was published yet
+  double gain_ = 0.05;  // what passes found of late in frames beyond what even choices would have; some at first
+  uint64_t pass_ = 0;   // told of
+  bool first_ = true;   // nothing was published yet
   int64_t free_waits_ = 0, ready_waits_ = 0;
   ExpertCounters counters_;
 };

@@ -7,6 +7,7 @@
 // Each warp has a ring of chunks of weights, by bulk copies, and of x beside them, by asynchronous copies of its own.
 // Weights come from wherever the expert's address says: its slab in VRAM, a frame, or RAM that is mapped.
 #include "cuda/linear_decode.cuh"
+#include "cuda/moe/activation.cuh"
 #include "cuda/moe/experts.h"
 
 namespace millrace::cuda {
@@ -27,15 +28,6 @@ struct ExpertTask {
   int sums_at;  // not 0: the tiles of a row block are a cluster, in whose first thread block's shared memory they meet
   CombineArguments combine;
 };
-
-__device__ __forceinline__ float silu_mul(float gate, float up) {
-  return gate / (1.0f + expf(-gate)) * up;
-}
-__device__ __forceinline__ float clamped_swiglu(float gate, float up, float alpha, float limit) {
-  gate = fminf(gate, limit);
-  up = fminf(fmaxf(up, -limit), limit);
-  return gate / (1.0f + expf(-alpha * gate)) * (up + 1.0f);
-}
 
 // What combine_experts() makes of one row: feature n of the results that the cluster's thread blocks have sent.
 __device__ __forceinline__ void combine_row(const ExpertTask& task, int n, uint32_t sums, uint32_t barrier) {

@@ -17,11 +17,12 @@ namespace millrace::cuda {
 
 // The experts that any row chose, and who chose them, in device memory.
 struct ExpertList {
-  int32_t* counts = nullptr;  // [2]: tiles of few rows, tiles of many
-  int4* few = nullptr;        // {expert, first of its places in `places`, how many (<= kFewRows), 0}
-  int4* many = nullptr;       // the same, of experts that more rows than kFewRows chose: up to many_rows each
+  int32_t* counts = nullptr;  // [3]: tiles of few rows, tiles of many, places
+  int4* few = nullptr;        // {expert, first of its places in `places`, how many (<= few_rows), 0}
+  int4* many = nullptr;       // the same, of experts that more rows than few_rows chose: up to many_rows each
   int32_t* places = nullptr;  // by expert
-  int many_rows = kManyRows;  // or kFewRows
+  int many_rows = kManyRows;  // or kFewRows; of prompts as plan_prompt() has it
+  int few_rows = kFewRows;    // of prompts 0: all tiles are in `many`
 };
 
 enum class ExpertEpilogue : uint8_t {
@@ -68,6 +69,15 @@ struct ExpertArguments {
 };
 // One linear of all listed experts.
 cudaError_t experts_linear(const ExpertArguments& arguments, cudaStream_t stream, bool programmatic);
+
+// Of a prompt's rows, where computes_prompts(): x [rows, x_stride] of every place in the list's order, gathered
+// [places, x_stride]. Its list has few_rows 0.
+cudaError_t gather_places(const __half* x, int x_stride, int top_k, int places, const ExpertList& list,
+                          __half* gathered, cudaStream_t stream, bool programmatic);
+// One linear of all listed experts, of a prompt's rows: x [places, x_stride] and act are in the list's order, y
+// [places, y_stride] in that of places. A row's bits are others than experts_linear()'s, and depend on the row and the
+// matrix alone.
+cudaError_t experts_of_prompt(const ExpertArguments& arguments, cudaStream_t stream, bool programmatic);
 
 // What gate and up are to be, where they were stored: y float32 [places, y_stride], gate features before up features,
 // or interleaved. Places of padding become anything.

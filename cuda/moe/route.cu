@@ -19,8 +19,8 @@ __global__ void route_kernel(const __grid_constant__ RouteArguments a, const __g
       a.bias_offset < 0 ? nullptr : reinterpret_cast<const float*>(a.weights.units[a.weights.unit] + a.bias_offset);
   const int row = static_cast<int>(blockIdx.x) * warps + warp;
   if (row < a.rows) {
-    route_row(a.op, a.logits + static_cast<size_t>(row) * a.op.experts, bias, RouteRoom(a.op, shared + warp * of_warp),
-              a.routes + static_cast<size_t>(row) * 2 * a.op.top_k, lane);
+    route_row(a, row, a.logits + static_cast<size_t>(row) * a.op.experts, bias,
+              RouteRoom(a.op, shared + warp * of_warp), lane);
   }
   if (!listed) return;
   __syncthreads();

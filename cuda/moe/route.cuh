@@ -8,6 +8,7 @@
 
 #include "cuda/common.cuh"
 #include "cuda/moe/route.h"
+#include "model/routes.h"
 
 namespace millrace::cuda {
 
@@ -146,9 +147,15 @@ struct RouteRoom {
         chosen(reinterpret_cast<int*>(shared + 2 * op.experts + op.groups)) {}
 };
 
-// By a warp. routes: [2 * op.top_k]; room.chosen has the numbers too.
-__device__ inline void route_row(const RouteOp& op, const float* logits, const float* bias, const RouteRoom& room,
-                                 float* routes, int lane) {
+__device__ __forceinline__ const uint16_t* drawn_of(const RouteArguments& a, int row) {
+  const int64_t entry = (max(a.positions[row], 0) + int64_t{DrawnRoutes::kStep} * a.sequences[row]) % a.drawn_entries;
+  return a.drawn + entry * a.drawn_stride;
+}
+
+// By a warp, of a.logits or those that it is given. room.chosen has the numbers too.
+__device__ inline void route_row(const RouteArguments& a, int row, const float* logits, const float* bias,
+                                 const RouteRoom& room, int lane) {
+  const RouteOp& op = a.op;
   float *scores = room.scores, *choice = room.choice, *groups = room.groups;
   int* chosen = room.chosen;
   if (op.score == Score::sigmoid) {
@@ -169,7 +176,10 @@ __device__ inline void route_row(const RouteOp& op, const float* logits, const f
   for (int e = lane; e < op.experts; e += 32) choice[e] = bias == nullptr ? scores[e] : scores[e] + bias[e];
   __syncwarp();
   if (op.groups > 1) keep_groups(op, choice, groups, lane);
-  if (!choose_fast(choice, op.experts, op.top_k, lane, chosen)) {
+  if (a.drawn != nullptr) {
+    const uint16_t* drawn = drawn_of(a, row);
+    for (int i = lane; i < op.top_k; i += 32) chosen[i] = drawn[i];
+  } else if (!choose_fast(choice, op.experts, op.top_k, lane, chosen)) {
     for (int i = 0; i < op.top_k; i++) {
       int best = best_of(choice, op.experts, lane).index;
       if (best < 0) best = i;  // of logits that were infinite: the weights are no numbers either
@@ -182,6 +192,7 @@ __device__ inline void route_row(const RouteOp& op, const float* logits, const f
     }
   }
   __syncwarp();
+  float* routes = a.routes + static_cast<size_t>(row) * 2 * op.top_k;
   float sum = 0;
   for (int i = 0; i < op.top_k; i++) sum += scores[chosen[i]];
   for (int i = lane; i < op.top_k; i += 32) {
@@ -189,6 +200,9 @@ __device__ inline void route_row(const RouteOp& op, const float* logits, const f
     if (op.renormalise) weight /= sum;
     routes[i] = static_cast<float>(chosen[i]);
     routes[op.top_k + i] = weight * op.scale;
+    if (a.chosen != nullptr) {
+      a.chosen[static_cast<size_t>(row) * a.chosen_stride + i] = static_cast<uint16_t>(chosen[i]);
+    }
   }
 }
 
@@ -199,6 +213,7 @@ __device__ __forceinline__ void list_row(int expert, int top_k, bool real, const
   if (thread == 0) {
     list.counts[0] = real ? top_k : 0;
     list.counts[1] = 0;
+    list.counts[2] = list.counts[0];
   }
   if (thread >= top_k || !real) return;
   list.few[thread] = make_int4(expert, thread, 1, 0);
@@ -211,7 +226,7 @@ __device__ inline void make_list(const float* routes, int rows, int top_k, int e
                                  const ExpertList& list, uint16_t* log, int* counts, int* begins) {
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   const int places = rows * top_k;
-  if (rows == 1 && top_k <= threads) {
+  if (rows == 1 && top_k <= threads && list.few_rows > 0) {
     const int expert = thread < top_k ? static_cast<int>(routes[thread]) : 0;
     return list_row(expert, top_k, positions[0] >= 0, list, log, thread);
   }
@@ -234,7 +249,7 @@ __device__ inline void make_list(const float* routes, int rows, int top_k, int e
     for (int e = first; e < end; e++) {
       const int count = counts[e];
       own += count;
-      if (count > kFewRows) {
+      if (count > list.few_rows) {
         many += many_of(count);
       } else if (count > 0) {
         few++;
@@ -249,13 +264,14 @@ __device__ inline void make_list(const float* routes, int rows, int top_k, int e
     if (thread == 31) {
       list.counts[0] = few_before;
       list.counts[1] = many_before;
+      list.counts[2] = before;
     }
     before -= own, few_before -= few, many_before -= many;
     for (int e = first; e < end; e++) {
       const int count = counts[e];
       begins[e] = before;
       if (log != nullptr) log[e] = static_cast<uint16_t>(min(log[e] + count, 0xffff));
-      if (count > kFewRows) {
+      if (count > list.few_rows) {
         for (int at = 0; at < count; at += size) {
           list.many[many_before++] = make_int4(e, before + at, min(size, count - at), 0);
         }

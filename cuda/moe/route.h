@@ -13,6 +13,12 @@ struct RouteArguments {
   float* routes = nullptr;             // [rows, 2 * top_k]
   const int32_t* positions = nullptr;  // negative: a row of padding, which no expert answers
   uint16_t* log = nullptr;             // [experts], or null: rows that chose each are added here, where it lists itself
+  // Or null: [drawn_entries], each drawn_stride after the one before, the choices of DrawnRoutes.
+  const uint16_t* drawn = nullptr;
+  int drawn_entries = 0, drawn_stride = 0;
+  const int32_t* sequences = nullptr;  // of drawn
+  uint16_t* chosen = nullptr;          // or null: [rows, chosen_stride], the experts of each row
+  int chosen_stride = 0;
 };
 // Of rows whose logits are still to be made: the norm of x, the router's linear of it, and what route() and its list
 // do, in one launch. The same bits.

@@ -159,8 +159,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
     const float* bias = route.bias_offset < 0 ? nullptr : reinterpret_cast<const float*>(slab + route.bias_offset);
     const RouteRoom room(op, rooms + warp * (2 * op.experts + op.groups + op.top_k));
     warp_copy_wait(barrier, 0);
-    route_row(op, logits + warp * kRouterBlocks * 16, bias, room,
-              route.routes + static_cast<size_t>(warp) * 2 * op.top_k, lane);
+    route_row(route, warp, logits + warp * kRouterBlocks * 16, bias, room, lane);
     if (rows == 1) {
       return list_row(lane < op.top_k ? room.chosen[lane] : 0, op.top_k, route.positions[0] >= 0, list, route.log,
                       lane);

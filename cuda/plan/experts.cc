@@ -73,6 +73,48 @@ bool combines_itself(const DeviceFacts& device, int rows, int top_k) {
   return device.clusters() && rows == 1 && (top_k == 2 || top_k == 4 || top_k == 8);
 }
 
+int prompt_tile_rows(int places, int experts) {
+  // An expert's last tile is half empty in the mean; a tile of 64 rows takes two thirds of one of 128.
+  return places > 64 * experts ? 128 : 64;
+}
+int prompt_tiles(int places, int experts, int tile_rows) {
+  return std::min(places, experts + places / tile_rows);
+}
+
+std::optional<PrefillPlan> plan_prompt(const DeviceFacts& device, const MatrixLayout& m, int places, int experts) {
+  const int group = m.code.group / kTileK;
+  WgmmaShape shape{prompt_tile_rows(places, experts)};
+  if (m.code.type != WeightType::q4) {
+    shape.block_bytes = wgmma_block_bytes(m.code.type, group, m.code.zeros);
+    shape.stages = wgmma_stages(m.code.type, group, m.code.zeros);
+  }
+  if (shape.bytes() > device.block_bytes) return std::nullopt;
+  PrefillPlan plan;
+  plan.wgmma = true;
+  plan.rows = shape.rows;
+  plan.fine = m.code.type == WeightType::q4 && group % kWgmmaSlices != 0 && group < m.slices();
+  const int columns = (m.n_blocks() + kWgmmaBlocks - 1) / kWgmmaBlocks;
+  plan.launch.grid[0] = std::min(columns * prompt_tiles(places, experts, plan.rows), device.sms);
+  plan.launch.threads = kWgmmaThreads;
+  plan.launch.dynamic_bytes = shape.bytes();
+  return plan;
+}
+
+bool computes_prompts(const DeviceFacts& device, const ExpertsLayout& experts) {
+  if (!device.sm90 || !fused_expert_glu(experts.gate_up)) return false;
+  for (const LinearLayout* linear : {&experts.gate_up, &experts.down}) {
+    for (const LinearLayout::Segment& segment : linear->segments) {
+      const MatrixLayout& m = segment.matrix;
+      // (Act-order permutes each expert's x in its own way.)
+      if (!wgmma_takes(m.code.type) || m.code.permuted) return false;
+      for (const int places : {1, 65}) {  // among one: both sizes of tiles
+        if (!plan_prompt(device, m, places, 1)) return false;
+      }
+    }
+  }
+  return true;
+}
+
 std::optional<RouterPlan> plan_router(const DeviceFacts& device, const MatrixLayout& m, int rows, int room_bytes) {
   const bool plain = m.code.type == WeightType::f16 || m.code.type == WeightType::bf16;
   const int blocks = 4 * m.n_blocks();

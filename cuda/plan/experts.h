@@ -9,6 +9,7 @@
 
 #include "cuda/plan/decode.h"
 #include "cuda/plan/device.h"
+#include "cuda/plan/prefill.h"
 #include "model/experts_layout.h"
 
 namespace millrace::cuda {
@@ -18,7 +19,7 @@ inline constexpr int kExpertParts = kDecodeWarps;
 // suffices for that.
 inline constexpr int kFewRows = 8, kManyRows = 32;
 // What experts leave to be added up, at most, where it is more than one row: of more rows, some at a time.
-inline constexpr int64_t kMostExpertBytes = int64_t{64} << 20;
+inline constexpr int64_t kMostExpertBytes = int64_t{128} << 20;
 // Rows whose experts are listed by the launch that routes them.
 inline constexpr int kListedRows = 32;
 
@@ -45,6 +46,15 @@ std::optional<ExpertsPlan> plan_experts(const DeviceFacts& device, const MatrixL
 // Of one row the launch of its experts' last linear adds their results up itself: the thread blocks of a row block are
 // a cluster.
 bool combines_itself(const DeviceFacts& device, int rows, int top_k);
+
+// Whether a prompt's rows have launches of their own (linear_prefill_sm90.cuh): experts whose rows lie side by side,
+// tile by tile on wgmma. The order of sums is theirs: that of the stored input features.
+bool computes_prompts(const DeviceFacts& device, const ExpertsLayout& experts);
+// Rows of a tile, of so many choices among so many experts; and tiles at most.
+int prompt_tile_rows(int places, int experts);
+int prompt_tiles(int places, int experts, int tile_rows);
+// Of one linear. None where the device has too little shared memory.
+std::optional<PrefillPlan> plan_prompt(const DeviceFacts& device, const MatrixLayout& matrix, int places, int experts);
 
 // The launch that norms few rows, multiplies them with the router and routes them (moe/router.cu): a cluster, each
 // thread block with 16 of the router's features.

@@ -16,7 +16,7 @@ import type { Terminal } from './terminal.ts'
 
 type What = 'decode' | 'prefill'
 
-export const BENCHES = ['decode', 'prefill', 'drafts', 'stream', 'kernel']
+export const BENCHES = ['decode', 'prefill', 'drafts', 'experts', 'stream', 'kernel']
 
 interface Flags extends RunFlags {
   batch: number
@@ -186,7 +186,7 @@ export function checkName(name: string): void {
   const likely = nearest(name, BENCHES)
   if (likely !== undefined) {
     throw invalidArgument(
-      'decode, prefill, drafts, stream, kernel or a model',
+      'decode, prefill, drafts, experts, stream, kernel or a model',
       'bench',
       name,
       `did you mean '${likely}'?`,

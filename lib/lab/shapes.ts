@@ -64,6 +64,10 @@ export function shapedOperations(operation: string, spec: ModelSpec, options: Sh
     case 'attention_decode':
     case 'attention_prefill':
       return one({ ...heads, context: Math.max(context, operation === 'attention_prefill' ? rows : 1) })
+    case 'route':
+      return spec.experts ? one({ experts: spec.experts.count, topK: spec.experts.chosen }) : []
+    case 'combine':
+      return spec.experts ? one({ topK: spec.experts.chosen, width: spec.hidden }) : []
     case 'sample':
       return one({ vocab: spec.vocab })
   }

@@ -468,6 +468,18 @@ export class Model implements AsyncDisposable {
   }
 
   /**
+   * From the next pass on, writes which experts every row chooses of a mixture to a file that `millrace bench experts
+   * --replay` reads; null ends it and closes the file. Rejects with INVALID_ARGUMENT where the file cannot be opened, or
+   * of a model without mixtures or on several devices; ending it with WRITE_FAILED where it has not all that it should.
+   */
+  async traceRoutes(path: string | null): Promise<void> {
+    if (path !== null && (typeof path !== 'string' || path === '' || path.includes('\0')))
+      throw invalidArgument('a path or null', 'path', path)
+    this.#requireUsable()
+    await awaitNative(() => this.#parts.native.traceRoutes(path ?? ''))
+  }
+
+  /**
    * Frees the model. Calling it again gives the same promise; with `drain: false` it aborts what still runs. Rejects with
    * WRITE_FAILED, all being freed, where a trace that it ends is not whole.
    */

@@ -1,5 +1,5 @@
 /** Models of random weights in real shapes: for benches at sizes that nobody wants to fetch. */
-import type { NativeKernelImage, SyntheticOptions } from '../binding.ts'
+import type { NativeKernelImage, NativeLoadSettings, SyntheticOptions } from '../binding.ts'
 import { buildDecoder, type DecoderShape } from '../checkpoint/decoder.ts'
 import { specOf } from '../checkpoint/spec.ts'
 import { MillraceError } from '../errors.ts'
@@ -8,7 +8,7 @@ import type { PlanOptions } from '../options/model.ts'
 import type { Speculation } from '../options/speculation.ts'
 import { planBeside } from '../plan/draft_model.ts'
 import { checkMemory } from '../plan/memory.ts'
-import { passCosts, predictionOf } from '../plan/plan.ts'
+import { type ModelPlan, makePlan, passCosts, predictionOf } from '../plan/plan.ts'
 import type { TextCodec } from '../text/tokenizer/codec.ts'
 import { Pieces } from '../text/tokenizer/pieces.ts'
 import { nativeDraft } from './draft_model.ts'
@@ -50,6 +50,14 @@ const noTokenizer: TextCodec = {
   close: () => {},
 }
 
+/** What loadSynthetic() would make of a shape. Throws as it rejects. */
+export function planSynthetic(shape: DecoderShape, options: PlanOptions = {}): ModelPlan {
+  const { native } = runtime()
+  const { program } = buildDecoder(shape)
+  const slabs = callNative(() => native.planSynthetic(program, SYNTHETIC_DEFAULTS))
+  return makePlan(program, slabs, { ...options, kvSwap: options.kvSwap ?? 0 }, readMachine(native))
+}
+
 /**
  * A model of random weights: the layers in `weights.layers` (default: 4 bits), the head in `weights.head`. Takes token ids; its answers have no
  * text. Rejects as load() does.
@@ -69,13 +77,15 @@ export async function loadSynthetic(
       | undefined
     /** Its answers then have texts. */
     tokenizer?: TextCodec | undefined
+    /** What rows choose of its mixtures, in the place of random routers. */
+    drawnRoutes?: NativeLoadSettings['drawnRoutes']
   } = {},
   weights: Partial<SyntheticOptions> = {},
 ): Promise<Model> {
   const release = runtime().hold()
   try {
     const { native } = runtime()
-    const { tokenizer = noTokenizer, draft, ...planned } = options
+    const { tokenizer = noTokenizer, draft, drawnRoutes, ...planned } = options
     const all = { ...SYNTHETIC_DEFAULTS, ...weights }
     const { program } = buildDecoder(shape)
     const slabs = callNative(() => native.planSynthetic(program, all))
@@ -96,7 +106,7 @@ export async function loadSynthetic(
       draft: draftPlan && nativeDraft({ synthetic: { program: draftProgram!, options: all } }, draftPlan, machine),
       maxQueue: 0,
     }
-    const settings = { ...costs, prefixReuse, deterministic: false, poison: false, kernels: [...kernels] }
+    const settings = { ...costs, prefixReuse, deterministic: false, poison: false, kernels: [...kernels], drawnRoutes }
     const model = await loadWeights(source, plan, { ...settings, signal, onProgress: () => {} })
     return new Model({
       native: model,

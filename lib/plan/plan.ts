@@ -180,6 +180,8 @@ const CPU_PREFILL_ROWS = 128
 const GPU_PREFILL_ROWS = 1984
 // Streamed weights are worth more rows, up to the break-even; where memory is short, fewer.
 const MOST_PREFILL_ROWS = 4032
+// Of experts on demand all that a prompt wants, which is nearly all there are, come for each step: fewer steps, less waiting.
+const MOST_ROWS_ON_DEMAND = 8128
 const SHORT_OF_MEMORY_ROWS = [960, 448, 192]
 const DEFAULT_CONTEXT = 4096
 const MOST_GPU_HEAD_DIM = 256 // cuda/attention_decode.cu
@@ -490,7 +492,8 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[], demanded?: Home[]):
     }
     // A step has no more rows than the cache has room for.
     const cached = Math.ceil(kvTokens / 64) * 64
-    for (const rows of [mostRows, GPU_PREFILL_ROWS, ...SHORT_OF_MEMORY_ROWS]) {
+    for (const rows of [mostRows, MOST_PREFILL_ROWS, GPU_PREFILL_ROWS, ...SHORT_OF_MEMORY_ROWS]) {
+      if (rows > mostRows) continue
       const decided = tryRows(Math.min(rows, cached))
       if (decided) return decided
     }
@@ -542,7 +545,8 @@ function logitRows({ batch = 1, maxSequences = 1 }: PlanOptions): number {
 /** In multiples of 64, the rows of a tile. */
 function prefillRows(program: Program, units: readonly CostedUnit[], calibration: Calibration): number {
   const even = Math.ceil(breakEvenRows(program, units, calibration) / 64) * 64
-  return Math.min(MOST_PREFILL_ROWS, Math.max(GPU_PREFILL_ROWS, even))
+  const most = units.some(({ home }) => home === 'demand') ? MOST_ROWS_ON_DEMAND : MOST_PREFILL_ROWS
+  return Math.min(most, Math.max(GPU_PREFILL_ROWS, even))
 }
 
 function decodeRows(of: Pick<ModelPlan, 'contextLength' | 'kvBytesPerToken' | 'threads'>, rows: number) {
@@ -589,14 +593,14 @@ const paddedRows = (rows: number) => (rows <= 8 ? rows : 2 ** Math.ceil(Math.log
 
 /** How fast a plan is on this machine. */
 export function predictionOf(program: Program, plan: Omit<ModelPlan, 'prediction'>, machine: Machine): Prediction {
-  const { device, units, batch, maxRows, maxLogitRows } = plan
+  const { device, units, batch, maxRows } = plan
   const gpu = gpuOf(device, machine)
   const calibration = gpu?.calibration ?? machine.calibration
   const prompt = Math.min(PREDICTED_PROMPT, plan.contextLength)
   const decode = decodePrediction(plan, machine)
   // The twin's rows are bound by arithmetic, in a prompt as in a large batch.
   const prefill = gpu
-    ? predictPrefill(program, units, prompt, maxRows - maxLogitRows, calibration)
+    ? predictPrefill(program, units, prompt, maxRows, calibration)
     : { tokens: prompt, tokensPerSecond: decode(ROWS[ROWS.length - 1]!).tokensPerSecond, boundBy: 'cpu' as const }
   return { calibrated: calibration.calibrated, single: decode(1), batch: decode(batch), prefill }
 }

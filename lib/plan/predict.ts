@@ -128,6 +128,15 @@ export function readBytes({ bytes, experts }: Pick<CostedUnit, 'bytes' | 'expert
   return bytes - experts.bytes * left
 }
 
+/** Of a mixture, what choosing experts and adding them up takes beyond a feed-forward's launches. */
+const MIXTURE_SECONDS = 11e-6
+/**
+ * Experts are small: times what a large matrix takes, a byte of theirs takes so long to read (52 of 128 a layer: 91 us; 111: 167),
+ * and a multiply-add of theirs in prompts.
+ */
+const EXPERT_READS = 1.75
+const EXPERT_PROMPTS = 2.6
+
 /** Of the link's copies, what kernels read over it. */
 const MAPPED = 0.92
 
@@ -145,13 +154,19 @@ function unitSeconds(
     return unit.bytes * at(FLOATS.has(unit.types[0]!) ? calibration.head.float : calibration.head.q4, rows)
   }
   const perByte = at(secondsPerByte, rows)
-  const read = readBytes(unit, rows)
-  if (home !== 'demand' || !unit.experts) return at(unitSeconds, rows) + read * perByte
+  const { experts } = unit
+  if (!experts) return at(unitSeconds, rows) + unit.bytes * perByte
+  const own = unit.bytes - experts.bytes
+  const read = readBytes(unit, rows) - own
+  // An expert computes the rows that chose it.
+  const rowsOfExpert = (rows * experts.chosen * (experts.bytes / experts.count)) / read
+  const ofExpert = EXPERT_READS * at(secondsPerByte, rowsOfExpert)
+  const launches = at(unitSeconds, rows) + MIXTURE_SECONDS + own * perByte
+  if (home !== 'demand') return launches + read * ofExpert
   // What is found on the device is read beside what comes over the link.
-  const own = unit.bytes - unit.experts.bytes
   const { hitRate = 0 } = unit
-  const missed = ((read - own) * (1 - hitRate)) / (MAPPED * calibration.link.bytesPerSecond)
-  return at(unitSeconds, rows) + own * perByte + Math.max((read - own) * hitRate * perByte, missed)
+  const missed = (read * (1 - hitRate)) / (MAPPED * calibration.link.bytesPerSecond)
+  return launches + Math.max(read * hitRate * ofExpert, missed)
 }
 
 /** Sums over the units of a pass. */
@@ -386,7 +401,7 @@ export function predictDecode(
 
 /** Seconds of `rows` rows of a prompt at `position`, without what is streamed. */
 function promptSeconds(program: Program, rows: number, position: number, { prefill }: Calibration): number {
-  const linears = (2 * rows * layerWeights(program)) / prefill.flopsPerSecond
+  const linears = (2 * rows * layerWeights(program, EXPERT_PROMPTS)) / prefill.flopsPerSecond
   const attention = (rows * attentionFlops(program, position + rows / 2)) / prefill.attentionFlopsPerSecond
   return linears + attention
 }

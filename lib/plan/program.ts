@@ -13,11 +13,12 @@ export const hiddenOf = ({ values }: Program): number => values[0]!
 
 const sum = (numbers: readonly number[]) => numbers.reduce((all, one) => all + one, 0)
 
-/** Of the layers' linears that compute a row, the head apart: of a mixture's experts as many as answer it. */
-export function layerWeights(program: Program): number {
+/** Of the layers' linears that compute a row, the head apart: of a mixture's experts as many as answer it, each weight `ofExperts` times. */
+export function layerWeights(program: Program, ofExperts = 1): number {
   const weights = program.units.map((unit) => {
     const share = activeShare(program, unit)
-    return sum(unit.linears.map(({ k, parts }, linear) => share(linear) * k * sum(parts)))
+    const counted = (linear: number) => share(linear) * (share(linear) < 1 ? ofExperts : 1)
+    return sum(unit.linears.map(({ k, parts }, linear) => counted(linear) * k * sum(parts)))
   })
   return sum(weights.filter((_, index) => !program.units[index]!.head))
 }
@@ -105,7 +106,7 @@ export function rowBytes(program: Program, fused: boolean): number {
 }
 
 /** As kMostExpertBytes in cuda/plan/experts.h. */
-const MOST_EXPERT_BYTES = 64 * 2 ** 20
+const MOST_EXPERT_BYTES = 128 * 2 ** 20
 
 /** Bytes of a GPU's buffers for what experts leave to be added up, of a step of so many rows. `fused`: as in rowBytes(). */
 export function mixtureBytes(program: Program, rows: number, fused: boolean): number {

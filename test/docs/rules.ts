@@ -83,6 +83,7 @@ const EXPECTED: Record<string, RegExp> = {
   'bench decode': /^decode +[\d.]+ tok\/s/m,
   'bench prefill': /^prefill +[\d.]+ tok\/s/m,
   'bench drafts': /^undrafted +[\d.,]+ tok\/s[\s\S]*%$/m,
+  'bench experts': /^decode +[\d.,]+ tok\/s[\s\S]*^plan +[\d.]+ tok\/s/m,
   'bench kernel': /read peak [\d.]+ GB\/s/,
 }
 const SMALLEST = 'millrace-demo'
@@ -94,6 +95,7 @@ const MOST: Record<string, Record<string, number>> = {
   'bench decode': { '--context': 24, '--prompt': 4, '--tokens': 2, '--batch': 1, '--runs': 1, '--threads': 1 },
   'bench prefill': { '--prompt': 8, '--batch': 1, '--runs': 1, '--threads': 1 },
   'bench drafts': { '--prompt': 8, '--tokens': 8, '--batch': 1, '--runs': 1, '--threads': 1 },
+  'bench experts': { '--prompt': 4, '--tokens': 8, '--batch': 1, '--runs': 1, '--threads': 1 },
   'bench kernel': { '--repeats': 1, '--n': 2048, '--k': 2048, '--rows': 8 },
 }
 
@@ -111,12 +113,13 @@ function millrace(args: string[]): Trial {
   }
   if (name === 'build') return { argv: ['millrace', 'build'], skip: 'a build of its own: npm run release is one' }
   if (!EXPECTED[name]) throw new Error(`'millrace ${args.join(' ')}' has no rule in test/docs/rules.ts`)
+  const smallest = name === 'bench experts' ? 'millrace-demo-moe' : SMALLEST
   const toy = args.map((word, index) => {
     // Not kept in the repository: another of floats.
     if (word === 'demo-fp16') return 'models/stories260k'
     if (word.includes('models/')) return word.slice(word.indexOf('models/'))
     if (args[index - 1] === '--device') return word.replace(/cuda(:\d+)?/g, 'cpu')
-    if (name.startsWith('bench ') && word in SHAPES) return SMALLEST
+    if (name.startsWith('bench ') && word in SHAPES) return smallest
     const most = MOST[name]?.[args[index - 1] ?? '']
     return most === undefined ? word : String(Math.min(Number(word), most))
   })
@@ -127,7 +130,8 @@ function millrace(args: string[]): Trial {
   }
   const bare = args.length === name.split(' ').length
   const model = bare && ['generate', 'inspect', 'score', 'chat', 'plan'].includes(name) ? ['models/demo'] : []
-  const size = bare && ['bench decode', 'bench prefill', 'bench drafts'].includes(name) ? [SMALLEST] : []
+  const sized = ['bench decode', 'bench prefill', 'bench drafts', 'bench experts']
+  const size = bare && sized.includes(name) ? [smallest] : []
   const json = toy.includes('--json')
   return {
     argv: cli(...toy, ...model, ...size),

@@ -25,6 +25,8 @@ export interface GgufCase {
   headsInTurn?: boolean
   /** The embedding table is written as the head too. */
   untied?: boolean
+  /** Of the folder's, those that the file has, in this order. Default: all. */
+  layers?: number[]
   /** llama.cpp computes otherwise than transformers. */
   peerDiffers?: boolean
 }
@@ -177,23 +179,40 @@ const expertsOf = (name: string, count: number, chosen: number, width: number): 
   [`${name}.expert_feed_forward_length`]: u32(width),
 })
 
+const MIXTRAL = {
+  parts: {
+    'block_sparse_moe.gate': 'ffn_gate_inp',
+    'block_sparse_moe.experts.w1': 'ffn_gate_exps',
+    'block_sparse_moe.experts.w2': 'ffn_down_exps',
+    'block_sparse_moe.experts.w3': 'ffn_up_exps',
+  },
+  metadata: { 'llama.expert_count': u32(6), 'llama.expert_used_count': u32(2) },
+}
+
 GGUF_CASES.push(
-  { name: 'qwen3moe', folder: 'qwen3-moe-bf16', metadata: expertsOf('qwen3moe', 8, 3, 32) },
+  {
+    name: 'qwen3moe',
+    folder: 'qwen3-moe-bf16',
+    metadata: expertsOf('qwen3moe', 8, 3, 32),
+    // llama.cpp has no dense layer between those of a Qwen3-MoE.
+    peerDiffers: true,
+  },
   {
     name: 'llama',
     folder: 'mixtral-bf16',
     interleaved: true,
-    parts: {
-      'block_sparse_moe.gate': 'ffn_gate_inp',
-      'block_sparse_moe.experts.w1': 'ffn_gate_exps',
-      'block_sparse_moe.experts.w2': 'ffn_down_exps',
-      'block_sparse_moe.experts.w3': 'ffn_up_exps',
-    },
-    metadata: { 'llama.expert_count': u32(6), 'llama.expert_used_count': u32(2) },
+    ...MIXTRAL,
     // llama.cpp leaves Mixtral's windows out.
     peerDiffers: true,
   },
-  { name: 'olmoe', folder: 'olmoe-bf16', untied: true, metadata: { 'olmoe.expert_count': u32(8), 'olmoe.expert_used_count': u32(3) } },
+  {
+    name: 'olmoe',
+    folder: 'olmoe-bf16',
+    untied: true,
+    metadata: { 'olmoe.expert_count': u32(8), 'olmoe.expert_used_count': u32(3) },
+    // llama.cpp has as many heads of keys as of queries in an OLMoE.
+    peerDiffers: true,
+  },
   {
     name: 'gpt-oss',
     folder: 'gpt-oss-bf16',
@@ -261,6 +280,31 @@ export const PEER_CASES: GgufCase[] = [
   { name: 'qwen2', folder: 'qwen2-f16-tied' },
   { name: 'qwen3', folder: 'qwen3-bf16-tied' },
   { name: 'smollm3', folder: 'smollm3-bf16', interleaved: true },
+  {
+    name: 'qwen3moe',
+    folder: 'qwen3-moe-bf16',
+    layers: [0, 2],
+    metadata: { ...expertsOf('qwen3moe', 8, 3, 32), 'qwen3moe.block_count': u32(2) },
+  },
+  {
+    name: 'llama',
+    folder: 'mixtral-bf16',
+    interleaved: true,
+    ...MIXTRAL,
+    metadata: { ...MIXTRAL.metadata, 'llama.attention.sliding_window': u32(512) },
+  },
+  {
+    name: 'gpt-oss',
+    folder: 'gpt-oss-bf16',
+    untied: true,
+    parts: { post_attention_layernorm: 'post_attention_norm' },
+    metadata: {
+      ...expertsOf('gpt-oss', 6, 2, 96),
+      'gpt-oss.rope.scaling.type': text('yarn'),
+      'gpt-oss.rope.scaling.factor': f32(1),
+      'gpt-oss.rope.scaling.original_context_length': u32(512),
+    },
+  },
 ]
 
 // biome-ignore lint/suspicious/noExplicitAny: config.json as it was written
@@ -294,7 +338,7 @@ function metadataOf(name: string, config: any): GgufMetadata {
 
 /** The file that llama.cpp's converter would write of the folder's model, in float32. */
 export function convert(one: GgufCase): Buffer {
-  const { name, folder, parts = {}, metadata, interleaved, wholeNorms, queryScale, extra = [], untied, headsInTurn } = one
+  const { name, folder, parts = {}, metadata, interleaved, wholeNorms, queryScale, extra = [], untied, headsInTurn, layers } = one
   const config = JSON.parse(readFileSync(join(place(folder), 'config.json'), 'utf8'))
   const heads: Record<string, number> = {
     'self_attn.q_proj': config.num_attention_heads,
@@ -303,10 +347,12 @@ export function convert(one: GgufCase): Buffer {
   const read = [...readFolder(place(folder))].map(([tensor, found]): [string, Values] => {
     return [tensor, { shape: found.shape, values: numbers(found) }]
   })
-  const tensors = [...stackExperts(new Map(read))].map(([tensor, { shape, values: own }]): GgufTensor => {
+  const tensors = [...stackExperts(new Map(read))].flatMap(([tensor, { shape, values: own }]): GgufTensor[] => {
     const layer = /^model\.layers\.(\d+)\.(.+?)(\.weight|\.bias|)$/.exec(tensor)
     const part = layer?.[2] ?? ''
-    const stored = layer ? `blk.${layer[1]}.${parts[part] ?? PARTS[part]}${layer[3]}` : OUTSIDE[tensor]!
+    const number = layer && (layers?.indexOf(Number(layer[1])) ?? layer[1])
+    if (number === -1) return []
+    const stored = layer ? `blk.${number}.${parts[part] ?? PARTS[part]}${layer[3]}` : OUTSIDE[tensor]!
     let values = Array.from(own)
     if (part === 'linear_attn.A_log') values = values.map((value) => -Math.exp(value))
     if (headsInTurn) values = inTurn(part, values, config)
@@ -322,7 +368,7 @@ export function convert(one: GgufCase): Buffer {
       values = rows.flatMap((row) => values.slice(row * width, (row + 1) * width))
     }
     const dimensions = part === 'linear_attn.conv1d' ? [shape[0]!, shape[2]!] : shape
-    return { name: stored, type: 'F32', shape: dimensions, data: floats(values) }
+    return [{ name: stored, type: 'F32', shape: dimensions, data: floats(values) }]
   })
   const table = tensors.find((tensor) => tensor.name === 'token_embd.weight')!
   const head = untied ? [{ ...table, name: 'output.weight' }] : []

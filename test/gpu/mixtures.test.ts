@@ -48,6 +48,29 @@ describe.skipIf(gpus.length === 0)('a mixture on a GPU', () => {
   })
 })
 
+describe.skipIf(gpus.length === 0)('a prompt through a mixture on a GPU', () => {
+  const NAMES = ['qwen3-moe-gptq-g32', 'qwen3-moe-bf16', 'mixtral-bf16', 'gpt-oss-mxfp4', 'glm4-moe-groups-gptq-g32']
+  // From a row a tile to tiles of 128 that are full.
+  const LENGTHS = [2, 9, 65, 130, 300, 500]
+  test.each(NAMES)('%s: alone, beside others that choose its experts and on demand, the same bits', async (name) => {
+    const all = { device: 'cuda', contextLength: 512, maxSequences: 8, prefixReuse: false } as const
+    const read = (model: Model, length: number) =>
+      model.generate(prompt(length, length), { maxTokens: 4, temperature: 0, ignoreEos: true, logprobs: true }).result
+    const bits = async (model: Model) => {
+      const answers = await Promise.all(LENGTHS.map((length) => read(model, length)))
+      return answers.map(({ tokens, logprobs }) => ({ tokens, logprobs: [...logprobs!] }))
+    }
+    await using model = await load(familyFolder(name), all)
+    const together = await bits(model)
+    for (const [index, length] of LENGTHS.entries()) {
+      const { tokens, logprobs } = await read(model, length)
+      expect({ tokens, logprobs: [...logprobs!] }).toEqual(together[index])
+    }
+    await using demand = await load(familyFolder(name), { ...all, experts: 'demand', expertCache: 0 })
+    expect(await bits(demand)).toEqual(together)
+  })
+})
+
 describe.skipIf(gpus.length === 0)('experts on demand on a GPU', () => {
   const NAMES = ['qwen3-moe-gptq-g32', 'mixtral-bf16', 'gpt-oss-mxfp4', 'glm4-moe-groups-gptq-g32']
   const all = { device: 'cuda', contextLength: 64, maxSequences: 16, batch: 16, prefixReuse: false } as const

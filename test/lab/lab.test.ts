@@ -177,6 +177,36 @@ describe('what stands between linears', () => {
     expect([...(await of('y'))]).toEqual(expected)
   })
 
+  test.each([0, 1])('route, sigmoid: %i, chooses by score and bias and weighs by score', async (sigmoid) => {
+    const [rows, experts, topK] = [4, 12, 3]
+    const { before, of } = await launched('route', { rows, experts, topK, sigmoid, scale: 2 })
+    const routes = await of('routes')
+    for (let row = 0; row < rows; row++) {
+      const logits = [...before.logits!.slice(row * experts, (row + 1) * experts)]
+      const all = logits.reduce((sum, logit) => sum + Math.exp(logit), 0)
+      const scores = logits.map((logit) => (sigmoid ? 1 / (1 + Math.exp(-logit)) : Math.exp(logit) / all))
+      const order = scores.map((_, expert) => expert)
+      order.sort((a, b) => scores[b]! + before.bias![b]! - scores[a]! - before.bias![a]!)
+      const best = order.slice(0, topK)
+      expect([...routes.slice(row * 2 * topK, row * 2 * topK + topK)]).toEqual(best)
+      const sum = best.reduce((total, expert) => total + scores[expert]!, 0)
+      const weights = best.map((expert) => (2 * scores[expert]!) / sum)
+      expect(relativeError(routes.slice(row * 2 * topK + topK, (row + 1) * 2 * topK), weights)).toBeLessThan(1e-5)
+    }
+  })
+
+  test('combine', async () => {
+    const [rows, topK, width] = [3, 4, 10]
+    const { before, of } = await launched('combine', { rows, topK, width })
+    const expected = Array.from({ length: rows * width }, (_, at) => {
+      const [row, feature] = [Math.floor(at / width), at % width]
+      return Array.from({ length: topK }, (_, rank) => {
+        return before.routes![row * 2 * topK + topK + rank]! * before.answers![(row * topK + rank) * width + feature]!
+      }).reduce((a, b) => a + b)
+    })
+    expect(relativeError(await of('y'), expected)).toBeLessThan(1e-6)
+  })
+
   test('sample takes the most likely token, and tells its probability', async () => {
     const { before, of } = await launched('sample', { rows: 3, vocab: 50, temperature: 0 })
     const [tokens, logprobs] = [await of('tokens'), await of('logprobs')]

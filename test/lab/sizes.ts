@@ -16,12 +16,21 @@ export const AWKWARD: Record<string, Record<string, number>[]> = {
     { rows: 3, context: 300, heads: 6, kvHeads: 2, headDim: 64, window: 100 },
     { rows: 33, context: 77, heads: 8, kvHeads: 8, headDim: 128 },
   ],
+  route: [
+    { rows: 3, experts: 8, topK: 2, renormalise: 0 },
+    { rows: 65, experts: 160, topK: 6, groups: 8, topGroups: 3, sigmoid: 1, scale: 2.5 },
+    { rows: 1, experts: 33, topK: 33 },
+  ],
+  combine: [
+    { rows: 5, topK: 1, width: 100 },
+    { rows: 70, topK: 8, width: 2048 },
+  ],
 }
 
 /** Awkward ones, and those of a model. */
 export function sizesOf(operation: string): Record<string, number>[] {
   const own = /^gem/.test(operation) ? [...AWKWARD.linear!, ...(operation.endsWith('q4') ? AWKWARD.q4! : [])] : []
-  const attention = operation.startsWith('attention') ? AWKWARD.attention! : []
+  const attention = operation.startsWith('attention') ? AWKWARD.attention! : (AWKWARD[operation] ?? [])
   const shaped = shapedOperations(operation, SHAPES['smollm2-135m']!, { rows: 4, group: 64 })
   return [...own, ...attention, ...shaped.map(({ dimensions }) => dimensions)]
 }

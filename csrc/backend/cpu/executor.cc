@@ -43,6 +43,7 @@ CpuExecutor::CpuExecutor(const ExecutorConfig& config, std::shared_ptr<ComputePo
       compute_(std::move(compute)),
       hooks_(std::move(hooks)),
       unit_table_(config.units.size(), nullptr),
+      mixtures_(mixtures_of(config.program)),
       carried_(config.program.carried()),
       row_scratch_(compute_->pool.threads()) {
   const Program& program = config_.program;
@@ -51,6 +52,7 @@ CpuExecutor::CpuExecutor(const ExecutorConfig& config, std::shared_ptr<ComputePo
       (!config_.kv.empty() && config_.kv.size() != program.kv.size()) || config_.tables[0].rows == nullptr) {
     throw Error(code::kInternal, "executor: the configuration does not belong to the model", "report this as a bug");
   }
+  if (config_.drawn) check_routes(*config_.drawn, program);
   if (!config_.kernels.empty()) {
     throw Error(code::kInvalidArgument,
                 "a kernel of one's own runs on a GPU; this is the CPU (" + config_.kernels[0].source + ")",
@@ -183,6 +185,7 @@ void CpuExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
     step_ = step;
     output_ = &output;
     output.expert_rows.assign(logged_experts_, 0);
+    output.routes.assign(step.logs_routes ? static_cast<size_t>(step.rows) * mixtures_.routed() : 0, 0);
     take_tokens();
     take_table_updates();
   });

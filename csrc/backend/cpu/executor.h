@@ -117,6 +117,7 @@ class CpuExecutor final : public Executor {
     bool now = false;                         // of the slab that was set last
   };
   std::vector<Apart> apart_;  // [units], or empty
+  const Mixtures mixtures_;   // as the program has them
   size_t logged_experts_ = 0;
   Step step_;
   StepOutput* output_ = nullptr;

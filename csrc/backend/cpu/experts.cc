@@ -26,12 +26,25 @@ void CpuExecutor::run_op(const RouteOp& op, const Scope& scope) {
   const float* logits = rows_of(scope, op.in);
   const float* bias = vector(scope, op.select_bias);
   float* routes = rows_of(scope, op.out);
+  const auto mixture = static_cast<size_t>(mixtures_.of_unit[static_cast<size_t>(scope.unit)]);
+  const DrawnRoutes* drawn = config_.drawn.get();
   compute_->pool.parallel_for((scope.rows + 15) / 16, [&](int64_t index, int) {
     thread_local RouteScratch scratch;
     const int begin = static_cast<int>(index) * 16;
     for (int r = begin; r < std::min(scope.rows, begin + 16); r++) {
-      route_row(op, logits + static_cast<size_t>(r) * width(op.in), bias, scratch,
-                routes + static_cast<size_t>(r) * width(op.out));
+      const int row = scope.begin + r;
+      float* chosen = routes + static_cast<size_t>(r) * width(op.out);
+      const auto of_row = [&](size_t number) { return number * mixtures_.routed() + mixture * mixtures_.chosen; };
+      const uint16_t* choice = nullptr;
+      if (drawn != nullptr) {
+        const int64_t entry = step_.positions[row] + int64_t{DrawnRoutes::kStep} * step_.sequences[row];
+        choice = drawn->experts.data() + of_row(static_cast<size_t>(entry % drawn->entries));
+      }
+      route_row(op, logits + static_cast<size_t>(r) * width(op.in), bias, choice, scratch, chosen);
+      if (step_.logs_routes) {
+        uint16_t* log = output_->routes.data() + of_row(static_cast<size_t>(row));
+        for (int i = 0; i < op.top_k; i++) log[i] = static_cast<uint16_t>(chosen[i]);
+      }
     }
   });
 }
@@ -80,16 +93,9 @@ void CpuExecutor::run_experts(const ExpertsOp& op, const Scope& scope) {
 
   float* out = rows_of(scope, op.out);
   compute_->pool.parallel_for(scope.rows, [&](int64_t row, int) {
-    const float* weights = routes + static_cast<size_t>(row) * width(op.routes) + top_k;
-    float* to = out + static_cast<size_t>(row) * hidden;
-    for (int i = 0; i < top_k; i++) {
-      const float* from = scratch.results.data() + (static_cast<size_t>(row) * top_k + i) * hidden;
-      if (i == 0) {
-        for (size_t f = 0; f < hidden; f++) to[f] = weights[i] * from[f];
-      } else {
-        for (size_t f = 0; f < hidden; f++) to[f] += weights[i] * from[f];
-      }
-    }
+    combine_row(scratch.results.data() + static_cast<size_t>(row) * top_k * hidden,
+                routes + static_cast<size_t>(row) * width(op.routes) + top_k, top_k, hidden,
+                out + static_cast<size_t>(row) * hidden);
   });
 }
 

@@ -65,7 +65,16 @@ void keep_groups(const RouteOp& op, float* choice, std::vector<float>& groups) {
 
 }  // namespace
 
-void route_row(const RouteOp& op, const float* logits, const float* select_bias, RouteScratch& scratch, float* routes) {
+void combine_row(const float* answers, const float* weights, int top_k, size_t width, float* to) {
+  for (size_t f = 0; f < width; f++) to[f] = weights[0] * answers[f];
+  for (int rank = 1; rank < top_k; rank++) {
+    const float* from = answers + static_cast<size_t>(rank) * width;
+    for (size_t f = 0; f < width; f++) to[f] += weights[rank] * from[f];
+  }
+}
+
+void route_row(const RouteOp& op, const float* logits, const float* select_bias, const uint16_t* drawn,
+               RouteScratch& scratch, float* routes) {
   const auto experts = static_cast<size_t>(op.experts);
   scratch.scores.resize(experts);
   score_row(op, logits, scratch.scores.data());
@@ -75,7 +84,7 @@ void route_row(const RouteOp& op, const float* logits, const float* select_bias,
   float* weights = routes + op.top_k;
   float sum = 0;
   for (int i = 0; i < op.top_k; i++) {
-    int best = best_of(scratch.choice.data(), op.experts);
+    int best = drawn != nullptr ? drawn[i] : best_of(scratch.choice.data(), op.experts);
     // Where logits were infinite there may be none left: any number does, for the weights are no numbers.
     if (best < 0) best = i;
     scratch.choice[static_cast<size_t>(best)] = kTaken;

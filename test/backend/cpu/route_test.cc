@@ -21,7 +21,7 @@ RouteOp route(int experts, int top_k, Score score = Score::softmax, bool renorma
 std::vector<float> run(const RouteOp& op, const std::vector<float>& logits, const std::vector<float>& bias = {}) {
   RouteScratch scratch;
   std::vector<float> routes(2 * static_cast<size_t>(op.top_k), -1.0f);
-  route_row(op, logits.data(), bias.empty() ? nullptr : bias.data(), scratch, routes.data());
+  route_row(op, logits.data(), bias.empty() ? nullptr : bias.data(), nullptr, scratch, routes.data());
   return routes;
 }
 

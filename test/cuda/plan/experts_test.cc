@@ -42,6 +42,11 @@ TEST(tiles_suffice_for_whatever_rows_choose) {
       CHECK(many_found <= many_tiles(rows * top_k, experts, many));
       if (rows <= kFewRows) CHECK_EQ(many_found, 0);
     }
+    for (const int tile : {64, 128}) {
+      int found = 0;
+      for (const int count : counts) found += (count + tile - 1) / tile;
+      CHECK(found <= prompt_tiles(rows * top_k, experts, tile));
+    }
   }
 }
 
@@ -70,8 +75,37 @@ TEST(every_expert_has_a_plan_in_the_memory_of_every_gpu) {
   }
 }
 
+TEST(prompts_have_plans_of_their_own_where_a_gpu_has_the_kernels) {
+  for (const cases::Matrix& matrix : cases::kMatrices) {
+    for (const MatrixCode& code : cases::codes()) {
+      const MatrixLayout m = cases::layout(matrix, code);
+      ExpertsLayout experts;
+      experts.gate_up.interleaved = true;
+      experts.gate_up.segments.push_back({m, 0});
+      experts.down.segments.push_back({m, 0});
+      const bool own = wgmma_takes(code.type) && !code.permuted;
+      CHECK_EQ(computes_prompts(kH100, experts), own);
+      CHECK(!computes_prompts(kT4, experts));
+      if (!own) continue;
+      const int columns = (m.n_blocks() + kWgmmaBlocks - 1) / kWgmmaBlocks;
+      for (const int places : {1, 8, 800, 8 * 2048}) {
+        const auto plan = plan_prompt(kH100, m, places, 128);
+        REQUIRE(plan.has_value());
+        CHECK_EQ(plan->rows, prompt_tile_rows(places, 128));
+        CHECK(plan->launch.dynamic_bytes <= kH100.block_bytes);
+        // No thread block without a tile, where each place is another expert's.
+        CHECK(plan->launch.grid[0] <= columns * places && plan->launch.grid[0] <= kH100.sms);
+      }
+      experts.gate_up.interleaved = false;  // there is no activation to leave
+      CHECK(!computes_prompts(kH100, experts));
+    }
+  }
+  CHECK_EQ(prompt_tile_rows(64 * 128, 128), 64);
+  CHECK_EQ(prompt_tile_rows(64 * 128 + 1, 128), 128);
+}
+
 TEST(rows_at_once_leave_no_more_than_there_is_room_for) {
-  CHECK_EQ(expert_rows(2000, 8, 2048), 1024);
+  CHECK_EQ(expert_rows(3000, 8, 2048), 2048);
   CHECK_EQ(expert_rows(300, 8, 2048), 300);
   CHECK_EQ(expert_rows(300, 4096, 1 << 20), 1);
 }

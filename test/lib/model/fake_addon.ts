@@ -292,6 +292,11 @@ export class FakeModel implements NativeModel {
     this.traces.push(path)
   }
 
+  routeLogs: string[] = []
+  async traceRoutes(path: string): Promise<void> {
+    this.routeLogs.push(path)
+  }
+
   arena: number[] = []
   async setArena(bytes: number): Promise<void> {
     this.arena.push(bytes)
