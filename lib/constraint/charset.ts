@@ -63,22 +63,6 @@ export const LINE_ENDS: CharSet = charSet([
   [0x2028, 0x2029],
 ])
 
-/** Both cases of what is in the set. */
-export function foldCase(set: CharSet): CharSet {
-  const out: [number, number][] = pairs(set)
-  const add = (point: number) => out.push([point, point])
-  for (const [first, last] of pairs(set)) {
-    // Cases beyond the Basic Multilingual Plane's first part are those of few scripts; a range of all of them folds to itself.
-    for (let point = first; point <= Math.min(last, 0x24ff); point++) {
-      const text = String.fromCodePoint(point)
-      for (const other of [text.toLowerCase(), text.toUpperCase()]) {
-        if ([...other].length === 1 && other !== text) add(other.codePointAt(0)!)
-      }
-    }
-  }
-  return charSet(out)
-}
-
 const properties = new Map<string, CharSet>()
 
 /** \p{name}, as the engine itself knows it; undefined of an unknown name. */

@@ -62,10 +62,17 @@ class Compiler {
         return rawTexts(body, rules, this.#meter) ?? this.#nothing()
       case 'regex': {
         const { source, flags } = body
+        const has = (flag: string) => flags.includes(flag)
         const dfa = regexDfa(
           source,
           'whole',
-          { ignoreCase: flags.includes('i'), dotAll: flags.includes('s'), multiline: flags.includes('m') },
+          {
+            ignoreCase: has('i'),
+            dotAll: has('s'),
+            multiline: has('m'),
+            unicode: has('u') || has('v'),
+            sets: has('v'),
+          },
           this.#meter,
         )
         return rules.automaton(rules.declare(), rawFragment(dfa, this.#meter))

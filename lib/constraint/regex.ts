@@ -2,14 +2,14 @@
 import { type CharSet, EVERY, LAST } from './charset.ts'
 import { ANY, type Dfa, follow, isAnyState, isNothing, pushArc, trim } from './dfa.ts'
 import { without } from './dfa_algebra.ts'
-import { type Cost, type Meter, tooLarge, unsupported } from './problems.ts'
+import { type Cost, type Meter, tooLarge } from './problems.ts'
 import { compareDuties, END, everyDuty, moveDuties, withDuty } from './regex_duties.ts'
 import { EMPTY, parseRegex, type RegexFlags, type RegexNode } from './regex_parser.ts'
 
 /** The texts that a regular expression matches: as a whole, or anywhere in them. */
 export function regexDfa(source: string, how: 'whole' | 'anywhere', flags: RegexFlags, meter: Meter): Dfa {
-  if (flags.multiline && /[\^$]/.test(source)) throw unsupported("the flag 'm' of a regular expression")
-  const key = `${how} ${flags.ignoreCase ? 'i' : ''}${flags.dotAll ? 's' : ''}${flags.multiline ? 'm' : ''} ${source}`
+  const set = Object.entries(flags).filter(([, isSet]) => isSet)
+  const key = `${how} ${set.map(([flag]) => flag).join(' ')} /${source}`
   const known = recent.get(key)
   if (known) {
     recent.delete(key)
@@ -145,7 +145,12 @@ class Nfa {
         next = state
       }
     }
-    for (let count = 0; count < minimum; count++) next = this.#make(item, next)
+    for (let count = 0; count < minimum; count++) {
+      const before = this.#make(item, next)
+      // What reads nothing does so however often.
+      if (before === next) break
+      next = before
+    }
     return next
   }
 }

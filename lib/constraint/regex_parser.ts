@@ -1,11 +1,11 @@
 /** Regular expressions as JavaScript writes them -> trees. Lenient as JavaScript itself is without its flag u, but of code points. */
+import { foldCase } from './cases.ts'
 import {
   type CharSet,
   charSet,
   complement,
   DIGIT,
   EVERY,
-  foldCase,
   LINE_ENDS,
   property,
   SPACE,
@@ -14,6 +14,7 @@ import {
   WORD,
 } from './charset.ts'
 import { invalid, unsupported } from './problems.ts'
+import { boundary } from './regex_boundary.ts'
 
 export type RegexNode =
   | { type: 'set'; set: CharSet }
@@ -26,6 +27,10 @@ export interface RegexFlags {
   ignoreCase?: boolean
   dotAll?: boolean
   multiline?: boolean
+  /** The flag u, or v: of which letters are one where the case does not matter. */
+  unicode?: boolean
+  /** The flag v: classes within classes. */
+  sets?: boolean
 }
 
 export const EMPTY: RegexNode = { type: 'sequence', items: [] }
@@ -90,8 +95,11 @@ class Parser {
   }
 
   #term(): RegexNode {
-    if (this.#take('^')) return { type: 'begin' }
-    if (this.#take('$')) return { type: 'end' }
+    const isBegin = this.#take('^')
+    if (isBegin || this.#take('$')) {
+      if (this.#flags.multiline) throw this.#unsupported("the flag 'm'")
+      return { type: isBegin ? 'begin' : 'end' }
+    }
     const atom = this.#atom()
     const bounds = this.#quantifier()
     if (!bounds) return atom
@@ -116,7 +124,17 @@ class Parser {
   }
 
   #set(set: CharSet): RegexNode {
-    return { type: 'set', set: this.#flags.ignoreCase ? foldCase(set) : set }
+    return { type: 'set', set: this.#folded(set) }
+  }
+
+  #folded(set: CharSet): CharSet {
+    const { ignoreCase, unicode = false } = this.#flags
+    return ignoreCase ? foldCase(set, unicode) : set
+  }
+
+  /** What \\w has. */
+  #word(): CharSet {
+    return this.#flags.unicode ? this.#folded(WORD) : WORD
   }
 
   #atom(): RegexNode {
@@ -148,7 +166,7 @@ class Parser {
     const point = this.#points[this.#at]
     if (point === 'b' || point === 'B') {
       this.#at++
-      return boundary(point === 'B')
+      return boundary(point === 'B', this.#word())
     }
     if (point === 'k' && /^k<\w+>/.test(this.#points.slice(this.#at, this.#at + 80).join(''))) {
       throw this.#unsupported('a back reference')
@@ -168,9 +186,9 @@ class Parser {
       case 'D':
         return complement(DIGIT)
       case 'w':
-        return WORD
+        return this.#word()
       case 'W':
-        return complement(WORD)
+        return complement(this.#word())
       case 's':
         return SPACE
       case 'S':
@@ -190,26 +208,34 @@ class Parser {
       case 'p':
       case 'P': {
         const found = /^\{([\w=]+)\}/.exec(this.#points.slice(this.#at, this.#at + 80).join(''))
-        if (!found) return single(point.codePointAt(0)!)
+        if (!found) throw this.#fault(`\\${point} without the name of a property`)
+        if (point === 'P' && this.#flags.sets && this.#flags.ignoreCase)
+          throw this.#unsupported("\\P beside 'v' and 'i'")
         const set = property(found[1]!)
         if (!set) throw this.#fault(`\\${point}${found[0]} is not known`)
         this.#at += found[0].length
         return point === 'p' ? set : complement(set)
       }
       case 'x':
-        return single(this.#hex(2) ?? 0x78)
+        return single(this.#hex(2) ?? this.#noEscape(point))
       case 'u':
-        return single(this.#unicode() ?? 0x75)
+        return single(this.#unicode() ?? this.#noEscape(point))
       case 'c': {
         const letter = this.#points[this.#at]
-        if (letter === undefined || !/[a-zA-Z]/.test(letter)) return single(0x5c)
+        if (letter === undefined || !/[a-zA-Z]/.test(letter)) this.#noEscape(point)
         this.#at++
-        return single(letter.codePointAt(0)! % 32)
+        return single(letter!.codePointAt(0)! % 32)
       }
       case 'b':
         if (inClass) return single(8)
     }
+    // Where JavaScript takes a letter for itself, others mean something by it.
+    if (/[a-zA-Z]/.test(point)) this.#noEscape(point)
     return single(point.codePointAt(0)!)
+  }
+
+  #noEscape(point: string): never {
+    throw this.#fault(`\\${point} is no escape of JavaScript's`)
   }
 
   #hex(digits: number): number | undefined {
@@ -239,6 +265,13 @@ class Parser {
     return first
   }
 
+  /** Of the flag v: classes within a class, and what it has of them. */
+  #refuseSets(): void {
+    if (this.#flags.sets && ['[', '--', '&&', '\\q'].some((mark) => this.#peek(mark))) {
+      throw this.#unsupported('a class within a class')
+    }
+  }
+
   #class(): RegexNode {
     const negative = this.#take('^')
     const sets: CharSet[] = []
@@ -249,7 +282,9 @@ class Parser {
     }
     const isSingle = (set: CharSet) => set.length === 2 && set[0] === set[1]
     while (!this.#take(']')) {
+      this.#refuseSets()
       const first = member()
+      this.#refuseSets()
       const ranged = this.#peek('-') && this.#points[this.#at + 1] !== undefined && this.#points[this.#at + 1] !== ']'
       if (!ranged) {
         sets.push(first)
@@ -261,24 +296,9 @@ class Parser {
       else if (first[0]! > last[0]!) throw this.#fault('a range of a class is out of order')
       else sets.push(charSet([[first[0]!, last[0]!]]))
     }
-    const set = this.#flags.ignoreCase ? foldCase(union(...sets)) : union(...sets)
+    const set = this.#folded(union(...sets))
     return { type: 'set', set: negative ? complement(set) : set }
   }
-}
-
-/** Between a word's character and another; or not. */
-function boundary(negative: boolean): RegexNode {
-  const look = (behind: boolean, isWord: boolean): RegexNode => ({
-    type: 'look',
-    behind,
-    negative: !isWord,
-    item: { type: 'set', set: WORD },
-  })
-  const way = (before: boolean, after: boolean): RegexNode => ({
-    type: 'sequence',
-    items: [look(true, before), look(false, after)],
-  })
-  return { type: 'choice', items: [way(true, negative), way(false, !negative)] }
 }
 
 const shorten = (text: string) => (text.length > 60 ? `${text.slice(0, 57)}...` : text)

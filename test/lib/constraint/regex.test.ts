@@ -75,6 +75,47 @@ test('flags, classes and escapes', async () => {
   }
 })
 
+test('where the case does not matter, letters are equal as the engine has it', async () => {
+  const letters = [...'aAkKsSſßẞΣσςµμΜiİıIΩωΩꭰᎠＡａ𐐀𐐨ǅǆǄθϴაᲐⓐⒶⱠⱡ1_ é\u212a\u0390\u1fd3']
+  const sources = ['k', '\u212a', 's', 'ſ', 'ß', 'σ', 'µ', 'i', 'İ', 'ꭰ', 'ａ', 'ǆ', 'θ', 'ა', 'Ⱡ', 'ω', 'ΐ']
+  const sets = ['[a-z]', '[^a-z]', '\\w', '\\W', '\\p{Lu}', '\\P{Lu}', '[^\\P{Lu}]', '[^\\p{Ll}]', '\\bk']
+  for (const flags of ['i', 'iu']) {
+    for (const source of flags === 'iu'
+      ? [...sources, ...sets, '𐐀', '[\\u{10400}-\\u{1044f}]']
+      : [...sources, '[a-z]', '\\w']) {
+      const constraint = await regex(source, flags)
+      const own = new RegExp(`^(?:${source})$`, flags)
+      for (const one of letters) expect(accepts(constraint, one), `/${source}/${flags} of ${one}`).toBe(own.test(one))
+    }
+  }
+})
+
+test('what other dialects mean by a letter, and what JavaScript has and we do not, is refused by name', async () => {
+  for (const [source, flags, code, word] of [
+    ['\\Aa\\Z', '', 'CONSTRAINT_INVALID', '\\A'],
+    ['\\h+', '', 'CONSTRAINT_INVALID', '\\h'],
+    ['\\pL', '', 'CONSTRAINT_INVALID', '\\p'],
+    ['(?i)a', '', 'CONSTRAINT_UNSUPPORTED', '(?i'],
+    ['(?P<n>a)', '', 'CONSTRAINT_UNSUPPORTED', '(?P'],
+    ['^a', 'm', 'CONSTRAINT_UNSUPPORTED', "'m'"],
+    ['[[a-z]&&[aeiou]]', 'v', 'CONSTRAINT_UNSUPPORTED', 'class within a class'],
+    ['[\\w--_]', 'v', 'CONSTRAINT_UNSUPPORTED', 'class within a class'],
+  ] as const) {
+    await expect(regex(source, flags), source).rejects.toMatchObject({ code, message: expect.stringContaining(word) })
+  }
+  // Where no anchor stands the flag says nothing.
+  const inClass = await regex('[^a]', 'm')
+  expect([accepts(inClass, 'b'), accepts(inClass, 'a')]).toEqual([true, false])
+})
+
+test('what reads nothing may be repeated any number of times, at once', async () => {
+  for (const source of ['(?:){1000000000}', '(a{0}){1000000000}']) {
+    const constraint = await regex(source)
+    expect([accepts(constraint, ''), accepts(constraint, 'a')], source).toEqual([true, false])
+  }
+  await expect(regex('((a{100}){100}){100}')).rejects.toMatchObject({ code: 'CONSTRAINT_TOO_LARGE' })
+})
+
 test('a choice is one of its texts', async () => {
   const constraint = await compiled({ type: 'choice', texts: ['red', 'redder', '', 'grün', '"q"'] })
   for (const one of ['red', 'redder', '', 'grün', '"q"']) expect(accepts(constraint, one)).toBe(true)
