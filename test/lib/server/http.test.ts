@@ -1,6 +1,7 @@
 /** What a server does as a server: keys, origins, limits, streams that nobody reads, queues that are full, its end. */
 import { once } from 'node:events'
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { request } from 'node:http'
 import { type AddressInfo, connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -81,6 +82,33 @@ describe('origins', () => {
     expect(status).toBe(200)
     expect(headers.get('access-control-allow-origin')).toBe('http://app.example')
     expect((await post(server, '/v1/chat/completions', chat, { origin: 'http://evil.example' })).status).toBe(403)
+  })
+
+  test('a name of the internet that leads to a server of this machine alone is none of its own', async () => {
+    const statusOf = async (server: Server, origin: string, headers = {}) => {
+      const { host } = new URL(origin)
+      const asked = request(`${server.url}/sleep`, { method: 'POST', headers: { ...headers, origin, host } }).end()
+      const [response] = await once(asked, 'response')
+      response.resume()
+      return response.statusCode
+    }
+    const server = await start({ models: { demo: model }, cors: ['http://app.example'] })
+    const { port } = new URL(server.url)
+    expect(await statusOf(server, `http://evil.example:${port}`)).toBe(403)
+    expect(model.asleep).toBe(false)
+    const own = [
+      `http://127.0.0.1:${port}`,
+      `http://[::1]:${port}`,
+      `http://localhost:${port}`,
+      `http://box.local:${port}`,
+    ]
+    for (const origin of [...own, 'http://gpubox', 'https://chat.example', 'http://app.example']) {
+      expect(await statusOf(server, origin), origin).toBe(200)
+    }
+    const keyed = await start({ models: { demo: model }, apiKey: 'secret' })
+    const key = { authorization: 'Bearer secret' }
+    expect(await statusOf(keyed, `http://evil.example:${new URL(keyed.url).port}`, key)).toBe(200)
+    await model.wake()
   })
 
   test('all, by a star', async () => {
