@@ -63,10 +63,16 @@ set(MILLRACE_FLAGS_avx2 -mavx2 -mfma -mf16c)
 set(MILLRACE_FLAGS_avx512 ${MILLRACE_FLAGS_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq)
 set(MILLRACE_FLAGS_avx512vnni ${MILLRACE_FLAGS_avx512} -mavx512vnni)
 
-# Of a sanitized tree a third of the compile time is the standard library's headers. Other trees read them file by file,
-# since a file that lacks an include must fail somewhere.
+# A third of the compile time is the standard library's headers. A file that lacks an include must fail somewhere: where
+# nothing is said, only sanitized trees are built like this.
+if(MILLRACE_SANITIZE)
+  set(precompile_default ON)
+else()
+  set(precompile_default OFF)
+endif()
+option(MILLRACE_PRECOMPILE "Read the standard library's headers once a tree, for CI" ${precompile_default})
 function(millrace_precompile_headers target)
-  if(NOT MILLRACE_SANITIZE)
+  if(NOT MILLRACE_PRECOMPILE)
     return()
   elseif(target STREQUAL "millrace_base")
     target_precompile_headers(${target} PRIVATE <algorithm> <array> <atomic> <chrono> <cmath> <condition_variable>
@@ -115,7 +121,9 @@ function(millrace_add_programs folder suffix result)
     else()
       target_link_libraries(${name} PRIVATE millrace_core)
     endif()
-    millrace_precompile_headers(${name})
+    if(file MATCHES "\\.cc$")
+      millrace_precompile_headers(${name})
+    endif()
     if(TARGET millrace_cuda)
       target_include_directories(${name} PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
     endif()

@@ -2,10 +2,9 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <map>
-#include <mutex>
 
 #include "cuda/check.h"
+#include "cuda/plan/facts_per_device.h"
 #include "cuda/plan/refusal.h"
 
 namespace millrace::cuda {
@@ -55,24 +54,9 @@ cudaError_t ask(int device, DeviceFacts* facts) {
 cudaError_t device_facts(const DeviceFacts** found) {
   int device = 0;
   if (const cudaError_t status = cudaGetDevice(&device); status != cudaSuccess) return status;
-  static std::atomic<const DeviceFacts*> published[64];
-  const bool kept = device < 64;
-  if (kept) {
-    *found = published[device].load(std::memory_order_acquire);
-    if (*found != nullptr) return cudaSuccess;
-  }
-  static std::mutex mutex;
-  static auto* known = new std::map<int, DeviceFacts>;  // never destroyed: threads may be inside a step at the end
-  const std::lock_guard lock(mutex);
-  auto at = known->find(device);
-  if (at == known->end()) {
-    DeviceFacts facts;
-    if (const cudaError_t status = ask(device, &facts); status != cudaSuccess) return status;
-    at = known->emplace(device, facts).first;
-  }
-  *found = &at->second;
-  if (kept) published[device].store(*found, std::memory_order_release);
-  return cudaSuccess;
+  static auto* facts = new FactsPerDevice<DeviceFacts>;  // never destroyed: threads may be inside a step at the end
+  return facts->get(
+      device, [&](DeviceFacts* asked) { return ask(device, asked); }, found);
 }
 
 void require_kernels() {

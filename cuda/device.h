@@ -2,10 +2,8 @@
 // The current device, as plans see it, and what is done once on each.
 #include <cuda_runtime_api.h>
 
-#include <atomic>
-#include <cstdint>
-
 #include "cuda/plan/device.h"
+#include "cuda/plan/done_per_device.h"
 
 namespace millrace::cuda {
 
@@ -21,22 +19,18 @@ bool sm90_kernels();
 // Throws DEVICE_UNAVAILABLE where this build has no kernels for the current device.
 void require_kernels();
 
-// What is done once a device, by whoever comes first; several at once all do it, which must do no harm.
+// What is done once on each device, by whoever comes first: on the current one.
 class OncePerDevice {
  public:
   template <class Prepare>
   cudaError_t run(const Prepare& prepare) {
     int device = 0;
     if (const cudaError_t status = cudaGetDevice(&device); status != cudaSuccess) return status;
-    const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;  // beyond: every time
-    if ((done_.load(std::memory_order_acquire) & bit) != 0) return cudaSuccess;
-    const cudaError_t status = prepare();
-    if (status == cudaSuccess) done_.fetch_or(bit, std::memory_order_release);
-    return status;
+    return done_.run(device, prepare);
   }
 
  private:
-  std::atomic<uint64_t> done_{0};
+  DonePerDevice done_;
 };
 
 // Loads the kernel on the current device and lets it have all dynamic shared memory that a thread block may have.

@@ -23,6 +23,7 @@
 #include "cuda/runtime/memory.h"
 #include "cuda/runtime/stream.h"
 #include "cuda/user_kernel.h"
+#include "model/experts_layout.h"
 
 namespace millrace::cuda {
 

@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "cuda/plan/decode.h"
-#include "model/slab_layout.h"
+#include "model/matrix_layout.h"
 
 namespace millrace::cuda {
 

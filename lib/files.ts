@@ -1,4 +1,5 @@
 /** Files that the package writes: where the user's caches are, folders that are made on the way, failures told alike. */
+import { randomBytes } from 'node:crypto'
 import { mkdir, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { homedir, userInfo } from 'node:os'
 import { dirname, isAbsolute, join, resolve } from 'node:path'
@@ -48,7 +49,8 @@ async function makeOne(path: string, mode: number, underParent = path === dirnam
 
 /** Writes a file so that whoever reads meanwhile finds the old one or the new one. Throws what the file system does. */
 export async function replaceFile(path: string, text: string): Promise<void> {
-  const next = `${path}.${process.pid}`
+  // Of this call alone: two at once would take each other's away.
+  const next = `${path}.${randomBytes(6).toString('hex')}`
   try {
     await writeFile(next, text)
     await rename(next, path)

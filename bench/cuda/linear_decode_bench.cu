@@ -17,6 +17,7 @@
 #include "core/half.h"
 #include "cuda/linear_decode.cuh"
 #include "cuda/norm.h"
+#include "model/slab_layout.h"
 
 using namespace millrace;
 using namespace millrace::cuda;

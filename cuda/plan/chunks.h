@@ -1,6 +1,6 @@
 #pragma once
 // How many chunks (plan/decode.h) a matrix's row blocks have, and how large they are.
-#include "model/slab_layout.h"
+#include "model/matrix_layout.h"
 
 namespace millrace::cuda {
 

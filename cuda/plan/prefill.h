@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "cuda/plan/device.h"
-#include "model/slab_layout.h"
+#include "model/matrix_layout.h"
 
 namespace millrace::cuda {
 

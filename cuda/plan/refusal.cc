@@ -8,6 +8,7 @@
 #include "cuda/plan/experts.h"
 #include "cuda/plan/prefill.h"
 #include "cuda/plan/states.h"
+#include "model/experts_layout.h"
 
 namespace millrace::cuda {
 namespace {

@@ -74,10 +74,24 @@ function checkSchema(value: unknown, flexible: boolean, of: (expected: string) =
   if ('~standard' in value && !isZod(value)) throw of('a schema of zod 4 or a JSON schema; others make one of theirs')
   if (!isZod(value)) return { body: { type: 'schema', schema: plainJson(value, of), flexible }, read: parse }
   const read = (text: string) => {
-    const outcome = value.safeParse(parse(text))
+    const outcome = parseByZod(value, text)
     return outcome.success ? outcome.data : undefined
   }
   return { body: { type: 'schema', schema: ofZod(value), flexible }, read }
+}
+
+/** Throws INVALID_ARGUMENT where the schema's own functions throw, or are asynchronous. */
+function parseByZod(schema: z.ZodType, text: string) {
+  try {
+    return schema.safeParse(parse(text))
+  } catch (cause) {
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: `the zod schema failed to read an answer: ${(cause as Error)?.message ?? cause}`,
+      remedy:
+        'pass a schema whose transforms and refinements neither throw nor wait, and do the rest with result.object',
+      cause,
+    })
+  }
 }
 
 /** What it reads, and nothing beside: objects have no other keys than those that are named, unless it asks for them. */

@@ -8,6 +8,8 @@ import { COMMIT, type HubFile, type HubRepository } from './repository.ts'
 
 export const repoFolder = (cache: string, repo: string) => join(cache, ['models', ...repo.split('/')].join('--'))
 export const blobFile = (cache: string, repo: string, blob: string) => join(repoFolder(cache, repo), 'blobs', blob)
+/** As huggingface_hub has it: either goes on with what the other began. */
+export const unfinishedFile = (cache: string, repo: string, blob: string) => `${blobFile(cache, repo, blob)}.incomplete`
 export const snapshotFolder = (cache: string, repo: string, commit: string) =>
   join(repoFolder(cache, repo), 'snapshots', commit)
 

@@ -1,8 +1,9 @@
 /** What inspect() and plan() read of a model that is not here: its settings, and of its weights the headers alone. */
 import { type FileHandle, mkdtemp, open, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { readQuantisation } from '../checkpoint/quantisation/index.ts'
+import { makeFolder } from '../files.ts'
 import { blobFile, hasBlob, snapshotFolder } from './cache.ts'
 import type { HubName } from './name.ts'
 import { writePlausible } from './plausible.ts'
@@ -33,7 +34,10 @@ export async function fetchHeaders(name: HubName, options: HubOptions, settings:
   const described = await fetchSettings(repository, settings, signal)
   const weights = await weightsOf(repository, snapshot, described.config)
   return inFolder(async (folder) => {
-    for (const { path } of described.files) await symlink(join(snapshot, path), join(folder, path))
+    for (const { path } of described.files) {
+      await makeFolder(dirname(join(folder, path))) // of embedding models one is in a folder of its own
+      await symlink(join(snapshot, path), join(folder, path))
+    }
     const quantisation = await readQuantisation({ path: snapshot, config: described.config })
     for (const file of weights) {
       await headerOf(repository, file, folder, safetensorsHead, settings, signal, (handle, head) =>

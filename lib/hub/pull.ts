@@ -1,5 +1,5 @@
 /** pull(): a model of the hub into the cache, and only the files that a load needs. */
-import { statfs } from 'node:fs/promises'
+import { stat, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { readJson } from '../checkpoint/json.ts'
@@ -7,7 +7,7 @@ import { MillraceError } from '../errors.ts'
 import { nearestFolder } from '../files.ts'
 import { hubOptions, type LoadProgress } from '../options/model.ts'
 import { invalidArgument, signal, validate } from '../options/validate.ts'
-import { cachedCommit, cachedFiles, hasFile, linkFile, snapshotFolder, writeRef } from './cache.ts'
+import { cachedCommit, cachedFiles, hasFile, linkFile, snapshotFolder, unfinishedFile, writeRef } from './cache.ts'
 import { noSuchModel } from './errors.ts'
 import { type HubName, parseHubName } from './name.ts'
 import { COMMIT, type HubFile, type HubRepository, readRepository } from './repository.ts'
@@ -164,7 +164,8 @@ export async function fetchFiles(
   const here = new Map<HubFile, number>()
   for (const file of files) here.set(file, (await hasFile(cache, repository, file)) ? file.size : 0)
   const whole = [...here].every(([{ size }, bytes]) => bytes === size)
-  if (!whole) await checkRoom(cache, total - sum(here.values()), repository.repo)
+  if (!whole)
+    await checkRoom(cache, total - sum(here.values()) - (await begunBytes(cache, repository, files)), repository.repo)
   const failed = new AbortController()
   const both = signal ? AbortSignal.any([signal, failed.signal]) : failed.signal
   const queue = [...files]
@@ -201,7 +202,16 @@ function sum(numbers: Iterable<number>): number {
   return total
 }
 
-/** Throws WRITE_FAILED where a disk has less free than is to come, what was begun counted as missing. */
+/** Of files that another download has left unfinished: their room is taken already. */
+async function begunBytes(cache: string, { repo }: HubRepository, files: readonly HubFile[]): Promise<number> {
+  const begun = files.map(async ({ blob, size }) => {
+    const info = await stat(unfinishedFile(cache, repo, blob)).catch(() => undefined)
+    return info?.isFile() && info.size <= size ? info.size : 0
+  })
+  return sum(await Promise.all(begun))
+}
+
+/** Throws WRITE_FAILED where a disk has less free than is to come. */
 async function checkRoom(cache: string, bytes: number, repo: string): Promise<void> {
   const info = await nearestFolder(cache)
     .then(statfs)

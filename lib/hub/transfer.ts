@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { MillraceError } from '../errors.ts'
 import { makeFolder, messageOf } from '../files.ts'
 import { abortedError } from '../model/signals.ts'
-import { blobFile, hasFile, repoFolder } from './cache.ts'
+import { blobFile, hasFile, repoFolder, unfinishedFile } from './cache.ts'
 import { withFileLock } from './lock.ts'
 import type { HubFile, HubRepository } from './repository.ts'
 import { ask, asTransient, RangeRefused, Transient, Watch, withRetries } from './request.ts'
@@ -53,7 +53,6 @@ class Transfer {
   readonly #settings: HubSettings
   readonly #options: TransferOptions
   readonly #target: string
-  /** As huggingface_hub has it: either goes on with what the other began. */
   readonly #unfinished: string
   #hash!: Hash
   /** Bytes that are here, and the most that were. */
@@ -67,7 +66,7 @@ class Transfer {
     this.#settings = settings
     this.#options = options
     this.#target = blobFile(settings.cache, repository.repo, file.blob)
-    this.#unfinished = `${this.#target}.incomplete`
+    this.#unfinished = unfinishedFile(settings.cache, repository.repo, file.blob)
   }
 
   async run(): Promise<number> {

@@ -28,18 +28,18 @@ const GAUGES: Figure[] = [
   {
     name: 'vllm:num_requests_running',
     help: 'Requests that are computed now',
-    of: ({ model }) => model?.stats.sequences.running ?? 0,
+    of: ({ open }) => open?.stats.sequences.running ?? 0,
   },
   {
     name: 'vllm:num_requests_waiting',
     help: 'Requests that wait: for their model, or for their first step',
-    of: ({ model, waiters }) => (model?.stats.sequences.waiting ?? 0) + waiters.size,
+    of: ({ open, waiters }) => (open?.stats.sequences.waiting ?? 0) + waiters.size,
   },
   { name: 'vllm:kv_cache_usage_perc', help: 'Share of the KV cache that is used; 1 is all', of: kvUsage },
   { name: 'vllm:gpu_cache_usage_perc', help: 'The same, by its older name', of: kvUsage },
-  { name: 'millrace:model_loaded', help: '1 where the model is loaded', of: ({ model }) => (model ? 1 : 0) },
-  { name: 'millrace:host_bytes', help: 'Weights in system RAM', of: ({ model }) => model?.memory.hostBytes },
-  { name: 'millrace:vram_bytes', help: 'GPU memory of the model', of: ({ model }) => model?.memory.vramBytes },
+  { name: 'millrace:model_loaded', help: '1 where the model is loaded', of: ({ open }) => (open ? 1 : 0) },
+  { name: 'millrace:host_bytes', help: 'Weights in system RAM', of: ({ open }) => open?.memory.hostBytes },
+  { name: 'millrace:vram_bytes', help: 'GPU memory of the model', of: ({ open }) => open?.memory.vramBytes },
 ]
 
 const counted = (name: keyof Counted) => (entry: PoolEntry) => entry.counted[name]
@@ -73,8 +73,8 @@ const COUNTERS: Figure[] = [
   { name: 'millrace:model_loads_total', help: 'Times that the model was loaded', of: counted('loads') },
 ]
 
-function kvUsage({ model }: PoolEntry): number {
-  const { blocksUsed = 0, blocksTotal = 0 } = model?.stats.kv ?? {}
+function kvUsage({ open }: PoolEntry): number {
+  const { blocksUsed = 0, blocksTotal = 0 } = open?.stats.kv ?? {}
   return blocksTotal === 0 ? 0 : blocksUsed / blocksTotal
 }
 
@@ -110,9 +110,9 @@ export class Metrics {
     collectFrom(
       pool,
       cache,
-      ({ model }) => (model ? 1 : undefined),
-      ({ model_name }, value, { model }) => {
-        const { blockTokens, blocksTotal } = model!.stats.kv
+      ({ open }) => (open ? 1 : undefined),
+      ({ model_name }, value, { open }) => {
+        const { blockTokens, blocksTotal } = open!.stats.kv
         cache.set({ model_name, block_size: String(blockTokens), num_gpu_blocks: String(blocksTotal) }, value)
       },
     )

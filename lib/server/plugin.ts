@@ -1,4 +1,5 @@
 /** The server as a fastify plugin, for an application of one's own: routes, errors and metrics, in a scope of their own. */
+import { Socket } from 'node:net'
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import { probe } from '../index.ts'
 import { countTokens, messages } from './anthropic/messages.ts'
@@ -71,7 +72,16 @@ export const millraceServer: FastifyPluginAsync<ServerOptions & { onHandle?: (ha
   const loaded = options.lazy ? pool.checkAll() : pool.loadAll()
   loaded.catch(() => {}) // told by the pool, and by requests
   onHandle?.({ pool, loaded, drain: () => health.drain() })
+  // Before the application waits for its connections: those of streams end by this.
+  app.addHook('preClose', async () => {
+    health.drain()
+    pool.close(DRAIN_MS).catch(() => {}) // told below
+  })
   app.addHook('onClose', () => pool.close(DRAIN_MS))
+  app.addHook('onResponse', async ({ raw: { socket } }) => {
+    // Of an answer that had begun by then no header says that the connection ends with it.
+    if (health.draining && socket instanceof Socket) socket.end()
+  })
   const checkKey = makeKeyCheck([options.apiKey ?? []].flat())
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id)
@@ -157,7 +167,7 @@ class Health {
     const fail = (message: string, code: string) =>
       new Problem({ status: 503, type: 'overloaded_error', message, code })
     if (this.#gpuLost) throw fail('A fault has ended the use of the GPU: restart the server', 'GPU_LOST')
-    const cold = this.#pool.entries.find(({ model }) => model === undefined)
+    const cold = this.#pool.entries.find(({ open }) => open === undefined)
     if (cold && !this.#lazy) throw fail(`${cold.source.name} is not loaded`, 'NOT_LOADED')
     return { status: 'ready' }
   }

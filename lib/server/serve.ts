@@ -42,8 +42,8 @@ interface App {
 }
 
 /** All but the socket. Rejects as load() does; nothing is left behind then. */
-export async function makeApp(options: Omit<ServeOptions, 'host' | 'port' | 'drainMs'>, logTo?: LogSink): Promise<App> {
-  const { cors: wanted = false, logLevel = 'info', ...rest } = options
+export async function makeApp(options: Omit<ServeOptions, 'port' | 'drainMs'>, logTo?: LogSink): Promise<App> {
+  const { cors: wanted = false, logLevel = 'info', host = '127.0.0.1', ...rest } = options
   const origins = Array.isArray(wanted) && wanted.includes('*') ? true : wanted
   const log = pino({ level: logLevel, redact: ['req.headers.authorization'] }, logTo ?? standardError())
   let handle: ServerHandle | undefined
@@ -76,7 +76,7 @@ export async function makeApp(options: Omit<ServeOptions, 'host' | 'port' | 'dra
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id)
   })
-  guardOrigins(app, origins)
+  guardOrigins(app, origins, isLoopback(host) && [options.apiKey ?? []].flat().length === 0)
   if (origins !== false) {
     await app.register(cors, { origin: origins === true ? true : [...origins], exposedHeaders: ['x-request-id'] })
   }
@@ -109,7 +109,7 @@ export async function serve(options: ServeOptions, logTo?: LogSink): Promise<Ser
     ...rest
   } = checkOptions(serveSchema, options) as ServeOptions
   if (port !== 0) await requireFree(host, port) // before a model is loaded for nothing
-  const { app, handle } = await makeApp(rest, logTo)
+  const { app, handle } = await makeApp({ ...rest, host }, logTo)
   try {
     await app.listen({ host, port, backlog: BACKLOG })
   } catch (error) {
@@ -129,6 +129,8 @@ export async function serve(options: ServeOptions, logTo?: LogSink): Promise<Ser
     [Symbol.asyncDispose]: () => close(),
   }
 }
+
+const isLoopback = (host: string) => host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host)
 
 async function requireFree(host: string, port: number): Promise<void> {
   const probe = createServer()

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { userInfo } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
@@ -47,6 +47,14 @@ test('replaceFile leaves nothing beside where it fails', async () => {
   await expect(replaceFile(join(folder, 'is'), 'text')).rejects.toMatchObject({ code: 'EISDIR' })
   expect(readdirSync(folder).sort()).toEqual(['is', 'old'])
   expect(existsSync(join(folder, 'is', 'a', 'folder'))).toBe(true)
+})
+
+test('replaceFile, several at once: the file is one of theirs, and nothing beside it', async () => {
+  const folder = await temporaryFolder({})
+  const texts = Array.from({ length: 20 }, (_, index) => String(index))
+  await Promise.all(texts.map((text) => replaceFile(join(folder, 'file'), text)))
+  expect(readdirSync(folder)).toEqual(['file'])
+  expect(texts).toContain(readFileSync(join(folder, 'file'), 'utf8'))
 })
 
 test('a failure names the path and says what to do', () => {

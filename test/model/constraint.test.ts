@@ -27,6 +27,23 @@ test('a zod schema gives a typed object', async () => {
   expect(schema.parse(object)).toEqual(object)
 })
 
+test("where a zod schema's own functions throw, or wait, the request rejects with that", async () => {
+  const choice = z.enum(['a', 'b'])
+  for (const [schema, word] of [
+    [
+      choice.transform((): string => {
+        throw new Error('not today')
+      }),
+      'not today',
+    ],
+    [choice.refine(async () => true), 'zod'],
+    [z.object({ a: choice.transform(async (text) => text) }), 'zod'],
+  ] as const) {
+    const { result } = model.generate('A:', { constraint: { schema }, ...hot, seed: 1 })
+    await expect(result).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', message: expect.stringContaining(word) })
+  }
+})
+
 test('so it does in a chat', async () => {
   const schema = z.object({ age: z.int().min(0).max(150), tags: z.array(z.enum(['a', 'b'])).max(2) })
   const messages = [{ role: 'user', content: 'A person' }] as const

@@ -394,10 +394,26 @@ function rotate(x: Float64Array, position: number, { frequencies, amplitude }: R
   }
 }
 
+/** Four rows at once, each summed in the order of its columns: a sum alone would wait for its own additions. */
 function multiply({ n, k, weights, bias }: Matrix, x: Float64Array): Float64Array {
   if (x.length !== k) throw new Error(`${x.length} features for a linear of ${k}`)
   const y = new Float64Array(n)
-  for (let row = 0; row < n; row++) {
+  let row = 0
+  for (; row + 4 <= n; row += 4) {
+    let [a, b, c, d] = [bias?.[row] ?? 0, bias?.[row + 1] ?? 0, bias?.[row + 2] ?? 0, bias?.[row + 3] ?? 0]
+    for (let i = 0, at = row * k; i < k; i++, at++) {
+      const xi = x[i]!
+      a += weights[at]! * xi
+      b += weights[at + k]! * xi
+      c += weights[at + 2 * k]! * xi
+      d += weights[at + 3 * k]! * xi
+    }
+    y[row] = a
+    y[row + 1] = b
+    y[row + 2] = c
+    y[row + 3] = d
+  }
+  for (; row < n; row++) {
     let sum = bias?.[row] ?? 0
     for (let i = 0, at = row * k; i < k; i++, at++) sum += weights[at]! * x[i]!
     y[row] = sum

@@ -11,13 +11,13 @@ const KNOWN = new Set([
   ...['minLength', 'maxLength', 'pattern', 'format'],
   ...['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf'],
   ...['items', 'prefixItems', 'additionalItems', 'minItems', 'maxItems', 'uniqueItems', 'contains', 'minContains'],
-  ...['properties', 'patternProperties', 'additionalProperties', 'required', 'propertyNames'],
+  ...['properties', 'patternProperties', 'additionalProperties', 'unevaluatedProperties', 'required', 'propertyNames'],
   ...['minProperties', 'maxProperties', 'dependencies', 'dependentRequired', 'dependentSchemas'],
 ])
 
 /** Those that do, and are not held to; and of earlier drafts. */
 const REFUSED = new Set([
-  ...['unevaluatedProperties', 'unevaluatedItems', 'maxContains', '$dynamicRef', '$recursiveRef'],
+  ...['unevaluatedItems', 'maxContains', '$dynamicRef', '$recursiveRef'],
   ...['divisibleBy', 'extends', 'disallow', 'minimumCanEqual', 'maximumCanEqual'],
 ])
 

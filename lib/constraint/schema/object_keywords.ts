@@ -1,6 +1,7 @@
 /** The keywords of objects, and what it takes that one of them does not hold. */
 import type { Json, JsonObject, Literal, Node, Nodes } from './nodes.ts'
 import { type Branch, fails, holds, isTrue, type MemberSpec, type ObjectShape, turned } from './shapes.ts'
+import { unevaluated } from './unevaluated.ts'
 
 const INFINITY = Number.POSITIVE_INFINITY
 
@@ -21,8 +22,7 @@ export class ObjectKeywords {
     shape.minimum = Math.max(shape.minimum, minProperties as number)
     shape.maximum = Math.min(shape.maximum, maxProperties as number)
     if (propertyNames !== undefined) shape.names.push(holds(this.#nodes.of(node, 'propertyNames', propertyNames)))
-    const spec = this.#memberSpec(node, schema)
-    if (spec) shape.specs.push(spec)
+    shape.specs.push(...this.#specs(node, schema))
     const opposite = OPPOSITES.get(node)
     if (opposite) opposite(shape)
     for (const keyword of ['dependencies', 'dependentRequired', 'dependentSchemas']) {
@@ -52,6 +52,11 @@ export class ObjectKeywords {
       })),
       rest: additionalProperties === undefined ? undefined : of('additionalProperties', additionalProperties),
     }
+  }
+
+  #specs(node: Node, schema: JsonObject): MemberSpec[] {
+    const specs = [this.#memberSpec(node, schema), unevaluated(this.#nodes, node, schema)]
+    return specs.filter((spec) => spec !== undefined)
   }
 
   #with(name: string): Literal {
@@ -88,8 +93,7 @@ export class ObjectKeywords {
       const literal = fails(this.#nodes.of(node, 'propertyNames', propertyNames))
       out.push([this.#opposite(node, 'names', (shape) => shape.witnesses.push({ name: { literal }, value: [] }))])
     }
-    const spec = this.#memberSpec(node, schema)
-    if (spec) {
+    this.#specs(node, schema).forEach((spec, index) => {
       for (const [name, value] of spec.named) {
         if (isTrue(value)) continue
         out.push([
@@ -106,9 +110,9 @@ export class ObjectKeywords {
       }
       if (spec.rest && !isTrue(spec.rest)) {
         const witness = { name: { unlike: spec }, value: spec.rest.map(turned) }
-        out.push([this.#opposite(node, 'rest', (shape) => shape.witnesses.push(witness))])
+        out.push([this.#opposite(node, `rest ${index}`, (shape) => shape.witnesses.push(witness))])
       }
-    }
+    })
     for (const keyword of ['dependencies', 'dependentRequired', 'dependentSchemas']) {
       for (const [name, value] of Object.entries((schema[keyword] ?? {}) as JsonObject)) {
         if (Array.isArray(value)) {

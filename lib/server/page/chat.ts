@@ -91,11 +91,14 @@ export function startChat(ui: Ui): void {
     running = controller
     send.disabled = true
     stop.disabled = false
+    // A new chat has messages of its own.
+    const conversation = messages
     const message: Message = { role: 'assistant', content: '' }
     const calls: Call[] = []
     const system = byId<HTMLTextAreaElement>('system').value.trim()
     let began = 0
     let tokens = 0
+    let whole = false
     try {
       const body = {
         ...settings(),
@@ -108,8 +111,10 @@ export function startChat(ui: Ui): void {
       for await (const event of events(response) as AsyncGenerator<Event>) {
         if (event.error) throw new Error(event.error.message)
         if (event.usage) tokens = event.usage.completion_tokens
-        const delta = event.choices?.[0]?.delta
-        if (!delta) continue
+        const choice = event.choices?.[0]
+        if (!choice) continue
+        const { delta, finish_reason: reason } = choice
+        if (reason !== null) whole = true
         if (began === 0) began = performance.now()
         if (delta.reasoning_content) {
           message.reasoning_content = (message.reasoning_content ?? '') + delta.reasoning_content
@@ -125,19 +130,22 @@ export function startChat(ui: Ui): void {
           show(`call ${index}`, `Calls ${calls[index].function.name}`, piece.arguments)
         }
       }
+      if (!whole) throw new Error('The connection was cut')
       const seconds = (performance.now() - began) / 1000
       if (tokens > 1)
         speed.textContent = `${tokens} tokens, ${((tokens - 1) / Math.max(seconds, 1e-3)).toFixed(1)} tokens/s`
     } catch (error) {
+      whole = false
       if (!controller.signal.aborted) complain((error as Error).message)
-      else speed.textContent = 'Stopped'
+      else if (conversation === messages) speed.textContent = 'Stopped'
     }
-    if (calls.length > 0) message.tool_calls = calls
-    if (message.content || calls.length > 0) messages.push(message)
+    // A call that was cut short is none: no server would take it back.
+    if (whole && calls.length > 0) message.tool_calls = calls
+    if (message.content || message.tool_calls) conversation.push(message)
     running = undefined
     send.disabled = false
     stop.disabled = true
-    if (calls.length > 0 && !controller.signal.aborted) askResults(calls)
+    if (message.tool_calls && conversation === messages) askResults(calls)
   }
 
   /** Tools run with who reads: the results are typed in. */

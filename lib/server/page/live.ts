@@ -48,12 +48,12 @@ async function* reports({ context: { pool }, signal }: Call): AsyncGenerator<str
   }
 }
 
-function liveModel({ source, state, model, leases, waiters }: PoolEntry): LiveModel {
+function liveModel({ source, state, open: model, leases, waiters }: PoolEntry): LiveModel {
   const stats = model?.stats
   const memory = model?.memory
   return {
     name: source.name,
-    state,
+    state: state === 'ready' && !model ? 'cold' : state,
     asleep: model?.asleep ?? false,
     device: model?.plan.device ?? '',
     leases,

@@ -1,5 +1,5 @@
 /** One model of a pool, and who waits for it. */
-import type { Model, ModelStats } from '../../index.ts'
+import { MillraceError, type Model, type ModelStats } from '../../index.ts'
 import { takenBytes } from './bytes.ts'
 import type { ModelSource } from './types.ts'
 
@@ -54,6 +54,17 @@ export class PoolEntry {
     this.#loads++
   }
 
+  /** The model, unless it is one that was handed in and its owner has closed it. */
+  get open(): Model | undefined {
+    try {
+      void this.model?.memory // throws of one that is closed
+      return this.model
+    } catch (error) {
+      if (MillraceError.isInstance(error) && error.code === 'MODEL_CLOSED') return undefined
+      throw error
+    }
+  }
+
   /** Of who waits longest. */
   get waitingSince(): number {
     return Math.min(...[...this.waiters].map(({ since }) => since))
@@ -65,7 +76,7 @@ export class PoolEntry {
   }
 
   get counted(): Counted {
-    const now = this.model ? countedOf(this.model.stats) : NOTHING
+    const now = this.open ? countedOf(this.open.stats) : NOTHING
     return { ...sum(this.#before, now), loads: this.#loads }
   }
 }

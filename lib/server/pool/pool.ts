@@ -133,6 +133,8 @@ export class ModelPool {
       .filter((entry) => entry.waiters.size > 0 && !entry.busy)
       .sort((a, b) => a.waitingSince - b.waitingSince)
     for (const entry of waiting) {
+      // One before it that failed has called this already: a second load of it would never be closed.
+      if (entry.busy || entry.waiters.size === 0) continue
       if (entry.model) this.#serve(entry, entry.model)
       // Who comes later does not take the room of who waits already.
       else if (!this.#admit(entry)) break

@@ -12,6 +12,13 @@ type Prepared = Record<string, unknown>
 const invalid = (message: string, remedy?: string) =>
   new MillraceError('INVALID_ARGUMENT', { message, ...(remedy === undefined ? {} : { remedy }) })
 
+export const nestedTooDeep = (cause?: unknown) =>
+  new MillraceError('INVALID_ARGUMENT', {
+    message: 'the messages, tools or variables of a chat are nested too deep, or within themselves',
+    remedy: 'pass what is nested less deep',
+    cause,
+  })
+
 /** `template` is its text, which shows the names that it knows. */
 export function prepareMessages(messages: readonly Message[], template: string, profile: Profile): Prepared[] {
   return messages.map((message, index) => {

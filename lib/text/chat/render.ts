@@ -2,7 +2,7 @@
 import { MillraceError } from '../../errors.ts'
 import { AddedTokens, Marks, type Section } from '../template/marks.ts'
 import { ChatTemplate } from '../template/template.ts'
-import { prepareMessages } from './messages.ts'
+import { nestedTooDeep, prepareMessages } from './messages.ts'
 import { Profile } from './profile.ts'
 import { defaultTemplate } from './templates.ts'
 import type { Message, Templates, Tool } from './types.ts'
@@ -66,6 +66,16 @@ export class ChatRenderer {
    * where it is at fault.
    */
   render(messages: readonly Message[], options: RenderChatOptions = {}): Prompt {
+    try {
+      return this.#render(messages, options)
+    } catch (cause) {
+      // V8's stack.
+      if (!(cause instanceof RangeError)) throw cause
+      throw nestedTooDeep(cause)
+    }
+  }
+
+  #render(messages: readonly Message[], options: RenderChatOptions): Prompt {
     const { tools, continueFinalMessage = false, addGenerationPrompt = !continueFinalMessage } = options
     if (continueFinalMessage && addGenerationPrompt)
       throw invalid('addGenerationPrompt and continueFinalMessage exclude each other')
@@ -79,7 +89,8 @@ export class ChatRenderer {
       ...marks.trusted({ ...this.#specialTokens, ...options.variables }),
       messages: prepared,
       tools: tools === undefined ? null : marks.untrusted(tools),
-      documents: options.variables?.documents ?? null,
+      // Found, and not written by whoever asks: pages of the web as a rule.
+      documents: marks.untrusted(options.variables?.documents ?? null),
       add_generation_prompt: addGenerationPrompt,
     }
     const rendered = template.render(context, { now: options.now, through: marks.through })

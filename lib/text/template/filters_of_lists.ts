@@ -3,7 +3,7 @@ import { attributePath } from './access.ts'
 import { bind, count, text } from './arguments.ts'
 import type { Arguments, Filter } from './filter.ts'
 import { filterNamed } from './filters.ts'
-import { spend } from './meter.ts'
+import { spend, spendText } from './meter.ts'
 import { binary, compare, equals } from './operators.ts'
 import { typeError, valueError } from './problems.ts'
 import { joined } from './python_text.ts'
@@ -14,7 +14,11 @@ import { Dict, iterate, Tuple, truth, typeName, Undefined, type Value, View } fr
 export const isTrue = (value: Value | undefined) => value !== undefined && truth(value)
 
 /** For orders and comparisons that pass over case. */
-const folded = (value: Value): Value => (typeof value === 'string' ? value.toLowerCase() : value)
+function folded(value: Value): Value {
+  if (typeof value !== 'string') return value
+  spendText(value.length)
+  return value.toLowerCase()
+}
 
 /** The part of an item that a filter looks at: an attribute's path, folded unless case counts. */
 function keyed(attribute: Value | undefined, caseSensitive: boolean, fallback?: Value): (item: Value) => Value {

@@ -54,7 +54,7 @@ export function int(value: Value, [fallback = 0, base]: Arguments): Value {
   if (typeof value === 'boolean') return Number(value)
   if (value instanceof Float) return Number.isFinite(value.value) ? integer(BigInt(Math.trunc(value.value))) : fallback
   if (value instanceof Undefined) throw value.problem()
-  const digits = typeof value === 'string' ? strip(value, 'both').replace(/(?<=\d)_(?=\d)/g, '') : ''
+  const digits = typeof value === 'string' ? stripped(value).replace(/(?<=\d)_(?=\d)/g, '') : ''
   if (digits.length > 4300) return fallback
   const radix = count(base, 10)
   const [, sign, plain] = /^([+-]?)(?:0[xX](?=.)|0[bB](?=.)|0[oO](?=.))?(.*)$/s.exec(digits)!
@@ -67,6 +67,12 @@ export function int(value: Value, [fallback = 0, base]: Arguments): Value {
   return float === undefined || !Number.isFinite(float) ? fallback : integer(BigInt(Math.trunc(float)))
 }
 
+/** All of it is read. */
+function stripped(value: string): string {
+  spendText(value.length)
+  return strip(value, 'both')
+}
+
 function toFloat(digits: string): number | undefined {
   if (/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(digits)) return Number(digits)
   const special = /^([+-]?)(inf(?:inity)?|nan)$/i.exec(digits)
@@ -77,7 +83,7 @@ function toFloat(digits: string): number | undefined {
 export function float(value: Value, [fallback = new Float(0)]: Arguments): Value {
   if (isNumber(value)) return new Float(toNumber(value))
   if (value instanceof Undefined) throw value.problem()
-  const parsed = typeof value === 'string' ? toFloat(strip(value, 'both')) : undefined
+  const parsed = typeof value === 'string' ? toFloat(stripped(value)) : undefined
   return parsed === undefined ? fallback : new Float(parsed)
 }
 

@@ -78,7 +78,10 @@ const TEXTS: Record<string, Method<string>> = {
   isnumeric: every(/^\p{N}+$/u),
   isprintable: every(/^(?: |[^\p{C}\p{Z}])*$/u),
   isspace: every(new RegExp(`^${SPACE}+$`)),
-  istitle: method('', (value) => /\p{L}/u.test(value) && title(value) === value),
+  istitle: method('', (value) => {
+    spendText(value.length)
+    return /\p{L}/u.test(value) && title(value) === value
+  }),
   isupper: cased(/[\p{Ll}\p{Lt}]/u),
   join: method('iterable', (value, [items]) => {
     const parts = iterate(items!).map((item, position) => {

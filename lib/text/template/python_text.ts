@@ -47,6 +47,7 @@ export function window(
   stop: Value | undefined,
 ): [part: string, offset: number] {
   if (start === undefined && stop === undefined) return [value, 0]
+  spendText(value.length)
   const all = [...characters(value)]
   const clamp = (bound: number) => Math.min(all.length, Math.max(0, bound < 0 ? bound + all.length : bound))
   const from = clamp(count(start, 0))
@@ -164,10 +165,12 @@ export function hasEnd(
   [part, start, stop]: Arguments,
   test: (value: string, part: string) => boolean,
 ): boolean {
-  spend()
   const [seen] = window(value, start, stop)
   const parts = part instanceof Tuple ? part.items : [part]
-  return parts.some((one) => test(seen, text(one)))
+  return parts.some((one) => {
+    spendText(value.length)
+    return test(seen, text(one))
+  })
 }
 
 /** Every character is of a class, and there is one. */

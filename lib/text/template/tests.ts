@@ -1,5 +1,6 @@
 /** Jinja's tests: what stands after `is`. */
 
+import { spendText } from './meter.ts'
 import { compare, contains, equals } from './operators.ts'
 import { Lacking, typeError } from './problems.ts'
 import { str, toNumber } from './text.ts'
@@ -38,7 +39,10 @@ const atLeast = order('>=', (difference) => difference >= 0)
 const below = order('<', (difference) => difference < 0)
 const atMost = order('<=', (difference) => difference <= 0)
 
-const hasLetters = (text: string) => /[\p{Lu}\p{Ll}\p{Lt}]/u.test(text)
+function isCased(text: string, change: (text: string) => string): boolean {
+  spendText(text.length)
+  return /[\p{Lu}\p{Ll}\p{Lt}]/u.test(text) && text === change(text)
+}
 
 /** Values that are one object, as far as templates can tell. */
 const same = (value: Value, other: Value) =>
@@ -67,7 +71,7 @@ export const TESTS: Record<string, Test> = {
   iterable: (value) => isIterable(value),
   le: atMost,
   '<=': atMost,
-  lower: (value) => hasLetters(str(value)) && str(value) === str(value).toLowerCase(),
+  lower: (value) => isCased(str(value), (text) => text.toLowerCase()),
   lt: below,
   lessthan: below,
   '<': below,
@@ -83,7 +87,7 @@ export const TESTS: Record<string, Test> = {
   string: (value) => typeof value === 'string',
   true: (value) => value === true,
   undefined: (value) => value instanceof Undefined,
-  upper: (value) => hasLetters(str(value)) && str(value) === str(value).toUpperCase(),
+  upper: (value) => isCased(str(value), (text) => text.toUpperCase()),
   // `filter` and `test` are added by name in filters.ts, which knows the filters.
 }
 

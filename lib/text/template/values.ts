@@ -180,12 +180,20 @@ export const isHashable = (key: Value): boolean =>
 
 const UNDEFINED = Symbol('undefined')
 
+/** Before what stands for a tuple, and before texts that begin with it. */
+const TUPLE = '\0'
+
 function keyOf(key: Value): Key {
-  if (key === null || typeof key === 'string' || typeof key === 'number' || typeof key === 'bigint') return key
+  if (typeof key === 'string') {
+    spend(key.length / 64)
+    return key.startsWith(TUPLE) ? `${TUPLE}${key}` : key
+  }
+  if (key === null || typeof key === 'number' || typeof key === 'bigint') return key
   if (typeof key === 'boolean') return Number(key)
   if (key instanceof Float) return Number.isInteger(key.value) ? integer(BigInt(key.value)) : key.value
+  // A text, which is let go of with its dict as no registered symbol is.
   if (key instanceof Tuple)
-    return Symbol.for(JSON.stringify(key.items.map((item) => [typeName(item), String(keyOf(item))])))
+    return `${TUPLE}${JSON.stringify(key.items.map((item) => [typeName(item), String(keyOf(item))]))}`
   if (key instanceof Undefined) return UNDEFINED
   throw typeError(`unhashable type: '${typeName(key)}'`)
 }

@@ -11,6 +11,7 @@
 #include "cuda/plan/decode.h"
 #include "cuda/plan/prefill.h"
 #include "cuda/plan/refusal.h"
+#include "model/slab_layout.h"
 
 using namespace millrace;
 using namespace millrace::cuda;

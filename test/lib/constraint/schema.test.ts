@@ -250,6 +250,32 @@ describe('one schema at a time', () => {
       [1, 'a', null, { b: [true, { c: 2 }] }],
       [2, 'b', {}, { b: [true, { c: 3 }] }, false],
     ],
+    [
+      'no members beside those of what is put together',
+      {
+        allOf: [{ $ref: '#/$defs/Base' }, { patternProperties: { '^x-': { type: 'string' } } }],
+        properties: { own: { type: 'integer' } },
+        required: ['name'],
+        anyOf: [{ required: ['own'] }, { minProperties: 1 }],
+        unevaluatedProperties: false,
+        $defs: { Base: { type: 'object', properties: { name: { type: 'string' } } } },
+      },
+      [{ name: 'a' }, { name: 'a', own: 1, 'x-1': 'b' }],
+      [{ name: 'a', other: 1 }, { own: 1 }, { name: 'a', 'x-1': 2 }, { name: 1 }],
+    ],
+    [
+      'members beside those of what is put together, of a kind; and where that is not so',
+      {
+        type: 'object',
+        properties: {
+          a: { allOf: [{ properties: { k: {} } }], unevaluatedProperties: { type: 'integer' } },
+          b: { not: { allOf: [{ properties: { k: {} } }], unevaluatedProperties: { type: 'integer' } } },
+          c: { allOf: [{ additionalProperties: { type: 'string' } }], unevaluatedProperties: false },
+        },
+      },
+      [{ a: { k: 'x', n: 1 } }, { a: 'x' }, { b: { n: 'x' } }, { c: { n: 'x' } }],
+      [{ a: { n: 'x' } }, { b: { k: 'x', n: 1 } }, { b: {} }, { c: { n: 1 } }],
+    ],
     ['null beside a type, as OpenAPI 3.0 has it', { type: 'string', nullable: true }, ['a', null], [1]],
     [
       'times and templates of URIs',
@@ -339,7 +365,7 @@ describe('one schema at a time', () => {
   test('what is not held to is refused by name', async () => {
     for (const [schema, name] of [
       [{ uniqueItems: true }, 'uniqueItems'],
-      [{ unevaluatedProperties: false }, 'unevaluatedProperties'],
+      [{ anyOf: [{ properties: { a: {} } }, {}], unevaluatedProperties: false }, 'unevaluatedProperties'],
       [{ $dynamicRef: '#x' }, '$dynamicRef'],
       [{ type: 'number', multipleOf: 1e-12 }, 'multipleOf'],
       [{ $ref: 'https://example.com/other' }, 'https://example.com/other'],

@@ -101,6 +101,14 @@ test.each(readdirSync(goldens).filter((name) => existsSync(join(goldens, name, '
   },
 )
 
+test('inspect() and plan() of a model with settings in a folder of their own', async () => {
+  const pooling = Buffer.from('{"pooling_mode_lasttoken":true}')
+  hub.repos.set('millrace/embedding', { files: { ...filesOf(demo), '1_Pooling/config.json': pooling } })
+  const made = await plan('millrace/embedding', { device: 'cpu' })
+  expect(made.hostBytes).toBe((await plan(demo, { device: 'cpu' })).hostBytes)
+  expect((await inspect('millrace/embedding')).architecture).toBe('LlamaForCausalLM')
+})
+
 test('loadTokenizer() fetches no weights', async () => {
   const names = hub.served.length
   await using tokenizer = await loadTokenizer('millrace/demo')

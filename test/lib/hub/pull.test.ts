@@ -8,8 +8,10 @@ import {
   readFileSync,
   readlinkSync,
   rmSync,
+  statfsSync,
   statSync,
   symlinkSync,
+  truncateSync,
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -17,7 +19,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { parseHubName } from '../../../lib/hub/name.ts'
-import { type HubOptions, pullInto } from '../../../lib/hub/pull.ts'
+import { fetchFiles, type HubOptions, pullInto } from '../../../lib/hub/pull.ts'
 import type { HubSettings } from '../../../lib/hub/settings.ts'
 import type { LoadProgress } from '../../../lib/index.ts'
 import { build, DIST } from '../../built.ts'
@@ -356,6 +358,20 @@ describe('a disk', () => {
     const error = await refused(pull('some/model'))
     expect(error).toMatchObject({ code: 'WRITE_FAILED', remedy: expect.stringContaining('HF_HUB_CACHE') })
     expect(error.message).toContain('ENOSPC')
+  })
+
+  test('has room for the rest of what was begun', async () => {
+    const { bavail, bsize } = statfsSync(folder)
+    const large = { path: 'model.safetensors', size: bavail * bsize + 2 ** 30, blob: 'f'.repeat(64) }
+    const files = { repo: 'some/model', revision: 'main', commit: commitOf('some/model'), files: [large] }
+    const fetch = (signal?: AbortSignal) => refused(fetchFiles(files, [large], settings, { signal }))
+    expect(await fetch()).toMatchObject({ code: 'WRITE_FAILED', message: expect.stringContaining('are free there') })
+    mkdirSync(repoPath('blobs'), { recursive: true })
+    const begun = repoPath('blobs', `${large.blob}.incomplete`)
+    writeFileSync(begun, '')
+    truncateSync(begun, large.size - 2 ** 20)
+    // It is looked at, which takes longer than this.
+    expect(await fetch(AbortSignal.timeout(50))).toMatchObject({ code: 'ABORTED' })
   })
 
   test('that may not be written to is told', async () => {

@@ -1,6 +1,7 @@
 /** What a server does as a server: keys, origins, limits, streams that nobody reads, queues that are full, its end. */
 import { once } from 'node:events'
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { request } from 'node:http'
 import { type AddressInfo, connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -81,6 +82,33 @@ describe('origins', () => {
     expect(status).toBe(200)
     expect(headers.get('access-control-allow-origin')).toBe('http://app.example')
     expect((await post(server, '/v1/chat/completions', chat, { origin: 'http://evil.example' })).status).toBe(403)
+  })
+
+  test('a name of the internet that leads to a server of this machine alone is none of its own', async () => {
+    const statusOf = async (server: Server, origin: string, headers = {}) => {
+      const { host } = new URL(origin)
+      const asked = request(`${server.url}/sleep`, { method: 'POST', headers: { ...headers, origin, host } }).end()
+      const [response] = await once(asked, 'response')
+      response.resume()
+      return response.statusCode
+    }
+    const server = await start({ models: { demo: model }, cors: ['http://app.example'] })
+    const { port } = new URL(server.url)
+    expect(await statusOf(server, `http://evil.example:${port}`)).toBe(403)
+    expect(model.asleep).toBe(false)
+    const own = [
+      `http://127.0.0.1:${port}`,
+      `http://[::1]:${port}`,
+      `http://localhost:${port}`,
+      `http://box.local:${port}`,
+    ]
+    for (const origin of [...own, 'http://gpubox', 'https://chat.example', 'http://app.example']) {
+      expect(await statusOf(server, origin), origin).toBe(200)
+    }
+    const keyed = await start({ models: { demo: model }, apiKey: 'secret' })
+    const key = { authorization: 'Bearer secret' }
+    expect(await statusOf(keyed, `http://evil.example:${new URL(keyed.url).port}`, key)).toBe(200)
+    await model.wake()
   })
 
   test('all, by a star', async () => {
@@ -375,4 +403,36 @@ describe('the plugin', () => {
     expect(await (await fetch(`${url}/broken`)).json()).toMatchObject({ message: 'mine' })
     await app.close()
   })
+
+  test('an application that closes waits for no stream that would never end', async () => {
+    const app = fastify()
+    await app.register(millraceServer, { models: { demo: model } })
+    const response = await fetch(`${await app.listen({ port: 0 })}/live`)
+    const reader = response.body!.getReader()
+    await reader.read()
+    const closed = app.close()
+    for (let done = false; !done; ) done = (await reader.read()).done
+    await closed
+  })
+})
+
+test('a model that its owner has closed is shown as none, and told as not ready', async () => {
+  const own = await load(DEMO, { device: 'cpu', threads: 1 })
+  const server = await start({ models: { own, demo: model } })
+  const get = (path: string) => fetch(`${server.url}${path}`)
+  expect((await get('/ready')).status).toBe(200)
+  await own.close()
+  const metrics = await (await get('/metrics')).text()
+  expect(metrics).toContain('millrace:model_loaded{model_name="own"} 0')
+  expect(metrics).toContain('millrace:model_loaded{model_name="demo"} 1')
+  const reader = (await get('/live')).body!.getReader()
+  const { value } = await reader.read()
+  const [report] = eventsOf(new TextDecoder().decode(value))
+  expect(report.models).toMatchObject([
+    { name: 'own', state: 'cold' },
+    { name: 'demo', state: 'ready' },
+  ])
+  await reader.cancel()
+  expect((await get('/ready')).status).toBe(503)
+  expect((await post(server, '/v1/chat/completions', { ...chat, model: 'own' })).status).toBe(503)
 })

@@ -81,6 +81,41 @@ describe.skipIf(!hasBrowser)('with a streamed model', () => {
     await expect.poll(() => model.stats.sequences.running, { timeout: 10_000 }).toBe(0)
   })
 
+  const messagesOfNext = () =>
+    page
+      .waitForRequest(/chat.completions/)
+      .then((request) => (request.postDataJSON() as { messages: object[] }).messages)
+
+  test('a new chat knows nothing of the answer that it cut short', async () => {
+    await page.locator('details > summary', { hasText: 'Settings' }).click()
+    await page.evaluate(`new MutationObserver(() => {
+      if (document.querySelector('.turn.assistant .text')) document.getElementById('clear').click()
+    }).observe(document.getElementById('log'), { childList: true, subtree: true })`)
+    await page.getByLabel(/^Message/).fill('Tell me a story.')
+    await page.keyboard.press('Enter')
+    await expect.poll(() => page.locator('#stop').isDisabled(), { timeout: 20_000 }).toBe(true)
+    const messages = messagesOfNext()
+    await page.getByLabel(/^Message/).fill('Hello')
+    await page.keyboard.press('Enter')
+    expect(await messages).toEqual([{ role: 'user', content: 'Hello' }])
+  })
+
+  test('a call that was cut short is told, and not sent again', async () => {
+    const call = { index: 0, id: 'call_1', function: { name: 'weather', arguments: '{"city": "Ha' } }
+    const body = `data: ${JSON.stringify({ choices: [{ index: 0, delta: { tool_calls: [call] }, finish_reason: null }] })}\n\n`
+    await page.route('**/v1/chat/completions', (route) => route.fulfill({ contentType: 'text/event-stream', body }), {
+      times: 1,
+    })
+    await page.getByLabel(/^Message/).fill('Is it raining?')
+    await page.keyboard.press('Enter')
+    expect(await page.getByRole('alert').textContent()).toBe('The connection was cut')
+    expect(await page.locator('.results').count()).toBe(0)
+    const messages = messagesOfNext()
+    await page.getByLabel(/^Message/).fill('Hello')
+    await page.keyboard.press('Enter')
+    expect(JSON.stringify(await messages)).not.toContain('tool_calls')
+  })
+
   test('an error of the server is told', async () => {
     await page.locator('details > summary', { hasText: 'Settings' }).click()
     await page.getByLabel(/^Tools/).fill('[{ "type": "custom" }]')

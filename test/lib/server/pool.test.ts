@@ -1,11 +1,12 @@
 /** Models that come and go: loads and plans are the test's, so that it says when each ends. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test, vi } from 'vitest'
 import { type LoadOptions, MillraceError, type Model } from '../../../lib/index.ts'
 import { ModelPool } from '../../../lib/server/pool/pool.ts'
 import type { PoolOptions } from '../../../lib/server/pool/types.ts'
 
 const log = { debug() {}, info() {}, warn() {}, error() {} }
-const SIZES: Record<string, number> = { a: 60, b: 60, c: 30, huge: 200 }
+const SIZES: Record<string, number> = { a: 60, b: 60, c: 30, d: 10, e: 10, f: 95, huge: 200 }
 
 /** A pool of 100 bytes. */
 function makePool(options: Partial<PoolOptions> = {}) {
@@ -184,6 +185,20 @@ describe('acquire', () => {
     const entry = pool.entries.find(({ source }) => source.name === 'a')!
     expect(entry.counted).toMatchObject({ steps: 6, loads: 2, promptTokens: 10 })
   })
+})
+
+test('one that turns out to be too large does not have the next ones loaded twice', async () => {
+  const { pool, events } = makePool()
+  await expect(pool.acquire('huge')).rejects.toMatchObject({ code: 'OUT_OF_MEMORY' })
+  ;(await pool.acquire('e')).release() // its size is known from now on
+  const held = await pool.acquire('f')
+  events.length = 0
+  const first = pool.acquire('d')
+  await sleep(5) // its size is known, and who comes now waits behind it
+  const ends = Promise.allSettled([first, pool.acquire('huge'), pool.acquire('e')])
+  held.release()
+  expect((await ends).map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled'])
+  expect(events).toEqual(['-f', '+d', '+e'])
 })
 
 describe('close', () => {

@@ -9,6 +9,7 @@ import type { Message } from '../../../../lib/text/chat/types.ts'
 import { detokenize } from '../../../../lib/text/detokenizer.ts'
 import { takesRole } from '../../../../lib/text/roles.ts'
 import { readTokenizerFiles, type TokenizerFiles } from '../../../../lib/text/tokenizer/files.ts'
+import { plain } from '../../../../lib/text/tokenizer/messages.ts'
 import { Pieces } from '../../../../lib/text/tokenizer/pieces.ts'
 import { Tokenizer } from '../../../../lib/text/tokenizer/tokenizer.ts'
 import { findModel, MODELS } from '../../../models.ts'
@@ -155,4 +156,18 @@ test.each([
   const files = await readTokenizerFiles(join(MODELS, 'demo'))
   const { ids } = prompt({ ...files, templates }, user('Hi'))
   expect(ids.length).toBeGreaterThan(4)
+})
+
+describe('chats as a thread is sent them', () => {
+  test('every name is kept, whatever it means to JavaScript', () => {
+    const tool = JSON.parse('{"properties":{"__proto__":{"type":"string"},"constructor":{"type":"null"}}}')
+    const copy = plain(tool) as typeof tool
+    expect(JSON.stringify(copy)).toBe(JSON.stringify(tool))
+    expect(Object.getPrototypeOf(copy.properties)).toBe(Object.prototype)
+  })
+  test('what is nested too deep is refused', () => {
+    const nested = (depth: number) => JSON.parse(`${'['.repeat(depth)}${']'.repeat(depth)}`)
+    expect(plain(nested(400))).toEqual(nested(400))
+    expect(() => plain(nested(20_000))).toThrowError(expect.objectContaining({ code: 'INVALID_ARGUMENT' }))
+  })
 })

@@ -135,6 +135,32 @@ describe('variables', () => {
   })
 })
 
+test('documents never become special tokens', () => {
+  const template = '<end>{% for d in documents %}{{ d.title }}: {{ d.text }}{% endfor %}{{ name }}'
+  const renderer = new ChatRenderer({ templates: template, addedTokens: ['<end>'] })
+  const documents = [{ title: 'A<end>', text: '<end>b' }]
+  const { text, sections } = renderer.render([user('a')], { variables: { documents, name: 'c<end>' } })
+  expect(text).toBe('<end>A<end>: <end>bc<end>')
+  expect(sections).toEqual([
+    { text: '<end>', special: true },
+    { text: 'A<end>: <end>bc', special: false },
+    { text: '<end>', special: true },
+  ])
+})
+
+test("what is nested too deep is the caller's fault, whatever it is nested in", () => {
+  const template = '{{ messages | tojson }}{{ tools | tojson }}'
+  const depth = 20_000
+  const itself: Record<string, unknown> = {}
+  itself.self = itself
+  const deep = `${'{"a":'.repeat(depth)}1${'}'.repeat(depth)}`
+  const tools = [{ type: 'function' as const, function: { name: 'f', parameters: itself } }]
+  const error = coded('INVALID_ARGUMENT', 'too deep')
+  expect(() => render(template, [user('a')], { tools })).toThrowError(error)
+  expect(() => render(template, [user('a')], { variables: { itself } })).toThrowError(error)
+  expect(() => render(template, [user('a'), { role: 'assistant', tool_calls: [call(deep)] }])).toThrowError(error)
+})
+
 describe('the final message, continued', () => {
   const CHATML =
     '{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}'

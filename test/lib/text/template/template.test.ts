@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
+import { stepsTaken } from '../../../../lib/text/template/meter.ts'
 import { ChatTemplate } from '../../../../lib/text/template/template.ts'
 import { GOLDEN_DAY, publishedTemplates, SPECIAL_TOKENS } from '../templates.ts'
 
@@ -140,9 +141,36 @@ describe('a template without an end', () => {
       expect.objectContaining({ code: expect.stringMatching(/^(CHAT_TEMPLATE_INVALID|INVALID_ARGUMENT)$/) }),
     )
   })
+  test.each([
+    "t.startswith('b', 1)",
+    "t.endswith('b', 1)",
+    't.startswith(t)',
+    "t.find('b', 1)",
+    '{t: 1}',
+    't in {}',
+    '{(t,): 1}',
+    't is upper',
+    't is lower',
+    't.istitle()',
+    't | int',
+    't | float',
+    "[{'k': t}] | groupby('k') | list",
+  ])('reading costs by length: %s', (expression) => {
+    render(`{% set a = ${expression} %}`, { t: 'a'.repeat(640_000) })
+    expect(stepsTaken()).toBeGreaterThan(10_000)
+  })
   test('one that is slow to read', () => {
     expect(render(`a${' '.repeat(500_000)}b{{ 1 }}${'{ '.repeat(100_000)}`)).toHaveLength(500_003 + 200_000)
   })
+})
+
+test('tuples as keys are told from texts, and by what they hold', () => {
+  const dict = "{(1, 'a'): 'x', (1, 'b'): 'y', ((1,), 2): 'z', k: 'w'}"
+  // As the tuple's own key is kept.
+  const k = '\0[["int","1"],["str","a"]]'
+  expect(render(`{% set d = ${dict} %}{{ d[(1, 'a')] }}{{ d[(1, 'b')] }}{{ d[((1,), 2)] }}{{ d[k] }}`, { k })).toBe(
+    'xyzw',
+  )
 })
 
 test('long chats are no hostile ones', () => {
