@@ -1,6 +1,6 @@
 /** An answer as it is written -> its parts: text, reasoning, calls of tools. */
 import type { CallFormat, ChatFormat, NamedCalls, TaggedCalls } from './format.ts'
-import { findFirst, matchAt, skipSpace } from './literals.ts'
+import { type Found, findFirst, matchAt, skipSpace } from './literals.ts'
 import { ObjectReader, ValueReader } from './object_reader.ts'
 import { behindCall, isBareCall, openings } from './openings.ts'
 import { type Part, Parts, randomId } from './parts.ts'
@@ -17,6 +17,8 @@ export class ChatParser {
   readonly #parts: Parts
   #state: State = 'text'
   #buffer = ''
+  /** How much of the buffer has no end of a value. */
+  #sought = 0
   #ended = false
   #key = ''
   #valueType = ''
@@ -202,6 +204,14 @@ export class ChatParser {
     return this.#enter(calls.syntax === 'json' ? 'json' : 'block')
   }
 
+  /** What ends a value that is read as a whole: each character is looked at once, however long it grows. */
+  #find(literal: string): Found<true> | { wait: number } {
+    const from = this.#sought
+    const found = findFirst<true>(this.#buffer.slice(from), [[literal, true]])
+    this.#sought = 'wait' in found && !this.#ended ? from + found.wait : 0
+    return 'wait' in found ? { wait: from + found.wait } : { at: from + found.at, end: from + found.end, what: true }
+  }
+
   #skipTo(literal: string, state: State): boolean {
     const found = findFirst(this.#buffer, [[literal, true]])
     if ('wait' in found && !this.#ended) return false
@@ -231,7 +241,7 @@ export class ChatParser {
   #readBlock(): boolean {
     const calls = this.#calls as NamedCalls
     const close = calls.syntax === 'python' ? calls.sectionClose : calls.callClose
-    const found = findFirst(this.#buffer, [[close, true]])
+    const found = this.#find(close)
     if ('wait' in found && !this.#ended) return false
     const end = 'wait' in found ? this.#buffer.length : found.at
     const block = this.#buffer.slice(0, end)
@@ -284,7 +294,7 @@ export class ChatParser {
 
   #readValue(): boolean {
     const calls = this.#calls as TaggedCalls
-    const found = findFirst(this.#buffer, [[calls.valueClose.trim() || calls.valueClose, true]])
+    const found = this.#find(calls.valueClose.trim() || calls.valueClose)
     if ('wait' in found && !this.#ended) return false
     const [at, end] = 'wait' in found ? [this.#buffer.length, this.#buffer.length] : [found.at, found.end]
     const json = taggedValue(this.#buffer.slice(0, at), calls, {
