@@ -12,7 +12,7 @@ export function inspectCommand(terminal: Terminal): Command {
   return addHubFlags(addHeadFlag(command)).action(
     async (path: string, flags: HeadFlag & HubFlags & { json?: boolean }) => {
       const { json, ...options } = flags
-      const inspection = await inspect(path, options)
+      const inspection = await inspect(path, { ...options, signal: terminal.signal })
       await terminal.write(json ? `${JSON.stringify(inspection, null, 2)}\n` : describe(inspection))
     },
   )

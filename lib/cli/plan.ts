@@ -78,7 +78,7 @@ export function planCommand(terminal: Terminal): Command {
       (part) => machine![part as keyof DescribedMachine] !== undefined,
     )
     if (names.length === 1 && described.every((part) => part === 'gpu') && flags.vram === undefined) {
-      const made = await plan(names[0]!, { ...of, gpu, acceptance, draft }).catch((error) => {
+      const made = await plan(names[0]!, { ...of, gpu, acceptance, draft, signal: terminal.signal }).catch((error) => {
         throw withRam(error)
       })
       noteWithoutGpu(made.device, flags, terminal)

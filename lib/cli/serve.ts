@@ -45,7 +45,7 @@ export function serveCommand(terminal: Terminal): Command {
     const options = await serveOptions(models, flags)
     // Its parts are many: other commands do not wait for them.
     const { serve } = await import('../server/serve.ts')
-    const server = await serve(options)
+    const server = await serve({ ...options, signal: terminal.signal })
     terminal.complain(`millrace: listening on ${server.url}`)
     if (options.page !== false)
       terminal.complain(`millrace: a page to try it at ${server.url}/, the API at ${server.url}/v1`)

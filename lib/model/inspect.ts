@@ -42,9 +42,11 @@ export interface InspectOptions extends MadeWeights {
   /** Of a model by name, as load() takes them. */
   revision?: string | undefined
   offline?: boolean | undefined
+  /** Ends the reading of headers: of the hub they may be long in coming. */
+  signal?: AbortSignal | undefined
 }
 
-/** Reads headers only: of a model by name, too. Rejects with the CHECKPOINT_ and HUB_ errors. */
+/** Reads headers only: of a model by name, too. Rejects with the CHECKPOINT_ and HUB_ errors, and ABORTED. */
 export async function inspect(path: string, options: InspectOptions = {}): Promise<Inspection> {
   const { head, weights, ...hub } = validate(inspectOptions, options, 'options')
   await using place = await locate(path, hub, 'headers')

@@ -147,7 +147,9 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     })
   } catch (error) {
     const { code, message } = MillraceError.fromNative(error)
-    log.error({ path, code, err: error }, `load failed: ${message}`)
+    // One that was told to end is no failure.
+    if (code === 'ABORTED') log.debug({ path, code }, message)
+    else log.error({ path, code, err: error }, `load failed: ${message}`)
     throw error
   } finally {
     release()

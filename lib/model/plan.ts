@@ -23,6 +23,7 @@ import { type Machine, type ModelPlan, makePlan, passCosts } from '../plan/plan.
 import { readMachine } from './machine.ts'
 import { callNative, runtime } from './runtime.ts'
 import { findShape, SHAPES } from './shapes.ts'
+import { requireNotAborted } from './signals.ts'
 import { SYNTHETIC_DEFAULTS } from './synthetic.ts'
 
 export interface PlanModelOptions extends PlanOptions {
@@ -33,6 +34,8 @@ export interface PlanModelOptions extends PlanOptions {
   /** Of a model by name, as load() takes them. */
   revision?: string | undefined
   offline?: boolean | undefined
+  /** Ends the reading of headers: of the hub they may be long in coming. */
+  signal?: AbortSignal | undefined
   /** A GPU that is not here, in the place of those that are. */
   gpu?: DescribedGpu | undefined
   /** How often drafts would be right, from 0 to 1: then `prediction.drafted` says what they would bring. */
@@ -49,6 +52,7 @@ const schema = z.strictObject({
   gpu: describedGpu.optional(),
   acceptance: number(0, 1).optional(),
   draft: loadOptions.shape.draft,
+  signal: loadOptions.shape.signal,
 })
 
 /**
@@ -71,9 +75,11 @@ export async function planOn(machine: Machine, model: string, options: PlanModel
     gpu: _,
     acceptance,
     draft,
+    signal,
     ...checked
   } = validate(schema, options, 'options')
   if (typeof model !== 'string' || model === '') throw noModel(model)
+  requireNotAborted(signal, 'the plan')
   const { native } = runtime()
   const withDrafts = (plan: ModelPlan): ModelPlan => {
     if (acceptance === undefined) return plan
@@ -98,11 +104,11 @@ export async function planOn(machine: Machine, model: string, options: PlanModel
   if (!existsSync(model) && !/[./\\]/.test(model)) {
     throw noModel(model)
   }
-  await using place = await locate(model, { revision, offline }, 'headers')
+  await using place = await locate(model, { revision, offline, signal }, 'headers')
   const checkpoint = await openCheckpoint(place.path, native, { head, weights: made })
   const { program } = checkpoint.config.named
   if (!asked) return withDrafts(makePlan(program, checkpoint.slabs, checked, machine))
-  await using draftPlace = await locate(asked.model, { offline }, 'headers')
+  await using draftPlace = await locate(asked.model, { offline, signal }, 'headers')
   const small = await openCheckpoint(draftPlace.path, native, {})
   const beside = { program: small.config.named.program, slabs: small.slabs, options: asked }
   return withDrafts(planBeside(program, checkpoint.slabs, checked, machine, beside))

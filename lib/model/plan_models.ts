@@ -9,7 +9,7 @@ import { readMachine } from './machine.ts'
 import { type PlanModelOptions, planOn } from './plan.ts'
 import { runtime } from './runtime.ts'
 
-export interface PlanModelsOptions extends Omit<PlanModelOptions, 'gpu' | 'arena'> {
+export interface PlanModelsOptions extends Omit<PlanModelOptions, 'gpu' | 'arena' | 'signal'> {
   /** A machine that is not here, in the place of this one. */
   machine?: DescribedMachine | undefined
 }

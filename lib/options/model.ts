@@ -279,7 +279,7 @@ const draft = z.union(
 
 const made = { weights: head.optional(), head: head.optional() }
 
-export const inspectOptions = z.strictObject({ ...made, ...hubOptions })
+export const inspectOptions = z.strictObject({ ...made, ...hubOptions, signal: signal().optional() })
 
 export const loadOptions = z.strictObject({
   ...plan,

@@ -1,9 +1,11 @@
 /** Files of requests, as OpenAI's batches have them, answered in process; where it was ended, it goes on. */
 import { randomUUID } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { access, type FileHandle, open, stat } from 'node:fs/promises'
+import { access, open, stat } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { MillraceError } from '../index.ts'
+import { requireNotAborted } from '../model/signals.ts'
+import { answeredIn, withoutPassing } from './batch_output.ts'
 import type { ServeOptions } from './options.ts'
 import { makeApp } from './serve.ts'
 
@@ -32,12 +34,18 @@ interface Line {
   body: Record<string, unknown>
 }
 
+interface Body {
+  usage?: { completion_tokens?: number; output_tokens?: number }
+  error?: { message: string; code: string | null }
+}
+
 const URLS = ['/v1/chat/completions', '/v1/completions', '/v1/responses', '/v1/embeddings']
 
 /**
- * Answers every line of `input` that `output` has no answer to, in the order in which answers end. Both are looked through
- * before a model is loaded. Rejects with INVALID_ARGUMENT, as load() does, and with the signal's reason; what is
- * answered by then is in the file.
+ * Answers every line of `input` that `output` has no answer to, in the order in which answers end; failures that pass,
+ * such as a full queue, are no answers of earlier runs. Both are looked through before a model is loaded. Rejects with
+ * INVALID_ARGUMENT, as load() does, also of a model that is loaded later, with GPU_LOST, and with ABORTED; what is answered
+ * by then is in the file, and another run asks for the rest.
  */
 export async function runBatch(
   models: Pick<ServeOptions, 'models' | 'load' | 'lazy' | 'ramBudget' | 'maxWaitMs'>,
@@ -45,26 +53,30 @@ export async function runBatch(
 ): Promise<BatchProgress> {
   await requireInput(input, output)
   const ids = await readIds(input)
-  const file = await open(output, 'a+')
+  let file = await open(output, 'a+')
   try {
-    const { done, failed } = await answeredIn(file, ids)
+    const { done, failed, again } = await answeredIn(file, ids)
     const progress = { done: done.size, total: ids.size, failed, answered: 0, completionTokens: 0 }
     if (done.size < ids.size) {
-      const { app, handle } = await makeApp({ ...models, page: false, logLevel: 'silent', bodyLimit: 2 ** 28 })
+      const silent = { page: false, logLevel: 'silent', bodyLimit: 2 ** 28 } as const
+      const { app, handle } = await makeApp({ ...models, ...silent, signal })
       const stop = () => void handle.pool.close()
       signal?.addEventListener('abort', stop, { once: true })
       try {
+        if (signal?.aborted) stop()
+        if (again) file = await withoutPassing(file, output)
         const atOnce = concurrency ?? handle.pool.entries[0]!.model?.plan.batch ?? 1
         let writing: Promise<unknown> = Promise.resolve()
         await forEachAtOnce(linesOf(input), atOnce, async ({ text, number }) => {
           const line = parseLine(text, input, number)
           if (done.has(line.custom_id)) return
-          signal?.throwIfAborted()
+          requireNotAborted(signal, 'the batch')
           const response = await app.inject({ method: 'POST', url: line.url, payload: line.body })
           // What was cut short is for the next run.
-          signal?.throwIfAborted()
+          requireNotAborted(signal, 'the batch')
           const { statusCode, headers } = response
-          const body = response.json() as { usage?: { completion_tokens?: number; output_tokens?: number } }
+          const body = response.json() as Body
+          if (statusCode >= 500) requireGoingOn(handle.pool.failure, statusCode, body, line)
           const answer = `${JSON.stringify(answerOf(line, statusCode, headers, body))}\n`
           writing = writing.then(() => file.appendFile(answer))
           await writing.catch((cause) => {
@@ -86,6 +98,18 @@ export async function runBatch(
   } finally {
     await file.close()
   }
+}
+
+/** Throws what would fail the lines to come as well: the next run answers them, and this one. */
+function requireGoingOn(loadFailure: unknown, status: number, { error }: Body, { custom_id }: Line): void {
+  if (loadFailure !== undefined) throw loadFailure
+  // A text may be too large for any memory: that is its answer.
+  if (status !== 503 || error?.code === 'OUT_OF_MEMORY') return
+  throw MillraceError.fromNative({
+    code: error?.code,
+    message: `the batch has ended at ${JSON.stringify(custom_id)}: ${error?.message}`,
+    remedy: 'run the same command again: it goes on with the lines that have no answer',
+  })
 }
 
 function answerOf({ custom_id }: Line, status_code: number, headers: Record<string, unknown>, body: object) {
@@ -162,43 +186,6 @@ async function readIds(path: string): Promise<Set<string>> {
     throw new MillraceError('INVALID_ARGUMENT', { message, remedy: 'pass the path of a file of requests', cause })
   }
   return ids
-}
-
-/** What earlier runs have answered. A last line that was torn is cut off. */
-async function answeredIn(file: FileHandle, ids: ReadonlySet<string>): Promise<{ done: Set<string>; failed: number }> {
-  const done = new Set<string>()
-  let failed = 0
-  let whole = 0
-  let held = Buffer.alloc(0)
-  for await (const part of file.createReadStream({ start: 0, autoClose: false })) {
-    held = Buffer.concat([held, part as Buffer])
-    for (let end = held.indexOf(10); end !== -1; end = held.indexOf(10)) {
-      const text = held.subarray(0, end).toString()
-      held = held.subarray(end + 1)
-      whole += end + 1
-      if (text.trim() === '') continue
-      const { custom_id, status } = answerIn(text)
-      if (custom_id === undefined || status === undefined || !ids.has(custom_id)) {
-        throw new MillraceError('INVALID_ARGUMENT', {
-          message: `the output file has a line that answers none of the input: ${text.slice(0, 80)}`,
-          remedy: 'pass an output file that is not there yet, or that of an earlier run with the same input',
-        })
-      }
-      done.add(custom_id)
-      if (status !== 200) failed++
-    }
-  }
-  if (held.length > 0) await file.truncate(whole)
-  return { done, failed }
-}
-
-function answerIn(text: string): { custom_id?: string | undefined; status?: number | undefined } {
-  try {
-    const { custom_id, response } = JSON.parse(text)
-    return { custom_id: typeof custom_id === 'string' ? custom_id : undefined, status: response?.status_code }
-  } catch {
-    return {}
-  }
 }
 
 /** So many at once. The first that fails ends it, once those under way have ended. */

@@ -1,6 +1,7 @@
 /** Options of serve() and of the plugin; a config file has the same. */
 import { z } from 'zod'
 import { type LoadOptions, MillraceError, type Model, parseBytes } from '../index.ts'
+import { signal } from '../options/validate.ts'
 import { explain } from './http/body.ts'
 
 /** A folder or GGUF file, one with options of its own, or a model that is loaded already and stays its owner's. */
@@ -42,6 +43,8 @@ export interface ServeOptions extends ServerOptions {
   drainMs?: number | undefined
   /** 'silent', 'error', 'warn', 'info', 'debug'. Default 'info'. */
   logLevel?: LogLevel | undefined
+  /** Ends the loads of the start: serve() rejects with ABORTED then. One that listens is ended by close(). */
+  signal?: AbortSignal | undefined
 }
 
 export const LOG_LEVELS = ['silent', 'fatal', 'error', 'warn', 'info', 'debug', 'trace'] as const
@@ -126,6 +129,7 @@ export const serveSchema = z.strictObject({
     })
     .optional(),
   drainMs: ms().or(z.literal(0)).optional(),
+  signal: signal().optional(),
   logLevel: z.enum(LOG_LEVELS, { error: LOG_LEVELS.map((level) => `'${level}'`).join(', ') }).optional(),
 })
 

@@ -2,6 +2,7 @@
 import { type AddressInfo, createServer } from 'node:net'
 import type { FastifyBaseLogger, FastifyInstance, HTTPMethods } from 'fastify'
 import { MillraceError } from '../index.ts'
+import { requireNotAborted } from '../model/signals.ts'
 import { refuseClient } from './http/client_error.ts'
 import { guardOrigins } from './http/origins.ts'
 import { Problem, problemOf } from './http/problem.ts'
@@ -41,9 +42,9 @@ interface App {
   handle: ServerHandle
 }
 
-/** All but the socket. Rejects as load() does; nothing is left behind then. */
+/** All but the socket. Rejects as load() does, ABORTED at the signal; nothing is left behind then. */
 export async function makeApp(options: Omit<ServeOptions, 'port' | 'drainMs'>, logTo?: LogSink): Promise<App> {
-  const { cors: wanted = false, logLevel = 'info', host = '127.0.0.1', ...rest } = options
+  const { cors: wanted = false, logLevel = 'info', host = '127.0.0.1', signal, ...rest } = options
   const origins = Array.isArray(wanted) && wanted.includes('*') ? true : wanted
   const log = pino({ level: logLevel, redact: ['req.headers.authorization'] }, logTo ?? standardError())
   let handle: ServerHandle | undefined
@@ -86,12 +87,19 @@ export async function makeApp(options: Omit<ServeOptions, 'port' | 'drainMs'>, l
       handle = found
     },
   })
+  const stop = () => void handle?.pool.close()
+  signal?.addEventListener('abort', stop, { once: true })
   try {
     await app.ready()
+    if (signal?.aborted) stop() // before there was a pool
     await handle!.loaded
+    requireNotAborted(signal, 'the start of the server')
   } catch (error) {
     await app.close()
+    requireNotAborted(signal, 'the start of the server')
     throw error
+  } finally {
+    signal?.removeEventListener('abort', stop)
   }
   return { app, handle: handle! }
 }
@@ -100,7 +108,10 @@ export async function makeApp(options: Omit<ServeOptions, 'port' | 'drainMs'>, l
 const standardError = (): LogSink =>
   process.stderr.isTTY ? { write: (line) => void process.stderr.write(readable(line)) } : pino.destination(2)
 
-/** Resolves when it listens, its models being loaded unless `lazy`. Rejects as load() does, and where it cannot listen. */
+/**
+ * Resolves when it listens, its models being loaded unless `lazy`. Rejects as load() does, ABORTED at the signal, and where
+ * it cannot listen.
+ */
 export async function serve(options: ServeOptions, logTo?: LogSink): Promise<Server> {
   const {
     host = '127.0.0.1',

@@ -13,7 +13,6 @@ import type { ModelSource } from './types.ts'
 /** Options of load() that plans do not depend on: a new one that is missing here does not compile. */
 const BESIDE_PLANS: Record<Exclude<keyof LoadOptions, keyof PlanModelOptions>, true> = {
   onProgress: true,
-  signal: true,
   prefixReuse: true,
   generationConfig: true,
   deterministic: true,
@@ -26,14 +25,14 @@ const BESIDE_PLANS: Record<Exclude<keyof LoadOptions, keyof PlanModelOptions>, t
 }
 
 /** By its plan: headers are read, no weights. Rejects as load() does. */
-export async function estimateBytes({ path, options }: ModelSource): Promise<number> {
+export async function estimateBytes({ path, options }: ModelSource, signal?: AbortSignal): Promise<number> {
   const kept = Object.fromEntries(Object.entries(options).filter(([name]) => !(name in BESIDE_PLANS)))
   try {
-    return bytesOf(await plan(path, kept as PlanModelOptions))
+    return bytesOf(await plan(path, { ...(kept as PlanModelOptions), signal }))
   } catch (error) {
     // Plans know shapes by name, too, of which there is nothing to serve.
     const isPath = MillraceError.isInstance(error) && / for model but received /.test(error.message)
-    if (isPath) await inspect(path, { revision: options.revision, offline: options.offline })
+    if (isPath) await inspect(path, { revision: options.revision, offline: options.offline, signal })
     throw error
   }
 }

@@ -14,12 +14,14 @@ export class ModelPool {
   readonly #maxWaitMs: number
   readonly #log: PoolLog
   readonly #load: typeof load
-  readonly #estimate: (source: ModelSource) => Promise<number>
+  readonly #estimate: (source: ModelSource, signal: AbortSignal) => Promise<number>
   readonly #stop = new AbortController()
   #timer: NodeJS.Timeout | undefined
   #closing: Promise<void> | undefined
   /** Models that took another's place. */
   switches = 0
+  /** What the last load that failed did so by. */
+  failure: unknown
 
   constructor(sources: readonly ModelSource[], options: PoolOptions) {
     for (const source of sources) this.#entries.set(source.name, new PoolEntry(source))
@@ -64,7 +66,7 @@ export class ModelPool {
   async checkAll(): Promise<void> {
     for (const entry of this.#entries.values()) {
       if (entry.source.model) continue
-      const estimate = this.#estimate(entry.source)
+      const estimate = this.#estimate(entry.source, this.#stop.signal)
       const bytes = await estimate.catch((error) => Promise.reject(this.#named(error, entry.source.name)))
       if (bytes > this.#budgetBytes) throw tooLarge(entry, bytes, this.#budgetBytes)
     }
@@ -145,7 +147,7 @@ export class ModelPool {
   #admit(entry: PoolEntry): boolean {
     if (entry.bytes === undefined) {
       entry.busy = true
-      this.#estimate(entry.source).then(
+      this.#estimate(entry.source, this.#stop.signal).then(
         (bytes) => {
           entry.busy = false
           entry.bytes = bytes
@@ -242,9 +244,11 @@ export class ModelPool {
   #failed(entry: PoolEntry, error: unknown): void {
     entry.busy = false
     entry.state = 'cold'
+    if (this.closing) return // whose waiters have been told
     const { code, message } = MillraceError.isInstance(error) ? error : { code: undefined, message: String(error) }
+    this.failure = this.#named(error, entry.source.name)
     this.#log.error({ model: entry.source.name, code }, `model did not load: ${message}`)
-    for (const waiter of entry.waiters) waiter.fail(this.closing ? stopping() : error)
+    for (const waiter of entry.waiters) waiter.fail(error)
     entry.waiters.clear()
     this.#arrange()
   }
@@ -275,7 +279,7 @@ export class ModelPool {
     while (busy() && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, IDLE_POLL_MS))
   }
 
-  /** Nobody is admitted from now on. Lets requests end for so long, then aborts them; models that were handed in stay. */
+  /** Nobody is admitted from now on, and loads end. Lets requests end for so long, then aborts them; models that were handed in stay. */
   close(timeoutMs = 0): Promise<void> {
     this.#closing ??= this.#close(timeoutMs)
     return this.#closing

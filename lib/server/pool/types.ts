@@ -20,5 +20,5 @@ export interface PoolOptions {
   maxWaitMs?: number | undefined
   /** In their place, for tests. */
   load?: typeof load
-  estimate?: (source: ModelSource) => Promise<number>
+  estimate?: (source: ModelSource, signal: AbortSignal) => Promise<number>
 }
