@@ -63,16 +63,10 @@ set(MILLRACE_FLAGS_avx2 -mavx2 -mfma -mf16c)
 set(MILLRACE_FLAGS_avx512 ${MILLRACE_FLAGS_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq)
 set(MILLRACE_FLAGS_avx512vnni ${MILLRACE_FLAGS_avx512} -mavx512vnni)
 
-# A third of the compile time is the standard library's headers. A file that lacks an include must fail somewhere: where
-# nothing is said, only sanitized trees are built like this.
-if(MILLRACE_SANITIZE)
-  set(precompile_default ON)
-else()
-  set(precompile_default OFF)
-endif()
-option(MILLRACE_PRECOMPILE "Read the standard library's headers once a tree, for CI" ${precompile_default})
+# Of a sanitized tree a third of the compile time is the standard library's headers. Other trees read them file by file,
+# since a file that lacks an include must fail somewhere, and GCC 12 warns wrongly of strings in what is precompiled.
 function(millrace_precompile_headers target)
-  if(NOT MILLRACE_PRECOMPILE)
+  if(NOT MILLRACE_SANITIZE)
     return()
   elseif(target STREQUAL "millrace_base")
     target_precompile_headers(${target} PRIVATE <algorithm> <array> <atomic> <chrono> <cmath> <condition_variable>

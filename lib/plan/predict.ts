@@ -91,14 +91,17 @@ function linkBytes(units: readonly CostedUnit[], copied: (home: Home) => boolean
   return Math.max(0, ...links.values())
 }
 
-/** The value at any number of rows; beyond the last known ones it grows half as fast as between them: seen at 128. */
+/** A row's least cost beyond the last of ROWS, of what one of these costs: 128 rows of an 8B on an H200 and an H100. */
+const BEYOND = 0.6
+
+/** The value at any number of rows; beyond the last known ones it grows half as fast as between them, or by BEYOND. */
 export function at(curve: Curve, rows: number): number {
   const last = ROWS.length - 1
   const found = ROWS.findIndex((known) => known >= rows)
   const above = found < 0 ? last : Math.max(1, found)
   const [low, high] = [ROWS[above - 1]!, ROWS[above]!]
   const growth = (curve[above]! - curve[above - 1]!) / (high - low)
-  if (found < 0) return curve[last]! + Math.max(0, growth / 2) * (rows - high)
+  if (found < 0) return curve[last]! + Math.max(growth / 2, (BEYOND * curve[last]!) / high) * (rows - high)
   return curve[above - 1]! + growth * (rows - low)
 }
 

@@ -48,10 +48,16 @@ test('two devices copy side by side: as fast as the links together, as long as t
   expect(breakEvenRows(program, two, calibration)).toBe(Math.ceil(breakEvenRows(program, one, calibration) / 2))
 })
 
-test('curves are straight between the rows that are known, and go on half as fast as they end, never lower', () => {
+test('curves are straight between the rows that are known, and go on half as fast as they end, or by 0.6 of a row', () => {
   const curve: number[] = ROWS.map((rows) => 10 * rows)
-  expect([1, 2, 3, 6, 24, 64, 100].map((rows) => at(curve, rows))).toEqual([10, 20, 30, 60, 240, 640, 820])
-  expect(at(curve.toReversed(), 100)).toBe(10)
+  expect([1, 2, 3, 6, 24, 64, 100].map((rows) => at(curve, rows))).toEqual([10, 20, 30, 60, 240, 640, 640 + 36 * 6])
+  expect(
+    at(
+      ROWS.map((rows) => rows ** 2),
+      100,
+    ),
+  ).toBe(64 ** 2 + (36 * (64 ** 2 - 32 ** 2)) / 32 / 2)
+  expect(at(curve.toReversed(), 64 * 2)).toBe(16)
 })
 
 describe('a pass', () => {
