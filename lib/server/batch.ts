@@ -4,10 +4,10 @@ import { createReadStream } from 'node:fs'
 import { access, open, stat } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { MillraceError } from '../index.ts'
-import { requireNotAborted } from '../model/signals.ts'
 import { answeredIn, withoutPassing } from './batch_output.ts'
 import type { ServeOptions } from './options.ts'
 import { makeApp } from './serve.ts'
+import { requireNotAborted } from './signal.ts'
 
 export interface BatchProgress {
   /** Lines that are answered, of so many; those of earlier runs count as done. */

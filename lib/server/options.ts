@@ -1,8 +1,8 @@
 /** Options of serve() and of the plugin; a config file has the same. */
 import { z } from 'zod'
 import { type LoadOptions, MillraceError, type Model, parseBytes } from '../index.ts'
-import { signal } from '../options/validate.ts'
 import { explain } from './http/body.ts'
+import { abortSignal } from './signal.ts'
 
 /** A folder or GGUF file, one with options of its own, or a model that is loaded already and stays its owner's. */
 export type ServedModel = string | Model | ({ path: string } & Omit<LoadOptions, 'signal'>)
@@ -129,7 +129,7 @@ export const serveSchema = z.strictObject({
     })
     .optional(),
   drainMs: ms().or(z.literal(0)).optional(),
-  signal: signal().optional(),
+  signal: abortSignal.optional(),
   logLevel: z.enum(LOG_LEVELS, { error: LOG_LEVELS.map((level) => `'${level}'`).join(', ') }).optional(),
 })
 

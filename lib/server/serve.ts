@@ -2,7 +2,6 @@
 import { type AddressInfo, createServer } from 'node:net'
 import type { FastifyBaseLogger, FastifyInstance, HTTPMethods } from 'fastify'
 import { MillraceError } from '../index.ts'
-import { requireNotAborted } from '../model/signals.ts'
 import { refuseClient } from './http/client_error.ts'
 import { guardOrigins } from './http/origins.ts'
 import { Problem, problemOf } from './http/problem.ts'
@@ -10,6 +9,7 @@ import { readable } from './http/readable_log.ts'
 import { requestId } from './http/request_id.ts'
 import { checkOptions, type ServeOptions, type ServerOptions, serveSchema } from './options.ts'
 import { DRAIN_MS, millraceServer, type ServerHandle, sendProblem } from './plugin.ts'
+import { requireNotAborted } from './signal.ts'
 import { cors, fastify, pino } from './vendor.ts'
 
 export interface Server extends AsyncDisposable {
