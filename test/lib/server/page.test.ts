@@ -69,13 +69,22 @@ describe.skipIf(!hasBrowser)('with a streamed model', () => {
     const over = new AbortController()
     const options = { maxTokens: 900, ignoreEos: true, signal: over.signal, speculation: { method: 'off' } } as const
     const others = Array.from({ length: 12 }, () => model.generate('Once', options).result.catch(() => {}))
-    await page.getByLabel(/^Message/).fill('Tell me a story.')
     // As soon as there is a text: a short story would be over before a click came through.
     await page.evaluate(`new MutationObserver(() => {
       if (document.querySelector('.turn.assistant .text')) document.getElementById('stop').click()
     }).observe(document.getElementById('log'), { childList: true, subtree: true })`)
-    await page.getByRole('button', { name: 'Send', exact: true }).click()
-    await expect.poll(() => page.locator('#speed').textContent(), { timeout: 20_000 }).toBe('Stopped')
+    // A story that is over before anything is drawn of it cannot be stopped: then another.
+    const stopped = () => expect.poll(() => page.locator('#speed').textContent(), { timeout: 8_000 }).toBe('Stopped')
+    for (let story = 1; ; story++) {
+      await page.getByLabel(/^Message/).fill('Tell me a story.')
+      await page.getByRole('button', { name: 'Send', exact: true }).click()
+      const missed = await stopped().then(
+        () => undefined,
+        (error: unknown) => error,
+      )
+      if (missed === undefined) break
+      if (story === 4) throw missed
+    }
     over.abort()
     await Promise.all(others)
     await expect.poll(() => model.stats.sequences.running, { timeout: 10_000 }).toBe(0)
