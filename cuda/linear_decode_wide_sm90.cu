@@ -9,7 +9,8 @@
 //   a thread block   BLOCKS row blocks by PARTS parts, and a thread that copies. Row blocks share x
 //   a cluster        the parts of the same row blocks, whose sums meet in shared memory
 //
-// A warpgroup issues a batch's products, makes the next batch's weights float16 beside them, waits, scales.
+// A warpgroup makes a batch's weights float16, issues their products, loads the next batch's words and the group's
+// scales beside them, waits, scales. Meanwhile the others multiply.
 #include "cuda/common_sm90.cuh"
 #include "cuda/linear_decode_wide.cuh"
 

@@ -147,32 +147,33 @@ void Engine::set_expert_cache(const std::shared_ptr<Model>& model, size_t bytes,
   });
 }
 
-void Engine::trace(const std::shared_ptr<Model>& model, std::string path, std::function<void()> done,
-                   std::function<void(const Error&)> failed) {
-  DeviceWorker& worker = worker_of(*model);
-  worker.post([&worker, model, path = std::move(path), done = std::move(done), failed = std::move(failed)] {
+namespace {
+
+void change_at_rest(DeviceWorker& worker, const std::shared_ptr<Model>& model, std::function<void(Model&)> change,
+                    std::function<void()> done, std::function<void(const Error&)> failed) {
+  worker.post([&worker, model, change = std::move(change), done = std::move(done), failed = std::move(failed)] {
     settle(
         [&] {
           worker.bring_to_rest(*model);
-          model->trace(path);
+          change(*model);
           done();
         },
         failed);
   });
 }
 
+}  // namespace
+
+void Engine::trace(const std::shared_ptr<Model>& model, std::string path, std::function<void()> done,
+                   std::function<void(const Error&)> failed) {
+  const auto change = [path = std::move(path)](Model& traced) { traced.trace(path); };
+  change_at_rest(worker_of(*model), model, change, std::move(done), std::move(failed));
+}
+
 void Engine::trace_routes(const std::shared_ptr<Model>& model, std::string path, std::function<void()> done,
                           std::function<void(const Error&)> failed) {
-  DeviceWorker& worker = worker_of(*model);
-  worker.post([&worker, model, path = std::move(path), done = std::move(done), failed = std::move(failed)] {
-    settle(
-        [&] {
-          worker.bring_to_rest(*model);
-          model->trace_routes(path);
-          done();
-        },
-        failed);
-  });
+  const auto change = [path = std::move(path)](Model& traced) { traced.trace_routes(path); };
+  change_at_rest(worker_of(*model), model, change, std::move(done), std::move(failed));
 }
 
 void Engine::detach(std::shared_ptr<EventSink> sink) {

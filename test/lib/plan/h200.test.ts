@@ -7,18 +7,8 @@ import { buildDecoder } from '../../../lib/checkpoint/decoder.ts'
 import { runtime } from '../../../lib/model/runtime.ts'
 import { SHAPES } from '../../../lib/model/shapes.ts'
 import { SYNTHETIC_DEFAULTS } from '../../../lib/model/synthetic.ts'
-import { defaultCalibration } from '../../../lib/plan/calibration.ts'
-import { type Machine, makePlan } from '../../../lib/plan/plan.ts'
-
-const calibration = defaultCalibration({ link: 'PCIe 5.0 x16', cores: 16, gpu: 'NVIDIA H200' })
-const machine: Machine = {
-  cores: 16,
-  memoryLimitBytes: 128e9,
-  memoryAvailableBytes: 128e9,
-  gpus: [{ name: 'NVIDIA H200', memoryBytes: 150e9, memoryFreeBytes: 149e9, calibration }],
-  gpuReason: '',
-  calibration,
-}
+import { makePlan } from '../../../lib/plan/plan.ts'
+import { h200 } from './h200_machine.ts'
 
 test.each([
   ['llama3-8b', 1, 687],
@@ -32,7 +22,7 @@ test.each([
 ])('%s, batch %i: %f tok/s', (name, batch, measured) => {
   const { program } = buildDecoder(SHAPES[name]!)
   const slabs = runtime().native.planSynthetic(program, { ...SYNTHETIC_DEFAULTS, head: 'q4' })
-  const plan = makePlan(program, slabs, { device: 'cuda', batch, contextLength: 128, kvSwap: 0 }, machine)
+  const plan = makePlan(program, slabs, { device: 'cuda', batch, contextLength: 128, kvSwap: 0 }, h200)
   expect(plan.units.every(({ home }) => home === 'resident')).toBe(true)
   expect(plan.prediction.batch.tokensPerSecond / measured).toBeGreaterThan(0.9)
   expect(plan.prediction.batch.tokensPerSecond / measured).toBeLessThan(1.1)

@@ -8,24 +8,14 @@ import { runtime } from '../../../lib/model/runtime.ts'
 import { SHAPES } from '../../../lib/model/shapes.ts'
 import { SYNTHETIC_DEFAULTS } from '../../../lib/model/synthetic.ts'
 import type { PlanOptions } from '../../../lib/options/model.ts'
-import { defaultCalibration } from '../../../lib/plan/calibration.ts'
-import { type Machine, makePlan, predictionOf } from '../../../lib/plan/plan.ts'
+import { makePlan, predictionOf } from '../../../lib/plan/plan.ts'
 import { predictPrefill } from '../../../lib/plan/predict.ts'
-
-const calibration = defaultCalibration({ link: 'PCIe 5.0 x16', cores: 16, gpu: 'NVIDIA H200' })
-const machine: Machine = {
-  cores: 16,
-  memoryLimitBytes: 128e9,
-  memoryAvailableBytes: 128e9,
-  gpus: [{ name: 'NVIDIA H200', memoryBytes: 150e9, memoryFreeBytes: 149e9, calibration }],
-  gpuReason: '',
-  calibration,
-}
+import { h200 } from './h200_machine.ts'
 
 function planned(name: string, options: PlanOptions) {
   const { program } = buildDecoder(SHAPES[name]!)
   const slabs = runtime().native.planSynthetic(program, SYNTHETIC_DEFAULTS)
-  return { program, plan: makePlan(program, slabs, { device: 'cuda', kvSwap: 0, ...options }, machine) }
+  return { program, plan: makePlan(program, slabs, { device: 'cuda', kvSwap: 0, ...options }, h200) }
 }
 const near = (predicted: number, measured: number) => {
   expect(predicted / measured).toBeGreaterThan(0.85)
@@ -49,7 +39,7 @@ test.each<[shape: string, batch: number, options: PlanOptions, found: number, me
 ])('%s, batch %i, %o, of which %f are found: %f tok/s', (name, batch, options, found, measured) => {
   const { program, plan } = planned(name, { batch, contextLength: 128, ...options })
   const units = plan.units.map((unit) => (unit.home === 'demand' ? { ...unit, hitRate: found } : unit))
-  near(predictionOf(program, { ...plan, units }, machine).batch.tokensPerSecond, measured)
+  near(predictionOf(program, { ...plan, units }, h200).batch.tokensPerSecond, measured)
 })
 
 test.each<[tokens: number, options: PlanOptions, measured: number]>([
@@ -59,5 +49,5 @@ test.each<[tokens: number, options: PlanOptions, measured: number]>([
   [8192, RAM, 29705],
 ])('qwen3-30b-a3b, a prompt of %i, %o: %f tok/s', (tokens, options, measured) => {
   const { program, plan } = planned('qwen3-30b-a3b', { contextLength: tokens, ...options })
-  near(predictPrefill(program, plan.units, tokens, plan.maxRows, calibration).tokensPerSecond, measured)
+  near(predictPrefill(program, plan.units, tokens, plan.maxRows, h200.calibration).tokensPerSecond, measured)
 })
