@@ -400,7 +400,8 @@ export type NativeWeightsSource =
       packed: string
     }
   /** Random weights in a real shape: for benches. */
-  | { synthetic: { program: Program; options: SyntheticOptions } }
+  /** `packed`: where units stay that RAM is not to hold, if any. */
+  | { synthetic: { program: Program; options: SyntheticOptions; packed?: string } }
 
 /** A model that drafts for the one that is loaded. */
 export type NativeDraftModel = NativeWeightsSource & {
@@ -429,6 +430,10 @@ export interface NativeLoadSettings {
   unitDevices: number[]
   /** One a device. */
   ringBytes: number[]
+  /** One a device: of each window through which units that stay in the packed file are read. */
+  windowBytes: number[]
+  /** One a unit: it stays in the packed file. Empty: none does. */
+  inFile: boolean[]
   /** Rows cross straight into another device's memory, where there is a way. */
   directHops: boolean
   /** Device memory for the shared units of all models of this device; 0: as it is. */
@@ -586,6 +591,7 @@ export interface NativeStats {
   /** Copied for a pass that then needed other units; copied through the staging window, for want of pinned memory. */
   droppedBytes: number
   stagedBytes: number
+  fileBytes: number
   /** Of the slabs, pinned so far. */
   pinnedBytes: number
   /** Times that hidden rows went to the CPU and back in the middle of a pass. */

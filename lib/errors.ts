@@ -20,6 +20,7 @@ export const ERRORS = {
   HUB_ACCESS_DENIED: "visit the model's page with the account whose token HF_TOKEN is",
   HUB_UNAVAILABLE: 'try again: what has come is kept; offline: true uses what the cache has',
   DEVICE_UNAVAILABLE: "use device: 'cpu', or see probe() for what was found",
+  READ_FAILED: 'see to the disk, and load the model again',
   WRITE_FAILED: 'name a place that has room and that this user may write to',
   QUEUE_FULL: 'try again after retryAfterMs, or load with a larger maxQueue',
   QUEUE_TIMEOUT: 'try again later, with a longer queueTimeoutMs, or with a higher priority',

@@ -123,6 +123,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     put("prefetchedBytes", c.prefetched_bytes);
     put("droppedBytes", c.dropped_bytes);
     put("stagedBytes", c.staged_bytes);
+    put("fileBytes", c.file_bytes);
     put("pinnedBytes", c.pinned_bytes);
     put("hops", c.hops);
     put("arenaCopiedBytes", c.arena_copied_bytes);
@@ -353,15 +354,26 @@ Napi::Value start_device(const Napi::CallbackInfo& info) {
 
 using WeightsSource = decltype(LoadRequest::weights);
 
+// [units]; empty: none stays there.
+std::vector<bool> units_in_file(const Napi::Object& request) {
+  if (!field(request, "inFile").IsArray()) return {};
+  std::vector<bool> in_file;
+  const auto array = field(request, "inFile").As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length(); i++) in_file.push_back(array.Get(i).ToBoolean().Value());
+  return in_file;
+}
+
 // A checkpoint's files, or a generator; and the vocabulary's size.
 std::pair<WeightsSource, int> weights_source(const Napi::Object& request) {
   if (field(request, "synthetic").IsObject()) {
     const Napi::Object synthetic = object_field(request, "synthetic");
     const Program model = program(object_field(synthetic, "program"));
     const SyntheticOptions options = synthetic_options(object_field(synthetic, "options"));
+    const Napi::Value packed = field(synthetic, "packed");
+    const SyntheticFile file{packed.IsString() ? text(packed, "packed") : "", units_in_file(request)};
     return {[=](int threads, const RepackOptions&, const HostPinners& pinners, PackedOutcome&) {
               ThreadPool pool(threads);
-              return synthetic_model(model, options, pool, pinners);
+              return synthetic_model(model, options, pool, pinners, file);
             },
             model.vocab};
   }
@@ -369,8 +381,10 @@ std::pair<WeightsSource, int> weights_source(const Napi::Object& request) {
   const auto source = std::make_shared<ModelSource>(model_source(object_field(request, "source")));
   const std::string identity = string_field(request, "identity");
   const std::string file = string_field(request, "packed");
+  const std::vector<bool> in_file = units_in_file(request);
   return {[=](int threads, const RepackOptions& options, const HostPinners& pinners, PackedOutcome& packed) {
-            return HostStore::instance().load(identity, paths, *source, threads, options, pinners, file, &packed);
+            return HostStore::instance().load(identity, paths, *source, threads, options, pinners, file, &packed,
+                                              in_file);
           },
           source->program.vocab};
 }
@@ -379,6 +393,7 @@ ModelConfig model_config(const Napi::Object& request) {
   ModelConfig config;
   config.homes = homes_field(request, "homes");
   config.ring_bytes = sizes_field(request, "ringBytes");
+  config.window_bytes = sizes_field(request, "windowBytes");
   for (const size_t device : sizes_field(request, "unitDevices")) config.devices.push_back(static_cast<int>(device));
   config.direct_hops = bool_field(request, "directHops");
   config.arena_bytes = size_field(request, "arenaBytes");

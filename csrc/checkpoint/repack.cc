@@ -210,11 +210,7 @@ class Repacker {
   Repacker(const Checkpoint& checkpoint, const SlabPlan& plan, ThreadPool& pool, const RepackOptions& options)
       : checkpoint_(checkpoint), plan_(plan), pool_(pool), options_(options), panels_(pool.threads()) {}
 
-  RepackReport run(const std::vector<std::byte*>& slabs, std::byte* embedding) {
-    if (slabs.size() != plan_.units.size()) {
-      throw Error(code::kInternal, format("%zu slabs for %zu units", slabs.size(), plan_.units.size()),
-                  "report this as a bug");
-    }
+  RepackReport run(const RepackPlace& place, const RepackDone& done) {
     RepackReport result;
     ErrorSums head{}, layers{};
     for (const TableLayout& table : plan_.tables) total_ += table.bytes;
@@ -223,11 +219,14 @@ class Repacker {
       checkpoint_.drop_all();
     }
     UnitWork work = open(0);
-    for (size_t t = 0; t < plan_.tables.size(); t++) write_table(t, embedding, work);
+    for (size_t t = 0; t < plan_.tables.size(); t++) write_table(t, place(-1), work);
+    done(-1);
     for (size_t u = 0; u < plan_.units.size(); u++) {
       UnitWork next;
       if (u + 1 < plan_.units.size()) next = open(u + 1);
-      write_unit(u, work, slabs[u], next);
+      const int unit = static_cast<int>(u);
+      write_unit(u, work, place(unit), next);
+      done(unit);
       report();
       ErrorSums& sums = plan_.source.program.units[u].head ? head : layers;
       for (const LinearReaders& readers : work.linears) {
@@ -723,7 +722,17 @@ class Repacker {
 
 RepackReport repack(const Checkpoint& checkpoint, const SlabPlan& plan, const std::vector<std::byte*>& slabs,
                     std::byte* embedding, ThreadPool& pool, const RepackOptions& options) {
-  return Repacker(checkpoint, plan, pool, options).run(slabs, embedding);
+  if (slabs.size() != plan.units.size()) {
+    throw Error(code::kInternal, format("%zu slabs for %zu units", slabs.size(), plan.units.size()),
+                "report this as a bug");
+  }
+  const auto place = [&](int unit) { return unit < 0 ? embedding : slabs[static_cast<size_t>(unit)]; };
+  return repack(checkpoint, plan, place, [](int) {}, pool, options);
+}
+
+RepackReport repack(const Checkpoint& checkpoint, const SlabPlan& plan, const RepackPlace& place,
+                    const RepackDone& done, ThreadPool& pool, const RepackOptions& options) {
+  return Repacker(checkpoint, plan, pool, options).run(place, done);
 }
 
 }  // namespace millrace

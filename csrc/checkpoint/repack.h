@@ -125,6 +125,13 @@ struct RepackOptions {
   const std::atomic<bool>* cancelled = nullptr;  // polled; ends the repack with ABORTED
 };
 
+// Where the repack writes a unit (plan.units[unit].bytes) or, of -1, the tables' rows; and what hears that it is whole.
+// Units come in order, behind the tables.
+using RepackPlace = std::function<std::byte*(int unit)>;
+using RepackDone = std::function<void(int unit)>;
+RepackReport repack(const Checkpoint& checkpoint, const SlabPlan& plan, const RepackPlace& place,
+                    const RepackDone& done, ThreadPool& pool, const RepackOptions& options);
+
 // Writes every unit's slab to slabs[unit] (plan.units[unit].bytes each) and the tables' rows to `embedding`,
 // in parallel, dropping the file's pages on the way. Every byte of a slab is written.
 RepackReport repack(const Checkpoint& checkpoint, const SlabPlan& plan, const std::vector<std::byte*>& slabs,

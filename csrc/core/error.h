@@ -23,6 +23,7 @@ inline constexpr const char* kQueueTimeout = "QUEUE_TIMEOUT";
 inline constexpr const char* kDeadlineExceeded = "DEADLINE_EXCEEDED";
 inline constexpr const char* kModelClosed = "MODEL_CLOSED";
 inline constexpr const char* kAborted = "ABORTED";
+inline constexpr const char* kReadFailed = "READ_FAILED";
 inline constexpr const char* kWriteFailed = "WRITE_FAILED";
 inline constexpr const char* kConstraintInvalid = "CONSTRAINT_INVALID";
 inline constexpr const char* kConstraintTooLarge = "CONSTRAINT_TOO_LARGE";

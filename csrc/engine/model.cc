@@ -96,12 +96,17 @@ bool Model::enough_blocks() const {
 
 void Model::check_config() const {
   const size_t units = host_->units().size();
-  if (config_.homes.size() != units || config_.ring_bytes.size() != devices_.size() || config_.context_length < 1 ||
+  if (config_.homes.size() != units || config_.ring_bytes.size() != devices_.size() ||
+      (!config_.window_bytes.empty() && config_.window_bytes.size() != devices_.size()) || config_.context_length < 1 ||
       config_.max_rows < 1 || config_.max_logit_rows < 1 || config_.kv_blocks.size() != program().kv.size() ||
       !enough_blocks()) {
     throw Error(code::kInvalidArgument,
                 "a model needs one home a unit, one ring a device, rows, and KV blocks for one full context",
                 "pass the plan unchanged, or one that keeps these bounds");
+  }
+  if (host_->in_file(static_cast<int>(units) - 1)) {
+    throw Error(code::kInvalidArgument, "the head of a model cannot stay in the file",
+                "load with a larger ramBudget: embeddings read its norm in memory");
   }
   if (config_.devices.empty() && devices_.size() == 1) return;
   std::vector<bool> used(devices_.size(), false);
@@ -205,6 +210,8 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
     feeder.arena = arena_;
     if (config_.draft_model) feeder.arena_beside = config_.draft_model->shared_unit_bytes();
     feeder.ring_bytes = config_.ring_bytes[i];
+    feeder.window_bytes = config_.window_bytes.empty() ? 0 : config_.window_bytes[i];
+    feeder.window_hooks = config_.window_hooks;
     feeder.poison = config_.poison;
     feeder.hooks = config_.hooks;
     side.feeder = std::make_unique<Feeder>(*side.backend, *host_, std::move(feeder));
@@ -585,7 +592,7 @@ bool Model::may_launch_ahead() const {
                       (config_.steps_ahead == StepsAhead::on_gpus && !sides_.front().backend->reads_host_memory());
   if (!wished || under_way_ != 1 || cpu_ || trace_) return false;
   const auto rests = [](const Side& side) {
-    return std::ranges::all_of(side.feeder->homes(), [](Home home) {
+    return !side.feeder->reads_file() && std::ranges::all_of(side.feeder->homes(), [](Home home) {
       return home == Home::resident || home == Home::demand || home == Home::elsewhere;
     });
   };
@@ -686,6 +693,7 @@ void Model::publish_counters() {
   store(counters_.prefetched_bytes, all.prefetched_bytes);
   store(counters_.dropped_bytes, all.dropped_bytes);
   store(counters_.staged_bytes, all.staged_bytes);
+  store(counters_.file_bytes, all.file_bytes);
   store(counters_.streamed_units, all.acquired_units);
   store(counters_.pinned_bytes, host_->pinned_bytes());
   store(counters_.ring_bytes, ring);

@@ -30,6 +30,7 @@ struct ModelConfig {
   std::vector<Home> homes;         // one a unit
   std::vector<int> devices;        // one a unit: the device that has it, by its place; empty: the first has all
   std::vector<size_t> ring_bytes;  // one a device
+  std::vector<size_t> window_bytes;  // one a device, for units that stay in the file; empty: as small as can be
   bool direct_hops = true;         // rows cross straight into another device's memory, where there is a way
   size_t expert_cache_bytes = 0;   // of device memory, for experts of units at home on demand
   size_t arena_bytes = 0;          // of the device, for the shared units of all its models; 0: as it is
@@ -53,6 +54,7 @@ struct ModelConfig {
   std::vector<KernelImage> kernels;                 // in the place of the backend's own
   std::shared_ptr<const DrawnRoutes> drawn_routes;  // what rows choose of mixtures; null: their routers do
   FeederHooks hooks;
+  WindowHooks window_hooks;
   ExpertHooks expert_hooks;
   KvHooks kv_hooks;
   int64_t skip_hop_wait = -1;  // for tests: which wait for another device's rows is left out
@@ -67,6 +69,7 @@ struct ModelCounters {
   std::atomic<double> step_ms{0}, wait_ms{0}, switch_ms{0};
   std::atomic<uint64_t> steps_ahead{0};  // of the steps: launched before the tokens of the one before were read
   std::atomic<uint64_t> copied_bytes{0}, prefetched_bytes{0}, dropped_bytes{0}, staged_bytes{0}, streamed_units{0};
+  std::atomic<uint64_t> file_bytes{0};  // read in the packed file
   std::atomic<uint64_t> pinned_bytes{0}, hops{0};
   // Of the ring; of device copies of resident units, 0 where they are read in host memory; of the arena's blocks.
   std::atomic<uint64_t> ring_bytes{0}, resident_bytes{0}, shared_bytes{0};

@@ -1,6 +1,7 @@
 #include "stream/feeder.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string_view>
 #include <utility>
 
@@ -28,11 +29,21 @@ Feeder::Feeder(Backend& backend, const SlabSource& source, FeederConfig config)
       ring_(0) {
   check(config_.homes, config_.ring_bytes);
   copy_ = backend_.create_stream();
+  make_windows();
+  if (window_) {
+    std::vector<int> brought;
+    for (size_t unit = 0; unit < config_.homes.size(); unit++) {
+      const bool comes = config_.homes[unit] == Home::resident && source_.in_file(static_cast<int>(unit));
+      if (comes && !backend_.reads_host_memory()) brought.push_back(static_cast<int>(unit));
+    }
+    window_->expect(std::move(brought), {});
+  }
   for (size_t unit = 0; unit < config_.homes.size(); unit++) {
     const Home home = config_.homes[unit];
     ringed_[unit] = home == Home::streamed;
     if (home != Home::resident && home != Home::demand) continue;
     Place& place = places_[unit];
+    if (windowed(static_cast<int>(unit))) continue;
     if (backend_.reads_host_memory()) {
       place.address = source_.slab(static_cast<int>(unit));
     } else {
@@ -46,6 +57,7 @@ Feeder::Feeder(Backend& backend, const SlabSource& source, FeederConfig config)
   copy_->synchronize();
   make_ring(config_.ring_bytes);
   next_pass_ = ring_order(Route::decode);
+  expect();
   if (config_.arena != nullptr) config_.arena->join();
 }
 
@@ -91,7 +103,61 @@ FeederCounters& FeederCounters::operator+=(const FeederCounters& other) {
   staged_bytes += other.staged_bytes;
   dropped_bytes += other.dropped_bytes;
   shared_bytes += other.shared_bytes;
+  file_bytes += other.file_bytes;
   return *this;
+}
+
+FeederCounters Feeder::counters() const {
+  FeederCounters counters = counters_;
+  for (const auto* window : {window_.get(), computed_.get()}) {
+    if (window != nullptr) counters.file_bytes += window->taken_bytes();
+  }
+  return counters;
+}
+
+bool Feeder::reads_file() const {
+  for (size_t unit = 0; unit < config_.homes.size(); unit++) {
+    if (!source_.in_file(static_cast<int>(unit)) || config_.homes[unit] == Home::elsewhere) continue;
+    if (config_.homes[unit] != Home::resident || windowed(static_cast<int>(unit))) return true;
+  }
+  return false;
+}
+
+// Those that homes may ask for are there whatever homes are now: units move while a model serves.
+void Feeder::make_windows() {
+  std::vector<int> units;
+  bool copied = false, computed = false;
+  for (size_t i = 0; i < config_.homes.size(); i++) {
+    const int unit = static_cast<int>(i);
+    if (!source_.in_file(unit) || config_.homes[i] == Home::elsewhere) continue;
+    if (config_.homes[i] == Home::cpu || config_.homes[i] == Home::demand) {
+      throw Error(code::kInvalidArgument, "units on the CPU beside a GPU, and experts on demand, cannot stay in the file",
+                  "give them another home, or load with a larger ramBudget");
+    }
+    units.push_back(unit);
+    (windowed(unit) ? computed : copied) = true;
+  }
+  const auto make = [&](std::unique_ptr<FileWindow>& window) {
+    if (window) return;
+    window = std::make_unique<FileWindow>(backend_, source_.file(), units, config_.window_bytes, config_.window_hooks);
+  };
+  if (copied) make(window_);
+  if (computed) make(computed_);
+}
+
+void Feeder::expect() {
+  const auto in_file = [&](const auto& order) {
+    std::vector<int> units;
+    std::ranges::copy_if(order, std::back_inserter(units), [&](int unit) { return source_.in_file(unit); });
+    return units;
+  };
+  if (window_) window_->expect(in_file(to_fill_), in_file(next_pass_));
+  if (!computed_) return;
+  std::vector<int> units;
+  for (size_t unit = 0; unit < config_.homes.size(); unit++) {
+    if (windowed(static_cast<int>(unit))) units.push_back(static_cast<int>(unit));
+  }
+  computed_->expect(units, units);
 }
 
 void Feeder::make_ring(size_t wish) {
@@ -132,7 +198,10 @@ size_t Feeder::own_bytes(int unit) const {
 
 void Feeder::enqueue_copy(std::byte* destination, int unit, size_t bytes) {
   if (trace_ != nullptr) trace_->begin(track_, names_[unit]);
-  if (source_.pinned(unit)) {
+  if (source_.in_file(unit)) {
+    copy_->copy(destination, window_->take(unit), bytes);
+    window_->release(*copy_);
+  } else if (source_.pinned(unit)) {
     copy_->copy(destination, source_.slab(unit), bytes);
   } else {
     if (!stager_) stager_ = std::make_unique<Stager>(backend_, config_.stage_threads);
@@ -190,6 +259,9 @@ void Feeder::restart() {
     place.block = nullptr;
   }
   next_pass_ = ring_order(Route::decode);
+  if (window_) window_->reset();
+  if (computed_) computed_->reset();
+  expect();
   counters_.copied_bytes -= counters_.prefetched_bytes;
   counters_.prefetched_bytes = 0;
 }
@@ -248,6 +320,14 @@ size_t Feeder::missing_bytes() {
 void Feeder::begin(Route route, Route next) {
   if (!ring_memory_) make_ring(config_.ring_bytes);  // if there was no room for it: there may be now
   choose_wanted();
+  if (window_) {
+    std::vector<int> brought;
+    for (size_t unit = 0; unit < config_.homes.size(); unit++) {
+      const bool comes = wanted_[unit] && places_[unit].state == Place::absent;
+      if (comes && source_.in_file(static_cast<int>(unit))) brought.push_back(static_cast<int>(unit));
+    }
+    if (!brought.empty()) window_->expect(std::move(brought), {});
+  }
   for (size_t i = 0; i < config_.homes.size(); i++) {
     const int unit = static_cast<int>(i);
     Place& place = places_[unit];
@@ -293,6 +373,7 @@ void Feeder::begin(Route route, Route next) {
     const size_t ahead = (fit - order.size()) % next_pass_.size();
     to_fill_.insert(to_fill_.end(), next_pass_.begin() + static_cast<ptrdiff_t>(ahead), next_pass_.end());
   }
+  expect();
 }
 
 void Feeder::prefetch() {
@@ -304,11 +385,12 @@ void Feeder::prefetch() {
   }
 }
 
-void Feeder::pump() {
+void Feeder::pump(bool waits) {
   for (;;) {
     if (to_fill_.empty()) to_fill_.insert(to_fill_.end(), next_pass_.begin(), next_pass_.end());
     if (to_fill_.empty()) return;
     const int unit = to_fill_.front();
+    if (source_.in_file(unit) && !(waits && slots_.empty()) && !window_->ready(unit)) return;
     const size_t bytes = config_.unit_bytes[unit];
     const std::optional<Ring::Slot> place = ring_.reserve(bytes);
     if (!place) return;
@@ -327,6 +409,7 @@ void Feeder::pump() {
 }
 
 const std::byte* Feeder::acquire(Stream& compute, int unit) {
+  if (windowed(unit)) return computed_->take(unit);
   if (!ringed_[unit]) {
     Place& place = places_[unit];
     if (place.state == Place::coming && !place.waited) {
@@ -337,7 +420,7 @@ const std::byte* Feeder::acquire(Stream& compute, int unit) {
     if (place.block != nullptr) config_.arena->touch(*place.block);
     return place.address;
   }
-  pump();
+  pump(true);
   if (slots_.empty() || slots_.front().unit != unit) {
     throw Error(code::kInternal, format("unit %d was acquired out of order", unit), "report this as a bug");
   }
@@ -350,6 +433,7 @@ const std::byte* Feeder::acquire(Stream& compute, int unit) {
 }
 
 void Feeder::release(Stream& compute, int unit) {
+  if (windowed(unit)) computed_->release(compute);
   if (!ringed_[unit]) return;
   slots_.pop_front();
   const Ring::Slot place = ring_.release();
@@ -388,7 +472,7 @@ void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
     if (homes[unit] != Home::resident || config_.homes[unit] == Home::resident) continue;
     Place& place = places_[unit];
     if (backend_.reads_host_memory()) {
-      place.address = source_.slab(unit);
+      if (!source_.in_file(unit)) place.address = source_.slab(unit);
       place.state = Place::there;
     } else {
       try {
@@ -397,14 +481,17 @@ void Feeder::set_homes(std::vector<Home> homes, size_t ring_bytes) {
       } catch (const Error& error) {
         drain();  // what part of it is on its way
         place = Place{};
-        if (std::string_view(error.code()) != code::kOutOfMemory) throw;
-        continue;  // it stays streamed
+        const std::string_view why = error.code();
+        if (why != code::kOutOfMemory && why != code::kReadFailed) throw;
+        continue;  // it stays streamed, and the next pass tells what cannot be read
       }
     }
     config_.homes[unit] = Home::resident;
   }
   make_ring(ring_bytes);
+  make_windows();
   next_pass_ = ring_order(Route::decode);
+  expect();
 }
 
 void Feeder::set_trace(Trace* trace, Trace::Track track, std::vector<std::string> names) {

@@ -9,6 +9,10 @@
 // Which units pass through the ring depends on the pass: those whose home is the CPU are computed there, but streamed
 // through the device when a pass holds prefill rows; those whose home is the shared arena pass through the ring while
 // they have no room there.
+//
+// Units that stay in a packed file come through a window (file_window.h): what is copied is copied from there, once it
+// has been read, and for no copy but that of the unit that compute is to have next does the host wait. Where the device
+// reads host memory, resident ones are computed in a window of their own.
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -18,6 +22,7 @@
 
 #include "backend/backend.h"
 #include "stream/arena.h"
+#include "stream/file_window.h"
 #include "stream/ring.h"
 #include "stream/slab_source.h"
 #include "stream/stager.h"
@@ -50,8 +55,10 @@ struct FeederConfig {
   Arena* arena = nullptr;          // of shared units; used from begin() on, by the thread that calls it
   size_t arena_beside = 0;         // bytes of another tenant's units that every pass needs too: of the arena its share
   int stage_threads = 1;           // that copy slabs which are not pinned
+  size_t window_bytes = 0;         // of each window through which units of the file come
   bool poison = false;             // fill freed slots with 0xff: NaN as a float16, bfloat16 or float32
   FeederHooks hooks;
+  WindowHooks window_hooks;
 };
 
 struct FeederCounters {
@@ -64,6 +71,7 @@ struct FeederCounters {
   uint64_t staged_bytes = 0;   // of the copied bytes, those that were not pinned
   uint64_t dropped_bytes = 0;  // copied for a pass that then needed other units
   uint64_t shared_bytes = 0;   // of the copied bytes, those that went into the arena
+  uint64_t file_bytes = 0;     // that passes, copies and moves took from the packed file
 
   FeederCounters& operator+=(const FeederCounters& other);
 };
@@ -88,10 +96,12 @@ class Feeder final : private Arena::Tenant {
   // are not in the arena are on their way there. `next`: of the pass that is expected after it, for which copies run
   // ahead.
   void begin(Route route, Route next = Route::decode);
-  // The unit passes through the ring in this pass.
-  bool streams(int unit) const { return ringed_[unit]; }
+  // The unit passes through the ring, or the window in which it is computed, in this pass.
+  bool streams(int unit) const { return ringed_[unit] || windowed(unit); }
+  // Passes read units in the packed file.
+  bool reads_file() const;
   // The unit is on the device, complete since before this pass, and stays there until the pass has ended.
-  bool permanent(int unit) const { return !ringed_[unit] && places_[unit].state == Place::there; }
+  bool permanent(int unit) const { return !streams(unit) && places_[unit].state == Place::there; }
   // Bytes that a pass of the decode route would have to copy before it could go on as fast as the device computes.
   size_t missing_bytes();
   // The address at which kernels enqueued on `compute` from here to release() find the unit's weights.
@@ -116,7 +126,7 @@ class Feeder final : private Arena::Tenant {
   void set_trace(Trace* trace, Trace::Track track, std::vector<std::string> names);
 
   const std::vector<Home>& homes() const { return config_.homes; }
-  const FeederCounters& counters() const { return counters_; }
+  FeederCounters counters() const;
   size_t ring_bytes() const { return ring_memory_ ? ring_memory_->size() : 0; }
   size_t resident_bytes() const;
   size_t shared_bytes() const;
@@ -150,8 +160,16 @@ class Feeder final : private Arena::Tenant {
   void choose_wanted();
   // Which units pass through the ring in passes of a route, by what is in the arena now.
   std::vector<int> ring_order(Route route) const;
-  // Enqueues copies of the units to come for as long as the ring has room.
-  void pump();
+  // Enqueues copies of the units to come for as long as the ring has room. `waits`: for the file too, if nothing is in
+  // the ring.
+  void pump(bool waits = false);
+  // The unit is computed in a window of the file.
+  bool windowed(int unit) const {
+    return config_.homes[unit] == Home::resident && backend_.reads_host_memory() && source_.in_file(unit);
+  }
+  void make_windows();
+  // Tells the windows what comes.
+  void expect();
   Event& event_of(std::vector<std::unique_ptr<Event>>& events, uint64_t sequence);
 
   Backend& backend_;
@@ -167,6 +185,8 @@ class Feeder final : private Arena::Tenant {
   std::unique_ptr<Memory> ring_memory_;
   std::unique_ptr<Stream> copy_;
   std::unique_ptr<Stager> stager_;  // once it is needed
+  // Units of the file on their way to copies, and those that are computed where they were read; if there are any.
+  std::unique_ptr<FileWindow> window_, computed_;
   // Events by slot sequence, reused in turn: more of them than slots that can be live or stale at once.
   std::vector<std::unique_ptr<Event>> ready_;
   std::vector<std::unique_ptr<Event>> free_;

@@ -34,8 +34,9 @@ struct HostPinners {
 
 class HostModel : public SlabSource {
  public:
-  // Reserves the memory that the plan asks for; repack fills it.
-  explicit HostModel(const SlabPlan& plan);
+  // Reserves the memory that the plan asks for; repack fills it. `in_file` [units], or empty: units that stay in a packed
+  // file, whose slabs are not in memory.
+  explicit HostModel(const SlabPlan& plan, std::vector<bool> in_file = {});
   ~HostModel();
   HostModel(const HostModel&) = delete;
   HostModel& operator=(const HostModel&) = delete;
@@ -44,6 +45,11 @@ class HostModel : public SlabSource {
   const std::vector<UnitLayout>& units() const { return units_; }
   const std::byte* slab(int unit) const override { return slabs_.data() + offsets_[unit]; }
   bool pinned(int unit) const override;
+  bool in_file(int unit) const override { return !in_file_.empty() && in_file_[static_cast<size_t>(unit)]; }
+  std::shared_ptr<const PackedUnits> file() const override { return file_; }
+  bool leaves_units() const { return largest_in_file() > 0; }
+  size_t largest_in_file() const;  // bytes
+  void set_file(std::shared_ptr<const PackedUnits> file) { file_ = std::move(file); }  // before others see the model
   // Begins to pin in the background what there is a pinner for, unless that has begun already. Any thread.
   void pin(const HostPinners& pinners) const;
   // Of the slabs, as all that follows.
@@ -68,6 +74,8 @@ class HostModel : public SlabSource {
  private:
   Program program_;
   std::vector<UnitLayout> units_;
+  std::vector<bool> in_file_;
+  std::shared_ptr<const PackedUnits> file_;
   std::vector<size_t> offsets_;
   HostMemory slabs_;
   HostMemory embedding_;
@@ -88,11 +96,12 @@ class HostStore {
   // The model of this identity, repacked from its files unless some environment holds it already. Loads of one
   // identity take turns; a load that fails or is cancelled, be it while it waits, leaves nothing behind. A `packed`
   // file (packed_file.h; empty: none) is read instead of the checkpoint's weights if it holds them; `outcome` says what
-  // became of it.
+  // became of it. With units that stay there (`in_file`, as HostModel has it) the file is a must: it is written first
+  // where it is not there. Throws WRITE_FAILED where it cannot be.
   std::shared_ptr<const HostModel> load(const std::string& identity, const std::vector<std::string>& paths,
                                         const ModelSource& source, int threads, const RepackOptions& options,
                                         const HostPinners& pinners = {}, const std::string& packed = {},
-                                        PackedOutcome* outcome = nullptr);
+                                        PackedOutcome* outcome = nullptr, const std::vector<bool>& in_file = {});
   // A load of this identity would find the model, or wait for one that makes it. Any thread.
   bool holds(const std::string& identity);
 

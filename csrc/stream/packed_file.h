@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "checkpoint/repack.h"
+#include "core/error.h"
 #include "core/thread_pool.h"
 #include "stream/host_store.h"
 
@@ -57,9 +58,20 @@ struct PackedOutcome {
 };
 
 // Fills the model from the file at `path`, if that holds just this model's bytes: the stamp and the layout of every
-// unit must agree, and each piece's hash. Progress counts bytes of the file's parts. After any outcome but `read` the
+// unit must agree, and each piece's hash. Of units that are to stay in the file none is read here: pieces are checked
+// whenever they are (packed_units.h). Progress counts bytes of the file's parts. After any outcome but `read` the
 // model's memory holds nothing of use. Throws ABORTED.
 PackedOutcome read_packed(const std::string& path, HostModel& model, ThreadPool& pool, const RepackOptions& options);
+
+// As read_packed(), of units alone that are to stay in the file, which was just written. Throws WRITE_FAILED.
+void leave_units_in_file(const std::string& path, HostModel& model);
+// What a load throws that needs the file for them, and cannot write it.
+Error packed_write_failure(const std::string& path, const std::string& why);
+
+// Repacks the checkpoint into the model, and all of it into the file at `path`, whose folder exists, where units that are
+// not in memory then stay. Throws WRITE_FAILED, ABORTED and what repack() does.
+void repack_to_file(const std::string& path, const Checkpoint& checkpoint, const SlabPlan& plan, HostModel& model,
+                    ThreadPool& pool, const RepackOptions& options);
 
 // Writes the model to `path`, whose folder exists, beside it first and then renamed, so that the file is there whole or
 // not at all. Takes the lowest priority for the calling thread and keeps it. At most one process writes a file at a

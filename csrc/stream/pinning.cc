@@ -15,10 +15,12 @@ Pinning::~Pinning() {
 void Pinning::run() {
   for (const std::span<std::byte>& part : parts_) {
     if (stop_.load(std::memory_order_relaxed)) break;
-    bool pinned = false;
+    bool pinned = part.empty();
     try {
-      pins_.push_back(pinner_(part.data(), part.size()));
-      pinned = pins_.back() != nullptr;
+      if (!part.empty()) {
+        pins_.push_back(pinner_(part.data(), part.size()));
+        pinned = pins_.back() != nullptr;
+      }
     } catch (const std::exception&) {
       // A device that is lost pins nothing; whoever uses it is told by its own calls.
     }

@@ -14,7 +14,7 @@ namespace millrace {
 
 class Pinning {
  public:
-  // Each part begins and ends on whole pages. The memory outlives this object.
+  // Each part begins and ends on whole pages, or is empty. The memory outlives this object.
   Pinning(Pinner pinner, std::vector<std::span<std::byte>> parts);
   ~Pinning();  // lets everything go
   Pinning(const Pinning&) = delete;

@@ -1,4 +1,6 @@
 #include "stream/synthetic.h"
+#include "stream/packed_file.h"
+#include "stream/packed_writer.h"
 
 #include <algorithm>
 #include <bit>
@@ -214,15 +216,16 @@ SlabPlan plan_synthetic(const Program& program, const SyntheticOptions& options)
   return plan;
 }
 
-std::shared_ptr<const HostModel> synthetic_model(const Program& program, const SyntheticOptions& options,
-                                                 ThreadPool& pool, const HostPinners& pinners) {
-  const SlabPlan planned = plan_synthetic(program, options);
-  auto model = std::make_shared<HostModel>(planned);
-  model->pin(pinners);
-  uint64_t stream = options.seed << 40;
+namespace {
+
+// Units in order, then the tables: each has numbers of its own.
+void fill(HostModel& model, const SlabPlan& planned, uint64_t seed, ThreadPool& pool,
+          const std::function<std::byte*(int unit)>& place, const std::function<void(int unit)>& done) {
+  const Program& program = planned.source.program;
+  uint64_t stream = seed << 40;
   for (size_t unit = 0; unit < planned.units.size(); unit++) {
     const UnitLayout& layout = planned.units[unit];
-    std::byte* slab = model->mutable_slab(static_cast<int>(unit));
+    std::byte* slab = place(static_cast<int>(unit));
     for (size_t i = 0; i < layout.vectors.size(); i++) {
       Random norms(stream++);
       auto* norm = reinterpret_cast<float*>(slab + layout.vectors[i]);
@@ -237,15 +240,57 @@ std::shared_ptr<const HostModel> synthetic_model(const Program& program, const S
         });
       }
     }
+    done(static_cast<int>(unit));
   }
   for (const TableLayout& table : planned.tables) {
     const size_t row_bytes = table.bytes / static_cast<size_t>(program.vocab);
     const uint64_t base = (stream++) << 20;
     pool.parallel_for(program.vocab, [&](int64_t row, int) {
       Random random(base + static_cast<uint64_t>(row));
-      fill_floats(model->mutable_embedding() + table.offset + row * row_bytes, table.width, table.type, 1.0f, random);
+      fill_floats(model.mutable_embedding() + table.offset + row * row_bytes, table.width, table.type, 1.0f, random);
     });
   }
+  done(-1);
+}
+
+std::string identity_of(const SyntheticOptions& options) {
+  return format("random weights %d %d %d %d %d %d %llu", static_cast<int>(options.layers),
+                static_cast<int>(options.more), options.group, options.zeros, static_cast<int>(options.head),
+                static_cast<int>(options.embedding), static_cast<unsigned long long>(options.seed));
+}
+
+}  // namespace
+
+std::shared_ptr<const HostModel> synthetic_model(const Program& program, const SyntheticOptions& options,
+                                                 ThreadPool& pool, const HostPinners& pinners,
+                                                 const SyntheticFile& file) {
+  const SlabPlan planned = plan_synthetic(program, options);
+  auto model = std::make_shared<HostModel>(planned, file.in_file);
+  model->pin(pinners);
+  if (!model->leaves_units()) {
+    fill(*model, planned, options.seed, pool, [&](int unit) { return model->mutable_slab(unit); }, [](int) {});
+    return model;
+  }
+  model->set_stamp({identity_of(options), 0});
+  if (read_packed(file.path, *model, pool, {}).state == PackedState::read) return model;
+  hear_of_file_limits();
+  const HostMemory passing(model->largest_in_file(), "a unit on its way to the file");
+  PackedWriter writer(file.path, packed::lay_out(*model));
+  const auto place = [&](int unit) {
+    if (unit < 0) return model->mutable_embedding();
+    if (!model->in_file(unit)) return model->mutable_slab(unit);
+    std::memset(passing.data(), 0, passing.size());  // what no weight fills, as in memory
+    return passing.data();
+  };
+  const auto done = [&](int unit) {
+    const std::byte* data = unit < 0                ? model->embedding()
+                            : model->in_file(unit) ? passing.data()
+                                                    : model->slab(unit);
+    if (!writer.put(static_cast<size_t>(unit + 1), data)) throw packed_write_failure(file.path, writer.why());
+  };
+  fill(*model, planned, options.seed, pool, place, done);
+  if (!writer.finish({})) throw packed_write_failure(file.path, writer.why());
+  leave_units_in_file(file.path, *model);
   return model;
 }
 

@@ -3,6 +3,8 @@
 // tests.
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "core/thread_pool.h"
 #include "stream/host_store.h"
@@ -25,8 +27,16 @@ void fill_row_block(const MatrixLayout& matrix, std::byte* out, uint64_t seed);
 // Units and sizes of such a model. Widths must be multiples of 16, and of the layers' groups (INVALID_ARGUMENT).
 SlabPlan plan_synthetic(const Program& program, const SyntheticOptions& options);
 
-// Weights of variance about 1 / k, so that activations stay of order one; the same for any number of threads.
+// Units that stay in a packed file, which is written where it does not hold just this model. Empty: none.
+struct SyntheticFile {
+  std::string path;
+  std::vector<bool> in_file;  // [units]
+};
+
+// Weights of variance about 1 / k, so that activations stay of order one; the same for any number of threads. Throws
+// WRITE_FAILED where the file cannot be written.
 std::shared_ptr<const HostModel> synthetic_model(const Program& program, const SyntheticOptions& options,
-                                                 ThreadPool& pool, const HostPinners& pinners = {});
+                                                 ThreadPool& pool, const HostPinners& pinners = {},
+                                                 const SyntheticFile& file = {});
 
 }  // namespace millrace

@@ -52,7 +52,7 @@ export interface StreamRun {
   prefillTokensPerSecond: number
   /** Weights copied while decoding, over what the link's best copy of the same run could have. */
   linkShare: number
-  boundBy: 'link' | 'gpu' | 'cpu'
+  boundBy: Bound
   loadSeconds: number
 }
 

@@ -8,7 +8,7 @@ import { invalidArgument } from '../options/validate.ts'
 import { type DescribedGpu, type DescribedMachine, gpuOf } from '../plan/described.ts'
 import type { DraftPrediction } from '../plan/drafts.ts'
 import type { ModelPlan, PlannedDevice } from '../plan/plan.ts'
-import type { DecodePrediction } from '../plan/predict.ts'
+import type { Bound, DecodePrediction } from '../plan/predict.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
 import {
   addGpuFlag,
@@ -154,7 +154,7 @@ function describeModels(made: ModelsPlan, machine: DescribedMachine | undefined,
       ],
       [
         'memory',
-        `RAM ${formatBytes(one.hostBytes)}${one.device === 'cpu' ? '' : `, VRAM ${formatBytes(one.vramBytes)}`}`,
+        `RAM ${formatBytes(one.hostBytes)}${describeFile(one)}${one.device === 'cpu' ? '' : `, VRAM ${formatBytes(one.vramBytes)}`}`,
       ],
     )
     const times = [
@@ -219,7 +219,7 @@ function describe(made: ModelPlan, described: DescribedGpu | undefined): string 
     ],
     [
       'RAM',
-      `${formatBytes(made.hostBytes)} of weights${gpu ? `, ${formatBytes(made.pinnedBytes)} pinned` : ''}; ${formatBytes(made.kvSwapBytes)} for KV of preempted requests`,
+      `${formatBytes(made.hostBytes)} of weights${describeFile(made)}${gpu ? `, ${formatBytes(made.pinnedBytes)} pinned` : ''}; ${formatBytes(made.kvSwapBytes)} for KV of preempted requests`,
     ],
   ]
   if (gpu) {
@@ -272,7 +272,7 @@ function describeDecode({
   ...rest
 }: DecodePrediction) {
   const ms = (seconds: number) => (seconds * 1000).toFixed(2)
-  const parts = { link: linkSeconds, GPU: gpuSeconds, CPU: cpuSeconds, hops: rest.hopSeconds }
+  const parts = { link: linkSeconds, GPU: gpuSeconds, CPU: cpuSeconds, hops: rest.hopSeconds, disk: rest.diskSeconds }
   const list = Object.entries(parts).flatMap(([name, seconds]) => (seconds > 0 ? [`${name} ${ms(seconds)}`] : []))
   return `${significant(tokensPerSecond)} tok/s; a pass ${ms(passSeconds)} ms (${list.join(', ')}), bound by the ${boundName(rest.boundBy)}`
 }
@@ -285,7 +285,14 @@ function describeDrafts(
   return `${significant(tokensPerSecond)} tok/s at batch ${of}; ${drafts} a pass, right ${acceptance} of the time: ${tokensPerPass.toFixed(2)} tokens in ${ms} ms`
 }
 
-const boundName = (name: 'link' | 'gpu' | 'cpu') => (name === 'link' ? 'link' : name.toUpperCase())
+/** What stays on the disk. */
+function describeFile({ fileBytes, fileBytesPerPass, windowBytes, units }: ModelPlan): string {
+  if (fileBytes === 0) return ''
+  const count = units.filter(({ inFile }) => inFile).length
+  return ` (${count} of ${units.length} units, ${formatBytes(fileBytes)}, stay in the packed file: ${formatBytes(fileBytesPerPass)} are read a pass, through ${formatBytes(windowBytes)})`
+}
+
+const boundName = (name: Bound) => (name === 'link' || name === 'disk' ? name : name.toUpperCase())
 
 /** Three digits. */
 export function significant(value: number): string {

@@ -48,6 +48,8 @@ export async function loadWeights(
         homes: plan.units.map((unit) => unit.home),
         unitDevices: plan.devices.length === 1 ? [] : deviceIndices(plan),
         ringBytes: plan.devices.map(({ ringBytes }) => ringBytes),
+        windowBytes: plan.devices.map(({ windowBytes }) => windowBytes),
+        inFile: plan.fileBytes === 0 ? [] : plan.units.map(({ inFile = false }) => inFile),
         directHops: true,
         arenaBytes: Math.max(plan.arenaBytes, plan.draft?.arenaBytes ?? 0),
         expertCacheBytes: plan.expertCacheBytes,

@@ -38,7 +38,7 @@ export interface DescribedMachine {
   ram?: number | string | undefined
   /** Of RAM, read by all cores: bytes a second, or as '60GB'. Default: by the cores. */
   dram?: number | string | undefined
-  /** Of the disk with the models: bytes a second, or as '5GB'. Without it plans say nothing of the time to load. */
+  /** Of the disk with the models: bytes a second, or as '5GB'. Without it plans say nothing of the time to load, and guess what reading weights that stay there takes. */
   disk?: number | string | undefined
 }
 
@@ -73,6 +73,7 @@ export function machineOf(described: DescribedMachine, here: Machine): Machine {
       ? {}
       : { gpuReason: gpus.length > 0 ? '' : 'the described machine has none', gpuLost: false }),
     calibration: limited(here.calibration),
+    ...(described.disk === undefined ? {} : { diskBytesPerSecond: bytesOf(described.disk) }),
   }
 }
 

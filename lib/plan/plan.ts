@@ -28,6 +28,7 @@ import {
   type PlannedExperts,
   plannedExperts,
 } from './experts.ts'
+import { fileBytesPerPass, unitsInFile, windowsOf } from './file.ts'
 import { allocated, fastestHomes, headHomes, homesOf, type Placed, place } from './homes.ts'
 import { type PlannedKv, planKv } from './kv.ts'
 import { megabytes, megabytesOf } from './megabytes.ts'
@@ -40,6 +41,8 @@ import {
   predictCpu,
   predictDecode,
   predictPrefill,
+  prefillWithDisk,
+  withDisk,
 } from './predict.ts'
 import { attendsOf } from './program.ts'
 import { budgetBytes, KV_BLOCK_TOKENS } from './vram.ts'
@@ -65,6 +68,8 @@ export interface PlannedUnit {
   experts?: NativeExperts
   /** Of experts on demand: the share that a pass finds on the device, where tokens choose evenly. */
   hitRate?: number
+  /** It stays in the packed file, since ramBudget has no room for it, and is read for every pass; left out of others. */
+  inFile?: true
 }
 
 /** A device's part of a plan. Bytes throughout. */
@@ -83,6 +88,8 @@ export interface PlannedDevice {
   vramBudgetBytes: number
   /** Over its own link. */
   streamedBytesPerPass: number
+  /** RAM that units which stay in the packed file are read into. */
+  windowBytes: number
 }
 
 /** What a model takes and where: decided before any weight is read. Bytes throughout; sums over its devices. */
@@ -118,8 +125,12 @@ export interface ModelPlan {
   kvBytes: number
   /** Of system RAM, for keys and values of preempted requests: pinned for a GPU. */
   kvSwapBytes: number
-  /** Weights in system RAM: slabs and the embedding table. */
+  /** Weights in system RAM: slabs, of those that do not stay in the packed file, and the embedding table. */
   hostBytes: number
+  /** Weights that stay in the packed file; of them, what every pass reads there; and RAM that they are read into. */
+  fileBytes: number
+  fileBytesPerPass: number
+  windowBytes: number
   /** Of those, what will be pinned for the GPU; 0 on the CPU. */
   pinnedBytes: number
   embeddingBytes: number
@@ -158,6 +169,8 @@ export interface Machine {
   calibration: Calibration
   /** A fault has ended their use in this process. */
   gpuLost?: boolean
+  /** At which packed files are read, where it was measured or described. */
+  diskBytesPerSecond?: number | undefined
 }
 
 export interface MachineGpu {
@@ -191,6 +204,8 @@ const ANY_ROWS = 2 ** 31 - 1
 const DEFAULT_VRAM_BUDGET = '90%'
 /** Of RAM for preempted requests where nobody names it: pinning takes the system 0.4 s a GiB, and it is nobody else's then. */
 const KV_SWAP = { most: 4 * 2 ** 30, shareOfFree: 1 / 4 }
+/** Of an NVMe disk, where nobody has measured or described it. */
+const GUESSED_DISK = 3e9
 /** Predictions are of sequences that have so many tokens, and of prompts of so many; less in shorter contexts. */
 const PREDICTED_CONTEXT = 512
 const PREDICTED_PROMPT = 2048
@@ -252,6 +267,8 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
     kv,
     kvSwapBytes: 0,
     hostBytes: total(slabs.units) + slabs.embeddingBytes,
+    fileBytes: 0,
+    fileBytesPerPass: 0,
     pinnedBytes: gpu ? slabs.embeddingBytes + (streams ? total(slabs.units) : 0) : 0,
     embeddingBytes: slabs.embeddingBytes,
     batch,
@@ -259,7 +276,11 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
     maxLogitRows,
     threads,
   }
-  const fixedRoute = { ...withoutSwap, kvSwapBytes: kvSwapBytes(withoutSwap, options, machine) }
+  const fixedRoute = leaveInFile(
+    { ...withoutSwap, kvSwapBytes: kvSwapBytes(withoutSwap, options, machine) },
+    options,
+    machine,
+  )
   const plan = options.adaptive ? { ...fixedRoute, cpuRows: mostCpuRows(fixedRoute, machine) } : fixedRoute
   checkRam(plan, options, machine)
   return { ...plan, prediction: predictionOf(program, plan, machine) }
@@ -297,6 +318,7 @@ function sums(devices: PlannedDevice[]) {
     vramBytes: sum('vramBytes'),
     vramBudgetBytes: sum('vramBudgetBytes'),
     streamedBytesPerPass: sum('streamedBytesPerPass'),
+    windowBytes: sum('windowBytes'),
   }
 }
 
@@ -322,7 +344,7 @@ export function withPlaced<Plan extends Omit<ModelPlan, 'prediction'>>(
       vramBudgetBytes: budgets[at]!,
     }
   })
-  return { ...plan, units, ...sums(devices) }
+  return { ...plan, units, fileBytesPerPass: fileBytesPerPass(units), ...sums(devices) }
 }
 
 /** The same plan with another cache of experts: `found` bytes, or as much as the budget leaves. Throws OUT_OF_MEMORY. */
@@ -398,6 +420,7 @@ function planCpu({ slabs, shares, options, contextLength, batch, maxLogitRows }:
       vramBytes: 0,
       vramBudgetBytes: 0,
       streamedBytesPerPass: streamedBytes(share.units, placed.homes),
+      windowBytes: 0,
     }
   })
   return { homes, devices, kvTokens, kv, maxRows }
@@ -474,6 +497,7 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[], demanded?: Home[]):
           vramBytes: residentBytes + ringBytes + expertCacheBytes + kvBytes + workspace,
           vramBudgetBytes: budget,
           streamedBytesPerPass: streamedBytes(share.units, homes),
+          windowBytes: 0,
         }
         if (!fits || residentBytes + ringBytes + expertCacheBytes > room) {
           lacking = { part, device }
@@ -570,10 +594,19 @@ function decodePrediction(plan: Omit<ModelPlan, 'prediction'>, machine: Machine)
   const gpu = gpuOf(device, machine)
   const { calibration } = gpu ?? machine
   const streamed = units.map((unit) => (unit.home === 'cpu' ? { ...unit, home: 'streamed' as const } : unit))
+  const disk = diskSeconds(plan, machine)
   return (rows) =>
-    gpu
-      ? predictDecode(rows > plan.cpuRows ? streamed : units, ringBytes, decodeRows(plan, rows), calibration)
-      : predictCpu(units, decodeRows(plan, rows), calibration)
+    withDisk(
+      gpu
+        ? predictDecode(rows > plan.cpuRows ? streamed : units, ringBytes, decodeRows(plan, rows), calibration)
+        : predictCpu(units, decodeRows(plan, rows), calibration),
+      disk,
+    )
+}
+
+/** Of a pass: what it reads in the packed file. */
+function diskSeconds({ fileBytesPerPass }: Omit<ModelPlan, 'prediction'>, { diskBytesPerSecond }: Machine): number {
+  return fileBytesPerPass / (diskBytesPerSecond ?? GUESSED_DISK)
 }
 
 /** Seconds of passes with 1, 2, ... decode rows, by which drafts are found worth their rows. */
@@ -599,15 +632,49 @@ export function predictionOf(program: Program, plan: Omit<ModelPlan, 'prediction
   const prompt = Math.min(PREDICTED_PROMPT, plan.contextLength)
   const decode = decodePrediction(plan, machine)
   // The twin's rows are bound by arithmetic, in a prompt as in a large batch.
+  const steps = Math.ceil(prompt / maxRows)
   const prefill = gpu
-    ? predictPrefill(program, units, prompt, maxRows, calibration)
+    ? prefillWithDisk(predictPrefill(program, units, prompt, maxRows, calibration), steps * diskSeconds(plan, machine))
     : { tokens: prompt, tokensPerSecond: decode(ROWS[ROWS.length - 1]!).tokensPerSecond, boundBy: 'cpu' as const }
-  return { calibrated: calibration.calibrated, single: decode(1), batch: decode(batch), prefill }
+  const calibrated = calibration.calibrated && (plan.fileBytesPerPass === 0 || machine.diskBytesPerSecond !== undefined)
+  return { calibrated, single: decode(1), batch: decode(batch), prefill }
+}
+
+/** The same plan within ramBudget: what has no room there stays in the packed file. */
+function leaveInFile(
+  plan: Omit<ModelPlan, 'prediction'>,
+  options: PlanOptions,
+  machine: Machine,
+): Omit<ModelPlan, 'prediction'> {
+  const excess = ramBytes(plan) - ramLimit(options, machine)
+  if (options.ramBudget === undefined || excess <= 0) return plan
+  const names = plan.devices.map(({ device }) => device)
+  const chosen = unitsInFile(plan.units, names, excess)
+  if (chosen === undefined) return plan
+  const units = plan.units.map((unit, index) => (chosen.inFile[index] ? { ...unit, inFile: true as const } : unit))
+  const fileBytes = total(units.filter(({ inFile }) => inFile))
+  const devices = plan.devices.map((device, at) => {
+    const reads = units.some((unit) => unit.inFile && unit.device === device.device)
+    return { ...device, windowBytes: reads ? chosen.windowBytes[at]! : 0 }
+  })
+  const windowBytes = devices.reduce((sum, device) => sum + device.windowBytes, 0)
+  return {
+    ...plan,
+    units,
+    devices,
+    windowBytes,
+    hostBytes: plan.hostBytes - fileBytes,
+    fileBytes,
+    fileBytesPerPass: fileBytesPerPass(units),
+    pinnedBytes: plan.pinnedBytes > plan.embeddingBytes ? plan.pinnedBytes - fileBytes + windowBytes : plan.pinnedBytes,
+  }
 }
 
 /** System RAM that a plan takes. */
 function ramBytes(plan: Omit<ModelPlan, 'prediction'>): number {
-  return plan.hostBytes + plan.kvSwapBytes + (plan.device === 'cpu' ? plan.ringBytes + plan.kvBytes : 0)
+  const windows = plan.devices.map(({ windowBytes, device }) => windowBytes * windowsOf(plan.units, device))
+  const read = windows.reduce((sum, bytes) => sum + bytes, 0)
+  return plan.hostBytes + read + plan.kvSwapBytes + (plan.device === 'cpu' ? plan.ringBytes + plan.kvBytes : 0)
 }
 
 const ramLimit = ({ ramBudget }: PlanOptions, { memoryLimitBytes }: Machine) =>
@@ -639,10 +706,10 @@ function checkRam(plan: Omit<ModelPlan, 'prediction'>, options: PlanOptions, mac
     ...(plan.device === 'cpu' ? { 'KV cache': plan.kvBytes, ring: plan.ringBytes } : {}),
     kvSwap: plan.kvSwapBytes,
   })
+  const file = 'name a ramBudget, beyond which weights stay on the disk and are read for every pass, or '
   throw new MillraceError('OUT_OF_MEMORY', {
     message: `the model needs ${sum} of RAM (${parts}), ${options.ramBudget === undefined ? 'this process may use' : 'ramBudget is'} ${megabytes(limit)}`,
-    remedy:
-      'lower contextLength, batch, maxSequences, kvTokens or kvSwap, raise ramBudget if the machine has more, or choose a smaller model',
+    remedy: `lower contextLength, batch, maxSequences, kvTokens or kvSwap, ${options.ramBudget === undefined ? file : 'raise ramBudget if the machine has more, or '}choose a smaller model`,
   })
 }
 

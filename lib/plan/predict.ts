@@ -40,15 +40,19 @@ export interface DecodePrediction {
   gpuSeconds: number
   cpuSeconds: number
   hopSeconds: number
-  /** 'link' waits for weights; 'gpu' and 'cpu' compute longer than the copies take. */
-  boundBy: 'link' | 'gpu' | 'cpu'
+  /** Reading what stays in the packed file, beside all of these. */
+  diskSeconds: number
+  /** 'link' and 'disk' wait for weights; 'gpu' and 'cpu' compute longer than the copies take. */
+  boundBy: Bound
 }
+
+export type Bound = 'link' | 'gpu' | 'cpu' | 'disk'
 
 export interface PrefillPrediction {
   /** Of one prompt. */
   tokens: number
   tokensPerSecond: number
-  boundBy: 'link' | 'gpu' | 'cpu'
+  boundBy: Bound
 }
 
 export interface Prediction {
@@ -398,6 +402,7 @@ export function predictDecode(
     gpuSeconds: parts.gpuSeconds,
     cpuSeconds: parts.cpuSeconds,
     hopSeconds,
+    diskSeconds: 0,
     boundBy: waits > 0.02 * passSeconds ? 'link' : parts.cpuSeconds > parts.gpuSeconds ? 'cpu' : 'gpu',
   }
 }
@@ -465,6 +470,24 @@ export function predictCpu(
     gpuSeconds: 0,
     cpuSeconds,
     hopSeconds: 0,
+    diskSeconds: 0,
     boundBy: 'cpu',
   }
+}
+
+/** The same pass where so many seconds of reading go on beside it, ahead across its end. */
+export function withDisk(decode: DecodePrediction, diskSeconds: number): DecodePrediction {
+  if (diskSeconds <= decode.passSeconds) return { ...decode, diskSeconds }
+  return {
+    ...decode,
+    passSeconds: diskSeconds,
+    tokensPerSecond: decode.batch / diskSeconds,
+    diskSeconds,
+    boundBy: 'disk',
+  }
+}
+
+export function prefillWithDisk(prefill: PrefillPrediction, diskSeconds: number): PrefillPrediction {
+  if (diskSeconds * prefill.tokensPerSecond <= prefill.tokens) return prefill
+  return { ...prefill, tokensPerSecond: prefill.tokens / diskSeconds, boundBy: 'disk' }
 }

@@ -6,7 +6,8 @@
 namespace millrace {
 
 // `mixed`: the layer in the middle alone has the window, and the others none.
-inline std::shared_ptr<const HostModel> tiny_model(uint64_t seed, int window = 0, bool mixed = false) {
+inline std::shared_ptr<const HostModel> tiny_model(uint64_t seed, int window = 0, bool mixed = false,
+                                                   const SyntheticFile& file = {}) {
   DenseSpec spec;
   spec.vocab = 97;
   spec.hidden = 64;
@@ -37,7 +38,7 @@ inline std::shared_ptr<const HostModel> tiny_model(uint64_t seed, int window = 0
       }
     }
   }
-  return synthetic_model(program, options, pool);
+  return synthetic_model(program, options, pool, {}, file);
 }
 
 }  // namespace millrace
