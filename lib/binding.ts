@@ -399,8 +399,7 @@ export type NativeWeightsSource =
       /** A file of slabs to read instead of the weights, if it holds just these; '' for none. */
       packed: string
     }
-  /** Random weights in a real shape: for benches. */
-  /** `packed`: where units stay that RAM is not to hold, if any. */
+  /** Random weights in a real shape: for benches. `packed`: where units stay that RAM is not to hold, if any. */
   | { synthetic: { program: Program; options: SyntheticOptions; packed?: string } }
 
 /** A model that drafts for the one that is loaded. */
@@ -591,6 +590,7 @@ export interface NativeStats {
   /** Copied for a pass that then needed other units; copied through the staging window, for want of pinned memory. */
   droppedBytes: number
   stagedBytes: number
+  /** Read in the packed file. */
   fileBytes: number
   /** Of the slabs, pinned so far. */
   pinnedBytes: number

@@ -727,7 +727,8 @@ RepackReport repack(const Checkpoint& checkpoint, const SlabPlan& plan, const st
                 "report this as a bug");
   }
   const auto place = [&](int unit) { return unit < 0 ? embedding : slabs[static_cast<size_t>(unit)]; };
-  return repack(checkpoint, plan, place, [](int) {}, pool, options);
+  return repack(
+      checkpoint, plan, place, [](int) {}, pool, options);
 }
 
 RepackReport repack(const Checkpoint& checkpoint, const SlabPlan& plan, const RepackPlace& place,

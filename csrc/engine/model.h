@@ -27,13 +27,13 @@ enum class StepsAhead : uint8_t {
 };
 
 struct ModelConfig {
-  std::vector<Home> homes;         // one a unit
-  std::vector<int> devices;        // one a unit: the device that has it, by its place; empty: the first has all
-  std::vector<size_t> ring_bytes;  // one a device
+  std::vector<Home> homes;           // one a unit
+  std::vector<int> devices;          // one a unit: the device that has it, by its place; empty: the first has all
+  std::vector<size_t> ring_bytes;    // one a device
   std::vector<size_t> window_bytes;  // one a device, for units that stay in the file; empty: as small as can be
-  bool direct_hops = true;         // rows cross straight into another device's memory, where there is a way
-  size_t expert_cache_bytes = 0;   // of device memory, for experts of units at home on demand
-  size_t arena_bytes = 0;          // of the device, for the shared units of all its models; 0: as it is
+  bool direct_hops = true;           // rows cross straight into another device's memory, where there is a way
+  size_t expert_cache_bytes = 0;     // of device memory, for experts of units at home on demand
+  size_t arena_bytes = 0;            // of the device, for the shared units of all its models; 0: as it is
   int context_length = 0;
   std::vector<int> kv_blocks;  // of each class; of those without a window at least one context
   size_t kv_swap_bytes = 0;    // of system RAM, for the keys and values of preempted sequences

@@ -131,7 +131,8 @@ void Feeder::make_windows() {
     const int unit = static_cast<int>(i);
     if (!source_.in_file(unit) || config_.homes[i] == Home::elsewhere) continue;
     if (config_.homes[i] == Home::cpu || config_.homes[i] == Home::demand) {
-      throw Error(code::kInvalidArgument, "units on the CPU beside a GPU, and experts on demand, cannot stay in the file",
+      throw Error(code::kInvalidArgument,
+                  "units on the CPU beside a GPU, and experts on demand, cannot stay in the file",
                   "give them another home, or load with a larger ramBudget");
     }
     units.push_back(unit);

@@ -81,7 +81,7 @@ class FileWindow {
   const std::shared_ptr<const PackedUnits> file_;
   const WindowHooks hooks_;
   std::unique_ptr<Memory> memory_;
-  std::byte* begin_ = nullptr;  // of whole pages
+  std::byte* begin_ = nullptr;                // of whole pages
   std::vector<std::unique_ptr<Event>> free_;  // by slot sequence, reused in turn
   uint64_t taken_bytes_ = 0;                  // of the thread that takes, as the counts
   int64_t read_waits_ = 0;

@@ -34,8 +34,8 @@ struct HostPinners {
 
 class HostModel : public SlabSource {
  public:
-  // Reserves the memory that the plan asks for; repack fills it. `in_file` [units], or empty: units that stay in a packed
-  // file, whose slabs are not in memory.
+  // Reserves the memory that the plan asks for; repack fills it. `in_file` [units], or empty: units that stay in a
+  // packed file, whose slabs are not in memory.
   explicit HostModel(const SlabPlan& plan, std::vector<bool> in_file = {});
   ~HostModel();
   HostModel(const HostModel&) = delete;
@@ -48,7 +48,7 @@ class HostModel : public SlabSource {
   bool in_file(int unit) const override { return !in_file_.empty() && in_file_[static_cast<size_t>(unit)]; }
   std::shared_ptr<const PackedUnits> file() const override { return file_; }
   bool leaves_units() const { return largest_in_file() > 0; }
-  size_t largest_in_file() const;  // bytes
+  size_t largest_in_file() const;                                                      // bytes
   void set_file(std::shared_ptr<const PackedUnits> file) { file_ = std::move(file); }  // before others see the model
   // Begins to pin in the background what there is a pinner for, unless that has begun already. Any thread.
   void pin(const HostPinners& pinners) const;

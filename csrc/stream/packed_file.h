@@ -68,8 +68,8 @@ void leave_units_in_file(const std::string& path, HostModel& model);
 // What a load throws that needs the file for them, and cannot write it.
 Error packed_write_failure(const std::string& path, const std::string& why);
 
-// Repacks the checkpoint into the model, and all of it into the file at `path`, whose folder exists, where units that are
-// not in memory then stay. Throws WRITE_FAILED, ABORTED and what repack() does.
+// Repacks the checkpoint into the model, and all of it into the file at `path`, whose folder exists, where units that
+// are not in memory then stay. Throws WRITE_FAILED, ABORTED and what repack() does.
 void repack_to_file(const std::string& path, const Checkpoint& checkpoint, const SlabPlan& plan, HostModel& model,
                     ThreadPool& pool, const RepackOptions& options);
 

@@ -1,5 +1,5 @@
-// Hashing: eight independent chains of (rotate, exclusive or, multiply by an odd number). Each step is invertible in its
-// input for a given state and in its state for a given input, so that one changed word always changes the result.
+// Hashing: eight independent chains of (rotate, exclusive or, multiply by an odd number). Each step is invertible in
+// its input for a given state and in its state for a given input, so that one changed word always changes the result.
 #include <fcntl.h>
 #include <sys/stat.h>
 

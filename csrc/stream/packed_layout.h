@@ -43,7 +43,6 @@ struct PartEntry {
   uint64_t bytes;
 };
 
-
 // What a file of a model looks like, but for the hashes of its pieces.
 struct FileLayout {
   FileHead head{};

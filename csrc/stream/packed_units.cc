@@ -66,11 +66,13 @@ void PackedUnits::read_piece(int unit, size_t piece, std::byte* memory) const {
   const size_t bytes = std::min(kPackedPiece, static_cast<size_t>(parts_[part].bytes) - begin);
   const uint64_t offset = parts_[part].offset + begin;
   const auto refuse = [&](const std::string& what, const char* remedy) {
-    return Error(code::kReadFailed, "weights that stay in the packed file " + path_ + " cannot be used: " + what, remedy);
+    return Error(code::kReadFailed, "weights that stay in the packed file " + path_ + " cannot be used: " + what,
+                 remedy);
   };
   // Parts are padded to whole pages in the file, and so are reads.
   if (!read(memory + begin, round_up(bytes, kPage), offset)) {
-    if (errno != 0) throw refuse(read_failure(), "ask again; if that fails too, see to the disk and load the model again");
+    if (errno != 0)
+      throw refuse(read_failure(), "ask again; if that fails too, see to the disk and load the model again");
     throw refuse("it was cut short", "load the model again: the file is then made anew");
   }
   if (hash_bytes(memory + begin, bytes) != hashes_[first_piece_[part] + piece]) {

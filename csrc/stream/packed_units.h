@@ -3,8 +3,8 @@
 // hash whenever it is read, in the cache of the core that read it: a file that is cut short or written to while a model
 // uses it is noticed by the pass that meets it, and costs a load nothing.
 //
-// Reads go past the page cache where the file system has direct reads; elsewhere what was read is dropped from there, so
-// that memory does not hold the model twice. A file that is replaced or removed is read on as it was.
+// Reads go past the page cache where the file system has direct reads; elsewhere what was read is dropped from there,
+// so that memory does not hold the model twice. A file that is replaced or removed is read on as it was.
 #include <sys/types.h>
 
 #include <atomic>

@@ -268,7 +268,8 @@ std::shared_ptr<const HostModel> synthetic_model(const Program& program, const S
   auto model = std::make_shared<HostModel>(planned, file.in_file);
   model->pin(pinners);
   if (!model->leaves_units()) {
-    fill(*model, planned, options.seed, pool, [&](int unit) { return model->mutable_slab(unit); }, [](int) {});
+    fill(
+        *model, planned, options.seed, pool, [&](int unit) { return model->mutable_slab(unit); }, [](int) {});
     return model;
   }
   model->set_stamp({identity_of(options), 0});
@@ -283,9 +284,7 @@ std::shared_ptr<const HostModel> synthetic_model(const Program& program, const S
     return passing.data();
   };
   const auto done = [&](int unit) {
-    const std::byte* data = unit < 0                ? model->embedding()
-                            : model->in_file(unit) ? passing.data()
-                                                    : model->slab(unit);
+    const std::byte* data = unit < 0 ? model->embedding() : model->in_file(unit) ? passing.data() : model->slab(unit);
     if (!writer.put(static_cast<size_t>(unit + 1), data)) throw packed_write_failure(file.path, writer.why());
   };
   fill(*model, planned, options.seed, pool, place, done);

@@ -93,14 +93,18 @@ async function whyNotWritable(path: string): Promise<string | undefined> {
   }
 }
 
-/** Where a checkpoint's packed file is: named after its files, so that a changed checkpoint replaces its own. */
+/**
+ * Where a checkpoint's packed file is: named after its files, so that a changed checkpoint replaces its own. `needed`:
+ * units are to stay there, however small the model is.
+ */
 export function packedFile(
   folder: string | undefined,
   checkpoint: CheckpointFolder,
   slabs: NativeSlabPlan,
+  needed = false,
 ): PackedFile | undefined {
   const bytes = slabs.units.reduce((sum, unit) => sum + unit.bytes, slabs.embeddingBytes)
-  if (folder === undefined || bytes < MIN_BYTES) return undefined
+  if (folder === undefined || (bytes < MIN_BYTES && !needed)) return undefined
   const units = slabs.units.map(({ bytes, types }) => [bytes, types])
   const hash = createHash('sha256').update(JSON.stringify([checkpoint.weightFiles, units, slabs.embeddingType]))
   // The Hugging Face cache keeps models in folders such as models--owner--name/snapshots/<commit>.
@@ -162,20 +166,57 @@ async function namesIn(folder: string): Promise<string[]> {
 }
 
 /**
+ * Sees to it that a packed file in which units are to stay can be written. Rejects with INVALID_ARGUMENT where nothing is
+ * kept, with WRITE_FAILED where there is no room.
+ */
+export async function requirePacked(
+  folder: string | undefined,
+  packed: PackedFile | undefined,
+  log: Logger,
+): Promise<void> {
+  if (folder === undefined || packed === undefined) {
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: 'weights beyond ramBudget stay in the packed file that loads keep, and this load is to keep none',
+      remedy: 'leave the cache on (cache: true, or MILLRACE_CACHE with a folder), or raise ramBudget',
+    })
+  }
+  if (await stat(packed.path).catch(() => undefined)) return
+  let why: string | undefined
+  try {
+    await makeFolder(folder, 0o700)
+    // Whoever leaves weights there has asked for the file: its share of the disk is no limit, its room is.
+    const limit = cacheLimit(log) ?? Number.POSITIVE_INFINITY
+    why = await makeRoom(folder, packed, limit, log)
+  } catch (error) {
+    why = messageOf(error)
+  }
+  if (why === undefined) return
+  throw new MillraceError('WRITE_FAILED', {
+    message: `the packed file in which weights beyond ramBudget stay, ${packed.path}, cannot be written: ${why}`,
+    remedy: 'name another folder with cache or MILLRACE_CACHE, or load with a larger ramBudget',
+  })
+}
+
+/**
  * Says what became of the packed file and, if there is none that can be used, has it written in the background. The
- * promise, which never rejects, waits for that; `cache` is kept up to date meanwhile.
+ * promise, which never rejects, waits for that; `cache` is kept up to date meanwhile. `fileBytes`: stay in the file.
  */
 export async function keepPacked(
   model: Pick<NativeModel, 'packed' | 'writePacked'>,
   cache: ModelCache,
   folder: string,
   log: Logger,
+  fileBytes = 0,
 ): Promise<void> {
   const { path, bytes } = cache
   const { state, reason } = model.packed
   const limit = cacheLimit(log)
   if (state === 'read' || state === 'unused') {
     cache.state = state === 'read' ? 'read' : 'shared'
+    return
+  }
+  if (fileBytes > 0) {
+    cache.state = 'written' // by the load, which left them there
     return
   }
   if (state === 'damaged') log.warn({ path, reason }, `the packed file was damaged: ${reason}; it is made anew`)

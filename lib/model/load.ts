@@ -14,7 +14,15 @@ import { draftOptionsOf, planBeside } from '../plan/draft_model.ts'
 import { checkMemory } from '../plan/memory.ts'
 import { passCosts, predictionOf } from '../plan/plan.ts'
 import { type LoadedTokenizer, loadTokenizer } from '../text/tokenizer/load.ts'
-import { cacheFolder, cacheLimit, cacheObstacle, keepPacked, type ModelCache, packedFile } from './cache.ts'
+import {
+  cacheFolder,
+  cacheLimit,
+  cacheObstacle,
+  keepPacked,
+  type ModelCache,
+  packedFile,
+  requirePacked,
+} from './cache.ts'
 import { checkVocabulary, nativeDraft, openDraft } from './draft_model.ts'
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
@@ -67,7 +75,8 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     }
     const kernels = await Promise.all(Object.entries(checked.kernels ?? {}).map((entry) => readKernel(...entry)))
     const keptIn = cacheFolder(checked.cache)
-    const packed = packedFile(keptIn, folder, checkpoint.slabs)
+    const packed = packedFile(keptIn, folder, checkpoint.slabs, plan.fileBytes > 0)
+    if (plan.fileBytes > 0) await requirePacked(keptIn, packed, log)
     const sourceOf = ({ folder, source, identity }: Checkpoint, packed = '') => {
       return { paths: folder.weightFiles, source, identity, packed }
     }
@@ -105,11 +114,11 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     })
     const cache = packed && keptIn !== undefined ? { ...packed, state: 'writing' as ModelCache['state'] } : undefined
     // A process that has nothing else to do waits until the file is written.
-    if (cache) keepPacked(model, cache, keptIn!, log).finally(runtime().hold())
+    if (cache) keepPacked(model, cache, keptIn!, log, plan.fileBytes).finally(runtime().hold())
     else if (keptIn !== undefined) cacheLimit(log)
     const obstacle = cacheObstacle(checked.cache)
     if (obstacle !== undefined) log.warn({}, obstacle)
-    const { device, contextLength, kvTokens, hostBytes, streamedBytesPerPass } = plan
+    const { device, contextLength, kvTokens, hostBytes, streamedBytesPerPass, fileBytesPerPass } = plan
     const { id } = model
     const ms = Math.round(performance.now() - began)
     const { headError, weightError } = model
@@ -119,6 +128,7 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
       kvTokens,
       hostBytes,
       streamedBytesPerPass,
+      ...(fileBytesPerPass > 0 && { fileBytesPerPass }),
       ...(headError && { headError }),
       ...(weightError && { weightError }),
     }

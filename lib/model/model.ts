@@ -67,13 +67,15 @@ export interface ModelStats {
   weightBytesRead: number
   /**
    * `units` counts streamed units that passes have used; no pass has used `prefetchedBytes` of the copied ones yet, and
-   * none will use `droppedBytes`. `stagedBytes` of them were not pinned, and took the slower way.
+   * none will use `droppedBytes`. `stagedBytes` of them were not pinned, and took the slower way. `fileBytes` were read
+   * in the packed file, for want of RAM.
    */
   streaming: {
     copiedBytes: number
     prefetchedBytes: number
     droppedBytes: number
     stagedBytes: number
+    fileBytes: number
     units: number
     /** Of the copied bytes, those over each device's link. */
     devices: { device: string; copiedBytes: number }[]
@@ -723,6 +725,7 @@ function groupStats(stats: NativeStats, memory: NativeMemory, { stateLayers = 0 
       prefetchedBytes: stats.prefetchedBytes,
       droppedBytes: stats.droppedBytes,
       stagedBytes: stats.stagedBytes,
+      fileBytes: stats.fileBytes,
       units: stats.streamedUnits,
       devices: memory.devices.map(({ device, copiedBytes }) => ({ device, copiedBytes })),
     },

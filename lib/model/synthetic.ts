@@ -11,6 +11,7 @@ import { checkMemory } from '../plan/memory.ts'
 import { type ModelPlan, makePlan, passCosts, predictionOf } from '../plan/plan.ts'
 import type { TextCodec } from '../text/tokenizer/codec.ts'
 import { Pieces } from '../text/tokenizer/pieces.ts'
+import { requirePacked } from './cache.ts'
 import { nativeDraft } from './draft_model.ts'
 import { gpuMemoryFor, readMachine, readMemory } from './machine.ts'
 import { Model } from './model.ts'
@@ -79,13 +80,15 @@ export async function loadSynthetic(
     tokenizer?: TextCodec | undefined
     /** What rows choose of its mixtures, in the place of random routers. */
     drawnRoutes?: NativeLoadSettings['drawnRoutes']
+    /** The file in which weights beyond ramBudget stay: made where it does not hold this model. */
+    packed?: string | undefined
   } = {},
   weights: Partial<SyntheticOptions> = {},
 ): Promise<Model> {
   const release = runtime().hold()
   try {
     const { native } = runtime()
-    const { tokenizer = noTokenizer, draft, drawnRoutes, ...planned } = options
+    const { tokenizer = noTokenizer, draft, drawnRoutes, packed = '', ...planned } = options
     const all = { ...SYNTHETIC_DEFAULTS, ...weights }
     const { program } = buildDecoder(shape)
     const slabs = callNative(() => native.planSynthetic(program, all))
@@ -99,7 +102,8 @@ export async function loadSynthetic(
     const plan = planBeside(program, slabs, own, machine, beside)
     const draftPlan = plan.draft
     if (options.ramBudget === undefined) checkMemory(plan, readMemory(native), false)
-    const source = { synthetic: { program, options: all } }
+    if (plan.fileBytes > 0 && packed === '') await requirePacked(undefined, undefined, makeLog(undefined))
+    const source = { synthetic: { program, options: all, packed } }
     const { signal, prefixReuse = true, kernels = [] } = options
     const costs = {
       passCosts: passCosts(plan, machine),

@@ -70,7 +70,10 @@ export interface PlanOptions {
    * free, '80%'. Default '90%'. What CUDA itself takes, about half a gigabyte, comes on top. Of each, on several GPUs.
    */
   vramBudget?: number | string | undefined
-  /** System RAM for the model: bytes, '64GiB', or a share of what this process may use. Default: all of that. */
+  /**
+   * System RAM for the model: bytes, '64GiB', or a share of what this process may use. Weights that have no room there stay
+   * in the packed file (`cache`) and are read for every pass. Default: all that this process may use, and no such reads.
+   */
   ramBudget?: number | string | undefined
   /** Sequences expected to decode at once: what homes, and the KV cache by default, are chosen for. Default 1. */
   batch?: number | undefined

@@ -101,11 +101,12 @@ TEST(units_of_the_file_move_between_homes_without_another_bit) {
     std::vector<Home> homes(host->units().size(), home);
     homes.back() = Home::resident;
     std::atomic<bool> moved{false};
-    engine.set_homes(model, homes, {size_t{1} << 20}, [&](const std::vector<Home>&) { moved = true; },
-                     [&](const Error& error) {
-                       CHECK_EQ(std::string(error.what()), "");
-                       moved = true;
-                     });
+    engine.set_homes(
+        model, homes, {size_t{1} << 20}, [&](const std::vector<Home>&) { moved = true; },
+        [&](const Error& error) {
+          CHECK_EQ(std::string(error.what()), "");
+          moved = true;
+        });
     while (!moved) std::this_thread::yield();
     const auto sink = std::make_shared<Collector>();
     for (size_t i = 0; i < requests.size(); i++) {

@@ -59,8 +59,7 @@ FeederConfig config_of(const FileSlabs& slabs, std::vector<Home> homes) {
 // "Computes" by copying what it finds at each unit's address; compares once all has run.
 class Passes {
  public:
-  Passes(const FileSlabs& slabs, Feeder& feeder, Stream& compute)
-      : slabs_(slabs), feeder_(feeder), compute_(compute) {}
+  Passes(const FileSlabs& slabs, Feeder& feeder, Stream& compute) : slabs_(slabs), feeder_(feeder), compute_(compute) {}
 
   void run() {
     feeder_.begin(Route::decode);
@@ -418,7 +417,8 @@ TEST(an_order_that_was_not_expected_is_read_all_the_same) {
   FileWindow window(*backend, slabs.file(), {0, 1, 2, 3}, 30000, hooks);
   std::deque<std::pair<int, std::vector<std::byte>>> seen;
   for (int i = 0; i < 200; i++) {
-    if (random() % 4 == 0) window.expect({static_cast<int>(random() % 4), static_cast<int>(random() % 4)}, {0, 1, 2, 3});
+    if (random() % 4 == 0)
+      window.expect({static_cast<int>(random() % 4), static_cast<int>(random() % 4)}, {0, 1, 2, 3});
     if (random() % 50 == 0) {
       stream->synchronize();
       window.reset();

@@ -246,6 +246,7 @@ export class FakeModel implements NativeModel {
       prefetchedBytes: 5,
       droppedBytes: 14,
       stagedBytes: 15,
+      fileBytes: 29,
       pinnedBytes: 0,
       hops: 16,
       arenaCopiedBytes: 17,

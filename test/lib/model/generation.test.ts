@@ -605,6 +605,7 @@ test('stats and memory', () => {
       prefetchedBytes: 5,
       droppedBytes: 14,
       stagedBytes: 15,
+      fileBytes: 29,
       units: 6,
       devices: [{ device: 'cpu', copiedBytes: 4 }],
     },
