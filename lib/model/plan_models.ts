@@ -76,11 +76,25 @@ interface Together {
   arenaBytes?: number
 }
 
+/** Where the disk's rate is known, what RAM has no room for stays there. */
+async function planWithDisk(machine: Machine, model: string, options: PlanModelOptions): Promise<ModelPlan> {
+  try {
+    return await planOn(machine, model, options)
+  } catch (error) {
+    const short = MillraceError.isInstance(error) && error.code === 'OUT_OF_MEMORY' && options.ramBudget === undefined
+    if (!short || machine.diskBytesPerSecond === undefined) throw error
+    const within = { ...options, ramBudget: machine.memoryLimitBytes }
+    const found = await planOn(machine, model, within).catch(() => undefined)
+    if (found === undefined || found.fileBytes === 0) throw error
+    return found
+  }
+}
+
 async function planEach(models: readonly string[], options: PlanModelOptions, machine: Machine) {
   const planned: PlannedModel[] = []
   for (const model of models) {
     try {
-      const plan = await planOn(machine, model, options)
+      const plan = await planWithDisk(machine, model, options)
       const { tokensPerSecond } = plan.prediction.single
       planned.push({ model, plan, switchBytes: 0, switchSeconds: 0, tokensPerSecond })
     } catch (error) {
@@ -112,10 +126,12 @@ async function onOneGpu(
   const link = machine.gpus[0]!.calibration.link.bytesPerSecond
   const planned = shared.map((one) => {
     if (one.plan === undefined) return one
-    const switchBytes = one.plan.hostBytes - one.plan.embeddingBytes
+    const { hostBytes, fileBytes, embeddingBytes } = one.plan
+    const switchBytes = hostBytes + fileBytes - embeddingBytes
+    const read = fileBytes === 0 ? 0 : fileBytes / machine.diskBytesPerSecond!
     const copied = Math.max(0, switchBytes - arenaBytes) / link
     const tokensPerSecond = 1 / Math.max(one.plan.prediction.single.passSeconds, copied)
-    return { ...one, switchBytes, switchSeconds: switchBytes / link, tokensPerSecond }
+    return { ...one, switchBytes, switchSeconds: Math.max(switchBytes / link, read), tokensPerSecond }
   })
   return { planned, together: 'shared', arenaBytes }
 }
@@ -126,12 +142,18 @@ function summary(
   described: DescribedMachine | undefined,
 ): ModelsPlan {
   const plans = planned.flatMap(({ plan }) => plan ?? [])
-  const hostBytes = total(plans, 'hostBytes') + total(plans, 'kvSwapBytes')
+  const hostBytes = total(plans, 'hostBytes') + total(plans, 'windowBytes') + total(plans, 'kvSwapBytes')
   const vramBytes = total(plans, 'vramBytes') + arenaBytes
   const vramLimitBytes = Math.max(0, ...plans.map((plan) => plan.vramBudgetBytes))
   const disk = typeof described?.disk === 'string' ? parseBytes(described.disk)! : described?.disk
   const problems: string[] = []
   const warnings: string[] = []
+  for (const { model, plan } of planned) {
+    if (plan === undefined || plan.fileBytes === 0) continue
+    warnings.push(
+      `${model}: ${gb(plan.fileBytes)} of its weights have no room in RAM and stay on the disk, ${gb(plan.fileBytesPerPass)} are read a pass: load it with ramBudget`,
+    )
+  }
   for (const { model, problem } of planned) if (problem) problems.push(`${model}: ${problem.message}`)
   if (hostBytes > machine.memoryLimitBytes) {
     problems.push(`all of them take ${gb(hostBytes)} of RAM, and there are ${gb(machine.memoryLimitBytes)}`)
@@ -165,5 +187,5 @@ function summary(
 }
 
 const gb = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
-const total = (plans: readonly ModelPlan[], of: 'vramBytes' | 'hostBytes' | 'kvSwapBytes') =>
+const total = (plans: readonly ModelPlan[], of: 'vramBytes' | 'hostBytes' | 'windowBytes' | 'kvSwapBytes') =>
   plans.reduce((sum, plan) => sum + plan[of], 0)

@@ -50,6 +50,28 @@ test('RAM of all is counted, and a model that fits nowhere has its problem', asy
   expect(eight.problems.join()).toMatch(/of RAM, and there are 8\.6 GB/)
 })
 
+test('with the disk named, what RAM has no room for stays there, and a pass waits for it', async () => {
+  const short = { ...machine, ram: '24GiB', disk: '5GB' }
+  for (const gpu of [false, machine.gpu] as const) {
+    const made = await planModels(['llama3-70b'], { machine: { ...short, gpu }, ...few })
+    expect(made.problems).toEqual([])
+    expect(made.warnings.join()).toMatch(/llama3-70b: .* stay on the disk, .* are read a pass: load it with ramBudget/)
+    const { plan, tokensPerSecond } = made.models[0]!
+    expect(plan!.hostBytes + plan!.windowBytes + (gpu ? 0 : plan!.kvBytes)).toBeLessThanOrEqual(24 * 2 ** 30)
+    expect(plan!.fileBytes).toBeGreaterThan(10e9)
+    expect(plan!.prediction.single.diskSeconds).toBeCloseTo(plan!.fileBytesPerPass / 5e9, 9)
+    if (gpu) {
+      expect(plan!.fileBytesPerPass).toBe(0) // what the GPU has for good needs no RAM
+      continue
+    }
+    expect(plan!.fileBytesPerPass).toBe(plan!.fileBytes)
+    expect(plan!.prediction.single.boundBy).toBe('disk')
+    expect(tokensPerSecond).toBeCloseTo(5e9 / plan!.fileBytesPerPass, 9)
+  }
+  const without = await planModels(['llama3-70b'], { machine: { ...short, disk: undefined, gpu: false }, ...few })
+  expect(without.models[0]!.problem).toMatchObject({ code: 'OUT_OF_MEMORY', remedy: expect.stringContaining('ramBudget') })
+})
+
 test('without a GPU the cores read RAM as fast as it is said to allow', async () => {
   const speed = async (dram: string) => {
     const made = await planModels(['llama3-8b'], { machine: { gpu: false, cores: 32, dram, ram: '64GiB' } })
