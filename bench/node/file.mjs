@@ -51,7 +51,8 @@ const packed = join(options.folder, `millrace-bench-${options.shape}-${options.l
 const largest = Math.max(...whole.units.map(({ kind, bytes }) => (kind === 'head' ? 0 : bytes)))
 // What stays in RAM, and room for the window.
 const beside = device === 'cpu' ? whole.kvBytes + whole.ringBytes : 0
-const ramBudget = Math.ceil(whole.hostBytes + beside - share * layers + 3 * largest)
+const window = [3, 2, 1].find((units) => share * layers > units * largest) ?? 0
+const ramBudget = Math.ceil(whole.hostBytes + beside - share * layers + window * largest)
 const model = await loadSynthetic('file', shape, { ...base, ramBudget, packed })
 const { fileBytes, fileBytesPerPass, windowBytes } = model.plan
 if (fileBytes === 0) fail('all of the weights have room in that share of RAM: a larger --share leaves some in the file')
@@ -71,8 +72,12 @@ if (options.clean) rmSync(packed)
 const gb = (value) => (value / 1e9).toPrecision(3)
 const rate = (before + after) / 2
 const bound = rate / fileBytesPerPass
-console.log(`${options.shape}: ${gb(fileBytes)} GB of ${gb(layers)} GB of layers in the file, a window of ${gb(windowBytes)} GB`)
+console.log(
+  `${options.shape}: ${gb(fileBytes)} GB of ${gb(layers)} GB of layers in the file, a window of ${gb(windowBytes)} GB`,
+)
 console.log(`disk ${gb(before)} GB/s before, ${gb(after)} GB/s after`)
 console.log(`read ${gb(bytes / seconds)} GB/s while it answered, ${gb(fileBytesPerPass)} GB a token`)
 const speed = tokens / seconds
-console.log(`${speed.toPrecision(3)} tok/s, ${((100 * speed) / bound).toFixed(0)} % of the ${bound.toPrecision(3)} that the disk allows`)
+console.log(
+  `${speed.toPrecision(3)} tok/s, ${((100 * speed) / bound).toFixed(0)} % of the ${bound.toPrecision(3)} that the disk allows`,
+)

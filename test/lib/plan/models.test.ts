@@ -69,7 +69,10 @@ test('with the disk named, what RAM has no room for stays there, and a pass wait
     expect(tokensPerSecond).toBeCloseTo(5e9 / plan!.fileBytesPerPass, 9)
   }
   const without = await planModels(['llama3-70b'], { machine: { ...short, disk: undefined, gpu: false }, ...few })
-  expect(without.models[0]!.problem).toMatchObject({ code: 'OUT_OF_MEMORY', remedy: expect.stringContaining('ramBudget') })
+  expect(without.models[0]!.problem).toMatchObject({
+    code: 'OUT_OF_MEMORY',
+    remedy: expect.stringContaining('ramBudget'),
+  })
 })
 
 test('without a GPU the cores read RAM as fast as it is said to allow', async () => {
