@@ -38,6 +38,8 @@ export interface NativeTensor {
   name: string
   /** As the format spells it: 'F16', 'I32', 'Q4_K', ... */
   dtype: string
+  /** Whether its elements can be read. Of any other type, nothing can be said but its name. */
+  known: boolean
   shape: number[]
   /** Index into the paths. */
   file: number

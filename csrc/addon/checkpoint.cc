@@ -29,6 +29,7 @@ Napi::Value read_tensors(const Napi::CallbackInfo& info) {
       }
       item["name"] = Napi::String::New(env, tensor.name);
       item["dtype"] = Napi::String::New(env, tensor.type_name());
+      item["known"] = Napi::Boolean::New(env, tensor.dtype != DType::other);
       item["shape"] = shape;
       item["file"] = Napi::Number::New(env, tensor.file);
       item["offset"] = Napi::Number::New(env, static_cast<double>(tensor.offset));

@@ -18,7 +18,7 @@ constexpr DTypeTraits kTraits[] = {
     {DType::q5_1, "Q5_1", 32, 24},     {DType::q8_0, "Q8_0", 32, 34},     {DType::q2_k, "Q2_K", 256, 84},
     {DType::q3_k, "Q3_K", 256, 110},   {DType::q4_k, "Q4_K", 256, 144},   {DType::q5_k, "Q5_K", 256, 176},
     {DType::q6_k, "Q6_K", 256, 210},   {DType::iq4_nl, "IQ4_NL", 32, 18}, {DType::iq4_xs, "IQ4_XS", 256, 136},
-    {DType::mxfp4, "MXFP4", 32, 17},
+    {DType::mxfp4, "MXFP4", 32, 17},   {DType::tq1_0, "TQ1_0", 256, 54},  {DType::tq2_0, "TQ2_0", 256, 66},
 };
 
 // traits_of() looks up by value.

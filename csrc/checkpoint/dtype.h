@@ -37,6 +37,8 @@ enum class DType : uint8_t {
   iq4_nl,
   iq4_xs,
   mxfp4,
+  tq1_0,
+  tq2_0,
   other  // a type of a later version of the format, of none, or that is not read here
 };
 
@@ -50,8 +52,9 @@ struct DTypeTraits {
 // There are none of DType::other.
 const DTypeTraits& traits_of(DType type);
 const char* name_of(DType type);
+inline constexpr DType kFirstPacked = DType::q4_0;
 inline bool is_packed(DType type) {
-  return type >= DType::q4_0 && type <= DType::mxfp4;
+  return type >= kFirstPacked && type < DType::other;
 }
 
 // DType::other for a name that is not known.

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 
 #include "core/error.h"
@@ -66,152 +67,183 @@ uint32_t signed_bits(int value) {
   return static_cast<uint8_t>(static_cast<int8_t>(value));
 }
 
+GroupField first_half(const uint8_t* b, int) {
+  return {half_at(b), 0};
+}
+GroupField first_halves(const uint8_t* b, int) {
+  return {half_at(b), half_at(b + 2)};
+}
+GroupField six_bits_of_k(const uint8_t* b, int group) {
+  return six_bits(b + 4, group);
+}
+SpanField scale_and_minimum(const uint8_t* b) {
+  return {half_at(b), negative(half_at(b + 2))};
+}
+SpanField none(const uint8_t*) {
+  return {};
+}
+
+// ---- Types, where functions of a line do not say all
+
+void q3_k_levels(const uint8_t* b, uint8_t* out) {
+  two_bits(b + 32, out);
+  for (int e = 0; e < 256; e++) out[e] = static_cast<uint8_t>(out[e] | (b[e % 32] >> (e / 32) & 1) << 2);
+}
+GroupField q3_k_group(const uint8_t* b, int group) {
+  const uint8_t* scales = b + 96;
+  const int low = group < 8 ? scales[group] & 15 : scales[group - 8] >> 4;
+  const int high = scales[8 + group % 4] >> (2 * (group / 4)) & 3;
+  return {signed_bits((low | high << 4) - 32), 0};
+}
+
+void q5_k_levels(const uint8_t* b, uint8_t* out) {
+  nibbles_of_pairs(b + 48, out);
+  for (int e = 0; e < 256; e++) out[e] = static_cast<uint8_t>(out[e] | (b[16 + e % 32] >> (e / 32) & 1) << 4);
+}
+
+void q6_k_levels(const uint8_t* b, uint8_t* out) {
+  for (int e = 0; e < 256; e++) {
+    const int c = e / 128, j = e % 128 / 32, l = e % 32;
+    const int low = b[64 * c + 32 * (j % 2) + l] >> (4 * (j / 2)) & 15, high = b[128 + 32 * c + l] >> (2 * j) & 3;
+    out[e] = static_cast<uint8_t>(low | high << 4);
+  }
+}
+
+void iq4_xs_levels(const uint8_t* b, uint8_t* out) {
+  for (int s = 0; s < 8; s++) nibbles(b + 8 + 16 * s, out + 32 * s);
+}
+GroupField iq4_xs_group(const uint8_t* b, int group) {
+  const int low = b[4 + group / 2] >> (4 * (group % 2)) & 15, high = load<uint16_t>(b + 2) >> (2 * group) & 3;
+  return {signed_bits((low | high << 4) - 32), 0};
+}
+
+// A ternary weight is q - 1, in q4 level - 8.
+constexpr uint8_t kTernaryZero = 8 - 1;
+
+void tq2_0_levels(const uint8_t* b, uint8_t* out) {
+  two_bits(b, out);
+  for (int e = 0; e < 256; e++) out[e] = static_cast<uint8_t>(out[e] + kTernaryZero);
+}
+
+// `digits` base-3 digits of each of `bytes` bytes, the first digits of all of them before the second: a byte is the
+// fraction 0.d1 d2 d3 d4 d5 of 256, rounded up, so times 3 its first digit stands above the byte.
+void base_3(const uint8_t* q, int bytes, int digits, uint8_t* out) {
+  for (int i = 0; i < bytes; i++) {
+    uint32_t fraction = q[i];
+    for (int d = 0; d < digits; d++) {
+      const uint32_t times = 3 * fraction;
+      out[d * bytes + i] = static_cast<uint8_t>((times >> 8) + kTernaryZero);
+      fraction = times & 255;
+    }
+  }
+}
+void tq1_0_levels(const uint8_t* b, uint8_t* out) {
+  base_3(b, 32, 5, out);
+  base_3(b + 32, 16, 5, out + 160);
+  base_3(b + 48, 4, 4, out + 240);
+}
+
+// ---- All types
+
+// A type of ggml in the terms of a code.
+struct Blocks {
+  DType type;
+  WeightType code;
+  int group;  // elements that slabs keep a scale for
+  void (*levels)(const uint8_t* block, uint8_t* out);
+  GroupField (*of_group)(const uint8_t* block, int group);
+  SpanField (*of_span)(const uint8_t* block) = none;
+};
+
+using Byte = const uint8_t*;
+constexpr Blocks kBlocks[] = {
+    {DType::q4_0, WeightType::q4, 32, [](Byte b, uint8_t* out) { nibbles(b + 2, out); }, first_half},
+    {DType::q4_1, WeightType::q4_1, 32, [](Byte b, uint8_t* out) { nibbles(b + 4, out); }, first_halves},
+    {DType::q5_0, WeightType::q5_0, 32, [](Byte b, uint8_t* out) { five_bits(b + 2, b + 6, out); }, first_half},
+    {DType::q5_1, WeightType::q5_1, 32, [](Byte b, uint8_t* out) { five_bits(b + 4, b + 8, out); }, first_halves},
+    {DType::q8_0, WeightType::q8, 32,
+     [](Byte b, uint8_t* out) {
+       for (int e = 0; e < 32; e++) out[e] = b[2 + e] ^ 0x80u;  // + 128
+     },
+     first_half},
+    {DType::q2_k, WeightType::q2_k, 16, [](Byte b, uint8_t* out) { two_bits(b + 16, out); },
+     [](Byte b, int group) -> GroupField {
+       return {b[group] & 15u, static_cast<uint16_t>(b[group] >> 4)};
+     },
+     [](Byte b) -> SpanField {
+       return {half_at(b + 80), negative(half_at(b + 82))};
+     }},
+    {DType::q3_k, WeightType::q3_k, 16, q3_k_levels, q3_k_group,
+     [](Byte b) -> SpanField {
+       return {half_at(b + 108), 0};
+     }},
+    {DType::q4_k, WeightType::q4_k, 32, [](Byte b, uint8_t* out) { nibbles_of_pairs(b + 16, out); }, six_bits_of_k,
+     scale_and_minimum},
+    {DType::q5_k, WeightType::q5_k, 32, q5_k_levels, six_bits_of_k, scale_and_minimum},
+    {DType::q6_k, WeightType::q6_k, 16, q6_k_levels,
+     [](Byte b, int group) -> GroupField {
+       return {b[192 + group], 0};
+     },
+     [](Byte b) -> SpanField {
+       return {half_at(b + 208), 0};
+     }},
+    {DType::iq4_nl, WeightType::iq4_nl, 32, [](Byte b, uint8_t* out) { nibbles(b + 2, out); }, first_half},
+    {DType::iq4_xs, WeightType::iq4_xs, 32, iq4_xs_levels, iq4_xs_group,
+     [](Byte b) -> SpanField {
+       return {half_at(b), 0};
+     }},
+    {DType::mxfp4, WeightType::mxfp4, 32, [](Byte b, uint8_t* out) { nibbles(b + 1, out); },
+     [](Byte b, int) -> GroupField {
+       return {b[0], 0};
+     }},
+    // The group that the kernels of q4 know best: a block's scale is stored twice.
+    {DType::tq1_0, WeightType::q4, 128, tq1_0_levels,
+     [](Byte b, int) -> GroupField {
+       return {half_at(b + 52), 0};
+     }},
+    {DType::tq2_0, WeightType::q4, 128, tq2_0_levels,
+     [](Byte b, int) -> GroupField {
+       return {half_at(b + 64), 0};
+     }},
+};
+
+// blocks_of() looks up by value.
+static_assert([] {
+  constexpr size_t first = static_cast<size_t>(kFirstPacked);
+  for (size_t i = 0; i < std::size(kBlocks); i++) {
+    if (static_cast<size_t>(kBlocks[i].type) != first + i) return false;
+  }
+  return first + std::size(kBlocks) == static_cast<size_t>(DType::other);
+}());
+
+const Blocks& blocks_of(DType type) {
+  if (!is_packed(type)) throw Error(code::kInternal, format("no blocks of %s", name_of(type)), "report this as a bug");
+  return kBlocks[static_cast<size_t>(type) - static_cast<size_t>(kFirstPacked)];
+}
+
 const uint8_t* bytes_of(const std::byte* block) {
   return reinterpret_cast<const uint8_t*>(block);
-}
-
-[[noreturn]] void no_blocks(DType type) {
-  throw Error(code::kInternal, format("no blocks of %s", name_of(type)), "report this as a bug");
-}
-
-WeightType weight_type_of(DType type) {
-  switch (type) {
-    case DType::q4_0:
-      return WeightType::q4;
-    case DType::q4_1:
-      return WeightType::q4_1;
-    case DType::q5_0:
-      return WeightType::q5_0;
-    case DType::q5_1:
-      return WeightType::q5_1;
-    case DType::q8_0:
-      return WeightType::q8;
-    case DType::q2_k:
-      return WeightType::q2_k;
-    case DType::q3_k:
-      return WeightType::q3_k;
-    case DType::q4_k:
-      return WeightType::q4_k;
-    case DType::q5_k:
-      return WeightType::q5_k;
-    case DType::q6_k:
-      return WeightType::q6_k;
-    case DType::iq4_nl:
-      return WeightType::iq4_nl;
-    case DType::iq4_xs:
-      return WeightType::iq4_xs;
-    case DType::mxfp4:
-      return WeightType::mxfp4;
-    default:
-      no_blocks(type);
-  }
 }
 
 }  // namespace
 
 MatrixCode code_of_blocks(DType type) {
   MatrixCode out;
-  out.type = weight_type_of(type);
-  out.group = groups_of(out.type).least;
+  out.type = blocks_of(type).code;
+  out.group = blocks_of(type).group;
   return out;
 }
 
 void unpack_block(DType type, const std::byte* block, uint8_t* levels) {
-  const uint8_t* b = bytes_of(block);
-  switch (type) {
-    case DType::q4_0:
-    case DType::iq4_nl:
-      return nibbles(b + 2, levels);
-    case DType::q4_1:
-      return nibbles(b + 4, levels);
-    case DType::q5_0:
-      return five_bits(b + 2, b + 6, levels);
-    case DType::q5_1:
-      return five_bits(b + 4, b + 8, levels);
-    case DType::q8_0:
-      for (int e = 0; e < 32; e++) levels[e] = b[2 + e] ^ 0x80u;  // + 128
-      return;
-    case DType::mxfp4:
-      return nibbles(b + 1, levels);
-    case DType::q2_k:
-      return two_bits(b + 16, levels);
-    case DType::q3_k:
-      two_bits(b + 32, levels);
-      for (int e = 0; e < 256; e++) levels[e] = static_cast<uint8_t>(levels[e] | (b[e % 32] >> (e / 32) & 1) << 2);
-      return;
-    case DType::q4_k:
-      return nibbles_of_pairs(b + 16, levels);
-    case DType::q5_k:
-      nibbles_of_pairs(b + 48, levels);
-      for (int e = 0; e < 256; e++) levels[e] = static_cast<uint8_t>(levels[e] | (b[16 + e % 32] >> (e / 32) & 1) << 4);
-      return;
-    case DType::q6_k:
-      for (int e = 0; e < 256; e++) {
-        const int c = e / 128, j = e % 128 / 32, l = e % 32;
-        const int low = b[64 * c + 32 * (j % 2) + l] >> (4 * (j / 2)) & 15, high = b[128 + 32 * c + l] >> (2 * j) & 3;
-        levels[e] = static_cast<uint8_t>(low | high << 4);
-      }
-      return;
-    case DType::iq4_xs:
-      for (int s = 0; s < 8; s++) nibbles(b + 8 + 16 * s, levels + 32 * s);
-      return;
-    default:
-      no_blocks(type);
-  }
+  blocks_of(type).levels(bytes_of(block), levels);
 }
 
 GroupField group_of_block(DType type, const std::byte* block, int group) {
-  const uint8_t* b = bytes_of(block);
-  switch (type) {
-    case DType::q4_0:
-    case DType::q5_0:
-    case DType::q8_0:
-    case DType::iq4_nl:
-      return {half_at(b), 0};
-    case DType::q4_1:
-    case DType::q5_1:
-      return {half_at(b), half_at(b + 2)};
-    case DType::mxfp4:
-      return {b[0], 0};
-    case DType::q2_k:
-      return {b[group] & 15u, static_cast<uint16_t>(b[group] >> 4)};
-    case DType::q3_k: {
-      const uint8_t* scales = b + 96;
-      const int low = group < 8 ? scales[group] & 15 : scales[group - 8] >> 4;
-      const int high = scales[8 + group % 4] >> (2 * (group / 4)) & 3;
-      return {signed_bits((low | high << 4) - 32), 0};
-    }
-    case DType::q4_k:
-    case DType::q5_k:
-      return six_bits(b + 4, group);
-    case DType::q6_k:
-      return {b[192 + group], 0};
-    case DType::iq4_xs: {
-      const int low = b[4 + group / 2] >> (4 * (group % 2)) & 15, high = load<uint16_t>(b + 2) >> (2 * group) & 3;
-      return {signed_bits((low | high << 4) - 32), 0};
-    }
-    default:
-      no_blocks(type);
-  }
+  return blocks_of(type).of_group(bytes_of(block), group);
 }
 
 SpanField span_of_block(DType type, const std::byte* block) {
-  const uint8_t* b = bytes_of(block);
-  switch (type) {
-    case DType::q2_k:
-      return {half_at(b + 80), negative(half_at(b + 82))};
-    case DType::q3_k:
-      return {half_at(b + 108), 0};
-    case DType::q4_k:
-    case DType::q5_k:
-      return {half_at(b), negative(half_at(b + 2))};
-    case DType::q6_k:
-      return {half_at(b + 208), 0};
-    case DType::iq4_xs:
-      return {half_at(b), 0};
-    default:
-      return {};
-  }
+  return blocks_of(type).of_span(bytes_of(block));
 }
 
 void decode_blocks(DType type, const std::byte* data, size_t blocks, float* out) {

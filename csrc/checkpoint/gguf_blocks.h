@@ -18,10 +18,12 @@
 //   Q5_K    f16 d, dmin; the same 12 bytes; fifth bits[32]; nibbles[128]    d * sc * q - dmin * m
 //   Q6_K    low nibbles[128]; high 2 bits[64]; i8 sc[16]; f16 d             d * sc * (q - 32)
 //   IQ4_XS  f16 d; high 2 bits of sc u16; low nibbles of sc[4]; nibbles[128]   d * (sc - 32) * table[q]
+//   TQ1_0   5 base-3 digits[48]; 4 base-3 digits[4]; f16 d  d * (q - 1)
+//   TQ2_0   2 bits[64]; f16 d                               d * (q - 1)
 //
 // Each is one of the codes of slabs: a block is taken apart into levels, and the fields of its groups and span, which
-// are what slabs keep and what float32 is made of. Products are exact in float32; a sum is rounded once, as every
-// reader of the format rounds it.
+// are what slabs keep and what float32 is made of: a row of kBlocks. Products are exact in float32; a sum is rounded
+// once, as every reader of the format rounds it.
 #include <cstddef>
 #include <cstdint>
 

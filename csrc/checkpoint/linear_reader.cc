@@ -193,6 +193,11 @@ std::string describe(const Checkpoint& checkpoint, const Tensor& tensor) {
 
 const Tensor& require_tensor(const Checkpoint& checkpoint, const std::string& name, std::initializer_list<DType> types,
                              std::initializer_list<int64_t> shape) {
+  return require_tensor(checkpoint, name, std::span(types.begin(), types.size()), shape);
+}
+
+const Tensor& require_tensor(const Checkpoint& checkpoint, const std::string& name, std::span<const DType> types,
+                             std::initializer_list<int64_t> shape) {
   const Tensor& tensor = checkpoint.require(name);
   if (std::find(types.begin(), types.end(), tensor.dtype) == types.end()) {
     std::string expected;
@@ -260,11 +265,14 @@ const Tensor& require_weight(const Checkpoint& checkpoint, const std::string& na
   if (checkpoint.is_gguf(tensor)) {
     // Of one row files may have one dimension.
     if (n == 1 && tensor.shape.size() == 1) return require_floats(checkpoint, name, static_cast<int>(k));
-    return require_tensor(
-        checkpoint, name,
-        {DType::f32, DType::f16, DType::bf16, DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::q8_0,
-         DType::q2_k, DType::q3_k, DType::q4_k, DType::q5_k, DType::q6_k, DType::iq4_nl, DType::iq4_xs, DType::mxfp4},
-        {n, k});
+    static const std::vector<DType> types = [] {
+      std::vector<DType> all = {DType::f32, DType::f16, DType::bf16};
+      for (int type = static_cast<int>(kFirstPacked); type < static_cast<int>(DType::other); type++) {
+        all.push_back(static_cast<DType>(type));
+      }
+      return all;
+    }();
+    return require_tensor(checkpoint, name, types, {n, k});
   }
   return require_tensor(checkpoint, name, {DType::f16, DType::bf16, DType::f32}, {n, k});
 }

@@ -88,6 +88,8 @@ std::string describe(const Checkpoint& checkpoint, const Tensor& tensor);
 // The tensor `name`, of one of these types and exactly this shape.
 const Tensor& require_tensor(const Checkpoint& checkpoint, const std::string& name, std::initializer_list<DType> types,
                              std::initializer_list<int64_t> shape);
+const Tensor& require_tensor(const Checkpoint& checkpoint, const std::string& name, std::span<const DType> types,
+                             std::initializer_list<int64_t> shape);
 
 // A vector of any float type, [n]: norms and biases.
 const Tensor& require_floats(const Checkpoint& checkpoint, const std::string& name, int n);

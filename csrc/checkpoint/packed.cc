@@ -58,7 +58,8 @@ const std::byte* PackedReader::block(int n, int feature) const {
          static_cast<size_t>(feature / blocks_.block) * static_cast<size_t>(blocks_.block_bytes);
 }
 
-void PackedReader::read_words(int begin, int end, int column, int count, uint32_t* out) const {
+// Of Q4_0, whose nibbles are levels already.
+void PackedReader::read_nibbles(int begin, int end, int column, int count, uint32_t* out) const {
   for (int c = 0; c < count; c++) {
     for (int r = begin; r < end; r++) {
       // A block is four words: the low nibbles of its bytes 0..7 and 8..15, then the high ones.
@@ -69,6 +70,22 @@ void PackedReader::read_words(int begin, int end, int column, int count, uint32_
       x = (x | x >> 4) & 0x00ff00ff00ff00ffull;
       x = (x | x >> 8) & 0x0000ffff0000ffffull;
       out[static_cast<size_t>(r - begin) * kTileN + c] = static_cast<uint32_t>(x | x >> 16);
+    }
+  }
+}
+
+void PackedReader::read_words(int begin, int end, int column, int count, uint32_t* out) const {
+  if (weight_.dtype == DType::q4_0) return read_nibbles(begin, end, column, count, out);
+  const int words = blocks_.block / 8;
+  for (int c = 0; c < count; c++) {
+    for (int r = begin; r < end;) {
+      uint8_t levels[256];
+      unpack_block(weight_.dtype, block(column + c, 8 * r), levels);
+      for (const int stop = std::min(end, (r / words + 1) * words); r < stop; r++) {
+        uint32_t word = 0;
+        for (int i = 0; i < 8; i++) word |= uint32_t{levels[8 * (r % words) + i]} << (4 * i);
+        out[static_cast<size_t>(r - begin) * kTileN + c] = word;
+      }
     }
   }
 }

@@ -7,13 +7,14 @@ namespace millrace {
 class PackedReader : public LinearReader {
  public:
   PackedReader(const Checkpoint& checkpoint, const Tensor& weight, int n, int k);
-  void read_words(int begin, int end, int column, int count, uint32_t* out) const override;  // of Q4_0
+  void read_words(int begin, int end, int column, int count, uint32_t* out) const override;  // of those that are q4
   void read_levels(int begin, int end, int column, int count, uint8_t* out) const override;
   void read_group(int group, int column, int count, GroupField* out) const override;
   void read_span(int span, int column, int count, SpanField* out) const override;
   bool by_rows() const override { return true; }
 
  private:
+  void read_nibbles(int begin, int end, int column, int count, uint32_t* out) const;
   const std::byte* block(int n, int feature) const;
   void refuse_not_finite_scale(uint32_t bits, bool e8m0, int n, int feature) const;
 

@@ -31,12 +31,6 @@ const OF_PACKED = new Set([
 /** What makes a module: of one that is not in the plan, the model has lost a part. */
 const OF_MODULES = /^(weight|qweight|weight_packed|sinks|lora_[AB])$/
 
-/** Types that are known here. Of any other, nothing can be said but its name. */
-const KNOWN_TYPES = [
-  ...'BOOL U8 I8 F8_E4M3 F8_E5M2 I16 U16 F16 BF16 I32 U32 F32 F64 I64 U64'.split(' '),
-  ...'Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4'.split(' '),
-]
-
 const FLOATS: Readonly<Record<string, number>> = { F16: 2, BF16: 2, F32: 4, F64: 8 }
 /** A bias of more is none. */
 const LARGEST_BIAS = 2 ** 26
@@ -77,7 +71,7 @@ export async function checkUnread(
       if (!(await isZero(files, tensor))) throw unreadBias(name, architecture)
     } else if (modules.has(module)) {
       if (!(packed(module) && OF_PACKED.has(part))) others.push(name)
-    } else if (layer && OF_MODULES.test(part) && KNOWN_TYPES.includes(tensor.dtype)) {
+    } else if (layer && OF_MODULES.test(part) && tensor.known) {
       throw strangePart(name, architecture)
     } else {
       others.push(name)

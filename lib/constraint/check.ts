@@ -68,10 +68,14 @@ export function checkConstraint(constraint: Constraint, name = 'constraint'): Ch
 
 const isZod = (value: object): value is z.ZodType => '_zod' in value
 
+/** JSON schemas that zod has made carry the mark of schemas as well, where no walk over their keys meets it. */
+const isOfAnotherLibrary = (value: object) =>
+  '~standard' in value && !isZod(value) && Object.getOwnPropertyDescriptor(value, '~standard')?.enumerable !== false
+
 function checkSchema(value: unknown, flexible: boolean, of: (expected: string) => Error): CheckedConstraint {
   if (typeof value === 'boolean') return { body: { type: 'schema', schema: value, flexible }, read: parse }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw of('a zod schema or a JSON schema')
-  if ('~standard' in value && !isZod(value)) throw of('a schema of zod 4 or a JSON schema; others make one of theirs')
+  if (isOfAnotherLibrary(value)) throw of('a schema of zod 4 or a JSON schema; others make one of theirs')
   if (!isZod(value)) return { body: { type: 'schema', schema: plainJson(value, of), flexible }, read: parse }
   const read = (text: string) => {
     const outcome = parseByZod(value, text)

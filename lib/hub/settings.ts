@@ -19,6 +19,8 @@ export interface HubSettings {
   pauseMs: number
   /** In a row that bring nothing. */
   attempts: number
+  /** Another process that downloads the same and gives no sign of life for so long is gone on without; default 20 s. */
+  deadMs?: number | undefined
 }
 
 const TRUE = /^(1|on|yes|true)$/i

@@ -6,10 +6,11 @@ import { MillraceError } from '../errors.ts'
 import { makeFolder, messageOf } from '../files.ts'
 import { abortedError } from '../model/signals.ts'
 import { blobFile, hasFile, repoFolder, unfinishedFile } from './cache.ts'
-import { withFileLock } from './lock.ts'
+import { type HeldLock, LockLost, withFileLock } from './lock.ts'
 import type { HubFile, HubRepository } from './repository.ts'
 import { ask, asTransient, RangeRefused, Transient, Watch, withRetries } from './request.ts'
 import type { HubSettings } from './settings.ts'
+import { append, hashInto, isPointer, leaveToSleeper, readInto, takeAway } from './unfinished.ts'
 
 export interface TransferOptions {
   signal?: AbortSignal | undefined
@@ -35,16 +36,39 @@ export async function fetchBlob(
     return 0
   }
   const lock = join(cache, '.locks', repoFolder('', repo), `${file.blob}.millrace`)
-  const fetched = await withFileLock(
-    lock,
-    async () => {
-      if (await hasFile(cache, repository, file)) return 0
-      return await new Transfer(repository, file, settings, options).run()
-    },
-    options,
-  )
-  options.onBytes?.(file.size)
-  return fetched
+  let fetched = 0
+  for (let losses = 0; ; losses++) {
+    try {
+      await withFileLock(
+        lock,
+        async (held) => {
+          if (await hasFile(cache, repository, file)) return
+          const transfer = new Transfer(repository, file, settings, options, held)
+          await transfer.run().finally(() => {
+            fetched += transfer.fetched
+          })
+        },
+        { ...options, deadMs: settings.deadMs },
+      )
+      options.onBytes?.(file.size)
+      return fetched
+    } catch (error) {
+      if (!(error instanceof LockLost)) throw error
+      // Whoever has taken it over is waited for.
+      if (losses === MOST_LOSSES) throw contended(repository, file, error)
+    }
+  }
+}
+
+/** So often a download that others take over is waited for. */
+const MOST_LOSSES = 3
+
+function contended({ repo }: HubRepository, { path }: HubFile, cause: Error): MillraceError {
+  return new MillraceError('WRITE_FAILED', {
+    message: `${path} of ${repo} was not written: other processes take its download over again and again`,
+    remedy: 'end those that fetch the same model, and try again',
+    cause,
+  })
 }
 
 class Transfer {
@@ -52,28 +76,42 @@ class Transfer {
   readonly #file: HubFile
   readonly #settings: HubSettings
   readonly #options: TransferOptions
+  readonly #held: HeldLock
+  /** The caller's, and that the lock is lost. */
+  readonly #signal: AbortSignal
   readonly #target: string
   readonly #unfinished: string
   #hash!: Hash
   /** Bytes that are here, and the most that were. */
   #at = 0
   #best = 0
-  #fetched = 0
+  /** Over the network. */
+  fetched = 0
 
-  constructor(repository: HubRepository, file: HubFile, settings: HubSettings, options: TransferOptions) {
+  constructor(
+    repository: HubRepository,
+    file: HubFile,
+    settings: HubSettings,
+    options: TransferOptions,
+    held: HeldLock,
+  ) {
     this.#repository = repository
     this.#file = file
     this.#settings = settings
     this.#options = options
+    this.#held = held
+    this.#signal = options.signal ? AbortSignal.any([options.signal, held.lost]) : held.lost
     this.#target = blobFile(settings.cache, repository.repo, file.blob)
     this.#unfinished = unfinishedFile(settings.cache, repository.repo, file.blob)
   }
 
-  async run(): Promise<number> {
+  /** Rejects as fetchBlob() does, and with LockLost once another has taken it over. */
+  async run(): Promise<void> {
     const { signal } = this.#options
     let handle: FileHandle | undefined
     try {
       await makeFolder(dirname(this.#target))
+      if (this.#held.mayWake) await leaveToSleeper(this.#unfinished)
       handle = await open(this.#unfinished, 'a+').catch((error) => {
         throw this.#unwritten(error)
       })
@@ -84,27 +122,35 @@ class Transfer {
         sound = await this.#fill(handle)
       }
       if (!sound) {
-        await rm(this.#unfinished, { force: true })
+        await rm(await this.#takeAway(handle), { force: true })
         throw new MillraceError('CHECKPOINT_INVALID', {
           message: `${this.#repository.repo}: ${this.#file.path} came with another content than its hash ${this.#file.blob} says, twice`,
           remedy: 'try again later, or check HF_ENDPOINT and what is between this machine and the hub',
         })
       }
       await handle.sync().catch(() => {})
-      await rename(this.#unfinished, this.#target)
-      return this.#fetched
+      await rename(await this.#takeAway(handle), this.#target)
     } catch (error) {
       if (signal?.aborted) throw abortedError(signal, 'the download')
-      throw MillraceError.isInstance(error) ? error : this.#unwritten(error)
+      if (this.#held.lost.aborted) throw this.#held.lost.reason
+      throw MillraceError.isInstance(error) || error instanceof LockLost ? error : this.#unwritten(error)
     } finally {
       await handle?.close().catch(() => {})
     }
   }
 
+  async #takeAway(handle: FileHandle): Promise<string> {
+    await this.#held.check()
+    return takeAway(this.#unfinished, handle, this.#at, async (path) => {
+      const hash = this.#newHash()
+      return (await hashInto(hash, path, this.#file.size)) && hash.digest('hex') === this.#file.blob
+    })
+  }
+
   /** Appends what is missing; whether the whole is what the hash says. */
   async #fill(handle: FileHandle): Promise<boolean> {
     const { size, blob } = this.#file
-    const { signal } = this.#options
+    const signal = this.#signal
     this.#hash = this.#newHash()
     this.#at = await readInto(this.#hash, handle, size, signal)
     this.#best = this.#at
@@ -120,7 +166,7 @@ class Transfer {
     const { path, size } = this.#file
     const settings = this.#settings
     const url = `${settings.endpoint}/${repo}/resolve/${commit}/${path.split('/').map(encodeURIComponent).join('/')}`
-    const watch = new Watch(settings, this.#options.signal)
+    const watch = new Watch(settings, this.#signal)
     try {
       const range = this.#at > 0 ? { range: `bytes=${this.#at}-` } : undefined
       const response = await ask(url, { repo, revision, file: path }, settings, watch, range)
@@ -141,11 +187,11 @@ class Transfer {
         if (read.value === undefined) continue
         watch.touch()
         const bytes = read.value.subarray(0, size - this.#at)
-        await write(handle, bytes)
+        await append(handle, bytes)
         this.#hash.update(bytes)
         this.#at += bytes.length
         this.#best = Math.max(this.#best, this.#at)
-        this.#fetched += bytes.length
+        this.fetched += bytes.length
         this.#told()
         if (bytes.length === read.value.length) continue
         // More than there should be: what is written is not the file, whatever its hash.
@@ -204,38 +250,4 @@ class Transfer {
 /** Whether a part goes on where the file ends. */
 function continues(response: Response, from: number): boolean {
   return Number(/^bytes (\d+)-/.exec(response.headers.get('content-range') ?? '')?.[1]) === from
-}
-
-/** What a clone without Git LFS, or a mirror of one, has in the place of a large file. */
-async function isPointer(handle: FileHandle, length: number): Promise<boolean> {
-  if (length === 0 || length > 1024) return false
-  const { buffer, bytesRead } = await handle.read(Buffer.alloc(length), 0, length, 0)
-  return buffer.toString('latin1', 0, bytesRead).startsWith('version https://git-lfs')
-}
-
-/** Writes all of it, at the end of the file. */
-async function write(handle: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let done = 0; done < bytes.length; ) done += (await handle.write(bytes, done)).bytesWritten
-}
-
-/** Hashes what a file has, and returns its length; one of more than `most` bytes is emptied. */
-async function readInto(
-  hash: Hash,
-  handle: FileHandle,
-  most: number,
-  signal: AbortSignal | undefined,
-): Promise<number> {
-  const info = await handle.stat()
-  if (info.isFile() && info.size > most) await handle.truncate(0)
-  const length = info.isFile() && info.size <= most ? info.size : 0
-  const buffer = Buffer.alloc(Math.min(1 << 20, Math.max(1, length)))
-  let at = 0
-  while (at < length) {
-    if (signal?.aborted) throw abortedError(signal, 'the download')
-    const { bytesRead } = await handle.read(buffer, 0, Math.min(buffer.length, length - at), at)
-    if (bytesRead === 0) break
-    hash.update(buffer.subarray(0, bytesRead))
-    at += bytesRead
-  }
-  return at
 }

@@ -1,13 +1,13 @@
 #include "checkpoint/gguf.h"
 
 #include <cmath>
-#include <map>
 #include <set>
 #include <tuple>
 
 #include "check.h"
 #include "checkpoint/gguf_blocks.h"
 #include "core/error.h"
+#include "gguf_types.h"
 #include "gguf_writer.h"
 #include "writer.h"
 
@@ -90,12 +90,9 @@ TEST(a_vocabulary_alone_and_an_alignment_of_its_own) {
 }
 
 TEST(every_type_has_its_size) {
-  const std::tuple<uint32_t, const char*, int, int> types[] = {
-      {0, "F32", 1, 4},       {1, "F16", 1, 2},         {2, "Q4_0", 32, 18},    {3, "Q4_1", 32, 20},
-      {6, "Q5_0", 32, 22},    {7, "Q5_1", 32, 24},      {8, "Q8_0", 32, 34},    {10, "Q2_K", 256, 84},
-      {11, "Q3_K", 256, 110}, {12, "Q4_K", 256, 144},   {13, "Q5_K", 256, 176}, {14, "Q6_K", 256, 210},
-      {20, "IQ4_NL", 32, 18}, {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},       {26, "I32", 1, 4},
-      {28, "F64", 1, 8},      {30, "BF16", 1, 2},       {39, "MXFP4", 32, 17}};
+  std::vector<std::tuple<uint32_t, const char*, int, int>> types = {
+      {0, "F32", 1, 4}, {1, "F16", 1, 2}, {24, "I8", 1, 1}, {26, "I32", 1, 4}, {28, "F64", 1, 8}, {30, "BF16", 1, 2}};
+  for (const PackedType& type : packed_types()) types.emplace_back(type.number, type.name, type.elements, type.bytes);
   for (const auto& [number, name, elements, bytes] : types) {
     const int64_t k = 2 * elements;
     const Gguf gguf = parse(GgufWriter().tensor("t", {3, k}, number, std::string(6 * bytes, 0)).bytes());
@@ -219,25 +216,16 @@ TEST(a_checkpoint_of_parts_finds_tensors_by_name) {
 // Every pattern of bits is a value, and there is none that changes nothing.
 TEST(every_bit_of_a_block_counts) {
   auto random = check::random();
-  // Bytes that hold float16, kept at 1 so that all values are finite.
-  const std::map<DType, std::vector<int>> halves = {
-      {DType::q4_0, {0}},    {DType::q4_1, {0, 2}},   {DType::q5_0, {0}},   {DType::q5_1, {0, 2}},
-      {DType::q8_0, {0}},    {DType::q2_k, {80, 82}}, {DType::q3_k, {108}}, {DType::q4_k, {0, 2}},
-      {DType::q5_k, {0, 2}}, {DType::q6_k, {208}},    {DType::iq4_nl, {0}}, {DType::iq4_xs, {0}},
-      {DType::mxfp4, {}}};
-  for (const auto& [type, at] : halves) {
-    const DTypeTraits& traits = traits_of(type);
-    std::vector<std::byte> block(traits.block_bytes);
-    std::vector<float> values(traits.block), changed(traits.block);
+  // All scales are 1, so that all values are finite.
+  for (const PackedType& packed : packed_types()) {
+    const DType type = packed.type;
+    std::vector<std::byte> block(packed.bytes);
+    std::vector<float> values(packed.elements), changed(packed.elements);
     std::set<int> quiet;  // bits that have changed nothing in any of the blocks
-    for (int bit = 0; bit < 8 * traits.block_bytes; bit++) quiet.insert(bit);
-    for (int round = 0; round < 8; round++) {
-      for (std::byte& b : block) b = static_cast<std::byte>(random());
-      if (type == DType::mxfp4) block[0] = std::byte{127};
-      for (const int offset : at) {
-        block[offset] = std::byte{0x00};
-        block[offset + 1] = std::byte{0x3c};
-      }
+    for (int bit = 0; bit < 8 * packed.bytes; bit++) quiet.insert(bit);
+    // The least bit of a byte of base-3 digits is not often one that carries.
+    for (int round = 0; round < (type == DType::tq1_0 ? 64 : 8); round++) {
+      fill_block(packed, random, block.data(), [] { return 1.0f; });
       decode_blocks(type, block.data(), 1, values.data());
       for (const float value : values) CHECK(std::isfinite(value));
       for (auto bit = quiet.begin(); bit != quiet.end();) {
@@ -248,7 +236,7 @@ TEST(every_bit_of_a_block_counts) {
         bit = differs ? quiet.erase(bit) : std::next(bit);
       }
     }
-    if (!quiet.empty()) check::fail(__FILE__, __LINE__, format("%s: bit %d is not read", traits.name, *quiet.begin()));
+    if (!quiet.empty()) check::fail(__FILE__, __LINE__, format("%s: bit %d is not read", packed.name, *quiet.begin()));
   }
 }
 
@@ -273,4 +261,26 @@ TEST(blocks_by_hand) {
   mx[0] = std::byte{255};
   decode_blocks(DType::mxfp4, mx, 1, out);
   CHECK(std::isnan(out[0]));
+  // TQ2_0: d = 0.5; byte 1 holds elements 1 (3), 33 (1), 65 (2) and 97 (0).
+  std::byte tq2[66] = {std::byte{0x55}, std::byte{0x27}};
+  tq2[65] = std::byte{0x38};
+  decode_blocks(DType::tq2_0, tq2, 1, out);
+  for (const int e : {0, 32, 64, 96, 33}) CHECK_EQ(out[e], 0.0f);
+  CHECK_EQ(out[1], 1.0f);
+  CHECK_EQ(out[65], 0.5f);
+  CHECK_EQ(out[97], -0.5f);
+  // TQ1_0: a byte is its five digits' number, times 256 / 243, rounded up: 2 1 0 2 1 is 196, so 207; of the last four
+  // bytes four digits count, 2 2 0 1 0 is 219, so 231.
+  std::byte tq1[54] = {};
+  tq1[3] = std::byte{207};
+  tq1[32] = std::byte{207};
+  tq1[49] = std::byte{231};
+  tq1[53] = std::byte{0x3c};
+  decode_blocks(DType::tq1_0, tq1, 1, out);
+  const float digits[] = {1, 0, -1, 1, 0}, last[] = {1, 1, -1, 0};
+  for (int d = 0; d < 5; d++) {
+    CHECK_EQ(out[32 * d + 3], digits[d]);
+    CHECK_EQ(out[160 + 16 * d], digits[d]);
+  }
+  for (int d = 0; d < 4; d++) CHECK_EQ(out[240 + 4 * d + 1], last[d]);
 }

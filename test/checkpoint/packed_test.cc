@@ -1,12 +1,14 @@
 // Models in ggml's packed types through planning and repacking: the slabs mean what the blocks do.
 #include "checkpoint/packed.h"
 
+#include <algorithm>
 #include <map>
 
 #include "check.h"
 #include "checkpoint/gguf_blocks.h"
 #include "core/error.h"
 #include "core/half.h"
+#include "gguf_types.h"
 #include "gguf_writer.h"
 #include "tiny_model.h"
 
@@ -15,30 +17,9 @@ using namespace millrace::testing;
 
 namespace {
 
-const std::map<DType, uint32_t> kNumbers = {
-    {DType::f32, 0},   {DType::f16, 1},   {DType::q4_0, 2},    {DType::q4_1, 3},    {DType::q5_0, 6},
-    {DType::q5_1, 7},  {DType::q8_0, 8},  {DType::q2_k, 10},   {DType::q3_k, 11},   {DType::q4_k, 12},
-    {DType::q5_k, 13}, {DType::q6_k, 14}, {DType::iq4_nl, 20}, {DType::iq4_xs, 23}, {DType::mxfp4, 39}};
-
-// Where a block has its float16 scales.
-std::vector<size_t> halves_of(DType type) {
-  switch (type) {
-    case DType::q4_1:
-    case DType::q5_1:
-    case DType::q4_k:
-    case DType::q5_k:
-      return {0, 2};
-    case DType::q2_k:
-      return {80, 82};
-    case DType::q3_k:
-      return {108};
-    case DType::q6_k:
-      return {208};
-    case DType::mxfp4:
-      return {};
-    default:
-      return {0};
-  }
+const PackedType& type_of(DType type) {
+  return *std::find_if(packed_types().begin(), packed_types().end(),
+                       [&](const PackedType& t) { return t.type == type; });
 }
 
 struct PackedModel {
@@ -51,16 +32,12 @@ struct PackedModel {
 
   // Random blocks whose scales are finite.
   std::string blocks(DType type, int n, int k) {
-    const DTypeTraits& traits = traits_of(type);
-    std::string out(static_cast<size_t>(n) * k / traits.block * traits.block_bytes, '\0');
-    for (char& c : out) c = static_cast<char>(random());
-    for (size_t at = 0; at < out.size(); at += traits.block_bytes) {
-      if (type == DType::mxfp4) out[at] = static_cast<char>(120 + random() % 8);
-      for (const size_t half : halves_of(type)) {
-        const float scale = (0.5f + static_cast<float>(random() % 1000) / 1000) * (random() % 2 == 0 ? 0.01f : -0.01f);
-        const uint16_t bits = float_to_half(scale);
-        std::memcpy(out.data() + at + half, &bits, sizeof(bits));
-      }
+    const PackedType& packed = type_of(type);
+    std::string out(static_cast<size_t>(n) * k / packed.elements * packed.bytes, '\0');
+    for (size_t at = 0; at < out.size(); at += packed.bytes) {
+      fill_block(packed, random, reinterpret_cast<std::byte*>(out.data()) + at, [&] {
+        return (0.5f + static_cast<float>(random() % 1000) / 1000) * (random() % 2 == 0 ? 0.01f : -0.01f);
+      });
     }
     return out;
   }
@@ -68,7 +45,7 @@ struct PackedModel {
   LinearSource linear(const std::string& name, DType type, int n, int k) {
     bytes[name] = is_packed(type) ? blocks(type, n, k)
                                   : std::string(static_cast<size_t>(n) * k * traits_of(type).block_bytes, '\0');
-    writer.tensor(name, {n, k}, kNumbers.at(type), bytes[name]);
+    writer.tensor(name, {n, k}, is_packed(type) ? type_of(type).number : 0, bytes[name]);
     LinearSource out;
     out.weight = name;
     return out;
@@ -162,9 +139,9 @@ void refused(const PackedModel& model, const char* code, const std::vector<std::
 }  // namespace
 
 TEST(every_packed_type_is_repacked_exactly) {
-  for (const auto& [type, number] : kNumbers) {
-    if (!is_packed(type)) continue;
-    PackedModel model(check::seed() + number);
+  for (const PackedType& packed_type : packed_types()) {
+    const DType type = packed_type.type;
+    PackedModel model(check::seed() + packed_type.number);
     model.build(type, type);
     const Repacked packed = pack(model);
     const UnitLayout& attention = packed.plan.units[0];

@@ -244,13 +244,13 @@ GGUF_CASES.push(
   },
 )
 
-/** Of LINEAR in families/cases.py, whose layers of attention are its second and others like it. */
+/** Of PAIRS in families/cases.py. */
 const statesOf = (name: string, valueHeads = 4): GgufMetadata => ({
   [`${name}.ssm.conv_kernel`]: u32(4),
   [`${name}.ssm.group_count`]: u32(2),
   [`${name}.ssm.time_step_rank`]: u32(valueHeads),
   [`${name}.ssm.state_size`]: u32(16),
-  [`${name}.ssm.inner_size`]: u32(32 * valueHeads),
+  [`${name}.ssm.inner_size`]: u32(16 * valueHeads),
   [`${name}.full_attention_interval`]: u32(2),
   [`${name}.rope.dimension_count`]: u32(8),
   [`${name}.rope.dimension_sections`]: { type: 'array', of: 'i32', value: [2, 1, 1, 0] } as never,

@@ -27,6 +27,23 @@ test('a zod schema gives a typed object', async () => {
   expect(schema.parse(object)).toEqual(object)
 })
 
+test('what zod makes of a schema is a JSON schema; a schema of another library is refused by name', async () => {
+  const schema = z.object({ age: z.int().min(0).max(150) })
+  const { object } = await model.generate('A person:', {
+    constraint: { schema: z.toJSONSchema(schema) },
+    ...hot,
+    seed: 1,
+  }).result
+  expect(schema.safeParse(object).success).toBe(true)
+  const other = { type: 'object', '~standard': { version: 1, vendor: 'another', validate: () => ({ value: {} }) } }
+  expect(() => model.generate('A person:', { constraint: { schema: other as never } })).toThrow(
+    expect.objectContaining({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringContaining('a schema of zod 4 or a JSON schema'),
+    }),
+  )
+})
+
 test("where a zod schema's own functions throw, or wait, the request rejects with that", async () => {
   const choice = z.enum(['a', 'b'])
   for (const [schema, word] of [

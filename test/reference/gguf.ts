@@ -2,7 +2,7 @@
 import { readFileSync, realpathSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, sep } from 'node:path'
-import { type GgufType, pack } from './gguf_blocks.ts'
+import { type GgufType, numberOf, pack } from './gguf_blocks.ts'
 import { numbers, readFolder, type Tensors, tensor, writeFolder } from './safetensors.ts'
 
 /** A value and the type that it is written as; arrays are of one type. */
@@ -18,25 +18,6 @@ export type GgufValue =
 
 const NUMBERS = { u8: 0, i8: 1, u16: 2, i16: 3, u32: 4, i32: 5, f32: 6, u64: 10, i64: 11, f64: 12 } as const
 const TYPES = { ...NUMBERS, bool: 7, string: 8, array: 9 } as const
-
-const TENSOR_TYPES: Readonly<Record<GgufType, number>> = {
-  F32: 0,
-  F16: 1,
-  Q4_0: 2,
-  Q4_1: 3,
-  Q5_0: 6,
-  Q5_1: 7,
-  Q8_0: 8,
-  Q2_K: 10,
-  Q3_K: 11,
-  Q4_K: 12,
-  Q5_K: 13,
-  Q6_K: 14,
-  IQ4_NL: 20,
-  IQ4_XS: 23,
-  BF16: 30,
-  MXFP4: 39,
-}
 
 export interface GgufTensor {
   name: string
@@ -101,7 +82,7 @@ export function ggufBytes(metadata: GgufMetadata, tensors: readonly GgufTensor[]
   for (const { name, type, shape, data: bytes } of tensors) {
     header.push(string(name), number('u32', shape.length))
     for (const size of [...shape].reverse()) header.push(number('u64', size))
-    header.push(number('u32', typeof type === 'number' ? type : TENSOR_TYPES[type]), number('u64', offset))
+    header.push(number('u32', typeof type === 'number' ? type : numberOf(type)), number('u64', offset))
     data.push(bytes, Buffer.alloc(pad(bytes.length)))
     offset += bytes.length + pad(bytes.length)
   }

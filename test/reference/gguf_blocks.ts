@@ -5,25 +5,8 @@
 import { floatBits, floatValue } from './float.ts'
 import { numbers, tensor } from './safetensors.ts'
 
-export type GgufType =
-  | 'F32'
-  | 'F16'
-  | 'BF16'
-  | 'Q4_0'
-  | 'Q4_1'
-  | 'Q5_0'
-  | 'Q5_1'
-  | 'Q8_0'
-  | 'Q2_K'
-  | 'Q3_K'
-  | 'Q4_K'
-  | 'Q5_K'
-  | 'Q6_K'
-  | 'IQ4_NL'
-  | 'IQ4_XS'
-  | 'MXFP4'
-
-type FloatType = 'F32' | 'F16' | 'BF16'
+/** ggml's numbers. */
+const FLOATS = { F32: 0, F16: 1, BF16: 30 } as const
 
 export interface Packed {
   bytes: Uint8Array
@@ -246,25 +229,68 @@ const iq4xs: Quantise = (x) => {
   return block
 }
 
-const QUANTISERS: Readonly<Record<Exclude<GgufType, FloatType>, [elements: number, quantise: Quantise]>> = {
-  Q4_0: [32, symmetric(4)],
-  Q4_1: [32, asymmetric(4)],
-  Q5_0: [32, symmetric(5)],
-  Q5_1: [32, asymmetric(5)],
-  Q8_0: [32, symmetric(8)],
-  Q2_K: [256, q2k],
-  Q3_K: [256, q3k],
-  Q4_K: [256, q45k(4)],
-  Q5_K: [256, q45k(5)],
-  Q6_K: [256, q6k],
-  IQ4_NL: [32, iq4nl],
-  IQ4_XS: [256, iq4xs],
-  MXFP4: [32, mxfp4],
+/** Ternary: q - 1 is -1, 0 or 1, of what weights are in the mean. */
+const ternary = (bytes: number, write: (block: Block, e: number, q: number) => void): Quantise => {
+  return (x) => {
+    const block = new Block(bytes, 256)
+    const d = half(Array.from(x).reduce((sum, v) => sum + Math.abs(v), 0) / 256)
+    block.half(bytes - 2, d)
+    for (let e = 0; e < 256; e++) {
+      const q = levelOf(x[e]!, d, -1, 1) + 1
+      block.values[e] = d * (q - 1)
+      write(block, e, q)
+    }
+    return block
+  }
 }
 
-export const GGUF_TYPES = ['F32', 'F16', 'BF16', ...Object.keys(QUANTISERS)] as GgufType[]
+const tq2: Quantise = ternary(66, (block, e, q) => {
+  block.bits(32 * (e >> 7) + (e & 31), 2 * ((e >> 5) & 3), 2, q)
+})
 
-const isFloat = (type: GgufType): type is FloatType => !Object.hasOwn(QUANTISERS, type)
+/** Five digits a byte, as the least byte whose fraction of 256 begins with them. */
+const tq1: Quantise = (x) => {
+  const digits = new Uint8Array(256)
+  const block = ternary(54, (_, e, q) => {
+    digits[e] = q
+  })(x)
+  for (let at = 0; at < 52; at++) {
+    const [first, stride, from] = at < 32 ? [0, 32, 0] : at < 48 ? [160, 16, 32] : [240, 4, 48]
+    const count = at < 48 ? 5 : 4
+    let value = 0
+    for (let d = 0; d < 5; d++) value = 3 * value + (d < count ? digits[first + stride * d + at - from]! : 0)
+    block.bytes[at] = Math.ceil((value * 256) / 243)
+  }
+  return block
+}
+
+/** Of each type: ggml's number, elements of a block, and how they are made. */
+const QUANTISERS = {
+  Q4_0: [2, 32, symmetric(4)],
+  Q4_1: [3, 32, asymmetric(4)],
+  Q5_0: [6, 32, symmetric(5)],
+  Q5_1: [7, 32, asymmetric(5)],
+  Q8_0: [8, 32, symmetric(8)],
+  Q2_K: [10, 256, q2k],
+  Q3_K: [11, 256, q3k],
+  Q4_K: [12, 256, q45k(4)],
+  Q5_K: [13, 256, q45k(5)],
+  Q6_K: [14, 256, q6k],
+  IQ4_NL: [20, 32, iq4nl],
+  IQ4_XS: [23, 256, iq4xs],
+  TQ1_0: [34, 256, tq1],
+  TQ2_0: [35, 256, tq2],
+  MXFP4: [39, 32, mxfp4],
+} as const satisfies Record<string, readonly [number: number, elements: number, quantise: Quantise]>
+
+type FloatType = keyof typeof FLOATS
+export type GgufType = FloatType | keyof typeof QUANTISERS
+
+export const GGUF_TYPES = [...Object.keys(FLOATS), ...Object.keys(QUANTISERS)] as GgufType[]
+
+const isFloat = (type: GgufType): type is FloatType => Object.hasOwn(FLOATS, type)
+
+export const numberOf = (type: GgufType): number => (isFloat(type) ? FLOATS[type] : QUANTISERS[type][0])
 
 /** Rows of whole blocks, one after the other. */
 export function pack(type: GgufType, x: Float64Array): Packed {
@@ -272,7 +298,7 @@ export function pack(type: GgufType, x: Float64Array): Packed {
     const { data, shape } = tensor(type, [x.length], x)
     return { bytes: data, values: numbers({ dtype: type, shape, data }) }
   }
-  const [elements, quantise] = QUANTISERS[type]
+  const [, elements, quantise] = QUANTISERS[type]
   if (x.length % elements !== 0) throw new Error(`${x.length} elements are no whole blocks of ${type}`)
   const values = new Float64Array(x.length)
   const blocks: Uint8Array[] = []

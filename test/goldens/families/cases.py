@@ -141,7 +141,7 @@ SHARED_GATE = {
     'shared_expert_intermediate_size': 64,
 }
 # As GGUF says which layers attend: each second.
-PAIRS = {**LINEAR, 'layer_types': ['linear_attention', 'full_attention'] * 2}
+PAIRS = {**LINEAR, 'layer_types': ['linear_attention', 'full_attention'] * 2, 'linear_value_head_dim': 16}
 QWEN3_NEXT = {**LINEAR, **SHARED_GATE, 'mlp_only_layers': [1], 'linear_num_value_heads': 6}
 
 # (name, model_type, config, format, seed)

@@ -233,6 +233,7 @@ test('checkIndex names a tensor that is not where the index says', async () => {
     name,
     file,
     dtype: 'F32',
+    known: true,
     shape: [1],
     offset: 0,
     bytes: 4,

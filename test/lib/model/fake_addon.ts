@@ -59,7 +59,15 @@ export class FakeAddon implements NativeAddon {
       )
       names.push(...linears.map((linear) => `model.layers.${layer}.${linear}_proj.weight`))
     }
-    return names.map((name) => ({ name, dtype: 'F16', shape: [1], file: paths.length - 1, offset: 0, bytes: 2 }))
+    return names.map((name) => ({
+      name,
+      dtype: 'F16',
+      known: true,
+      shape: [1],
+      file: paths.length - 1,
+      offset: 0,
+      bytes: 2,
+    }))
   }
 
   /** Identities that holdsWeights() knows. */
