@@ -26,7 +26,7 @@ export type {
   SchemaConstraint,
 } from './constraint/types.ts'
 export { type ErrorCode, MillraceError } from './errors.ts'
-export type { CachedModel } from './hub/cache.ts'
+export type { CachedModel } from './hub/list.ts'
 export { listModels, type RemovedModel, removeModel } from './hub/manage.ts'
 export { type HubOptions, type PulledModel, pull } from './hub/pull.ts'
 export type { Logger } from './log.ts'

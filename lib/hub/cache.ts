@@ -1,10 +1,10 @@
 /** The cache of models as huggingface_hub lays it out: blobs by hash, and snapshots of commits that link to them. */
 import { randomBytes } from 'node:crypto'
-import type { Stats } from 'node:fs'
-import { lstat, readdir, readFile, readlink, realpath, rename, rm, rmdir, stat, symlink } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { lstat, readdir, readFile, readlink, rename, stat, symlink } from 'node:fs/promises'
 import { dirname, join, relative } from 'node:path'
 import { makeFolder, replaceFile, writeFailed } from '../files.ts'
-import { COMMIT, type HubFile, type HubRepository } from './repository.ts'
+import { COMMIT, type HubFile, type HubRepository, isHubFile } from './repository.ts'
 
 export const repoFolder = (cache: string, repo: string) => join(cache, ['models', ...repo.split('/')].join('--'))
 export const blobFile = (cache: string, repo: string, blob: string) => join(repoFolder(cache, repo), 'blobs', blob)
@@ -88,112 +88,28 @@ export async function cachedFiles(cache: string, repo: string, commit: string): 
   return names.filter((_, index) => there[index]?.isFile()).sort()
 }
 
-export interface CachedModel {
-  /** 'owner/name'. */
-  name: string
-  path: string
-  /** Of all its blobs, those of several revisions counted once, and unfinished ones. */
-  bytes: number
-  revisions: { commit: string; refs: string[]; path: string; files: { name: string; bytes: number }[] }[]
-  /** When a blob was last written or, where the file system notes it, read. */
-  usedAt: Date
-}
-
-/** What is in a cache, by name. Models alone: data sets and spaces are not millrace's. */
-export async function readCache(cache: string): Promise<CachedModel[]> {
-  const folders = (await readdir(cache).catch(() => [])).filter((name) => /^models--[^-].*--/.test(name))
-  const models = await Promise.all(folders.map((name) => readModel(join(cache, name))))
-  return models.filter((model) => model !== undefined).sort((a, b) => (a.name < b.name ? -1 : 1))
-}
-
-async function readModel(path: string): Promise<CachedModel | undefined> {
-  const [, owner, ...rest] = path.slice(path.lastIndexOf('/') + 1).split('--')
-  const name = `${owner}/${rest.join('--')}`
-  const blobs = await Promise.all(
-    (await readdir(join(path, 'blobs')).catch(() => [])).map((blob) =>
-      stat(join(path, 'blobs', blob)).catch(() => undefined),
-    ),
-  )
-  const refs = await readRefs(join(path, 'refs'))
-  const cache = dirname(path)
-  const commits = (await readdir(join(path, 'snapshots')).catch(() => []))
-    .filter((commit) => COMMIT.test(commit))
-    .sort()
-  const own: Stats[] = [] // files that are no links: of a cache without them
-  const revisions = await Promise.all(
-    commits.map(async (commit) => {
-      const folder = join(path, 'snapshots', commit)
-      const names = await cachedFiles(cache, name, commit)
-      const files = await Promise.all(
-        names.map(async (file) => {
-          const at = join(folder, file)
-          if ((await lstat(at)).isFile()) own.push(await stat(at))
-          return { name: file, bytes: (await stat(at)).size }
-        }),
-      )
-      return { commit, refs: refs.get(commit) ?? [], path: folder, files }
-    }),
-  )
-  if (blobs.length === 0 && revisions.length === 0) return undefined
-  const all = [...blobs, ...own]
-  const times = all.map((one) => Math.max(one?.atimeMs ?? 0, one?.mtimeMs ?? 0))
-  const bytes = all.reduce((sum, one) => sum + (one?.isFile() ? one.size : 0), 0)
-  return { name, path, bytes, revisions, usedAt: new Date(Math.max(0, ...times)) }
-}
-
-async function readRefs(folder: string): Promise<Map<string, string[]>> {
-  const refs = new Map<string, string[]>()
-  for (const name of await readdir(folder, { recursive: true }).catch(() => [])) {
-    const commit = (await readFile(join(folder, name), 'utf8').catch(() => '')).trim()
-    if (COMMIT.test(commit)) refs.set(commit, [...(refs.get(commit) ?? []), name])
-  }
-  return refs
-}
-
-/**
- * Removes a model, or of it the files whose paths `chosen` takes and the blobs that nothing else links to. Returns the
- * bytes that were freed. Throws WRITE_FAILED.
- */
-export async function removeCached(model: CachedModel, chosen?: (path: string) => boolean): Promise<number> {
+/** The list of what a commit has, which never changes. Where it is not known, undefined. */
+export async function readList(cache: string, repo: string, commit: string): Promise<HubFile[] | undefined> {
   try {
-    if (chosen === undefined) {
-      await rm(model.path, { recursive: true, force: true })
-      await rm(join(dirname(model.path), '.locks', model.path.slice(model.path.lastIndexOf('/') + 1)), {
-        recursive: true,
-        force: true,
-      })
-      return model.bytes
-    }
-    const kept = new Set<string>()
-    const freed = new Map<string, number>()
-    for (const { path, files } of model.revisions) {
-      for (const { name, bytes } of files) {
-        const link = join(path, name)
-        const blob = await realpath(link)
-        if (!chosen(name)) {
-          kept.add(blob)
-          continue
-        }
-        freed.set(blob, bytes)
-        await rm(link)
-        await removeEmpty(dirname(link), path)
-      }
-    }
-    let sum = 0
-    for (const [blob, bytes] of freed) {
-      if (kept.has(blob)) continue
-      await rm(blob, { force: true })
-      sum += bytes
-    }
-    return sum
-  } catch (error) {
-    throw writeFailed(`the removal of ${model.name}`, model.path, error)
+    const { files } = JSON.parse(await readFile(listFile(cache, repo, commit), 'utf8'))
+    return Array.isArray(files) && files.every(isHubFile) ? files : undefined
+  } catch {
+    return undefined
   }
 }
 
-async function removeEmpty(folder: string, top: string): Promise<void> {
-  for (let at = folder; at !== top; at = dirname(at)) {
-    if ((await readdir(at)).length > 0) return
-    await rmdir(at)
+/** Throws WRITE_FAILED. */
+export async function writeList(cache: string, { repo, commit, files }: HubRepository): Promise<void> {
+  const path = listFile(cache, repo, commit)
+  if (existsSync(path) && (await readList(cache, repo, commit))) return
+  try {
+    await makeFolder(dirname(path))
+    await replaceFile(path, JSON.stringify({ files }))
+  } catch (error) {
+    throw writeFailed('the list of files', path, error)
   }
 }
+
+/** Other tools of the cache do not look there. */
+const listFile = (cache: string, repo: string, commit: string) =>
+  join(repoFolder(cache, repo), '.millrace', `${commit}.json`)

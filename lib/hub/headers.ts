@@ -3,18 +3,20 @@ import { type FileHandle, mkdtemp, open, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { readQuantisation } from '../checkpoint/quantisation/index.ts'
+import { MillraceError } from '../errors.ts'
 import { makeFolder } from '../files.ts'
 import { blobFile, hasBlob, snapshotFolder } from './cache.ts'
+import { ggufHeadBytes } from './gguf_head.ts'
 import type { HubName } from './name.ts'
 import { writePlausible } from './plausible.ts'
-import { chooseGguf, fetchSettings, type HubOptions } from './pull.ts'
-import { type HubFile, type HubRepository, readRepository } from './repository.ts'
+import { chooseGguf, fetchSettings } from './pull.ts'
+import type { HubFile, HubRepository } from './repository.ts'
 import { ask, asTransient, Transient, Watch, withRetries } from './request.ts'
 import { type GgufChoice, isGgufOnly, weightsOf } from './select.ts'
 import type { HubSettings } from './settings.ts'
 
-/** Those of real vocabularies are 4 to 12 MB. */
-const GGUF_HEAD_BYTES = 24 << 20
+/** Of the header of a file that is not here, and of memory for it. Those of real models are 12 MB at most. */
+const MOST_BYTES = 32 << 20
 /** Of safetensors, the first try; headers of more are read once their length is known. */
 const FIRST_BYTES = 64 << 10
 
@@ -24,9 +26,12 @@ export interface Headers extends AsyncDisposable {
 }
 
 /** Rejects as pull() does. */
-export async function fetchHeaders(name: HubName, options: HubOptions, settings: HubSettings): Promise<Headers> {
-  const { revision = 'main', signal } = options
-  const repository = await readRepository(name.repo, revision, settings, signal)
+export async function fetchHeaders(
+  name: HubName,
+  repository: HubRepository,
+  settings: HubSettings,
+  signal: AbortSignal | undefined,
+): Promise<Headers> {
   if (name.file !== undefined || isGgufOnly(repository)) {
     return ggufHeaders(repository, await chooseGguf(name, repository, settings, signal), settings, signal)
   }
@@ -56,7 +61,7 @@ export function ggufHeaders(
   signal: AbortSignal | undefined,
 ): Promise<Headers> {
   return inFolder(async (folder) => {
-    for (const file of files) await headerOf(repository, file, folder, async () => GGUF_HEAD_BYTES, settings, signal)
+    for (const file of files) await headerOf(repository, file, folder, ggufHead, settings, signal)
     return join(folder, basename(files[0]!.path))
   })
 }
@@ -72,10 +77,33 @@ async function inFolder(fill: (folder: string) => Promise<string>): Promise<Head
   }
 }
 
-/** How many bytes of the file matter, by its first ones. */
-type Head = (first: Buffer) => Promise<number>
+/** The bytes at a file's beginning that matter, which `read` fetches. */
+type Head = (file: HubFile, read: (count: number, isEnough?: IsEnough) => Promise<Buffer>) => Promise<Buffer>
+type IsEnough = (bytes: Buffer) => boolean
 
-const safetensorsHead: Head = async (first) => (first.length < 8 ? first.length : Number(first.readBigUInt64LE(0)) + 8)
+const safetensorsHead: Head = async (file, read) => {
+  const first = await read(FIRST_BYTES)
+  const bytes = first.length < 8 ? first.length : Number(first.readBigUInt64LE(0)) + 8
+  if (bytes > MOST_BYTES) throw tooLong(file, `is ${megabytes(bytes)} long by its first 8 bytes`)
+  return bytes <= first.length ? first.subarray(0, bytes) : read(bytes)
+}
+
+const ggufHead: Head = async (file, read) => {
+  const bytes = await read(MOST_BYTES, (some) => ggufHeadBytes(some) !== undefined)
+  if (bytes.length < file.size && ggufHeadBytes(bytes) === undefined) {
+    throw tooLong(file, `goes on behind ${megabytes(MOST_BYTES)}`)
+  }
+  return bytes
+}
+
+const megabytes = (bytes: number) => `${(bytes / 1e6).toPrecision(3)} MB`
+
+function tooLong({ path }: HubFile, found: string): MillraceError {
+  return new MillraceError('CHECKPOINT_INVALID', {
+    message: `${path}: its header ${found}; of a file that is not here at most ${megabytes(MOST_BYTES)} are read`,
+    remedy: 'pull the model, whose files are then read where they lie, if you trust whoever published it',
+  })
+}
 
 async function headerOf(
   repository: HubRepository,
@@ -89,25 +117,25 @@ async function headerOf(
   const { repo } = repository
   const target = join(folder, basename(file.path))
   if (await hasBlob(settings.cache, repo, file)) return symlink(blobFile(settings.cache, repo, file.blob), target)
-  const first = await beginningOf(repository, file, FIRST_BYTES, settings, signal)
-  const wanted = Math.min(file.size, await head(first))
-  const bytes = wanted <= first.length ? first : await beginningOf(repository, file, wanted, settings, signal)
+  const bytes = await head(file, (count, isEnough) => beginningOf(repository, file, count, settings, signal, isEnough))
   const handle = await open(target, 'w')
   try {
-    await handle.writeFile(bytes.subarray(0, wanted))
+    await handle.writeFile(bytes)
     await handle.truncate(file.size)
-    await complete?.(handle, bytes.subarray(0, wanted))
+    await complete?.(handle, bytes)
   } finally {
     await handle.close()
   }
 }
 
+/** So many bytes, or those that are enough, which is asked whenever there are twice as many. */
 async function beginningOf(
   repository: HubRepository,
   { path, size }: HubFile,
   count: number,
   settings: HubSettings,
   signal: AbortSignal | undefined,
+  isEnough: IsEnough = () => false,
 ): Promise<Buffer> {
   const { repo, commit, revision } = repository
   const url = `${settings.endpoint}/${repo}/resolve/${commit}/${path.split('/').map(encodeURIComponent).join('/')}`
@@ -118,21 +146,24 @@ async function beginningOf(
       try {
         const range = { range: `bytes=0-${Math.max(0, wanted - 1)}` }
         const response = await ask(url, { repo, revision, file: path }, settings, watch, range)
-        const parts: Uint8Array[] = []
+        const bytes = Buffer.allocUnsafe(wanted)
         let have = 0
         try {
           // A server without ranges sends everything: what is beyond is not waited for.
           for await (const part of response.body ?? []) {
             watch.touch()
-            parts.push(part)
-            have += part.length
-            if (have >= wanted) break
+            const before = have
+            const taken = part.subarray(0, wanted - have)
+            bytes.set(taken, have)
+            have += taken.length
+            if (have === wanted) return bytes
+            const isDoubled = Math.floor(Math.log2(have)) > Math.floor(Math.log2(before))
+            if (isDoubled && isEnough(bytes.subarray(0, have))) return bytes.subarray(0, have)
           }
         } catch (error) {
           throw asTransient(error, settings)
         }
-        if (have < wanted) throw new Transient(`the connection was cut: ${path} ended after ${have} bytes`)
-        return Buffer.concat(parts).subarray(0, wanted)
+        throw new Transient(`the connection was cut: ${path} ended after ${have} bytes`)
       } finally {
         watch.stop()
       }

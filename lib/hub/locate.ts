@@ -5,6 +5,7 @@ import { MillraceError } from '../errors.ts'
 import { invalidArgument } from '../options/validate.ts'
 import { type HubName, parseHubName } from './name.ts'
 import type { HubOptions } from './pull.ts'
+import type { HubSettings } from './settings.ts'
 
 export interface Located extends AsyncDisposable {
   path: string
@@ -13,17 +14,15 @@ export interface Located extends AsyncDisposable {
   headersOnly: boolean
 }
 
+type Need = 'weights' | 'headers' | 'tokenizer'
+
 const stays = { headersOnly: false, [Symbol.asyncDispose]: async () => {} }
 
 /**
  * With `need` 'headers', what is not in the cache is not fetched: inspect() and plan() read headers. Rejects as pull()
  * does; of a path with nothing, whoever reads it says what is wrong.
  */
-export async function locate(
-  model: string,
-  options: HubOptions,
-  need: 'weights' | 'headers' | 'tokenizer' = 'weights',
-): Promise<Located> {
+export async function locate(model: string, options: HubOptions, need: Need = 'weights'): Promise<Located> {
   const name = typeof model === 'string' ? parseHubName(model) : undefined
   if (name?.repo === SHIPPED && name.file === undefined) throw notHere()
   if (name !== undefined) return ofHub(name, options, need)
@@ -42,17 +41,24 @@ function notHere(): MillraceError {
   })
 }
 
-async function ofHub(name: HubName, options: HubOptions, need: 'weights' | 'headers' | 'tokenizer'): Promise<Located> {
-  const [{ pullInto, pullTokenizer, wholeOfCache }, { hubSettings }] = await Promise.all([
-    import('./pull.ts'),
-    import('./settings.ts'),
-  ])
-  const settings = await hubSettings(options)
-  if (need === 'weights' || settings.offline) return { ...(await pullInto(name, options, settings)), ...stays }
+async function ofHub(name: HubName, options: HubOptions, need: Need): Promise<Located> {
+  const { hubSettings } = await import('./settings.ts')
+  return locateIn(name, options, need, await hubSettings(options))
+}
+
+/** As locate() does of a name, with settings of one's own. */
+export async function locateIn(
+  name: HubName,
+  options: HubOptions,
+  need: Need,
+  settings: HubSettings,
+): Promise<Located> {
+  const { pullInto, pullTokenizer, pullUnlessWeights } = await import('./pull.ts')
   if (need === 'tokenizer') return { ...(await pullTokenizer(name, options, settings)), ...stays }
-  const kept = await wholeOfCache(name, options.revision ?? 'main', settings)
-  if (kept) return { ...kept, ...stays }
-  const headers = await (await import('./headers.ts')).fetchHeaders(name, options, settings)
+  if (need === 'weights' || settings.offline) return { ...(await pullInto(name, options, settings)), ...stays }
+  const found = await pullUnlessWeights(name, options, settings)
+  if ('path' in found) return { ...found, ...stays }
+  const headers = await (await import('./headers.ts')).fetchHeaders(name, found, settings, options.signal)
   return {
     path: headers.path,
     warnings: [],

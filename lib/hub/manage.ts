@@ -3,8 +3,9 @@
 import { ggufModels } from '../checkpoint/gguf/files.ts'
 import { MillraceError } from '../errors.ts'
 import { invalidArgument } from '../options/validate.ts'
-import { type CachedModel, readCache, removeCached } from './cache.ts'
+import { type CachedModel, readCache } from './list.ts'
 import { parseHubName } from './name.ts'
+import { removeCached } from './remove.ts'
 import { matching } from './select.ts'
 import { hubSettings } from './settings.ts'
 

@@ -1,20 +1,18 @@
 /** pull(): a model of the hub into the cache, and only the files that a load needs. */
-import { stat, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { readJson } from '../checkpoint/json.ts'
 import { MillraceError } from '../errors.ts'
-import { nearestFolder } from '../files.ts'
 import { hubOptions, type LoadProgress } from '../options/model.ts'
 import { invalidArgument, signal, validate } from '../options/validate.ts'
-import { cachedCommit, cachedFiles, hasFile, linkFile, snapshotFolder, unfinishedFile, writeRef } from './cache.ts'
-import { noSuchModel } from './errors.ts'
+import { readList, snapshotFolder, writeList, writeRef } from './cache.ts'
+import { fetchFiles } from './fetch.ts'
+import { ofCache, type Part, wholeOfCache } from './kept.ts'
 import { type HubName, parseHubName } from './name.ts'
-import { COMMIT, type HubFile, type HubRepository, readRepository } from './repository.ts'
+import { COMMIT, type HubRepository, readRepository } from './repository.ts'
 import { type GgufChoice, ggufChoices, isGgufOnly, matching, pathIn, settingsOf, weightsOf } from './select.ts'
 import { type HubSettings, hubSettings } from './settings.ts'
 import { severalModels } from './suggest.ts'
-import { fetchBlob } from './transfer.ts'
 
 export interface HubOptions {
   /** A branch, a tag or a commit. Default 'main'. */
@@ -62,40 +60,67 @@ export async function pull(name: string, options: HubOptions = {}): Promise<Pull
 
 /** As pull() does, with settings of one's own. */
 export async function pullInto(name: HubName, options: HubOptions, settings: HubSettings): Promise<PulledModel> {
-  const { revision = 'main' } = options
-  if (settings.offline) return ofCache(name, revision, settings)
-  // What a commit has never changes.
-  if (COMMIT.test(revision)) {
-    const kept = await wholeOfCache(name, revision, settings)
-    if (kept) return kept
-  }
-  let repository: HubRepository
-  try {
-    repository = await readRepository(name.repo, revision, settings, options.signal)
-  } catch (error) {
-    const unreachable = MillraceError.isInstance(error) && error.code === 'HUB_UNAVAILABLE'
-    const kept = unreachable ? await wholeOfCache(name, revision, settings) : undefined
-    if (!kept) throw unreachable ? orFolder(name, error as MillraceError) : error
-    return { ...kept, warnings: [`${name.repo}: the cache's copy is used: ${(error as Error).message}`] }
-  }
-  return fetchModel(name, repository, settings, options)
+  const found = await find(name, options, settings, 'model')
+  return 'path' in found ? found : fetchModel(name, found, settings, options)
 }
 
 /** What a tokenizer is made of; of GGUF, whose file has it, all. */
 export async function pullTokenizer(name: HubName, options: HubOptions, settings: HubSettings): Promise<PulledModel> {
+  const found = await find(name, options, settings, 'tokenizer')
+  if ('path' in found) return found
+  if (name.file !== undefined || isGgufOnly(found)) return fetchModel(name, found, settings, options)
+  return fetchTokenizer(found, settings, options)
+}
+
+/** The model if all of it is here, else the repository that has it, of which nothing is fetched. */
+export async function pullUnlessWeights(
+  name: HubName,
+  options: HubOptions,
+  settings: HubSettings,
+): Promise<PulledModel | HubRepository> {
+  const found = await find(name, options, settings, 'model')
+  if ('path' in found) return found
+  return fetchModel(name, found, { ...settings, offline: true }, options).catch(() => found)
+}
+
+/**
+ * What a name means is decided by the list of a commit's files, whatever of them the cache has: the list that the hub
+ * gives, or that of an earlier time for a commit that is named. Where the hub cannot be asked, the cache's copy is used.
+ */
+async function find(
+  name: HubName,
+  options: HubOptions,
+  settings: HubSettings,
+  part: Part,
+): Promise<PulledModel | HubRepository> {
   const { revision = 'main', signal } = options
-  const kept = await wholeOfCache(name, revision, settings)
-  if (kept) return kept
-  const repository = await readRepository(name.repo, revision, settings, signal)
-  if (name.file !== undefined || isGgufOnly(repository)) return fetchModel(name, repository, settings, options)
+  const { cache } = settings
+  if (settings.offline) return ofCache(name, revision, settings, part)
+  const known = COMMIT.test(revision) ? await readList(cache, name.repo, revision) : undefined
+  if (known) return { repo: name.repo, revision, commit: revision, files: known }
+  try {
+    return await readRepository(name.repo, revision, settings, signal)
+  } catch (error) {
+    const unreachable = MillraceError.isInstance(error) && error.code === 'HUB_UNAVAILABLE'
+    const kept = unreachable ? await wholeOfCache(name, revision, settings, part) : undefined
+    if (!kept) throw unreachable ? orFolder(name, error as MillraceError) : error
+    return { ...kept, warnings: [`${name.repo}: the cache's copy is used: ${(error as Error).message}`] }
+  }
+}
+
+/** Of a repository that is not GGUF alone. */
+export async function fetchTokenizer(
+  repository: HubRepository,
+  settings: HubSettings,
+  options: HubOptions,
+): Promise<PulledModel> {
   const { repo, commit } = repository
-  const files = settingsOf(repository)
-  const fetchedBytes = await fetchFiles(repository, files, settings, options)
+  const fetchedBytes = await fetchFiles(repository, settingsOf(repository), settings, options)
   const path = snapshotFolder(settings.cache, repo, commit)
   return { name: repo, path, commit, bytes: undefined, fetchedBytes, warnings: [] }
 }
 
-async function fetchModel(
+export async function fetchModel(
   name: HubName,
   repository: HubRepository,
   settings: HubSettings,
@@ -106,16 +131,21 @@ async function fetchModel(
   if (name.file !== undefined || isGgufOnly(repository)) {
     const choice = await chooseGguf(name, repository, settings, options.signal)
     const fetchedBytes = await fetchFiles(repository, choice.files, settings, options)
-    await writeRef(settings.cache, repository)
+    await noteCommit(settings.cache, repository)
     return { name: repo, path: pathIn(snapshot, choice), commit, bytes: choice.bytes, fetchedBytes, warnings: [] }
   }
   const described = await fetchSettings(repository, settings, options.signal)
   const weights = await weightsOf(repository, snapshot, described.config)
   const files = [...described.files, ...weights]
   const fetchedBytes = described.fetchedBytes + (await fetchFiles(repository, files, settings, options))
-  await writeRef(settings.cache, repository)
+  await noteCommit(settings.cache, repository)
   const bytes = files.reduce((sum, { size }) => sum + size, 0)
   return { name: repo, path: snapshot, commit, bytes, fetchedBytes, warnings: [] }
+}
+
+async function noteCommit(cache: string, repository: HubRepository): Promise<void> {
+  await writeList(cache, repository)
+  await writeRef(cache, repository)
 }
 
 /** What says which weights there are, and the tokenizer. Throws CHECKPOINT_NOT_FOUND where it is no model's. */
@@ -148,138 +178,6 @@ export async function chooseGguf(
     message: `${repo}: expected a GGUF model${file === undefined ? '' : ` '${file}'`}, found ${all.length === 0 ? 'none' : all.map(({ name }) => name).join(', ')}`,
     remedy: all.length === 0 ? `pass '${repo}' alone` : `pass for instance '${repo}:${all[0]!.name}'`,
   })
-}
-
-const STREAMS = 2
-
-/** Brings files into the snapshot, two at a time; returns how many bytes were fetched. */
-export async function fetchFiles(
-  repository: HubRepository,
-  files: readonly HubFile[],
-  settings: HubSettings,
-  { signal, onProgress }: HubOptions,
-): Promise<number> {
-  const { cache } = settings
-  const total = files.reduce((sum, { size }) => sum + size, 0)
-  const here = new Map<HubFile, number>()
-  for (const file of files) here.set(file, (await hasFile(cache, repository, file)) ? file.size : 0)
-  const whole = [...here].every(([{ size }, bytes]) => bytes === size)
-  if (!whole)
-    await checkRoom(cache, total - sum(here.values()) - (await begunBytes(cache, repository, files)), repository.repo)
-  const failed = new AbortController()
-  const both = signal ? AbortSignal.any([signal, failed.signal]) : failed.signal
-  const queue = [...files]
-  let fetched = 0
-  const work = async () => {
-    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
-      const one = file
-      const onBytes = (bytes: number) => {
-        here.set(one, bytes)
-        if (!whole) onProgress?.({ stage: 'download', done: sum(here.values()), total })
-      }
-      const bytes = await fetchBlob(repository, one, settings, { signal: both, onBytes })
-      fetched += bytes
-      await linkFile(cache, repository, one)
-    }
-  }
-  const workers = Array.from({ length: STREAMS }, () =>
-    work().catch((error) => {
-      failed.abort()
-      throw error
-    }),
-  )
-  const outcomes = await Promise.allSettled(workers)
-  const errors = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason] : []))
-  // The one that failed, not the one that was ended for its sake.
-  const told = errors.find((error) => signal?.aborted || error?.code !== 'ABORTED') ?? errors[0]
-  if (told !== undefined) throw told
-  return fetched
-}
-
-function sum(numbers: Iterable<number>): number {
-  let total = 0
-  for (const number of numbers) total += number
-  return total
-}
-
-/** Of files that another download has left unfinished: their room is taken already. */
-async function begunBytes(cache: string, { repo }: HubRepository, files: readonly HubFile[]): Promise<number> {
-  const begun = files.map(async ({ blob, size }) => {
-    const info = await stat(unfinishedFile(cache, repo, blob)).catch(() => undefined)
-    return info?.isFile() && info.size <= size ? info.size : 0
-  })
-  return sum(await Promise.all(begun))
-}
-
-/** Throws WRITE_FAILED where a disk has less free than is to come. */
-async function checkRoom(cache: string, bytes: number, repo: string): Promise<void> {
-  const info = await nearestFolder(cache)
-    .then(statfs)
-    .catch(() => undefined)
-  const free = info === undefined ? Number.POSITIVE_INFINITY : Number(info.bavail) * Number(info.bsize)
-  if (free >= bytes || Number(info?.blocks) === 0) return
-  const gb = (count: number) => `${(count / 1e9).toPrecision(3)} GB`
-  throw new MillraceError('WRITE_FAILED', {
-    message: `${repo} needs ${gb(bytes)} more in ${cache}, and ${gb(free)} are free there`,
-    remedy: 'make room there (millrace ls, millrace rm), or name another folder by HF_HUB_CACHE',
-  })
-}
-
-/** Of the cache alone. Throws CHECKPOINT_NOT_FOUND. */
-async function ofCache(name: HubName, revision: string, settings: HubSettings): Promise<PulledModel> {
-  const kept = await ofSnapshot(name, revision, settings)
-  if (kept) return kept
-  const what = name.file === undefined ? name.repo : `${name.repo}:${name.file}`
-  const { message } = noSuchModel(
-    name.repo,
-    `nothing of '${what}' at revision ${revision} in ${settings.cache}, offline`,
-  )
-  throw new MillraceError('CHECKPOINT_NOT_FOUND', {
-    message,
-    remedy: `fetch it where there is a network (millrace pull ${what}), or unset HF_HUB_OFFLINE`,
-  })
-}
-
-async function ofSnapshot(name: HubName, revision: string, settings: HubSettings): Promise<PulledModel | undefined> {
-  const { repo, file } = name
-  const { cache } = settings
-  const commit = await cachedCommit(cache, repo, revision)
-  if (commit === undefined) return undefined
-  const snapshot = snapshotFolder(cache, repo, commit)
-  const files = (await cachedFiles(cache, repo, commit)).map((path) => ({ path, size: 0, blob: '' }))
-  const there = { repo, revision, commit, files }
-  const found = { name: repo, commit, bytes: undefined, fetchedBytes: 0, warnings: [] }
-  if (file === undefined && files.some(({ path }) => path === 'config.json') && !isGgufOnly(there)) {
-    return { ...found, path: snapshot }
-  }
-  const all = ggufChoices(there)
-  const chosen = file === undefined ? all : matching(all, file)
-  if (chosen.length === 1) return { ...found, path: pathIn(snapshot, chosen[0]!) }
-  if (chosen.length === 0) return undefined
-  throw await severalModels(there, chosen, { ...settings, offline: true }, undefined)
-}
-
-/** Of the cache, if all that a load reads is there. */
-export async function wholeOfCache(
-  name: HubName,
-  revision: string,
-  settings: HubSettings,
-): Promise<PulledModel | undefined> {
-  const kept = await ofSnapshot(name, revision, settings).catch(() => undefined)
-  if (kept === undefined || kept.path.toLowerCase().endsWith('.gguf')) return kept
-  const files = await cachedFiles(settings.cache, name.repo, kept.commit)
-  const config = await readJson(join(kept.path, 'config.json')).catch(() => undefined)
-  const there = {
-    repo: name.repo,
-    revision,
-    commit: kept.commit,
-    files: files.map((path) => ({ path, size: 0, blob: '' })),
-  }
-  const whole = await weightsOf(there, kept.path, config ?? {}).then(
-    () => config !== undefined && files.includes('tokenizer.json'),
-    () => false,
-  )
-  return whole ? kept : undefined
 }
 
 /** A text with one slash may be a misspelt path as well. */

@@ -43,8 +43,7 @@ export async function readRepository(
     for await (const { type, path, size, oid, lfs } of listFiles({ ...hub, repo, revision: commit, recursive: true })) {
       if (type !== 'file') continue
       const file = { path, size: lfs?.size ?? size, blob: lfs?.oid ?? oid ?? '' }
-      if (!isInside(path) || !BLOB.test(file.blob) || !Number.isSafeInteger(file.size))
-        throw strange(repo, `a file '${path}'`)
+      if (!isHubFile(file)) throw strange(repo, `a file '${path}'`)
       files.push(file)
     }
     return { repo, revision, commit, files }
@@ -61,6 +60,13 @@ function strange(repo: string, what: string, cause?: unknown): MillraceError {
     remedy: 'check HF_ENDPOINT and what is between this machine and the hub',
     cause,
   })
+}
+
+/** Whether it is one: with a path that stays in its folder, a size and a hash. */
+export function isHubFile(value: unknown): value is HubFile {
+  const { path, size, blob } = (value ?? {}) as Record<string, unknown>
+  if (typeof path !== 'string' || typeof blob !== 'string') return false
+  return isInside(path) && BLOB.test(blob) && Number.isSafeInteger(size) && (size as number) >= 0
 }
 
 /** No path that leads out of the folder it is put into. */

@@ -18,8 +18,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { fetchFiles } from '../../../lib/hub/fetch.ts'
 import { parseHubName } from '../../../lib/hub/name.ts'
-import { fetchFiles, type HubOptions, pullInto } from '../../../lib/hub/pull.ts'
+import { type HubOptions, pullInto } from '../../../lib/hub/pull.ts'
 import type { HubSettings } from '../../../lib/hub/settings.ts'
 import type { LoadProgress } from '../../../lib/index.ts'
 import { build, DIST } from '../../built.ts'
@@ -413,7 +414,7 @@ describe('offline', () => {
     const again = await pull('some/model', {}, { endpoint: 'http://127.0.0.1:2' })
     expect(again.path).toBe(path)
     expect(again.warnings[0]).toContain('127.0.0.1:2')
-    rmSync(join(path, 'model.safetensors'))
+    rmSync(blobPath(weights))
     expect(await refused(pull('some/model', {}, { endpoint: 'http://127.0.0.1:2' }))).toMatchObject({
       code: 'HUB_UNAVAILABLE',
     })
