@@ -5,8 +5,7 @@
 
 namespace millrace {
 
-inline std::shared_ptr<const HostModel> made_of(const Program& program, uint64_t seed,
-                                                const SyntheticFile& file = {}) {
+inline std::shared_ptr<const HostModel> made_of(const Program& program, uint64_t seed, const SyntheticFile& file = {}) {
   SyntheticOptions options;
   options.group = 32;
   options.zeros = true;
