@@ -24,10 +24,16 @@ class LongestFirst extends BaseSequencer {
   }
 }
 
+/** Functions of files and values: what they import is imported once a worker. Not those that replace a module. */
+const PURE = ['test/lib/{checkpoint,constraint,options,plan,text}/**/!(calibration|thread).test.ts']
+
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
-    // The addon lives in a process: a crash or a leaked thread must not reach another file's tests.
+    projects: [
+      { extends: true, test: { name: 'pure', include: PURE, isolate: false } },
+      // The addon lives in a process: a crash or a leaked thread must not reach another file's tests.
+      { extends: true, test: { name: 'whole', include: ['test/**/*.test.ts'], exclude: PURE } },
+    ],
     pool: 'forks',
     maxWorkers: 2,
     sequence: { sequencer: LongestFirst },

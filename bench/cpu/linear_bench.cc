@@ -2,7 +2,7 @@
 // the same run: DRAM read bandwidth, and the int16 multiply-accumulates that the cores can do.
 //
 //   cpu_linear_bench [--threads 1,2] [--kernels avx512vnni,avx2] [--rows 1,8,64] [--shapes 4096x4096] [--group 128]
-//                    [--type q4|f16|bf16|f32] [--zeros] [--megabytes 384] [--json]
+//                    [--type q4|q4_k|f16|...] [--zeros] [--megabytes 384] [--json]
 //
 // Each call works on the next copy of the matrix. A line's time is the lowest decile of the calls' times, and so is the
 // limit's, which reads the same copies in turn: what else runs on the machine disturbs both alike.
@@ -18,8 +18,8 @@
 
 #include "backend/cpu/linear.h"
 #include "bench/usage.h"
-#include "core/half.h"
 #include "core/memory.h"
+#include "stream/synthetic.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -41,7 +41,7 @@ struct Options {
     int n, k;
   };
   std::vector<Shape> shapes = {{4096, 4096}, {6144, 4096}, {14336, 4096}, {4096, 14336}};
-  int group = 128;
+  int group = 0;  // 128 of q4, of other codes the largest that they have
   WeightType type = WeightType::q4;
   bool zeros = false;
   bool json = false;
@@ -62,7 +62,7 @@ std::vector<std::string> split(const std::string& text) {
 
 constexpr const char* kUsage =
     "cpu_linear_bench [--threads 1,2] [--kernels avx512vnni,avx512,avx2,plain] [--rows 1,8,64]\n"
-    "  [--shapes 4096x4096,14336x4096] [--group 128] [--type q4|f16|bf16|f32] [--zeros] [--megabytes 384] [--json]\n"
+    "  [--shapes 4096x4096,14336x4096] [--group 128] [--type q4|q4_k|f16|...] [--zeros] [--megabytes 384] [--json]\n"
     "Times the CPU linears beside the DRAM bandwidth and the multiply-accumulates measured in the same run.\n";
 
 [[noreturn]] void usage(const char* problem) {
@@ -107,10 +107,10 @@ Options parse(int argc, char** argv) {
       o.bytes = static_cast<size_t>(std::max(1, std::atoi(value.c_str()))) << 20;
     } else if (name == "--type") {
       bool found = false;
-      for (const WeightType type : {WeightType::q4, WeightType::f16, WeightType::bf16, WeightType::f32}) {
-        if (value == name_of(type)) o.type = type, found = true;
+      for (int i = 0; i < kWeightTypes; i++) {
+        if (value == kCodes[i].name) o.type = static_cast<WeightType>(i), found = true;
       }
-      if (!found) usage("--type is q4, f16, bf16 or f32");
+      if (!found) usage("--type is a code: q4, q4_k, f16, ...");
     } else {
       usage(("unknown option: " + name).c_str());
     }
@@ -200,51 +200,22 @@ double measure_vnni(ThreadPool& pool) {
 #endif
 }
 
-// ---- Weights
-
-void fill(std::byte* p, size_t bytes) {
-  uint64_t state = 0x9e3779b97f4a7c15ull;
-  for (size_t i = 0; i + 8 <= bytes; i += 8) {
-    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-    std::memcpy(p + i, &state, 8);
-  }
-}
-
-// Finite scales and zeros, or small float weights, over the random bytes.
-void tame(const MatrixLayout& m, std::byte* slab) {
-  std::byte* base = slab + m.offset;
-  if (m.code.type == WeightType::q4) {
-    const uint16_t scale = float_to_half(0.01f);
-    for (int block = 0; block < m.n_blocks(); block++) {
-      for (int group = 0; group < m.groups(); group++) {
-        std::byte* header = base + m.group_offset(block, group);
-        for (int i = 0; i < kTileN; i++) {
-          std::memcpy(header + 2 * i, &scale, 2);
-          if (m.code.zeros) header[2 * kTileN + i] = static_cast<std::byte>(i % 16);
-        }
-      }
-    }
-  } else {
-    // Clear the exponent's high bits.
-    const size_t step = element_bytes(m.code.type);
-    for (size_t i = step - 1; i < m.bytes; i += step) base[i] &= std::byte{0xb7};
-  }
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
   help_if_asked(argc, argv, kUsage);
   const Options o = parse(argc, argv);
   if (!o.json) {
-    std::printf("%-10s %-5s %-13s %7s %5s %10s %8s %6s %9s %6s\n", "kernels", "type", "shape n x k", "threads", "rows",
+    std::printf("%-10s %-6s %-13s %7s %5s %10s %8s %6s %9s %6s\n", "kernels", "type", "shape n x k", "threads", "rows",
                 "us", "GB/s", "DRAM", "GMAC/s", "vnni");
   }
   for (const Options::Shape& shape : o.shapes) {
     LinearLayout layout;
     SlabBuilder builder;
-    MatrixCode code{o.type, ScaleType::f16, o.zeros && o.type == WeightType::q4, false, 0};
-    if (o.type == WeightType::q4) code.group = o.group;
+    MatrixCode code{o.type, ScaleType::f16, o.zeros && code_of(o.type).zeros, false, 0};
+    if (code.traits().grouped()) {
+      code.group = o.group != 0 ? o.group : o.type == WeightType::q4 ? 128 : groups_of(o.type).most;
+    }
     const int k_stored = static_cast<int>(round_up(shape.k, kTileK));
     layout.n = shape.n;
     layout.k = shape.k;
@@ -252,8 +223,10 @@ int main(int argc, char** argv) {
     const size_t slab_bytes = builder.bytes();
     const size_t copies = std::max<size_t>(1, o.bytes / slab_bytes);
     HostMemory weights(copies * slab_bytes, "the bench's weights");
-    fill(weights.data(), slab_bytes);
-    tame(layout.segments[0].matrix, weights.data());
+    const MatrixLayout& matrix = layout.segments[0].matrix;
+    for (int block = 0; block < matrix.n_blocks(); block++) {
+      fill_row_block(matrix, weights.data() + matrix.offset + block * matrix.row_block_bytes(), 1 + block);
+    }
     for (size_t i = 1; i < copies; i++) std::memcpy(weights.data() + i * slab_bytes, weights.data(), slab_bytes);
 
     for (const int threads : o.threads) {
@@ -294,7 +267,7 @@ int main(int argc, char** argv) {
           } else {
             char name[32];
             std::snprintf(name, sizeof name, "%dx%d", shape.n, shape.k);
-            std::printf("%-10s %-5s %-13s %7d %5d %10.1f %8.2f %5.0f%% %9.1f %5.0f%%\n", kernels.c_str(),
+            std::printf("%-10s %-6s %-13s %7d %5d %10.1f %8.2f %5.0f%% %9.1f %5.0f%%\n", kernels.c_str(),
                         name_of(o.type), name, threads, rows, best * 1e6, gbs, 100 * gbs / dram, gmacs,
                         vnni > 0 ? 100 * gmacs / vnni : 0.0);
           }

@@ -118,6 +118,15 @@ void KvBlocks::move(bool out, std::span<const int32_t> blocks, std::span<const i
   }
 }
 
+void KvBlocks::copy(int32_t from, int32_t to) {
+  std::vector<std::vector<CopyPiece>> pieces(devices_.size());
+  for (const Place& place : places_) {
+    std::byte* first = memory_[place.device]->data() + static_cast<size_t>(place.index) * blocks_.size() * block_bytes_;
+    pieces[place.device].push_back({first + to * block_bytes_, first + from * block_bytes_});
+  }
+  for (size_t d = 0; d < devices_.size(); d++) devices_[d].compute->copy_pieces(pieces[d], block_bytes_);
+}
+
 bool KvBlocks::at_rest(std::span<const int32_t> blocks) const {
   return std::all_of(blocks.begin(), blocks.end(), [&](int32_t id) {
     if (id == kNoBlock || moves_[id] == nullptr) return true;

@@ -72,6 +72,8 @@ class KvBlocks {
   // The blocks may be given back at once, and whoever has slots next copies on the same streams, after this.
   void save(std::span<const int32_t> blocks, std::span<const int32_t> slots) { move(true, blocks, slots); }
   void restore(std::span<const int32_t> slots, std::span<const int32_t> blocks) { move(false, blocks, slots); }
+  // What compute is handed from here on finds in block `to` what `from` has by then.
+  void copy(int32_t from, int32_t to);
   // None of them (kNoBlock: none) is being copied.
   bool at_rest(std::span<const int32_t> blocks) const;
   // What compute is handed from here on comes after the copies of these.

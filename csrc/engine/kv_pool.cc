@@ -105,7 +105,7 @@ int32_t KvPool::find(int32_t parent, const int32_t* tokens) const {
   return -1;
 }
 
-int KvPool::reuse(std::span<const int32_t> tokens, bool prefill_only, BlockLists& blocks) {
+KvPool::Prefix KvPool::reuse(std::span<const int32_t> tokens, bool prefill_only, BlockLists& blocks) {
   const int most = (static_cast<int>(tokens.size()) - 1) / kKvBlockTokens;
   std::vector<int32_t> chain;
   for (int32_t parent = -1; static_cast<int>(chain.size()) < most;) {
@@ -118,15 +118,25 @@ int KvPool::reuse(std::span<const int32_t> tokens, bool prefill_only, BlockLists
   const auto whole = [&](int count) {
     for (int c = 0; c < classes(); c++) {
       if (c == leader_) continue;
-      for (int i = count - 1; i >= first_seen(of(c).window(), count); i--) {
+      const int first = of(c).state() ? count - 1 : first_seen(of(c).window(), count);
+      for (int i = count - 1; i >= first; i--) {
         if (beside(c, chain[i]) < 0) return false;
       }
     }
     return true;
   };
-  int count = static_cast<int>(chain.size());
+  Prefix prefix;
+  prefix.known = static_cast<int>(chain.size());
+  prefix.states.assign(classes(), kNoBlock);
+  int count = prefix.known;
   while (count > 0 && !whole(count)) count--;
   for (int c = 0; c < classes(); c++) {
+    if (of(c).state()) {
+      if (count == 0) continue;
+      prefix.states[c] = beside(c, chain[count - 1]);
+      of(c).take(prefix.states[c]);
+      continue;
+    }
     const int first = c == leader_ ? 0 : first_seen(of(c).window(), count);
     for (int i = 0; i < count; i++) {
       const int32_t id = i < first ? kNoBlock : c == leader_ ? chain[i] : beside(c, chain[i]);
@@ -134,7 +144,8 @@ int KvPool::reuse(std::span<const int32_t> tokens, bool prefill_only, BlockLists
       blocks[c].push_back(id);
     }
   }
-  return count;
+  prefix.blocks = count;
+  return prefix;
 }
 
 void KvPool::remember(std::span<const int32_t> tokens, BlockLists& lists, int index, bool decoded) {
@@ -168,13 +179,17 @@ void KvPool::remember(std::span<const int32_t> tokens, BlockLists& lists, int in
   }
   const int32_t found = blocks[index];
   for (int c = 0; c < classes(); c++) {
-    if (c == leader_ || lists[c][index] == kNoBlock || beside(c, found) >= 0) continue;
-    const int32_t id = lists[c][index];
-    if (of(c).remembered(id)) continue;
-    of(c).set_remembered(id);
-    beside_[c][id] = {found, leader().generation(found)};
-    followers_[c][found] = id;
+    if (c == leader_ || of(c).state()) continue;
+    if (const int32_t id = lists[c][index]; id != kNoBlock) set_beside(c, found, id);
   }
+}
+
+bool KvPool::set_beside(int kv_class, int32_t leader_block, int32_t id) {
+  if (beside(kv_class, leader_block) >= 0 || of(kv_class).remembered(id)) return false;
+  of(kv_class).set_remembered(id);
+  beside_[kv_class][id] = {leader_block, leader().generation(leader_block)};
+  followers_[kv_class][leader_block] = id;
+  return true;
 }
 
 bool KvPool::save(BlockLists& blocks, SavedKv& saved) {

@@ -3,8 +3,10 @@
 // own (kv_blocks.h); a sequence has a list of blocks in each. Full blocks are remembered by the tokens that led to
 // them, so that a request whose text begins like an earlier one finds its keys and values computed (block-level prefix
 // reuse). One class leads: its blocks are found by their text, those of the others by the leader's block of the same
-// positions. Of a class with a window only the blocks that the next row sees need to be there still. A preempted
-// sequence's blocks rest in system RAM, as far as there is room for them (kv_swap.h), and come back as they were.
+// positions. Of a class with a window only the blocks that the next row sees need to be there still. States go forward
+// alone, so copies of them are kept where one of the leader's blocks ends, in blocks of their class that no sequence
+// has (kv_states.cc): a text is found as far as there is one, and goes on with a copy of it. A preempted sequence's
+// blocks rest in system RAM, as far as there is room for them (kv_swap.h), and come back as they were.
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -52,14 +54,34 @@ class KvPool {
   // Gives up one use of each; what was remembered stays so until its block is needed. Leaves the lists empty.
   void release(BlockLists& blocks);
 
+  struct Prefix {
+    int blocks = 0;               // of positions that need no computing
+    int known = 0;                // of positions whose keys and values are remembered, states or not
+    std::vector<int32_t> states;  // [classes] what is kept of the states behind them, in use; or kNoBlock
+  };
   // The remembered blocks that hold the first tokens of `tokens`, with one more use of each; kNoBlock for those behind
-  // a class's window. At most (tokens - 1) / kKvBlockTokens of them: the last token is always computed, for its logits.
-  // With `prefill_only`, stops at the first block that holds tokens computed by decoding. Returns how many positions'
-  // blocks.
-  int reuse(std::span<const int32_t> tokens, bool prefill_only, BlockLists& blocks);
+  // a class's window, and none of states: see begin_with(). At most (tokens - 1) / kKvBlockTokens of them: the last
+  // token is always computed, for its logits. With `prefill_only`, stops at the first block that holds tokens computed
+  // by decoding.
+  Prefix reuse(std::span<const int32_t> tokens, bool prefill_only, BlockLists& blocks);
   // Remembers the blocks as holding the keys and values of tokens [16 * index, 16 * index + 16) of a sequence.
   // `decoded`: not all of them were computed by prefill.
   void remember(std::span<const int32_t> tokens, BlockLists& blocks, int index, bool decoded);
+
+  // ---- States that are kept beside those of sequences.
+  // A block of each class of states, or none and returns false.
+  bool allocate_states(std::vector<int32_t>& kept);
+  // What compute is handed from here on finds there a copy of the sequence's own.
+  void copy_states(const BlockLists& blocks, std::span<const int32_t> kept);
+  // Block `index` of the sequence has been remembered, or was not worth it, and `kept` are the states behind it: may be
+  // found from now on, or are given up. Leaves `kept` with what was remembered.
+  void remember_states(const BlockLists& blocks, int index, std::vector<int32_t>& kept);
+  // Nobody has use for them. They may be under way still, and whoever has the blocks next comes behind that.
+  void give_up_states(std::vector<int32_t>& kept);
+  // Of what remember_states() left, unless it was found or replaced since; `generations`: as they were then.
+  void forget_states(std::span<const int32_t> kept, std::span<const uint64_t> generations);
+  // The sequence goes on with a copy of what reuse() found, or where no block is left for one with that itself.
+  void begin_with(Prefix& prefix, BlockLists& blocks);
 
   // Blocks to system RAM and back, on streams of their own: the host waits for nothing (see kv_blocks.h). save() leaves
   // `blocks` empty, or returns false where there is no room for them and leaves them as they are; restore() needs as
@@ -107,6 +129,8 @@ class KvPool {
   uint64_t key_of(int32_t parent, const int32_t* tokens) const;
   // The block of another class beside the leader's, or -1.
   int32_t beside(int kv_class, int32_t leader_block) const;
+  // False where another one is, or it is found elsewhere.
+  bool set_beside(int kv_class, int32_t leader_block, int32_t id);
   // The first block that a row at the beginning of block `index` sees.
   static int first_seen(int window, int index);
 

@@ -574,6 +574,7 @@ void Model::run_pass(Pass& pass) {
   for (const Side& side : sides_) {
     side.executor->end(*side.compute);
   }
+  scheduler_->copy_states(pass.batch);
   if (!step.logits.empty() && trace_) trace_->end(Trace::of(Trace::compute, head));
   for (size_t i = 0; i < sides_.size(); i++) sides_[i].compute->record(*pass.done[i]);
   if (cpu_) cpu_->stream->record(*pass.done.back());

@@ -114,6 +114,10 @@ struct Sequence {
   bool arriving = false;                     // what was saved is on its way back: no rows yet
   int remembered = 0;                        // leading blocks offered to the prefix cache
   int decoded_from = INT32_MAX;              // first position computed by a decode row
+  int branch = 0;             // with states: so much of its prompt is known, and others may part from it there too
+  int kept_at = 0;            // the position behind which its states were copied last, or it began with a copy
+  std::vector<int32_t> kept;  // [classes] the last copy that was made as it decoded: the next one
+  std::vector<uint64_t> kept_generations;  // takes its place
   Clock::time_point submitted, admitted, first_token;
   bool has_first_token = false;
   NgramDrafter drafter;

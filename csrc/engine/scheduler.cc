@@ -75,7 +75,6 @@ void append_token(Sequence& sequence, int32_t token, bool counted) {
 Scheduler::Scheduler(SchedulerConfig config, KvPool& kv)
     : config_(std::move(config)), kv_(kv), slots_(config_.max_logit_rows) {
   for (int c = 0; c < kv_.classes(); c++) has_state_ = has_state_ || kv_.of(c).state();
-  if (has_state_) config_.prefix_reuse = false;
 }
 
 void Scheduler::add(std::unique_ptr<Sequence> sequence) {
@@ -114,9 +113,10 @@ void Scheduler::drop_behind_windows(Sequence& sequence) {
   }
 }
 
-bool Scheduler::has_room(const Sequence& sequence, bool saved) const {
+bool Scheduler::has_room(const Sequence& sequence, bool saved, const KvPool::Prefix* prefix) const {
   for (int c = 0; c < kv_.classes(); c++) {
-    const int has = saved ? sequence.dropped[c] : static_cast<int>(sequence.blocks[c].size());
+    int has = saved ? sequence.dropped[c] : static_cast<int>(sequence.blocks[c].size());
+    if (prefix != nullptr && prefix->states[c] != kNoBlock) has++;  // a copy, or where there is no room for one that
     // A block for each that runs already, or the one that comes would soon push out another; of states they have all.
     const int kept = kv_.of(c).state() ? 0 : running();
     if (kv_.of(c).available() < wanted_blocks(sequence, c) - has + kept) return false;
@@ -150,18 +150,27 @@ void Scheduler::admit() {
     Sequence& sequence = *waiting_.front();
     if (!preempted_.empty() && !goes_before(sequence, *preempted_.front())) return;
     const bool generate = sequence.options.kind == RequestKind::generate;
-    int reused = 0;
+    KvPool::Prefix prefix;
+    prefix.states.assign(kv_.classes(), kNoBlock);
     if (config_.prefix_reuse && generate) {
-      reused = kv_.reuse(sequence.tokens, config_.deterministic, sequence.blocks);
+      prefix = kv_.reuse(sequence.tokens, config_.deterministic, sequence.blocks);
       for (int c = 0; c < kv_.classes(); c++) {
         const auto& blocks = sequence.blocks[c];
         sequence.dropped[c] = static_cast<int>(std::count(blocks.begin(), blocks.end(), kNoBlock));
       }
     }
-    sequence.scheduled = sequence.confirmed = reused * kKvBlockTokens;
-    sequence.remembered = reused;
+    sequence.scheduled = sequence.confirmed = prefix.blocks * kKvBlockTokens;
+    sequence.remembered = prefix.blocks;
+    sequence.kept_at = sequence.scheduled;
+    sequence.branch = prefix.known * kKvBlockTokens;
     drop_behind_windows(sequence);
-    if (!has_room(sequence, false) || !grow(sequence)) {
+    const bool fits = has_room(sequence, false, &prefix);
+    if (fits) {
+      kv_.begin_with(prefix, sequence.blocks);
+    } else {
+      kv_.give_up_states(prefix.states);
+    }
+    if (!fits || !grow(sequence)) {
       begin_anew(sequence);
       return;
     }
@@ -179,6 +188,7 @@ void Scheduler::begin_anew(Sequence& sequence) {
   kv_.release(sequence.blocks);
   sequence.scheduled = sequence.confirmed = 0;
   sequence.remembered = 0;
+  sequence.branch = sequence.kept_at = 0;
   std::fill(sequence.dropped.begin(), sequence.dropped.end(), 0);
 }
 
@@ -216,6 +226,9 @@ void Scheduler::give_up_masks() {
 }
 
 void Scheduler::abandon(bool saved_whole) {
+  for (StepBatch* batch : under_way_) {
+    for (StepBatch::Part& part : batch->parts) kv_.give_up_states(part.kept);
+  }
   under_way_.clear();
   for (const auto& sequence : running_) {
     keep_drafts(*sequence, 0);
@@ -427,6 +440,7 @@ bool Scheduler::fill(StepBatch& batch) {
     } else if (logits_left == 0 && sequence->options.kind == RequestKind::generate) {
       rows = std::min(rows, left - 1);  // all but the row that wants logits
     }
+    rows = rows_until_kept(*sequence, rows);
     if (rows > 0) add_rows(batch, *sequence, rows);
   }
   if (batch.parts.empty()) return false;
@@ -446,9 +460,10 @@ bool Scheduler::fill(StepBatch& batch) {
   batch.step.table_updates = batch.table_updates;
   batch.step.masks = batch.masks;
   batch.step.hidden_rows = batch.hidden_rows;
-  for (const StepBatch::Part& part : batch.parts) {
+  for (StepBatch::Part& part : batch.parts) {
     Sequence& sequence = *part.sequence;
     sequence.scheduled += part.rows;
+    keep_states(part);
     if (sequence.options.kind != RequestKind::generate || part.logits == 0) continue;
     sequence.pending++;
     sequence.pending_choice = part.first_logit + part.logits - 1;
@@ -491,7 +506,10 @@ void Scheduler::add_tables(StepBatch& batch) const {
 void Scheduler::read(StepBatch& batch, std::span<const int32_t> chosen) {
   under_way_.pop_front();
   for (StepBatch::Part& part : batch.parts) {
-    if (part.sequence == nullptr) continue;
+    if (part.sequence == nullptr) {
+      kv_.give_up_states(part.kept);
+      continue;
+    }
     Sequence& sequence = *part.sequence;
     if (part.decode) sequence.decoded_from = std::min(sequence.decoded_from, sequence.confirmed);
     const std::span<const int32_t> drafts = std::span(sequence.tokens).last(part.drafts);
@@ -507,6 +525,7 @@ void Scheduler::read(StepBatch& batch, std::span<const int32_t> chosen) {
         kv_.remember(sequence.tokens, sequence.blocks, sequence.remembered,
                      (sequence.remembered + 1) * kKvBlockTokens > sequence.decoded_from);
       }
+      if (!part.kept.empty()) remember_states(part);
     }
     keep_drafts(sequence, 0);  // those that stand are appended like any token
     sequence.acceptance.take(part.drafts, part.accepted);

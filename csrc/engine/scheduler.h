@@ -51,7 +51,8 @@ struct StepBatch {
     int first_hidden = 0;  // index of its first row of hidden_rows
     int hidden = 0;
     bool decode = false;
-    bool counted = false;  // by the device, in the table of the sequence's slot: what its row chooses
+    bool counted = false;       // by the device, in the table of the sequence's slot: what its row chooses
+    std::vector<int32_t> kept;  // [classes] blocks for a copy of its states as they are behind its rows; empty: none
   };
   std::vector<Part> parts;
   std::vector<int32_t> tokens, token_from, positions, sequences, block_tables, hidden_rows;
@@ -83,6 +84,8 @@ class Scheduler {
   // draft depends on, or penalties of more tokens than a slot's table holds; or whether a sequence that ends makes room
   // for what would push out another.
   bool build_ahead(StepBatch& batch);
+  // What was built has been handed to the devices: copies of states follow, before anything else that changes them.
+  void copy_states(const StepBatch& batch);
   // The oldest pass under way has run and chosen a token for each logit request: drafts stand as far as they were
   // chosen, what was computed of tokens that stand counts, and its full blocks may be found by others.
   void read(StepBatch& batch, std::span<const int32_t> chosen);
@@ -121,11 +124,18 @@ class Scheduler {
   // Gives back what no row to come sees any more.
   void drop_behind_windows(Sequence& sequence);
   // There are blocks for its next rows, and one more for each that runs. `saved`: it has none yet but those it dropped.
-  bool has_room(const Sequence& sequence, bool saved) const;
+  // `prefix`: what it begins with.
+  bool has_room(const Sequence& sequence, bool saved, const KvPool::Prefix* prefix = nullptr) const;
   // Gets the blocks for its next rows, as far as there are any; false if there are not enough.
   bool grow(Sequence& sequence);
   // Without any blocks, nothing computed.
   void begin_anew(Sequence& sequence);
+  // With states, a copy is to be found behind the row before this position, if they are computed so far.
+  bool keeps_states_at(const Sequence& sequence, int position) const;
+  // Of the next rows of its prompt those before the place where a copy is made.
+  int rows_until_kept(const Sequence& sequence, int rows) const;
+  void keep_states(StepBatch::Part& part);
+  void remember_states(StepBatch::Part& part);
   void resume();
   void admit();
   bool may_build_ahead() const;
@@ -171,8 +181,7 @@ class Scheduler {
 
   SchedulerConfig config_;
   KvPool& kv_;
-  // States go forward alone: no prefix is reused, as there are none kept of it, and no draft made, as none can be
-  // undone.
+  // States go forward alone: no draft is made, as none can be undone.
   bool has_state_ = false;
   // Each in order of priority, then age.
   Sequences waiting_, preempted_, running_;

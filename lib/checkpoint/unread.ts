@@ -31,6 +31,9 @@ const OF_PACKED = new Set([
 /** What makes a module: of one that is not in the plan, the model has lost a part. */
 const OF_MODULES = /^(weight|qweight|weight_packed|sinks|lora_[AB])$/
 
+/** What layers that attend to another layer's keys and values have no use for; published files of Gemma 4 have it. */
+const KEYS_AND_VALUES = /^model\.layers\.\d+\.self_attn\.[kv]_(proj|norm)\./
+
 const FLOATS: Readonly<Record<string, number>> = { F16: 2, BF16: 2, F32: 4, F64: 8 }
 /** A bias of more is none. */
 const LARGEST_BIAS = 2 ** 26
@@ -57,6 +60,11 @@ export async function checkUnread(
   const read = new Set(namesOf(source))
   const modules = new Map([...read].map((name) => [moduleOf(name), name]))
   const packed = (module: string) => /\.(qweight|weight_packed)$/.test(modules.get(module) ?? '')
+  const sharing = new Set(
+    source.program.units
+      .filter(({ ops }) => ops.some((op) => op.op === 'attend' && op.readsOnly))
+      .map(({ layer }) => layer),
+  )
   const beyond: string[] = []
   const others: string[] = []
   for (const tensor of tensors) {
@@ -67,6 +75,8 @@ export async function checkUnread(
     const layer = /^model\.layers\.(\d+)\./.exec(name)
     if (layer && Number(layer[1]) >= spec.layers) {
       beyond.push(name)
+    } else if (layer && sharing.has(Number(layer[1])) && KEYS_AND_VALUES.test(name)) {
+      // In transformers too, in silence.
     } else if (modules.has(module) && part === 'bias') {
       if (!(await isZero(files, tensor))) throw unreadBias(name, architecture)
     } else if (modules.has(module)) {

@@ -41,6 +41,7 @@ export interface LoadFlags {
   maxSequences?: number
   kvTokens?: number
   kvSwap?: number | string
+  stateCopies?: number
   experts?: 'auto' | 'resident' | 'demand'
   expertCache?: number | string
   batch?: number
@@ -144,6 +145,11 @@ function planFlags(command: Command, context: string): Command {
     .addOption(
       new Option('--kv-swap <size>', 'of it, for keys and values of preempted requests: a size, or 0').argParser(
         parseSize,
+      ),
+    )
+    .addOption(
+      new Option('--state-copies <count>', 'of hybrids: states kept for prompts that begin alike, or 0').argParser(
+        parseNumber,
       ),
     )
     .addOption(
@@ -319,9 +325,9 @@ export function samplingOptions(flags: object): GenerateOptions {
 /** A plan as the flags have it. */
 export function planOptions(flags: LoadFlags): PlanOptions {
   const { device, placement, ring, context, threads, vramBudget, ramBudget, arena, coExecute, adaptive } = flags
-  const { maxSequences, kvTokens, kvSwap, batch, experts, expertCache } = flags
+  const { maxSequences, kvTokens, kvSwap, stateCopies, batch, experts, expertCache } = flags
   const sizes = { ring, contextLength: context, vramBudget, ramBudget, arena, maxSequences, kvTokens, kvSwap, batch }
-  const options = { device, placement, threads, coExecute, adaptive, experts, expertCache, ...sizes }
+  const options = { device, placement, threads, coExecute, adaptive, stateCopies, experts, expertCache, ...sizes }
   return validate(planSchema, options, 'options')
 }
 

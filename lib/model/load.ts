@@ -57,7 +57,8 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     const asked = checked.draft === undefined ? undefined : draftOptionsOf(checked.draft)
     const draft = asked && (await openDraft(asked, native, checked))
     const beside = draft && { program: draft.config.named.program, slabs: draft.slabs, options: asked! }
-    const plan = planBeside(program, checkpoint.slabs, checked, machine, beside)
+    const copies = checked.prefixReuse === false ? { stateCopies: 0 } : {}
+    const plan = planBeside(program, checkpoint.slabs, { ...checked, ...copies }, machine, beside)
     // A budget is the user's word, also where the system says less.
     if (checked.ramBudget === undefined) {
       const memory = readMemory(native)

@@ -97,8 +97,7 @@ export interface ModelStats {
   /** `savedBytes`: keys and values of preempted sequences that are in system RAM now, of `swapBytes` at most. */
   kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number; swapBytes: number }
   /** Tokens of the prompts that have started, and how many of them needed no computing; their ratio, 0 of no tokens. */
-  /** `active` is false of a model whose layers keep states: nothing that earlier requests computed is reused. */
-  prefixCache: { active?: false; promptTokens: number; reusedTokens: number; hitRate: number }
+  prefixCache: { promptTokens: number; reusedTokens: number; hitRate: number }
 }
 
 /** Bytes. */
@@ -231,7 +230,6 @@ export class Model implements AsyncDisposable {
     return groupStats(
       callNative(() => native.stats()),
       callNative(() => native.memory()),
-      this.spec,
     )
   }
 
@@ -712,7 +710,7 @@ function scheduleOf(options: ScheduleOptions): NativeSchedule {
 
 const MAX_TIMEOUT_MS = 2 ** 31 - 1
 
-function groupStats(stats: NativeStats, memory: NativeMemory, { stateLayers = 0 }: ModelSpec): ModelStats {
+function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
   return {
     steps: stats.steps,
     stepMs: stats.stepMs,
@@ -756,7 +754,6 @@ function groupStats(stats: NativeStats, memory: NativeMemory, { stateLayers = 0 
       swapBytes: memory.kvSwapBytes,
     },
     prefixCache: {
-      ...(stateLayers > 0 ? { active: false as const } : {}),
       promptTokens: stats.promptTokens,
       reusedTokens: stats.reusedTokens,
       hitRate: stats.promptTokens === 0 ? 0 : stats.reusedTokens / stats.promptTokens,

@@ -91,7 +91,8 @@ export async function loadSynthetic(
     const slabs = callNative(() => native.planSynthetic(program, all))
     const machine = readMachine(native)
     // Nothing is preempted in a bench, and pinning memory beside it would be measured too.
-    const own = { ...planned, kvSwap: options.kvSwap ?? 0 }
+    const copies = options.prefixReuse === false ? { stateCopies: 0 } : {}
+    const own = { ...copies, ...planned, kvSwap: options.kvSwap ?? 0 }
     const drafting = draft && { ...draft, model: name }
     const draftProgram = draft && buildDecoder({ ...draft.shape, vocab: shape.vocab }).program
     const draftSlabs = draftProgram && callNative(() => native.planSynthetic(draftProgram, all))

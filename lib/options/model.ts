@@ -66,6 +66,12 @@ export interface PlanOptions {
    */
   kvSwap?: number | string | undefined
   /**
+   * Of models whose layers keep states, as Qwen3-Next and Qwen3.5: copies of them that are kept, at the ends of prompts and
+   * answers, for requests that begin with the same tokens. Each takes what a sequence's states take, part of the KV cache;
+   * 0: none, so that nothing is reused. Default: as many as sequences that the plan has states for, 2 at least.
+   */
+  stateCopies?: number | undefined
+  /**
    * GPU memory for all of the model: resident weights, ring, KV cache, workspace. Bytes, '6GiB', or a share of what is
    * free, '80%'. Default '90%'. What CUDA itself takes, about half a gigabyte, comes on top. Of each, on several GPUs.
    */
@@ -231,6 +237,7 @@ const plan = {
   maxSequences: integer(1, 65536).optional(),
   kvTokens: integer(1, 2 ** 31 - 1).optional(),
   kvSwap: bytes(0).optional(),
+  stateCopies: integer(0, 65536).optional(),
   experts: z.enum(['auto', 'resident', 'demand'], { error: "'auto', 'resident' or 'demand'" }).optional(),
   expertCache: bytes(0).optional(),
   vramBudget: budget.optional(),

@@ -94,8 +94,8 @@ export function kvBytesOf(share: Share, { kv }: Pick<NativeSlabPlan, 'kv'>, plan
   return share.units.reduce((sum, { kvClass }) => {
     if (kvClass < 0) return sum
     const { bytesPerToken, bytesPerSequence, layers } = kv[kvClass]!
-    const { tokens, sequences = 0 } = planned[kvClass]!
-    return sum + (tokens * bytesPerToken + sequences * bytesPerSequence) / layers
+    const { tokens, sequences = 0, copies = 0 } = planned[kvClass]!
+    return sum + (tokens * bytesPerToken + (sequences + copies) * bytesPerSequence) / layers
   }, 0)
 }
 

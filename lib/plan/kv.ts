@@ -11,19 +11,22 @@ export interface PlannedKv {
   window: number
   /** That the cache holds of these layers; 0 where they keep states. */
   tokens: number
-  /** Of layers that keep states: how many sequences have one, so that no more run at once. */
+  /** Of layers that keep states: how many sequences have one besides the copies, */
   sequences?: number
+  /** and how many copies are kept for texts that begin like an earlier one; more sequences that run take their places. */
+  copies?: number
 }
 
 /**
  * Of every class, the one that keeps most has `tokens`: as csrc/engine/kv_pool.cc chooses its leader. States are there for
  * as many sequences as fill it, and for more while they take no more memory than it does; `mostSequences` at most.
+ * `stateCopies` of them are kept besides, by default as many again, two at least.
  */
 export function planKv(
   classes: readonly NativeKvClass[],
   tokens: number,
   contextLength: number,
-  { maxRows, mostSequences }: { maxRows: number; mostSequences: number },
+  { maxRows, mostSequences, stateCopies }: { maxRows: number; mostSequences: number; stateCopies?: number | undefined },
 ): PlannedKv[] {
   const keeps = ({ window }: NativeKvClass) => (window === 0 ? Number.POSITIVE_INFINITY : window)
   const most = Math.max(...classes.filter((one) => !isState(one)).map(keeps))
@@ -34,8 +37,8 @@ export function planKv(
   return classes.map((one) => {
     const { layers, window } = one
     if (isState(one)) {
-      const states = Math.max(sequences, Math.floor(cacheBytes / stateBytes))
-      return { layers, window, tokens: 0, sequences: Math.min(mostSequences, states) }
+      const states = Math.min(mostSequences, Math.max(sequences, Math.floor(cacheBytes / stateBytes)))
+      return { layers, window, tokens: 0, sequences: states, copies: stateCopies ?? Math.max(LEAST_COPIES, states) }
     }
     if (keeps(one) === most) return { layers, window, tokens }
     // What is kept begins up to two blocks before the window; of a prompt, a step's rows are added before any go.
@@ -45,8 +48,11 @@ export function planKv(
   })
 }
 
+/** A prompt's, and that of the answer under way. */
+const LEAST_COPIES = 2
+
 const isState = ({ bytesPerSequence }: NativeKvClass) => bytesPerSequence > 0
 
-/** Blocks of each class, as the engine counts them: of states one a sequence. */
+/** Blocks of each class, as the engine counts them: of states one a sequence and copy. */
 export const kvBlocks = (kv: readonly PlannedKv[]): number[] =>
-  kv.map(({ tokens, sequences }) => sequences ?? tokens / KV_BLOCK_TOKENS)
+  kv.map(({ tokens, sequences = 0, copies = 0 }) => sequences + copies + tokens / KV_BLOCK_TOKENS)

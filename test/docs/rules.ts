@@ -246,7 +246,7 @@ function nativeBench(name: string, args: string[]): Trial {
     : { skip: `${name} is not built (MILLRACE_BENCH=ON, and CUDA where it needs it)` }
   if (folder === 'cpu') {
     const toy = ['--shapes', '64x64', '--rows', '1', '--threads', '1', '--megabytes', '1']
-    return { argv: [binary, ...args, ...toy], expected: [/^\w+ +q4 +64x64 +1 +1 /m], file, ...skip }
+    return { argv: [binary, ...args, ...toy], expected: [/^\w+ +\w+ +64x64 +1 +1 /m], file, ...skip }
   }
   if (folder === 'engine') {
     const toy = ['--device', 'cpu', '--shape', 'toy', '--rows', '2', '--steps', '2']

@@ -97,11 +97,40 @@ describe('states', () => {
     expect(await answer(other, 6)).toEqual(await answer(one, 6))
   })
 
-  test('no prefix is reused, and it is said', async () => {
-    await using model = await load(familyFolder('qwen35-bf16'), options)
-    const expected = await answer(model, 8)
-    expect(await answer(model, 8)).toEqual(expected)
-    expect(model.stats.prefixCache).toMatchObject({ active: false, reusedTokens: 0 })
+  test.each(NAMES)(
+    '%s: turns that go on, part and repeat find what earlier ones computed, to the same bits',
+    async (name) => {
+      const path = familyFolder(name)
+      await using anew = await load(path, { ...options, prefixReuse: false })
+      await using model = await load(path, options)
+      const ask = async (of: Model, tokens: number[]) => {
+        const asked = { maxTokens: 24, temperature: 0, ignoreEos: true, logprobs: true } as const
+        const answer = await of.generate(tokens, asked).result
+        return { tokens: [...answer.tokens], logprobs: [...answer.logprobs!] }
+      }
+      const turn = async (tokens: number[], reused: number) => {
+        const before = model.stats.prefixCache.reusedTokens
+        const found = await ask(model, tokens)
+        expect(found).toEqual(await ask(anew, tokens))
+        expect(model.stats.prefixCache.reusedTokens - before).toBe(reused)
+        return [...tokens, ...found.tokens]
+      }
+      const first = await turn(prompt(3, 40), 0)
+      // 64 tokens, of which the last was not computed.
+      const second = await turn([...first, ...prompt(4, 9)], 48)
+      await turn([...second, ...prompt(5, 9)], 96)
+      await turn([...first, ...prompt(6, 12)], 48)
+      await turn(prompt(3, 40), 32)
+      expect(anew.stats.prefixCache.reusedTokens).toBe(0)
+    },
+  )
+
+  test('without copies of states nothing is reused', async () => {
+    await using model = await load(familyFolder('qwen35-bf16'), { ...options, stateCopies: 0, maxSequences: 1 })
+    const tokens = prompt(8, 60)
+    for (const _ of [0, 1]) await model.generate(tokens, { maxTokens: 4, ignoreEos: true }).result
+    expect(model.plan.kv[0]).toMatchObject({ sequences: 1, copies: 0 })
+    expect(model.stats.prefixCache).toMatchObject({ promptTokens: 120, reusedTokens: 0 })
   })
 
   test('drafts are refused by name, and none are made unasked', async () => {
@@ -137,8 +166,10 @@ describe('states', () => {
     expect(attention).toEqual({ layers: 1, window: 0, tokens: 4 * 160 })
     // Three rows of the convolution's 192 columns, and a matrix of 16 x 32 for each of 4 heads.
     const bytes = 3 * (3 * 192 + 4 * 16 * 32) * 4
-    expect(states).toEqual({ layers: 3, window: 0, tokens: 0, sequences: 4 })
-    expect(kvBytes).toBe(4 * 160 * kvBytesPerToken + 4 * bytes)
+    expect(states).toEqual({ layers: 3, window: 0, tokens: 0, sequences: 4, copies: 4 })
+    expect(kvBytes).toBe(4 * 160 * kvBytesPerToken + 8 * bytes)
+    const fewer = await plan(path, { device: 'cpu', contextLength: 160, maxSequences: 4, stateCopies: 1 })
+    expect(fewer.kvBytes).toBe(4 * 160 * kvBytesPerToken + 5 * bytes)
   })
 
   test('a plan for a GPU has room for the states', async () => {
@@ -147,9 +178,9 @@ describe('states', () => {
     // Three columns of 8,192, and 32 matrices of 128 x 128, in 30 layers: 66 MB a sequence, of which five are 16,384 tokens.
     const bytes = 30 * (3 * 8192 + 32 * 128 * 128) * 4
     expect(kv).toEqual([
-      { layers: 30, window: 0, tokens: 0, sequences: 5 },
+      { layers: 30, window: 0, tokens: 0, sequences: 5, copies: 5 },
       { layers: 10, window: 0, tokens: 4 * 4096 },
     ])
-    expect(kvBytes).toBe(5 * bytes + 4 * 4096 * 10 * 2 * 2 * 256 * 2)
+    expect(kvBytes).toBe(10 * bytes + 4 * 4096 * 10 * 2 * 2 * 256 * 2)
   })
 })

@@ -1,11 +1,14 @@
 /** What the files of a checkpoint hold is read or told: models whose files were changed, loaded and scored. */
-import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { inspect, load } from '../../lib/index.ts'
+import { familyFolder, removeFolders } from '../goldens/folders.ts'
 import { temporaryFolder } from '../lib/folder.ts'
 import { type CheckpointOptions, type ModelShape, writeRandomCheckpoint } from '../reference/checkpoint.ts'
 import { readFolder, type Tensors, tensor, writeFolder } from '../reference/safetensors.ts'
+
+afterAll(removeFolders)
 
 const SHAPE: ModelShape = {
   vocab: 300,
@@ -154,6 +157,32 @@ describe('tensors that nobody reads', () => {
       code: 'CHECKPOINT_INVALID',
       message: expect.stringContaining(part),
     })
+  })
+  test("keys and values of layers that read another layer's, as published files of Gemma 4 have them", async () => {
+    const golden = familyFolder('gemma4-shared-kv-bf16')
+    const tensors = readFolder(golden)
+    const at = (layer: number, part: string) => `model.layers.${layer}.self_attn.${part}.weight`
+    for (const layer of [3, 4, 5]) {
+      for (const part of ['k_proj', 'v_proj', 'k_norm']) {
+        expect(tensors.has(at(layer, part))).toBe(false)
+        // A layer of the same size and kind.
+        tensors.set(at(layer, part), tensors.get(at(layer - 3, part))!)
+      }
+    }
+    const folder = await temporaryFolder({})
+    cpSync(golden, folder, { recursive: true, dereference: true })
+    writeFolder(folder, tensors)
+    const ids = Array.from({ length: 40 }, (_, i) => (i * 37) % 250)
+    const found: Float32Array[] = []
+    for (const path of [golden, folder]) {
+      expect((await inspect(path)).warnings).toEqual([])
+      await using model = await load(path, { device: 'cpu' })
+      found.push((await model.score(ids)).logprobs)
+    }
+    expect(found[1]).toEqual(found[0])
+    tensors.set(at(2, 'sinks'), tensors.get(at(2, 'k_norm'))!)
+    writeFolder(folder, tensors)
+    await expect(inspect(folder)).rejects.toMatchObject({ code: 'CHECKPOINT_INVALID' })
   })
   test('of a type that is not known: nothing is refused, unless it is read', async () => {
     const strange = { ...each(32, 1), dtype: 'F8_E8M0' as never }

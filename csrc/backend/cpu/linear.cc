@@ -134,7 +134,7 @@ bool use_many(const LinearKernels& kernels, int rows) {
 // Rows of a kernel call: chunks of about the same size.
 int chunk_rows_of(const LinearKernels& kernels, const MatrixCode& code, int rows) {
   const int most = !code.traits().integer()      ? kLinearDenseRows
-                   : code.type != WeightType::q4 ? kLinearCodeRows
+                   : code.type != WeightType::q4 ? kernels.code_rows
                    : use_many(kernels, rows)     ? kLinearRows
                                                  : kernels.q4_rows;
   const int chunks = (rows + most - 1) / most;

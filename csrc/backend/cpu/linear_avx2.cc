@@ -351,7 +351,7 @@ void dense(const DenseRowBlock& a) {
 }  // namespace
 
 const LinearKernels kLinearAvx2 = {
-    "avx2",  kMostRows,  quantize,    q4,        nullptr, code_linear<WordsAvx2>, code_widen<WordsAvx2>,
+    "avx2",  kMostRows,  kCodeRows,   quantize,  q4, nullptr, code_linear<WordsAvx2>, code_widen<WordsAvx2>,
     nullptr, dense<F16>, dense<Bf16>, dense<F32>};
 
 }  // namespace millrace

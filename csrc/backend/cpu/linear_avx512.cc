@@ -9,10 +9,9 @@
 
 #include <cstring>
 
-#include "backend/cpu/linear_code_body.h"
+#include "backend/cpu/linear_code_avx512.h"
 #include "backend/cpu/linear_kernels.h"
 #include "backend/cpu/linear_q4_avx512.h"
-#include "backend/cpu/words_avx512.h"
 
 namespace millrace {
 
@@ -228,11 +227,12 @@ void e4m3(const E4m3RowBlock& a) {
 
 }  // namespace
 
-const LinearKernels kLinearAvx512 = {
-    "avx512", kMostRows,  quantize,    q4,        q4_many, code_linear<WordsAvx512>, code_widen<WordsAvx512>,
-    e4m3,     dense<F16>, dense<Bf16>, dense<F32>};
+const LinearKernels kLinearAvx512 = {"avx512", kMostRows,  kLinearRows, quantize,
+                                     q4,       q4_many,    code_avx512, code_widen<WordsAvx512>,
+                                     e4m3,     dense<F16>, dense<Bf16>, dense<F32>};
 const LinearKernels kLinearAvx512Vnni = {"avx512vnni",
                                          kMostRows,
+                                         kLinearRows,
                                          quantize,
                                          linear_q4_avx512vnni,
                                          linear_q4_many_avx512vnni,

@@ -5,6 +5,8 @@
 namespace millrace {
 namespace {
 
+constexpr int kCodeRows = 16;  // rows that code_linear() takes at most
+
 // Rows [row, row + kRows) of a group.
 template <class W, class Plane, int kRows>
 inline void code_group(const CodeRowBlock& a, const Plane& plane, const std::byte* tiles_p, int tiles, int row,
@@ -113,7 +115,7 @@ void code_rows(const CodeRowBlock& a) {
   const Plane plane(code);
   const int span_bytes = code.span_bytes(), header_bytes = code.header_bytes(a.zeros);
   const int span_tiles = code.span() / kTileK;
-  V spread[kLinearCodeRows * kLinearCodeTiles * 2 * kParts];
+  V spread[kCodeRows * kLinearCodeTiles * 2 * kParts];
   GroupHeader h;
   begin_header(code, h);
   for (int i = 0; i < a.rows * kTileN; i++) a.out[i] = 0.0f;

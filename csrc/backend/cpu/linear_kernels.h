@@ -17,7 +17,7 @@ namespace millrace {
 
 struct Code;
 
-inline constexpr int kLinearRows = 48;       // rows of x that a q4 kernel call serves at most, of any instruction set
+inline constexpr int kLinearRows = 48;       // rows of x that a kernel call serves at most, of any instruction set
 inline constexpr int kLinearDenseRows = 8;   // the same of a float kernel
 inline constexpr int kLinearMaxBlock = 128;  // stored input features that share an activation scale, at most
 
@@ -40,7 +40,6 @@ struct Q4RowBlock {
   float* out = nullptr;           // [rows, 64] in the order of tile_index()
 };
 
-inline constexpr int kLinearCodeRows = 16;  // rows of x that a kernel call of the other integer codes serves at most
 inline constexpr int kLinearCodeTiles = 4;  // tiles of a group of theirs, at most
 
 // The same of any other integer code (model/code.h); the blocks that activation scales belong to are its groups. To a
@@ -52,7 +51,7 @@ struct CodeRowBlock {
   int group_tiles = 0;
   bool zeros = false;
   bool bf16_scales = false;
-  int rows = 0;                   // 1..kLinearCodeRows
+  int rows = 0;                   // 1..LinearKernels::code_rows
   const int16_t* x = nullptr;     // group by group: [rows, 16 * tiles of the group]
   const float* scales = nullptr;  // [groups, rows]
   const int32_t* sums = nullptr;  // [groups, rows]
@@ -79,7 +78,8 @@ struct E4m3RowBlock : DenseRowBlock {
 
 struct LinearKernels {
   const char* name;
-  int q4_rows;  // rows of x that one call of q4 takes at most
+  int q4_rows;    // rows of x that one call of q4 takes at most
+  int code_rows;  // and of code
   // Quantises count (a multiple of 16, at most kLinearMaxBlock) activations: scale = max|x| / 32767, q = x * (32767 /
   // max|x|) rounded to nearest even, sum = the sum of q. Below 1e-30 all are zero; if any x is infinite or NaN, q is
   // zero and scale NaN, so that every result that depends on it is NaN.

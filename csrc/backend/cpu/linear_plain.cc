@@ -340,7 +340,7 @@ void dense(const DenseRowBlock& a) {
 }  // namespace
 
 const LinearKernels kLinearPlain = {
-    "plain", kMostRows,  quantize,    q4,        nullptr, code_linear<WordsPlain>, code_widen<WordsPlain>,
+    "plain", kMostRows,  kCodeRows,   quantize,  q4, nullptr, code_linear<WordsPlain>, code_widen<WordsPlain>,
     nullptr, dense<F16>, dense<Bf16>, dense<F32>};
 
 }  // namespace millrace

@@ -138,7 +138,7 @@ TEST(eight_bits_gather_through_a_permutation) {
 }
 
 TEST(bits_are_the_same_for_every_instruction_set_and_crowd) {
-  constexpr int kRows = 35;
+  constexpr int kRows = 53;
   uint64_t seed = 100;
   for (const MatrixCode& code : all_codes()) {
     const bool integer = code.traits().integer();

@@ -11,6 +11,18 @@ const FOLDER = join(import.meta.dirname, 'published')
 const PUBLISHED = readdirSync(FOLDER).map((file) => file.replace(/\.json$/, ''))
 const configOf = (name: string) => JSON.parse(readFileSync(join(FOLDER, `${name}.json`), 'utf8'))
 
+/**
+ * Where those come from that were typed and not fetched, field by field: `defaults` are those of the class in transformers
+ * 5.18, whose checkpoint the model is.
+ */
+const TYPED: Record<string, string> = {
+  cwm: 'CwmConfig, defaults of facebook/cwm: every field the same, llama3 rope and every fourth layer full',
+  'olmo-7b': 'OlmoConfig, defaults of allenai/OLMo-7B-hf: every field the same',
+  'olmo-1b': 'card of allenai/OLMo-1B-hf (16 layers of 2,048, 16 heads, context 2,048), its count of weights (1.18 B)',
+  'gemma-4-e4b-it': "card of google/gemma-4-E4B-it, and the same fields in two other engines' tests of that file",
+  'granite-3b-code-base': 'Granite Code Models, arXiv 2405.04324, table of configurations',
+}
+
 /** Weights, as the model's page gives them. */
 const PARAMETERS: Record<string, number> = {
   'llama-7b': 6_738_415_616,
@@ -106,6 +118,8 @@ const ROUNDED: Record<string, number> = {
   cwm: 32.6,
   'exaone-4.0-32b': 32.0,
   'gemma-4-31b-it': 30.7,
+  'gemma-4-e4b-it': 7.5, // 8 with images and sound
+  'granite-3b-code-base': 3.5,
   'granite-4.0-micro': 3.4,
   'ministral-3-3b-instruct-2512': 3.4,
   'ministral-3-8b-instruct-2512': 8.4,
@@ -118,6 +132,8 @@ const BUILT: Record<string, number> = {
   cwm: 32_581_097_472,
   'exaone-4.0-32b': 32_003_216_384,
   'gemma-4-31b-it': 30_697_345_280 + 60, // a number a layer, a buffer there
+  'gemma-4-e4b-it': 7_463_013_376 + 42,
+  'granite-3b-code-base': 3_482_503_680,
   'granite-4.0-micro': 3_402_836_480,
   'ministral-3-3b-instruct-2512': 3_429_006_336,
   'ministral-3-8b-instruct-2512': 8_489_553_920,
@@ -152,8 +168,9 @@ describe('published models', () => {
     if (quantisation.method !== 'none') expect(quantisation).toMatchObject({ bits: 4, groupSize: 128 })
   })
 
-  test('there is a count of weights for no other file', () => {
-    expect(Object.keys(PARAMETERS).filter((name) => !PUBLISHED.includes(name))).toEqual([])
+  test('there is a count of weights, and a source, for no other file', () => {
+    const named = [PARAMETERS, ROUNDED, BUILT, ACTIVE, TYPED].flatMap((table) => Object.keys(table))
+    expect(named.filter((name) => !PUBLISHED.includes(name))).toEqual([])
   })
 
   test('the numbers of rope, window and context', () => {

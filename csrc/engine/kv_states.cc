@@ -1,0 +1,66 @@
+// Copies of states, by which a text that begins like an earlier one finds them as they were at that place.
+#include "engine/kv_pool.h"
+
+namespace millrace {
+
+bool KvPool::allocate_states(std::vector<int32_t>& kept) {
+  kept.assign(classes(), kNoBlock);
+  std::vector<int32_t> one;
+  for (int c = 0; c < classes(); c++) {
+    if (!of(c).state()) continue;
+    one.clear();
+    if (!of(c).allocate(1, one)) {
+      give_up_states(kept);
+      return false;
+    }
+    kept[c] = one.front();
+  }
+  return true;
+}
+
+void KvPool::copy_states(const BlockLists& blocks, std::span<const int32_t> kept) {
+  for (int c = 0; c < classes(); c++) {
+    if (kept[c] != kNoBlock) of(c).copy(blocks[c].front(), kept[c]);
+  }
+}
+
+void KvPool::remember_states(const BlockLists& blocks, int index, std::vector<int32_t>& kept) {
+  const int32_t behind = blocks[leader_][index];
+  for (int c = 0; c < classes(); c++) {
+    if (kept[c] == kNoBlock) continue;
+    const bool found = leader().remembered(behind) && set_beside(c, behind, kept[c]);
+    of(c).give_back(kept[c]);
+    if (!found) kept[c] = kNoBlock;
+  }
+}
+
+void KvPool::give_up_states(std::vector<int32_t>& kept) {
+  for (int c = 0; c < classes() && !kept.empty(); c++) {
+    if (kept[c] != kNoBlock) of(c).give_back(kept[c]);
+  }
+  kept.clear();
+}
+
+void KvPool::forget_states(std::span<const int32_t> kept, std::span<const uint64_t> generations) {
+  for (size_t c = 0; c < kept.size(); c++) {
+    KvBlocks& blocks = of(static_cast<int>(c));
+    if (kept[c] != kNoBlock && blocks.generation(kept[c]) == generations[c]) blocks.forget(kept[c]);
+  }
+}
+
+void KvPool::begin_with(Prefix& prefix, BlockLists& blocks) {
+  for (int c = 0; c < classes(); c++) {
+    const int32_t kept = prefix.states[c];
+    if (kept == kNoBlock) continue;
+    if (of(c).allocate(1, blocks[c])) {
+      of(c).copy(kept, blocks[c].front());
+      of(c).give_back(kept);
+    } else {
+      of(c).forget(kept);
+      blocks[c].push_back(kept);
+    }
+  }
+  prefix.states.clear();
+}
+
+}  // namespace millrace

@@ -1,0 +1,216 @@
+// Layers that keep states: who goes on with a copy of them has the bits of who computes them anew.
+#include <algorithm>
+
+#include "engine/engine.h"
+#include "harness.h"
+
+using namespace millrace;
+
+namespace {
+
+int whole_blocks(int tokens) {
+  return tokens / kKvBlockTokens * kKvBlockTokens;
+}
+
+RequestOptions turn(std::vector<int32_t> tokens, int max_tokens) {
+  RequestOptions options;
+  options.tokens = std::move(tokens);
+  options.max_tokens = max_tokens;
+  options.logprobs = true;
+  return options;
+}
+
+std::vector<int32_t> text(std::mt19937_64& random, int count) {
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < count; i++) tokens.push_back(static_cast<int32_t>(random() % 97));
+  return tokens;
+}
+
+std::vector<int32_t> joined(std::vector<int32_t> a, const std::vector<int32_t>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+// What is asked, and what comes of it with nothing reused.
+struct Asked {
+  RequestOptions options;
+  Result alone;
+};
+
+// One model that knows nothing of the others' texts.
+class Anew {
+ public:
+  Anew(Engine& engine, const std::shared_ptr<const HostModel>& host) : engine_(engine) {
+    Placement placement;
+    placement.prefix_reuse = false;
+    model_ = make_model(host, placement);
+    engine.add(model_);
+  }
+  ~Anew() {
+    CHECK_EQ(model_->counters().reused_tokens.load(), 0u);
+    close_and_wait(engine_, model_);
+  }
+  Result answer(const RequestOptions& options) { return sink_->wait(engine_.submit(model_, options, sink_)); }
+
+ private:
+  Engine& engine_;
+  std::shared_ptr<Model> model_;
+  std::shared_ptr<Collector> sink_ = std::make_shared<Collector>();
+};
+
+// Turns of talks: a new one, or one that goes on with an answer, parts from a text before its end, or asks again.
+std::vector<Asked> talks(Anew& anew, std::mt19937_64& random, int count) {
+  std::vector<Asked> asked;
+  while (static_cast<int>(asked.size()) < count) {
+    std::vector<int32_t> tokens;
+    if (!asked.empty() && random() % 6 != 0) {
+      const Asked& before = asked[asked.size() - 1 - random() % std::min<size_t>(asked.size(), 6)];
+      tokens = before.options.tokens;
+      const uint64_t how = random() % 5;
+      if (how < 3) tokens = joined(std::move(tokens), before.alone.tokens);
+      if (how == 3) tokens.resize(1 + random() % tokens.size());
+      if (how != 4) tokens = joined(std::move(tokens), text(random, static_cast<int>(random() % 30)));
+    }
+    if (tokens.empty() || tokens.size() > 110) tokens = text(random, 1 + static_cast<int>(random() % 70));
+    RequestOptions options = turn(std::move(tokens), 1 + static_cast<int>(random() % 40));
+    options.seed = random() % 1000;
+    options.priority = static_cast<int>(random() % 2);
+    if (random() % 2 == 0) options.temperature = 0.8f;
+    if (random() % 3 == 0) options.stop_tokens = text(random, 9);
+    if (random() % 8 == 0) options.kind = RequestKind::score;
+    Result alone = anew.answer(options);
+    asked.push_back({std::move(options), std::move(alone)});
+  }
+  return asked;
+}
+
+// Tokens that `options` finds computed.
+uint64_t reused_by(Engine& engine, const std::shared_ptr<Model>& model, const RequestOptions& options, Result& result) {
+  const uint64_t before = model->counters().reused_tokens;
+  const auto sink = std::make_shared<Collector>();
+  result = sink->wait(engine.submit(model, options, sink));
+  return model->counters().reused_tokens - before;
+}
+
+}  // namespace
+
+TEST(a_turn_goes_on_where_the_answer_before_it_has_ended) {
+  Engine engine;
+  const auto host = tiny_hybrid(3);
+  Anew anew(engine, host);
+  for (const StepsAhead ahead : {StepsAhead::never, StepsAhead::always}) {
+    for (const int devices : {1, 2}) {
+      Placement placement;
+      placement.ahead = ahead;
+      placement.devices = devices;
+      const auto model = make_model(host, placement);
+      engine.add(model);
+      auto random = check::random();
+      std::vector<int32_t> tokens = text(random, 20);
+      uint64_t expected = 0;
+      for (int at = 0; at < 4; at++) {
+        RequestOptions options = turn(tokens, 20);
+        if (at == 2) {  // a stop is met one step late: the pass under way has moved the states
+          options.stop_tokens = {anew.answer(options).tokens[17]};
+        }
+        Result result;
+        CHECK_EQ(reused_by(engine, model, options, result), expected);
+        check_same(result, anew.answer(options));
+        tokens = joined(std::move(tokens), result.tokens);
+        // The last token of an answer has not been computed.
+        expected = static_cast<uint64_t>(whole_blocks(static_cast<int>(tokens.size()) - 1));
+        tokens = joined(std::move(tokens), text(random, 5));
+      }
+      if (ahead == StepsAhead::always) CHECK(model->counters().steps_ahead.load() > 0);
+      close_and_wait(engine, model);
+    }
+  }
+}
+
+TEST(prompts_that_part_from_a_known_one_leave_a_copy_there) {
+  Engine engine;
+  const auto host = tiny_hybrid(4);
+  Anew anew(engine, host);
+  const auto model = make_model(host, {});
+  engine.add(model);
+  auto random = check::random();
+  const std::vector<int32_t> system = text(random, 50);
+  const auto asked = [&] { return turn(joined(system, text(random, 40)), 2); };
+  const std::vector<std::pair<RequestOptions, uint64_t>> prompts = {
+      {asked(), 0}, {asked(), 0}, {asked(), 48}, {asked(), 48}};
+  for (const auto& [options, expected] : prompts) {
+    Result result;
+    CHECK_EQ(reused_by(engine, model, options, result), expected);
+    check_same(result, anew.answer(options));
+  }
+  Result again;
+  CHECK_EQ(reused_by(engine, model, prompts[2].first, again), 80u);
+  check_same(again, anew.answer(prompts[2].first));
+  close_and_wait(engine, model);
+}
+
+TEST(copies_of_states_used_longest_ago_go_first_and_those_that_run_go_before_all) {
+  Engine engine;
+  const auto host = tiny_hybrid(5);
+  Anew anew(engine, host);
+  auto random = check::random();
+  std::vector<RequestOptions> prompts;
+  for (int i = 0; i < 3; i++) prompts.push_back(turn(text(random, 49), 1));
+  const auto reuses = [&](int blocks, const std::vector<int>& order) {
+    Placement placement;
+    placement.windowed_kv_blocks = blocks;  // of states
+    const auto model = make_model(host, placement);
+    engine.add(model);
+    std::vector<uint64_t> found;
+    for (const int i : order) {
+      Result result;
+      found.push_back(reused_by(engine, model, prompts[i], result));
+      check_same(result, anew.answer(prompts[i]));
+    }
+    close_and_wait(engine, model);
+    return found;
+  };
+  CHECK(reuses(4, {0, 1, 2, 0, 1, 2}) == (std::vector<uint64_t>{0, 0, 0, 48, 48, 48}));
+  // Two copies beside the one that runs: that of 0 is found, so that of 1 gives way to 2's.
+  CHECK(reuses(3, {0, 1, 0, 2, 0, 1}) == (std::vector<uint64_t>{0, 0, 48, 0, 48, 0}));
+  CHECK(reuses(1, {0, 0, 0}) == (std::vector<uint64_t>{0, 0, 0}));
+}
+
+TEST(talks_have_the_same_bits_with_copies_of_states_and_without) {
+  Engine engine;
+  for (int round = 0; round < 6; round++) {
+    auto random = check::random(static_cast<uint64_t>(round));
+    const auto host = tiny_hybrid(random());
+    Anew anew(engine, host);
+    const std::vector<Asked> asked = talks(anew, random, 30);
+    for (int crowd : {1, 3, 8}) {
+      Placement placement;
+      placement.kv_blocks = random() % 2 == 0 ? 40 : 14;
+      placement.windowed_kv_blocks = 1 + static_cast<int>(random() % 14);
+      placement.kv_swap_blocks = random() % 2 == 0 ? 80 : 0;
+      placement.max_rows = 8 + static_cast<int>(random() % 60);
+      placement.devices = 1 + static_cast<int>(random() % 2);
+      placement.ahead = random() % 2 == 0 ? StepsAhead::always : StepsAhead::never;
+      const auto model = make_model(host, placement);
+      engine.add(model);
+      for (size_t at = 0; at < asked.size(); at += crowd) {
+        const auto sink = std::make_shared<Collector>();
+        std::vector<std::pair<uint64_t, const Asked*>> submitted;
+        for (size_t i = at; i < std::min(asked.size(), at + crowd); i++) {
+          submitted.emplace_back(engine.submit(model, asked[i].options, sink), &asked[i]);
+          if (random() % 4 != 0) continue;
+          // Somebody who leaves early has the same text.
+          RequestOptions left = asked[i].options;
+          left.kind = RequestKind::generate;
+          left.max_tokens = 100;
+          const uint64_t id = engine.submit(model, left, sink);
+          if (random() % 2 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(random() % 4));
+          engine.cancel(model, id);
+        }
+        for (const auto& [id, one] : submitted) check_same(sink->wait(id), one->alone);
+      }
+      if (crowd == 1 && placement.windowed_kv_blocks > 3) CHECK(model->counters().reused_tokens.load() > 0);
+      close_and_wait(engine, model);
+    }
+  }
+}
