@@ -55,7 +55,11 @@ export const gemma: Architecture = {
   decoder: (config, shape) => {
     const { use_bidirectional_attention: both } = read(config)
     if (both) throw unsupportedField('use_bidirectional_attention', 'false', both)
-    return { ...withBiases(shape, config.attention_bias ? ATTENTION : []), plusOne: true, embeddingScale: Math.sqrt(shape.hidden) }
+    return {
+      ...withBiases(shape, config.attention_bias ? ATTENTION : []),
+      plusOne: true,
+      embeddingScale: Math.sqrt(shape.hidden),
+    }
   },
   fields: ['hidden_activation', 'use_bidirectional_attention'],
 }

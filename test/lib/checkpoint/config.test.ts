@@ -109,7 +109,12 @@ describe('Llama', () => {
     const cwm = { ...llama, architectures: ['CwmForCausalLM'], model_type: 'cwm' }
     expect(biasesOf({ ...cwm, mlp_bias: true })).toEqual(mlp)
     for (const kind of ['Gemma', 'Gemma2', 'Gemma3']) {
-      const gemma = { ...llama, architectures: [`${kind}ForCausalLM`], model_type: '', hidden_act: 'gelu_pytorch_tanh' }
+      const gemma = {
+        ...llama,
+        architectures: [`${kind}ForCausalLM`],
+        model_type: undefined,
+        hidden_act: 'gelu_pytorch_tanh',
+      }
       const said = { ...gemma, hidden_activation: 'gelu_pytorch_tanh', attention_bias: true }
       expect(biasesOf(said)).toEqual([...QKV, 'self_attn.o_proj'])
     }
