@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { relative } from 'node:path'
 import { defineConfig } from 'vitest/config'
 import { BaseSequencer, type TestSpecification } from 'vitest/node'
@@ -26,13 +27,19 @@ class LongestFirst extends BaseSequencer {
 
 /** Functions of files and values: what they import is imported once a worker. Not those that replace a module. */
 const PURE = ['test/lib/{checkpoint,constraint,options,plan,text}/**/!(calibration|thread).test.ts']
+/** Where no driver is, all of them are skipped. */
+const GPU = ['test/gpu/**/*.test.ts']
 
 export default defineConfig({
   test: {
     projects: [
       { extends: true, test: { name: 'pure', include: PURE, isolate: false } },
+      {
+        extends: true,
+        test: { name: 'gpu', include: GPU, isolate: ['/dev/nvidiactl', '/dev/dxg'].some((path) => existsSync(path)) },
+      },
       // The addon lives in a process: a crash or a leaked thread must not reach another file's tests.
-      { extends: true, test: { name: 'whole', include: ['test/**/*.test.ts'], exclude: PURE } },
+      { extends: true, test: { name: 'whole', include: ['test/**/*.test.ts'], exclude: [...PURE, ...GPU] } },
     ],
     pool: 'forks',
     maxWorkers: 2,

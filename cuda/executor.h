@@ -160,6 +160,7 @@ class CudaExecutor final : public Executor, private Holder {
   bool route_at_once(const RouteArguments& route, const NormOp& norm, const LinearOp& router, const Scope& scope);
   void run_op(const ExpertsOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const ConvOp& op, const Lowered& lowered, const Scope& scope);
+  void run_op(const LatentOp& op, const Lowered& lowered, const Scope& scope);
   void run_op(const DeltaOp& op, const Lowered& lowered, const Scope& scope);
   StateArguments state_arguments(const StatePlace& place, const Scope& scope) const;
   template <typename Body>

@@ -325,6 +325,12 @@ void CudaExecutor::run_op(const ConvOp& op, const Lowered&, const Scope& scope) 
   });
 }
 
+// refusal_of() has told, before anything was loaded.
+void CudaExecutor::run_op(const LatentOp&, const Lowered&, const Scope&) {
+  throw Error(code::kCheckpointUnsupported, "latent attention has no kernels for GPUs yet",
+              "load it on the CPU: device: 'cpu'");
+}
+
 void CudaExecutor::run_op(const DeltaOp& op, const Lowered&, const Scope& scope) {
   const Operand in = operand(scope, op.in), gates = operand(scope, op.gates), out = operand(scope, op.out);
   const std::vector<size_t>& vectors = config_.units[scope.unit].vectors;

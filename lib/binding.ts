@@ -135,6 +135,26 @@ export type Op =
       readsOnly?: boolean
     }
   | {
+      op: 'latent'
+      /** Of each head what does not turn, then what does. */
+      q: number
+      /** What keys and values are made of, then the part of the keys that turns. */
+      latent: number
+      out: number
+      linear: number
+      heads: number
+      rank: number
+      nope: number
+      rotary: number
+      valueDim: number
+      kvClass: number
+      kvLayer: number
+      rope: number
+      scale?: number
+      /** Neighbours turn together; else halves. */
+      interleaved?: boolean
+    }
+  | {
       op: 'route'
       in: number
       out: number
@@ -144,6 +164,8 @@ export type Op =
       selectBias?: number
       groups?: number
       topGroups?: number
+      /** Of a group's best scores, how many are summed: 1 or, where it is left out, 2. */
+      groupBest?: 1
       renormalise?: boolean
       scale?: number
     }
@@ -218,6 +240,8 @@ export interface KvClass {
   headDim: number
   /** Floats that a layer keeps of a sequence in the place of keys and values. */
   state?: number
+  /** Rows of headDim that are keys and values at once. */
+  latent?: boolean
 }
 
 /** What a model computes, unit by unit. The native side checks it. */

@@ -165,6 +165,7 @@ Op read_op(const Napi::Object& o) {
     op.select_bias = int_or(o, "selectBias", kNone);
     op.groups = int_or(o, "groups", 1);
     op.top_groups = int_or(o, "topGroups", 1);
+    op.group_best = int_or(o, "groupBest", 2);
     op.renormalise = bool_or(o, "renormalise", false);
     op.scale = static_cast<float>(number_or(o, "scale", 1));
     return op;
@@ -179,6 +180,24 @@ Op read_op(const Napi::Object& o) {
     op.activation = activation(o);
     op.alpha = static_cast<float>(number_or(o, "alpha", 1));
     op.limit = static_cast<float>(number_or(o, "limit", 0));
+    return op;
+  }
+  if (kind == "latent") {
+    LatentOp op;
+    op.q = int_field(o, "q");
+    op.latent = int_field(o, "latent");
+    op.out = int_field(o, "out");
+    op.linear = int_field(o, "linear");
+    op.heads = int_field(o, "heads");
+    op.rank = int_field(o, "rank");
+    op.nope = int_field(o, "nope");
+    op.rotary = int_field(o, "rotary");
+    op.value_dim = int_field(o, "valueDim");
+    op.kv_class = int_field(o, "kvClass");
+    op.kv_layer = int_field(o, "kvLayer");
+    op.rope = int_field(o, "rope");
+    op.scale = static_cast<float>(number_or(o, "scale", 0));
+    op.interleaved = bool_or(o, "interleaved", false);
     return op;
   }
   if (kind == "conv") {
@@ -294,7 +313,7 @@ Program program(const Napi::Object& object) {
   });
   for_objects(object, "kv", [&](const Napi::Object& kv) {
     out.kv.push_back({int_field(kv, "layers"), int_field(kv, "window"), int_field(kv, "kvHeads"),
-                      int_field(kv, "headDim"), int_or(kv, "state", 0)});
+                      int_field(kv, "headDim"), int_or(kv, "state", 0), bool_or(kv, "latent", false)});
   });
   for_objects(object, "ropes", [&](const Napi::Object& rope) { out.ropes.push_back(rope_spec(rope)); });
   return out;

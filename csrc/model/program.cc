@@ -46,6 +46,7 @@ class Checker {
       within("sliding_window", kv.window, 0, kMostPositions);
       within("num_key_value_heads", kv.kv_heads, 1, 1 << 12);
       within("head_dim", kv.head_dim, 2, 1 << 10);
+      require(!kv.latent || kv.kv_heads == 1, "a class of latents");
     }
     for (const RopeSpec& rope : p_.ropes) rope.validate();
     require(!p_.has_state() || std::any_of(p_.kv.begin(), p_.kv.end(), [](const KvClass& kv) { return kv.state == 0; }),
@@ -204,8 +205,9 @@ class Checker {
     }
     require(!unit.head && op.qkv != op.out && width(op.qkv) == op.qkv_width() && width(op.out) == op.query_width(),
             "attention's widths");
-    require(index(op.kv_class, p_.kv) && p_.kv[op.kv_class].state == 0 && p_.kv[op.kv_class].kv_heads == op.kv_heads &&
-                p_.kv[op.kv_class].head_dim == op.head_dim && index(op.kv_layer, appended_[op.kv_class]),
+    require(index(op.kv_class, p_.kv) && p_.kv[op.kv_class].state == 0 && !p_.kv[op.kv_class].latent &&
+                p_.kv[op.kv_class].kv_heads == op.kv_heads && p_.kv[op.kv_class].head_dim == op.head_dim &&
+                index(op.kv_layer, appended_[op.kv_class]),
             "keys and values");
     std::vector<bool>::reference appended = appended_[op.kv_class][op.kv_layer];
     require(appended == op.reads_only, "layers of keys and values");
@@ -213,6 +215,26 @@ class Checker {
     require(index(op.rope, p_.ropes) && p_.ropes[op.rope].head_dim == op.head_dim, "a rotary embedding");
     require(op.scale >= 0 && std::isfinite(op.scale) && op.cap >= 0 && std::isfinite(op.cap), "an attention's scale");
     if (op.sinks != kNone) use_vector(unit, op.sinks, op.heads);
+  }
+  void check_op(const ProgramUnit& unit, const LatentOp& op) {
+    within("num_attention_heads", op.heads, 1, 1 << 12);
+    within("kv_lora_rank", op.rank, 1, 1 << 10);
+    within("qk_nope_head_dim", op.nope, 1, 1 << 10);
+    within("qk_rope_head_dim", op.rotary, 2, 1 << 10);
+    within("v_head_dim", op.value_dim, 1, 1 << 10);
+    require(!unit.head && op.q != op.out && op.latent != op.out && width(op.latent) == op.key_dim() &&
+                width(op.q) == op.heads * (op.nope + op.rotary) && width(op.out) == op.heads * op.value_dim,
+            "latent attention's widths");
+    require(index(op.linear, unit.linears) && unit.linears[op.linear].k == op.rank && !unit.linears[op.linear].glu &&
+                unit.linears[op.linear].n() == op.heads * (op.nope + op.value_dim),
+            "what makes keys and values of latents");
+    linear_uses_[op.linear]++;
+    require(index(op.kv_class, p_.kv) && p_.kv[op.kv_class].latent && p_.kv[op.kv_class].head_dim == op.key_dim() &&
+                index(op.kv_layer, appended_[op.kv_class]) && !appended_[op.kv_class][op.kv_layer],
+            "latents");
+    appended_[op.kv_class][op.kv_layer] = true;
+    require(index(op.rope, p_.ropes) && p_.ropes[op.rope].head_dim == op.rotary, "a rotary embedding");
+    require(op.scale >= 0 && std::isfinite(op.scale), "an attention's scale");
   }
   // Parts of a layer's state come in their order.
   void keep(const ProgramUnit& unit, const StatePlace& place, int64_t floats) {
@@ -256,8 +278,8 @@ class Checker {
     within("num_experts_per_tok", op.top_k, 1, op.experts);
     within("n_group", op.groups, 1, op.experts);
     within("topk_group", op.top_groups, 1, op.groups);
-    require(op.experts % op.groups == 0 && (op.groups == 1 || op.experts >= 2 * op.groups) &&
-                op.top_k <= op.experts / op.groups * op.top_groups,
+    require((op.group_best == 1 || op.group_best == 2) && op.experts % op.groups == 0 &&
+                (op.groups == 1 || op.experts >= 2 * op.groups) && op.top_k <= op.experts / op.groups * op.top_groups,
             "groups of experts");
     require(op.in != op.out && width(op.in) == op.experts && width(op.out) == 2 * op.top_k && std::isfinite(op.scale),
             "a router's logits");
@@ -309,6 +331,7 @@ Access access_of(const Op& op) {
     Access operator()(const GateOp& o) const { return {{o.in, o.by}, o.out, false}; }
     Access operator()(const GatherOp& o) const { return {{}, o.out, false}; }
     Access operator()(const AttendOp& o) const { return {{o.qkv}, o.out, false}; }
+    Access operator()(const LatentOp& o) const { return {{o.q, o.latent}, o.out, false}; }
     Access operator()(const RouteOp& o) const { return {{o.in}, o.out, false}; }
     Access operator()(const ExpertsOp& o) const { return {{o.in, o.routes}, o.out, false}; }
     Access operator()(const ConvOp& o) const { return {{o.in}, o.out, false}; }
@@ -322,6 +345,7 @@ std::optional<KvPlace> kept_by(const Op& op) {
     if (attend->reads_only) return std::nullopt;
     return KvPlace{attend->kv_class, attend->kv_layer};
   }
+  if (const auto* latent = std::get_if<LatentOp>(&op)) return KvPlace{latent->kv_class, latent->kv_layer};
   const auto* conv = std::get_if<ConvOp>(&op);
   const auto* delta = std::get_if<DeltaOp>(&op);
   if (conv == nullptr && delta == nullptr) return std::nullopt;
@@ -383,7 +407,8 @@ bool Program::stands_alone(int unit) const {
   const std::vector<int> all_carried = carried();
   for (const Op& op : own.ops) {
     if (std::holds_alternative<AttendOp>(op) || std::holds_alternative<GatherOp>(op) ||
-        std::holds_alternative<ConvOp>(op) || std::holds_alternative<DeltaOp>(op)) {
+        std::holds_alternative<LatentOp>(op) || std::holds_alternative<ConvOp>(op) ||
+        std::holds_alternative<DeltaOp>(op)) {
       return false;
     }
     const Access access = access_of(op);

@@ -95,6 +95,24 @@ struct AttendOp {
   int qkv_width() const { return query_width() + (reads_only ? 0 : 2 * kv_width()); }
 };
 
+// Multi-head latent attention (DeepSeek-AI 2024, arXiv:2405.04434). Of a position the cache has one row for all heads,
+// [rank + rotary]: the latent c that keys and values are made of, and the part of a key that turns. A head's key is
+// U_k c and that part, its value U_v c, U being its rows of the linear, of `nope` and value_dim output features. So its
+// query, U_k^T of its first part and the part that turns, attends to the rows of the cache themselves, and what it
+// finds goes through U_v: the same order of sums however many rows a pass has. q: of each head `nope`, then `rotary`
+// columns; latent: c, then the key's part, before it turns.
+struct LatentOp {
+  int q = 0, latent = 0, out = 0;  // out: [heads, value_dim]
+  int linear = 0;                  // rank to [heads, nope + value_dim]
+  int heads = 0, rank = 0, nope = 0, rotary = 0, value_dim = 0;
+  int kv_class = 0, kv_layer = 0;
+  int rope = 0;              // of heads of `rotary` elements
+  float scale = 0;           // of scores; 0: 1 / sqrt(nope + rotary)
+  bool interleaved = false;  // neighbours turn together; else halves
+
+  int key_dim() const { return rank + rotary; }
+};
+
 // Of the floats that a layer keeps of a sequence (KvClass::state), those from `begin` on.
 struct StatePlace {
   int kv_class = 0, kv_layer = 0, begin = 0;
@@ -141,8 +159,9 @@ struct RouteOp {
   int experts = 0, top_k = 0;
   Score score = Score::softmax;  // over all experts
   int select_bias = kNone;       // a vector of the unit [experts], added to scores for the choice alone
-  // Of so many groups of experts those may be chosen from whose two best scores have the highest sums.
-  int groups = 1, top_groups = 1;
+  // Of so many groups of experts those may be chosen from whose two best scores have the highest sums; or, with
+  // `group_best` 1, whose best are the highest.
+  int groups = 1, top_groups = 1, group_best = 2;
   bool renormalise = false;  // weights are divided by their sum,
   float scale = 1;           // and multiplied by this
 };
@@ -161,8 +180,8 @@ struct ExpertsOp {
   bool has(int own_linear) const { return own_linear >= linear && own_linear < linear + 2 * experts; }
 };
 
-using Op = std::variant<NormOp, ScaleOp, AddOp, LinearOp, GluOp, GateOp, GatherOp, AttendOp, RouteOp, ExpertsOp, ConvOp,
-                        DeltaOp>;
+using Op = std::variant<NormOp, ScaleOp, AddOp, LinearOp, GluOp, GateOp, GatherOp, AttendOp, LatentOp, RouteOp,
+                        ExpertsOp, ConvOp, DeltaOp>;
 
 // Output features of several matrices side by side over one input.
 struct LinearShape {
@@ -188,7 +207,8 @@ struct KvClass {
   int layers = 0;
   int window = 0;  // a row at position p sees positions greater than p - window; 0: all before it
   int kv_heads = 0, head_dim = 0;
-  int state = 0;  // floats of a layer; 0: keys and values
+  int state = 0;        // floats of a layer; 0: keys and values
+  bool latent = false;  // of a LatentOp: rows of head_dim that are keys and values at once, kv_heads being 1
 };
 
 inline constexpr int kMostKvClasses = 8;

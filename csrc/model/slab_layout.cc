@@ -1,5 +1,6 @@
 #include "model/slab_layout.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -297,8 +298,9 @@ GroupValues decode_group(const MatrixLayout& m, const std::byte* matrix, int row
   return values_of(m.code, field, span);
 }
 
-std::vector<float> decode_matrix(const MatrixLayout& m, const std::byte* slab) {
-  std::vector<float> out(static_cast<size_t>(m.n) * m.k, 0.0f);
+void decode_row_block(const MatrixLayout& m, const std::byte* slab, int row_block, float* out) {
+  const int rb = row_block, features = std::min(kTileN, m.n - rb * kTileN);
+  std::fill(out, out + static_cast<size_t>(features) * m.k, 0.0f);
   const std::byte* base = slab + m.offset;
   std::vector<int32_t> permutation(m.k_stored);
   if (m.code.permuted) {
@@ -307,41 +309,46 @@ std::vector<float> decode_matrix(const MatrixLayout& m, const std::byte* slab) {
     for (int i = 0; i < m.k_stored; i++) permutation[i] = i < m.k ? i : kPadding;
   }
   float tile[kTileN * kTileK];
-  for (int rb = 0; rb < m.n_blocks(); rb++) {
-    for (int s = 0; s < m.slices(); s++) {
-      const std::byte* source = base + m.tile_offset(rb, s);
-      if (m.grouped()) {
-        const Code& traits = m.code.traits();
-        uint8_t q[kTileN * kTileK];
-        decode_tile(m.code.type, source, q);
-        for (int n = 0; n < kTileN; n++) {
-          const GroupValues values = decode_group(m, base, rb, s * kTileK / m.code.group, n);
-          for (int k = 0; k < kTileK; k++) {
-            const float level = level_of(traits, q[n * kTileK + k], values.zero);
-            tile[n * kTileK + k] = values.scale * level + (traits.minimums() ? values.minimum : 0.0f);
-          }
-        }
-      } else {
-        uint32_t raw[kTileN * kTileK];
-        uint16_t narrow[kTileN * kTileK];
-        if (m.code.type == WeightType::f32) {
-          decode_float_tile(reinterpret_cast<const uint32_t*>(source), raw);
-        } else {
-          decode_float_tile(reinterpret_cast<const uint16_t*>(source), narrow);
-        }
-        for (int i = 0; i < kTileN * kTileK; i++) {
-          tile[i] = m.code.type == WeightType::f32   ? std::bit_cast<float>(raw[i])
-                    : m.code.type == WeightType::f16 ? half_to_float(narrow[i])
-                                                     : bfloat16_to_float(narrow[i]);
+  for (int s = 0; s < m.slices(); s++) {
+    const std::byte* source = base + m.tile_offset(rb, s);
+    if (m.grouped()) {
+      const Code& traits = m.code.traits();
+      uint8_t q[kTileN * kTileK];
+      decode_tile(m.code.type, source, q);
+      for (int n = 0; n < kTileN; n++) {
+        const GroupValues values = decode_group(m, base, rb, s * kTileK / m.code.group, n);
+        for (int k = 0; k < kTileK; k++) {
+          const float level = level_of(traits, q[n * kTileK + k], values.zero);
+          tile[n * kTileK + k] = values.scale * level + (traits.minimums() ? values.minimum : 0.0f);
         }
       }
-      for (int n = 0; n < kTileN && rb * kTileN + n < m.n; n++) {
-        for (int k = 0; k < kTileK; k++) {
-          const int32_t feature = permutation[s * kTileK + k];
-          if (feature != kPadding) out[static_cast<size_t>(rb * kTileN + n) * m.k + feature] += tile[n * kTileK + k];
-        }
+    } else {
+      uint32_t raw[kTileN * kTileK];
+      uint16_t narrow[kTileN * kTileK];
+      if (m.code.type == WeightType::f32) {
+        decode_float_tile(reinterpret_cast<const uint32_t*>(source), raw);
+      } else {
+        decode_float_tile(reinterpret_cast<const uint16_t*>(source), narrow);
+      }
+      for (int i = 0; i < kTileN * kTileK; i++) {
+        tile[i] = m.code.type == WeightType::f32   ? std::bit_cast<float>(raw[i])
+                  : m.code.type == WeightType::f16 ? half_to_float(narrow[i])
+                                                   : bfloat16_to_float(narrow[i]);
       }
     }
+    for (int n = 0; n < features; n++) {
+      for (int k = 0; k < kTileK; k++) {
+        const int32_t feature = permutation[s * kTileK + k];
+        if (feature != kPadding) out[static_cast<size_t>(n) * m.k + feature] += tile[n * kTileK + k];
+      }
+    }
+  }
+}
+
+std::vector<float> decode_matrix(const MatrixLayout& m, const std::byte* slab) {
+  std::vector<float> out(static_cast<size_t>(m.n) * m.k);
+  for (int rb = 0; rb < m.n_blocks(); rb++) {
+    decode_row_block(m, slab, rb, out.data() + static_cast<size_t>(rb) * kTileN * m.k);
   }
   return out;
 }

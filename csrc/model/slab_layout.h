@@ -146,5 +146,7 @@ float e4m3_to_float(uint8_t bits);  // NaN of 0x7f and 0xff
 // Decodes a whole matrix to float32 [n, k] in the model's own input order: the reference that encoders and kernels
 // are tested with. `slab` is the slab's start.
 std::vector<float> decode_matrix(const MatrixLayout& m, const std::byte* slab);
+// Of that the output features of one row block: [kTileN, k], of the last as many as there are.
+void decode_row_block(const MatrixLayout& m, const std::byte* slab, int row_block, float* out);
 
 }  // namespace millrace

@@ -64,6 +64,7 @@ std::optional<std::string> refusal_of(const DeviceFacts& device, const Program& 
         return format("%s: kernels for GPUs have keys of at most %d elements where layers keep states, not of %d",
                       unit.name.c_str(), kMostKeyDim, delta->key_dim);
       }
+      if (std::holds_alternative<LatentOp>(op)) return unit.name + ": latent attention has no kernels for GPUs yet";
       const auto* attend = std::get_if<AttendOp>(&op);
       if (attend == nullptr) continue;
       const AttentionShape attention{attend->heads, attend->kv_heads, attend->head_dim};

@@ -4,6 +4,7 @@
  */
 import type { Activation, HeadOrder, RopeSpec, RowRange } from '../binding.ts'
 import { buildDeltaNet, type DeltaNetShape } from './delta_net.ts'
+import { buildLatent, type LatentShape } from './latent.ts'
 import { buildMixture, type MixtureShape } from './mixture.ts'
 import { type AttendOp, type LinearPart, type NamedProgram, ProgramBuilder, type UnitBuilder } from './program.ts'
 
@@ -64,6 +65,7 @@ export interface LayerShape {
   sinks?: string
   /** In the place of attention. */
   deltaNet?: DeltaNetShape
+  latent?: LatentShape
   /** Of every head the query projection has a gate of what it attends to as well, behind its query. */
   outputGate?: boolean
   /** In the place of the feed-forward. */
@@ -215,6 +217,11 @@ export class DecoderLayer {
       const read = buildDeltaNet(this.#builder, unit, from, this.#prefix, deltaNet)
       const output = this.#named(`${deltaNet.module}.out_proj`, this.#model.hidden)
       this.#add(unit, read, output, this.#model.norms.afterAttention)
+      return
+    }
+    if (this.#shape.latent) {
+      const attended = buildLatent(this.#builder, unit, from, this.#prefix, this.#shape, this.#shape.latent)
+      this.#add(unit, attended, this.#part('output', this.#model.hidden), this.#model.norms.afterAttention)
       return
     }
     const { heads, kvHeads, headDim, window, rope, scale, cap, queryGrowth, sharesKv, sinks } = this.#shape

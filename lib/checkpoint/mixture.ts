@@ -13,8 +13,8 @@ export interface MixtureShape {
   renormalise: boolean
   /** And multiplied by this. */
   scale?: number
-  /** Experts are in so many groups, and come from the best few of them. */
-  groups?: { count: number; chosen: number }
+  /** Experts are in so many groups, and come from the best few of them: by their two best scores, or with `best` by one. */
+  groups?: { count: number; chosen: number; best?: 1 }
   /** gpt-oss's activation; SiLU of the gate times up where it is left out. */
   clamped?: { alpha: number; limit: number }
   /** Names within a layer. */
@@ -75,7 +75,9 @@ export function buildMixture(
     topK: chosen,
     score: shape.score,
     ...(selectBias === undefined ? {} : { selectBias: unit.vector(`${prefix}.${selectBias}`, experts) }),
-    ...(groups ? { groups: groups.count, topGroups: groups.chosen } : {}),
+    ...(groups
+      ? { groups: groups.count, topGroups: groups.chosen, ...(groups.best ? { groupBest: groups.best } : {}) }
+      : {}),
     ...(shape.renormalise ? { renormalise: true } : {}),
     ...(scale === 1 ? {} : { scale }),
   })

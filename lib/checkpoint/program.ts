@@ -120,7 +120,7 @@ export class ProgramBuilder {
 
   /** A place for the keys and values of one more layer, among those that are kept alike. */
   kvLayer(kind: Omit<KvClass, 'layers'>): { kvClass: number; kvLayer: number } {
-    const key = JSON.stringify([kind.window, kind.kvHeads, kind.headDim, kind.state ?? 0])
+    const key = JSON.stringify([kind.window, kind.kvHeads, kind.headDim, kind.state ?? 0, kind.latent ?? false])
     let kvClass = this.#kv.findIndex((known) => known.key === key)
     if (kvClass < 0) kvClass = this.#kv.push({ ...kind, layers: 0, key }) - 1
     return { kvClass, kvLayer: this.#kv[kvClass]!.layers++ }
@@ -213,6 +213,11 @@ export class UnitBuilder {
 
   glu(from: number, to: number, gate: LinearPart, up: LinearPart, activation: Activation): void {
     this.op({ op: 'glu', in: from, out: to, linear: this.#weights(this.#of.width(from), [gate, up], true), activation })
+  }
+
+  /** `up`: what makes keys and values of latents. */
+  latent(op: Omit<Extract<Op, { op: 'latent' }>, 'op' | 'linear'>, up: LinearPart): void {
+    this.op({ op: 'latent', ...op, linear: this.#weights(op.rank, [up]) })
   }
 
   /** `to`: the weighted sum of the experts that `routes` names. */

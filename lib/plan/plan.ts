@@ -207,6 +207,12 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
       remedy: "load it on the CPU: device: 'cpu'",
     })
   }
+  if (gpu && program.kv.some(({ latent }) => latent)) {
+    throw new MillraceError('CHECKPOINT_UNSUPPORTED', {
+      message: 'latent attention has no kernels for GPUs yet',
+      remedy: "load it on the CPU: device: 'cpu'",
+    })
+  }
   const calibration = gpus[0]?.calibration ?? machine.calibration
   const contextLength = chooseContext(program, options.contextLength)
   const maxLogitRows = logitRows(options)

@@ -219,7 +219,65 @@ Program with_state() {
   return p;
 }
 
+// A layer of latents before those of tiny().
+Program with_latents() {
+  Program p = tiny(1);
+  const auto value = [&](int width) {
+    p.values.push_back(width);
+    return static_cast<int>(p.values.size()) - 1;
+  };
+  LatentOp latent;
+  latent.heads = 4, latent.rank = 32, latent.nope = 16, latent.rotary = 8, latent.value_dim = 24;
+  latent.q = value(4 * 24), latent.latent = value(40), latent.out = value(4 * 24);
+  latent.linear = 2, latent.kv_class = 1, latent.rope = 1;
+  p.kv.push_back({1, 0, 1, 40, 0, true});
+  p.ropes.push_back(p.ropes[0]);
+  p.ropes[1].head_dim = p.ropes[1].rotary = 8;
+  ProgramUnit unit;
+  unit.name = "attention of latents";
+  unit.linears = {{64, {96}}, {64, {40}}, {32, {4 * 40}}, {96, {64}}};
+  unit.ops = {LinearOp{0, latent.q, 0}, LinearOp{0, latent.latent, 1}, latent, LinearOp{latent.out, 0, 3, true}};
+  p.units.insert(p.units.begin(), unit);
+  return p;
+}
+
 }  // namespace
+
+TEST(a_layer_of_latents_is_sound_and_keeps_one_row_for_all_heads) {
+  const Program p = with_latents();
+  check_program(p);
+  CHECK(!p.stands_alone(0));
+  CHECK_EQ(kv_block_bytes(p.kv[1]), size_t{16 * 40 * 2});
+  std::vector<std::vector<int>> layers(p.kv.size());
+  for (const ProgramUnit& unit : p.units) add_kept(unit.ops, layers);
+  CHECK(layers == (std::vector<std::vector<int>>{{0}, {0}}));
+}
+
+TEST(what_does_not_fit_latents_is_refused) {
+  const std::vector<std::pair<const char*, std::function<void(Program&)>>> cases = {
+      {"keys among latents", [](Program& p) { op_of<AttendOp>(p.units[1]).kv_class = 1; }},
+      {"latents among keys", [](Program& p) { op_of<LatentOp>(p.units[0]).kv_class = 0; }},
+      {"a class of latents with heads", [](Program& p) { p.kv[1].kv_heads = 2; }},
+      {"rows of another width", [](Program& p) { p.kv[1].head_dim = 48; }},
+      {"a layer that is not there", [](Program& p) { op_of<LatentOp>(p.units[0]).kv_layer = 1; }},
+      {"another rank", [](Program& p) { op_of<LatentOp>(p.units[0]).rank = 24; }},
+      {"values of another width", [](Program& p) { op_of<LatentOp>(p.units[0]).value_dim = 16; }},
+      {"a rope of other heads", [](Program& p) { op_of<LatentOp>(p.units[0]).rope = 0; }},
+      {"a linear that is another's", [](Program& p) { op_of<LatentOp>(p.units[0]).linear = 3; }},
+      {"a scale that is no number", [](Program& p) { op_of<LatentOp>(p.units[0]).scale = NAN; }},
+      {"no heads", [](Program& p) { op_of<LatentOp>(p.units[0]).heads = 0; }},
+  };
+  for (const auto& [what, change] : cases) {
+    Program p = with_latents();
+    change(p);
+    try {
+      check_program(p);
+      check::fail(__FILE__, __LINE__, std::string("was accepted: ") + what);
+    } catch (const Error& error) {
+      CHECK(std::string(error.code()) == code::kCheckpointInvalid);
+    }
+  }
+}
 
 TEST(a_layer_that_keeps_a_state_is_sound_and_stays_with_its_device) {
   const Program p = with_state();

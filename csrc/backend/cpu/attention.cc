@@ -176,8 +176,8 @@ class Attention {
     const size_t head_elements = static_cast<size_t>(kKvBlockTokens) * call_.head_dim;
     for (int b = 0; b * kKvBlockTokens < task.positions; b++) {
       const auto* block = reinterpret_cast<const uint16_t*>(call_.kv + table[b] * call_.block_bytes);
-      task.keys[b] = block + kv_head * head_elements;
-      task.values[b] = block + (call_.kv_heads + kv_head) * head_elements;
+      task.keys[b] = call_.latent ? block : block + kv_head * head_elements;
+      task.values[b] = call_.latent ? block : block + (call_.kv_heads + kv_head) * head_elements;
     }
     return rows;
   }

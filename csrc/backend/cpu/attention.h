@@ -19,6 +19,7 @@ struct AttentionCall {
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
+  bool latent = false;           // keys of one head alone are there, for all kv_heads, and are the values too
   double scale = 0;              // of scores; 0: 1 / sqrt(head_dim)
   float cap = 0;                 // of scores: cap * tanh(score / cap); 0: none
   const float* sinks = nullptr;  // [heads]: a score more that every row sees, of a value of zeros; null: none

@@ -87,6 +87,7 @@ class CpuExecutor final : public Executor {
   void run_op(const GateOp& op, const Scope& scope);
   void run_op(const GatherOp& op, const Scope& scope);
   void run_op(const AttendOp& op, const Scope& scope);
+  void run_op(const LatentOp& op, const Scope& scope);
   void run_op(const RouteOp& op, const Scope& scope);
   void run_op(const ExpertsOp& op, const Scope& scope);
   void run_op(const ConvOp& op, const Scope& scope);
@@ -139,6 +140,12 @@ class CpuExecutor final : public Executor {
     std::vector<float> x, activated, y, results;
   };
   ExpertsScratch experts_scratch_;
+  // Of latent attention: what makes keys and values, as floats [n, rank]; queries and what they find, [rows, heads,
+  // key_dim].
+  struct LatentScratch {
+    std::vector<float> weights, queries, found;
+  };
+  LatentScratch latent_scratch_;
   LinearScratch linear_scratch_;
   AttentionScratch attention_scratch_;
   std::vector<RowScratch> row_scratch_;  // [threads]

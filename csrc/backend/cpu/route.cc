@@ -49,7 +49,7 @@ void keep_groups(const RouteOp& op, float* choice, std::vector<float>& groups) {
         second = own[e];
       }
     }
-    groups[static_cast<size_t>(g)] = first + second;
+    groups[static_cast<size_t>(g)] = op.group_best == 1 ? first : first + second;
   }
   std::vector<bool> kept(static_cast<size_t>(op.groups), false);
   for (int i = 0; i < op.top_groups; i++) {

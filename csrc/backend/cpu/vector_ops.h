@@ -21,6 +21,10 @@ struct VectorOps {
   void (*unit_length)(const float* x, int width, double scale, float* out);
   // state: [key_dim, value_dim]; sums over key_dim in ascending order.
   void (*delta_rule)(const DeltaRow& row, int key_dim, int value_dim, float* state);
+  // out[i] = sum over j, ascending, of weights[j] * rows[j, i].
+  void (*weighted_rows)(const float* weights, int count, const float* rows, int width, float* out);
+  // In 16 lanes, then halves of them.
+  float (*dot)(const float* a, const float* b, int width);
   // Rotates `heads` heads of head_dim in place by one position's row of rope_table.
   void (*rope)(float* x, int heads, int head_dim, const float* table);
   // Rounds to float16, to nearest even.

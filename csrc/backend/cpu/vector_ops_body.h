@@ -60,6 +60,27 @@ void delta_rule(const DeltaRow& row, int key_dim, int value_dim, float* state) {
   }
 }
 
+void weighted_rows(const float* weights, int count, const float* rows, int width, float* out) {
+  for (int i = 0; i < width; i++) out[i] = 0.0f;
+  for (int j = 0; j < count; j++, rows += width) {
+    const float weight = weights[j];
+    for (int i = 0; i < width; i++) out[i] += weight * rows[i];
+  }
+}
+
+float dot(const float* a, const float* b, int width) {
+  float lanes[16] = {};
+  int i = 0;
+  for (; i + 16 <= width; i += 16) {
+    for (int j = 0; j < 16; j++) lanes[j] += a[i + j] * b[i + j];
+  }
+  for (int j = 0; i + j < width; j++) lanes[j] += a[i + j] * b[i + j];
+  for (int half = 8; half > 0; half /= 2) {
+    for (int j = 0; j < half; j++) lanes[j] += lanes[j + half];
+  }
+  return lanes[0];
+}
+
 void rope(float* x, int heads, int head_dim, const float* table) {
   const int half = head_dim / 2;
   const float* cosine = table;

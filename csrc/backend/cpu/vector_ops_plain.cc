@@ -4,6 +4,7 @@
 
 namespace millrace {
 
-const VectorOps vector_ops_plain = {rms_norm, unit_length, delta_rule, rope, to_half, from_half, from_bfloat16};
+const VectorOps vector_ops_plain = {rms_norm, unit_length, delta_rule, weighted_rows, dot,
+                                    rope,     to_half,     from_half,  from_bfloat16};
 
 }  // namespace millrace

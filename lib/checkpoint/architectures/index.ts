@@ -2,6 +2,7 @@
 import type { Architecture } from './architecture.ts'
 import { cohere, cohere2 } from './cohere.ts'
 import { cwm } from './cwm.ts'
+import { deepseekV2, deepseekV3, glm4MoeLite } from './deepseek.ts'
 import { gemma, gemma2, gemma3 } from './gemma.ts'
 import { gemma4 } from './gemma4.ts'
 import { glm, glm4 } from './glm.ts'
@@ -35,6 +36,9 @@ export const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   MixtralForCausalLM: mixtral,
   GptOssForCausalLM: gptOss,
   Glm4MoeForCausalLM: glm4Moe,
+  Glm4MoeLiteForCausalLM: glm4MoeLite,
+  DeepseekV2ForCausalLM: deepseekV2,
+  DeepseekV3ForCausalLM: deepseekV3,
   OlmoeForCausalLM: olmoe,
   GemmaForCausalLM: gemma,
   Gemma2ForCausalLM: gemma2,

@@ -100,3 +100,15 @@ TEST(whatever_the_logits_are_numbers_are_in_range_and_differ) {
     }
   }
 }
+
+TEST(groups_by_their_best_or_by_their_two_best) {
+  RouteOp op = route(6, 2);
+  op.groups = 3, op.top_groups = 1;
+  // The last group has the best expert, the first the best two.
+  const std::vector<float> logits = {4.5f, 4.5f, 1, 2, 5, -9};
+  CHECK_EQ(static_cast<int>(run(op, logits)[0]), 0);
+  op.group_best = 1;
+  const std::vector<float> found = run(op, logits);
+  CHECK_EQ(static_cast<int>(found[0]), 4);
+  CHECK_EQ(static_cast<int>(found[1]), 5);
+}

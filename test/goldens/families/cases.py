@@ -122,6 +122,40 @@ GLM4_MOE = {
     'use_qk_norm': True,
 }
 GLM4_GROUPS = {**GLM4_MOE, 'n_group': 4, 'topk_group': 2, 'use_qk_norm': False, 'norm_topk_prob': False}
+LATENT = {
+    'num_hidden_layers': 3,
+    'num_key_value_heads': 4,
+    'head_dim': 8,
+    'q_lora_rank': 32,
+    'kv_lora_rank': 32,
+    'qk_nope_head_dim': 16,
+    'qk_rope_head_dim': 8,
+    'v_head_dim': 24,
+    'n_routed_experts': 8,
+    'num_experts_per_tok': 3,
+    'moe_intermediate_size': 32,
+    'n_shared_experts': 1,
+    'routed_scaling_factor': 1.5,
+    'num_nextn_predict_layers': 0,
+}
+DEEPSEEK_V3 = {
+    **LATENT,
+    'first_k_dense_replace': 1,
+    'n_group': 4,
+    'topk_group': 2,
+    'rope_parameters': {
+        'rope_type': 'yarn',
+        'rope_theta': 10000.0,
+        'factor': 4.0,
+        'beta_fast': 32.0,
+        'beta_slow': 1.0,
+        'mscale': 0.8,
+        'mscale_all_dim': 1.1,
+        'original_max_position_embeddings': 64,
+    },
+}
+DEEPSEEK_V2 = {**LATENT, 'q_lora_rank': None, 'n_shared_experts': 2, 'first_k_dense_replace': 1}
+V2_GROUPS = {**LATENT, 'topk_method': 'group_limited_greedy', 'n_group': 4, 'topk_group': 2}
 OLMOE = {'num_experts': 8, 'num_experts_per_tok': 3, 'intermediate_size': 32, 'pad_token_id': 0}
 MIXTRAL = {'num_local_experts': 6, 'num_experts_per_tok': 2, 'intermediate_size': 96}
 
@@ -151,7 +185,9 @@ CASES = [
     ('gemma2-gptq-g32', 'gemma2', GEMMA2, 'gptq', 2),
     ('gemma3-bf16', 'gemma3_text', GEMMA3, 'plain', 1),
     ('gemma3-awq-g32', 'gemma3_text', GEMMA3, 'awq', 3),
+    ('gemma3-bias-bf16', 'gemma3_text', {**windows(2, 2), 'attention_bias': True}, 'plain', 4),
     ('gemma4-bf16', 'gemma4_text', GEMMA4, 'plain', 1),
+    ('gemma4-bias-bf16', 'gemma4_text', {**GEMMA4, 'attention_bias': True}, 'plain', 4),
     ('gemma4-gptq-g32', 'gemma4_text', GEMMA4, 'gptq', 2),
     ('gemma4-shared-kv-bf16', 'gemma4_text', {**GEMMA4, **windows(6, 3), 'num_kv_shared_layers': 3}, 'plain', 1),
     (
@@ -197,6 +233,12 @@ CASES = [
     ('gpt-oss-mxfp4', 'gpt_oss', {**GPT_OSS, **UNTIED}, 'mxfp4', 3),
     ('glm4-moe-bf16', 'glm4_moe', GLM4_MOE, 'plain', 1),
     ('glm4-moe-groups-gptq-g32', 'glm4_moe', {**GLM4_GROUPS, 'n_shared_experts': 2}, 'gptq', 2),
+    ('glm4-moe-lite-bf16', 'glm4_moe_lite', LATENT, 'plain', 1),
+    ('glm4-moe-lite-awq-g32', 'glm4_moe_lite', {**LATENT, 'v_head_dim': 32, 'q_lora_rank': 64}, 'awq', 4),
+    ('deepseek-v3-bf16', 'deepseek_v3', DEEPSEEK_V3, 'plain', 1),
+    ('deepseek-v3-gptq-g32', 'deepseek_v3', {**DEEPSEEK_V3, 'attention_bias': True}, 'gptq', 2),
+    ('deepseek-v2-bf16', 'deepseek_v2', DEEPSEEK_V2, 'plain', 5),
+    ('deepseek-v2-groups-bf16', 'deepseek_v2', V2_GROUPS, 'plain', 3),
     ('olmoe-bf16', 'olmoe', OLMOE, 'plain', 1),
     ('mixtral-bf16', 'mixtral', {**MIXTRAL, 'sliding_window': 24}, 'plain', 1),
     ('mixtral-gptq-g32', 'mixtral', {**MIXTRAL, **UNTIED}, 'gptq', 2),

@@ -110,6 +110,8 @@ const PARAMETERS: Record<string, number> = {
   'seed-oss-36b-instruct': 36_151_104_512,
   'exaone-4.0-1.2b': 1_279_391_488,
   'ernie-4.5-0.3b-pt': 360_748_032,
+  'deepseek-v3': 671_026_419_200,
+  'deepseek-v2-lite-chat': 15_706_484_224,
 }
 
 /** Of those of whose text's part only a rounded count is published, in billions: within its last digit. */
@@ -145,6 +147,7 @@ const ACTIVE: Record<string, number> = {
   'qwen3-30b-a3b': 3.3,
   'qwen3-235b-a22b': 22,
   'mixtral-8x7b-instruct-v0.1': 12.9,
+  'deepseek-v2-lite-chat': 2.7,
 }
 
 const parameters = ({ named, tiedEmbeddings }: ModelConfig) => countParameters(named, tiedEmbeddings).all
@@ -165,7 +168,8 @@ describe('published models', () => {
     const { quantization_config: said } = config
     const quantisation = await readQuantisation({ path: FOLDER, files: [], config } as never)
     expect(quantisation.method).toBe(said ? said.quant_method : 'none')
-    if (quantisation.method !== 'none') expect(quantisation).toMatchObject({ bits: 4, groupSize: 128 })
+    if (quantisation.method === 'fp8') expect(quantisation).toMatchObject({ bits: 8 })
+    else if (quantisation.method !== 'none') expect(quantisation).toMatchObject({ bits: 4, groupSize: 128 })
   })
 
   test('there is a count of weights, and a source, for no other file', () => {
