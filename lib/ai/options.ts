@@ -28,7 +28,7 @@ export function chatOptionsOf(call: LanguageModelV3CallOptions): { options: Chat
     stop: call.stopSequences,
     seed: call.seed,
     tools,
-    toolChoice: tools && toolChoiceOf(call.toolChoice),
+    toolChoice: toolChoiceOf(call.toolChoice, tools !== undefined),
     constraint: constraintOf(call.responseFormat),
     signal: call.abortSignal,
   }
@@ -61,7 +61,9 @@ function toolsOf(given: LanguageModelV3CallOptions['tools'] = []) {
   return { tools: tools.length > 0 ? tools : undefined, warnings }
 }
 
-function toolChoiceOf(choice: LanguageModelV3ToolChoice | undefined) {
+/** Without tools one that wants none of them says nothing; that one that wants a call cannot be had is chat()'s to say. */
+function toolChoiceOf(choice: LanguageModelV3ToolChoice | undefined, hasTools: boolean) {
+  if (!hasTools && (choice?.type === 'auto' || choice?.type === 'none')) return undefined
   return choice?.type === 'tool' ? { name: choice.toolName } : choice?.type
 }
 

@@ -80,7 +80,8 @@ function resultOf(output: LanguageModelV3ToolResultOutput): string {
       return output.value
     case 'json':
     case 'error-json':
-      return JSON.stringify(output.value)
+      // What a tool that returns nothing gave is undefined, whatever its type says.
+      return JSON.stringify(output.value) ?? 'null'
     case 'execution-denied':
       return output.reason ?? 'The user did not allow this call.'
     case 'content':

@@ -45,7 +45,8 @@ export function servedLoad(flags: ServedFlags): { load: LoadOptions; ramBudget: 
 
 /** 'models/demo' and 'name=models/demo', by their names. Throws INVALID_ARGUMENT where two have one. */
 export function modelsOf(words: readonly string[]): Record<string, ServedModel> {
-  const found: Record<string, ServedModel> = {}
+  // Models may have the names of what other objects inherit.
+  const found: Record<string, ServedModel> = Object.create(null)
   for (const word of words) {
     const [, name, path = word] = /^([\w.:@+-][\w.:@+/-]*)=(.+)$/.exec(word) ?? []
     const known = name ?? nameOf(path)

@@ -124,8 +124,16 @@ const chatTool = z.looseObject(
   { error: "an object such as { type: 'function', function: { name: 'search', parameters: { ... } } }" },
 )
 
+/** The first name that two tools have: a call could mean either. */
+const nameOfTwo = (tools: readonly z.infer<typeof chatTool>[]) =>
+  tools.map((tool) => tool.function.name).find((name, index, names) => names.indexOf(name) !== index)
+
 const templateShape = {
-  tools: z.array(chatTool, { error: 'an array of tools' }).readonly().optional(),
+  tools: z
+    .array(chatTool, { error: 'an array of tools' })
+    .refine((tools) => nameOfTwo(tools) === undefined, { error: 'tools that each have a name of their own' })
+    .readonly()
+    .optional(),
   continueFinalMessage: boolean().optional(),
   variables: record('an object such as { enable_thinking: false }').optional(),
   templateName: text().optional(),

@@ -79,16 +79,22 @@ export const isModel = (value: unknown): value is Model =>
 const sizeError = "bytes, a size such as '64GiB' or a share such as '80%'"
 const serverShape = {
   models: z
-    .record(
-      z.string().regex(/^(?!.*(^|\/)\.\.?(\/|$))[\w.:@+-][\w.:@+/-]{0,199}$/, {
-        error: 'a name of letters, digits and . _ - / : @ +',
-      }),
-      model,
-      {
-        error: "an object such as { demo: 'models/demo' }",
-      },
-    )
-    .refine((models) => Object.keys(models).length > 0, { error: 'at least one model' }),
+    .custom<Record<string, ServedModel>>((value) => !Object.hasOwn(Object(value), '__proto__'), {
+      error: "names that an object may have, not '__proto__'",
+    })
+    .pipe(
+      z
+        .record(
+          z.string().regex(/^(?!.*(^|\/)\.\.?(\/|$))[\w.:@+-][\w.:@+/-]{0,199}$/, {
+            error: 'a name of letters, digits and . _ - / : @ +',
+          }),
+          model,
+          {
+            error: "an object such as { demo: 'models/demo' }",
+          },
+        )
+        .refine((models) => Object.keys(models).length > 0, { error: 'at least one model' }),
+    ),
   load: loadOptions.optional(),
   lazy: flag().optional(),
   ramBudget: z

@@ -1,5 +1,5 @@
 /** Code World Model: a Llama 3 with windows on all layers but the first of four. */
-import type { Architecture } from './architecture.ts'
+import { type Architecture, FEED_FORWARD, withBiases } from './architecture.ts'
 import { readWindows } from './windows.ts'
 
 export const cwm: Architecture = {
@@ -15,6 +15,7 @@ export const cwm: Architecture = {
       original_max_position_embeddings: 8192,
     },
   },
+  decoder: (config, shape) => withBiases(shape, config.mlp_bias ? FEED_FORWARD : []),
   windows: (config) => readWindows(config, 8192, (layer) => layer % 4 !== 0),
   fields: ['sliding_window'],
 }

@@ -4,7 +4,7 @@ import { z } from 'zod'
 import type { DecoderShape, LayerNorms } from '../decoder.ts'
 import { type Fields, unsupportedField } from '../fields.ts'
 import { fieldNumber } from '../json.ts'
-import { type Architecture, ownFields, withLayers } from './architecture.ts'
+import { type Architecture, ATTENTION, ownFields, withBiases, withLayers } from './architecture.ts'
 import { byPattern, everyButEach, readWindows } from './windows.ts'
 
 export const GEMMA_ACTIVATIONS = { gelu_pytorch_tanh: 'geluTanh', gelu: 'gelu' } as const
@@ -27,7 +27,8 @@ function decoder(config: Fields, shape: DecoderShape): DecoderShape {
   const { query_pre_attn_scalar: scalar, attn_logit_softcapping: cap, ...own } = read(config)
   const { final_logit_softcapping: logitCap, use_bidirectional_attention: both } = own
   if (both) throw unsupportedField('use_bidirectional_attention', 'false', both)
-  const layers = withLayers(shape, () => ({ scale: (scalar ?? 256) ** -0.5, ...(cap == null ? {} : { cap }) }))
+  const biases = config.attention_bias ? ATTENTION : []
+  const layers = withLayers(shape, () => ({ biases, scale: (scalar ?? 256) ** -0.5, ...(cap == null ? {} : { cap }) }))
   return {
     ...layers,
     norms: GEMMA_NORMS,
@@ -54,7 +55,11 @@ export const gemma: Architecture = {
   decoder: (config, shape) => {
     const { use_bidirectional_attention: both } = read(config)
     if (both) throw unsupportedField('use_bidirectional_attention', 'false', both)
-    return { ...shape, plusOne: true, embeddingScale: Math.sqrt(shape.hidden) }
+    return {
+      ...withBiases(shape, config.attention_bias ? ATTENTION : []),
+      plusOne: true,
+      embeddingScale: Math.sqrt(shape.hidden),
+    }
   },
   fields: ['hidden_activation', 'use_bidirectional_attention'],
 }

@@ -3,7 +3,7 @@ import { z } from 'zod'
 import type { DecoderShape } from '../decoder.ts'
 import { type Fields, unsupportedField } from '../fields.ts'
 import { fieldBoolean, fieldInteger, fieldNumber } from '../json.ts'
-import { type Architecture, ownFields, withLayers } from './architecture.ts'
+import { type Architecture, ATTENTION, ownFields, withLayers } from './architecture.ts'
 import { GEMMA_ACTIVATIONS, GEMMA_NORMS } from './gemma.ts'
 import { everyButEach, readWindows } from './windows.ts'
 
@@ -59,6 +59,7 @@ function decoder(config: Fields, shape: DecoderShape): DecoderShape {
       kvHeads: full ? (own.per_layer_config?.[index]?.num_key_value_heads ?? globalHeads ?? kvHeads) : kvHeads,
       intermediate: own.use_double_wide_mlp && shared ? 2 * intermediate : intermediate,
       scale: 1,
+      biases: config.attention_bias ? ATTENTION : [],
       headNorms: 'heads' as const,
       valueNorm: true,
       keyIsValue: full && (own.attention_k_eq_v ?? false),

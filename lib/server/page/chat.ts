@@ -142,10 +142,18 @@ export function startChat(ui: Ui): void {
     // A call that was cut short is none: no server would take it back.
     if (whole && calls.length > 0) message.tool_calls = calls
     if (message.content || message.tool_calls) conversation.push(message)
+    else if (conversation === messages) takeBack()
     running = undefined
     send.disabled = false
     stop.disabled = true
     if (message.tool_calls && conversation === messages) askResults(calls)
+  }
+
+  /** A message that nobody answered is to be sent again or mended, and is no part of what the model has read. */
+  function takeBack(): void {
+    if (messages.at(-1)?.role !== 'user') return
+    const { content } = messages.pop()!
+    if (prompt.value === '') prompt.value = content ?? ''
   }
 
   /** Tools run with who reads: the results are typed in. */

@@ -185,7 +185,9 @@ CASES = [
     ('gemma2-gptq-g32', 'gemma2', GEMMA2, 'gptq', 2),
     ('gemma3-bf16', 'gemma3_text', GEMMA3, 'plain', 1),
     ('gemma3-awq-g32', 'gemma3_text', GEMMA3, 'awq', 3),
+    ('gemma3-bias-bf16', 'gemma3_text', {**windows(2, 2), 'attention_bias': True}, 'plain', 4),
     ('gemma4-bf16', 'gemma4_text', GEMMA4, 'plain', 1),
+    ('gemma4-bias-bf16', 'gemma4_text', {**GEMMA4, 'attention_bias': True}, 'plain', 4),
     ('gemma4-gptq-g32', 'gemma4_text', GEMMA4, 'gptq', 2),
     ('gemma4-shared-kv-bf16', 'gemma4_text', {**GEMMA4, **windows(6, 3), 'num_kv_shared_layers': 3}, 'plain', 1),
     (

@@ -75,7 +75,8 @@ describe('options', () => {
     [{ type: 'tool' as const, toolName: 'look' }, { name: 'look' }],
   ])('toolChoice %o', async (toolChoice, wanted) => {
     expect((await asked({ tools: [TOOL], toolChoice })).options).toMatchObject({ toolChoice: wanted })
-    expect((await asked({ toolChoice })).options).toEqual({})
+    const isCall = toolChoice.type === 'required' || toolChoice.type === 'tool'
+    expect((await asked({ toolChoice })).options, 'without tools').toEqual(isCall ? { toolChoice: wanted } : {})
   })
 
   test.each([
@@ -158,6 +159,7 @@ describe('messages', () => {
     [{ type: 'text' as const, value: 'a' }, 'a'],
     [{ type: 'error-json' as const, value: [1] }, '[1]'],
     [{ type: 'execution-denied' as const, reason: 'Not now' }, 'Not now'],
+    [{ type: 'json' as const, value: undefined as never }, 'null'],
     [{ type: 'execution-denied' as const }, 'The user did not allow this call.'],
     [
       {

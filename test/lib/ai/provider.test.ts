@@ -32,7 +32,7 @@ async function play(...answers: string[]): Promise<string[]> {
   const prompts: string[] = []
   for (const answer of answers) {
     const before = native.submitted.length
-    await vi.waitFor(() => expect(native.submitted).toHaveLength(before + 1))
+    await vi.waitFor(() => expect(native.submitted).toHaveLength(before + 1), { timeout: 20_000 })
     prompts.push(model.tokenizer.decode(native.submitted.at(-1)!.request.tokens))
     const tokens = [...(await model.tokenizer.encode(answer, { specialTokens: false }))]
     for (let at = 0; at < tokens.length; at += 3) {
@@ -134,6 +134,15 @@ describe('generateText', () => {
     await expect(asked({ temperature: -1 })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
     await expect(asked({ providerOptions: { millrace: { minp: 1 } } })).rejects.toThrow(/minp/)
     await expect(asked({ prompt: 'word '.repeat(9000) })).rejects.toMatchObject({ code: 'CONTEXT_OVERFLOW' })
+    const tool = { type: 'function' as const, name: 'look', inputSchema: { type: 'object' as const } }
+    const call = (options: object) =>
+      millrace(model).doGenerate({ prompt: [{ role: 'user', content: [{ type: 'text', text: 'a' }] }], ...options })
+    await expect(call({ toolChoice: { type: 'required' } })).rejects.toMatchObject({
+      ...{ code: 'INVALID_ARGUMENT', message: 'toolChoice wants a call, and there are no tools' },
+    })
+    await expect(call({ tools: [tool, { ...tool, name: 'other' }, tool] })).rejects.toMatchObject({
+      ...{ code: 'INVALID_ARGUMENT', message: expect.stringContaining('a name of their own') },
+    })
     const image = { type: 'image' as const, image: new Uint8Array([137, 80, 78, 71]), mediaType: 'image/png' }
     const messages = [{ role: 'user' as const, content: [image] }]
     await expect(asked({ prompt: undefined, messages })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
@@ -143,7 +152,7 @@ describe('generateText', () => {
     const controller = new AbortController()
     const answered = generateText({ model: language, prompt: 'a', abortSignal: controller.signal })
     const rejected = expect(answered).rejects.toMatchObject({ name: 'AbortError' })
-    await vi.waitFor(() => expect(native.submitted).toHaveLength(1))
+    await vi.waitFor(() => expect(native.submitted).toHaveLength(1), { timeout: 20_000 })
     controller.abort()
     await rejected
     expect(native.cancelled).toHaveLength(1)
@@ -151,7 +160,7 @@ describe('generateText', () => {
 
   test('the end that maxOutputTokens makes, and stop sequences', async () => {
     const answered = generateText({ model: language, prompt: 'a', maxOutputTokens: 2 })
-    await vi.waitFor(() => expect(native.submitted).toHaveLength(1))
+    await vi.waitFor(() => expect(native.submitted).toHaveLength(1), { timeout: 20_000 })
     native.answer([...(await model.tokenizer.encode('a b'))].slice(0, 2), { finish: 'length' })
     expect((await answered).finishReason).toBe('length')
     const stopped = generateText({ model: language, prompt: 'a', stopSequences: ['END'] })
@@ -226,9 +235,9 @@ describe('streamText', () => {
     const reading = (async () => {
       for await (const { type } of fullStream) types.push(type)
     })()
-    await vi.waitFor(() => expect(native.submitted).toHaveLength(1))
+    await vi.waitFor(() => expect(native.submitted).toHaveLength(1), { timeout: 20_000 })
     native.answer([...(await model.tokenizer.encode('so it is'))].slice(0, 3))
-    await vi.waitFor(() => expect(types).toContain('text-delta'))
+    await vi.waitFor(() => expect(types).toContain('text-delta'), { timeout: 20_000 })
     controller.abort()
     await reading
     expect(types.at(-1)).toBe('abort')
@@ -242,7 +251,7 @@ describe('streamText', () => {
     })
     const reader = stream.getReader()
     expect((await reader.read()).value).toEqual({ type: 'stream-start', warnings: [] })
-    await vi.waitFor(() => expect(native.submitted).toHaveLength(1))
+    await vi.waitFor(() => expect(native.submitted).toHaveLength(1), { timeout: 20_000 })
     await reader.cancel()
     expect(native.cancelled).toHaveLength(1)
   })

@@ -106,6 +106,18 @@ describe('Llama', () => {
     const mlp = ['mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj']
     expect(biasesOf({ ...llama, attention_bias: true, mlp_bias: true })).toEqual([...QKV, 'self_attn.o_proj', ...mlp])
     expect(config.spec).toMatchObject({ headDim: 64, rope: { scaling: 'linear', factor: 4 } })
+    const cwm = { ...llama, architectures: ['CwmForCausalLM'], model_type: 'cwm' }
+    expect(biasesOf({ ...cwm, mlp_bias: true })).toEqual(mlp)
+    for (const kind of ['Gemma', 'Gemma2', 'Gemma3']) {
+      const gemma = {
+        ...llama,
+        architectures: [`${kind}ForCausalLM`],
+        model_type: undefined,
+        hidden_act: 'gelu_pytorch_tanh',
+      }
+      const said = { ...gemma, hidden_activation: 'gelu_pytorch_tanh', attention_bias: true }
+      expect(biasesOf(said)).toEqual([...QKV, 'self_attn.o_proj'])
+    }
   })
 
   test("absent and null fields take transformers' defaults", () => {

@@ -38,4 +38,10 @@ test('names of models', () => {
     name: 'owner/name',
   })
   expect(() => modelsOf(['a/demo', 'b/demo'])).toThrow('two models are named demo')
+  const inherited = modelsOf(['constructor=a', 'toString=b', '__proto__=c'])
+  expect(Object.entries(inherited)).toEqual([
+    ['constructor', 'a'],
+    ['toString', 'b'],
+    ['__proto__', 'c'],
+  ])
 })

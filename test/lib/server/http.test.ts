@@ -310,6 +310,7 @@ describe('options', () => {
   test.each([
     [{ models: {} }, 'models'],
     [{ models: { '../a': DEMO } }, 'models'],
+    [{ models: JSON.parse(JSON.stringify({ demo: DEMO, proto: DEMO }).replace('proto', '__proto__')) }, '__proto__'],
     [{ models: { demo: DEMO }, port: 99999 }, 'port'],
     [{ models: { demo: DEMO }, ramBudget: '6G' }, 'ramBudget'],
     [{ models: { demo: DEMO }, frob: 1 }, 'frob'],
@@ -318,6 +319,16 @@ describe('options', () => {
     const error = await serve(options as never).catch((caught) => caught)
     expect(error.code).toBe('INVALID_ARGUMENT')
     expect(error.message).toContain(name)
+  })
+
+  test('a model may be named as what every object inherits, and nothing else is by such a name', async () => {
+    const server = await start({ models: { constructor: model } })
+    const named = await post(server, '/v1/chat/completions', { ...chat, model: 'constructor' })
+    expect(named).toMatchObject({ status: 200, json: { model: 'constructor' } })
+    for (const other of ['toString', '__proto__', 'hasOwnProperty']) {
+      expect((await post(server, '/v1/chat/completions', { ...chat, model: other })).status, other).toBe(404)
+    }
+    await server.close(0)
   })
 
   test('a model that does not load, or a port that is taken, rejects and leaves nothing', async () => {

@@ -131,6 +131,12 @@ describe.skipIf(!hasBrowser)('with a streamed model', () => {
     await page.getByLabel(/^Message/).fill('Hello')
     await page.keyboard.press('Enter')
     expect(await page.getByRole('alert').textContent()).toContain('tools[0].type')
+    // What nobody answered is there to be sent again, once.
+    await expect.poll(() => page.getByLabel(/^Message/).inputValue()).toBe('Hello')
+    await page.getByLabel(/^Tools/).fill('')
+    const messages = messagesOfNext()
+    await page.getByLabel(/^Message/).press('Enter')
+    expect(await messages).toEqual([{ role: 'user', content: 'Hello' }])
   })
 
   test('at 400 px, and in the dark, nothing is wider than the window', async () => {
