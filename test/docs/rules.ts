@@ -173,6 +173,10 @@ const TOYS: Record<string, (args: string[], places: Places) => { toy: string[]; 
     ],
     expected: args.includes('budget') ? /^texts equal: true/m : /first token (after|p50) [\d.]+/,
   }),
+  'bench/node/file.mjs': (_, { temporary }) => ({
+    toy: ['--device', 'cpu', '--shape', SMALLEST, '--share', '1', '--tokens', '4', '--folder', temporary],
+    expected: /^[\d.e+]+ tok\/s, \d+ % of the [\d.e+]+ that the disk allows$/m,
+  }),
   'bench/node/serve.mjs': (args) => ({
     toy: [
       ...['--device', 'cpu', '--streams', '4', '--tokens', '8', '--connections', '10', '--seconds', '1'],
