@@ -175,7 +175,7 @@ const TOYS: Record<string, (args: string[], places: Places) => { toy: string[]; 
   }),
   'bench/node/file.mjs': (_, { temporary }) => ({
     toy: ['--device', 'cpu', '--shape', SMALLEST, '--share', '1', '--tokens', '4', '--folder', temporary],
-    expected: /^[\d.e+]+ tok\/s, \d+ % of the [\d.e+]+ that the disk allows$/m,
+    expected: /^[\d.e+]+ tok\/s(, \d+ % of the [\d.e+]+ that the disk allows|; the disk's rate: build .*)$/m,
   }),
   'bench/node/serve.mjs': (args) => ({
     toy: [
@@ -248,6 +248,15 @@ function nativeBench(name: string, args: string[]): Trial {
   const skip = existsSync(binary)
     ? {}
     : { skip: `${name} is not built (MILLRACE_BENCH=ON, and CUDA where it needs it)` }
+  if (rest === 'disk_bench') {
+    const toy = ['--file', join(ROOT, 'package-lock.json'), '--threads', '1', '--rounds', '2']
+    return {
+      argv: [binary, ...args, ...toy],
+      expected: [/^\d+ pieces of \d+ bytes, 1 threads: [\d.]+ GB\/s/m],
+      file,
+      ...skip,
+    }
+  }
   if (folder === 'cpu') {
     const toy = ['--shapes', '64x64', '--rows', '1', '--threads', '1', '--megabytes', '1']
     return { argv: [binary, ...args, ...toy], expected: [/^\w+ +\w+ +64x64 +1 +1 /m], file, ...skip }
