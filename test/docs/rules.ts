@@ -207,6 +207,7 @@ const TOYS: Record<string, (args: string[], places: Places) => { toy: string[]; 
     toy: [
       // Its rows are too narrow for types in blocks of 256.
       ...(rest.includes('--type') ? ['--type', 'q8_0'] : []),
+      ...(rest.includes('--layers') ? ['--layers', '1'] : []),
       ...['--shape', SMALLEST, '--threads', '1', '--prompt', '4', '--tokens', '3', '--runs', '1', peer],
     ],
     expected: /^millrace +decode [\s\S]*^llama\.cpp +decode [\d.]+/m,
