@@ -271,20 +271,19 @@ TEST(a_read_that_fails_fails_the_pass_that_needs_it_and_is_tried_again) {
   auto random = check::random(6);
   for (const bool own_memory : {false, true}) {
     FileSlabs slabs(random_sizes(5, 20000, random), {true, false, true, true, false}, random);
+    std::atomic<bool> broken{false};
+    slabs.units_in_file().replace_read([&](int fd, void* to, size_t bytes, off_t at) -> ssize_t {
+      if (!broken) return ::pread(fd, to, bytes, at);
+      errno = EIO;
+      return -1;
+    });
     const auto backend = device(own_memory);
     const auto compute = backend->create_stream();
     Feeder feeder(*backend, slabs, config_of(slabs, std::vector(5, own_memory ? Home::streamed : Home::resident)));
     Passes passes(slabs, feeder, *compute);
     passes.run();
     CHECK(passes.exact());
-    // Nothing is read meanwhile: the window is full.
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    std::atomic<bool> broken{true};
-    slabs.units_in_file().replace_read([&](int fd, void* to, size_t bytes, off_t at) -> ssize_t {
-      if (!broken) return ::pread(fd, to, bytes, at);
-      errno = EIO;
-      return -1;
-    });
+    broken = true;
     std::string message;
     std::string code;
     for (int pass = 0; pass < 3 && code.empty(); pass++) code = failure_of(passes, &message);
