@@ -1,9 +1,10 @@
 // The scheduler's copies of states: where they are made, and what becomes of them. A copy stands behind a block of keys
 // and values, so that both are found by the same text:
 //
-//   of a prompt   where its last whole block ends, and where it parts from a text that is known: a step's rows end
-//   there of an answer  wherever a block of it is full; each takes the place of the one before, so what stays is the
-//   turn's end
+// - of a prompt: where its last whole block ends, and where it parts from a text that is known; a step's rows end
+// there;
+// - of an answer: wherever a block of it is full; each takes the place of the one before, so what stays is the turn's
+// end.
 //
 // It follows its pass in the streams, before any other pass: so a step ahead whose rows turn out useless has not moved
 // what is copied, and whoever finds the copy has what computing anew would have made.
