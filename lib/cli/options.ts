@@ -44,6 +44,7 @@ export interface LoadFlags {
   stateCopies?: number
   experts?: 'auto' | 'resident' | 'demand'
   expertCache?: number | string
+  expertCpu?: boolean
   batch?: number
 }
 
@@ -164,6 +165,7 @@ function planFlags(command: Command, context: string): Command {
         parseSize,
       ),
     )
+    .addOption(new Option('--expert-cpu', 'of experts on demand that are not in GPU memory the CPU answers some'))
     .addOption(
       new Option('--arena <size>', 'GPU memory for the shared units of all models: a size such as 4GiB').argParser(
         parseSize,
@@ -325,9 +327,20 @@ export function samplingOptions(flags: object): GenerateOptions {
 /** A plan as the flags have it. */
 export function planOptions(flags: LoadFlags): PlanOptions {
   const { device, placement, ring, context, threads, vramBudget, ramBudget, arena, coExecute, adaptive } = flags
-  const { maxSequences, kvTokens, kvSwap, stateCopies, batch, experts, expertCache } = flags
+  const { maxSequences, kvTokens, kvSwap, stateCopies, batch, experts, expertCache, expertCpu } = flags
   const sizes = { ring, contextLength: context, vramBudget, ramBudget, arena, maxSequences, kvTokens, kvSwap, batch }
-  const options = { device, placement, threads, coExecute, adaptive, stateCopies, experts, expertCache, ...sizes }
+  const options = {
+    device,
+    placement,
+    threads,
+    coExecute,
+    adaptive,
+    stateCopies,
+    experts,
+    expertCache,
+    expertCpu,
+    ...sizes,
+  }
   return validate(planSchema, options, 'options')
 }
 

@@ -115,9 +115,15 @@ class CpuExecutor final : public Executor {
     std::optional<ExpertsLayout> layout;
     size_t first = 0;
     std::vector<const std::byte*> addresses;  // [experts]
+    std::vector<bool> in_ram;                 // [experts]: not in a frame
     bool now = false;                         // of the slab that was set last
   };
   std::vector<Apart> apart_;  // [units], or empty
+  // Leaves experts that lie in RAM to the CPU's answers (of which experts, experts_scratch_.sent says), and takes these.
+  bool send_experts(const ExpertsOp& op, const Scope& scope, const Apart& apart);
+  void receive_experts();
+  uint64_t ticket_ = 0;       // of the last task that was sent
+  int64_t answer_waits_ = 0;  // for ExpertMail::skip_wait
   const Mixtures mixtures_;   // as the program has them
   size_t logged_experts_ = 0;
   Step step_;
@@ -137,6 +143,7 @@ class CpuExecutor final : public Executor {
   // Of a mixture: choices (row * top_k + rank) by expert, and rows of one expert at a time.
   struct ExpertsScratch {
     std::vector<int> begins, places;
+    std::vector<bool> sent;  // [experts]: the CPU answers them
     std::vector<float> x, activated, y, results;
   };
   ExpertsScratch experts_scratch_;

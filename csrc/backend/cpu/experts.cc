@@ -1,10 +1,11 @@
 // Mixtures of experts on the CPU twin. Each expert that any row chose reads its weights once for all of them; the rows'
 // results are added in the order of their own choices, so that a row's bits do not depend on its neighbours.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
+#include <thread>
 
 #include "backend/cpu/executor.h"
+#include "backend/cpu/experts.h"
 #include "backend/cpu/route.h"
 
 namespace millrace {
@@ -13,12 +14,6 @@ namespace {
 
 // Results that are kept until they are added: of more rows than this many floats hold, some at a time.
 constexpr size_t kMostFloats = size_t{1} << 23;
-
-float clamped_swiglu(float gate, float up, const ExpertsOp& op) {
-  gate = std::min(gate, op.limit);
-  up = std::clamp(up, -op.limit, op.limit);
-  return gate / (1.0f + std::exp(-op.alpha * gate)) * (up + 1.0f);
-}
 
 }  // namespace
 
@@ -86,10 +81,14 @@ void CpuExecutor::run_experts(const ExpertsOp& op, const Scope& scope) {
     uint16_t& logged = output_->expert_rows[apart->first + e];
     logged = static_cast<uint16_t>(std::min(logged + count, 0xffff));
   }
+  scratch.sent.assign(static_cast<size_t>(op.experts), false);
+  const bool sent = apart != nullptr && send_experts(op, scope, *apart);
   for (int e = 0; e < op.experts; e++) {
     const int begin = scratch.begins[e], count = scratch.begins[e + 1] - begin;
-    if (count > 0) run_expert(op, scope, e, std::span(scratch.places).subspan(begin, count));
+    if (count > 0 && !scratch.sent[e]) run_expert(op, scope, e, std::span(scratch.places).subspan(begin, count));
   }
+
+  if (sent) receive_experts();
 
   float* out = rows_of(scope, op.out);
   compute_->pool.parallel_for(scope.rows, [&](int64_t row, int) {
@@ -97,6 +96,48 @@ void CpuExecutor::run_experts(const ExpertsOp& op, const Scope& scope) {
                 routes + static_cast<size_t>(row) * width(op.routes) + top_k, top_k, hidden,
                 out + static_cast<size_t>(row) * hidden);
   });
+}
+
+// As moe/answers.cu does it on a GPU.
+bool CpuExecutor::send_experts(const ExpertsOp& op, const Scope& scope, const Apart& apart) {
+  const ExpertMail* mail = config_.mail.get();
+  if (mail == nullptr || !mail->serves(scope.unit, scope.rows)) return false;
+  ExpertsScratch& scratch = experts_scratch_;
+  size_t missed = 0;
+  for (int e = 0; e < op.experts; e++) missed += scratch.begins[e + 1] > scratch.begins[e] && apart.in_ram[e] ? 1 : 0;
+  const int most = mail->split[static_cast<size_t>(scope.unit)][missed];
+  int experts = 0, places = 0;
+  for (int e = 0; e < op.experts && experts < most; e++) {
+    const int begin = scratch.begins[e], count = scratch.begins[e + 1] - begin;
+    if (count == 0 || count > kMailedRows || !apart.in_ram[e]) continue;
+    mail->entries[experts++] = {e, places, count, 0};
+    for (int i = 0; i < count; i++) mail->places[places++] = scratch.places[static_cast<size_t>(begin + i)];
+    scratch.sent[static_cast<size_t>(e)] = true;
+  }
+  if (experts == 0) return false;
+  *mail->task = {scope.unit, experts, scope.rows, width(op.routes) / 2};
+  std::memcpy(mail->x, rows_of(scope, op.in), static_cast<size_t>(scope.rows) * width(op.in) * sizeof(float));
+  ticket_ = mail->state->sent.load(std::memory_order_relaxed) + 1;
+  mail->state->sent.store(ticket_, std::memory_order_release);
+  return true;
+}
+
+void CpuExecutor::receive_experts() {
+  const ExpertMail& mail = *config_.mail;
+  const ExpertMailState& state = *mail.state;
+  for (bool waits = answer_waits_++ != mail.skip_wait; waits;) {
+    waits =
+        state.answered.load(std::memory_order_acquire) < ticket_ && state.given_up.load(std::memory_order_acquire) == 0;
+    if (waits) std::this_thread::yield();
+  }
+  const auto width = static_cast<size_t>(mail.width);
+  for (int i = 0; i < mail.task->experts; i++) {
+    const ExpertMailEntry& entry = mail.entries[i];
+    for (int r = 0; r < entry.count; r++) {
+      const auto place = static_cast<size_t>(mail.places[entry.first + r]);
+      std::memcpy(experts_scratch_.results.data() + place * width, mail.y + place * width, width * sizeof(float));
+    }
+  }
 }
 
 // `places`: rows and ranks that chose the expert, as run_experts() counts them; its results go there.
@@ -141,11 +182,7 @@ void CpuExecutor::run_expert(const ExpertsOp& op, const Scope& scope, int expert
     linear(call, compute_->pool, linear_scratch_, weight_bytes_);
     compute_->pool.parallel_for(rows, [&](int64_t row, int) {
       const float* both = gate_up_.data() + static_cast<size_t>(row) * n;
-      float* to = activated + static_cast<size_t>(row) * features;
-      for (size_t i = 0; i < features; i++) {
-        const size_t gate = gate_up.interleaved ? i / 8 * 16 + i % 8 : i;
-        to[i] = clamped_swiglu(both[gate], both[gate_up.interleaved ? gate + 8 : features + i], op);
-      }
+      activate_expert(op, gate_up.interleaved, features, both, activated + static_cast<size_t>(row) * features);
     });
   }
 

@@ -509,9 +509,8 @@ void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, st
   if (apart) {
     const auto combine = [&](int64_t row, int) {
       const float* gate = y + row * y_stride;
-      const float* up = gate + call.intermediate;
-      float* out = call.y + row * call.y_stride;
-      for (int i = 0; i < call.intermediate; i++) out[i] = silu_mul(gate[i], up[i]);
+      const auto count = static_cast<size_t>(call.intermediate);
+      silu_products(gate, gate + count, count, call.y + row * call.y_stride);
     };
     if (parallel && call.rows > 1) {
       pool.parallel_for(call.rows, combine);
@@ -519,6 +518,10 @@ void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, st
       for (int row = 0; row < call.rows; row++) combine(row, 0);
     }
   }
+}
+
+void silu_products(const float* gate, const float* up, size_t count, float* out) {
+  for (size_t i = 0; i < count; i++) out[i] = silu_mul(gate[i], up[i]);
 }
 
 const char* selected_kernels() {
