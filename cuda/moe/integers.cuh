@@ -15,52 +15,50 @@ namespace millrace::cuda {
 // ---- D += A B of bytes: A 16 x 32 or 16 x 16, B likewise x 8, int32 sums. SIGNED_A, SIGNED_B: or unsigned.
 
 #if __CUDA_ARCH__ >= 800
-#define MILLRACE_MMA_BYTES(SHAPE, A, B, A_TEXT, B_TEXT, ...)                                                        \
-  asm volatile("mma.sync.aligned." SHAPE ".row.col.s32." A "." B ".s32 {%0,%1,%2,%3}, " A_TEXT ", " B_TEXT           \
-               ", {%0,%1,%2,%3};\n"                                                                                  \
-               : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])                                                      \
-               : __VA_ARGS__)
 template <bool SIGNED_A, bool SIGNED_B>
-__device__ __forceinline__ void mma_bytes_k32(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                              uint32_t b0, uint32_t b1) {
-#define MILLRACE_K32(A, B)                                                                                           \
-  MILLRACE_MMA_BYTES("m16n8k32", A, B, "{%4,%5,%6,%7}", "{%8,%9}", "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))
-  if constexpr (SIGNED_A && SIGNED_B) MILLRACE_K32("s8", "s8");
-  if constexpr (SIGNED_A && !SIGNED_B) MILLRACE_K32("s8", "u8");
-  if constexpr (!SIGNED_A && SIGNED_B) MILLRACE_K32("u8", "s8");
-  if constexpr (!SIGNED_A && !SIGNED_B) MILLRACE_K32("u8", "u8");
-#undef MILLRACE_K32
+__device__ __forceinline__ void mma_bytes_k32(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+  if constexpr (SIGNED_A && SIGNED_B) {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  } else if constexpr (SIGNED_A && !SIGNED_B) {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  } else if constexpr (!SIGNED_A && SIGNED_B) {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  } else if constexpr (!SIGNED_A && !SIGNED_B) {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  }
 }
 template <bool SIGNED_A, bool SIGNED_B>
 __device__ __forceinline__ void mma_bytes_k16(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
-#define MILLRACE_K16(A, B) \
-  MILLRACE_MMA_BYTES("m16n8k16", A, B, "{%4,%5}", "{%6}", "r"(a0), "r"(a1), "r"(b0))
-  if constexpr (SIGNED_A && SIGNED_B) MILLRACE_K16("s8", "s8");
-  if constexpr (SIGNED_A && !SIGNED_B) MILLRACE_K16("s8", "u8");
-  if constexpr (!SIGNED_A && SIGNED_B) MILLRACE_K16("u8", "s8");
-  if constexpr (!SIGNED_A && !SIGNED_B) MILLRACE_K16("u8", "u8");
-#undef MILLRACE_K16
+  if constexpr (SIGNED_A && SIGNED_B) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(b0));
+  } else if constexpr (SIGNED_A && !SIGNED_B) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.u8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(b0));
+  } else if constexpr (!SIGNED_A && SIGNED_B) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(b0));
+  } else if constexpr (!SIGNED_A && !SIGNED_B) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.u8.u8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(b0));
+  }
 }
-#undef MILLRACE_MMA_BYTES
 #else  // sm_75 has the form of eight features alone
 template <bool SIGNED_A, bool SIGNED_B>
-__device__ __forceinline__ void mma_bytes_k16(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
-#define MILLRACE_K16(A, B)                                                                                  \
-  asm volatile("mma.sync.aligned.m8n8k16.row.col.s32." A "." B ".s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n"       \
-               : "+r"(d[0]), "+r"(d[1])                                                                     \
-               : "r"(a0), "r"(b0));                                                                         \
-  asm volatile("mma.sync.aligned.m8n8k16.row.col.s32." A "." B ".s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n"       \
-               : "+r"(d[2]), "+r"(d[3])                                                                     \
-               : "r"(a1), "r"(b0))
-  if constexpr (SIGNED_A && SIGNED_B) { MILLRACE_K16("s8", "s8"); }
-  if constexpr (SIGNED_A && !SIGNED_B) { MILLRACE_K16("s8", "u8"); }
-  if constexpr (!SIGNED_A && SIGNED_B) { MILLRACE_K16("u8", "s8"); }
-  if constexpr (!SIGNED_A && !SIGNED_B) { MILLRACE_K16("u8", "u8"); }
-#undef MILLRACE_K16
+__device__ __forceinline__ void mma_bytes_half(int& d0, int& d1, uint32_t a, uint32_t b) {
+  if constexpr (SIGNED_A && SIGNED_B) {
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n" : "+r"(d0), "+r"(d1) : "r"(a), "r"(b));
+  } else if constexpr (SIGNED_A && !SIGNED_B) {
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.u8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n" : "+r"(d0), "+r"(d1) : "r"(a), "r"(b));
+  } else if constexpr (!SIGNED_A && SIGNED_B) {
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n" : "+r"(d0), "+r"(d1) : "r"(a), "r"(b));
+  } else if constexpr (!SIGNED_A && !SIGNED_B) {
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.u8.u8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n" : "+r"(d0), "+r"(d1) : "r"(a), "r"(b));
+  }
 }
 template <bool SIGNED_A, bool SIGNED_B>
-__device__ __forceinline__ void mma_bytes_k32(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                              uint32_t b0, uint32_t b1) {
+__device__ __forceinline__ void mma_bytes_k16(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
+  mma_bytes_half<SIGNED_A, SIGNED_B>(d[0], d[1], a0, b0);
+  mma_bytes_half<SIGNED_A, SIGNED_B>(d[2], d[3], a1, b0);
+}
+template <bool SIGNED_A, bool SIGNED_B>
+__device__ __forceinline__ void mma_bytes_k32(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
   mma_bytes_k16<SIGNED_A, SIGNED_B>(d, a0, a1, b0);
   mma_bytes_k16<SIGNED_A, SIGNED_B>(d, a2, a3, b1);
 }
