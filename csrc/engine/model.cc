@@ -6,6 +6,7 @@
 #include <map>
 #include <new>
 
+#include "backend/cpu_answers.h"
 #include "core/error.h"
 #include "core/reclaimer.h"
 #include "model/experts_layout.h"
@@ -253,11 +254,7 @@ void Model::create_mail() {
     if (config_.homes[unit] != Home::demand) continue;
     const ExpertsOp& op = *experts_of(program().units[unit]);
     const ExpertsLayout layout = *experts_layout(op, host_->units()[unit]);
-    const auto integer = [](const LinearLayout& linear) {
-      return std::ranges::all_of(
-          linear.segments, [](const LinearLayout::Segment& segment) { return segment.matrix.code.traits().integer(); });
-    };
-    if (!integer(layout.gate_up) || !integer(layout.down)) {
+    if (!cpu_answers(layout)) {
       throw Error(code::kInvalidArgument,
                   unit_name(static_cast<int>(unit)) + ": the CPU answers experts of integer weights alone",
                   "load it without expertCpu");

@@ -13,6 +13,7 @@
 #include "backend/backend.h"
 #include "backend/cpu/attention.h"
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/expert_answer.h"
 #include "backend/cpu/linear.h"
 #include "backend/sample_row.h"
 #include "core/memory.h"
@@ -101,6 +102,7 @@ class CpuExecutor final : public Executor {
   std::vector<Run> runs_of(const StatePlace& place, const Scope& scope) const;
   void run_experts(const ExpertsOp& op, const Scope& scope);
   void run_expert(const ExpertsOp& op, const Scope& scope, int expert, std::span<const int> places);
+  void run_float_expert(const ExpertCall& call);
   void run_sample();
 
   const ExecutorConfig config_;
@@ -144,7 +146,10 @@ class CpuExecutor final : public Executor {
   struct ExpertsScratch {
     std::vector<int> begins, places;
     std::vector<bool> sent;  // [experts]: the CPU answers them
-    std::vector<float> x, activated, y, results;
+    std::vector<float> x, gathered, activated, y, results;  // x: of all rows, as float16 has it
+    std::vector<const float*> x_rows;
+    std::vector<float*> y_rows;
+    ExpertAnswer answer;
   };
   ExpertsScratch experts_scratch_;
   // Of latent attention: what makes keys and values, as floats [n, rank]; queries and what they find, [rows, heads,

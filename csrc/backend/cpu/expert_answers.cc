@@ -6,7 +6,8 @@
 #include <mutex>
 #include <thread>
 
-#include "backend/cpu/experts.h"
+#include "backend/cpu/expert_computer.h"
+#include "backend/cpu_answers.h"
 #include "backend/expert_mail.h"
 #include "core/error.h"
 #include "core/relax.h"
@@ -26,6 +27,10 @@ std::vector<uint16_t> split_of_misses(int experts, size_t bytes, const AnswerRat
     }
   }
   return split;
+}
+
+bool cpu_answers(const ExpertsLayout& experts) {
+  return has_expert_arithmetic(experts.gate_up, experts.down);
 }
 
 namespace {

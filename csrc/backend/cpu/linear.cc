@@ -430,7 +430,7 @@ void plan_runs(LinearScratch::Data& data, const LinearCall& call, int threads, i
 
 void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, std::atomic<uint64_t>& weight_bytes) {
   if (call.rows <= 0) return;
-  const LinearKernels& kernels = *selection().load(std::memory_order_relaxed);
+  const LinearKernels& kernels = linear_kernels();
   const LinearLayout& layout = *call.layout;
   LinearScratch::Data& data = scratch.data();
 
@@ -509,8 +509,9 @@ void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, st
   if (apart) {
     const auto combine = [&](int64_t row, int) {
       const float* gate = y + row * y_stride;
-      const auto count = static_cast<size_t>(call.intermediate);
-      silu_products(gate, gate + count, count, call.y + row * call.y_stride);
+      const float* up = gate + call.intermediate;
+      float* out = call.y + row * call.y_stride;
+      for (int i = 0; i < call.intermediate; i++) out[i] = silu_mul(gate[i], up[i]);
     };
     if (parallel && call.rows > 1) {
       pool.parallel_for(call.rows, combine);
@@ -520,12 +521,12 @@ void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, st
   }
 }
 
-void silu_products(const float* gate, const float* up, size_t count, float* out) {
-  for (size_t i = 0; i < count; i++) out[i] = silu_mul(gate[i], up[i]);
-}
-
 const char* selected_kernels() {
   return selection().load(std::memory_order_relaxed)->name;
+}
+
+const LinearKernels& linear_kernels() {
+  return *selection().load(std::memory_order_relaxed);
 }
 
 bool select_kernels(const char* name) {

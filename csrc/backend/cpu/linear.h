@@ -49,13 +49,12 @@ struct LinearCall {
 };
 void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, std::atomic<uint64_t>& weight_bytes);
 
-// out[i] = silu(gate[i]) * up[i], as silu_mul has it.
-void silu_products(const float* gate, const float* up, size_t count, float* out);
-
 // The instruction set in use, and a way for tests and benches to choose a lesser one. Names: "avx512vnni", "avx512",
 // "avx2", "plain". select_kernels returns false if this processor lacks it. MILLRACE_CPU_KERNELS overrides the
 // choice at start-up.
 const char* selected_kernels();
 bool select_kernels(const char* name);
+struct LinearKernels;
+const LinearKernels& linear_kernels();  // those in use
 
 }  // namespace millrace

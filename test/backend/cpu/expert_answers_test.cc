@@ -1,12 +1,12 @@
-// The CPU's answers beside a device: each expert's bits those of its linears one after the other, whatever the threads
-// and the task; the ticket; and what becomes of a task that fails or is given up.
+// The CPU's answers beside a device: each row's bits those of the row by itself, whatever the threads and the task; the
+// ticket; and what becomes of a task that fails or is given up.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
 #include <thread>
 
-#include "backend/cpu/experts.h"
+#include "backend/cpu/expert_answer.h"
 #include "backend/expert_mail.h"
 #include "check.h"
 #include "core/error.h"
@@ -70,7 +70,7 @@ struct Setup {
   // Some experts, each for some places; what they are to answer in `expected`.
   void make_task() {
     std::mt19937_64& random = check::random();
-    for (float& value : x) value = static_cast<float>(random() % 2001) / 500.0f - 2.0f;
+    for (float& value : x) value = static_cast<float>(random() % 2001) / 512.0f - 2.0f;
     std::vector<int> all(kRows * kTopK);
     for (size_t i = 0; i < all.size(); i++) all[i] = static_cast<int>(i);
     std::shuffle(all.begin(), all.end(), random);
@@ -109,36 +109,23 @@ struct Setup {
   uint64_t ticket = 0;
 
  private:
-  // One row through one expert, by its linears whole.
+  // One row through one expert, on this thread.
   void expect(int expert, int place) {
-    std::vector<float> both(2 * kFeatures), activated(kFeatures);
-    LinearCall call;
-    call.slab = slab.data() + expert * layout.stride;
+    const float* in = x.data() + static_cast<size_t>(place / kTopK) * kHidden;
+    float* out = expected.data() + static_cast<size_t>(place) * kHidden;
+    ExpertCall call;
+    call.gate_up = &layout.gate_up;
+    call.down = &layout.down;
+    call.expert = slab.data() + expert * layout.stride;
+    call.activation = op.activation;
+    call.alpha = op.alpha;
+    call.limit = op.limit;
     call.rows = 1;
-    call.layout = &layout.gate_up;
-    call.x = x.data() + static_cast<size_t>(place / kTopK) * kHidden;
-    call.x_stride = kHidden;
-    const bool silu = op.activation == Activation::silu;
-    call.epilogue = silu ? Epilogue::silu_mul : Epilogue::store;
-    call.interleaved = layout.gate_up.interleaved;
-    call.intermediate = kFeatures;
-    call.y = silu ? activated.data() : both.data();
-    call.y_stride = silu ? kFeatures : 2 * kFeatures;
-    linear(call, pool, scratch, read);
-    if (!silu) activate_expert(op, layout.gate_up.interleaved, kFeatures, both.data(), activated.data());
-    call = {};
-    call.slab = slab.data() + expert * layout.stride;
-    call.rows = 1;
-    call.layout = &layout.down;
-    call.x = activated.data();
-    call.x_stride = kFeatures;
-    call.y = expected.data() + static_cast<size_t>(place) * kHidden;
-    call.y_stride = kHidden;
-    linear(call, pool, scratch, read);
+    call.x = &in;
+    call.y = &out;
+    answer_expert(call, alone);
   }
-  ThreadPool pool{1};
-  LinearScratch scratch;
-  std::atomic<uint64_t> read{0};
+  ExpertAnswer alone;
 };
 
 std::string code_of_failure(ExpertAnswers& answers) {
@@ -152,7 +139,7 @@ std::string code_of_failure(ExpertAnswers& answers) {
 
 }  // namespace
 
-TEST(an_answer_has_the_bits_of_an_experts_linears) {
+TEST(an_answer_has_the_bits_of_each_row_by_itself) {
   for (const WeightType type : {WeightType::q4, WeightType::q8, WeightType::mxfp4}) {
     for (const bool interleaved : {true, false}) {
       for (const Activation activation : {Activation::silu, Activation::clamped_swiglu}) {
