@@ -61,8 +61,7 @@ export interface PlanOptions {
   expertCache?: number | string | undefined
   /**
    * true: of the experts on demand that a pass does not find in the cache the CPU answers some, beside those that the GPU
-   * reads over the link, as many as end at the same time. Of experts of integer weights. On a GPU the CPU's sums are
-   * others in their last bits, so that answers then depend on what was in the cache. Default 'auto': none.
+   * reads over the link, as many as end at the same time: the same bits. Not of float weights. Default 'auto': none.
    */
   expertCpu?: 'auto' | boolean | undefined
   /**

@@ -19,25 +19,18 @@ describe.skipIf(gpus.length === 0)('experts that the CPU answers', () => {
   const options = { device: 'cuda', experts: 'demand', expertCache: 0, contextLength: 64, maxSequences: 8 } as const
   const prompts = Array.from({ length: 8 }, (_, seed) => [5 + seed, 900 - seed, 77])
 
-  test.each([1, 8])('%i at once: the same within rounding, launched as graphs', async (count) => {
+  test.each([1, 8])('%i at once: the same bits', async (count) => {
     const ask = async (expertCpu: boolean) => {
       await using model = await loadSynthetic('answers', shape, { ...options, expertCpu }, { head: 'q4' })
       const asked = { maxTokens: 12, ignoreEos: true, logprobs: true }
       const answers = await Promise.all(prompts.slice(0, count).map((prompt) => model.generate(prompt, asked).result))
-      return { answers, experts: model.stats.experts }
+      const bits = answers.map(({ tokens, logprobs }) => ({ tokens, logprobs: [...logprobs!] }))
+      return { bits, experts: model.stats.experts }
     }
     const [alone, answered] = [await ask(false), await ask(true)]
     expect(alone.experts.cpu).toBe(0)
     expect(answered.experts.cpu).toBeGreaterThan(0)
     expect(answered.experts.mapped).toBeGreaterThan(0)
-    expect(answered.experts.cpu + answered.experts.mapped).toBeGreaterThan(0.9 * alone.experts.mapped)
-    for (const [at, { tokens, logprobs }] of answered.answers.entries()) {
-      const expected = alone.answers[at]!
-      // Behind a token that differs all may.
-      const differs = tokens.findIndex((token, i) => token !== expected.tokens[i])
-      const alike = differs === -1 ? tokens.length : differs
-      expect(alike).toBeGreaterThan(1)
-      for (let i = 0; i < alike; i++) expect(Math.abs(logprobs![i]! - expected.logprobs![i]!)).toBeLessThan(0.02)
-    }
+    expect(answered.bits).toEqual(alone.bits)
   })
 })
