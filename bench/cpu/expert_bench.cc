@@ -73,8 +73,8 @@ int main(int argc, char** argv) {
       }
     }
   }
-  std::printf("%s, %d x %d, %.2f MB an expert, %d threads\n", selected_kernels(), hidden, features, builder.bytes() / 1e6,
-              threads);
+  std::printf("%s, %d x %d, %.2f MB an expert, %d threads\n", selected_kernels(), hidden, features,
+              builder.bytes() / 1e6, threads);
   for (const int count : rows) {
     std::atomic<int64_t> done{0};
     std::atomic<int> next{0};

@@ -39,10 +39,10 @@ constexpr int expert_chunk_tiles(WeightType type) {
 }
 
 struct ExpertOrder {
-  int chunk = 0;   // tiles
-  int group = 0;   // tiles; chunks lie within a group where it is larger than a chunk, or does not divide one
+  int chunk = 0;  // tiles
+  int group = 0;  // tiles; chunks lie within a group where it is larger than a chunk, or does not divide one
   bool in_groups = false;
-  int run = 0;     // tiles: whole chunks, and whole groups
+  int run = 0;  // tiles: whole chunks, and whole groups
 };
 inline ExpertOrder expert_order(const MatrixLayout& m) {
   ExpertOrder order;

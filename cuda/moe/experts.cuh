@@ -7,8 +7,8 @@
 // Each warp has a ring of chunks of weights, by bulk copies, and of x beside them, by asynchronous copies of its own.
 // Weights come from wherever the expert's address says: its slab in VRAM, a frame, or RAM that is mapped.
 //
-// Integers and tables are multiplied exactly, as the CPU does it too (backend/expert_arithmetic.h): each warp makes bytes
-// of its x. Floats and FP8 are float16 products.
+// Integers and tables are multiplied exactly, as the CPU does it too (backend/expert_arithmetic.h): each warp makes
+// bytes of its x. Floats and FP8 are float16 products.
 #include "backend/expert_arithmetic.h"
 #include "cuda/linear_decode.cuh"
 #include "cuda/moe/experts.h"
@@ -165,12 +165,21 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
   Sums<TILES> sums = {};
   int slot = 0;
   uint32_t parity = 0;
+  const bool two = own > 1 && stages > 1;  // of one row the first two chunks become bytes at once
 #pragma unroll 1
   for (int i = 0; i < own; i++) {
     const int chunk = first_chunk + i;
     warp_copy_wait(barriers + 16 * slot + 8, parity);
     if constexpr (kIsInteger<Code>) {
-      quantize_chunk<Code::kSlices>(x_ring + slot * x_stage_bytes, rows, Code::count(linear, chunk), lane);
+      const uint32_t x = x_ring + slot * x_stage_bytes;
+      const int count = Code::count(linear, chunk);
+      if (rows == 1 && i == 0 && two) {
+        warp_copy_wait(barriers + 16 + 8, 0);
+        quantize_rows<Code::kSlices>({x, x + x_stage_bytes}, {count, Code::count(linear, chunk + 1)}, lane);
+        __syncwarp();
+      } else if (rows > 1 || i > 1 || !two) {
+        quantize_chunk<Code::kSlices>(x, rows, count, lane);
+      }
     }
     warp_copy_wait(barriers + 16 * slot, parity);
     __syncwarp();

@@ -5,64 +5,13 @@
 // A tile's word has of features g (low nibbles) and g + 8 (high ones) input features 2 t, 2 t + 8, 2 t + 1, 2 t + 9 in
 // its bytes' order: `word & 0x0f0f0f0f` is a register of A as it stands, if x lies in that order too, and
 // `word & 0xf0f0f0f0` is sixteen times the other one, for which x's scale makes up.
+#include "backend/expert_arithmetic.h"
 #include "cuda/code.cuh"
 #include "cuda/common.cuh"
+#include "cuda/common_bytes.cuh"
 #include "cuda/linear_decode.cuh"
-#include "backend/expert_arithmetic.h"
 
 namespace millrace::cuda {
-
-// ---- D += A B of bytes: A 16 x 32 or 16 x 16, B likewise x 8, int32 sums. SIGNED_A, SIGNED_B: or unsigned.
-
-#if __CUDA_ARCH__ >= 800
-template <bool SIGNED_A, bool SIGNED_B>
-__device__ __forceinline__ void mma_bytes_k32(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-  if constexpr (SIGNED_A && SIGNED_B) {
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-  } else if constexpr (SIGNED_A && !SIGNED_B) {
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-  } else if constexpr (!SIGNED_A && SIGNED_B) {
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-  } else if constexpr (!SIGNED_A && !SIGNED_B) {
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-  }
-}
-template <bool SIGNED_A, bool SIGNED_B>
-__device__ __forceinline__ void mma_bytes_k16(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
-  if constexpr (SIGNED_A && SIGNED_B) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(b0));
-  } else if constexpr (SIGNED_A && !SIGNED_B) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.u8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(b0));
-  } else if constexpr (!SIGNED_A && SIGNED_B) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(b0));
-  } else if constexpr (!SIGNED_A && !SIGNED_B) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.u8.u8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n" : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a0), "r"(a1), "r"(b0));
-  }
-}
-#else  // sm_75 has the form of eight features alone
-template <bool SIGNED_A, bool SIGNED_B>
-__device__ __forceinline__ void mma_bytes_half(int& d0, int& d1, uint32_t a, uint32_t b) {
-  if constexpr (SIGNED_A && SIGNED_B) {
-    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n" : "+r"(d0), "+r"(d1) : "r"(a), "r"(b));
-  } else if constexpr (SIGNED_A && !SIGNED_B) {
-    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.u8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n" : "+r"(d0), "+r"(d1) : "r"(a), "r"(b));
-  } else if constexpr (!SIGNED_A && SIGNED_B) {
-    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n" : "+r"(d0), "+r"(d1) : "r"(a), "r"(b));
-  } else if constexpr (!SIGNED_A && !SIGNED_B) {
-    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.u8.u8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};\n" : "+r"(d0), "+r"(d1) : "r"(a), "r"(b));
-  }
-}
-template <bool SIGNED_A, bool SIGNED_B>
-__device__ __forceinline__ void mma_bytes_k16(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b0) {
-  mma_bytes_half<SIGNED_A, SIGNED_B>(d[0], d[1], a0, b0);
-  mma_bytes_half<SIGNED_A, SIGNED_B>(d[2], d[3], a1, b0);
-}
-template <bool SIGNED_A, bool SIGNED_B>
-__device__ __forceinline__ void mma_bytes_k32(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-  mma_bytes_k16<SIGNED_A, SIGNED_B>(d, a0, a1, b0);
-  mma_bytes_k16<SIGNED_A, SIGNED_B>(d, a2, a3, b1);
-}
-#endif
 
 // ---- Weights: a lane's words of a tile, and the registers of its row block j, of features g (`even`) and g + 8.
 // kEvenUnit, kOddUnit: what sums of theirs are multiplied with to be sums over levels. kSigned: zeros are taken off
@@ -178,51 +127,83 @@ struct BytesOf<TYPE, ZEROS> {
 
 // ---- x
 
-__device__ __forceinline__ void store_shared_4(uint32_t address, uint32_t v) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
-}
-
 // Rows of a chunk of x in shared memory, float16, become two planes of bytes in their place, of q / 256 and of the
-// rest, and behind them the scale. By a warp; slices from `count` on become zeros.
-template <int SLICES>
-__device__ __forceinline__ void quantize_chunk(uint32_t x, int rows, int count, int lane) {
-  constexpr int kPitch = PortableShape::x_pitch(SLICES);
-  constexpr int kLanes = 4 * SLICES, kTogether = 32 / kLanes;  // of a row; rows at once
-  static_assert(SLICES == 4 || SLICES == 8);
+// rest, and behind them the scale. By a warp, N runs of lanes' loads at once, so that they wait for one another once;
+// slices from a row's count on become zeros. `rows`: this lane's. (The same row may come twice: to the same bytes.)
+template <int SLICES, int N>
+__device__ __forceinline__ void quantize_rows(const uint32_t (&rows)[N], const int (&counts)[N], int lane) {
+  constexpr int kLanes = 4 * SLICES;  // of a row
   const int within = lane % kLanes;
-#pragma unroll 1
-  for (int first = 0; first < rows; first += kTogether) {
-    // (Of an odd number of rows the last one twice, to the same bytes.)
-    const uint32_t row = x + min(first + lane / kLanes, rows - 1) * kPitch;
-    const uint32_t from = row + within / 4 * 32 + within % 4 * 4;
-    uint32_t pairs[2] = {load_shared_4(from), load_shared_4(from + 16)};
-    if (within / 4 >= count) pairs[0] = pairs[1] = 0;
-    const uint32_t most = __vmaxu2(pairs[0] & 0x7fff7fff, pairs[1] & 0x7fff7fff);
-    uint32_t largest = max(most & 0xffff, most >> 16);
+  uint32_t pairs[N][2], largest[N], exponents[N];
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+    const uint32_t from = rows[i] + within / 4 * 32 + within % 4 * 4;
+    pairs[i][0] = load_shared_4(from);
+    pairs[i][1] = load_shared_4(from + 16);
+  }
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+    if (within / 4 >= counts[i]) pairs[i][0] = pairs[i][1] = 0;
+    const uint32_t most = __vmaxu2(pairs[i][0] & 0x7fff7fff, pairs[i][1] & 0x7fff7fff);
+    largest[i] = max(most & 0xffff, most >> 16);
+  }
+#pragma unroll
+  for (int i = 0; i < N; i++) {
 #if __CUDA_ARCH__ >= 800
     if constexpr (kLanes == 32) {
-      largest = __reduce_max_sync(~0u, largest);
+      largest[i] = __reduce_max_sync(~0u, largest[i]);
     } else
 #endif
     {
 #pragma unroll
-      for (int step = kLanes / 2; step > 0; step /= 2) largest = max(largest, __shfl_xor_sync(~0u, largest, step));
+      for (int step = kLanes / 2; step > 0; step /= 2) {
+        largest[i] = max(largest[i], __shfl_xor_sync(~0u, largest[i], step));
+      }
     }
-    const uint32_t exponent =
-        expert_exponent(__float_as_uint(__half2float(__ushort_as_half(static_cast<unsigned short>(largest)))));
-    const float factor = __uint_as_float(expert_factor_bits(exponent));
+  }
+  __syncwarp();  // all have read the rows
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+    const float most = __half2float(__ushort_as_half(static_cast<unsigned short>(largest[i])));
+    exponents[i] = expert_exponent(__float_as_uint(most));
+    const float factor = __uint_as_float(expert_factor_bits(exponents[i]));
     int q[4];
 #pragma unroll
     for (int p = 0; p < 2; p++) {
-      const float2 two = __half22float2(*reinterpret_cast<const __half2*>(&pairs[p]));
+      const float2 two = __half22float2(*reinterpret_cast<const __half2*>(&pairs[i][p]));
       q[2 * p] = __float2int_rn(two.x * factor);
       q[2 * p + 1] = __float2int_rn(two.y * factor);
     }
     const uint32_t ab = __byte_perm(q[0], q[2], 0x5140), cd = __byte_perm(q[1], q[3], 0x5140);
-    __syncwarp();  // all have read the row
-    store_shared_4(row + within * 4, __byte_perm(ab, cd, 0x7632));
-    store_shared_4(row + kLanes * 4 + within * 4, __byte_perm(ab, cd, 0x5410));
-    if (within == 0) store_shared_4(row + kLanes * 8, expert_scale_bits(exponent));
+    store_shared_4(rows[i] + within * 4, __byte_perm(ab, cd, 0x7632));
+    store_shared_4(rows[i] + kLanes * 4 + within * 4, __byte_perm(ab, cd, 0x5410));
+    if (within == 0) store_shared_4(rows[i] + kLanes * 8, expert_scale_bits(exponents[i]));
+  }
+}
+
+// All rows of a chunk at `x`.
+template <int SLICES>
+__device__ __forceinline__ void quantize_chunk(uint32_t x, int rows, int count, int lane) {
+  constexpr int kPitch = PortableShape::x_pitch(SLICES);
+  constexpr int kLanes = 4 * SLICES, kTogether = 32 / kLanes;
+  static_assert(SLICES == 4 || SLICES == 8);
+  const auto some = [&]<int N>(int first) {
+    uint32_t at[N];
+    int counts[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+      at[i] = x + min(first + i * kTogether + lane / kLanes, rows - 1) * kPitch;
+      counts[i] = count;
+    }
+    quantize_rows<SLICES, N>(at, counts, lane);
+  };
+  if (rows <= kTogether) {
+    some.template operator()<1>(0);
+  } else if (rows <= 2 * kTogether) {
+    some.template operator()<2>(0);
+  } else {
+#pragma unroll 1
+    for (int first = 0; first < rows; first += 4 * kTogether) some.template operator()<4>(first);
   }
   __syncwarp();
 }
@@ -243,14 +224,13 @@ struct IntegerCode : Layout {
   // Sums of two planes, exactly.
   __device__ static __forceinline__ int whole(int high, int low) { return high * 256 + low; }
 
-  template <bool SIGNED_A, bool SIGNED_B>
-  __device__ static __forceinline__ void multiply_bytes(int (&d)[4], const uint32_t (&a)[kGroup][2],
-                                                        const uint32_t* b) {
-    if constexpr (kGroup == 1) {
+  template <bool SIGNED_A, bool SIGNED_B, int STEP>
+  __device__ static __forceinline__ void multiply_bytes(int (&d)[4], const uint32_t (&a)[STEP][2], const uint32_t* b) {
+    if constexpr (STEP == 1) {
       mma_bytes_k16<SIGNED_A, SIGNED_B>(d, a[0][0], a[0][1], b[0]);
     } else {
 #pragma unroll
-      for (int s = 0; s < kGroup; s += 2) {
+      for (int s = 0; s < STEP; s += 2) {
         mma_bytes_k32<SIGNED_A, SIGNED_B>(d, a[s][0], a[s][1], a[s + 1][0], a[s + 1][1], b[s], b[s + 1]);
       }
     }
@@ -287,10 +267,10 @@ struct IntegerCode : Layout {
       Weights tiles[kGroup];
 #pragma unroll
       for (int s = 0; s < kGroup; s++) tiles[s].load(header + Layout::kHeaderBytes + s * kTile, lane);
-      float scales[8], minimums[8];  // [half][j]
+      float scales[8], minimums[8] = {};  // [half][j]
       load_scales<TYPE, 8>(header, {lane}, task.bfloat16_scales, span, scales);
       if constexpr (kMinimums) load_minimums<TYPE, 8>(offsets, {lane}, span, minimums);
-      int x_sums[TILES][2];
+      int x_sums[TILES][2] = {};
       if constexpr (kMinimums || kTakesZeros) {
         uint32_t ones[kGroup][2];
 #pragma unroll
@@ -304,35 +284,53 @@ struct IntegerCode : Layout {
           x_sums[i][1] = whole(high[1], low[1]);
         }
       }
+      // Of few rows the four row blocks' sums side by side: each product waits for the one before in its own.
+      constexpr int kBeside = TILES == 1 ? 4 : 1;
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        uint32_t a[kGroup][2];
+      for (int first = 0; first < 4; first += kBeside) {
+        int high[kBeside][TILES][4] = {}, low[kBeside][TILES][4] = {};
+        constexpr int kStep = kGroup == 1 ? 1 : 2;
 #pragma unroll
-        for (int s = 0; s < kGroup; s++) tiles[s].registers(j, a[s][0], a[s][1]);
+        for (int s = 0; s < kGroup; s += kStep) {
 #pragma unroll
-        for (int i = 0; i < TILES; i++) {
-          int high[4] = {}, low[4] = {};
-          multiply_bytes<Weights::kSigned, true>(high, a, &b[i][0][begin]);
-          multiply_bytes<Weights::kSigned, false>(low, a, &b[i][1][begin]);
+          for (int j = 0; j < kBeside; j++) {
+            uint32_t a[kStep][2];
 #pragma unroll
-          for (int c = 0; c < 4; c++) {
-            const int odd = c / 2;
-            int sum = whole(high[c], low[c]);
-            if constexpr (kTakesZeros) {
-              // Levels times 1 or 16; the zero likewise.
-              const int times = static_cast<int>(1 / (odd ? Weights::kOddUnit : Weights::kEvenUnit));
-              const int zero = ZEROS ? static_cast<int>(load_zero(offsets, lane, 4 * odd + j)) : kTraits.zero;
-              sum -= zero * times * x_sums[i][c % 2];
+            for (int k = 0; k < kStep; k++) tiles[s + k].registers(first + j, a[k][0], a[k][1]);
+#pragma unroll
+            for (int i = 0; i < TILES; i++) {
+              multiply_bytes<Weights::kSigned, true>(high[j][i], a, &b[i][0][begin + s]);
+              multiply_bytes<Weights::kSigned, false>(low[j][i], a, &b[i][1][begin + s]);
             }
-            const float unit = x_scales[i][c % 2] * (odd ? Weights::kOddUnit : Weights::kEvenUnit);
-            sums[i][j][c] = fmaf(__fmul_rn(__int2float_rn(sum), scales[4 * odd + j]), unit, sums[i][j][c]);
-            if constexpr (kMinimums) {
-              const float total = __int2float_rn(x_sums[i][c % 2]);
-              sums[i][j][c] = fmaf(__fmul_rn(minimums[4 * odd + j], total), x_scales[i][c % 2], sums[i][j][c]);
+          }
+        }
+#pragma unroll
+        for (int j = 0; j < kBeside; j++) {
+#pragma unroll
+          for (int i = 0; i < TILES; i++) {
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+              finish(first + j, c, whole(high[j][i][c], low[j][i][c]), x_sums[i][c % 2], x_scales[i][c % 2], scales,
+                     minimums, offsets, lane, sums[i][first + j][c]);
             }
           }
         }
       }
+    }
+  }
+  // A group's exact sum of bytes' products, of row block j and mma's sum c, times its scales.
+  __device__ static __forceinline__ void finish(int j, int c, int sum, int x_sum, float x_scale,
+                                                const float (&scales)[8], const float (&minimums)[8], uint32_t offsets,
+                                                int lane, float& to) {
+    const int odd = c / 2;
+    const float unit = odd ? Weights::kOddUnit : Weights::kEvenUnit;
+    if constexpr (kTakesZeros) {  // levels times 1 or 16; the zero likewise
+      const int zero = ZEROS ? static_cast<int>(load_zero(offsets, lane, 4 * odd + j)) : kTraits.zero;
+      sum -= zero * static_cast<int>(1 / unit) * x_sum;
+    }
+    to = fmaf(__fmul_rn(__int2float_rn(sum), scales[4 * odd + j]), x_scale * unit, to);
+    if constexpr (kMinimums) {
+      to = fmaf(__fmul_rn(minimums[4 * odd + j], __int2float_rn(x_sum)), x_scale, to);
     }
   }
   __device__ static __forceinline__ uint32_t load_zero(uint32_t offsets, int lane, int i) {

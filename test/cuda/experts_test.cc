@@ -70,8 +70,8 @@ void check_case(const Case& c, uint64_t seed, std::string& what) {
   std::vector<std::unique_ptr<OnGpu<std::byte>>> slabs;
   for (int e = 0; e < kExperts; e++) {
     all.emplace_back(c.code, hidden, features, c.activation, c.bias, seed + static_cast<uint64_t>(e));
-    slabs.push_back(std::make_unique<OnGpu<std::byte>>(
-        std::vector<std::byte>(all[e].data(), all[e].data() + all[e].bytes())));
+    slabs.push_back(
+        std::make_unique<OnGpu<std::byte>>(std::vector<std::byte>(all[e].data(), all[e].data() + all[e].bytes())));
     addresses.push_back(slabs.back()->get());
   }
   const LinearLayout &gate_up = all[0].gate_up, &down = all[0].down;

@@ -36,9 +36,9 @@ bool takes_many(const LinearKernels& kernels, const MatrixCode& code, int rows) 
 }
 
 int chunk_rows_of(const LinearKernels& kernels, const MatrixCode& code, int rows) {
-  const int most = takes_many(kernels, code, rows)  ? kLinearRows
-                   : code.type == WeightType::q4 ? kernels.q4_rows
-                                                 : kernels.code_rows;
+  const int most = takes_many(kernels, code, rows) ? kLinearRows
+                   : code.type == WeightType::q4   ? kernels.q4_rows
+                                                   : kernels.code_rows;
   const int chunks = (rows + most - 1) / most;
   return (rows + chunks - 1) / chunks;
 }

@@ -37,8 +37,8 @@ class ExpertRows {
   struct Prepared {
     const MatrixLayout* matrix = nullptr;
     const int32_t* permutation = nullptr;
-    int chunk_rows = 0;  // that a kernel takes at once
-    int block = 0;       // tiles that have a scale and a sum to kernels
+    int chunk_rows = 0;       // that a kernel takes at once
+    int block = 0;            // tiles that have a scale and a sum to kernels
     std::vector<int> begins;  // of blocks, in tiles; and the end
     std::vector<int16_t> q;
     std::vector<float> scales;

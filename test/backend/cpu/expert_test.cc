@@ -69,8 +69,8 @@ std::vector<float> said(const experts::Expert& e, const LinearLayout& linear, co
         for (int k = begin; k < end; k++) {
           uint8_t q[kTileN * kTileK];
           decode_tile(m.code.type, base + m.tile_offset(row_block, k / kTileK), q);
-          const auto level = static_cast<int64_t>(
-              level_of(m.code.traits(), q[n % kTileN * kTileK + k % kTileK], values.zero));
+          const auto level =
+              static_cast<int64_t>(level_of(m.code.traits(), q[n % kTileN * kTileK + k % kTileK], values.zero));
           const auto number = static_cast<int64_t>(std::nearbyint(stored[k] * factor));
           sum += level * number;
           x_sum += number;
@@ -84,9 +84,7 @@ std::vector<float> said(const experts::Expert& e, const LinearLayout& linear, co
         run = 0;
       }
     }
-    y[n] = linear.has_bias
-               ? total + reinterpret_cast<const float*>(e.data() + linear.bias_offset)[n]
-               : total;
+    y[n] = linear.has_bias ? total + reinterpret_cast<const float*>(e.data() + linear.bias_offset)[n] : total;
   }
   return y;
 }
