@@ -56,6 +56,12 @@ struct Answering {
   int64_t skip_wait = -1;
 };
 
+const Answering kResident = [] {
+  Answering none;
+  none.demand = false;
+  return none;
+}();
+
 std::shared_ptr<Model> mixture_on(const std::shared_ptr<const HostModel>& host, const Answering& answering) {
   ModelConfig config;
   for (const ProgramUnit& unit : host->program().units) {
@@ -110,7 +116,7 @@ class Asked {
 
 TEST(answers_have_the_bits_of_resident_experts) {
   const auto host = tiny_mixture(check::seed());
-  Asked resident(host, {false}), answered(host, {});
+  Asked resident(host, kResident), answered(host, {});
   for (int seed = 0; seed < 6; seed++) check_same(resident.ask(asked(seed)), answered.ask(asked(seed)));
   CHECK(answered.answered() > 0);
   CHECK(answered.mapped() > 0);
@@ -120,7 +126,7 @@ TEST(answers_have_the_bits_of_resident_experts) {
 TEST(each_wait_for_an_answer_is_needed) {
   if (kRaceDetector) SKIP("the wait that is left out is a race");
   const auto host = tiny_mixture(check::seed());
-  const Result expected = Asked(host, {false}).ask(asked(2));
+  const Result expected = Asked(host, kResident).ask(asked(2));
   for (const int64_t wait : {0, 7, 19}) {
     Answering answering;
     answering.hooks.delay_us = 3000;
@@ -131,7 +137,7 @@ TEST(each_wait_for_an_answer_is_needed) {
 
 TEST(an_answer_that_fails_ends_its_requests_and_later_ones_go_on) {
   const auto host = tiny_mixture(check::seed());
-  const Result expected = Asked(host, {false}).ask(asked(3));
+  const Result expected = Asked(host, kResident).ask(asked(3));
   Answering answering;
   answering.hooks.fail_at = 11;
   Asked model(host, answering);

@@ -48,7 +48,7 @@ struct Setup {
         const MatrixLayout& m = linear->segments.front().matrix;
         for (int block = 0; block < m.n_blocks(); block++) {
           fill_row_block(m, slab.data() + e * layout.stride + m.offset + block * m.row_block_bytes(),
-                         check::random()());
+                         random());
         }
       }
     }
@@ -69,7 +69,6 @@ struct Setup {
 
   // Some experts, each for some places; what they are to answer in `expected`.
   void make_task() {
-    std::mt19937_64& random = check::random();
     for (float& value : x) value = static_cast<float>(random() % 2001) / 512.0f - 2.0f;
     std::vector<int> all(kRows * kTopK);
     for (size_t i = 0; i < all.size(); i++) all[i] = static_cast<int>(i);
@@ -96,6 +95,7 @@ struct Setup {
   }
   bool right() const { return std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)) == 0; }
 
+  std::mt19937_64 random = check::random();
   ExpertsOp op;
   ExpertsLayout layout;
   HostMemory slab;
