@@ -2,7 +2,8 @@
 // Experts that the CPU answers in a device's place: what the device leaves for it, and what comes back. All of it is in
 // memory of allocate_host(), seen by both; one task is under way at a time, in the order of the device's stream.
 //
-//   device:  choices -> list, without what the CPU is to answer | task, x, sent = ticket | the other experts | waits for
+//   device:  choices -> list, without what the CPU is to answer | task, x, sent = ticket | the other experts | waits
+//   for
 //            answered >= ticket | adds up
 //   CPU:     sees sent -> computes each expert of the task for its rows -> y, answered = ticket
 #include <atomic>
@@ -54,17 +55,17 @@ struct ExpertMail {
 
 // How fast each part is, for the split: bytes and seconds.
 struct AnswerRates {
-  double link = 50e9;   // a device reads mapped memory
-  double cpu = 60e9;    // the CPU reads experts while it does
-  double hop = 25e-6;   // from the choice to the first byte of an answer, without computing
+  double link = 50e9;  // a device reads mapped memory
+  double cpu = 60e9;   // the CPU reads experts while it does
+  double hop = 25e-6;  // from the choice to the first byte of an answer, without computing
 };
 // [experts + 1]: of so many missed experts of `bytes` each, how many the CPU answers so that both end soonest.
 std::vector<uint16_t> split_of_misses(int experts, size_t bytes, const AnswerRates& rates);
 
 // For tests.
 struct AnswerHooks {
-  int64_t fail_at = -1;       // the nth task throws
-  int delay_us = 0;           // before each answer
+  int64_t fail_at = -1;  // the nth task throws
+  int delay_us = 0;      // before each answer
 };
 
 // A unit whose experts may be answered, and where they are.

@@ -38,9 +38,17 @@ describe('experts that the CPU answers', () => {
 
   test('are none of float weights, and none where experts are not on demand', async () => {
     const float = load(familyFolder('qwen3-moe-bf16'), { ...options, expertCpu: true })
-    await expect(float).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', message: expect.stringMatching(/integer weights/) })
+    await expect(float).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringMatching(/integer weights/),
+    })
     const resident = load(mixture, { ...options, experts: 'resident', expertCpu: true })
-    await expect(resident).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', message: expect.stringMatching(/on demand/) })
-    await expect(load(mixture, { ...options, expertCpu: 'yes' as never })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+    await expect(resident).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringMatching(/on demand/),
+    })
+    await expect(load(mixture, { ...options, expertCpu: 'yes' as never })).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+    })
   })
 })

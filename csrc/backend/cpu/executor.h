@@ -121,7 +121,8 @@ class CpuExecutor final : public Executor {
     bool now = false;                         // of the slab that was set last
   };
   std::vector<Apart> apart_;  // [units], or empty
-  // Leaves experts that lie in RAM to the CPU's answers (of which experts, experts_scratch_.sent says), and takes these.
+  // Leaves experts that lie in RAM to the CPU's answers (of which experts, experts_scratch_.sent says), and takes
+  // these.
   bool send_experts(const ExpertsOp& op, const Scope& scope, const Apart& apart);
   void receive_experts();
   uint64_t ticket_ = 0;       // of the last task that was sent
@@ -145,7 +146,7 @@ class CpuExecutor final : public Executor {
   // Of a mixture: choices (row * top_k + rank) by expert, and rows of one expert at a time.
   struct ExpertsScratch {
     std::vector<int> begins, places;
-    std::vector<bool> sent;  // [experts]: the CPU answers them
+    std::vector<bool> sent;                                 // [experts]: the CPU answers them
     std::vector<float> x, gathered, activated, y, results;  // x: of all rows, as float16 has it
     std::vector<const float*> x_rows;
     std::vector<float*> y_rows;

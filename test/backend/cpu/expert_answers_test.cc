@@ -47,8 +47,7 @@ struct Setup {
       for (const LinearLayout* linear : {&layout.gate_up, &layout.down}) {
         const MatrixLayout& m = linear->segments.front().matrix;
         for (int block = 0; block < m.n_blocks(); block++) {
-          fill_row_block(m, slab.data() + e * layout.stride + m.offset + block * m.row_block_bytes(),
-                         random());
+          fill_row_block(m, slab.data() + e * layout.stride + m.offset + block * m.row_block_bytes(), random());
         }
       }
     }
