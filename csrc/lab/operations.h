@@ -92,6 +92,7 @@ Problem make_problem(const std::string& operation, const std::map<std::string, d
 void fill_argument(const Problem& problem, size_t argument, uint64_t seed, std::byte* out);
 
 // What the `route` operation computes.
+KvType kv_type_of(const Problem& problem);
 RouteOp route_of(const Problem& problem);
 // What the `sample` operation asks of one row.
 LogitRequest sample_request(const Problem& problem, int row);
