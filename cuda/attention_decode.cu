@@ -609,7 +609,9 @@ __global__ __launch_bounds__(32 * attention_warps(D),
         sum += rounded.x + rounded.y;
       }
     }
-    if (i > 0) {
+    // Of 8 bits only where some maximum is new, as it soon seldom is: there are fewer bytes to hide the products
+    // behind.
+    if (i > 0 && (!kQ8 || __any_sync(~0u, keep != 1.0f))) {
       const float keep_x = __shfl_sync(~0u, keep, 8 * t), keep_y = __shfl_sync(~0u, keep, 8 * t + 4);
 #pragma unroll
       for (int c = 0; c < kValueChunks; c++) {
