@@ -183,6 +183,7 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
       attention.heads = attend->heads;
       attention.kv_heads = attend->kv_heads;
       attention.head_dim = attend->head_dim;
+      attention.kv_type = program.kv[attend->kv_class].type;
       attention.max_context = config_.max_context;
       partials = std::max(partials, attention_partials_bytes(attention));
       attention_counters = std::max(attention_counters, cuda::attention_counters(attention));

@@ -238,7 +238,7 @@ export function makePlan(program: Program, stored: NativeSlabPlan, options: Plan
   }
   if (gpu && kvType === 'q8') {
     throw new MillraceError('INVALID_ARGUMENT', {
-      message: "keys and values of 8 bits have no kernels for GPUs yet: kv: 'q8'",
+      message: "models with keys and values of 8 bits have not been tried on a GPU yet: kv: 'q8'",
       remedy: "leave kv at 'f16', or load it on the CPU: device: 'cpu'",
     })
   }
