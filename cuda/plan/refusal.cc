@@ -67,10 +67,8 @@ std::optional<std::string> refusal_of(const DeviceFacts& device, const Program& 
       if (std::holds_alternative<LatentOp>(op)) return unit.name + ": latent attention has no kernels for GPUs yet";
       const auto* attend = std::get_if<AttendOp>(&op);
       if (attend == nullptr) continue;
-      if (program.kv[attend->kv_class].type == KvType::q8) {
-        return unit.name + ": whole models with keys and values of 8 bits have not been tried on a GPU yet";
-      }
-      const AttentionShape attention{attend->heads, attend->kv_heads, attend->head_dim};
+      const AttentionShape attention{attend->heads, attend->kv_heads, attend->head_dim,
+                                     program.kv[attend->kv_class].type};
       bool attends = true;
       for (int rows = 1; rows <= kDecodeRows; rows *= 2) {
         attends = attends && plan_attention_decode(device, attention, rows, 1 << 20) &&

@@ -236,12 +236,6 @@ export function makePlan(program: Program, stored: NativeSlabPlan, options: Plan
       remedy: "load it on the CPU: device: 'cpu'",
     })
   }
-  if (gpu && kvType === 'q8') {
-    throw new MillraceError('INVALID_ARGUMENT', {
-      message: "models with keys and values of 8 bits have not been tried on a GPU yet: kv: 'q8'",
-      remedy: "leave kv at 'f16', or load it on the CPU: device: 'cpu'",
-    })
-  }
   const calibration = gpus[0]?.calibration ?? machine.calibration
   const contextLength = chooseContext(program, options.contextLength)
   const maxLogitRows = logitRows(options)
