@@ -47,8 +47,8 @@ struct LatentTile {
   constexpr int query_bytes() const { return heads() * kLatentKeyStride * 2; }
   constexpr int stage_bytes() const { return keys * kLatentKeyStride * 2; }
   constexpr int dynamic_bytes() const { return query_bytes() + stages * stage_bytes() + heads() * keys * 2; }
-  // Maxima and sums of each 16 keys, and factors.
-  constexpr int static_bytes() const { return heads() * (2 * keys / 16 + 1) * 4; }
+  // Maxima and sums of each 16 keys, and factors; the dynamic memory behind them begins at a multiple of 128.
+  constexpr int static_bytes() const { return (heads() * (2 * keys / 16 + 1) * 4 + 127) / 128 * 128; }
 };
 inline constexpr int kLatentWarps = 8;
 // Those that kernels are made for: with much shared memory, then with little.
