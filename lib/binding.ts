@@ -305,6 +305,8 @@ export interface LinearSource {
   makeGroup: 0 | 32 | 64 | 128
   /** Plain: input features are the file's rows. */
   transposed?: boolean
+  /** Plain, what makes keys and values of latents: the tensor of keys [heads, rank, nope], `weight` being that of values. */
+  keys?: string
 }
 
 /** Texts one after the other in UTF-8, and where each ends. */

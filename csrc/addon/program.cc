@@ -281,6 +281,7 @@ LinearSource linear_source(const Napi::Object& object) {
   source.make_bits = int_field(object, "makeBits");
   source.make_group = int_field(object, "makeGroup");
   source.transposed = bool_or(object, "transposed", false);
+  if (has(object, "keys")) source.keys = string_field(object, "keys");
   source.heads = head_order(object);
   if (has(object, "rows")) {
     const Napi::Object rows = object_field(object, "rows");

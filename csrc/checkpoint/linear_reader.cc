@@ -8,6 +8,7 @@
 #include "checkpoint/fp8.h"
 #include "checkpoint/gguf_blocks.h"
 #include "checkpoint/gptq.h"
+#include "checkpoint/latent.h"
 #include "checkpoint/messages.h"
 #include "checkpoint/packed.h"
 #include "checkpoint/plain.h"
@@ -49,6 +50,7 @@ namespace {
 
 std::unique_ptr<LinearReader> open_plain(const Checkpoint& checkpoint, const LinearSource& source, int n, int k,
                                          const VectorSource& norm) {
+  if (!source.keys.empty()) return std::make_unique<LatentReader>(checkpoint, source, n, k);
   if (source.transposed) return std::make_unique<TransposedReader>(checkpoint, source, n, k);
   const Tensor& weight = require_weight(checkpoint, source.weight, n, k);
   if (is_packed(weight.dtype)) return open_packed(checkpoint, weight, n, k);

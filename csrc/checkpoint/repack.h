@@ -63,6 +63,7 @@ struct LinearSource {
   int make_bits = 0;            // plain floats are made 4 or 8 bits while they are repacked; 0: they stay
   int make_group = 0;           // of 4 bits, in input features, 128 at most; 0: 128. Smaller where k is no multiple
   bool transposed = false;      // plain: [k, n] in the file
+  std::string keys;             // plain, of latents: the tensor of keys, `weight` being that of values (latent.h)
 };
 
 // A float32 vector of a unit: a norm's weights.

@@ -23,6 +23,9 @@ const PACKED = {
   mxfp4: 'weight_packed',
 }
 
+/** What some files have in the place of kv_b_proj. */
+const LATENT_PARTS = ['k_b_proj', 'v_b_proj']
+
 const BITS = { stored: 0, q4: 4, q8: 8 } as const
 
 /** Throws CHECKPOINT_INVALID naming the first tensor that is missing, CHECKPOINT_UNSUPPORTED a linear of other bits. */
@@ -57,6 +60,8 @@ export function makeSource(
       }
     }
     if (names.has(`${name}.weight`)) return plain(`${name}.weight`, biasName)
+    const [keys, values] = LATENT_PARTS.map((part) => name.replace(/\.kv_b_proj$/, `.${part}.weight`))
+    if (keys !== values && names.has(keys!)) return { ...plain(require(values!), biasName), keys: keys! }
     if (name === HEAD && headName === undefined) throw noHead()
     throw noWeight(name, settings.quantised ? settings.of : undefined, settings.reason)
   }

@@ -29,6 +29,8 @@ export interface GgufCase {
   layers?: number[]
   /** llama.cpp computes otherwise than transformers. */
   peerDiffers?: boolean
+  /** What makes keys and values of latents is two tensors, as converters write it since 2025. */
+  absorbed?: boolean
 }
 
 const PARTS: Record<string, string> = {
@@ -47,6 +49,12 @@ const PARTS: Record<string, string> = {
   'mlp.shared_expert.up_proj': 'ffn_up_shexp',
   'mlp.shared_expert.down_proj': 'ffn_down_shexp',
   'mlp.shared_expert_gate': 'ffn_gate_inp_shexp',
+  'self_attn.q_a_proj': 'attn_q_a',
+  'self_attn.q_a_layernorm': 'attn_q_a_norm',
+  'self_attn.q_b_proj': 'attn_q_b',
+  'self_attn.kv_a_proj_with_mqa': 'attn_kv_a_mqa',
+  'self_attn.kv_a_layernorm': 'attn_kv_a_norm',
+  'self_attn.kv_b_proj': 'attn_kv_b',
   'linear_attn.in_proj_qkv': 'attn_qkv',
   'linear_attn.in_proj_z': 'attn_gate',
   'linear_attn.in_proj_a': 'ssm_alpha',
@@ -272,6 +280,74 @@ GGUF_CASES.push(
   },
 )
 
+/** Of LATENT in families/cases.py. `gate`: 1, a softmax, or 2, sigmoids. */
+const latentsOf = (gate: number, scale: number, shared: number, dense: number): GgufMetadata => ({
+  ...expertsOf('deepseek2', 8, 3, 32),
+  'deepseek2.attention.kv_lora_rank': u32(32),
+  'deepseek2.attention.head_count_kv': u32(1),
+  // Of a row of the cache, and of its part that is values.
+  'deepseek2.attention.key_length': u32(32 + 8),
+  'deepseek2.attention.value_length': u32(32),
+  'deepseek2.attention.key_length_mla': u32(16 + 8),
+  'deepseek2.attention.value_length_mla': u32(24),
+  'deepseek2.rope.dimension_count': u32(8),
+  'deepseek2.vocab_size': u32(512),
+  'deepseek2.expert_shared_count': u32(shared),
+  'deepseek2.leading_dense_block_count': u32(dense),
+  'deepseek2.expert_weights_scale': f32(scale),
+  'deepseek2.expert_weights_norm': { type: 'bool', value: gate === 2 } as never,
+  'deepseek2.expert_gating_func': u32(gate),
+})
+const WITH_QUERIES = { 'deepseek2.attention.q_lora_rank': u32(32) }
+/** As files of before kept keys and values. */
+const WHOLE_HEADS = {
+  'deepseek2.attention.head_count_kv': u32(4),
+  'deepseek2.attention.key_length': u32(16 + 8),
+  'deepseek2.attention.value_length': u32(24),
+}
+const without = (metadata: GgufMetadata, ...keys: string[]): GgufMetadata =>
+  Object.fromEntries(Object.entries(metadata).filter(([key]) => !keys.some((end) => key.endsWith(end))))
+
+GGUF_CASES.push(
+  {
+    name: 'deepseek2',
+    folder: 'glm4-moe-lite-bf16',
+    absorbed: true,
+    untied: true,
+    metadata: { ...latentsOf(2, 1.5, 1, 1), ...WITH_QUERIES },
+  },
+  {
+    name: 'deepseek2',
+    folder: 'deepseek-v2-bf16',
+    absorbed: true,
+    untied: true,
+    metadata: latentsOf(1, 1.5, 2, 1),
+    // llama.cpp has queries without a latent in models of 26 and 27 layers alone.
+    peerDiffers: true,
+  },
+  {
+    name: 'deepseek2',
+    folder: 'deepseek-v2-bf16',
+    untied: true,
+    metadata: { ...without(latentsOf(1, 1.5, 2, 1), '_mla', 'gating_func', 'weights_norm'), ...WHOLE_HEADS },
+    peerDiffers: true,
+  },
+  {
+    name: 'deepseek2',
+    folder: 'deepseek-v2-groups-bf16',
+    absorbed: true,
+    untied: true,
+    metadata: {
+      ...latentsOf(1, 1.5, 1, 0),
+      ...WITH_QUERIES,
+      'deepseek2.expert_group_count': u32(4),
+      'deepseek2.expert_group_used_count': u32(2),
+    },
+    // llama.cpp chooses groups by their two best experts, as V3 does.
+    peerDiffers: true,
+  },
+)
+
 /** What has no golden of transformers in this form: only llama.cpp says what is right. */
 export const PEER_CASES: GgufCase[] = [
   { name: 'llama', folder: 'f16-untied', interleaved: true, metadata: linear('llama', 4) },
@@ -292,6 +368,45 @@ export const PEER_CASES: GgufCase[] = [
     interleaved: true,
     ...MIXTRAL,
     metadata: { ...MIXTRAL.metadata, 'llama.attention.sliding_window': u32(512) },
+  },
+  {
+    name: 'deepseek2',
+    folder: 'glm4-moe-lite-bf16',
+    absorbed: true,
+    untied: true,
+    metadata: {
+      ...latentsOf(2, 1.5, 1, 1),
+      ...WITH_QUERIES,
+      'deepseek2.rope.scaling.type': text('yarn'),
+      'deepseek2.rope.scaling.factor': f32(8),
+      'deepseek2.rope.scaling.original_context_length': u32(64),
+      'deepseek2.rope.scaling.yarn_log_multiplier': f32(0.0707),
+    },
+  },
+  {
+    name: 'deepseek2',
+    folder: 'glm4-moe-lite-bf16',
+    untied: true,
+    metadata: { ...without(latentsOf(2, 1.5, 1, 1), '_mla'), ...WITH_QUERIES, ...WHOLE_HEADS },
+  },
+  {
+    name: 'deepseek2',
+    folder: 'deepseek-v2-groups-bf16',
+    absorbed: true,
+    untied: true,
+    metadata: { ...latentsOf(1, 1.5, 1, 0), ...WITH_QUERIES },
+  },
+  {
+    name: 'deepseek2',
+    folder: 'deepseek-v3-bf16',
+    absorbed: true,
+    untied: true,
+    metadata: {
+      ...latentsOf(2, 1.5, 1, 1),
+      ...WITH_QUERIES,
+      'deepseek2.expert_group_count': u32(4),
+      'deepseek2.expert_group_used_count': u32(2),
+    },
   },
   {
     name: 'gpt-oss',
@@ -367,12 +482,35 @@ export function convert(one: GgufCase): Buffer {
       })
       values = rows.flatMap((row) => values.slice(row * width, (row + 1) * width))
     }
+    if (one.absorbed && part === 'self_attn.kv_b_proj') return absorbed(stored, values, config)
     const dimensions = part === 'linear_attn.conv1d' ? [shape[0]!, shape[2]!] : shape
     return [{ name: stored, type: 'F32', shape: dimensions, data: floats(values) }]
   })
   const table = tensors.find((tensor) => tensor.name === 'token_embd.weight')!
   const head = untied ? [{ ...table, name: 'output.weight' }] : []
   return ggufBytes({ ...metadataOf(name, config), ...metadata }, [...tensors, ...head, ...extra])
+}
+
+/** Of each head what queries are multiplied with, turned over, and what makes values. */
+// biome-ignore lint/suspicious/noExplicitAny: config.json as it was written
+function absorbed(stored: string, values: number[], config: any): GgufTensor[] {
+  const [heads, rank, nope] = [config.num_attention_heads, config.kv_lora_rank, config.qk_nope_head_dim]
+  const each = nope + config.v_head_dim
+  const at = (head: number, row: number, column: number) => values[(head * each + row) * rank + column]!
+  const made = (of: string, rows: number, columns: number, value: (head: number, row: number, column: number) => number) => ({
+    name: stored.replace('attn_kv_b', of),
+    type: 'F32' as const,
+    shape: [heads, rows, columns],
+    data: floats(
+      Array.from({ length: heads * rows * columns }, (_, i) =>
+        value(Math.floor(i / columns / rows), Math.floor(i / columns) % rows, i % columns),
+      ),
+    ),
+  })
+  return [
+    made('attn_k_b', rank, nope, (head, row, column) => at(head, column, row)),
+    made('attn_v_b', config.v_head_dim, rank, (head, row, column) => at(head, nope + row, column)),
+  ]
 }
 
 /** Value heads, which lie by their key heads, in turn of these: rows of the first, columns of the output projection. */

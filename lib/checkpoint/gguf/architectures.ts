@@ -35,8 +35,10 @@ export interface GgufArchitecture {
   layerNorm?: boolean
   /** false: YaRN's range is not rounded outwards to whole pairs. */
   yarnWhole?: boolean
-  /** `rope.scaling.yarn_log_multiplier` is its mscale_all_dim. */
+  /** `rope.scaling.yarn_log_multiplier` is its mscale_all_dim; of latents a tenth of it, and `mscale` the same. */
   yarnLogarithm?: boolean
+  /** Of latents: heads have keys and values of other lengths than those that all files name. */
+  latents?: boolean
 }
 
 /** Parts of a layer: `blk.N.` and the left one, `model.layers.N.` and the right one. */
@@ -90,7 +92,7 @@ const named = (architecture: string, modelType: string) => ({
 })
 
 const EXPERT_KEYS = ['expert_feed_forward_length']
-const SIGMOID = 2 // llama.cpp's number of it
+const [SOFTMAX, SIGMOID] = [1, 2] // llama.cpp's numbers of them
 
 const MIXTRAL_PARTS = {
   ffn_gate_inp: 'block_sparse_moe.gate',
@@ -224,6 +226,47 @@ const HYBRID = {
   whole: { ssm_a: 'linear_attn.A_log', 'ssm_dt.bias': 'linear_attn.dt_bias' },
   wholeNorms: true,
 }
+/** Files of before it was written are of V2, but for GLM-4.7-Flash: by the numbers that llama.cpp knows it by. */
+function latentGate(metadata: GgufMetadata): number {
+  const key = 'deepseek2.expert_gating_func'
+  const found = metadata.integer(key)
+  if (found !== undefined && found !== SOFTMAX && found !== SIGMOID) {
+    throw metadata.unsupported(key, `${SOFTMAX} (softmax) or ${SIGMOID} (sigmoid)`, found)
+  }
+  const flash = [47, 48].includes(metadata.integer('deepseek2.block_count') ?? 0)
+  return found ?? (flash && metadata.integer('deepseek2.vocab_size') === 154880 ? SIGMOID : SOFTMAX)
+}
+
+/** With `key_length_mla` heads are said by it, and `key_length` is that of a row of the cache. */
+function latentFields(metadata: GgufMetadata, tensors: GgufTensors): Record<string, unknown> {
+  const own = (name: string) => `deepseek2.${name}`
+  const integer = (name: string) => metadata.require(own(name), metadata.integer(own(name), 1))
+  const rotary = integer('rope.dimension_count')
+  const absorbed = metadata.integer(own('attention.key_length_mla'), 1) !== undefined
+  const length = (of: 'key' | 'value') => integer(`attention.${of}_length${absorbed ? '_mla' : ''}`)
+  const sigmoid = latentGate(metadata) === SIGMOID
+  const normed = metadata.boolean(own('expert_weights_norm')) ?? false
+  if (normed && !sigmoid) throw metadata.unsupported(own('expert_weights_norm'), 'false with a softmax', true)
+  const groups = metadata.integer(own('expert_group_count')) ?? 1
+  const lowQueries = tensors.has('blk.0.attn_q_a.weight')
+  return {
+    num_key_value_heads: integer('attention.head_count'),
+    head_dim: rotary,
+    q_lora_rank: lowQueries ? integer('attention.q_lora_rank') : null,
+    kv_lora_rank: integer('attention.kv_lora_rank'),
+    qk_nope_head_dim: length('key') - rotary,
+    qk_rope_head_dim: rotary,
+    v_head_dim: length('value'),
+    ...expertFields(metadata, 'deepseek2', { count: 'n_routed_experts', width: 'moe_intermediate_size' }),
+    n_shared_experts: metadata.integer(own('expert_shared_count')) ?? 0,
+    first_k_dense_replace: metadata.integer(own('leading_dense_block_count')) ?? 0,
+    routed_scaling_factor: metadata.number(own('expert_weights_scale')) ?? 1,
+    norm_topk_prob: normed,
+    n_group: groups,
+    topk_group: metadata.integer(own('expert_group_used_count')) ?? groups,
+    ...(sigmoid ? {} : { topk_method: groups > 1 ? 'group_limited_greedy' : 'greedy' }),
+  }
+}
 const nextLayers = (architecture: string) => (metadata: GgufMetadata) =>
   metadata.integer(`${architecture}.nextn_predict_layers`) ?? 0
 
@@ -324,6 +367,41 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
     whole: { 'exp_probs_b.bias': 'mlp.gate.e_score_correction_bias' },
     mixtures: true,
     layersBeyond: (metadata) => metadata.integer('glm4moe.nextn_predict_layers') ?? 0,
+  },
+  // Kimi K2 and GLM-4.7-Flash too. Files name no class: those of sigmoid scores are of V3's.
+  deepseek2: {
+    architecture: (metadata) => (latentGate(metadata) === SIGMOID ? 'DeepseekV3ForCausalLM' : 'DeepseekV2ForCausalLM'),
+    modelType: (metadata) => (latentGate(metadata) === SIGMOID ? 'deepseek_v3' : 'deepseek_v2'),
+    fields: latentFields,
+    keys: [
+      ...EXPERT_KEYS,
+      'attention.q_lora_rank',
+      'attention.kv_lora_rank',
+      'attention.key_length_mla',
+      'attention.value_length_mla',
+      'expert_shared_count',
+      'leading_dense_block_count',
+      'expert_weights_scale',
+      'expert_weights_norm',
+      'expert_gating_func',
+      'expert_group_count',
+      'expert_group_used_count',
+      'nextn_predict_layers',
+    ],
+    parts: {
+      attn_q_a: 'self_attn.q_a_proj',
+      attn_q_a_norm: 'self_attn.q_a_layernorm',
+      attn_q_b: 'self_attn.q_b_proj',
+      attn_kv_a_mqa: 'self_attn.kv_a_proj_with_mqa',
+      attn_kv_a_norm: 'self_attn.kv_a_layernorm',
+      attn_kv_b: 'self_attn.kv_b_proj',
+      attn_k_b: 'self_attn.k_b_proj',
+      attn_v_b: 'self_attn.v_b_proj',
+    },
+    whole: { 'exp_probs_b.bias': 'mlp.gate.e_score_correction_bias' },
+    mixtures: true,
+    latents: true,
+    layersBeyond: nextLayers('deepseek2'),
   },
   qwen3next: {
     ...named('Qwen3NextForCausalLM', 'qwen3_next'),

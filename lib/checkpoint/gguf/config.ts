@@ -70,7 +70,7 @@ export function makeConfig(
   const heads = metadata.require(key('num_attention_heads'), one('num_attention_heads'))
   const headDim = metadata.integer(key('head_dim'), 1) ?? hidden / heads
   const valueDim = metadata.integer(`${name}.attention.value_length`, 1) ?? hidden / heads
-  if (headDim !== valueDim) {
+  if (headDim !== valueDim && !architecture.latents) {
     throw metadata.unsupported(`${name}.attention.value_length`, `the length of keys (${headDim})`, valueDim)
   }
   if (metadata.boolean(`${name}.attention.causal`) === false) {
@@ -103,7 +103,7 @@ export function makeConfig(
       rope_scaling: ropeScaling(metadata, name, architecture, factors),
       // Beside the parameters it holds, where the class has a default.
       original_max_position_embeddings: metadata.integer(`${name}.rope.scaling.original_context_length`, 1),
-      ...(rotary === undefined || rotary === headDim ? {} : { partial_rotary_factor: rotary / headDim }),
+      ...(rotary === undefined || rotary === headDim || architecture.latents ? {} : { partial_rotary_factor: rotary / headDim }),
       tie_word_embeddings: !of.has('output.weight'),
       eos_token_id: endTokens(metadata),
       ...architecture.fields?.(metadata, of),
@@ -123,7 +123,7 @@ function uniform(metadata: GgufMetadata, key: string): number | undefined {
 function ropeScaling(
   metadata: GgufMetadata,
   name: string,
-  { yarnLogarithm = false, yarnWhole = true }: GgufArchitecture,
+  { yarnLogarithm = false, yarnWhole = true, latents = false }: GgufArchitecture,
   factors: RopeFactors | undefined,
 ): Record<string, unknown> | null {
   const prefix = `${name}.rope.scaling`
@@ -149,7 +149,7 @@ function ropeScaling(
   const mixed = number('yarn_ext_factor') ?? 1
   if (mixed !== 1 && mixed >= 0) throw metadata.unsupported(`${prefix}.yarn_ext_factor`, '1', mixed)
   const logarithm = number('yarn_log_multiplier') ?? 0
-  if (logarithm !== 0 && !yarnLogarithm) throw metadata.unsupported(`${prefix}.yarn_log_multiplier`, '0', logarithm)
+  if (logarithm !== 0 && !yarnLogarithm && !latents) throw metadata.unsupported(`${prefix}.yarn_log_multiplier`, '0', logarithm)
   const growth = metadata.number(`${name}.attention.temperature_scale`)
   return {
     rope_type: 'yarn',
@@ -157,7 +157,9 @@ function ropeScaling(
     original_max_position_embeddings: metadata.integer(`${prefix}.original_context_length`, 1),
     ...(logarithm === 0
       ? { attention_factor: amplitude * (0.1 * Math.log(Math.max(factor, 1)) + 1) }
-      : { mscale: 1, mscale_all_dim: logarithm }),
+      : latents
+        ? { mscale: 10 * logarithm, mscale_all_dim: 10 * logarithm }
+        : { mscale: 1, mscale_all_dim: logarithm }),
     ...(growth === undefined ? {} : { llama_4_scaling_beta: growth }),
     beta_fast: number('yarn_beta_fast'),
     beta_slow: number('yarn_beta_slow'),
