@@ -1,7 +1,7 @@
 #pragma once
 // What makes keys and values of latents (LatentOp) as llama.cpp's converter writes it since 2025: two tensors, values
-// [heads, value_dim, rank] and keys [heads, rank, nope], which lie as queries are multiplied with them. Of either a type
-// that files have; what neither has as floats is read as float16.
+// [heads, value_dim, rank] and keys [heads, rank, nope], which lie as queries are multiplied with them. Of either a
+// type that files have; what neither has as floats is read as float16.
 #include <mutex>
 #include <vector>
 

@@ -1,5 +1,5 @@
-// Latent attention on a GPU against the twin, over caches of random latents: numbers, and the bits that rows have alone,
-// in crowds and in chunks, with weights that stay and weights that come.
+// Latent attention on a GPU against the twin, over caches of random latents: numbers, and the bits that rows have
+// alone, in crowds and in chunks, with weights that stay and weights that come.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -46,7 +46,8 @@ Program program_of(const Shape& shape) {
     op.q = q, op.latent = latent, op.out = out, op.linear = 2;
     op.heads = shape.heads, op.rank = shape.rank, op.nope = shape.nope, op.rotary = shape.rotary;
     op.value_dim = shape.value_dim, op.kv_layer = layer, op.interleaved = shape.interleaved;
-    op.scale = 4.0f / std::sqrt(static_cast<float>(shape.nope + shape.rotary));  // few positions have most of the weight
+    op.scale =
+        4.0f / std::sqrt(static_cast<float>(shape.nope + shape.rotary));  // few positions have most of the weight
     ProgramUnit unit;
     unit.name = "attention " + std::to_string(layer);
     unit.layer = layer;
@@ -125,7 +126,8 @@ class Computer {
     ExecutorConfig config;
     config.program = host.program();
     config.units = slabs.units;
-    for (const TableLayout& table : host.tables()) config.tables.push_back({host.embedding() + table.offset, table.type});
+    for (const TableLayout& table : host.tables())
+      config.tables.push_back({host.embedding() + table.offset, table.type});
     KvMemory kv;
     kv.data = kv_->data();
     kv.blocks = cache.blocks();
@@ -246,11 +248,13 @@ void check_shape(const Shape& shape, WeightType type, int context, const std::ve
   const Slabs slabs = slabs_of(*host, permuted);
   Computer cpu(twin(), *host, slabs, cache, context, true);
   Computer gpu(create_cuda_backend(0), *host, slabs, cache, context, true);
-  Computer other(create_cuda_backend(0), *host, slabs, cache, 8192, false);  // weights may not be read early, contexts are longer
+  Computer other(create_cuda_backend(0), *host, slabs, cache, 8192,
+                 false);  // weights may not be read early, contexts are longer
   double worst = 0;
   for (const bool decode : {true, false}) {
     for (const int count : counts) {
-      const std::vector<Row> rows = decode ? decode_rows(count, context) : prompt_rows(std::min(count, context), context);
+      const std::vector<Row> rows =
+          decode ? decode_rows(count, context) : prompt_rows(std::min(count, context), context);
       const auto fresh = [&](Computer& computer, const std::vector<Row>& of) {
         computer.reset();
         return computer.run(of, decode);

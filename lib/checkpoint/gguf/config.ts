@@ -103,7 +103,9 @@ export function makeConfig(
       rope_scaling: ropeScaling(metadata, name, architecture, factors),
       // Beside the parameters it holds, where the class has a default.
       original_max_position_embeddings: metadata.integer(`${name}.rope.scaling.original_context_length`, 1),
-      ...(rotary === undefined || rotary === headDim || architecture.latents ? {} : { partial_rotary_factor: rotary / headDim }),
+      ...(rotary === undefined || rotary === headDim || architecture.latents
+        ? {}
+        : { partial_rotary_factor: rotary / headDim }),
       tie_word_embeddings: !of.has('output.weight'),
       eos_token_id: endTokens(metadata),
       ...architecture.fields?.(metadata, of),
@@ -149,7 +151,8 @@ function ropeScaling(
   const mixed = number('yarn_ext_factor') ?? 1
   if (mixed !== 1 && mixed >= 0) throw metadata.unsupported(`${prefix}.yarn_ext_factor`, '1', mixed)
   const logarithm = number('yarn_log_multiplier') ?? 0
-  if (logarithm !== 0 && !yarnLogarithm && !latents) throw metadata.unsupported(`${prefix}.yarn_log_multiplier`, '0', logarithm)
+  if (logarithm !== 0 && !yarnLogarithm && !latents)
+    throw metadata.unsupported(`${prefix}.yarn_log_multiplier`, '0', logarithm)
   const growth = metadata.number(`${name}.attention.temperature_scale`)
   return {
     rope_type: 'yarn',

@@ -26,7 +26,8 @@ std::vector<DeviceFacts> devices() {
 MatrixLayout matrix_of(const LatentShape& s, int k_stored = 0) {
   MatrixCode code{.type = WeightType::q4, .group = 16};
   code.permuted = k_stored > 0;
-  return measure_matrix(code, s.heads * (s.nope + s.value_dim), s.rank, k_stored > 0 ? k_stored : (s.rank + 15) / 16 * 16);
+  return measure_matrix(code, s.heads * (s.nope + s.value_dim), s.rank,
+                        k_stored > 0 ? k_stored : (s.rank + 15) / 16 * 16);
 }
 
 void check_fits(const LaunchShape& launch, const DeviceFacts& device) {
@@ -68,8 +69,7 @@ TEST(every_gpu_has_launches_of_every_shape) {
             CHECK_EQ(plan->launch.grid[2], together);
             CHECK(decode || plan->parts == 1);
             // The working memory that an executor of such contexts has.
-            CHECK(static_cast<size_t>(together) * shape.heads * shape.key_dim() * 2 <=
-                  latent_query_bytes(shape, rows));
+            CHECK(static_cast<size_t>(together) * shape.heads * shape.key_dim() * 2 <= latent_query_bytes(shape, rows));
             if (plan->parts > 1) {
               CHECK(static_cast<size_t>(together) * shape.heads * plan->parts * (shape.rank + 2) * 4 <=
                     latent_partial_bytes(shape, rows, 200000));
