@@ -16,7 +16,8 @@ bool CudaExecutor::route_at_once(const RouteArguments& route, const NormOp& norm
   const Operand x = operand(scope, norm.in), normed = operand(scope, norm.out);
   if (scope.prefill_rows > 0 || scope.row_indices != nullptr || listed_ == kNone || layout.segments.size() != 1 ||
       x.floats == nullptr || normed.halves == nullptr || layout.k != norm.width || x.width != norm.width ||
-      kernels_->find(lab::Kind::gemv, layout.segments[0].matrix.code.type) != nullptr) {
+      kernels_->find(lab::Kind::gemv, layout.segments[0].matrix.code.type) != nullptr ||
+      kernels_->find(lab::Kind::route) != nullptr) {
     return false;
   }
   RouterArguments arguments;
@@ -61,13 +62,18 @@ void CudaExecutor::run_op(const RouteOp& op, const Lowered& lowered, const Scope
   const Mixture& mixture = mixtures_[scope.unit];
   const bool prompt = mixture.prompts && scope.prefill_rows > 0;  // has a list of its own
   listed_ = lists_itself(op, scope.rows()) && scope.rows() <= mixture.rows && !prompt ? op.out : kNone;
+  // Theirs knows routes alone: neither lists nor choices that are drawn or logged.
+  const UserKernel* theirs = kernels_->find(lab::Kind::route);
+  if (arguments.drawn != nullptr || arguments.chosen != nullptr) theirs = nullptr;
+  if (theirs != nullptr) listed_ = kNone;
   if (listed_ == kNone) arguments.log = nullptr;
   if (lowered.router) {
     if (route_at_once(arguments, *lowered.before, *lowered.router, scope)) return;
     run_op(*lowered.before, {*lowered.before, {}, {}}, scope);
     run_op(*lowered.router, {*lowered.router, {}, {}}, scope);
   }
-  check(cuda::route(arguments, expert_list_, scope.stream, true), "a router");
+  check(theirs ? theirs->launch(arguments, scope.stream) : cuda::route(arguments, expert_list_, scope.stream, true),
+        "a router");
 }
 
 void CudaExecutor::run_op(const ExpertsOp& op, const Lowered& lowered, const Scope& scope) {
@@ -131,7 +137,11 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
         own.bias_offset = static_cast<int64_t>(linear.bias_offset + segment.out_begin * sizeof(float));
       }
       if (own.y != nullptr) own.y += segment.out_begin;
-      check((prompt ? experts_of_prompt : experts_linear)(own, scope.stream, true), "experts");
+      const UserKernel* theirs = prompt ? nullptr : kernels_->find(lab::Kind::experts, segment.matrix.code.type);
+      check(theirs   ? theirs->launch(own, scope.stream)
+            : prompt ? experts_of_prompt(own, scope.stream, true)
+                     : experts_linear(own, scope.stream, true),
+            "experts");
       arguments.listed = true;
     }
   };
@@ -161,7 +171,10 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
           "an activation of experts");
   }
   const CombineArguments combine = sums_of(op, scope, sum);
-  const bool itself = !prompt && combines_itself(facts_, rows, mixture.top_k) && down.segments.size() == 1;
+  const UserKernel* combiner = kernels_->find(lab::Kind::combine);
+  const bool itself = !prompt && combines_itself(facts_, rows, mixture.top_k) && down.segments.size() == 1 &&
+                      combiner == nullptr &&
+                      kernels_->find(lab::Kind::experts, down.segments[0].matrix.code.type) == nullptr;
   arguments.epilogue = ExpertEpilogue::store;
   arguments.x = expert_act_;
   arguments.x_stride = act_stride;
@@ -170,7 +183,9 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
   arguments.y_stride = combine.width;
   if (itself) arguments.combine = &combine;
   run(down);
-  if (!itself) check(combine_experts(combine, scope.stream, true), "the sum of experts");
+  if (itself) return;
+  check(combiner ? combiner->launch(combine, scope.stream) : combine_experts(combine, scope.stream, true),
+        "the sum of experts");
 }
 
 // What experts of the scope's rows add up to.

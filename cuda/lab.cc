@@ -9,6 +9,7 @@
 #include "cuda/attention.h"
 #include "cuda/check.h"
 #include "cuda/cuda_backend.h"
+#include "cuda/device.h"
 #include "cuda/elementwise.h"
 #include "cuda/embed.h"
 #include "cuda/hop.h"
@@ -164,6 +165,24 @@ class CudaLab final : public Device {
     return list;
   }
 
+  // Of experts that more rows chose than are few.
+  static int tile_rows_of(const MatrixLayout& matrix) {
+    const DeviceFacts* device = nullptr;
+    check(device_facts(&device), "asking about the GPU");
+    ExpertsLayout experts;
+    experts.gate_up.segments.push_back({matrix, 0});
+    return many_rows(*device, experts);
+  }
+  // The kernel that takes the place of ours; null: none.
+  static const UserKernel* theirs(const Launch& launch) {
+    if (launch.kernel == nullptr) return nullptr;
+    const auto& kernel = static_cast<const UserKernel&>(*launch.kernel);
+    if (&kernel.operation() == launch.problem.operation) return &kernel;
+    throw Error(code::kInvalidArgument,
+                "a kernel of " + kernel.operation().name + " was launched as " + launch.problem.operation->name,
+                "load it for this operation");
+  }
+
   const LogitRequest* requests(const Problem& problem) {
     std::string key;
     for (const auto& [name, value] : problem.dimensions) key += name + format("=%.17g ", value);
@@ -205,14 +224,8 @@ class CudaLab final : public Device {
           a.y = floats(2);
           a.y_stride = p["n"];
         }
-        if (launch.kernel != nullptr) {
-          const auto& kernel = static_cast<const UserKernel&>(*launch.kernel);
-          if (&kernel.operation() != p.operation) {
-            throw Error(code::kInvalidArgument,
-                        "a kernel of " + kernel.operation().name + " was launched as " + p.operation->name,
-                        "load it for this operation");
-          }
-          check(kernel.launch(a, stream), name);
+        if (const UserKernel* kernel = theirs(launch)) {
+          check(kernel->launch(a, stream), name);
         } else if (p.operation->kind == Kind::gemv) {
           check(linear_decode(a, stream, chained), name);
         } else {
@@ -287,7 +300,39 @@ class CudaLab final : public Device {
         a.bias_offset = 0;
         a.routes = floats(2);
         a.positions = positions(scratch, rows, stream);
-        check(cuda::route(a, list_of(scratch, rows * a.op.top_k, stream), stream, chained), name);
+        if (const UserKernel* kernel = theirs(launch)) {
+          check(kernel->launch(a, stream), name);
+        } else {
+          check(cuda::route(a, list_of(scratch, rows * a.op.top_k, stream), stream, chained), name);
+        }
+        break;
+      }
+      case Kind::experts: {
+        ExpertArguments a;
+        a.weights = weights(scratch, launch.arguments[0], chained, stream);
+        a.stride = p.expert_stride;
+        a.matrix = p.matrix;
+        a.experts = p["experts"];
+        a.rows = rows;
+        a.top_k = p["topK"];
+        a.list = list_of(scratch, rows * a.top_k, stream);
+        a.list.many_rows = tile_rows_of(p.matrix);
+        a.x = halves(1);
+        a.x_stride = static_cast<int>(round_up(p["k"], 8));
+        a.x_of_places = p["places"] != 0;
+        if (p["epilogue"] == 2) {
+          a.epilogue = ExpertEpilogue::silu;
+          a.act = halves(3);
+          a.act_stride = a.features = p["n"] / 2;
+        } else {
+          a.y = floats(3);
+          a.y_stride = p["n"];
+        }
+        check(list_experts(floats(2), rows, a.top_k, a.experts, positions(scratch, rows, stream), a.list, nullptr,
+                           stream, chained),
+              name);
+        const UserKernel* kernel = theirs(launch);
+        check(kernel != nullptr ? kernel->launch(a, stream) : experts_linear(a, stream, chained), name);
         break;
       }
       case Kind::combine: {
@@ -299,7 +344,8 @@ class CudaLab final : public Device {
         a.width = a.out_stride = p["width"];
         a.positions = positions(scratch, rows, stream);
         a.out = floats(2);
-        check(combine_experts(a, stream, chained), name);
+        const UserKernel* kernel = theirs(launch);
+        check(kernel != nullptr ? kernel->launch(a, stream) : combine_experts(a, stream, chained), name);
         break;
       }
       case Kind::sample: {

@@ -98,7 +98,7 @@ const UserKernel::Driver& UserKernel::driver() {
 UserKernel::UserKernel(const KernelImage& image) : operation_(&lab::find_operation(image.operation)) {
   if (!operation_->replaceable) {
     throw Error(code::kInvalidArgument, "no kernel of one's own can take the place of " + image.operation,
-                "gemv_ and gemm_ operations can be replaced");
+                "linears, experts, route and combine can be replaced: operations() says which");
   }
   const Driver& driver = UserKernel::driver();
   check(cudaFree(nullptr), "starting the GPU");
@@ -180,18 +180,38 @@ UserKernel::~UserKernel() {
   driver().unload(static_cast<CUmodule>(module_));
 }
 
-cudaError_t UserKernel::launch(const LinearArguments& a, cudaStream_t stream) const {
-  const MatrixLayout& m = a.matrix;
-  if (a.rows < 1 || a.norm_x != nullptr || m.code.type != operation_->weights) return cudaErrorInvalidValue;
-  millrace_linear argument{};
-  argument.units = reinterpret_cast<const unsigned char* const*>(a.weights.units);
+int UserKernel::row_blocks(int rows) const {
+  const int each = rows_per_block_ == 0 ? rows : rows_per_block_;
+  return (rows + each - 1) / each;
+}
+
+cudaError_t UserKernel::launch(void* argument, int grid_x, int grid_y, cudaStream_t stream) const {
+  CUlaunchAttribute attribute{};
+  attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+  attribute.value.programmaticStreamSerializationAllowed = 1;
+  CUlaunchConfig config{};
+  config.gridDimX = grid_x;
+  config.gridDimY = grid_y;
+  config.gridDimZ = 1;
+  config.blockDimX = facts_.threads;
+  config.blockDimY = config.blockDimZ = 1;
+  config.sharedMemBytes = shared_bytes_;
+  config.hStream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = programmatic_ ? 1 : 0;
+  void* parameters[] = {argument};
+  const CUresult result = driver().launch(&config, static_cast<CUfunction>(function_), parameters, nullptr);
+  // The codes of the driver and of the runtime are the same numbers.
+  return static_cast<cudaError_t>(result);
+}
+
+namespace {
+
+// What the arguments of all that have a matrix say of it.
+template <typename Argument>
+void describe(const MatrixLayout& m, Argument& argument) {
   argument.matrix_offset = m.offset;
   argument.permutation_offset = m.permutation_offset;
-  argument.x = a.x;
-  argument.y = a.y;
-  argument.act = a.act;
-  argument.unit = a.weights.unit;
-  argument.rows = a.rows;
   argument.n = m.n;
   argument.k = m.k;
   argument.k_stored = m.k_stored;
@@ -200,34 +220,118 @@ cudaError_t UserKernel::launch(const LinearArguments& a, cudaStream_t stream) co
   argument.scale_type = static_cast<int32_t>(m.code.scale);
   argument.zeros = m.code.zeros ? 1 : 0;
   argument.permuted = m.code.permuted ? 1 : 0;
+}
+
+const unsigned char* const* units_of(const Weights& weights) {
+  return reinterpret_cast<const unsigned char* const*>(weights.units);
+}
+
+}  // namespace
+
+cudaError_t UserKernel::launch(const LinearArguments& a, cudaStream_t stream) const {
+  if (a.rows < 1 || a.norm_x != nullptr || a.matrix.code.type != operation_->weights) return cudaErrorInvalidValue;
+  millrace_linear argument{};
+  describe(a.matrix, argument);
+  argument.units = units_of(a.weights);
+  argument.x = a.x;
+  argument.y = a.y;
+  argument.act = a.act;
+  argument.unit = a.weights.unit;
+  argument.rows = a.rows;
   argument.epilogue = static_cast<int32_t>(a.epilogue);
   argument.x_stride = a.x_stride;
   argument.y_stride = a.y_stride;
   argument.act_stride = a.act_stride;
   argument.intermediate = a.intermediate;
+  return launch(&argument, (a.matrix.n + features_per_block_ - 1) / features_per_block_, row_blocks(a.rows), stream);
+}
 
-  CUlaunchAttribute attribute{};
-  attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-  attribute.value.programmaticStreamSerializationAllowed = 1;
-  const int rows = rows_per_block_ == 0 ? a.rows : rows_per_block_;
-  CUlaunchConfig config{};
-  config.gridDimX = (m.n + features_per_block_ - 1) / features_per_block_;
-  config.gridDimY = (a.rows + rows - 1) / rows;
-  config.gridDimZ = 1;
-  config.blockDimX = facts_.threads;
-  config.blockDimY = config.blockDimZ = 1;
-  config.sharedMemBytes = shared_bytes_;
-  config.hStream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = programmatic_ ? 1 : 0;
-  void* parameters[] = {&argument};
-  const CUresult result = driver().launch(&config, static_cast<CUfunction>(function_), parameters, nullptr);
-  // The codes of the driver and of the runtime are the same numbers.
-  return static_cast<cudaError_t>(result);
+cudaError_t UserKernel::launch(const ExpertArguments& a, cudaStream_t stream) const {
+  if (a.rows < 1 || a.combine != nullptr || a.matrix.code.type != operation_->weights) return cudaErrorInvalidValue;
+  millrace_experts argument{};
+  describe(a.matrix, argument);
+  argument.units = units_of(a.weights);
+  argument.addresses = reinterpret_cast<const unsigned char* const*>(a.addresses);
+  argument.first = a.first;
+  argument.stride = a.stride;
+  argument.bias_offset = a.bias_offset;
+  argument.x = a.x;
+  argument.y = a.y;
+  argument.act = a.act;
+  argument.places = a.list.places;
+  argument.alpha = a.alpha;
+  argument.limit = a.limit;
+  argument.unit = a.weights.unit;
+  argument.experts = a.experts;
+  argument.rows = a.rows;
+  argument.top_k = a.top_k;
+  argument.x_divisor = a.x_of_places ? 1 : a.top_k;
+  argument.epilogue = a.epilogue == ExpertEpilogue::store  ? MILLRACE_STORE
+                      : a.epilogue == ExpertEpilogue::silu ? MILLRACE_SILU_MUL
+                                                           : MILLRACE_CLAMPED_GLU;
+  argument.x_stride = a.x_stride;
+  argument.y_stride = a.y_stride;
+  argument.act_stride = a.act_stride;
+  argument.intermediate = a.features;
+  const int blocks = (a.matrix.n + features_per_block_ - 1) / features_per_block_, places = a.rows * a.top_k;
+  static_assert(sizeof(millrace_tile) == sizeof(int4));
+  argument.tiles = reinterpret_cast<const millrace_tile*>(a.list.few);
+  argument.tile_count = a.list.counts;
+  argument.tile_rows = a.list.few_rows;
+  const cudaError_t status = launch(&argument, blocks, few_tiles(places, a.experts), stream);
+  if (status != cudaSuccess || a.rows <= a.list.few_rows) return status;
+  argument.tiles = reinterpret_cast<const millrace_tile*>(a.list.many);
+  argument.tile_count = a.list.counts + 1;
+  argument.tile_rows = a.list.many_rows;
+  return launch(&argument, blocks, many_tiles(places, a.experts, a.list.many_rows), stream);
+}
+
+cudaError_t UserKernel::launch(const RouteArguments& a, cudaStream_t stream) const {
+  if (a.rows < 1 || a.drawn != nullptr || a.chosen != nullptr) return cudaErrorInvalidValue;
+  millrace_route argument{};
+  argument.units = units_of(a.weights);
+  argument.bias_offset = a.bias_offset;
+  argument.logits = a.logits;
+  argument.positions = a.positions;
+  argument.routes = a.routes;
+  argument.unit = a.weights.unit;
+  argument.rows = a.rows;
+  argument.experts = a.op.experts;
+  argument.top_k = a.op.top_k;
+  argument.groups = a.op.groups;
+  argument.top_groups = a.op.top_groups;
+  argument.group_best = a.op.group_best;
+  argument.sigmoid = a.op.score == Score::sigmoid ? 1 : 0;
+  argument.renormalise = a.op.renormalise ? 1 : 0;
+  argument.scale = a.op.scale;
+  return launch(&argument, 1, row_blocks(a.rows), stream);
+}
+
+cudaError_t UserKernel::launch(const CombineArguments& a, cudaStream_t stream) const {
+  if (a.rows < 1) return cudaErrorInvalidValue;
+  millrace_combine argument{};
+  argument.answers = a.y;
+  argument.routes = a.routes;
+  argument.positions = a.positions;
+  argument.out = a.out;
+  argument.rows = a.rows;
+  argument.top_k = a.top_k;
+  argument.width = a.width;
+  argument.out_stride = a.out_stride;
+  argument.adds = a.adds ? 1 : 0;
+  argument.scale = a.scale;
+  return launch(&argument, (a.width + features_per_block_ - 1) / features_per_block_, row_blocks(a.rows), stream);
 }
 
 UserKernels::UserKernels(const std::vector<KernelImage>& images) {
   for (const KernelImage& image : images) kernels_.push_back(std::make_unique<UserKernel>(image));
+}
+
+const UserKernel* UserKernels::find(lab::Kind kind) const {
+  for (const auto& kernel : kernels_) {
+    if (kernel->operation().kind == kind) return kernel.get();
+  }
+  return nullptr;
 }
 
 const UserKernel* UserKernels::find(lab::Kind kind, WeightType type) const {

@@ -1,5 +1,5 @@
 #pragma once
-// Kernels of somebody else's in the place of our linears, from cubin, fatbin or PTX (csrc/lab/millrace_kernel.h is what
+// Kernels of somebody else's in the place of ours, from cubin, fatbin or PTX (csrc/lab/millrace_kernel.h is what
 // they are handed). Loaded through the driver's own functions, found at run time: the addon does not link libcuda.
 #include <cuda_runtime_api.h>
 
@@ -8,6 +8,7 @@
 
 #include "backend/kernel_image.h"
 #include "cuda/linear.h"
+#include "cuda/moe/route.h"
 #include "lab/lab.h"
 
 namespace millrace::cuda {
@@ -24,8 +25,13 @@ class UserKernel final : public lab::Kernel {
   Facts facts() const override { return facts_; }
   // Enqueues; may be captured into a graph.
   cudaError_t launch(const LinearArguments& arguments, cudaStream_t stream) const;
+  cudaError_t launch(const ExpertArguments& arguments, cudaStream_t stream) const;
+  cudaError_t launch(const RouteArguments& arguments, cudaStream_t stream) const;
+  cudaError_t launch(const CombineArguments& arguments, cudaStream_t stream) const;
 
  private:
+  cudaError_t launch(void* argument, int grid_x, int grid_y, cudaStream_t stream) const;
+  int row_blocks(int rows) const;
   struct Driver;
   static const Driver& driver();
 
@@ -39,12 +45,14 @@ class UserKernel final : public lab::Kernel {
   bool programmatic_ = false;
 };
 
-// Those of one model, by the linear whose place they take.
+// Those of one model, by the operation whose place they take.
 class UserKernels {
  public:
   explicit UserKernels(const std::vector<KernelImage>& images);
   // Null: ours.
   const UserKernel* find(lab::Kind kind, WeightType type) const;
+  // Of operations without a matrix.
+  const UserKernel* find(lab::Kind kind) const;
 
  private:
   std::vector<std::unique_ptr<UserKernel>> kernels_;

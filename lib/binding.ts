@@ -909,6 +909,8 @@ export interface NativeAddon {
   measureDramBandwidth(threads: number): Promise<number>
   /** Bytes a second of copies of 1 GiB from pinned host memory to the GPU, the best of five. */
   measureLinkBandwidth(gpu: number): Promise<number>
+  /** Bytes a second of reads of a file past the page cache, the median of rounds that begin within so many seconds. */
+  measureReadRate(path: string, seconds: number): Promise<number>
   /** Weights in system RAM of all models of the process, shared ones once. */
   weightBytes(): number
   /** A model of this identity is loaded, or being loaded: another takes no weights of its own. */

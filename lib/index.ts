@@ -32,6 +32,7 @@ export { type HubOptions, type PulledModel, pull } from './hub/pull.ts'
 export type { Logger } from './log.ts'
 export { type CacheEntry, clearCache, listCache, type ModelCache } from './model/cache.ts'
 export { type CalibrateOptions, type CalibrationReport, calibrate } from './model/calibrate.ts'
+export { type CalibrateDiskOptions, calibrateDisk, type DiskReport } from './model/disk.ts'
 export type { EmbedResult } from './model/embedding.ts'
 export type {
   FinishReason,

@@ -64,6 +64,11 @@ std::vector<Dimensions> usual_dimensions(const Operation& operation) {
     case Kind::route:
       return {{{"rows", 3}, {"experts", 10}, {"topK", 3}, {"sigmoid", 1}},
               {{"rows", 64}, {"experts", 128}, {"topK", 8}}};
+    case Kind::experts:
+      return {{{"rows", 3}, {"experts", 7}, {"topK", 2}, {"n", 192}, {"k", 576}, {"epilogue", 2}},
+              {{"rows", 40}, {"experts", 4}, {"topK", 3}, {"n", 200}, {"k", 200}, {"permuted", 1}, {"places", 1}},
+              {{"rows", 1}, {"experts", 128}, {"topK", 8}, {"n", 1536}, {"k", 2048}, {"epilogue", 2}},
+              {{"rows", 32}, {"experts", 128}, {"topK", 8}, {"n", 2048}, {"k", 768}, {"places", 1}}};
     case Kind::combine:
       return {{{"rows", 3}, {"topK", 3}, {"width", 100}}, {{"rows", 64}, {"topK", 8}, {"width", 2048}}};
     case Kind::sample:

@@ -9,7 +9,7 @@
 // serves both alike. Goal: 85 % of rate / bytes read a token. Needs `npm run build`, and for the rate
 // `node scripts/build-native.mjs --all --bench`. --layers and --tokens make it smaller.
 import { execFile } from 'node:child_process'
-import { existsSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -41,6 +41,7 @@ async function measureDisk(path, bytes) {
 }
 
 const shape = await shapeOf(options.shape, options.layers)
+mkdirSync(options.folder, { recursive: true })
 const base = { device, placement, contextLength: 256, maxSequences: 1, kvSwap: 0 }
 const whole = planSynthetic(shape, base)
 const layers = whole.units.reduce((sum, { kind, bytes }) => sum + (kind === 'head' ? 0 : bytes), 0)

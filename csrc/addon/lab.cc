@@ -520,6 +520,57 @@ Napi::Value kernel_arguments(const Napi::CallbackInfo& info) {
                           AT(intermediate)},
                          sizeof(millrace_linear));
 #undef AT
+#define AT(name) {#name, offsetof(millrace_tile, name)}
+  out["tile"] = fields({AT(expert), AT(first), AT(rows)}, sizeof(millrace_tile));
+#undef AT
+#define AT(name) {#name, offsetof(millrace_experts, name)}
+  out["experts"] = fields({AT(units),
+                           AT(addresses),
+                           AT(first),
+                           AT(stride),
+                           AT(matrix_offset),
+                           AT(permutation_offset),
+                           AT(bias_offset),
+                           AT(x),
+                           AT(y),
+                           AT(act),
+                           AT(tiles),
+                           AT(tile_count),
+                           AT(places),
+                           AT(alpha),
+                           AT(limit),
+                           AT(unit),
+                           AT(experts),
+                           AT(rows),
+                           AT(top_k),
+                           AT(tile_rows),
+                           AT(x_divisor),
+                           AT(n),
+                           AT(k),
+                           AT(k_stored),
+                           AT(group),
+                           AT(weight_type),
+                           AT(scale_type),
+                           AT(zeros),
+                           AT(permuted),
+                           AT(epilogue),
+                           AT(x_stride),
+                           AT(y_stride),
+                           AT(act_stride),
+                           AT(intermediate)},
+                          sizeof(millrace_experts));
+#undef AT
+#define AT(name) {#name, offsetof(millrace_route, name)}
+  out["route"] =
+      fields({AT(units), AT(bias_offset), AT(logits), AT(positions), AT(routes), AT(unit), AT(rows), AT(experts),
+              AT(top_k), AT(groups), AT(top_groups), AT(group_best), AT(sigmoid), AT(renormalise), AT(scale)},
+             sizeof(millrace_route));
+#undef AT
+#define AT(name) {#name, offsetof(millrace_combine, name)}
+  out["combine"] = fields({AT(answers), AT(routes), AT(positions), AT(out), AT(rows), AT(top_k), AT(width),
+                           AT(out_stride), AT(adds), AT(scale)},
+                          sizeof(millrace_combine));
+#undef AT
 #define AT(name) {#name, offsetof(millrace_launch, name)}
   out["launch"] = fields({AT(threads), AT(features_per_block), AT(rows_per_block), AT(shared_bytes), AT(programmatic)},
                          sizeof(millrace_launch));

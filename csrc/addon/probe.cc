@@ -6,6 +6,7 @@
 #include "cuda/cuda_backend.h"
 #include "stream/host_store.h"
 #include "stream/link.h"
+#include "stream/read_rate.h"
 
 namespace millrace {
 
@@ -78,6 +79,17 @@ Napi::Value measure_link_bandwidth_js(const Napi::CallbackInfo& info) {
       [](Napi::Env env, double& rate) -> Napi::Value { return Napi::Number::New(env, rate); });
 }
 
+Napi::Value measure_read_rate_js(const Napi::CallbackInfo& info) {
+  ReadRateOptions options;
+  options.seconds = info[1].As<Napi::Number>().DoubleValue();
+  return run_async<double>(
+      info.Env(),
+      [path = info[0].As<Napi::String>().Utf8Value(), options] {
+        return measure_read_rate(path, options).bytes_per_second;
+      },
+      [](Napi::Env env, double& rate) -> Napi::Value { return Napi::Number::New(env, rate); });
+}
+
 Napi::Value weight_bytes(const Napi::CallbackInfo& info) {
   return number(info.Env(), HostModel::all_bytes());
 }
@@ -95,6 +107,7 @@ void register_probe(Napi::Env env, Napi::Object exports) {
   exports.Set("weightBytes", Napi::Function::New(env, weight_bytes, "weightBytes"));
   exports.Set("probeGpus", Napi::Function::New(env, probe_gpus_js, "probeGpus"));
   exports.Set("measureLinkBandwidth", Napi::Function::New(env, measure_link_bandwidth_js, "measureLinkBandwidth"));
+  exports.Set("measureReadRate", Napi::Function::New(env, measure_read_rate_js, "measureReadRate"));
   exports.Set("measureDramBandwidth", Napi::Function::New(env, measure_dram_bandwidth_js, "measureDramBandwidth"));
 }
 

@@ -445,6 +445,7 @@ void Model::trace(const std::string& path) {
   for (size_t unit = 0; unit < host_->units().size(); unit++) names.push_back(unit_name(static_cast<int>(unit)));
   const auto set = [&](Trace* trace) {
     for (int i = 0; i < devices; i++) sides_[i].feeder->set_trace(trace, Trace::of(Trace::copies, i), names);
+    if (experts_) experts_->set_trace(trace, names);
   };
   try {
     set(next.get());

@@ -55,6 +55,8 @@ class Computer {
         return run_attention(launch);
       case Kind::route:
         return run_route(launch);
+      case Kind::experts:
+        return run_experts(launch);
       case Kind::combine:
         return run_combine(launch);
       case Kind::sample:
@@ -80,30 +82,37 @@ class Computer {
     return buffer.data();
   }
 
-  double run_linear(const Launch& launch) {
-    const Problem& p = launch.problem;
-    const int rows = p["rows"], n = p["n"], k = p["k"];
-    const auto x_stride = static_cast<int>(round_up(k, 8));
-    float* x = scratch(x_, static_cast<size_t>(rows) * k);
-    for (int r = 0; r < rows; r++) {
-      vector_ops().from_half(at<uint16_t>(launch, 1) + static_cast<size_t>(r) * x_stride, k,
-                             x + static_cast<size_t>(r) * k);
-    }
-    LinearLayout layout;
-    layout.n = n;
-    layout.k = k;
+  // A row of a linear's x, or of experts'.
+  static void take_row(const Launch& launch, int row, float* to) {
+    const int k = launch.problem["k"];
+    vector_ops().from_half(at<uint16_t>(launch, 1) + static_cast<size_t>(row) * round_up(k, 8), k, to);
+  }
+  // All but slab, rows, x and y.
+  static LinearCall call_of(const Problem& p, LinearLayout& layout) {
+    layout.n = p["n"];
+    layout.k = p["k"];
     layout.segments.push_back({p.matrix, 0});
     LinearCall call;
     call.layout = &layout;
-    call.slab = launch.arguments[0];
-    call.x = x;
-    call.x_stride = k;
-    call.rows = rows;
+    call.x_stride = layout.k;
     call.epilogue = static_cast<Epilogue>(p["epilogue"]);
     call.interleaved = true;
-    call.intermediate = n / 2;
+    call.intermediate = layout.n / 2;
+    call.y_stride = call.epilogue == Epilogue::silu_mul ? layout.n / 2 : layout.n;
+    return call;
+  }
+
+  double run_linear(const Launch& launch) {
+    const Problem& p = launch.problem;
+    const int rows = p["rows"], k = p["k"];
+    float* x = scratch(x_, static_cast<size_t>(rows) * k);
+    for (int r = 0; r < rows; r++) take_row(launch, r, x + static_cast<size_t>(r) * k);
+    LinearLayout layout;
+    LinearCall call = call_of(p, layout);
+    call.slab = launch.arguments[0];
+    call.x = x;
+    call.rows = rows;
     const bool silu = call.epilogue == Epilogue::silu_mul;
-    call.y_stride = silu ? n / 2 : n;
     call.y = silu ? scratch(y_, static_cast<size_t>(rows) * call.y_stride) : at<float>(launch, 2);
     std::atomic<uint64_t> read{0};
     const double seconds = timed([&] { linear(call, pool_, linear_scratch_, read); });
@@ -271,6 +280,46 @@ class Computer {
                   at<float>(launch, 2) + r * 2 * op.top_k);
       });
     });
+  }
+
+  double run_experts(const Launch& launch) {
+    const Problem& p = launch.problem;
+    const int experts = p["experts"], top_k = p["topK"], places = p["rows"] * top_k, k = p["k"];
+    const auto* routes = at<float>(launch, 2);
+    std::vector<std::vector<int>> chosen(experts);  // places of each
+    for (int place = 0; place < places; place++) {
+      const float expert = routes[static_cast<size_t>(place / top_k) * 2 * top_k + place % top_k];
+      if (!(expert >= 0 && expert < static_cast<float>(experts))) return 0;  // what is no expert is not computed
+      chosen[static_cast<size_t>(expert)].push_back(place);
+    }
+    LinearLayout layout;
+    LinearCall call = call_of(p, layout);
+    const auto width = static_cast<size_t>(call.y_stride);
+    float* x = scratch(x_, static_cast<size_t>(places) * k);
+    float* y = scratch(y_, static_cast<size_t>(places) * width);
+    std::atomic<uint64_t> read{0};
+    double seconds = 0;
+    for (int e = 0; e < experts; e++) {
+      call.rows = 0;
+      for (const int place : chosen[e]) {
+        take_row(launch, p["places"] != 0 ? place : place / top_k, x + static_cast<size_t>(call.rows++) * k);
+      }
+      if (call.rows == 0) continue;
+      call.slab = launch.arguments[0] + static_cast<size_t>(e) * p.expert_stride;
+      call.x = x;
+      call.y = y;
+      seconds += timed([&] { linear(call, pool_, linear_scratch_, read); });
+      for (size_t i = 0; i < chosen[e].size(); i++) {
+        const float* from = y + i * width;
+        const size_t to = static_cast<size_t>(chosen[e][i]) * width;
+        if (call.epilogue == Epilogue::silu_mul) {
+          for (size_t f = 0; f < width; f++) at<uint16_t>(launch, 3)[to + f] = saturated(from[f]);
+        } else {
+          std::memcpy(at<float>(launch, 3) + to, from, width * sizeof(float));
+        }
+      }
+    }
+    return seconds;
   }
 
   double run_combine(const Launch& launch) {

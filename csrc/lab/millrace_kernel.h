@@ -1,18 +1,22 @@
-/* What a kernel of your own is handed when it takes the place of one of millrace's linears, and how the weights lie.
+/* What a kernel of your own is handed when it takes the place of one of millrace's, and how the weights lie.
  * Plain C, without any other header of the project: compile with -I <package>/csrc/lab.
  *
  *   extern "C" __global__ void gemv_q4(struct millrace_linear a);
  *   extern "C" __device__ const struct millrace_launch gemv_q4_launch = { .threads = 256, ... };
  *
- * The kernel's name is the operation's. It computes y = x W^T for all rows, outputs and epilogues that it is handed;
- * the grid is (ceil(n / features_per_block), ceil(rows / rows_per_block)).
+ * The kernel's name is the operation's, its argument the struct of that kind:
+ *
+ *   gemv_*, gemm_*  millrace_linear    grid (ceil(n / features_per_block), ceil(rows / rows_per_block))
+ *   experts_*       millrace_experts   grid (ceil(n / features_per_block), tiles at most)
+ *   route           millrace_route     grid (1, ceil(rows / rows_per_block))
+ *   combine         millrace_combine   grid (ceil(width / features_per_block), ceil(rows / rows_per_block))
  */
 #ifndef MILLRACE_KERNEL_H
 #define MILLRACE_KERNEL_H
 
 #include <stdint.h>
 
-#define MILLRACE_KERNEL_VERSION 2
+#define MILLRACE_KERNEL_VERSION 3
 
 /* The slab layout (csrc/model/slab_layout.h has the whole description, csrc/model/code.h what each code means). A
  * matrix is ceil(n / 64) row blocks. grouped row block   group blocks, one after the other: 64 scales, [64 zeros or
@@ -59,12 +63,15 @@ enum millrace_weight_type {
 };
 enum millrace_scale_type { MILLRACE_SCALE_F16 = 0, MILLRACE_SCALE_BF16 = 1 };
 enum millrace_epilogue {
-  MILLRACE_STORE = 0,   /* y[row, i] = v_i */
-  MILLRACE_ADD = 1,     /* y[row, i] += v_i: the residual stream */
-  MILLRACE_SILU_MUL = 2 /* act[row, i] = half(silu(v_gate) * v_up), saturated at +-65504, for i < intermediate:
-                           gate is output feature i / 8 * 16 + i % 8, up the one 8 further */
+  MILLRACE_STORE = 0,      /* y[row, i] = v_i */
+  MILLRACE_ADD = 1,        /* y[row, i] += v_i: the residual stream */
+  MILLRACE_SILU_MUL = 2,   /* act[row, i] = half(silu(v_gate) * v_up), saturated at +-65504, for i < intermediate:
+                              gate is output feature i / 8 * 16 + i % 8, up the one 8 further */
+  MILLRACE_CLAMPED_GLU = 3 /* of experts alone, the same of gate <= limit and up within +-limit:
+                              gate / (1 + exp(-alpha gate)) (up + 1) */
 };
 
+/* y = x W^T for all rows, output features and epilogues that it is handed. */
 struct millrace_linear {
   /* The slab is at units[unit]. A captured graph serves every address of a slab: read the table in the kernel. */
   const unsigned char* const* units;
@@ -89,6 +96,96 @@ struct millrace_linear {
   int32_t act_stride;
   int32_t intermediate;
   int32_t reserved;
+};
+
+/* Rows that chose one expert, side by side. */
+struct millrace_tile {
+  int32_t expert;
+  int32_t first; /* its rows are places[first], places[first + 1], ... */
+  int32_t rows;  /* from 1 to tile_rows */
+  int32_t reserved;
+};
+
+/* One linear of a mixture's experts, as rows that decode use it: y[place] = x[place / x_divisor] W_e^T of the expert e
+ * that the place chose. Place row * top_k + rank is a row's choice. A thread block takes tiles[blockIdx.y] where
+ * blockIdx.y < *tile_count, else nothing; of more than 8 rows there are two launches, of tiles of few rows and of many.
+ */
+struct millrace_experts {
+  const unsigned char* const* units; /* expert e begins at units[unit] + first + e * stride, */
+  const unsigned char* const*
+      addresses; /* or, where this is not null, at addresses[e]: memory of the GPU or of the host */
+  uint64_t first;
+  uint64_t stride;
+  uint64_t matrix_offset; /* from an expert's first byte, as all offsets here */
+  uint64_t permutation_offset;
+  int64_t bias_offset; /* float32 [n], added before the epilogue; -1: none */
+  const void* x;       /* float16 [rows, or places where x_divisor is 1, x_stride] */
+  float* y;            /* store: [places, y_stride] */
+  void* act;           /* silu_mul, clamped: float16 [places, act_stride] */
+  const struct millrace_tile* tiles;
+  const int32_t* tile_count;
+  const int32_t* places;
+  float alpha; /* of MILLRACE_CLAMPED_GLU */
+  float limit;
+  int32_t unit;
+  int32_t experts;
+  int32_t rows;
+  int32_t top_k;
+  int32_t tile_rows;
+  int32_t x_divisor; /* top_k, or 1 */
+  int32_t n;         /* what follows is as in millrace_linear */
+  int32_t k;
+  int32_t k_stored;
+  int32_t group;
+  int32_t weight_type;
+  int32_t scale_type;
+  int32_t zeros;
+  int32_t permuted;
+  int32_t epilogue;
+  int32_t x_stride;
+  int32_t y_stride;
+  int32_t act_stride;
+  int32_t intermediate;
+  int32_t reserved;
+};
+
+/* Which experts answer a row: numbers of the top_k best, the best first (of equals the lower number), then their
+ * weights. Scores are a softmax of the logits or, with `sigmoid`, a sigmoid of each; a choice goes by score + bias. Of
+ * several groups only the top_groups are chosen from whose group_best (1 or 2) highest have the greatest sums. A weight
+ * is the score, divided by the sum of the chosen with `renormalise`, times `scale`.
+ */
+struct millrace_route {
+  const unsigned char* const* units;
+  int64_t bias_offset;      /* float32 [experts] in units[unit]; -1: none */
+  const float* logits;      /* [rows, experts] */
+  const int32_t* positions; /* [rows]; negative: a row of padding, of which anything may be left */
+  float* routes;            /* [rows, 2 top_k] */
+  int32_t unit;
+  int32_t rows;
+  int32_t experts;
+  int32_t top_k;
+  int32_t groups;
+  int32_t top_groups;
+  int32_t group_best;
+  int32_t sigmoid;
+  int32_t renormalise;
+  float scale;
+};
+
+/* sum = the answers of a row's experts, each times its weight, in the order of ranks; of a row of padding 0.
+ * out[row, :] = sum, or with `adds` out[row, :] += scale * sum.
+ */
+struct millrace_combine {
+  const float* answers;     /* [rows, top_k, width] */
+  const float* routes;      /* [rows, 2 top_k] */
+  const int32_t* positions; /* [rows]; negative: padding */
+  float* out;               /* [rows, out_stride] */
+  int32_t rows;
+  int32_t top_k;
+  int32_t width;
+  int32_t out_stride;
+  int32_t adds;
+  float scale;
 };
 
 /* How to launch it. Without such a symbol: 128 threads, 64 features and 1 row a block. */

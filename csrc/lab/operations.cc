@@ -25,13 +25,11 @@ Dimension rows(double most = kMostRows) {
   return {"rows", "rows of activations", 1, 1, most};
 }
 
-std::vector<Dimension> linear_dimensions(WeightType type, bool decode) {
-  std::vector<Dimension> out = {
-      rows(decode ? kDecodeRows : kMostRows),
-      {"n", "output features", kRequired, 1, kMostWidth},
-      {"k", "input features", kRequired, 1, kMostWidth},
-      {"epilogue", "0: store, 1: add to y, 2: silu(gate) * up of an interleaved gate_up", 0, 0, 2},
-  };
+std::vector<Dimension> linear_dimensions(WeightType type, std::vector<Dimension> own) {
+  std::vector<Dimension> out = std::move(own);
+  out.push_back({"n", "output features", kRequired, 1, kMostWidth});
+  out.push_back({"k", "input features", kRequired, 1, kMostWidth});
+  out.push_back({"epilogue", "0: store, 1: add to y, 2: silu(gate) * up of an interleaved gate_up", 0, 0, 2});
   const Code& code = code_of(type);
   const GroupSizes sizes = groups_of(type);
   if (type == WeightType::q4) {
@@ -53,6 +51,23 @@ const std::vector<Parameter>& linear_parameters() {
       {"slab", Element::u8, Access::in, "[bytes]", "the matrix in the slab layout, its permutation before it"},
       {"x", Element::f16, Access::in, "[rows, k rounded up to 8]", "activations"},
       {"y", Element::f32, Access::out, "[rows, n], or float16 [rows, n / 2] of silu_mul", "the result"},
+  };
+  return parameters;
+}
+
+std::vector<Dimension> experts_dimensions(WeightType type) {
+  return linear_dimensions(type, {rows(kDecodeRows),
+                                  {"experts", "of the mixture", kRequired, 1, 1024},
+                                  {"topK", "experts that answer a row", kRequired, 1, 1024},
+                                  {"places", "x is 0: of rows, 1: of each row's choices", 0, 0, 1}});
+}
+
+const std::vector<Parameter>& experts_parameters() {
+  static const std::vector<Parameter> parameters = {
+      {"slab", Element::u8, Access::in, "[experts, bytes]", "a matrix each, with its permutation before it"},
+      {"x", Element::f16, Access::in, "[rows, or rows topK with places, k rounded up to 8]", "activations"},
+      {"routes", Element::f32, Access::in, "[rows, 2 topK]", "as route leaves them"},
+      {"y", Element::f32, Access::out, "[rows topK, n], or float16 [rows topK, n / 2] of silu_mul", "the result"},
   };
   return parameters;
 }
@@ -90,8 +105,14 @@ std::vector<Operation> make_operations() {
       const bool decode = kind == Kind::gemv;
       out.push_back({std::string(decode ? "gemv_" : "gemm_") + millrace::name_of(type), kind, type,
                      decode ? "y = x W^T, as rows that decode use it" : "y = x W^T, as rows of prompts use it",
-                     linear_dimensions(type, decode), linear_parameters(), true});
+                     linear_dimensions(type, {rows(decode ? kDecodeRows : kMostRows)}), linear_parameters(), true});
     }
+  }
+  for (int number = 0; number < kWeightTypes; number++) {
+    const auto type = static_cast<WeightType>(number);
+    out.push_back({std::string("experts_") + millrace::name_of(type), Kind::experts, type,
+                   "y = x W_e^T of every row and each expert e that it chose, as rows that decode use it",
+                   experts_dimensions(type), experts_parameters(), true});
   }
   out.push_back({"rms_norm",
                  Kind::rms_norm,
@@ -162,7 +183,8 @@ std::vector<Operation> make_operations() {
                  {{"bias", Element::f32, Access::in, "[experts]", "added to scores for the choice alone"},
                   {"logits", Element::f32, Access::in, "[rows, experts]", "of the router"},
                   {"routes", Element::f32, Access::out, "[rows, 2 topK]",
-                   "numbers of the chosen, the best first, then their weights"}}});
+                   "numbers of the chosen, the best first, then their weights"}},
+                 true});
   out.push_back({"combine",
                  Kind::combine,
                  WeightType::f32,
@@ -172,7 +194,8 @@ std::vector<Operation> make_operations() {
                   {"width", "features", kRequired, 1, kMostWidth}},
                  {{"answers", Element::f32, Access::in, "[rows, topK, width]", "of each row's experts"},
                   {"routes", Element::f32, Access::in, "[rows, 2 topK]", "as route leaves them"},
-                  {"y", Element::f32, Access::out, "[rows, width]", "the result"}}});
+                  {"y", Element::f32, Access::out, "[rows, width]", "the result"}},
+                 true});
   out.push_back({"sample",
                  Kind::sample,
                  WeightType::f32,
@@ -201,9 +224,10 @@ Element element_of(WeightType type) {
   return type == WeightType::f16 ? Element::f16 : type == WeightType::bf16 ? Element::bf16 : Element::f32;
 }
 
-void make_linear(Problem& p) {
+// Returns the bytes of a slab that has the matrix alone.
+size_t make_matrix(Problem& p) {
   const Operation& op = *p.operation;
-  const int n = p["n"], k = p["k"], rows = p["rows"];
+  const int n = p["n"], k = p["k"];
   MatrixCode code;
   code.type = op.weights;
   code.permuted = p["permuted"] != 0;
@@ -218,15 +242,36 @@ void make_linear(Problem& p) {
   }
   SlabBuilder builder;
   p.matrix = builder.matrix(code, n, k, k_stored);
-  const bool silu = p["epilogue"] == 2;
-  if (silu && n % 16 != 0) refuse(op, "n", "a multiple of 16 with epilogue 2", n);
-  const auto bytes = static_cast<int64_t>(builder.bytes());
-  p.arguments[0].shape = {bytes};
-  p.arguments[1].shape = {rows, static_cast<int64_t>(round_up(k, 8))};
-  p.arguments[2].shape = {rows, silu ? n / 2 : n};
-  if (silu) p.arguments[2].element = Element::f16;
+  if (p["epilogue"] == 2 && n % 16 != 0) refuse(op, "n", "a multiple of 16 with epilogue 2", n);
   p.weight_bytes = p.matrix.bytes + (code.permuted ? static_cast<size_t>(k_stored) * 4 : 0);
-  p.operations = 2.0 * rows * n * k;
+  return builder.bytes();
+}
+
+void shape_result(Problem& p, Argument& y, int64_t rows) {
+  const bool silu = p["epilogue"] == 2;
+  y.shape = {rows, silu ? p["n"] / 2 : p["n"]};
+  if (silu) y.element = Element::f16;
+  p.operations = 2.0 * static_cast<double>(rows) * p["n"] * p["k"];
+}
+
+void make_linear(Problem& p) {
+  const int rows = p["rows"];
+  p.arguments[0].shape = {static_cast<int64_t>(make_matrix(p))};
+  p.arguments[1].shape = {rows, static_cast<int64_t>(round_up(p["k"], 8))};
+  shape_result(p, p.arguments[2], rows);
+}
+
+void make_experts(Problem& p) {
+  const Operation& op = *p.operation;
+  const int64_t experts = p["experts"], top_k = p["topK"], places = p["rows"] * top_k;
+  if (top_k > experts) refuse(op, "topK", "no more than there are experts", static_cast<double>(top_k));
+  if (p["epilogue"] == 1) refuse(op, "epilogue", "0 or 2", 1);
+  p.expert_stride = round_up(make_matrix(p), 256);
+  p.weight_bytes *= static_cast<size_t>(std::min(experts, places));  // as even choices have it, nearly
+  p.arguments[0].shape = {experts, static_cast<int64_t>(p.expert_stride)};
+  p.arguments[1].shape = {p["places"] != 0 ? places : p["rows"], static_cast<int64_t>(round_up(p["k"], 8))};
+  p.arguments[2].shape = {p["rows"], 2 * top_k};
+  shape_result(p, p.arguments[3], places);
 }
 
 void make_attention(Problem& p) {
@@ -282,6 +327,19 @@ void clear_padding(const MatrixLayout& m, std::byte* matrix) {
       }
     }
   }
+}
+
+void fill_matrix(const MatrixLayout& m, uint64_t seed, Random& random, std::byte* out) {
+  if (m.code.permuted) {  // padding stays at the end, as groups that are not full have it
+    std::vector<int32_t> permutation(m.k_stored, kPadding);
+    for (int i = 0; i < m.k; i++) permutation[i] = i;
+    for (int i = m.k - 1; i > 0; i--) std::swap(permutation[i], permutation[random.bits() % (i + 1)]);
+    std::memcpy(out + m.permutation_offset, permutation.data(), permutation.size() * sizeof(int32_t));
+  }
+  for (int block = 0; block < m.n_blocks(); block++) {
+    fill_row_block(m, out + m.offset + block * m.row_block_bytes(), seed + block);
+  }
+  clear_padding(m, out + m.offset);
 }
 
 }  // namespace
@@ -361,6 +419,9 @@ Problem make_problem(const std::string& name, const std::map<std::string, double
     case Kind::gemm:
       make_linear(p);
       break;
+    case Kind::experts:
+      make_experts(p);
+      break;
     case Kind::rms_norm: {
       const int64_t width = p["width"];
       p.arguments[0].shape = {width};
@@ -437,7 +498,7 @@ Problem make_problem(const std::string& name, const std::map<std::string, double
     p.bytes += argument.bytes * (argument.parameter->access == Access::inout ? 2 : 1);
   }
   p.bytes += p.weight_bytes;
-  if ((op.kind == Kind::gemv || op.kind == Kind::gemm) && p["epilogue"] == 1) p.bytes += p.arguments[2].bytes;
+  if (has_matrix(op.kind) && p["epilogue"] == 1) p.bytes += p.arguments[2].bytes;
   return p;
 }
 
@@ -487,17 +548,23 @@ void fill_argument(const Problem& p, size_t index, uint64_t seed, std::byte* out
   };
   if (name == "slab") {
     std::memset(out, 0, argument.bytes);
-    const MatrixLayout& m = p.matrix;
-    if (m.code.permuted) {  // padding stays at the end, as groups that are not full have it
-      std::vector<int32_t> permutation(m.k_stored, kPadding);
-      for (int i = 0; i < m.k; i++) permutation[i] = i;
-      for (int i = m.k - 1; i > 0; i--) std::swap(permutation[i], permutation[random.bits() % (i + 1)]);
-      std::memcpy(out + m.permutation_offset, permutation.data(), permutation.size() * sizeof(int32_t));
+    const int experts = p.operation->kind == Kind::experts ? p["experts"] : 1;
+    for (int e = 0; e < experts; e++) {
+      std::byte* own = out + static_cast<size_t>(e) * p.expert_stride;
+      fill_matrix(p.matrix, (seed << 40) + (static_cast<uint64_t>(e) << 24), random, own);
     }
-    for (int block = 0; block < m.n_blocks(); block++) {
-      fill_row_block(m, out + m.offset + block * m.row_block_bytes(), (seed << 40) + block);
+  } else if (name == "routes" && p.operation->kind == Kind::experts) {
+    const int experts = p["experts"], top_k = p["topK"];
+    std::vector<int> numbers(experts);
+    for (int e = 0; e < experts; e++) numbers[e] = e;
+    for (int row = 0; row < p["rows"]; row++) {
+      for (int rank = 0; rank < top_k; rank++) {
+        std::swap(numbers[rank], numbers[rank + static_cast<int>(random.bits() % (experts - rank))]);
+        const size_t at = static_cast<size_t>(row) * 2 * top_k + rank;
+        put(at, static_cast<float>(numbers[rank]));
+        put(at + top_k, 1.0f / static_cast<float>(top_k));
+      }
     }
-    clear_padding(m, out + m.offset);
   } else if (name == "rope") {
     RopeSpec rope;
     rope.head_dim = rope.rotary = p["headDim"];

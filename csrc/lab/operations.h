@@ -26,6 +26,7 @@ enum class Kind : uint8_t {
   attention_decode,
   attention_prefill,
   route,    // of a mixture: which experts answer a row
+  experts,  // one linear of theirs, of the rows that chose them
   combine,  // and the sum of their answers
   sample,
 };
@@ -76,7 +77,8 @@ struct Problem {
   const Operation* operation = nullptr;
   std::map<std::string, double> dimensions;  // all of them
   std::vector<Argument> arguments;           // in the order of Operation::parameters
-  MatrixLayout matrix;                       // of a linear, in its `slab`
+  MatrixLayout matrix;                       // of a linear, in its `slab`; of experts that of the first
+  size_t expert_stride = 0;                  // of experts: bytes from one to the next
   size_t weight_bytes = 0;                   // of weights, table rows, keys and values: what must be read at least once
   size_t bytes = 0;                          // what must be read or written at least once, all arguments
   double operations = 0;                     // multiplications and additions
@@ -90,6 +92,11 @@ Problem make_problem(const std::string& operation, const std::map<std::string, d
 
 // Fills one `in` or `inout` argument with random values that make sense there; the same on every machine.
 void fill_argument(const Problem& problem, size_t argument, uint64_t seed, std::byte* out);
+
+// Linears, and those of experts: their weights have a code.
+inline bool has_matrix(Kind kind) {
+  return kind == Kind::gemv || kind == Kind::gemm || kind == Kind::experts;
+}
 
 // What the `route` operation computes.
 RouteOp route_of(const Problem& problem);

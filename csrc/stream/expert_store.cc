@@ -93,19 +93,30 @@ const ExpertUnit& ExpertStore::unit_of(int expert) const {
   return units_[static_cast<size_t>(after - firsts_.begin()) - 1];
 }
 
+int ExpertStore::number_of(int expert) const {
+  return expert - firsts_[static_cast<size_t>(&unit_of(expert) - units_.data())];
+}
+
 const std::byte* ExpertStore::slab_of(int expert) const {
   const ExpertUnit& unit = unit_of(expert);
-  const int number = expert - firsts_[static_cast<size_t>(&unit - units_.data())];
-  return source_.slab(unit.unit) + unit.first + static_cast<size_t>(number) * unit.stride;
+  return source_.slab(unit.unit) + unit.first + static_cast<size_t>(number_of(expert)) * unit.stride;
+}
+
+void ExpertStore::set_trace(Trace* trace, std::vector<std::string> names) {
+  if (trace != nullptr) {
+    copy_->synchronize();
+    trace->attach(Trace::experts, backend_, *copy_);
+  }
+  trace_ = trace;
+  names_ = std::move(names);
 }
 
 // One change an expert: a frame that has just come into use may be given up at once.
 void ExpertStore::publish(int expert, const std::byte* address) {
   int& change = change_of_[static_cast<size_t>(expert)];
   if (change == kNone) {
-    const ExpertUnit& unit = unit_of(expert);
     change = static_cast<int>(changes_.size());
-    changes_.push_back({unit.unit, expert - firsts_[static_cast<size_t>(&unit - units_.data())], address});
+    changes_.push_back({unit_of(expert).unit, number_of(expert), address});
     changed_.push_back(expert);
   } else {
     changes_[static_cast<size_t>(change)].address = address;
@@ -199,7 +210,12 @@ void ExpertStore::begin(Executor& executor, Stream& compute) {
     for (const Planned& one : planned) waits = waits || one.given_up;
     if (waits && free_waits_++ != hooks_.skip_free_wait) copy_->wait(*published_);
     for (const Planned& one : planned) {
-      const size_t bytes = unit_of(one.expert).stride;
+      const ExpertUnit& unit = unit_of(one.expert);
+      const size_t bytes = unit.stride;
+      if (trace_) {
+        trace_->begin(Trace::experts,
+                      names_[static_cast<size_t>(unit.unit)] + " expert " + std::to_string(number_of(one.expert)));
+      }
       copy_->copy(memory_->data() + static_cast<size_t>(one.frame) * frame_bytes_, slab_of(one.expert), bytes);
       std::unique_ptr<Event> ready;
       if (spare_events_.empty()) {
@@ -209,6 +225,7 @@ void ExpertStore::begin(Executor& executor, Stream& compute) {
         spare_events_.pop_back();
       }
       copy_->record(*ready);
+      if (trace_) trace_->end(Trace::experts);
       copies_.push_back({one.frame, std::move(ready)});
       counters_.promoted_bytes += bytes;
     }
@@ -238,6 +255,7 @@ void ExpertStore::used(std::span<const uint16_t> rows) {
   }
   counters_.hits += hits;
   counters_.mapped += mapped;
+  if (trace_ && hits + mapped > 0) trace_->counts("experts", {{"in frames", hits}, {"in RAM", mapped}});
   if (hits + mapped == 0 || !empty_.empty()) return;  // a pass with a prompt; frames that fill tell nothing yet
   const double found = static_cast<double>(hits) / static_cast<double>(hits + mapped);
   const double even = static_cast<double>(frames_.size()) / static_cast<double>(experts_.size());

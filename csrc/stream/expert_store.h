@@ -19,6 +19,7 @@
 
 #include "backend/backend.h"
 #include "stream/slab_source.h"
+#include "stream/trace.h"
 
 namespace millrace {
 
@@ -58,6 +59,9 @@ class ExpertStore {
   // Between passes, with the compute stream at rest: another number of frames, all of them empty.
   void set_cache(size_t bytes);
 
+  // What copies take, and what passes found; null: nobody asks. names: of all units of the model.
+  void set_trace(Trace* trace, std::vector<std::string> names);
+
   const ExpertCounters& counters() const { return counters_; }
   size_t frame_bytes() const { return frame_bytes_; }
   // Of device memory.
@@ -79,6 +83,7 @@ class ExpertStore {
     std::unique_ptr<Event> ready;
   };
 
+  int number_of(int expert) const;  // within its unit
   const std::byte* slab_of(int expert) const;
   const ExpertUnit& unit_of(int expert) const;
   void publish(int expert, const std::byte* address);
@@ -113,7 +118,9 @@ class ExpertStore {
   std::unique_ptr<Event> published_;
   double gain_ = 0.05;  // what passes found of late in frames beyond what even choices would have; some at first
   uint64_t pass_ = 0;   // told of
-  bool first_ = true;   // nothing was published yet
+  Trace* trace_ = nullptr;
+  std::vector<std::string> names_;  // of units, for it
+  bool first_ = true;               // nothing was published yet
   int64_t free_waits_ = 0, ready_waits_ = 0;
   ExpertCounters counters_;
 };

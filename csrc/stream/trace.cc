@@ -17,7 +17,7 @@ double microseconds(Trace::Clock::duration d) {
 }  // namespace
 
 Trace::Trace(const std::string& path, int devices)
-    : path_(path), file_(std::fopen(path.c_str(), "w")), lines_(4 * devices + 1), free_(4 * devices + 1) {
+    : path_(path), file_(std::fopen(path.c_str(), "w")), lines_(kTracks * devices + 1), free_(kTracks * devices + 1) {
   if (file_ == nullptr) {
     throw Error(code::kInvalidArgument,
                 format("the trace '%s' cannot be written: %s", path.c_str(), std::strerror(errno)),
@@ -36,6 +36,7 @@ Trace::Trace(const std::string& path, int devices)
     name_track(of(copies, device), "copy stream" + which);
   }
   name_track(cpu, "CPU units");
+  name_track(experts, "copies of experts");
 }
 
 Trace::~Trace() {
@@ -104,11 +105,24 @@ void Trace::host_span(std::string name, Clock::time_point begin, Clock::time_poi
   write(host, name, microseconds(begin - started_), microseconds(end - begin));
 }
 
+void Trace::counts(const char* lane, std::initializer_list<Count> counts) {
+  wrote(std::fprintf(file_, ",\n{\"ph\":\"C\",\"pid\":1,\"name\":\"%s\",\"ts\":%.3f,\"args\":{", lane,
+                     microseconds(Clock::now() - started_)));
+  const char* comma = "";
+  for (const Count& count : counts) {
+    wrote(std::fprintf(file_, "%s\"%s\":%llu", std::exchange(comma, ","), count.name,
+                       static_cast<unsigned long long>(count.value)));
+  }
+  wrote(std::fputs("}}", file_));
+}
+
 void Trace::write(Track track, const std::string& name, double begin_us, double us) {
-  const int written =
-      std::fprintf(file_, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"%s\",\"ts\":%.3f,\"dur\":%.3f}", track,
-                   name.c_str(), begin_us, us);
-  if (written < 0 && why_ == 0) why_ = errno;
+  wrote(std::fprintf(file_, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"%s\",\"ts\":%.3f,\"dur\":%.3f}", track,
+                     name.c_str(), begin_us, us));
+}
+
+void Trace::wrote(int characters) {
+  if (characters < 0 && why_ == 0) why_ = errno;
 }
 
 void Trace::abandon() {

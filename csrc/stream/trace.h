@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <deque>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,8 +17,8 @@ class Trace {
  public:
   using Clock = std::chrono::steady_clock;
   // Of the first device; of(track, device) of the others.
-  enum Track : int { host = 1, compute = 2, copies = 3, cpu = 4 };
-  static Track of(Track track, int device) { return static_cast<Track>(track + 4 * device); }
+  enum Track : int { host = 1, compute = 2, copies = 3, cpu = 4, experts = 5 };
+  static Track of(Track track, int device) { return static_cast<Track>(track + kTracks * device); }
 
   // Throws INVALID_ARGUMENT if the file cannot be written.
   explicit Trace(const std::string& path, int devices = 1);
@@ -31,6 +32,12 @@ class Trace {
   void begin(Track track, std::string name);
   void end(Track track);
   void host_span(std::string name, Clock::time_point begin, Clock::time_point end);
+  // Numbers of this moment, drawn as a lane of bars.
+  struct Count {
+    const char* name;
+    uint64_t value;
+  };
+  void counts(const char* lane, std::initializer_list<Count> counts);
   // Forgets what was begun and not ended, of a pass that was given up.
   void abandon();
   // Writes what has come to pass.
@@ -39,7 +46,8 @@ class Trace {
   void finish();
 
  private:
-  struct Line {  // one track
+  static constexpr int kTracks = 5;  // of a device
+  struct Line {                      // one track
     Backend* backend = nullptr;
     Stream* stream = nullptr;
     std::unique_ptr<Event> origin;  // reached at origin_us of the host's clock
@@ -52,6 +60,7 @@ class Trace {
   };
   std::unique_ptr<Event> mark(Line& line);
   void write(Track track, const std::string& name, double begin_us, double us);
+  void wrote(int characters);
 
   std::string path_;
   std::FILE* file_;  // null once it is closed

@@ -48,7 +48,7 @@ export function benchKernelCommand(terminal: Terminal): Command {
     .description('time of one operation, or of your own kernel in its place, beside the read bandwidth of the same run')
     .addOption(new Option('--op <operation>', 'gemv_q4, gemm_q4, rms_norm, attention_decode, ...').default('gemv_q4'))
     .addOption(new Option('--shape <name>', `sizes of a model: ${Object.keys(SHAPES).join(', ')}`).default('llama3-8b'))
-    .addOption(new Option('--part <name>', 'of a linear, only this one: qkv, o, gate_up, down or head'))
+    .addOption(new Option('--part <name>', 'of linears, only this one: qkv, o, gate_up, down or head'))
     .addOption(new Option('--rows <count>', 'rows of activations').argParser(parseNumber).default(1))
     .addOption(
       new Option('--n <count>', 'of a linear: output features, in the place of a shape').argParser(parseNumber),
@@ -110,7 +110,7 @@ function problemsOf(flags: Flags): ShapedOperation[] {
   const linear = /^(gemv|gemm)_/.test(op)
   const extra = {
     ...(flags.zeros && /_q[48]$/.test(op) ? { zeros: 1 } : {}),
-    ...(flags.permuted && linear ? { permuted: 1 } : {}),
+    ...(flags.permuted && (linear || op.startsWith('experts_')) ? { permuted: 1 } : {}),
   }
   checkOperation(op, 'see millrace bench kernel --help')
   if (n !== undefined || k !== undefined) {

@@ -1,5 +1,6 @@
 import { Command } from 'commander'
 import { type CalibrationReport, calibrate } from '../model/calibrate.ts'
+import { calibrateDisk, type DiskReport } from '../model/disk.ts'
 import { ROWS } from '../plan/calibration.ts'
 import { type ProbeReport, probe } from '../probe.ts'
 import { formatBytes, formatTable } from './format.ts'
@@ -15,21 +16,30 @@ interface Flags {
 export function probeCommand(terminal: Terminal): Command {
   return new Command('probe')
     .description('what this process may use of the machine')
-    .option('--calibrate', 'measure GPU, link and CPU for about 20 seconds and keep the figures for plans')
+    .option(
+      '--calibrate',
+      'measure GPU, link, CPU and disk for about 30 seconds and keep the figures for plans; without a GPU the disk alone',
+    )
     .option('--dram', 'measure how fast all cores read system RAM')
     .option('--device <device>', 'the GPU to calibrate: cuda or cuda:<index>')
     .option('--json', 'print as JSON')
     .action(async (flags: Flags) => {
       const report = await probe({ dramBandwidth: flags.dram })
       let calibrated: CalibrationReport | undefined
-      if (flags.calibrate) {
+      let disk: DiskReport | undefined
+      if (flags.calibrate && report.gpus.length === 0 && flags.device === undefined) {
+        terminal.note('there is no GPU: the disk alone is measured')
+        disk = await calibrateDisk({ signal: terminal.signal })
+      } else if (flags.calibrate) {
         const onProgress = (done: number, total: number) => terminal.note(`calibrating: ${done} of ${total}`)
         calibrated = await calibrate({ device: flags.device, signal: terminal.signal, onProgress })
       }
       await terminal.write(
         flags.json
-          ? `${JSON.stringify({ ...report, ...(calibrated && { calibration: calibrated }) }, null, 2)}\n`
-          : describe(report) + (calibrated ? describeCalibration(calibrated) : ''),
+          ? `${JSON.stringify({ ...report, ...(calibrated && { calibration: calibrated }), ...(disk && { disk }) }, null, 2)}\n`
+          : describe(report) +
+              (calibrated ? describeCalibration(calibrated) : '') +
+              (disk ? formatTable([diskRow(disk), keptRow(disk)]) : ''),
       )
     })
 }
@@ -49,9 +59,18 @@ function describe({ version, platform, cpu, gpus, gpuReason }: ProbeReport): str
   return formatTable(rows)
 }
 
-function describeCalibration({ calibration, path, writeError, seconds }: CalibrationReport): string {
+const gb = (rate: number) => `${(rate / 1e9).toPrecision(3)} GB/s`
+
+function diskRow(disk: CalibrationReport['disk']): [string, string] {
+  return ['disk', 'problem' in disk ? `not measured: ${disk.problem}` : `${gb(disk.bytesPerSecond)}, ${disk.folder}`]
+}
+
+function keptRow({ path, writeError }: Pick<DiskReport, 'path' | 'writeError'>): [string, string] {
+  return ['kept in', path ?? `nothing: ${writeError}`]
+}
+
+function describeCalibration({ calibration, disk, seconds, ...kept }: CalibrationReport): string {
   const { link, cpu, hop, launched, replayed, head, prefill } = calibration
-  const gb = (rate: number) => `${(rate / 1e9).toPrecision(3)} GB/s`
   const rate = (secondsPerByte: number) => gb(1 / secondsPerByte)
   const at = (rows: (typeof ROWS)[number]) => ROWS.indexOf(rows)
   const both = (name: (index: number) => string) => `${name(at(1))} at batch 1, ${name(at(64))} at 64`
@@ -75,7 +94,8 @@ function describeCalibration({ calibration, path, writeError, seconds }: Calibra
     ],
     ['head', `${rate(head.float[0]!)} in 16 bits, ${rate(head.q4[0]!)} in 4`],
     ['prompts', `${(prefill.flopsPerSecond / 1e12).toFixed(0)} TFLOP/s`],
+    diskRow(disk),
     ['measured in', `${seconds.toFixed(1)} s`],
-    ['kept in', path ?? `nothing: ${writeError}`],
+    keptRow(kept),
   ])
 }

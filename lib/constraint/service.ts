@@ -93,7 +93,7 @@ class ConstraintService {
     this.#thread ??= startThread<Request, Reply>(
       {
         name: 'constraints',
-        script: 'constraint/worker.js',
+        script: 'constraint_thread.js',
         heapLimitMb: HEAP_LIMIT_MB,
         youngHeapMb: YOUNG_HEAP_MB,
         here: async (reply) => {

@@ -46,6 +46,27 @@ export function shapedOperations(operation: string, spec: ModelSpec, options: Sh
       ]
     }
   }
+  const mixture = spec.experts
+  const experts = /^experts_(\w+)$/.exec(operation)
+  if (experts) {
+    if (mixture === undefined) return []
+    const of = (part: string, own: Record<string, number>) => ({
+      part,
+      operation,
+      dimensions: {
+        rows,
+        experts: mixture.count,
+        topK: mixture.chosen,
+        ...own,
+        ...(experts[1] === 'q4' ? { group } : {}),
+      },
+    })
+    const width = Math.ceil(mixture.width / 8) * 8
+    return [
+      of('gate_up', { n: 2 * width, k: spec.hidden, epilogue: 2 }),
+      of('down', { n: spec.hidden, k: mixture.width, places: 1 }),
+    ]
+  }
   const one = (dimensions: Record<string, number>) => [
     { part: operation, operation, dimensions: { rows, ...dimensions } },
   ]

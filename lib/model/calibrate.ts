@@ -12,6 +12,7 @@ import { validate } from '../options/validate.ts'
 import { type Calibration, calibrationPath, ROWS, writeCalibration } from '../plan/calibration.ts'
 import { fitCalibration, type LayerBytes, type Observations, type PerShape } from '../plan/fit.ts'
 import { spread } from '../plan/homes.ts'
+import { calibrateDisk, type DiskReport } from './disk.ts'
 import { calibrationKey } from './machine.ts'
 import type { Model } from './model.ts'
 import { runtime } from './runtime.ts'
@@ -37,6 +38,8 @@ export interface CalibrationReport {
   /** Where it is kept; undefined if the file could not be written, and why. */
   path: string | undefined
   writeError?: string
+  /** Of the cache folder's disk, or why it could not be measured. */
+  disk: DiskReport | { problem: string }
   seconds: number
 }
 
@@ -113,7 +116,8 @@ export async function calibrate(options: CalibrateOptions = {}): Promise<Calibra
   const threads = checked.threads ?? cpu.cores
   const observations = await new Observer({ ...checked, device, threads }).observe()
   const calibration = fitCalibration(observations)
-  const report = { calibration, observations, seconds: (performance.now() - began) / 1000 }
+  const disk = await diskOf(checked.signal)
+  const report = { calibration, observations, disk, seconds: (performance.now() - began) / 1000 }
   const path = calibrationPath()
   if (path === undefined) return { ...report, path, writeError: userCacheFolder().reason! }
   try {
@@ -122,6 +126,16 @@ export async function calibrate(options: CalibrateOptions = {}): Promise<Calibra
   } catch (error) {
     const { message, remedy } = writeFailed('the calibration', path, error)
     return { ...report, path: undefined, writeError: `${message}; ${remedy}, by XDG_CACHE_HOME` }
+  }
+}
+
+/** A disk without room, or a folder that cannot be written, is no reason to lose what the GPU took its time for. */
+async function diskOf(signal: AbortSignal | undefined): Promise<CalibrationReport['disk']> {
+  try {
+    return await calibrateDisk({ signal })
+  } catch (error) {
+    if (!MillraceError.isInstance(error) || error.code === 'ABORTED') throw error
+    return { problem: error.message }
   }
 }
 

@@ -1,15 +1,19 @@
 import type { NativeAddon, NativeCpu } from '../binding.ts'
-import { type CalibrationKey, defaultCalibration, readCalibration } from '../plan/calibration.ts'
+import { type CalibrationKey, defaultCalibration, readCalibration, readDiskRate } from '../plan/calibration.ts'
 import type { SystemMemory } from '../plan/memory.ts'
 import type { Machine, PlannedDevice } from '../plan/plan.ts'
+import { cacheFolder } from './cache.ts'
 
 /** What plans need to know of this machine: what it has, and what was measured on it before. */
 export function readMachine(native: NativeAddon, { gpus, reason, lost = false } = native.probeGpus()): Machine {
   const cpu = native.probeCpu()
   const calibrationOf = (gpu: string, link: string) =>
     readCalibration(calibrationKey(native.version, gpu, cpu)) ?? defaultCalibration({ link, cores: cpu.cores, gpu })
+  const folder = cacheFolder(true)
+  const disk = folder === undefined ? undefined : readDiskRate(folder)
   return {
     cores: cpu.cores,
+    ...(disk === undefined ? {} : { diskBytesPerSecond: disk }),
     memoryLimitBytes: cpu.memoryLimitBytes,
     memoryAvailableBytes: cpu.memoryAvailableBytes,
     gpus: gpus.map(({ name, link, memoryBytes, memoryFreeBytes }) => {

@@ -89,7 +89,26 @@ export function readCalibration(key: CalibrationKey, path = calibrationPath()): 
 export async function writeCalibration(key: CalibrationKey, calibration: Calibration, path: string): Promise<void> {
   const { success } = schema.safeParse(calibration)
   if (!success) throw new Error('the measured passes give no figures that plans could use')
-  const entries = { ...readEntries(path), [nameOf(key)]: calibration }
+  await writeEntry(nameOf(key), calibration, path)
+}
+
+const diskName = (folder: string) => `disk | ${folder}`
+const diskSchema = z.object({ bytesPerSecond: positive })
+
+/** Bytes a second of reads of files in the folder, past the page cache; undefined where nobody has measured. */
+export function readDiskRate(folder: string, path = calibrationPath()): number | undefined {
+  if (path === undefined) return undefined
+  const found = diskSchema.safeParse(readEntries(path)[diskName(folder)])
+  return found.success ? found.data.bytesPerSecond : undefined
+}
+
+/** Rejects with what the file system throws. */
+export function writeDiskRate(folder: string, bytesPerSecond: number, path: string): Promise<void> {
+  return writeEntry(diskName(folder), { bytesPerSecond }, path)
+}
+
+async function writeEntry(name: string, entry: unknown, path: string): Promise<void> {
+  const entries = { ...readEntries(path), [name]: entry }
   await makeFolder(dirname(path))
   await replaceFile(path, `${JSON.stringify(entries, null, 2)}\n`)
 }

@@ -2,22 +2,30 @@
  * The lab on a GPU (test/lab has it on the CPU): every operation against the CPU twin, kernels of one's own by themselves and in whole models, and
  * memory that does not suffice. Needs a device; elsewhere it says why it does not run.
  */
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { NativeKernelImage } from '../../lib/binding.ts'
 import { load, probe } from '../../lib/index.ts'
 import { type Lab, openLab, operations, verify } from '../../lib/lab/index.ts'
 import { SHAPES } from '../../lib/model/shapes.ts'
 import { loadSynthetic } from '../../lib/model/synthetic.ts'
 import { AWKWARD, sizesOf } from '../lab/sizes.ts'
-import { IDLE } from './kernels.ts'
+import { IDLE, idle } from './kernels.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const { gpus, gpuReason } = await probe()
 if (gpus.length === 0) console.warn(`test/gpu is skipped: ${gpuReason}`)
-/** examples/kernels/gemv_q4.cu, as the build with CUDA makes it. */
-const example = join(root, 'build/Release/kernels/gemv_q4.fatbin')
+/** Those of examples/kernels, as the build with CUDA makes them. */
+const exampleOf = (name: string) => join(root, `build/Release/kernels/${name}.fatbin`)
+const example = exampleOf('gemv_q4')
+
+const loadMixture = (name: string, experts: 'resident' | 'demand', kernels: NativeKernelImage[] = []) => {
+  const cache = experts === 'demand' ? { expertCache: '1MiB' } : {}
+  const options = { device: 'cuda', contextLength: 128, experts, kernels, ...cache }
+  return loadSynthetic(name, { ...SHAPES['millrace-demo-moe']!, layers: 2 }, options)
+}
 
 describe.skipIf(gpus.length === 0)('the lab on a GPU', () => {
   let lab: Lab
@@ -84,6 +92,47 @@ describe.skipIf(gpus.length === 0)('the lab on a GPU', () => {
       expect(crowd[0]!.tokens).toEqual(alone.tokens)
       expect(alone.tokens).toEqual((await ours.generate(text.slice(0, 9), { maxTokens: 40 }).result).tokens)
     })
+  })
+
+  describe.skipIf(!existsSync(exampleOf('experts_q4')))('kernels in the place of mixtures', () => {
+    test.each(['experts_q4', 'combine'])('examples/kernels/%s.cu', async (name) => {
+      const kernel = await lab.loadKernel(name, exampleOf(name))
+      for (const dimensions of sizesOf(name)) {
+        const { ok, outputs } = await verify(lab, name, dimensions, { kernel })
+        expect(ok, `${JSON.stringify(dimensions)}: ${JSON.stringify(outputs)}`).toBe(true)
+      }
+      await kernel.release()
+    })
+
+    test.each(['resident', 'demand'] as const)('run in whole models, experts %s', async (experts) => {
+      const kernels = ['experts_q4', 'combine'].map((operation) => {
+        return { operation, source: operation, image: Uint8Array.from(readFileSync(exampleOf(operation))) }
+      })
+      await using ours = await loadMixture('ours', experts)
+      await using theirs = await loadMixture('theirs', experts, kernels)
+      const text = Array.from({ length: 60 }, (_, i) => (i * 37 + 11) % 400)
+      const [expected, found] = [await ours.score(text), await theirs.score(text)]
+      expect(found.perplexity / expected.perplexity).toBeCloseTo(1, 3)
+      const tokens = async (of: typeof ours) => (await of.generate(text.slice(0, 9), { maxTokens: 30 }).result).tokens
+      expect(await tokens(theirs)).toEqual(await tokens(ours))
+    })
+  })
+
+  test.each([
+    ['experts_q4', 'experts'],
+    ['route', 'route'],
+    ['combine', 'combine'],
+  ] as const)('%s that does nothing is found out, alone and in a model', async (name, kind) => {
+    const image = idle(name, kind)
+    const kernel = await lab.loadKernel(name, image)
+    const { ok } = await verify(lab, name, sizesOf(name)[0]!, { kernel })
+    expect(ok).toBe(false)
+    await kernel.release()
+    await using ours = await loadMixture('ours', 'resident')
+    const kernels = [{ operation: name, source: name, image: Uint8Array.from(image) }]
+    await using theirs = await loadMixture('theirs', 'resident', kernels)
+    const tokens = async (of: typeof ours) => (await of.generate([1, 2, 3], { maxTokens: 8 }).result).tokens
+    expect(await tokens(theirs)).not.toEqual(await tokens(ours))
   })
 
   test("a kernel of one's own is really what runs", async () => {

@@ -47,12 +47,13 @@ function relativeError(found: ArrayLike<number>, expected: ArrayLike<number>): n
   return difference / Math.sqrt(size / expected.length)
 }
 
-/** The weights of a linear in float64, decoded by what SLAB_LAYOUT says alone. */
-async function decode(work: Work): Promise<Float64Array> {
+/** The weights of a linear, or of one of experts, in float64, decoded by what SLAB_LAYOUT says alone. */
+async function decode(work: Work, expert = 0): Promise<Float64Array> {
   const { operation, dimensions, buffers } = work
   const { matrix, arguments: all } = describeOperation(operation, dimensions)
   const { n, k, group, zeros, permuted } = dimensions as Record<string, number>
-  const bytes = new DataView(await (buffers.slab as LabBuffer).read(0, all[0]!.bytes))
+  const own = all[0]!.shape.at(-1)!
+  const bytes = new DataView(await (buffers.slab as LabBuffer).read(expert * own, own))
   const q4 = operation.endsWith('q4')
   const { tileN, tileK, q4TileBytes, nibbleOf, elementOf, scaleOf } = SLAB_LAYOUT
   const weights = new Float64Array(n! * k!)
@@ -192,6 +193,38 @@ describe('what stands between linears', () => {
       const sum = best.reduce((total, expert) => total + scores[expert]!, 0)
       const weights = best.map((expert) => (2 * scores[expert]!) / sum)
       expect(relativeError(routes.slice(row * 2 * topK + topK, (row + 1) * 2 * topK), weights)).toBeLessThan(1e-5)
+    }
+  })
+
+  test.each([
+    ['experts_q4', { rows: 5, experts: 6, topK: 3, n: 96, k: 64, group: 32, zeros: 1, epilogue: 2 }],
+    ['experts_bf16', { rows: 2, experts: 3, topK: 2, n: 70, k: 40, permuted: 1, places: 1 }],
+  ])('%s %j', async (operation, dimensions) => {
+    const { work, before, of } = await launched(operation, dimensions)
+    const { rows, experts, topK, n, k, places, epilogue } = work.dimensions as Record<string, number>
+    const weights: Float64Array[] = []
+    for (let expert = 0; expert < experts!; expert++) weights.push(await decode(work, expert))
+    const stride = Math.ceil(k! / 8) * 8
+    const expected: number[] = []
+    for (let place = 0; place < rows! * topK!; place++) {
+      const row = Math.floor(place / topK!)
+      const chosen = before.routes![row * 2 * topK! + (place % topK!)]!
+      const x = before.x!.subarray((places ? place : row) * stride)
+      const y = Array.from({ length: n! }, (_, i) => {
+        return x.subarray(0, k!).reduce((sum, value, j) => sum + value * weights[chosen]![i * k! + j]!, 0)
+      })
+      if (epilogue !== 2) expected.push(...y)
+      else for (let i = 0; i < n!; i++) if (i % 16 < 8) expected.push(silu(y[i]!) * y[i + 8]!)
+    }
+    expect(relativeError(await of('y'), expected)).toBeLessThan(2e-3)
+  })
+
+  test('experts chosen by a row are several', async () => {
+    const { before } = await launched('experts_f16', { rows: 9, experts: 5, topK: 4, n: 64, k: 16 })
+    for (let row = 0; row < 9; row++) {
+      const chosen = before.routes!.slice(row * 8, row * 8 + 4)
+      expect(new Set(chosen).size).toBe(4)
+      for (const expert of chosen) expect([0, 1, 2, 3, 4]).toContain(expert)
     }
   })
 

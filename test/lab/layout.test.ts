@@ -43,6 +43,8 @@ test.each([
     /an integer from 1 to 256 for rows of gemv_q4 but received 257/,
   ],
   ['gemv_q4', { n: 64 }, /operations\(\)/, /for k of gemv_q4 but received nothing/],
+  ['experts_q4', { experts: 4, topK: 5, n: 64, k: 64 }, /operations\(\)/, /no more than there are experts for topK/],
+  ['experts_q4', { experts: 4, topK: 2, n: 64, k: 64, epilogue: 1 }, /operations\(\)/, /0 or 2 for epilogue/],
   ['gemv_q4', { n: 64, k: 64, group: 24 }, /operations\(\)/, /a multiple of 16 for group/],
   ['rms_norm', { width: 64, wide: 1 }, /dimensions are rows, width, epsilon/, /unknown dimension 'wide'/],
   ['attention_decode', { context: 9, heads: 3, kvHeads: 2, headDim: 8 }, /./, /a divisor of heads for kvHeads/],

@@ -21,6 +21,10 @@ export const AWKWARD: Record<string, Record<string, number>[]> = {
     { rows: 65, experts: 160, topK: 6, groups: 8, topGroups: 3, sigmoid: 1, scale: 2.5 },
     { rows: 1, experts: 33, topK: 33 },
   ],
+  experts: [
+    { rows: 3, experts: 7, topK: 2, n: 192, k: 576, epilogue: 2 },
+    { rows: 40, experts: 4, topK: 3, n: 200, k: 200, permuted: 1, places: 1 },
+  ],
   combine: [
     { rows: 5, topK: 1, width: 100 },
     { rows: 70, topK: 8, width: 2048 },
@@ -30,7 +34,9 @@ export const AWKWARD: Record<string, Record<string, number>[]> = {
 /** Awkward ones, and those of a model. */
 export function sizesOf(operation: string): Record<string, number>[] {
   const own = /^gem/.test(operation) ? [...AWKWARD.linear!, ...(operation.endsWith('q4') ? AWKWARD.q4! : [])] : []
-  const attention = operation.startsWith('attention') ? AWKWARD.attention! : (AWKWARD[operation] ?? [])
+  const attention = operation.startsWith('attention')
+    ? AWKWARD.attention!
+    : (AWKWARD[operation.replace(/_.*/, '')] ?? [])
   const shaped = shapedOperations(operation, SHAPES['smollm2-135m']!, { rows: 4, group: 64 })
   return [...own, ...attention, ...shaped.map(({ dimensions }) => dimensions)]
 }

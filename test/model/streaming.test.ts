@@ -2,9 +2,12 @@
 import { readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { expect, test } from 'vitest'
+import { afterAll, expect, test } from 'vitest'
 import { load, type Model } from '../../lib/index.ts'
+import { familyFolder, removeFolders } from '../goldens/folders.ts'
 import { MODELS } from '../models.ts'
+
+afterAll(removeFolders)
 
 const demo = join(MODELS, 'demo')
 const tell = async (model: Model, seed: number) => {
@@ -55,6 +58,31 @@ test('a trace holds every copy and every unit of a pass, and is closed with the 
   }
   expect(spans(2).filter((event) => event.name === 'head')).toHaveLength(5)
   expect(events.every((event) => event.ph === 'M' || event.dur >= 0)).toBe(true)
+})
+
+test("a trace of experts on demand holds their copies, and where each pass's experts were read", async () => {
+  const path = join(tmpdir(), `millrace-trace-experts-${process.pid}.json`)
+  const folder = familyFolder('qwen3-moe-gptq-g32')
+  const options = { contextLength: 64, prefixReuse: false, experts: 'demand' as const, expertCache: '8MiB' }
+  await using model = await load(folder, { ...options, device: 'cpu', threads: 2 })
+  await model.trace(path)
+  await model.generate([1, 2, 3], { maxTokens: 12, ignoreEos: true }).result
+  await model.trace(null)
+  const { hits, mapped, promotedBytes } = model.stats.experts
+  await model.generate([4, 5, 6], { maxTokens: 4, ignoreEos: true }).result // nobody traces any more
+  type Event = { ph: string; tid: number; name: string; dur: number; args: Record<string, number> }
+  const events = JSON.parse(await readFile(path, 'utf8')) as Event[]
+  await rm(path)
+  const passes = events.filter(({ ph, name }) => ph === 'C' && name === 'experts').map(({ args }) => args)
+  const sum = (key: string) => passes.reduce((all, args) => all + args[key]!, 0)
+  expect(hits + mapped).toBeGreaterThan(0)
+  expect(sum('in frames')).toBe(hits)
+  expect(sum('in RAM')).toBe(mapped)
+  const copies = events.filter(({ ph, tid }) => ph === 'X' && tid === 5)
+  expect(copies.length).toBeGreaterThan(0)
+  for (const { name } of copies) expect(name).toMatch(/^\S.* expert \d+$/)
+  const [unit] = model.plan.units.filter(({ experts }) => experts)
+  expect(promotedBytes / copies.length).toBeCloseTo(unit!.experts!.bytes / unit!.experts!.count, -3)
 })
 
 test('a trace that does not fit is told as it is ended, and costs no answer', async () => {

@@ -3,7 +3,7 @@
  * parsing and tokenising never hold the event loop, two models of one tokenizer share it, and a chat template, which is
  * a program of the checkpoint's, holds nobody up: it ends within a bound of steps, and a thread's memory is bounded.
  *
- * One thread is there as long as a tokenizer is, and does all but long texts. Those have a thread each for their size, so
+ * One thread is there as long as a tokenizer is, and a second longer, and does all but long texts. Those have a thread each for their size, so
  * that no text waits for one that is far longer; it is started, and reads its tokenizers again, with the first of them.
  */
 import type { MillraceError } from '../../errors.ts'
@@ -19,6 +19,8 @@ import type { OpenedTokenizer, Task } from './protocol.ts'
 const LONGEST = [2 ** 16, 2 ** 20]
 /** How long a thread of long texts stays when it has none: the next one may come soon, and a second tokenizer takes memory. */
 const IDLE_MS = 30_000
+/** How long threads stay without a tokenizer: a model that takes another's place need not wait for one to start. */
+const EMPTY_MS = 1000
 
 class TokenizerService {
   readonly #lanes: readonly Lane[]
@@ -28,6 +30,7 @@ class TokenizerService {
   /** Tasks that are not settled, and those of them that open a tokenizer. */
   #pending = 0
   #opening = 0
+  #ends: NodeJS.Timeout | undefined
 
   constructor() {
     const events = {
@@ -45,7 +48,7 @@ class TokenizerService {
     return (answer as Extract<Answer, { opened: unknown }>).opened
   }
 
-  /** The last user's leaving frees the tokenizer; without any, the threads end. */
+  /** The last user's leaving frees the tokenizer; without any, the threads end soon. */
   leave(key: string): void {
     this.#users.set(key, this.#users.get(key)! - 1)
     this.#rest()
@@ -55,6 +58,7 @@ class TokenizerService {
   ask(task: Task, owner: object | undefined, signal?: AbortSignal): Promise<Answer> {
     const opens = 'open' in task
     const what = opens ? 'the load' : 'the request'
+    clearTimeout(this.#ends)
     if (signal?.aborted) return Promise.reject(abortedError(signal, what))
     const id = this.#next++
     const entry = new Entry(task, owner, () => {
@@ -84,7 +88,10 @@ class TokenizerService {
       for (const lane of this.#lanes) lane.forget(key)
     }
     if (this.#pending > 0 || this.#users.size > 0) return
-    for (const lane of this.#lanes) lane.end()
+    clearTimeout(this.#ends)
+    this.#ends = setTimeout(() => {
+      for (const lane of this.#lanes) lane.end()
+    }, EMPTY_MS).unref()
   }
 }
 

@@ -11,7 +11,7 @@ export function startThread(events: WorkerEvents<Reply>): TokenizerThread {
   return start<Request, Reply>(
     {
       name: 'tokenizer',
-      script: 'text/tokenizer/worker.js',
+      script: 'tokenizer_thread.js',
       heapLimitMb: HEAP_LIMIT_MB,
       here: async (reply) => {
         const { TokenizerHost } = await import('./host.ts')

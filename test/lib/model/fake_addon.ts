@@ -126,6 +126,10 @@ export class FakeAddon implements NativeAddon {
     }
   }
 
+  async measureReadRate() {
+    return 1e9
+  }
+
   async measureDramBandwidth() {
     return 1e10
   }

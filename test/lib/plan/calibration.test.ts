@@ -6,7 +6,9 @@ import {
   calibrationPath,
   defaultCalibration,
   readCalibration,
+  readDiskRate,
   writeCalibration,
+  writeDiskRate,
 } from '../../../lib/plan/calibration.ts'
 import { temporaryFolder } from '../folder.ts'
 
@@ -36,6 +38,18 @@ describe('the file', async () => {
     for (const other of [{ gpu: 'another' }, { cpu: 'another' }, { cores: 8 }, { version: '1.0.1' }]) {
       expect(readCalibration({ ...key, ...other }, path)).toBeUndefined()
     }
+  })
+
+  test('keeps a disk by its folder, beside machines', async () => {
+    const path = await fresh()
+    await writeCalibration(key, measured, path)
+    await writeDiskRate('/one', 2e9, path)
+    await writeDiskRate('/another', 3e9, path)
+    expect([readDiskRate('/one', path), readDiskRate('/another', path)]).toEqual([2e9, 3e9])
+    expect(readDiskRate('/a third', path)).toBeUndefined()
+    expect(readCalibration(key, path)).toEqual(measured)
+    writeFileSync(path, readFileSync(path, 'utf8').replace('2000000000', '-1'))
+    expect(readDiskRate('/one', path)).toBeUndefined()
   })
 
   test('keeps other machines', async () => {
