@@ -58,17 +58,27 @@ __global__ __launch_bounds__(kThreads, 1) void attend_kernel(LatentArguments a) 
   if (part >= own_parts) return;
   const int begin = part * part_positions, end = min(visible, begin + part_positions);
   const int heads = min(kHeads, s.heads - first_head);
-  const int units = (key_dim + 15) / 16 * 2;
+  const int sets = (key_dim + 63) / 64;  // of eight units
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int64_t index = static_cast<int64_t>(row) * s.heads + first_head;  // of the first head, among all rows'
   const int own_key = threadIdx.x / 8, own_unit = threadIdx.x % 8;
+  const uint32_t queries_at = shared_address(queries), keys_at = shared_address(keys);
+  const uint32_t weights_at = shared_address(weights);
 
-  for (int head = own_key; head < kHeads; head += kKeySteps) {
-    for (int u = own_unit; u < units; u += 8) {
-      const bool valid = head < heads && u * 8 < key_dim;
-      copy_async(swizzled(queries, kStride, head, u), valid ? a.queries + (index + head) * key_dim + u * 8 : a.queries,
-                 valid);
+  // A row's units own_unit, own_unit + 8, ...: their places lie 128 bytes apart.
+  const auto copy_row = [&](uint32_t rows, int row_in_tile, const __half* from, bool valid) {
+    const uint32_t to = rows + row_in_tile * (kStride * 2) + ((own_unit ^ (row_in_tile % 8)) << 4);
+    const int elements = valid ? key_dim - own_unit * 8 : 0;
+#pragma unroll
+    for (int set = 0; set < kStride / 64; set++) {
+      if (set >= sets) break;
+      const bool there = set * 64 < elements;
+      copy_part_async_at(to + set * 128, there ? from + set * 64 : a.kv, there ? 16 : 0);
     }
+  };
+  for (int head = own_key; head < kHeads; head += kKeySteps) {
+    const bool valid = head < heads;
+    copy_row(queries_at, head, a.queries + (valid ? (index + head) * key_dim : 0) + own_unit * 8, valid);
   }
   const int32_t* table = a.block_tables + static_cast<int64_t>(a.sequences[row]) * a.block_table_stride;
   int ids[kCopies];
@@ -80,21 +90,37 @@ __global__ __launch_bounds__(kThreads, 1) void attend_kernel(LatentArguments a) 
     }
   };
   const auto load = [&](int tile) {
-    __half* to = keys + tile % kStages * kKeys * kStride;
+    const uint32_t to = keys_at + tile % kStages * (kKeys * kStride * 2);
 #pragma unroll
     for (int i = 0; i < kCopies; i++) {
       const int key = i * kKeySteps + own_key, at = tile * kKeys + key;
-      const __half* from = a.kv + ids[i] * a.kv_block_elements + static_cast<int64_t>(at % kBlockPositions) * key_dim;
-      for (int u = own_unit; u < units; u += 8) {
-        const bool valid = at < end && u * 8 < key_dim;
-        copy_async(swizzled(to, kStride, key, u), valid ? from + u * 8 : a.kv, valid);
-      }
+      copy_row(to, key,
+               a.kv + ids[i] * a.kv_block_elements + static_cast<int64_t>(at % kBlockPositions) * key_dim + own_unit * 8,
+               at < end);
     }
     commit_copies();
   };
 
+  // Where a lane's rows of ldmatrix begin, for each of the units of a set that it has.
+  uint32_t query_units[4], key_units[4], value_units[kUnits / 2], weight_units[kKeys / 16];
   const int score_tile = warp % kTiles, group = warp / kTiles;
   const bool scores = group < kGroups;
+  {
+    const int query = score_tile * 16 + lane % 16, key = group * 16 + lane % 8 + lane / 16 * 8, head = lane % 16;
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      query_units[e] = queries_at + query * (kStride * 2) + (((2 * e + lane / 16) ^ (query % 8)) << 4);
+      key_units[e] = key * (kStride * 2) + (((2 * e + lane / 8 % 2) ^ (key % 8)) << 4);
+    }
+#pragma unroll
+    for (int n = 0; n < kUnits; n += 2) {
+      value_units[n / 2] = lane % 16 * (kStride * 2) + warp * (kUnits * 16) + (((n + lane / 16) ^ (lane % 8)) << 4);
+    }
+#pragma unroll
+    for (int e = 0; e < kKeys / 16; e++) {
+      weight_units[e] = weights_at + head * (kKeys * 2) + (((2 * e + lane / 16) ^ (head % (kKeys / 8))) << 4);
+    }
+  }
   float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {};  // of heads g and g + 8 of score_tile
   float o[kTiles][kUnits][4] = {};
   const int first_tile = begin / kKeys, last_tile = (end - 1) / kKeys;
@@ -118,24 +144,23 @@ __global__ __launch_bounds__(kThreads, 1) void attend_kernel(LatentArguments a) 
       wait_for_copies<0>();
       __syncthreads();
     }
-    __half* tile_keys = keys + tile % kStages * kKeys * kStride;
+    const uint32_t tile_keys = keys_at + tile % kStages * (kKeys * kStride * 2);
 
     float score[2][4] = {};
     if (scores) {
       float even[2][4] = {}, odd[2][4] = {};
-      const auto multiply = [&](int e, float(&d)[2][4]) {
-        uint32_t q[4], k[4];
-        load_matrices(q, swizzled(queries, kStride, score_tile * 16 + lane % 16, 2 * e + lane / 16));
-        load_matrices(k, swizzled(tile_keys, kStride, group * 16 + lane % 8 + lane / 16 * 8, 2 * e + lane / 8 % 2));
-        mma_m16n8k16(d[0], q[0], q[1], q[2], q[3], k[0], k[1]);
-        mma_m16n8k16(d[1], q[0], q[1], q[2], q[3], k[2], k[3]);
-      };
-#pragma unroll 4
-      for (int e = 0; e < units / 4; e++) {
-        multiply(2 * e, even);
-        multiply(2 * e + 1, odd);
+      #pragma unroll 3
+      for (int set = 0; set < sets; set++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+          uint32_t q[4], k[4];
+          load_matrices_at(q, query_units[e] + set * 128);
+          load_matrices_at(k, tile_keys + key_units[e] + set * 128);
+          float(&d)[2][4] = e % 2 == 0 ? even : odd;
+          mma_m16n8k16(d[0], q[0], q[1], q[2], q[3], k[0], k[1]);
+          mma_m16n8k16(d[1], q[0], q[1], q[2], q[3], k[2], k[3]);
+        }
       }
-      if (units % 4 != 0) multiply(units / 2 - 1, even);
 #pragma unroll
       for (int n = 0; n < 2; n++) {
 #pragma unroll
@@ -190,14 +215,13 @@ __global__ __launch_bounds__(kThreads, 1) void attend_kernel(LatentArguments a) 
       uint32_t p[kTiles][4];
 #pragma unroll
       for (int w = 0; w < kTiles; w++) {
-        const int head = w * 16 + lane % 16;
-        load_matrices(p[w], weights + head * kKeys + (((2 * e + lane / 16) ^ (head % (kKeys / 8))) * 8));
+        load_matrices_at(p[w], weight_units[e] + w * (16 * kKeys * 2));
       }
 #pragma unroll
       for (int n = 0; n < kUnits; n += 2) {
         if ((warp * kUnits + n) * 8 >= s.rank) continue;
         uint32_t v[4];
-        load_matrices_transposed(v, swizzled(tile_keys, kStride, e * 16 + lane % 16, warp * kUnits + n + lane / 16));
+        load_matrices_transposed(v, __cvta_shared_to_generic(tile_keys + value_units[n / 2] + e * (16 * kStride * 2)));
 #pragma unroll
         for (int w = 0; w < kTiles; w++) {
           mma_m16n8k16(o[w][n], p[w][0], p[w][1], p[w][2], p[w][3], v[0], v[1]);
@@ -247,34 +271,53 @@ __global__ __launch_bounds__(kThreads, 1) void attend_kernel(LatentArguments a) 
   }
 }
 
-// A thread block a head and row: four columns a thread, parts in ascending order.
-__global__ __launch_bounds__(kMostLatentRank / 4) void combine_kernel(LatentArguments a, int parts) {
+// A thread block 128 columns of a head and row: four of them a thread, eight of the parts a warp, in ascending order.
+constexpr int kCombineColumns = 128, kCombineWarps = 4, kCombineParts = kLatentParts / kCombineWarps;
+static_assert(kLatentParts <= 32);
+
+__global__ __launch_bounds__(32 * kCombineWarps) void combine_kernel(LatentArguments a, int parts, int column_tiles) {
+  __shared__ float4 sums[kCombineWarps][32];
   allow_successor();
   wait_for_predecessor();
   const LatentShape& s = a.shape;
-  const int head = blockIdx.x, row = blockIdx.y, visible = a.positions[row] + 1, column = 4 * threadIdx.x;
-  if (visible <= 0 || column >= s.rank) return;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int head = blockIdx.x / column_tiles, row = blockIdx.y, visible = a.positions[row] + 1;
+  const int column = blockIdx.x % column_tiles * kCombineColumns + 4 * lane;
+  if (visible <= 0) return;
   const int part_positions = latent_part_positions(visible);
   const int own_parts = (visible + part_positions - 1) / part_positions;
   if (own_parts == 1) return;
   const Partials partials = partials_of(a, parts);
   const int64_t index = static_cast<int64_t>(row) * s.heads + head;
-  const float2* numbers = partials.numbers + index * parts;
-  float maximum = -INFINITY;
-  for (int p = 0; p < own_parts; p++) maximum = fmaxf(maximum, numbers[p].x);
-  float total = 0.0f;
+  const float2 own = lane < own_parts ? partials.numbers[index * parts + lane] : make_float2(-INFINITY, 0.0f);
+  float maximum = own.x;
+#pragma unroll
+  for (int d = 16; d > 0; d /= 2) maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, d));
+  const float weight = exp2_approximate(own.x - maximum);
+  float total = weight * own.y;
+#pragma unroll
+  for (int d = 16; d > 0; d /= 2) total += __shfl_xor_sync(~0u, total, d);
   float4 found{};
-#pragma unroll 8
-  for (int p = 0; p < own_parts; p++) {
-    const float weight = exp2_approximate(numbers[p].x - maximum);
-    const float4 v = *reinterpret_cast<const float4*>(partials.found + (index * parts + p) * s.rank + column);
-    total = fmaf(weight, numbers[p].y, total);
-    found.x = fmaf(weight, v.x, found.x), found.y = fmaf(weight, v.y, found.y);
-    found.z = fmaf(weight, v.z, found.z), found.w = fmaf(weight, v.w, found.w);
+#pragma unroll
+  for (int i = 0; i < kCombineParts; i++) {
+    const int part = warp * kCombineParts + i;
+    const float of_part = __shfl_sync(~0u, weight, part);
+    if (part >= own_parts || column >= s.rank) continue;
+    const float4 v = *reinterpret_cast<const float4*>(partials.found + (index * parts + part) * s.rank + column);
+    found.x = fmaf(of_part, v.x, found.x), found.y = fmaf(of_part, v.y, found.y);
+    found.z = fmaf(of_part, v.z, found.z), found.w = fmaf(of_part, v.w, found.w);
+  }
+  sums[warp][lane] = found;
+  __syncthreads();
+  if (warp != 0 || column >= s.rank) return;
+#pragma unroll
+  for (int w = 1; w < kCombineWarps; w++) {
+    const float4 more = sums[w][lane];
+    found.x += more.x, found.y += more.y, found.z += more.z, found.w += more.w;
   }
   const float inverse = 1.0f / total;
-  *reinterpret_cast<uint2*>(a.queries + index * s.key_dim() + column) =
-      make_uint2(pack_halves(found.x * inverse, found.y * inverse), pack_halves(found.z * inverse, found.w * inverse));
+  *reinterpret_cast<uint2*>(a.queries + index * s.key_dim() + column) = make_uint2(
+      pack_halves(found.x * inverse, found.y * inverse), pack_halves(found.z * inverse, found.w * inverse));
 }
 
 template <int... INDICES>
@@ -299,8 +342,9 @@ cudaError_t latent_attend(const LatentArguments& a, cudaStream_t stream, bool pr
   constexpr int kTiles = std::size(kLatentTiles);
   const cudaError_t status = start_tile(std::make_integer_sequence<int, kTiles>(), a, *plan, stream, programmatic);
   if (status != cudaSuccess || plan->parts == 1) return status;
-  return launch(combine_kernel, dim3(a.shape.heads, a.rows), dim3(kMostLatentRank / 4), 0, stream, programmatic, a,
-                plan->parts);
+  const int column_tiles = (a.shape.rank + kCombineColumns - 1) / kCombineColumns;
+  return launch(combine_kernel, dim3(a.shape.heads * column_tiles, a.rows), dim3(32 * kCombineWarps), 0, stream,
+                programmatic, a, plan->parts, column_tiles);
 }
 
 cudaError_t latent_attention(const LatentArguments& arguments, cudaStream_t stream, bool programmatic) {

@@ -1,9 +1,9 @@
 // Queries to the space of latents: of each head, q W with W [nope, rank] its rows of the linear, by m16n8k16 with
 // float16 operands and float32 sums. A thread block has 64 columns of one head's W in shared memory and takes tiles of
-// 32 rows. One more block a head turns the part of queries that turns; that of the first head appends the rows' own
-// latents to the cache.
+// 32 rows. One more block a head turns the part of queries that turns, and appends a share of the rows' own latents
+// to the cache.
 //
-//   wide [nope, 64]   features as they are contracted: B by transposed ldmatrix
+//   wide [nope, 64]   features as they are contracted: B by transposed ldmatrix, 8 columns a warp
 //   rows [32, nope]   A
 //
 // A column's sum is in the order of features, whatever the tile.
@@ -55,11 +55,11 @@ __global__ __launch_bounds__(kLatentThreads) void queries_kernel(LatentArguments
                                                                  float scale) {
   extern __shared__ __align__(128) unsigned char dynamic_shared[];
   constexpr int kWarps = kLatentThreads / 32;
-  static_assert(kLatentColumns == kWarps * 16 && kLatentQueryRows == 32);
+  static_assert(kLatentColumns == kWarps * 8 && kLatentQueryRows == 32);
   const LatentShape& s = a.shape;
   const int head = blockIdx.x / (column_tiles + 1), column_tile = blockIdx.x % (column_tiles + 1);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int features = (s.nope + 15) / 16 * 16, stride = (s.nope + 63) / 64 * 64;
+  const int features = (s.nope + 31) / 32 * 32, stride = (s.nope + 63) / 64 * 64;
   __half* wide = reinterpret_cast<__half*>(dynamic_shared);  // [features, 64]
   __half* tile = wide + features * kLatentColumns;           // [32, stride]
   const bool turns = column_tile == column_tiles;
@@ -92,49 +92,64 @@ __global__ __launch_bounds__(kLatentThreads) void queries_kernel(LatentArguments
         const int row = first_row + i / (s.rotary / 2), position = a.positions[row];
         if (position >= 0) turning.query(row, head, i % (s.rotary / 2), position);
       }
-      if (head != 0) continue;
-      for (int i = threadIdx.x; i < rows * s.key_dim(); i += kLatentThreads) {
-        const int row = first_row + i / s.key_dim(), position = a.positions[row];
-        if (position >= 0) turning.append(row, i % s.key_dim(), position);
+      for (int row = first_row; row < first_row + rows; row++) {  // a share of the rows a head
+        if (row % s.heads != head || a.positions[row] < 0) continue;
+        for (int column = threadIdx.x; column < s.key_dim(); column += kLatentThreads) {
+          turning.append(row, column, a.positions[row]);
+        }
       }
       continue;
     }
     __syncthreads();  // nobody reads the last tile any more
-    const int width = s.nope + s.rotary;
-    for (int i = threadIdx.x; i < kLatentQueryRows * (stride / 2); i += kLatentThreads) {
+    const int width = s.nope + s.rotary, row_steps = (rows + 15) / 16;
+    const bool pairs = s.nope % 2 == 0;
+    for (int i = threadIdx.x; i < 16 * row_steps * (stride / 2); i += kLatentThreads) {
       const int row = i / (stride / 2), column = i % (stride / 2) * 2;
-      const float* from = a.q + (static_cast<int64_t>(first_row + row) * s.heads + head) * width;
-      const float x = row < rows && column < s.nope ? from[column] : 0.0f;
-      const float y = row < rows && column + 1 < s.nope ? from[column + 1] : 0.0f;
+      const float* from = a.q + (static_cast<int64_t>(first_row + row) * s.heads + head) * width + column;
+      float2 x{};
+      if (row < rows && column < s.nope) {
+        if (pairs) {
+          x = *reinterpret_cast<const float2*>(from);
+        } else {
+          x = make_float2(from[0], column + 1 < s.nope ? from[1] : 0.0f);
+        }
+      }
       *reinterpret_cast<uint32_t*>(swizzled(tile, stride, row, column / 8) + column % 8) =
-          pack_halves(saturate_half(x), saturate_half(y));
+          pack_halves(saturate_half(x.x), saturate_half(x.y));
     }
     __syncthreads();
-    float d[2][2][4] = {};
-    for (int e = 0; e < features / 16; e++) {
+    float d[2][4] = {};
+    for (int e = 0; e < features / 32; e++) {
       uint32_t w[4];
-      load_matrices_transposed(w, swizzled(wide, kLatentColumns, e * 16 + lane % 16, 2 * warp + lane / 16));
+      load_matrices_transposed(w, swizzled(wide, kLatentColumns, e * 32 + lane, warp));
 #pragma unroll
       for (int i = 0; i < 2; i++) {
-        if (i * 16 >= rows) continue;
-        uint32_t x[4];
-        load_matrices(x, swizzled(tile, stride, i * 16 + lane % 16, 2 * e + lane / 16));
-        mma_m16n8k16(d[i][0], x[0], x[1], x[2], x[3], w[0], w[1]);
-        mma_m16n8k16(d[i][1], x[0], x[1], x[2], x[3], w[2], w[3]);
+        if (i >= row_steps) continue;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          uint32_t x[4];
+          load_matrices(x, swizzled(tile, stride, i * 16 + lane % 16, 4 * e + 2 * half + lane / 16));
+          mma_m16n8k16(d[i], x[0], x[1], x[2], x[3], w[2 * half], w[2 * half + 1]);
+        }
       }
     }
     const auto* order = reinterpret_cast<const int32_t*>(m.weights.units[m.weights.unit] + m.permutation_offset);
+    const int stored = first_slice * kTileK + warp * 8 + 2 * t;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
 #pragma unroll
-      for (int r = 0; r < 8; r++) {  // n, half of 8 rows, column
-        const int row = i * 16 + g + 8 * (r / 2 % 2),
-                  stored = first_slice * kTileK + warp * 16 + 8 * (r / 4) + 2 * t + r % 2;
+      for (int h = 0; h < 2; h++) {
+        const int row = i * 16 + g + 8 * h;
         if (row >= rows || stored >= m.slices * kTileK) continue;
-        const int column = m.permuted ? order[stored] : stored;
-        if (column < 0 || column >= s.rank) continue;
-        a.queries[(static_cast<int64_t>(first_row + row) * s.heads + head) * s.key_dim() + column] =
-            __float2half_rn(saturate_half(d[i][r / 4][r % 4] * scale));
+        __half* to = a.queries + (static_cast<int64_t>(first_row + row) * s.heads + head) * s.key_dim();
+        const float x = saturate_half(d[i][2 * h] * scale), y = saturate_half(d[i][2 * h + 1] * scale);
+        if (!m.permuted) {
+          if (stored < s.rank) *reinterpret_cast<uint32_t*>(to + stored) = pack_halves(x, y);
+          continue;
+        }
+        const int columns[2] = {order[stored], order[stored + 1]};
+        if (columns[0] >= 0 && columns[0] < s.rank) to[columns[0]] = __float2half_rn(x);
+        if (columns[1] >= 0 && columns[1] < s.rank) to[columns[1]] = __float2half_rn(y);
       }
     }
   }

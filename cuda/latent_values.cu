@@ -1,6 +1,6 @@
 // What heads found to values: of each head, found W^T with W [value_dim, rank] its rows of the linear, by m16n8k16 with
 // float16 operands and float32 sums. A thread block has 32 of a head's features in shared memory and takes tiles of 16
-// rows; a warp has 8 of the features. A sum is in the order of stored columns, whatever the tile.
+// rows; a warp has 8 of the features and half of the columns. A sum is in one order, whatever the tile.
 #include "cuda/latent_common.cuh"
 
 namespace millrace::cuda {
@@ -10,7 +10,8 @@ template <int BITS, Levels LEVELS>
 __global__ __launch_bounds__(kLatentThreads) void values_kernel(LatentArguments a, WideMatrix m, int feature_tiles) {
   extern __shared__ __align__(128) unsigned char dynamic_shared[];
   constexpr int kWarps = kLatentThreads / 32;
-  static_assert(kLatentFeatures == kWarps * 8 && kLatentValueRows == 16);
+  static_assert(2 * kLatentFeatures == kWarps * 8 && kLatentValueRows == 16);
+  __shared__ float4 others[kWarps / 2][32];  // what warps of the second half of the columns found
   const LatentShape& s = a.shape;
   const int head = blockIdx.x / feature_tiles, first_feature = blockIdx.x % feature_tiles * kLatentFeatures;
   const int features = min(kLatentFeatures, s.value_dim - first_feature);
@@ -58,21 +59,30 @@ __global__ __launch_bounds__(kLatentThreads) void values_kernel(LatentArguments 
     wait_for_copies<0>();
     __syncthreads();
     float d[2][4] = {};  // of even and of odd slices
-    for (int e = 0; e < stride / 32; e++) {
+    const int feature_step = warp % (kWarps / 2), half = warp / (kWarps / 2), steps = stride / 64;
+    for (int e = half * steps; e < (half + 1) * steps; e++) {
       uint32_t w[4], x[4];
-      load_matrices(w, swizzled(wide, stride, warp * 8 + lane % 8, 4 * e + lane / 8));
+      load_matrices(w, swizzled(wide, stride, feature_step * 8 + lane % 8, 4 * e + lane / 8));
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         load_matrices(x, swizzled(tile, stride, lane % 16, 4 * e + 2 * i + lane / 16));
         mma_m16n8k16(d[i], x[0], x[1], x[2], x[3], w[2 * i], w[2 * i + 1]);
       }
     }
+    float sum[4];
+#pragma unroll
+    for (int r = 0; r < 4; r++) sum[r] = d[0][r] + d[1][r];
+    if (half == 1) others[feature_step][lane] = make_float4(sum[0], sum[1], sum[2], sum[3]);
+    __syncthreads();
+    if (half == 1) continue;
+    const float4 other = others[feature_step][lane];
+    sum[0] += other.x, sum[1] += other.y, sum[2] += other.z, sum[3] += other.w;
 #pragma unroll
     for (int r = 0; r < 4; r++) {
-      const int row = g + 8 * (r / 2), feature = warp * 8 + 2 * t + r % 2;
+      const int row = g + 8 * (r / 2), feature = feature_step * 8 + 2 * t + r % 2;
       if (row >= rows || feature >= features || a.positions[first_row + row] < 0) continue;
       a.out[static_cast<int64_t>(first_row + row) * a.out_stride + head * s.value_dim + first_feature + feature] =
-          __float2half_rn(saturate_half(d[0][r] + d[1][r]));
+          __float2half_rn(saturate_half(sum[r]));
     }
   }
 }

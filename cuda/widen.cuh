@@ -32,7 +32,7 @@ inline WideMatrix wide_matrix(const MatrixLayout& m, const Weights& weights) {
   w.permutation_offset = m.permutation_offset;
   w.row_block_bytes = m.row_block_bytes();
   w.tile_bytes = code.tile_bytes();
-  w.group_slices = code.grouped() ? m.code.group / kTileK : m.slices();
+  w.group_slices = code.grouped() ? m.code.group / kTileK : 1;
   w.header_bytes = code.grouped() ? static_cast<int>(m.group_header_bytes()) : 0;
   w.group_bytes = w.header_bytes + w.group_slices * w.tile_bytes;
   w.span_slices = code.span() / kTileK;
@@ -147,80 +147,112 @@ __device__ __forceinline__ __half* swizzled(__half* rows, int stride, int row, i
   return rows + row * stride + ((unit ^ (row % 8)) * 8);
 }
 
+// A tile on its way: loaded, then written as float16.
+template <int BITS, Levels LEVELS>
+struct WideTile {
+  Tile<BITS, LEVELS> tile;
+  WideGroup numbers;
+
+  __device__ __forceinline__ void load(const WideMatrix& m, const std::byte* row_block, int slice, int lane) {
+    const int group = slice / m.group_slices, span = slice / m.span_slices;
+    const size_t spans = m.span_bytes == 0 ? 0 : static_cast<size_t>(group * m.group_slices / m.span_slices + 1);
+    const std::byte* header = row_block + spans * m.span_bytes + static_cast<size_t>(group) * m.group_bytes;
+    const std::byte* span_header =
+        row_block + static_cast<size_t>(span) * m.span_bytes +
+        static_cast<size_t>(span) * (m.span_slices / m.group_slices) * m.group_bytes;
+    load_tile(tile, header + m.header_bytes + static_cast<size_t>(slice % m.group_slices) * m.tile_bytes, lane);
+    numbers.load(m, header, span_header, lane / 4);
+  }
+
+  // Calls put(feature of the row block, column of the tile, two weights side by side) of row blocks `inside` is true of.
+  template <class Inside, class Put>
+  __device__ __forceinline__ void write(const WideMatrix& m, int lane, const Inside& inside, const Put& put) {
+    const bool e2m1 = LEVELS == Levels::table && (m.type == WeightType::mxfp4 || m.type == WeightType::nvfp4);
+    const float unit = e2m1 ? kTileUnit<WeightType::mxfp4> : 1.0f;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      if (!inside(j)) continue;
+      uint32_t a[4];
+      const ZeroShift shift = Tile<BITS, LEVELS>::shift(numbers.zero[j], numbers.zero[4 + j]);
+      if constexpr (LEVELS == Levels::table) {
+        if (e2m1) {
+          e2m1_registers(tile.words[j], a);
+        } else {
+          table_registers<WeightType::iq4_nl>(tile.words[j], 0x64006400, shift, a);
+        }
+      } else {
+        tile.registers(j, 0x64006400, shift, a);
+      }
+#pragma unroll
+      for (int r = 0; r < 4; r++) {
+        const float2 level = __half22float2(*reinterpret_cast<const __half2*>(&a[r]));
+        const float scale = numbers.scale[4 * (r % 2) + j] * unit, minimum = numbers.minimum[4 * (r % 2) + j];
+        put(16 * j + 8 * (r % 2) + lane / 4, 2 * (lane % 4) + 8 * (r / 2), fmaf(scale, level.x, minimum),
+            fmaf(scale, level.y, minimum));
+      }
+    }
+  }
+};
+
+template <int BITS>
+struct WideTile<BITS, Levels::floats> {
+  float v[4][8];
+
+  __device__ __forceinline__ void load(const WideMatrix& m, const std::byte* row_block, int slice, int lane) {
+    const std::byte* at = row_block + static_cast<size_t>(slice) * m.tile_bytes + lane * BITS;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      if constexpr (BITS == 32) {
+        read_floats(at + j * 32 * BITS, v[j]);
+      } else {
+        read_halves(at + j * 32 * BITS, m.bfloat16, v[j]);
+      }
+    }
+  }
+
+  template <class Inside, class Put>
+  __device__ __forceinline__ void write(const WideMatrix&, int lane, const Inside& inside, const Put& put) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      if (!inside(j)) continue;
+#pragma unroll
+      for (int r = 0; r < 4; r++) {
+        put(16 * j + 8 * (r % 2) + lane / 4, 2 * (lane % 4) + 8 * (r / 2), v[j][2 * r], v[j][2 * r + 1]);
+      }
+    }
+  }
+};
+
 // Output features [first, end) of the matrix, stored input features of `slices` slices from first_slice on, to rows
-// from 0 on and columns from 0 on of `wide`. By all warps of the thread block; nothing else there is written.
+// from 0 on and columns from 0 on of `wide`. By all warps of the thread block, two tiles a warp at once; nothing else
+// there is written.
 template <int BITS, Levels LEVELS>
 __device__ __forceinline__ void widen(const WideMatrix& m, int first, int end, int first_slice, int slices,
                                       __half* wide, int stride, int warps) {
+  constexpr int kTogether = 2;
   const std::byte* matrix = m.weights.units[m.weights.unit] + m.offset;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int first_block = first / kTileN, blocks = (end - 1) / kTileN + 1 - first_block;
-  const auto put = [&](int feature, int column, float x, float y) {
-    if (feature < first || feature >= end) return;
-    *reinterpret_cast<__half2*>(swizzled(wide, stride, feature - first, column / 8) + column % 8) =
-        __floats2half2_rn(x, y);
-  };
-  for (int i = warp; i < blocks * slices; i += warps) {
-    const int block = first_block + i / slices, slice = first_slice + i % slices, column = i % slices * kTileK + 2 * t;
-    const std::byte* row_block = matrix + block * m.row_block_bytes;
-    const auto inside = [&](int j) {  // of features 16 j and on of the row block some
-      return block * kTileN + 16 * j + 16 > first && block * kTileN + 16 * j < end;
-    };
-    if constexpr (LEVELS == Levels::floats) {
-      const std::byte* tile = row_block + static_cast<size_t>(slice) * m.tile_bytes;
+  for (int i = warp; i < blocks * slices; i += kTogether * warps) {
+    WideTile<BITS, LEVELS> tiles[kTogether];
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        if (!inside(j)) continue;
-        float v[8];
-        const std::byte* at = tile + (j * 32 + lane) * (BITS / 8) * 8;
-        if constexpr (BITS == 32) {
-          read_floats(at, v);
-        } else {
-          read_halves(at, m.bfloat16, v);
-        }
+    for (int own = 0; own < kTogether; own++) {
+      const int at = min(i + own * warps, blocks * slices - 1);
+      tiles[own].load(m, matrix + (first_block + at / slices) * m.row_block_bytes, first_slice + at % slices, lane);
+    }
 #pragma unroll
-        for (int r = 0; r < 4; r++) {
-          put(block * kTileN + 16 * j + 8 * (r % 2) + g, column + 8 * (r / 2), v[2 * r], v[2 * r + 1]);
-        }
-      }
-    } else {
-      const int group = slice / m.group_slices, span = slice / m.span_slices;
-      const size_t spans = m.span_bytes == 0 ? 0 : static_cast<size_t>(group * m.group_slices / m.span_slices + 1);
-      const std::byte* header = row_block + spans * m.span_bytes + static_cast<size_t>(group) * m.group_bytes;
-      const std::byte* span_header =
-          row_block + static_cast<size_t>(span) * m.span_bytes +
-          static_cast<size_t>(span) * (m.span_slices / max(m.group_slices, 1)) * m.group_bytes;
-      Tile<BITS, LEVELS> tile;
-      load_tile(tile, header + m.header_bytes + static_cast<size_t>(slice % m.group_slices) * m.tile_bytes, lane);
-      WideGroup numbers;
-      numbers.load(m, header, span_header, g);
-      const bool e2m1 = LEVELS == Levels::table && (m.type == WeightType::mxfp4 || m.type == WeightType::nvfp4);
-      if (e2m1) {
-#pragma unroll
-        for (int f = 0; f < 8; f++) numbers.scale[f] *= kTileUnit<WeightType::mxfp4>;
-      }
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        if (!inside(j)) continue;
-        uint32_t a[4];
-        const ZeroShift shift = Tile<BITS, LEVELS>::shift(numbers.zero[j], numbers.zero[4 + j]);
-        if constexpr (LEVELS == Levels::table) {
-          if (e2m1) {
-            e2m1_registers(tile.words[j], a);
-          } else {
-            table_registers<WeightType::iq4_nl>(tile.words[j], 0x64006400, shift, a);
-          }
-        } else {
-          tile.registers(j, 0x64006400, shift, a);
-        }
-#pragma unroll
-        for (int r = 0; r < 4; r++) {
-          const float2 level = __half22float2(*reinterpret_cast<const __half2*>(&a[r]));
-          const int f = 4 * (r % 2) + j;
-          put(block * kTileN + 16 * j + 8 * (r % 2) + g, column + 8 * (r / 2),
-              fmaf(numbers.scale[f], level.x, numbers.minimum[f]), fmaf(numbers.scale[f], level.y, numbers.minimum[f]));
-        }
-      }
+    for (int own = 0; own < kTogether; own++) {
+      const int at = i + own * warps;
+      if (at >= blocks * slices) break;
+      const int begin = (first_block + at / slices) * kTileN - first, column = at % slices * kTileK;
+      tiles[own].write(
+          m, lane, [&](int j) { return begin + 16 * j + 16 > 0 && begin + 16 * j < end - first; },
+          [&](int feature, int k, float x, float y) {
+            const int row = begin + feature;
+            if (row < 0 || row >= end - first) return;
+            *reinterpret_cast<__half2*>(swizzled(wide, stride, row, (column + k) / 8) + k % 8) =
+                __floats2half2_rn(x, y);
+          });
     }
   }
 }

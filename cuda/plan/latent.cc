@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kMostQueries = 32768;   // heads of all rows of a launch
 constexpr int kMostPartBlocks = 512;  // thread blocks of a launch of rows in parts
-constexpr int kBlocksOfSm = 4;        // that suffice, of queries and values
+constexpr int kBlocksOfSm = 8;        // that suffice, of queries and values
 constexpr int kSwizzledColumns = 64;  // rows of weights in shared memory are whole multiples of it
 constexpr int kMostGridRows = 65535;
 
@@ -47,7 +47,7 @@ std::optional<LaunchShape> plan_latent_queries(const DeviceFacts& device, const 
   launch.threads = kLatentThreads;
   launch.grid[0] = shape.heads * (ceil_div(matrix.k_stored, kLatentColumns) + 1);
   launch.grid[1] = shares_of(device, launch.grid[0], ceil_div(rows, kLatentQueryRows));
-  const int features = ceil_div(shape.nope, 16) * 16;
+  const int features = ceil_div(shape.nope, 32) * 32;
   launch.dynamic_bytes = (features * kLatentColumns + kLatentQueryRows * padded(shape.nope)) * 2;
   if (!shape.valid() || launch.dynamic_bytes > device.block_bytes) return std::nullopt;
   return launch;
@@ -60,7 +60,8 @@ std::optional<LaunchShape> plan_latent_values(const DeviceFacts& device, const L
   launch.grid[0] = shape.heads * ceil_div(shape.value_dim, kLatentFeatures);
   launch.grid[1] = shares_of(device, launch.grid[0], ceil_div(rows, kLatentValueRows));
   launch.dynamic_bytes = (kLatentFeatures + kLatentValueRows) * padded(matrix.k_stored) * 2;
-  if (!shape.valid() || launch.dynamic_bytes > device.block_bytes) return std::nullopt;
+  launch.static_bytes = kLatentFeatures * kLatentValueRows * 4;  // sums of the other half of the latent
+  if (!shape.valid() || launch.dynamic_bytes + launch.static_bytes > device.block_bytes) return std::nullopt;
   return launch;
 }
 

@@ -26,7 +26,7 @@ struct LatentShape {
 
 // ---- Queries to the space of latents, and what they found to values: weights are widened to float16 once a thread
 // block, which then takes tiles of rows.
-inline constexpr int kLatentThreads = 128;
+inline constexpr int kLatentThreads = 256;
 inline constexpr int kLatentColumns = 64;    // of the latent, a thread block of queries
 inline constexpr int kLatentQueryRows = 32;  // of a tile
 inline constexpr int kLatentFeatures = 32;   // of a head's value, a thread block of values

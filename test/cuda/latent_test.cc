@@ -183,7 +183,7 @@ class Computer {
     step.sequences = sequences;
     step.block_tables = tables;
     step.logits = requests;
-    StepOutput output;
+    StepOutput& output = outputs_[passes_++ % 2];  // an executor knows its passes by them
     executor_->begin(*stream_, step, output);
     executor_->embed(*stream_);
     for (size_t unit = 0; unit < host_.units().size(); unit++) executor_->run(*stream_, static_cast<int>(unit));
@@ -202,6 +202,8 @@ class Computer {
   std::unique_ptr<Memory> kv_;
   std::vector<std::unique_ptr<Memory>> slabs_;
   std::unique_ptr<Executor> executor_;
+  StepOutput outputs_[2];
+  int passes_ = 0;
 };
 
 std::shared_ptr<const HostModel> model_of(const Shape& shape, WeightType type) {
