@@ -231,6 +231,9 @@ export interface ProgramUnit {
   linears: LinearShape[]
 }
 
+/** How keys and values are kept: float16, or 8 bits with a scale a head and token. */
+export type KvType = 'f16' | 'q8'
+
 /** Layers whose keys and values have one shape and are kept for as long. */
 export interface KvClass {
   layers: number
@@ -390,8 +393,12 @@ export interface NativeKvClass {
   layers: number
   /** 0: all positions are kept. */
   window: number
-  /** Of all its layers; 0 of a class of states. */
+  /** Of all its layers, in float16; 0 of a class of states. */
   bytesPerToken: number
+  /** The same of 8 bits; left out where they cannot be had: of states and latents. */
+  q8BytesPerToken?: number
+  /** What bytesPerToken is of, where a plan has chosen; never the native side's. */
+  type?: KvType
   /** Of a class of states: what all its layers keep of a sequence, however long it is; else 0. */
   bytesPerSequence: number
 }
@@ -439,6 +446,7 @@ export type NativeDraftModel = NativeWeightsSource & {
   contextLength: number
   /** Of each class: windows keep all. */
   kvBlocks: number
+  kvType: KvType
   maxRows: number
   /** That it drafts for in one pass. */
   maxSequences: number
@@ -474,6 +482,8 @@ export interface NativeLoadSettings {
   contextLength: number
   /** One a class of NativeSlabPlan.kv. */
   kvBlocks: number[]
+  /** Of keys and values, latents aside. */
+  kvType: KvType
   /** Of system RAM, for keys and values of preempted requests. */
   kvSwapBytes: number
   /** Rows of a step: decode rows first, then prefill. */

@@ -1,5 +1,5 @@
 /** millrace: language models whose weights stream from system memory. */
-export type { Home, NativeUnit as ModelUnit, RopeSpec, WeightType } from './binding.ts'
+export type { Home, KvType, NativeUnit as ModelUnit, RopeSpec, WeightType } from './binding.ts'
 export type { GgufQuantisation } from './checkpoint/gguf/types.ts'
 export type {
   AwqQuantisation,

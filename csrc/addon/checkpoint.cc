@@ -218,16 +218,20 @@ Napi::Value to_js(Napi::Env at, const SlabPlan& plan) {
     units[i] = item;
   }
   Napi::Array kv = Napi::Array::New(at, program.kv.size());
+  const std::vector<KvClass> q8 = kept_as(program.kv, KvType::q8);
   double kv_bytes = 0;
   for (uint32_t i = 0; i < program.kv.size(); i++) {
     const KvClass& kv_class = program.kv[i];
     Napi::Object item = Napi::Object::New(at);
     item["layers"] = Napi::Number::New(at, kv_class.layers);
     item["window"] = Napi::Number::New(at, kv_class.window);
-    const auto block = static_cast<double>(kv_class.layers * kv_block_bytes(kv_class));
-    const double bytes = kv_class.state > 0 ? 0 : block / kKvBlockTokens;
+    const auto block = [&](const KvClass& as) { return static_cast<double>(as.layers * kv_block_bytes(as)); };
+    const bool state = kv_class.state > 0;
+    const double bytes = state ? 0 : block(kv_class) / kKvBlockTokens;
     item["bytesPerToken"] = Napi::Number::New(at, bytes);
-    item["bytesPerSequence"] = Napi::Number::New(at, kv_class.state > 0 ? block : 0);
+    const KvClass& narrow = q8[i];
+    if (narrow.type == KvType::q8) item["q8BytesPerToken"] = Napi::Number::New(at, block(narrow) / kKvBlockTokens);
+    item["bytesPerSequence"] = Napi::Number::New(at, state ? block(kv_class) : 0);
     kv_bytes += bytes;
     kv[i] = item;
   }

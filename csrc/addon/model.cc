@@ -389,6 +389,10 @@ std::pair<WeightsSource, int> weights_source(const Napi::Object& request) {
           source->program.vocab};
 }
 
+KvType kv_type_field(const Napi::Object& object) {
+  return string_field(object, "kvType") == "q8" ? KvType::q8 : KvType::f16;
+}
+
 ModelConfig model_config(const Napi::Object& request) {
   ModelConfig config;
   config.homes = homes_field(request, "homes");
@@ -404,6 +408,7 @@ ModelConfig model_config(const Napi::Object& request) {
   for (const size_t blocks : sizes_field(request, "kvBlocks")) {
     config.kv_blocks.push_back(static_cast<int>(std::min<size_t>(blocks, INT32_MAX)));
   }
+  config.kv_type = kv_type_field(request);
   config.kv_swap_bytes = size_field(request, "kvSwapBytes");
   config.max_rows = int_field(request, "maxRows");
   config.max_logit_rows = int_field(request, "maxLogitRows");
@@ -439,6 +444,7 @@ std::optional<LoadRequest::Draft> draft_source(const Napi::Object& request, int 
   draft.config.ring_bytes = size_field(object, "ringBytes");
   draft.config.context_length = int_field(object, "contextLength");
   draft.config.kv_blocks = int_field(object, "kvBlocks");
+  draft.config.kv_type = kv_type_field(object);
   draft.config.max_rows = int_field(object, "maxRows");
   draft.config.max_sequences = int_field(object, "maxSequences");
   draft.config.pass_costs = numbers_field(object, "passCosts");

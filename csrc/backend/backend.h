@@ -74,19 +74,16 @@ class Pin {
 using Pinner = std::function<std::unique_ptr<Pin>(std::byte* data, size_t bytes)>;
 
 // ---- KV cache. Each class of layers has blocks of its own, of kKvBlockTokens positions, one id for all its layers. Of
-// layer l of a class, block b:
-//   K  float16 [kv_heads, kKvBlockTokens, head_dim], then V the same, at
-//   data + (l * blocks + b) * kv_block_bytes(class)
+// layer l of a class, block b lies at data + (l * blocks + b) * kv_block_bytes(class); what is in it: model/kv_type.h.
 // Where a model is spread over devices, each has the layers that are computed there: KvMemory::places.
 // Nothing is read of a block wholly behind the class's window of all its sequence's rows: any id stands for it.
 // Of a class of latents a block has K alone, of which V is a part.
 // Of a class of states a block is that of one sequence, float32 [KvClass::state], the first id of its table. A row at
 // position 0 finds zeros, whatever is there; rows of a sequence come in order, and what they leave is there for the
 // next.
-inline constexpr int kKvBlockTokens = 16;
 inline size_t kv_block_bytes(const KvClass& kv) {
   if (kv.state > 0) return round_up(static_cast<size_t>(kv.state), kStateAlignment) * sizeof(float);
-  return size_t{kv.latent ? 1u : 2u} * kv.kv_heads * kKvBlockTokens * kv.head_dim * sizeof(uint16_t);
+  return size_t{kv.latent ? 1u : 2u} * kv.kv_heads * kv_part_bytes(kv.type, kv.head_dim);
 }
 
 // What a request changes of one token's logit before the choice: see sample_adjusted() in sample_arithmetic.h.

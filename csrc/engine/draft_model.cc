@@ -22,7 +22,8 @@ DraftModel::DraftModel(std::unique_ptr<Backend> backend, std::shared_ptr<const H
       backend_(std::move(backend)),
       stream_(backend_->create_stream()),
       costs_(config_.pass_costs) {
-  const Program& program = host_->program();
+  Program program = host_->program();
+  program.kv = kept_as(program.kv, config_.kv_type);
   const auto fits = [](Home home) { return home == Home::resident || home == Home::streamed || home == Home::shared; };
   if (config_.homes.size() != host_->units().size() || !std::ranges::all_of(config_.homes, fits)) {
     throw Error(code::kInvalidArgument, "a draft model's units are resident, streamed or shared",

@@ -26,10 +26,11 @@ namespace millrace {
 struct DraftModelConfig {
   std::vector<Home> homes;  // one a unit: resident, streamed or shared
   size_t ring_bytes = 0;
-  size_t arena_beside = 0;         // bytes of the large model's shared units
-  int vocab = 0;                   // of the large model, which may be padded otherwise; 0: its own
-  int context_length = 0;          // longer sequences have no drafts
-  int kv_blocks = 0;               // of each class; windows keep all
+  size_t arena_beside = 0;  // bytes of the large model's shared units
+  int vocab = 0;            // of the large model, which may be padded otherwise; 0: its own
+  int context_length = 0;   // longer sequences have no drafts
+  int kv_blocks = 0;        // of each class; windows keep all
+  KvType kv_type = KvType::f16;
   int max_rows = 0;                // of a pass
   int max_sequences = 0;           // that choose in a pass
   std::vector<double> pass_costs;  // of passes with 1, 2, ... rows, in seconds

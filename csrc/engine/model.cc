@@ -144,6 +144,7 @@ void Model::check_config() const {
 ExecutorConfig Model::executor_config() const {
   ExecutorConfig config;
   config.program = program();
+  config.program.kv = kept_as(program().kv, config_.kv_type);
   config.units = host_->units();
   for (const TableLayout& table : host_->tables()) {
     config.tables.push_back({host_->embedding() + table.offset, table.type});
@@ -172,7 +173,8 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
   for (size_t unit = 0; unit < units.size(); unit++) {
     add_kept(program().units[unit].ops, kv[device_of(static_cast<int>(unit))].layers);
   }
-  kv_ = std::make_unique<KvPool>(kv, program().kv, config_.kv_blocks, config_.kv_swap_bytes, config_.kv_hooks);
+  kv_ = std::make_unique<KvPool>(kv, kept_as(program().kv, config_.kv_type), config_.kv_blocks, config_.kv_swap_bytes,
+                                 config_.kv_hooks);
   scheduler_ = std::make_unique<Scheduler>(
       SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse, config_.deterministic,
                       &counters_.queued, config_.logit_table_entries, PassCosts(config_.pass_costs), config_.draft,

@@ -36,7 +36,8 @@ struct ModelConfig {
   size_t arena_bytes = 0;            // of the device, for the shared units of all its models; 0: as it is
   int context_length = 0;
   std::vector<int> kv_blocks;  // of each class; of those without a window at least one context
-  size_t kv_swap_bytes = 0;    // of system RAM, for the keys and values of preempted sequences
+  KvType kv_type = KvType::f16;
+  size_t kv_swap_bytes = 0;  // of system RAM, for the keys and values of preempted sequences
   int max_rows = 0;
   int max_logit_rows = 0;
   bool prefix_reuse = true;

@@ -7,6 +7,7 @@
 
 #include "backend/cpu/attention.h"
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/kv_append.h"
 #include "backend/cpu/linear.h"
 #include "backend/cpu/route.h"
 #include "backend/cpu/stream.h"
@@ -226,8 +227,8 @@ class Computer {
     float* q = scratch(x_, static_cast<size_t>(rows) * width);
     std::memcpy(q, launch.arguments[0], static_cast<size_t>(rows) * width * sizeof(float));
     float* y = scratch(y_, static_cast<size_t>(rows) * heads * head_dim);
-    const size_t head_elements = static_cast<size_t>(kKvBlockTokens) * head_dim;
-    const size_t block_elements = 2 * kv_heads * head_elements;
+    const KvType type = kv_type_of(p);
+    const size_t block_bytes = 2 * kv_heads * kv_part_bytes(type, head_dim);
     const double seconds = timed([&] {
       pool_.parallel_for(rows, [&](int64_t r, int) {
         float* row = q + r * width;
@@ -237,12 +238,7 @@ class Computer {
         vector_ops().rope(row, heads + kv_heads, head_dim,
                           at<float>(launch, 1) + static_cast<size_t>(position) * head_dim);
         const int32_t block = block_tables[sequences[r] * tables[1] + position / kKvBlockTokens];
-        uint16_t* base = at<uint16_t>(launch, 5) + block * block_elements;
-        const size_t within = static_cast<size_t>(position % kKvBlockTokens) * head_dim;
-        for (int h = 0; h < kv_heads; h++) {
-          vector_ops().to_half(k + h * head_dim, head_dim, base + h * head_elements + within);
-          vector_ops().to_half(v + h * head_dim, head_dim, base + (kv_heads + h) * head_elements + within);
-        }
+        append_kv(k, v, {type, kv_heads, head_dim}, position, launch.arguments[5] + block * block_bytes);
       });
       AttentionCall call;
       call.rows = rows;
@@ -258,8 +254,9 @@ class Computer {
       call.sequences = std::span(sequences, rows);
       call.block_tables = std::span(block_tables, tables[0] * tables[1]);
       call.block_table_stride = static_cast<int>(tables[1]);
+      call.type = type;
       call.kv = launch.arguments[5];
-      call.block_bytes = block_elements * sizeof(uint16_t);
+      call.block_bytes = block_bytes;
       attention(call, pool_, attention_scratch_);
     });
     const size_t stride = p.arguments[6].shape[1];

@@ -80,6 +80,7 @@ std::vector<Dimension> attention_dimensions(bool decode) {
       {"kvHeads", "key and value heads, a divisor of heads", kRequired, 1, 1024},
       {"headDim", "width of a head, even", kRequired, 2, 1024},
       {"window", "positions that a row sees at most; 0: all", 0, 0, 1 << 20},
+      {"kvType", "0: float16 keys and values, 1: of 8 bits with a scale a head and position", 0, 0, 1},
   };
 }
 
@@ -90,7 +91,8 @@ const std::vector<Parameter>& attention_parameters() {
       {"positions", Element::i32, Access::in, "[rows]", "of each row"},
       {"sequences", Element::i32, Access::in, "[rows]", "index into the block tables"},
       {"blockTables", Element::i32, Access::in, "[sequences, blocks of 16 positions]", "blocks of each sequence"},
-      {"kv", Element::f16, Access::inout, "[blocks, 2, kvHeads, 16, headDim]",
+      {"kv", Element::f16, Access::inout,
+       "[blocks, 2, kvHeads, 16, headDim], or bytes [..., 16 headDim + 64] of 8 bits",
        "keys, then values; those of the rows are appended"},
       {"y", Element::f16, Access::out, "[rows, heads headDim]", "the result"},
   };
@@ -289,11 +291,18 @@ void make_attention(Problem& p) {
   p.arguments[2].shape = {rows};
   p.arguments[3].shape = {rows};
   p.arguments[4].shape = {sequences, stride};
+  const KvType type = kv_type_of(p);
+  const auto part_bytes = static_cast<int64_t>(kv_part_bytes(type, p["headDim"]));
   p.arguments[5].shape = {sequences * stride, 2, kv_heads, kKvBlockTokens, head_dim};
+  if (type == KvType::q8) {
+    p.arguments[5].element = Element::u8;
+    p.arguments[5].shape = {sequences * stride, 2, kv_heads, part_bytes};
+  }
   p.arguments[6].shape = {rows, static_cast<int64_t>(round_up(heads * head_dim, 8))};
   const int64_t seen = window > 0 ? std::min(window, context) : context;
   const int64_t reach = window > 0 ? std::min(context, window + rows - 1) : context;
-  p.weight_bytes = static_cast<size_t>(sequences * (decode ? seen : reach) * 2 * kv_heads * head_dim) * 2;
+  p.weight_bytes =
+      static_cast<size_t>(sequences * (decode ? seen : reach) * 2 * kv_heads * part_bytes) / kKvBlockTokens;
   for (int64_t r = 0; r < rows; r++) {
     const int64_t position = decode ? context : context - rows + r + 1;
     p.operations += 4.0 * heads * head_dim * static_cast<double>(window > 0 ? std::min(window, position) : position);
@@ -502,6 +511,10 @@ Problem make_problem(const std::string& name, const std::map<std::string, double
   return p;
 }
 
+KvType kv_type_of(const Problem& problem) {
+  return problem["kvType"] != 0 ? KvType::q8 : KvType::f16;
+}
+
 RouteOp route_of(const Problem& problem) {
   RouteOp op;
   op.experts = problem["experts"];
@@ -580,6 +593,15 @@ void fill_argument(const Problem& p, size_t index, uint64_t seed, std::byte* out
     for (size_t i = 0; i < count; i++) blocks[i] = static_cast<int32_t>(i);
     for (size_t i = count - 1; i > 0; i--) std::swap(blocks[i], blocks[random.bits() % (i + 1)]);
     integers([&](size_t i) { return blocks[i]; });
+  } else if (name == "kv" && argument.element == Element::u8) {
+    const size_t part = argument.shape.back(), scales_at = kv_scales_at(p["headDim"]);
+    for (size_t at = 0; at < count; at += part) {
+      for (size_t i = 0; i < scales_at; i++) out[at + i] = static_cast<std::byte>(1 + random.bits() % 255);
+      for (size_t i = scales_at; i < part; i += sizeof(float)) {
+        const float scale = (1.5f + random.uniform()) / kQ8Levels;
+        std::memcpy(out + at + i, &scale, sizeof(scale));
+      }
+    }
   } else if (name == "tokens") {
     integers([&](size_t) { return random.bits() % static_cast<uint64_t>(p["vocab"]); });
   } else {

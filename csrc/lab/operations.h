@@ -99,6 +99,7 @@ inline bool has_matrix(Kind kind) {
 }
 
 // What the `route` operation computes.
+KvType kv_type_of(const Problem& problem);
 RouteOp route_of(const Problem& problem);
 // What the `sample` operation asks of one row.
 LogitRequest sample_request(const Problem& problem, int row);

@@ -360,6 +360,13 @@ void add_kept(const std::vector<Op>& ops, std::vector<std::vector<int>>& layers)
   }
 }
 
+std::vector<KvClass> kept_as(std::vector<KvClass> classes, KvType type) {
+  for (KvClass& kv : classes) {
+    if (kv.state == 0 && !kv.latent) kv.type = type;
+  }
+  return classes;
+}
+
 bool Program::has_state() const {
   return std::any_of(kv.begin(), kv.end(), [](const KvClass& one) { return one.state > 0; });
 }

@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "model/kv_type.h"
 #include "model/rope.h"
 
 namespace millrace {
@@ -209,7 +210,12 @@ struct KvClass {
   int kv_heads = 0, head_dim = 0;
   int state = 0;        // floats of a layer; 0: keys and values
   bool latent = false;  // of a LatentOp: rows of head_dim that are keys and values at once, kv_heads being 1
+  KvType type = KvType::f16;
 };
+
+// The same with keys and values of that type, latents aside: those stay f16. How a model keeps them is chosen when it
+// is loaded, and no matter of its weights, which loads of either type share.
+std::vector<KvClass> kept_as(std::vector<KvClass> classes, KvType type);
 
 inline constexpr int kMostKvClasses = 8;
 

@@ -1,16 +1,18 @@
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
+import type { KvType } from '../binding.ts'
 import { type Inspection, inspect } from '../model/inspect.ts'
 import { formatBytes, formatCount, formatTable } from './format.ts'
-import { addHeadFlag, addHubFlags, type HeadFlag, type HubFlags, MODEL } from './options.ts'
+import { addHeadFlag, addHubFlags, addKvChoices, type HeadFlag, type HubFlags, MODEL } from './options.ts'
 import type { Terminal } from './terminal.ts'
 
 export function inspectCommand(terminal: Terminal): Command {
   const command = new Command('inspect')
     .description('show what a checkpoint is and takes, without loading its weights')
     .argument('<model>', MODEL)
+    .addOption(addKvChoices(new Option('--kv <type>', 'keys and values of the cache')))
     .option('--json', 'print as JSON')
   return addHubFlags(addHeadFlag(command)).action(
-    async (path: string, flags: HeadFlag & HubFlags & { json?: boolean }) => {
+    async (path: string, flags: HeadFlag & HubFlags & { kv?: KvType; json?: boolean }) => {
       const { json, ...options } = flags
       const inspection = await inspect(path, { ...options, signal: terminal.signal })
       await terminal.write(json ? `${JSON.stringify(inspection, null, 2)}\n` : describe(inspection))

@@ -2,6 +2,7 @@
 import { basename } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { z } from 'zod'
+import type { KvType } from '../binding.ts'
 import { inspect } from '../model/inspect.ts'
 import { load } from '../model/load.ts'
 import type { Model } from '../model/model.ts'
@@ -40,6 +41,7 @@ export interface LoadFlags {
   arena?: number | string
   maxSequences?: number
   kvTokens?: number
+  kv?: KvType
   kvSwap?: number | string
   stateCopies?: number
   experts?: 'auto' | 'resident' | 'demand'
@@ -111,6 +113,8 @@ export function addPlanFlags(command: Command, context = 'longest prompt and ans
   return inGroup(command, 'Placement and memory:', (one) => planFlags(one, context))
 }
 
+export const addKvChoices = (option: Option): Option => option.choices(['f16', 'q8'])
+
 function planFlags(command: Command, context: string): Command {
   return command
     .addOption(
@@ -142,6 +146,7 @@ function planFlags(command: Command, context: string): Command {
     )
     .addOption(new Option('--no-co-execute', 'beside a GPU the CPU computes nothing unless --placement names it'))
     .addOption(new Option('--ram-budget <size>', 'system RAM for the model: a size, or a share').argParser(parseSize))
+    .addOption(addKvChoices(new Option('--kv <type>', 'keys and values of 16 bits, or of 8 with a scale a head')))
     .addOption(
       new Option('--kv-swap <size>', 'of it, for keys and values of preempted requests: a size, or 0').argParser(
         parseSize,
@@ -325,8 +330,19 @@ export function samplingOptions(flags: object): GenerateOptions {
 /** A plan as the flags have it. */
 export function planOptions(flags: LoadFlags): PlanOptions {
   const { device, placement, ring, context, threads, vramBudget, ramBudget, arena, coExecute, adaptive } = flags
-  const { maxSequences, kvTokens, kvSwap, stateCopies, batch, experts, expertCache } = flags
-  const sizes = { ring, contextLength: context, vramBudget, ramBudget, arena, maxSequences, kvTokens, kvSwap, batch }
+  const { maxSequences, kvTokens, kv, kvSwap, stateCopies, batch, experts, expertCache } = flags
+  const sizes = {
+    ring,
+    contextLength: context,
+    vramBudget,
+    ramBudget,
+    arena,
+    maxSequences,
+    kvTokens,
+    kv,
+    kvSwap,
+    batch,
+  }
   const options = { device, placement, threads, coExecute, adaptive, stateCopies, experts, expertCache, ...sizes }
   return validate(planSchema, options, 'options')
 }

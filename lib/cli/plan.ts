@@ -215,7 +215,7 @@ function describe(made: ModelPlan, described: DescribedGpu | undefined): string 
     ['homes', describeHomes(made)],
     [
       'KV cache',
-      `${formatBytes(made.kvBytes)}: ${formatCount(made.kvTokens)} tokens, contexts of ${made.contextLength}`,
+      `${formatBytes(made.kvBytes)}: ${formatCount(made.kvTokens)} tokens${made.kvType === 'q8' ? ' of 8 bits' : ''}, contexts of ${made.contextLength}`,
     ],
     [
       'RAM',

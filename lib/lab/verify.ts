@@ -61,7 +61,7 @@ export async function verify(
       largestDifference: largest,
       notNumbers,
       overrun,
-      bound: bound ?? (type === 'f16' ? 2e-3 : type === 'i32' ? 1e-9 : 1e-3),
+      bound: bound ?? (type === 'f16' ? 2e-3 : type === 'i32' || type === 'u8' ? 1e-9 : 1e-3),
     }
   })
   return { ok: outputs.every((output) => output.relativeError < output.bound && output.overrun === 0), outputs }

@@ -25,6 +25,7 @@ export function nativeDraft(source: NativeWeightsSource, plan: ModelPlan, machin
     ringBytes: plan.ringBytes,
     contextLength: plan.contextLength,
     kvBlocks: Math.max(...plan.kv.map(({ tokens }) => tokens)) / KV_BLOCK_TOKENS,
+    kvType: plan.kvType,
     maxRows: plan.maxRows,
     maxSequences: plan.maxLogitRows,
     passCosts: passCosts(plan, machine),

@@ -1,7 +1,7 @@
 /** inspect(): what a checkpoint is and takes, without loading its weights. */
 import { stat } from 'node:fs/promises'
 import { basename } from 'node:path'
-import { addon, type NativeUnit } from '../binding.ts'
+import { addon, type KvType, type NativeUnit } from '../binding.ts'
 import { openCheckpoint } from '../checkpoint/checkpoint.ts'
 import { countParameters } from '../checkpoint/count.ts'
 import type { GgufQuantisation } from '../checkpoint/gguf/types.ts'
@@ -10,6 +10,7 @@ import type { ModelSpec } from '../checkpoint/spec.ts'
 import { locate } from '../hub/locate.ts'
 import { inspectOptions, type MadeWeights } from '../options/model.ts'
 import { validate } from '../options/validate.ts'
+import { keptAs } from '../plan/kv.ts'
 import { cacheFolder, packedFile } from './cache.ts'
 
 export interface Inspection {
@@ -39,6 +40,8 @@ export interface Inspection {
 
 /** What is made of floats, as load() would have it. */
 export interface InspectOptions extends MadeWeights {
+  /** As load() takes it: `kvBytesPerToken` is of keys and values kept so. Default 'f16'. */
+  kv?: KvType | undefined
   /** Of a model by name, as load() takes them. */
   revision?: string | undefined
   offline?: boolean | undefined
@@ -48,7 +51,7 @@ export interface InspectOptions extends MadeWeights {
 
 /** Reads headers only: of a model by name, too. Rejects with the CHECKPOINT_ and HUB_ errors, and ABORTED. */
 export async function inspect(path: string, options: InspectOptions = {}): Promise<Inspection> {
-  const { head, weights, ...hub } = validate(inspectOptions, options, 'options')
+  const { head, weights, kv, ...hub } = validate(inspectOptions, options, 'options')
   await using place = await locate(path, hub, 'headers')
   const checkpoint = await openCheckpoint(place.path, addon(), { head, weights })
   const { folder, config, quantisation, slabs } = checkpoint
@@ -66,7 +69,7 @@ export async function inspect(path: string, options: InspectOptions = {}): Promi
     slabBytes: slabs.units.reduce((sum, unit) => sum + unit.bytes, 0),
     embeddingBytes: slabs.embeddingBytes,
     embeddingType: slabs.embeddingType,
-    kvBytesPerToken: slabs.kvBytesPerToken,
+    kvBytesPerToken: keptAs(slabs, kv).kvBytesPerToken,
     parameters: parameters.all,
     activeParameters: parameters.active,
     files,

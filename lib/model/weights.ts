@@ -57,6 +57,7 @@ export async function loadWeights(
         cpuRows: plan.cpuRows,
         contextLength: plan.contextLength,
         kvBlocks: kvBlocks(plan.kv),
+        kvType: plan.kvType,
         kvSwapBytes: plan.kvSwapBytes,
         maxRows: plan.maxRows,
         maxLogitRows: plan.maxLogitRows,

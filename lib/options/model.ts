@@ -1,5 +1,6 @@
 /** Options of a model: how it is planned, loaded, inspected and closed. */
 import { z } from 'zod'
+import type { KvType } from '../binding.ts'
 import { isLogger, type Logger } from '../log.ts'
 import { type Speculation, speculation } from './speculation.ts'
 import { boolean, integer, MAX_TOKENS, number, parseBytes, parsePercent, signal } from './validate.ts'
@@ -51,6 +52,12 @@ export interface PlanOptions {
   maxSequences?: number | undefined
   /** Tokens that the KV cache holds in all; raised to one context where it is less. */
   kvTokens?: number | undefined
+  /**
+   * How keys and values are kept: 'f16', or 'q8', 8 bits with a scale a head and token: half of the memory, and of what long
+   * contexts read. Latents, and states of layers that keep them, stay as they are. A draft model keeps its own alike.
+   * Default 'f16'.
+   */
+  kv?: KvType | undefined
   /**
    * Of mixtures of experts: 'demand' leaves them in system RAM, pinned, where the GPU reads those that a token chooses,
    * and copies those that were chosen of late into a cache of GPU memory; 'resident' treats them as all weights.
@@ -239,6 +246,7 @@ const plan = {
   contextLength: integer(1, MAX_TOKENS).optional(),
   maxSequences: integer(1, 65536).optional(),
   kvTokens: integer(1, 2 ** 31 - 1).optional(),
+  kv: z.enum(['f16', 'q8'], { error: "'f16' or 'q8'" }).optional(),
   kvSwap: bytes(0).optional(),
   stateCopies: integer(0, 65536).optional(),
   experts: z.enum(['auto', 'resident', 'demand'], { error: "'auto', 'resident' or 'demand'" }).optional(),
@@ -289,7 +297,7 @@ const draft = z.union(
 
 const made = { weights: head.optional(), head: head.optional() }
 
-export const inspectOptions = z.strictObject({ ...made, ...hubOptions, signal: signal().optional() })
+export const inspectOptions = z.strictObject({ ...made, ...hubOptions, kv: plan.kv, signal: signal().optional() })
 
 export const loadOptions = z.strictObject({
   ...plan,

@@ -41,6 +41,7 @@ function planDraft(
       contextLength: Math.min(target.contextLength, program.maxPosition),
       // What a sequence has drafted lies behind what the other one keeps of it.
       kvTokens: target.kvTokens + DRAFT_TOKENS * Math.min(maxLogitRows, MOST_DRAFTING),
+      kv: target.kvType,
       kvSwap: 0,
       coExecute: false,
       batch,

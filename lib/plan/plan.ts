@@ -2,7 +2,7 @@
  * What a model takes and where, decided before any weight is read: homes, ring, KV cache, rows of a step, and how fast
  * that will be. Pure: the native side executes any plan it is handed.
  */
-import type { Home, NativeExperts, NativeSlabPlan, NativeUnit, Program, WeightType } from '../binding.ts'
+import type { Home, KvType, NativeExperts, NativeSlabPlan, NativeUnit, Program, WeightType } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { PlanOptions } from '../options/model.ts'
 import { invalidArgument, parseBytes } from '../options/validate.ts'
@@ -30,7 +30,7 @@ import {
 } from './experts.ts'
 import { fileBytesPerPass, unitsInFile, windowsOf } from './file.ts'
 import { allocated, fastestHomes, headHomes, homesOf, type Placed, place } from './homes.ts'
-import { type PlannedKv, planKv } from './kv.ts'
+import { keptAs, type PlannedKv, planKv } from './kv.ts'
 import { megabytes, megabytesOf } from './megabytes.ts'
 import { reserveBytes } from './memory.ts'
 import {
@@ -118,6 +118,8 @@ export interface ModelPlan {
   /** Tokens of one request, prompt and answer. */
   contextLength: number
   kvBytesPerToken: number
+  /** How keys and values are kept, of layers that can have it. */
+  kvType: KvType
   /** Tokens that the KV cache holds, of the layers that keep most. */
   kvTokens: number
   /** Layers by what is kept of their keys and values. */
@@ -225,7 +227,9 @@ function checkLatents(program: Program): void {
 }
 
 /** Throws INVALID_ARGUMENT, DEVICE_UNAVAILABLE, or OUT_OF_MEMORY where the machine can never hold the model. */
-export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanOptions, machine: Machine): ModelPlan {
+export function makePlan(program: Program, stored: NativeSlabPlan, options: PlanOptions, machine: Machine): ModelPlan {
+  const { kv: kvType = 'f16' } = options
+  const slabs = keptAs(stored, kvType)
   const names = chooseDevices(options.device, machine)
   const gpus = names.flatMap((name) => gpuOf(name, machine) ?? [])
   const gpu = gpus.length > 0
@@ -237,6 +241,12 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
     })
   }
   if (gpu) checkLatents(program)
+  if (gpu && kvType === 'q8') {
+    throw new MillraceError('INVALID_ARGUMENT', {
+      message: "keys and values of 8 bits have no kernels for GPUs yet: kv: 'q8'",
+      remedy: "leave kv at 'f16', or load it on the CPU: device: 'cpu'",
+    })
+  }
   const calibration = gpus[0]?.calibration ?? machine.calibration
   const contextLength = chooseContext(program, options.contextLength)
   const maxLogitRows = logitRows(options)
@@ -278,6 +288,7 @@ export function makePlan(program: Program, slabs: NativeSlabPlan, options: PlanO
     cpuRows: ANY_ROWS,
     contextLength,
     kvBytesPerToken: slabs.kvBytesPerToken,
+    kvType,
     kvTokens,
     kv,
     kvSwapBytes: 0,

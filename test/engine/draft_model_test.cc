@@ -18,6 +18,7 @@ struct DraftPlace {
   int kv_blocks = 400;
   int max_rows = 64;
   int max_sequences = 24;
+  KvType kv_type = KvType::f16;
 };
 
 std::shared_ptr<DraftModel> draft_model(const std::shared_ptr<const HostModel>& host, const DraftPlace& place = {},
@@ -31,6 +32,7 @@ std::shared_ptr<DraftModel> draft_model(const std::shared_ptr<const HostModel>& 
   config.kv_blocks = place.kv_blocks;
   config.max_rows = place.max_rows;
   config.max_sequences = place.max_sequences;
+  config.kv_type = place.kv_type;
   config.watch_costs = false;
   if (!backend) backend = create_cpu_backend(2);
   return std::make_shared<DraftModel>(std::move(backend), host, config);
@@ -264,7 +266,9 @@ TEST(same_bits_with_and_without_a_draft_model_whatever_the_schedule) {
     const auto host = schedule % 2 == 0 ? tiny_model(random()) : tiny_model(random(), 20, true);
     Engine engine;
     std::vector<RequestOptions> requests;
-    const auto plain_model = make_model(host, {});
+    Placement plain_placement;
+    plain_placement.kv_type = schedule % 2 == 0 ? KvType::f16 : KvType::q8;
+    const auto plain_model = make_model(host, plain_placement);
     engine.add(plain_model);
     std::vector<Result> alone;
     for (int i = 0; i < 32; i++) {
@@ -287,6 +291,8 @@ TEST(same_bits_with_and_without_a_draft_model_whatever_the_schedule) {
     placements[3].ahead = StepsAhead::always;
     for (Placement& placement : placements) {
       DraftPlace place;
+      placement.kv_type = plain_placement.kv_type;
+      place.kv_type = random() % 2 == 0 ? KvType::f16 : KvType::q8;
       const Home homes[] = {Home::streamed, Home::resident, Home::shared};
       place.home = homes[random() % 3];
       place.kv_blocks = random() % 2 == 0 ? 400 : 20;

@@ -22,8 +22,10 @@ std::vector<int32_t> drafts_of(const std::vector<int32_t>& tokens, int count) {
 }
 
 std::vector<Result> one_by_one(Engine& engine, const std::shared_ptr<const HostModel>& host,
-                               const std::vector<RequestOptions>& requests) {
-  const auto model = make_model(host, {});
+                               const std::vector<RequestOptions>& requests, KvType kv_type = KvType::f16) {
+  Placement placement;
+  placement.kv_type = kv_type;
+  const auto model = make_model(host, placement);
   engine.add(model);
   const auto sink = std::make_shared<Collector>();
   std::vector<Result> results;
@@ -212,11 +214,13 @@ TEST(same_bits_with_and_without_drafts_whatever_the_placement) {
                                   : tiny_model(random(), 20, true);
     Engine engine;
     const std::vector<RequestOptions> requests = some_requests(random, 16);
-    const std::vector<Result> alone = one_by_one(engine, host, requests);
+    const KvType kv_type = schedule % 2 == 0 ? KvType::q8 : KvType::f16;
+    const std::vector<Result> alone = one_by_one(engine, host, requests, kv_type);
 
     std::vector<Placement> placements(7);
     for (size_t i = 0; i < placements.size(); i++) {
       Placement& p = placements[i];
+      p.kv_type = kv_type;
       p.prefix_reuse = random() % 4 != 0;
       p.ahead = random() % 2 == 0 ? StepsAhead::always : StepsAhead::never;
       if (i > 0 && random() % 2 == 0) p.pass_costs = {1, 1.2, 1.4, 1.5, 1.6, 1.6, 1.6, 1.6, 2.4};

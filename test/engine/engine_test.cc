@@ -262,6 +262,34 @@ TEST(preempted_sequences_come_back_as_they_were) {
   CHECK_EQ(tight->counters().saved_kv_bytes.load(), 0u);
 }
 
+// Of 8 bits they are not those of 16, and take what the layout says.
+TEST(how_keys_and_values_are_kept_is_the_models_own) {
+  const auto host = tiny_model(16);
+  Engine engine;
+  std::vector<std::shared_ptr<Model>> models;
+  std::vector<Result> scores;
+  for (const KvType type : {KvType::f16, KvType::q8}) {
+    Placement placement;
+    placement.kv_type = type;
+    models.push_back(make_model(host, placement));
+    engine.add(models.back());
+    RequestOptions options;
+    for (int t = 0; t < 60; t++) options.tokens.push_back((t * 11) % 97);
+    options.kind = RequestKind::score;
+    options.logits = true;
+    const auto sink = std::make_shared<Collector>();
+    scores.push_back(sink->wait(engine.submit(models.back(), options, sink)));
+    CHECK_EQ(models.back()->memory().kv_bytes, placement.kv_blocks * 3 * 2 * 2 * kv_part_bytes(type, 16));
+  }
+  double difference = 0, most = 0;
+  for (size_t i = 0; i < scores[0].logits.size(); i++) {
+    difference = std::max(difference, std::abs(static_cast<double>(scores[0].logits[i]) - scores[1].logits[i]));
+    most = std::max(most, std::abs(static_cast<double>(scores[0].logits[i])));
+  }
+  CHECK(difference > 0 && difference < 0.02 * most);
+  for (const auto& model : models) close_and_wait(engine, model);
+}
+
 // A row of a model with a sliding window sees two or three blocks; the ones behind are given back as it moves, so that
 // a pool of sixteen holds four sequences that would have nine blocks each, and prompts longer than the pool has room
 // for.

@@ -99,6 +99,7 @@ struct Placement {
   int kv_blocks = 40;
   int windowed_kv_blocks = 40;  // of a second class
   int kv_swap_blocks = 80;
+  KvType kv_type = KvType::f16;
   bool poison = false;
   bool prefix_reuse = true;
   int max_queue = 0;
@@ -148,6 +149,7 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
   if (host->program().kv.size() > 1) config.kv_blocks.push_back(placement.windowed_kv_blocks);
   config.kv_swap_bytes =
       static_cast<size_t>(placement.kv_swap_blocks) * host->program().layers() * kv_block_bytes(host->program().kv[0]);
+  config.kv_type = placement.kv_type;
   config.max_rows = placement.max_rows;
   config.max_logit_rows = placement.max_logit_rows;
   config.poison = placement.poison;

@@ -40,8 +40,9 @@ struct Asked {
 // One model that knows nothing of the others' texts.
 class Anew {
  public:
-  Anew(Engine& engine, const std::shared_ptr<const HostModel>& host) : engine_(engine) {
+  Anew(Engine& engine, const std::shared_ptr<const HostModel>& host, KvType kv_type = KvType::f16) : engine_(engine) {
     Placement placement;
+    placement.kv_type = kv_type;
     placement.prefix_reuse = false;
     model_ = make_model(host, placement);
     engine.add(model_);
@@ -181,10 +182,12 @@ TEST(talks_have_the_same_bits_with_copies_of_states_and_without) {
   for (int round = 0; round < 6; round++) {
     auto random = check::random(static_cast<uint64_t>(round));
     const auto host = tiny_hybrid(random());
-    Anew anew(engine, host);
+    const KvType kv_type = round % 2 == 0 ? KvType::f16 : KvType::q8;
+    Anew anew(engine, host, kv_type);
     const std::vector<Asked> asked = talks(anew, random, 30);
     for (int crowd : {1, 3, 8}) {
       Placement placement;
+      placement.kv_type = kv_type;
       placement.kv_blocks = random() % 2 == 0 ? 40 : 14;
       placement.windowed_kv_blocks = 1 + static_cast<int>(random() % 14);
       placement.kv_swap_blocks = random() % 2 == 0 ? 80 : 0;

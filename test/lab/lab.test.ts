@@ -258,9 +258,11 @@ describe('attention', () => {
     ['attention_decode', { rows: 3, context: 37, heads: 4, kvHeads: 2, headDim: 8 }],
     ['attention_decode', { rows: 1, context: 50, heads: 2, kvHeads: 2, headDim: 16, window: 20 }],
     ['attention_prefill', { rows: 20, context: 33, heads: 4, kvHeads: 1, headDim: 8 }],
+    ['attention_decode', { rows: 3, context: 37, heads: 4, kvHeads: 2, headDim: 8, kvType: 1 }],
+    ['attention_prefill', { rows: 20, context: 33, heads: 4, kvHeads: 1, headDim: 8, window: 20, kvType: 1 }],
   ])('%s %j', async (operation, dimensions) => {
     const { work, before, of } = await launched(operation, dimensions)
-    const { rows, heads, kvHeads, headDim, context, window } = work.dimensions as Record<string, number>
+    const { rows, heads, kvHeads, headDim, context, window, kvType } = work.dimensions as Record<string, number>
     const half = headDim! / 2
     const width = (heads! + 2 * kvHeads!) * headDim!
     const decodes = operation === 'attention_decode'
@@ -276,17 +278,23 @@ describe('attention', () => {
         return i < half ? a * cos - b * sin : b * cos + a * sin
       })
     }
-    // Keys and values as the cache has them afterwards, float16.
+    // Keys and values as the cache has them afterwards: float16, or 8 bits in excess of 128 and a scale a position.
+    const q8 = kvType === 1
+    const scales = new DataView(Uint8Array.from(q8 ? after : []).buffer)
     const cached = (row: number, position: number, value: 0 | 1, head: number) => {
       const sequence = decodes ? row : 0
       const block = before.blockTables![sequence * blocksOf + Math.floor(position / 16)]!
-      const at = (((block * 2 + value) * kvHeads! + head) * 16 + (position % 16)) * headDim!
-      return after.slice(at, at + headDim!)
+      const part = (block * 2 + value) * kvHeads! + head
+      const at = part * (16 * headDim! + (q8 ? 64 : 0)) + (position % 16) * headDim!
+      const stored = after.slice(at, at + headDim!)
+      if (!q8) return stored
+      const scale = scales.getFloat32(part * (16 * headDim! + 64) + 16 * headDim! + (position % 16) * 4, true)
+      return stored.map((q) => (q - 128) * scale)
     }
     const expected: number[] = []
     for (let row = 0; row < rows!; row++) {
       const position = before.positions![row]!
-      expect(relativeError(cached(row, position, 0, 0), roped(row, heads!))).toBeLessThan(2e-3)
+      expect(relativeError(cached(row, position, 0, 0), roped(row, heads!))).toBeLessThan(q8 ? 1e-2 : 2e-3)
       for (let head = 0; head < heads!; head++) {
         const q = roped(row, head)
         const kv = Math.floor(head / (heads! / kvHeads!))

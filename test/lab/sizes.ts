@@ -15,6 +15,10 @@ export const AWKWARD: Record<string, Record<string, number>[]> = {
   attention: [
     { rows: 3, context: 300, heads: 6, kvHeads: 2, headDim: 64, window: 100 },
     { rows: 33, context: 77, heads: 8, kvHeads: 8, headDim: 128 },
+    { rows: 3, context: 300, heads: 6, kvHeads: 2, headDim: 64, window: 100, kvType: 1 },
+    { rows: 33, context: 777, heads: 8, kvHeads: 2, headDim: 128, kvType: 1 },
+    { rows: 5, context: 90, heads: 4, kvHeads: 2, headDim: 80, kvType: 1 },
+    { rows: 2, context: 50, heads: 2, kvHeads: 1, headDim: 256, kvType: 1 },
   ],
   route: [
     { rows: 3, experts: 8, topK: 2, renormalise: 0 },

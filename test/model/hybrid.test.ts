@@ -163,10 +163,10 @@ describe('states', () => {
     expect(kvBytesPerToken).toBe(2 * 2 * 16 * 2)
     const { kv, kvBytes } = await plan(path, { device: 'cpu', contextLength: 160, maxSequences: 4 })
     const [states, attention] = kv
-    expect(attention).toEqual({ layers: 1, window: 0, tokens: 4 * 160 })
+    expect(attention).toEqual({ layers: 1, window: 0, type: 'f16', tokens: 4 * 160 })
     // Three rows of the convolution's 192 columns, and a matrix of 16 x 32 for each of 4 heads.
     const bytes = 3 * (3 * 192 + 4 * 16 * 32) * 4
-    expect(states).toEqual({ layers: 3, window: 0, tokens: 0, sequences: 4, copies: 4 })
+    expect(states).toEqual({ layers: 3, window: 0, type: 'f32', tokens: 0, sequences: 4, copies: 4 })
     expect(kvBytes).toBe(4 * 160 * kvBytesPerToken + 8 * bytes)
     const fewer = await plan(path, { device: 'cpu', contextLength: 160, maxSequences: 4, stateCopies: 1 })
     expect(fewer.kvBytes).toBe(4 * 160 * kvBytesPerToken + 5 * bytes)
@@ -178,8 +178,8 @@ describe('states', () => {
     // Three columns of 8,192, and 32 matrices of 128 x 128, in 30 layers: 66 MB a sequence, of which five are 16,384 tokens.
     const bytes = 30 * (3 * 8192 + 32 * 128 * 128) * 4
     expect(kv).toEqual([
-      { layers: 30, window: 0, tokens: 0, sequences: 5, copies: 5 },
-      { layers: 10, window: 0, tokens: 4 * 4096 },
+      { layers: 30, window: 0, type: 'f32', tokens: 0, sequences: 5, copies: 5 },
+      { layers: 10, window: 0, type: 'f16', tokens: 4 * 4096 },
     ])
     expect(kvBytes).toBe(10 * bytes + 4 * 4096 * 10 * 2 * 2 * 256 * 2)
   })

@@ -161,6 +161,7 @@ class Attention {
     task.group = group_;
     task.head_dim = call_.head_dim;
     task.padded_dim = padded_dim_;
+    task.type = call_.type;
     task.cap = cap_;
     task.queries = worker.queries.data();
     task.first = worker.first.data();
@@ -173,11 +174,11 @@ class Attention {
     const int32_t* table = call_.block_tables.data() +
                            static_cast<size_t>(call_.sequences[tile.begin]) * call_.block_table_stride +
                            span * kAttentionSpanBlocks;
-    const size_t head_elements = static_cast<size_t>(kKvBlockTokens) * call_.head_dim;
+    const size_t part = kv_part_bytes(call_.type, call_.head_dim);
     for (int b = 0; b * kKvBlockTokens < task.positions; b++) {
-      const auto* block = reinterpret_cast<const uint16_t*>(call_.kv + table[b] * call_.block_bytes);
-      task.keys[b] = call_.latent ? block : block + kv_head * head_elements;
-      task.values[b] = call_.latent ? block : block + (call_.kv_heads + kv_head) * head_elements;
+      const std::byte* block = call_.kv + table[b] * call_.block_bytes;
+      task.keys[b] = call_.latent ? block : block + kv_head * part;
+      task.values[b] = call_.latent ? block : block + (call_.kv_heads + kv_head) * part;
     }
     return rows;
   }

@@ -11,6 +11,7 @@
 #include <span>
 
 #include "core/thread_pool.h"
+#include "model/kv_type.h"
 
 namespace millrace {
 
@@ -32,6 +33,7 @@ struct AttentionCall {
   std::span<const int32_t> sequences;     // [rows]
   std::span<const int32_t> block_tables;  // [sequences, block_table_stride]
   int block_table_stride = 0;
+  KvType type = KvType::f16;
   const std::byte* kv = nullptr;  // block 0 of the layer
   size_t block_bytes = 0;
 };

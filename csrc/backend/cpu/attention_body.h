@@ -34,29 +34,51 @@ inline float exp2_negative(float x) {
   return lanes[0];
 }
 
+inline Vec load_stored(const uint16_t* source) {
+  return vec_load_half(source);
+}
+inline Vec load_stored(const uint8_t* source) {
+  return vec_load_q8(source);
+}
+
+// `count` positions to [count, padded_dim], zero beyond head_dim. Of 8 bits, each times its scale.
+template <class Stored>
+void widen_rows(const Stored* source, const Stored* next, const float* scales, int head_dim, int padded_dim, int count,
+                float* destination) {
+  constexpr bool kScaled = sizeof(Stored) == 1;
+  constexpr int kLine = 64 / sizeof(Stored);
+  for (int position = 0; position < count; position++, source += head_dim, next += head_dim) {
+    float* row = destination + position * padded_dim;
+    const Vec scale = vec_set(kScaled ? scales[position] : 1.0f);
+    const auto put = [&](int i, const Vec& v) { vec_store(row + i, kScaled ? vec_mul(v, scale) : v); };
+    int i = 0;
+    for (; i + 16 <= head_dim; i += 16) {
+      if (i % kLine == 0) __builtin_prefetch(next + i);
+      put(i, load_stored(source + i));
+    }
+    if (i == head_dim) continue;
+    Stored tail[16] = {};
+    for (int j = 0; i + j < head_dim; j++) tail[j] = source[i + j];
+    put(i, load_stored(tail));
+    for (int j = head_dim; j < padded_dim; j++) row[j] = 0.0f;
+  }
+}
+
 // Widens `count` positions of a block to [16, padded_dim], zero elsewhere. Blocks lie scattered over the cache, too
 // short for the processor's own prefetching to get up to speed: `next` is the block wanted after this one.
-void widen_block(const uint16_t* source, const uint16_t* next, int head_dim, int padded_dim, int count,
-                 float* destination) {
-  if (head_dim == padded_dim) {
-    for (int i = 0; i < count * head_dim; i += 16) {
-      if (i % 32 == 0) __builtin_prefetch(next + i);
-      vec_store(destination + i, vec_load_half(source + i));
-    }
+void widen_block(const AttentionSpan& task, const std::byte* source, const std::byte* next, int count) {
+  const int head_dim = task.head_dim, padded_dim = task.padded_dim;
+  if (task.type == KvType::q8) {
+    const auto* scales = reinterpret_cast<const float*>(source + kv_scales_at(head_dim));
+    __builtin_prefetch(next + kv_scales_at(head_dim));
+    widen_rows(reinterpret_cast<const uint8_t*>(source), reinterpret_cast<const uint8_t*>(next), scales, head_dim,
+               padded_dim, count, task.block);
   } else {
-    for (int position = 0; position < count; position++) {
-      float* row = destination + position * padded_dim;
-      const uint16_t* halfs = source + position * head_dim;
-      __builtin_prefetch(next + position * head_dim);
-      int i = 0;
-      for (; i + 16 <= head_dim; i += 16) vec_store(row + i, vec_load_half(halfs + i));
-      uint16_t tail[16] = {};
-      for (int j = 0; i + j < head_dim; j++) tail[j] = halfs[i + j];
-      vec_store(row + i, vec_load_half(tail));
-    }
+    widen_rows(reinterpret_cast<const uint16_t*>(source), reinterpret_cast<const uint16_t*>(next), nullptr, head_dim,
+               padded_dim, count, task.block);
   }
   const Vec zero = vec_set(0.0f);
-  for (int i = count * padded_dim; i < kBlock * padded_dim; i += 16) vec_store(destination + i, zero);
+  for (int i = count * padded_dim; i < kBlock * padded_dim; i += 16) vec_store(task.block + i, zero);
 }
 
 // Scores of Q queries with P positions: each a sum over head_dim in sixteen lanes, then vec_sum's tree.
@@ -204,8 +226,7 @@ void attend_span(const AttentionSpan& task) {
   };
   for (int b = task.begin / kBlock; b < blocks; b++) {
     const int left = task.positions - b * kBlock;
-    widen_block(block(b), block(b + kPrefetchDistance), task.head_dim, task.padded_dim, left < kBlock ? left : kBlock,
-                task.block);
+    widen_block(task, block(b), block(b + kPrefetchDistance), left < kBlock ? left : kBlock);
     score_block(task, 0, queries, task.scores + b * kBlock);
   }
   for (int r = 0; r < task.rows; r++) {
@@ -219,8 +240,7 @@ void attend_span(const AttentionSpan& task) {
   for (int b = task.begin / kBlock; b < blocks; b++) {
     const int first = b * kBlock;
     const int left = task.positions - first;
-    widen_block(block(blocks + b), block(blocks + b + kPrefetchDistance), task.head_dim, task.padded_dim,
-                left < kBlock ? left : kBlock, task.block);
+    widen_block(task, block(blocks + b), block(blocks + b + kPrefetchDistance), left < kBlock ? left : kBlock);
     if (latest <= first && fewest - first >= kBlock) {
       accumulate_block(task, 0, queries, first, kBlock);
       continue;

@@ -1,6 +1,9 @@
 #pragma once
 // What attention.cc asks of an instruction set. One table each in attention_{avx512,avx2,plain}.cc.
+#include <cstddef>
 #include <cstdint>
+
+#include "model/kv_type.h"
 
 namespace millrace {
 
@@ -16,6 +19,7 @@ struct AttentionSpan {
   int group = 0;
   int head_dim = 0;
   int padded_dim = 0;
+  KvType type = KvType::f16;
   // [queries, padded_dim], zero in the padding; scaled so that scores are powers of two or, with a cap, that tanh takes
   // them.
   const float* queries = nullptr;
@@ -24,12 +28,12 @@ struct AttentionSpan {
   const int* visible = nullptr;  // [rows], one more than the last, 1..kAttentionSpan
   int begin = 0;                 // the smallest first, down to a whole block
   int positions = 0;             // the largest visible
-  const uint16_t* keys[kAttentionSpanBlocks] = {};    // float16 [16, head_dim] a block
-  const uint16_t* values[kAttentionSpanBlocks] = {};  // the same; blocks before `begin` are not read
-  float* block = nullptr;                             // work: [16, padded_dim]
-  float* scores = nullptr;                            // work: [queries, kAttentionSpan]
-  float* maximum = nullptr;                           // out: [queries], highest score
-  float* sum = nullptr;                               // out: [queries], sum of exp2(score - maximum)
+  const std::byte* keys[kAttentionSpanBlocks] = {};    // a head's part of each block: model/kv_type.h
+  const std::byte* values[kAttentionSpanBlocks] = {};  // the same; blocks before `begin` are not read
+  float* block = nullptr;                              // work: [16, padded_dim]
+  float* scores = nullptr;                             // work: [queries, kAttentionSpan]
+  float* maximum = nullptr;                            // out: [queries], highest score
+  float* sum = nullptr;                                // out: [queries], sum of exp2(score - maximum)
   float* values_out = nullptr;  // out: [queries, padded_dim], sum of exp2(score - maximum) * value
 };
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "backend/cpu/executor.h"
+#include "backend/cpu/kv_append.h"
 #include "backend/cpu/vector_ops.h"
 #include "core/error.h"
 
@@ -253,13 +254,7 @@ void CpuExecutor::run_op(const AttendOp& op, const Scope& scope) {
     const float* v = k + op.kv_width();
     const int32_t block = tables[static_cast<size_t>(step_.sequences[scope.begin + r]) * step_.block_table_stride +
                                  position / kKvBlockTokens];
-    auto* base = reinterpret_cast<uint16_t*>(kv + block * block_bytes);
-    const size_t head_elements = static_cast<size_t>(kKvBlockTokens) * op.head_dim;
-    const size_t within = static_cast<size_t>(position % kKvBlockTokens) * op.head_dim;
-    for (int h = 0; h < op.kv_heads; h++) {
-      ops.to_half(k + h * op.head_dim, op.head_dim, base + h * head_elements + within);
-      ops.to_half(v + h * op.head_dim, op.head_dim, base + (op.kv_heads + h) * head_elements + within);
-    }
+    append_kv(k, v, {kv_class.type, op.kv_heads, op.head_dim}, position, kv + block * block_bytes);
   });
 
   AttentionCall call;
@@ -279,6 +274,7 @@ void CpuExecutor::run_op(const AttendOp& op, const Scope& scope) {
   call.sequences = step_.sequences.subspan(scope.begin);
   call.block_tables = tables;
   call.block_table_stride = step_.block_table_stride;
+  call.type = kv_class.type;
   call.kv = kv;
   call.block_bytes = block_bytes;
   millrace::attention(call, compute_->pool, attention_scratch_);

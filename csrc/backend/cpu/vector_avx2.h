@@ -28,6 +28,15 @@ inline Vec vec_load_half(const uint16_t* source) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))),
           _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source + 8)))};
 }
+// Of numbers in excess of 128.
+inline Vec vec_load_q8(const uint8_t* source) {
+  const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
+  const __m256i zero = _mm256_set1_epi32(128);
+  const auto widened = [&](__m128i eight) {
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(eight), zero));
+  };
+  return {widened(all), widened(_mm_srli_si128(all, 8))};
+}
 inline void vec_store_half(uint16_t* destination, const Vec& v) {
   constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   _mm_storeu_si128(reinterpret_cast<__m128i*>(destination), _mm256_cvtps_ph(v.low, kNearest));

@@ -29,6 +29,11 @@ inline void vec_store(float* destination, Vec v) {
 inline Vec vec_load_half(const uint16_t* source) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
 }
+// Of numbers in excess of 128.
+inline Vec vec_load_q8(const uint8_t* source) {
+  const __m512i all = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+  return _mm512_cvtepi32_ps(_mm512_sub_epi32(all, _mm512_set1_epi32(128)));
+}
 inline void vec_store_half(uint16_t* destination, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(destination),
                       _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -29,6 +29,8 @@ struct VectorOps {
   void (*rope)(float* x, int heads, int head_dim, const float* table);
   // Rounds to float16, to nearest even.
   void (*to_half)(const float* source, int count, uint16_t* destination);
+  // A row of 8-bit keys or values as model/kv_type.h has it; returns the scale.
+  float (*to_q8)(const float* source, int count, uint8_t* destination);
   // Widens float16 or bfloat16.
   void (*from_half)(const uint16_t* source, int count, float* destination);
   void (*from_bfloat16)(const uint16_t* source, int count, float* destination);

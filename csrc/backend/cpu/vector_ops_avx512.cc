@@ -6,7 +6,7 @@
 namespace millrace {
 
 const VectorOps vector_ops_avx512 = {rms_norm, unit_length, delta_rule, weighted_rows, dot,
-                                     rope,     to_half,     from_half,  from_bfloat16};
+                                     rope,     to_half,     to_q8,      from_half,     from_bfloat16};
 
 }  // namespace millrace
 #endif

@@ -1,6 +1,7 @@
 // The row-wise operations over Vec, whichever vector_*.h was included before; see attention_body.h. Loops without Vec
 // are left to the compiler, which keeps their order.
 #include "backend/cpu/vector_ops.h"
+#include "model/kv_type.h"
 
 namespace millrace {
 namespace {
@@ -105,6 +106,29 @@ void to_half(const float* source, int count, uint16_t* destination) {
   for (int j = 0; i + j < count; j++) tail[j] = source[i + j];
   vec_store_half(halfs, vec_load(tail));
   for (int j = 0; i + j < count; j++) destination[i + j] = halfs[j];
+}
+
+float to_q8(const float* source, int count, uint8_t* destination) {
+  constexpr float kMost = 65504.0f;
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to an integer, ties to even
+  const auto limited = [](float x) { return x > kMost ? kMost : x < -kMost ? -kMost : x; };
+  float most = 0.0f;
+  bool valid = true;
+  for (int i = 0; i < count; i++) {
+    const float size = __builtin_fabsf(limited(source[i]));
+    valid &= size == size;
+    most = size > most ? size : most;
+  }
+  if (!valid || most < kQ8LeastMost) {
+    for (int i = 0; i < count; i++) destination[i] = kQ8Zero;
+    return valid ? 0.0f : __builtin_nanf("");
+  }
+  const float inverse = kQ8Levels / most;
+  for (int i = 0; i < count; i++) {
+    const float q = (limited(source[i]) * inverse + kRound) - kRound;
+    destination[i] = static_cast<uint8_t>(static_cast<int>(q) + kQ8Zero);
+  }
+  return most / kQ8Levels;
 }
 
 void from_half(const uint16_t* source, int count, float* destination) {

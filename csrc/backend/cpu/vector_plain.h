@@ -33,6 +33,12 @@ inline Vec vec_load_half(const uint16_t* source) {
   for (int i = 0; i < 16; i++) out.lane[i] = half_to_float(source[i]);
   return out;
 }
+// Of numbers in excess of 128.
+inline Vec vec_load_q8(const uint8_t* source) {
+  Vec out;
+  for (int i = 0; i < 16; i++) out.lane[i] = static_cast<float>(source[i] - 128);
+  return out;
+}
 inline void vec_store_half(uint16_t* destination, const Vec& v) {
   for (int i = 0; i < 16; i++) destination[i] = float_to_half(v.lane[i]);
 }

@@ -215,6 +215,21 @@ describe('budgets', () => {
     expect(() => on({ vramBudget: '8GiB' }, 1e6)).toThrow(/1\.0 MB are free on it/)
   })
 
+  test('keys and values of 8 bits take what the native side says of them, where layers can have it', () => {
+    const kv = [
+      { layers: 3, window: 0, bytesPerToken: 384, q8BytesPerToken: 204, bytesPerSequence: 0 },
+      { layers: 1, window: 0, bytesPerToken: 100, bytesPerSequence: 0 },
+      { layers: 2, window: 0, bytesPerToken: 0, bytesPerSequence: 4096 },
+    ]
+    const of = (type: 'f16' | 'q8' | undefined) =>
+      makePlan(program, { ...slabs, kv, kvBytesPerToken: 484 }, { device: 'cpu', kv: type }, machine)
+    expect(of(undefined)).toEqual(of('f16'))
+    expect(of('f16')).toMatchObject({ kvType: 'f16', kvBytesPerToken: 484 })
+    expect(of('f16').kv.map(({ type }) => type)).toEqual(['f16', 'f16', 'f32'])
+    expect(of('q8')).toMatchObject({ kvType: 'q8', kvBytesPerToken: 304 })
+    expect(of('q8').kv.map(({ type }) => type)).toEqual(['q8', 'f16', 'f32'])
+  })
+
   test('default sizes give way, wishes do not', () => {
     const kv = [{ layers: 4, window: 0, bytesPerToken: 1e5, bytesPerSequence: 0 }]
     const tight = makePlan(
