@@ -94,9 +94,10 @@ __global__ __launch_bounds__(kThreads, 1) void attend_kernel(LatentArguments a) 
 #pragma unroll
     for (int i = 0; i < kCopies; i++) {
       const int key = i * kKeySteps + own_key, at = tile * kKeys + key;
-      copy_row(to, key,
-               a.kv + ids[i] * a.kv_block_elements + static_cast<int64_t>(at % kBlockPositions) * key_dim + own_unit * 8,
-               at < end);
+      copy_row(
+          to, key,
+          a.kv + ids[i] * a.kv_block_elements + static_cast<int64_t>(at % kBlockPositions) * key_dim + own_unit * 8,
+          at < end);
     }
     commit_copies();
   };
@@ -149,7 +150,7 @@ __global__ __launch_bounds__(kThreads, 1) void attend_kernel(LatentArguments a) 
     float score[2][4] = {};
     if (scores) {
       float even[2][4] = {}, odd[2][4] = {};
-      #pragma unroll 3
+#pragma unroll 3
       for (int set = 0; set < sets; set++) {
 #pragma unroll
         for (int e = 0; e < 4; e++) {
@@ -316,8 +317,8 @@ __global__ __launch_bounds__(32 * kCombineWarps) void combine_kernel(LatentArgum
     found.x += more.x, found.y += more.y, found.z += more.z, found.w += more.w;
   }
   const float inverse = 1.0f / total;
-  *reinterpret_cast<uint2*>(a.queries + index * s.key_dim() + column) = make_uint2(
-      pack_halves(found.x * inverse, found.y * inverse), pack_halves(found.z * inverse, found.w * inverse));
+  *reinterpret_cast<uint2*>(a.queries + index * s.key_dim() + column) =
+      make_uint2(pack_halves(found.x * inverse, found.y * inverse), pack_halves(found.z * inverse, found.w * inverse));
 }
 
 template <int... INDICES>

@@ -157,14 +157,14 @@ struct WideTile {
     const int group = slice / m.group_slices, span = slice / m.span_slices;
     const size_t spans = m.span_bytes == 0 ? 0 : static_cast<size_t>(group * m.group_slices / m.span_slices + 1);
     const std::byte* header = row_block + spans * m.span_bytes + static_cast<size_t>(group) * m.group_bytes;
-    const std::byte* span_header =
-        row_block + static_cast<size_t>(span) * m.span_bytes +
-        static_cast<size_t>(span) * (m.span_slices / m.group_slices) * m.group_bytes;
+    const std::byte* span_header = row_block + static_cast<size_t>(span) * m.span_bytes +
+                                   static_cast<size_t>(span) * (m.span_slices / m.group_slices) * m.group_bytes;
     load_tile(tile, header + m.header_bytes + static_cast<size_t>(slice % m.group_slices) * m.tile_bytes, lane);
     numbers.load(m, header, span_header, lane / 4);
   }
 
-  // Calls put(feature of the row block, column of the tile, two weights side by side) of row blocks `inside` is true of.
+  // Calls put(feature of the row block, column of the tile, two weights side by side) of row blocks `inside` is true
+  // of.
   template <class Inside, class Put>
   __device__ __forceinline__ void write(const WideMatrix& m, int lane, const Inside& inside, const Put& put) {
     const bool e2m1 = LEVELS == Levels::table && (m.type == WeightType::mxfp4 || m.type == WeightType::nvfp4);
