@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cuda/linear.h"
+#include "model/kv_type.h"
 
 namespace millrace::cuda {
 
@@ -20,8 +21,9 @@ struct AttentionArguments {
   const int32_t* sequences = nullptr;     // [rows], index into block_tables
   const int32_t* block_tables = nullptr;  // [sequences, block_table_stride]
   int block_table_stride = 0;
-  __half* kv = nullptr;           // this layer's blocks
-  int64_t kv_block_elements = 0;  // halves a block: 2 * kv_heads * 16 * head_dim
+  KvType kv_type = KvType::f16;   // how blocks are laid out: csrc/model/kv_type.h
+  __half* kv = nullptr;           // this layer's blocks, of either type
+  int64_t kv_block_elements = 0;  // bytes of a block / 2
   __half* out = nullptr;          // [rows, out_stride], heads * head_dim of each
   int out_stride = 0;             // a multiple of 8
   double scale = 0;               // of scores; 0: 1 / sqrt(head_dim)

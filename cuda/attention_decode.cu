@@ -17,6 +17,12 @@
 // model's shape alone, and so is all of this. The parts' sums meet in the shared memory of a cluster, each CTA merging
 // its share of the outputs, or, where there are too many or no clusters, in global memory, by the last to arrive.
 //
+// Of 8 bits, keys and values lie in shared memory as they do in the cache, scales behind them, in stages half as large:
+//   S: queries are integers of 16 bits times a scale a query, B the bytes of the keys themselves. Rows 0..7 of A are
+//       the upper bytes, rows 8..15 the lower, so that m16n8k32 makes exact sums of both; what the bytes' excess of 128
+//       comes to, a sum over the query, is there before. The scales of query and position are applied to the score.
+//   O: bytes become float16 integers in registers, exactly; a position's scale is applied to its weight.
+//
 // Keys that this launch itself brings (the row's own, and those of earlier draft rows of its sequence) come from qkv,
 // roped and rounded to the very bits that go to the cache, so no CTA waits for another's append.
 #include "cuda/attention_common.cuh"
@@ -107,7 +113,9 @@ __device__ __forceinline__ uint4 load_any_eight(uint32_t head, int d, int head_d
   return make_uint4(word[0], word[1], word[2], word[3]);
 }
 __device__ __forceinline__ void wait_for_copies_of(int stages) {  // all but the newest `stages` - 1 groups
-  if (stages == 6) {
+  if (stages == 12) {
+    wait_for_copies<11>();
+  } else if (stages == 6) {
     wait_for_copies<5>();
   } else if (stages == 3) {
     wait_for_copies<2>();
@@ -117,6 +125,27 @@ __device__ __forceinline__ void wait_for_copies_of(int stages) {  // all but the
     wait_for_copies<0>();
   }
 }
+
+// The same of a row of 8 bits. Of 64 bytes, rows 2q and 2q + 1 lie beside each other.
+template <int D>
+__device__ __forceinline__ int swizzle_q8(int row) {
+  return D == 64 ? (row >> 1 & 1) << 1 : swizzle(row);
+}
+// Eight bytes of a head from element d on; zeros beyond head_dim.
+__device__ __forceinline__ uint2 load_any_eight_q8(uint32_t head, int d, int head_dim) {
+  if (head_dim % 8 == 0) return d < head_dim ? load_shared_8(head + d) : uint2{};
+  uint32_t word[2] = {};
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    if (d + i < head_dim) word[i / 4] |= load_shared_1(head + d + i) << (8 * (i % 4));
+  }
+  return make_uint2(word[0], word[1]);
+}
+__device__ __forceinline__ float2 load_scales(uint32_t address) {
+  const uint2 both = load_shared_8(address);
+  return make_float2(__uint_as_float(both.x), __uint_as_float(both.y));
+}
+constexpr float kQ8QueryMost = 127 * 256;  // of a query's integers
 
 // True for the last of `expected` CTAs that come with their writes done; leaves the counter at zero.
 __device__ __forceinline__ bool last_to_arrive(unsigned* counter, int expected) {
@@ -133,17 +162,25 @@ __device__ __forceinline__ bool last_to_arrive(unsigned* counter, int expected) 
 }
 
 // D: head_dim, or with kExact false a multiple of 64 that head_dim is padded to in registers.
-template <int D, bool kExact>
+template <int D, bool kExact, KvType kType>
 __global__ __launch_bounds__(32 * attention_warps(D),
                              D <= 128 ? 2 : 1) void decode_kernel(const __grid_constant__ AttentionArguments a,
                                                                   const __grid_constant__ DecodeShape shape) {
   constexpr int kWarps = attention_warps(D);
   constexpr int kThreads = 32 * kWarps;
+  constexpr bool kQ8 = kType == KvType::q8;
   constexpr int kKeyChunks = D / 32, kValueChunks = D / 64;
   constexpr int kLanePairs = D / 64;  // rope pairs of a lane: lane, lane + 32, ...
 
   extern __shared__ __align__(128) unsigned char rings[];  // [kWarps, warp_bytes]
   __shared__ __align__(16) __half query_fragments[2 * kKeyChunks * 32 * 8];
+  // Of 8 bits the fragments take half of that, and behind them is what belongs to a whole query.
+  struct QueryFacts {
+    float scale;
+    int upper, lower, unused;  // what the excess of the keys' bytes comes to, negative
+  };
+  auto* query_facts = reinterpret_cast<QueryFacts*>(query_fragments + kKeyChunks * 32 * 8);
+  static_assert(sizeof(QueryFacts) * kQueries <= kKeyChunks * 32 * 16);
   __shared__ float2 warp_statistics[kWarps][kQueries];                        // maximum, sum
   __shared__ __align__(16) float2 received[kQueries * D / 2 + kMostCluster];  // of all parts, this CTA's share
   __shared__ __align__(16) float2 received_statistics[kMostCluster * kQueries];
@@ -187,9 +224,9 @@ __global__ __launch_bounds__(32 * attention_warps(D),
   // ---- The warp's ring: keys, then values, of block after block.
   const int32_t* table = a.block_tables + static_cast<int64_t>(sequence) * a.block_table_stride + begin_block + warp;
   const int own_blocks = max(0, (blocks - warp + kWarps - 1) / kWarps);
-  const __half* cache = a.kv + static_cast<int64_t>(kv_head) * kBlockPositions * head_dim;
-  const int64_t to_values = values_after_keys(a);
-  const uint32_t unit_bytes = kBlockPositions * 2 * head_dim;
+  const auto unit_bytes = static_cast<uint32_t>(kv_part_bytes(kType, head_dim));
+  const __half* cache = a.kv + static_cast<int64_t>(kv_head) * (unit_bytes / 2);
+  const int64_t to_values = static_cast<int64_t>(a.kv_heads) * (unit_bytes / 2);
   int ids = lane < own_blocks ? table[lane * kWarps] : 0;  // of blocks ahead / 32 * 32 and on
   int ahead = 0, ahead_slot = 0;                           // the next unit to fetch
   const auto fetch = [&] {
@@ -198,7 +235,16 @@ __global__ __launch_bounds__(32 * attention_warps(D),
       const int id = __shfl_sync(~0u, ids, block % 32);
       const __half* from = cache + id * a.kv_block_elements + (ahead % 2 != 0 ? to_values : 0) + lane * 8;
       const uint32_t unit = ring + ahead_slot * unit_bytes;
-      if constexpr (kExact) {
+      if constexpr (kExact && kQ8) {
+        constexpr int kPieces = D / 16, kRows = 32 / kPieces, kSteps = kBlockPositions / kRows;  // of 16 bytes
+        const int lane_row = lane / kPieces;
+#pragma unroll
+        for (int i = 0; i < kSteps; i++) {
+          const int piece = lane % kPieces ^ swizzle_q8<D>(i * kRows) ^ swizzle_q8<D>(lane_row);
+          copy_async_at(unit + ((i * kRows + lane_row) * kPieces + piece) * 16, from + i * 256);
+        }
+        if (lane < 4) copy_async_at(unit + kBlockPositions * D + lane * 16, from + kSteps * 256);
+      } else if constexpr (kExact) {
         constexpr int kPieces = D / 8, kRows = 32 / kPieces, kSteps = kBlockPositions / kRows;  // of 16 bytes
         static_assert(kPieces <= 32);
         const int lane_row = lane / kPieces;
@@ -303,7 +349,7 @@ __global__ __launch_bounds__(32 * attention_warps(D),
   }
   {
     // A fragments: of chunk c and half e of its 8 elements, lane (g, t) holds {rounded, lost} of elements 0, 1, then
-    // {rounded, lost} of elements 2, 3.
+    // {rounded, lost} of elements 2, 3. Of 8 bits: of chunk c, {upper, lower} bytes of elements 0..3, then of 4..7.
     const auto store = [&](int query, int element, float x) {
       x = saturate_half(x * shape.query_scale);
       const __half rounded = __float2half_rn(x);
@@ -331,24 +377,73 @@ __global__ __launch_bounds__(32 * attention_warps(D),
 #pragma unroll
     for (int i = 0; i < kQueries / kWarps; i++) {
       const int query = warp + i * kWarps;
+      if constexpr (kQ8) {
+        float2 roped[kLanePairs];
+        uint32_t most = 0;
 #pragma unroll
-      for (int e = 0; e < kLanePairs; e++) {
-        const int d = lane + 32 * e;
-        const float2 roped = rotate(q[i].v[e].x, q[i].v[e].y, cosine[e], sine[e]);
-        if (d < half) {
-          store(query, d, roped.x);
-          store(query, d + half, roped.y);
+        for (int e = 0; e < kLanePairs; e++) {
+          roped[e] = rotate(q[i].v[e].x, q[i].v[e].y, cosine[e], sine[e]);
+          roped[e] = make_float2(roped[e].x * shape.query_scale, roped[e].y * shape.query_scale);
+          most = max(most, max(size_bits(roped[e].x), size_bits(roped[e].y)));
         }
-      }
-      if (!kExact) {
-        for (int e = head_dim + lane; e < D; e += 32) store(query, e, 0.0f);
+        most = warp_most(most);
+        const float size = __uint_as_float(most);
+        const bool some = size >= kQ8LeastMost;
+        const float inverse = some ? kQ8QueryMost / size : 0.0f;
+        int upper_sum = 0, lower_sum = 0;
+        const auto put_byte = [&](int element, int upper, int lower) {
+          const uint32_t to = shared_address(query_fragments) +
+                              (element / 32 * 32 + query * 4 + element % 32 / 8) * 16 + element % 8 / 4 * 8 +
+                              element % 4;
+          store_shared_1(to, static_cast<uint32_t>(upper));
+          store_shared_1(to + 4, static_cast<uint32_t>(lower));
+          upper_sum += upper;
+          lower_sum += lower;
+        };
+        const auto put_query = [&](int element, float x) {
+          const int n = __float2int_rn(saturate_half(x) * inverse), upper = (n + 128) >> 8;
+          put_byte(element, upper, n - 256 * upper);
+        };
+#pragma unroll
+        for (int e = 0; e < kLanePairs; e++) {
+          const int d = lane + 32 * e;
+          if (d >= half) continue;
+          put_query(d, roped[e].x);
+          put_query(d + half, roped[e].y);
+        }
+        if (!kExact) {
+          for (int e = head_dim + lane; e < D; e += 32) put_byte(e, 0, 0);
+        }
+        upper_sum = warp_sum(upper_sum);
+        lower_sum = warp_sum(lower_sum);
+        if (lane == 0) {
+          query_facts[query] = {some                 ? size / kQ8QueryMost
+                                : most > 0x7f800000u ? size
+                                                     : 0.0f,
+                                -kQ8Zero * upper_sum, -kQ8Zero * lower_sum, 0};
+        }
+      } else {
+#pragma unroll
+        for (int e = 0; e < kLanePairs; e++) {
+          const int d = lane + 32 * e;
+          const float2 roped = rotate(q[i].v[e].x, q[i].v[e].y, cosine[e], sine[e]);
+          if (d < half) {
+            store(query, d, roped.x);
+            store(query, d + half, roped.y);
+          }
+        }
+        if (!kExact) {
+          for (int e = head_dim + lane; e < D; e += 32) store(query, e, 0.0f);
+        }
       }
     }
   }
   __syncthreads();
 
   // Puts the positions of the block at `at` that this launch brings into the unit, keys or values, at `to`.
-  const auto element_address = [&](uint32_t to, int position_in_block, int d) {
+  const auto element_address = [&](uint32_t to, int position_in_block, int d) -> uint32_t {
+    if (kQ8 && !kExact) return to + position_in_block * head_dim + d;
+    if (kQ8) return to + position_in_block * D + (d / 16 ^ swizzle_q8<D>(position_in_block)) * 16 + d % 16;
     if (!kExact) return to + (position_in_block * head_dim + d) * 2;
     return to + position_in_block * D * 2 + ((d / 8 ^ swizzle(position_in_block)) * 8 + d % 8) * 2;
   };
@@ -356,19 +451,47 @@ __global__ __launch_bounds__(32 * attention_warps(D),
                        const float(&s)[kLanePairs], bool append) {
     const int within = at % kBlockPositions;
     const int id = __shfl_sync(~0u, ids, (own_blocks - 1) % 32);  // of the last block, if `append`
-    __half* in_cache =
-        const_cast<__half*>(cache) + id * a.kv_block_elements + (is_value ? to_values : 0) + within * head_dim;
+    __half* part_in_cache = const_cast<__half*>(cache) + id * a.kv_block_elements + (is_value ? to_values : 0);
+    if constexpr (kQ8) {
+      auto* part_bytes = reinterpret_cast<uint8_t*>(part_in_cache);
+      float2 both[kLanePairs];
+      uint32_t most = 0;
 #pragma unroll
-    for (int e = 0; e < kLanePairs; e++) {
-      const int d = lane + 32 * e;
-      const float2 both = is_value ? pairs.v[e] : rotate(pairs.v[e].x, pairs.v[e].y, c[e], s[e]);
-      const __half x = __float2half_rn(saturate_half(both.x)), y = __float2half_rn(saturate_half(both.y));
-      if (d >= half) continue;
-      store_shared_2(element_address(to, within, d), __half_as_ushort(x));
-      store_shared_2(element_address(to, within, d + half), __half_as_ushort(y));
-      if (append) {
-        in_cache[d] = x;
-        in_cache[d + half] = y;
+      for (int e = 0; e < kLanePairs; e++) {  // zeros beyond the head
+        both[e] = is_value ? pairs.v[e] : rotate(pairs.v[e].x, pairs.v[e].y, c[e], s[e]);
+        most = max(most, max(size_bits(both[e].x), size_bits(both[e].y)));
+      }
+      const Q8Row q8 = q8_row(warp_most(most));
+#pragma unroll
+      for (int e = 0; e < kLanePairs; e++) {
+        const int d = lane + 32 * e;
+        if (d >= half) continue;
+        const uint8_t x = q8_of(both[e].x, q8), y = q8_of(both[e].y, q8);
+        store_shared_1(element_address(to, within, d), x);
+        store_shared_1(element_address(to, within, d + half), y);
+        if (append) {
+          part_bytes[within * head_dim + d] = x;
+          part_bytes[within * head_dim + d + half] = y;
+        }
+      }
+      if (lane == 0) {
+        store_shared_4(to + kBlockPositions * head_dim + within * 4, __float_as_uint(q8.scale));
+        if (append) reinterpret_cast<float*>(part_bytes + kv_scales_at(head_dim))[within] = q8.scale;
+      }
+    } else {
+      __half* in_cache = part_in_cache + within * head_dim;
+#pragma unroll
+      for (int e = 0; e < kLanePairs; e++) {
+        const int d = lane + 32 * e;
+        const float2 both = is_value ? pairs.v[e] : rotate(pairs.v[e].x, pairs.v[e].y, c[e], s[e]);
+        const __half x = __float2half_rn(saturate_half(both.x)), y = __float2half_rn(saturate_half(both.y));
+        if (d >= half) continue;
+        store_shared_2(element_address(to, within, d), __half_as_ushort(x));
+        store_shared_2(element_address(to, within, d + half), __half_as_ushort(y));
+        if (append) {
+          in_cache[d] = x;
+          in_cache[d + half] = y;
+        }
       }
     }
   };
@@ -394,7 +517,11 @@ __global__ __launch_bounds__(32 * attention_warps(D),
     if (++slot == shape.stages) slot = 0;
   };
   // Where this lane's eight elements of chunk 0 begin in a unit: of key g; of values 2t and 2t + 1.
-  const int key_at = g * D * 2 + (t ^ swizzle(g)) * 16, value_at = 2 * t * D * 2 + (g ^ swizzle(2 * t)) * 16;
+  const int key_at = kQ8 ? g * D + (t / 2 ^ swizzle_q8<D>(g)) * 16 + t % 2 * 8 : g * D * 2 + (t ^ swizzle(g)) * 16;
+  const int value_at =
+      kQ8 ? 2 * t * D + (g / 2 ^ swizzle_q8<D>(2 * t)) * 16 + g % 2 * 8 : 2 * t * D * 2 + (g ^ swizzle(2 * t)) * 16;
+  QueryFacts query{};
+  if (kQ8) query = query_facts[g];
 #pragma unroll 1
   for (int i = 0; i < own_blocks; i++) {
     const int at = (begin_block + warp + i * kWarps) * kBlockPositions;
@@ -407,8 +534,28 @@ __global__ __launch_bounds__(32 * attention_warps(D),
     __syncwarp();
     if (fresh) put_fresh(at, unit, false);
     float s[2][2][4] = {};
+    int32_t exact[2][4];
+    float2 key_scales[2];
+    if constexpr (kQ8) {
 #pragma unroll
-    for (int c = 0; c < kKeyChunks; c++) {
+      for (int j = 0; j < 2; j++) {
+        exact[j][0] = exact[j][1] = query.upper;
+        exact[j][2] = exact[j][3] = query.lower;
+        key_scales[j] = load_scales(unit + kBlockPositions * head_dim + (8 * j + 2 * t) * 4);
+      }
+#pragma unroll
+      for (int c = 0; c < kKeyChunks; c++) {
+        const uint4 q = *reinterpret_cast<const uint4*>(query_fragments + (c * 32 + lane) * 8);
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+          const uint2 key = kExact ? load_shared_8(unit + 8 * j * D + (key_at ^ c * 32))
+                                   : load_any_eight_q8(unit + (8 * j + g) * head_dim, 32 * c + 8 * t, head_dim);
+          mma_m16n8k32_s8_u8(exact[j], q.x, q.y, q.z, q.w, key.x, key.y);
+        }
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < (kQ8 ? 0 : kKeyChunks); c++) {
       uint4 key[2];
 #pragma unroll
       for (int j = 0; j < 2; j++) {
@@ -431,7 +578,14 @@ __global__ __launch_bounds__(32 * attention_warps(D),
 #pragma unroll
     for (int n = 0; n < 4; n++) {
       const int j = n / 2, x = n % 2, p = at + 8 * j + 2 * t + x;
-      score[n] = (s[j][0][x] + s[j][0][x + 2]) + (s[j][1][x] + s[j][1][x + 2]);
+      if constexpr (kQ8) {
+        // (As unsigned numbers: the upper sums alone may be too large.)
+        const auto sum =
+            static_cast<int32_t>(256u * static_cast<uint32_t>(exact[j][x]) + static_cast<uint32_t>(exact[j][x + 2]));
+        score[n] = static_cast<float>(sum) * (query.scale * (x == 0 ? key_scales[j].x : key_scales[j].y));
+      } else {
+        score[n] = (s[j][0][x] + s[j][0][x + 2]) + (s[j][1][x] + s[j][1][x + 2]);
+      }
       if (shape.score_cap > 0.0f) score[n] = shape.score_cap * tanhf(score[n]);
       if (!whole && (p > position || p < low)) score[n] = -INFINITY;
       highest = fmaxf(highest, score[n]);
@@ -445,11 +599,19 @@ __global__ __launch_bounds__(32 * attention_warps(D),
     sum *= keep;
 #pragma unroll
     for (int j = 0; j < 2; j++) {
-      weight[j] = pack_halves(exp2_approximate(score[2 * j] - maximum), exp2_approximate(score[2 * j + 1] - maximum));
-      const float2 rounded = __half22float2(*reinterpret_cast<const __half2*>(&weight[j]));
-      sum += rounded.x + rounded.y;
+      if constexpr (kQ8) {  // the mma's are made when the values' scales are there
+        score[2 * j] = exp2_approximate(score[2 * j] - maximum);
+        score[2 * j + 1] = exp2_approximate(score[2 * j + 1] - maximum);
+        sum += score[2 * j] + score[2 * j + 1];
+      } else {
+        weight[j] = pack_halves(exp2_approximate(score[2 * j] - maximum), exp2_approximate(score[2 * j + 1] - maximum));
+        const float2 rounded = __half22float2(*reinterpret_cast<const __half2*>(&weight[j]));
+        sum += rounded.x + rounded.y;
+      }
     }
-    if (i > 0) {
+    // Of 8 bits only where some maximum is new, as it soon seldom is: there are fewer bytes to hide the products
+    // behind.
+    if (i > 0 && (!kQ8 || __any_sync(~0u, keep != 1.0f))) {
       const float keep_x = __shfl_sync(~0u, keep, 8 * t), keep_y = __shfl_sync(~0u, keep, 8 * t + 4);
 #pragma unroll
       for (int c = 0; c < kValueChunks; c++) {
@@ -468,8 +630,41 @@ __global__ __launch_bounds__(32 * attention_warps(D),
     wait_for_copies_of(shape.stages);
     __syncwarp();
     if (fresh) put_fresh(at, unit, true);
+    if constexpr (kQ8) {
 #pragma unroll
-    for (int c = 0; c < kValueChunks; c++) {
+      for (int j = 0; j < 2; j++) {
+        const float2 scales = load_scales(unit + kBlockPositions * head_dim + (8 * j + 2 * t) * 4);
+        float pair[2] = {score[2 * j] * scales.x * kQ8WeightUnit, score[2 * j + 1] * scales.y * kQ8WeightUnit};
+#pragma unroll
+        for (int x = 0; x < 2; x++) {
+          const int p = at + 8 * j + 2 * t + x;
+          if (!whole && (p > position || p < low)) pair[x] = 0.0f;  // not even a NaN
+        }
+        weight[j] = pack_halves(pair[0], pair[1]);
+      }
+#pragma unroll
+      for (int c = 0; c < kValueChunks; c++) {
+        uint2 value[4];
+#pragma unroll
+        for (int p = 0; p < 4; p++) {
+          const int offset = 2 * t + p % 2 + 8 * (p / 2);
+          value[p] =
+              kExact
+                  ? load_shared_8(unit + (p / 2 * 8 + p % 2) * D + ((value_at ^ (D == 64 ? 0 : p % 2 * 64)) ^ c * 64))
+                  : load_any_eight_q8(unit + offset * head_dim, 64 * c + 8 * g, head_dim);
+        }
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+          const auto word = [&](int p) { return w < 2 ? value[p].x : value[p].y; };
+          const uint32_t selector = w % 2 == 0 ? 0x5140 : 0x7362;
+          const uint32_t near = __byte_perm(word(0), word(1), selector), far = __byte_perm(word(2), word(3), selector);
+          mma_m16n8k16(o[c][w], q8_halves(near, false), q8_halves(near, true), q8_halves(far, false),
+                       q8_halves(far, true), weight[0], weight[1]);
+        }
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < (kQ8 ? 0 : kValueChunks); c++) {
       uint32_t words[4][4];
 #pragma unroll
       for (int p = 0; p < 4; p++) {
@@ -520,7 +715,7 @@ __global__ __launch_bounds__(32 * attention_warps(D),
   const int active = min(kWarps, blocks);
   const int first_head = kv_head * shape.group + first_query;
   const auto write_out = [&](int head, int element, const Total& total) {
-    const float inverse = 1.0f / (total.sum + sink_weight(a, head, total.maximum));
+    const float inverse = (kQ8 ? 1.0f / kQ8WeightUnit : 1.0f) / (total.sum + sink_weight(a, head, total.maximum));
     *reinterpret_cast<__half2*>(a.out + static_cast<int64_t>(row) * a.out_stride + head * head_dim + element) =
         __floats2half2_rn(fmaf(total.values.x, inverse, 0.0f), fmaf(total.values.y, inverse, 0.0f));  // no -0 of sums
   };
@@ -579,13 +774,13 @@ __global__ __launch_bounds__(32 * attention_warps(D),
   }
 }
 
-template <int D, bool kExact>
+template <int D, bool kExact, KvType kType>
 cudaError_t start(const AttentionArguments& a, const AttentionDecodePlan& plan, cudaStream_t stream,
                   bool programmatic) {
   static OncePerDevice prepared;
   const cudaError_t status = prepared.run([] {
-    return allow_shared_memory(reinterpret_cast<const void*>(decode_kernel<D, kExact>), attention_static_bytes(D),
-                               true);
+    return allow_shared_memory(reinterpret_cast<const void*>(decode_kernel<D, kExact, kType>),
+                               attention_static_bytes(D), true);
   });
   if (status != cudaSuccess) return status;
   DecodeShape shape{};
@@ -598,7 +793,24 @@ cudaError_t start(const AttentionArguments& a, const AttentionDecodePlan& plan, 
   shape.stages = plan.stages;
   shape.warp_bytes = plan.warp_bytes;
   shape.cluster = plan.cluster;
-  return launch_planned(plan.launch, decode_kernel<D, kExact>, stream, programmatic, a, shape);
+  return launch_planned(plan.launch, decode_kernel<D, kExact, kType>, stream, programmatic, a, shape);
+}
+
+template <KvType kType>
+cudaError_t start_planned(const AttentionArguments& a, const AttentionDecodePlan& plan, cudaStream_t stream,
+                          bool programmatic) {
+  if (plan.exact) {
+    return plan.dim == 64 ? start<64, true, kType>(a, plan, stream, programmatic)
+                          : start<128, true, kType>(a, plan, stream, programmatic);
+  }
+  switch (plan.dim) {
+    case 64:
+      return start<64, false, kType>(a, plan, stream, programmatic);
+    case 128:
+      return start<128, false, kType>(a, plan, stream, programmatic);
+    default:
+      return start<256, false, kType>(a, plan, stream, programmatic);
+  }
 }
 
 }  // namespace
@@ -620,18 +832,8 @@ cudaError_t attention_decode(const AttentionArguments& a, cudaStream_t stream, b
   if (const cudaError_t status = device_facts(&device); status != cudaSuccess) return status;
   const auto plan = plan_attention_decode(*device, shape_of(a), a.rows, a.max_context);
   if (!plan) return cudaErrorInvalidConfiguration;
-  if (plan->exact) {
-    return plan->dim == 64 ? start<64, true>(a, *plan, stream, programmatic)
-                           : start<128, true>(a, *plan, stream, programmatic);
-  }
-  switch (plan->dim) {
-    case 64:
-      return start<64, false>(a, *plan, stream, programmatic);
-    case 128:
-      return start<128, false>(a, *plan, stream, programmatic);
-    default:
-      return start<256, false>(a, *plan, stream, programmatic);
-  }
+  return a.kv_type == KvType::q8 ? start_planned<KvType::q8>(a, *plan, stream, programmatic)
+                                 : start_planned<KvType::f16>(a, *plan, stream, programmatic);
 }
 
 }  // namespace millrace::cuda

@@ -90,8 +90,88 @@ struct KeyLoader {
   }
 };
 
-// heads: of the group's query heads, this many a thread block, in head_tiles of them a key head.
+// The same of 8 bits, in two steps: blocks as they lie in the cache come to shared memory by asynchronous copies, and
+// are made float16 there, exact integers, when everybody is done with the tile before. A position's scales come apart,
+// times kQ8WeightUnit of values; those of positions outside [begin, end) are zeros.
 template <class Tile>
+struct Q8Loader {
+  static constexpr bool kExact = Tile::kExact;
+  static constexpr int D = Tile::D, kKeys = Tile::kKeys, kTileBlocks = kKeys / kBlockPositions;
+
+  const AttentionArguments& a;
+  const int32_t* table;
+  int kv_head, begin, end;
+  unsigned char* raw;  // [keys, values][kTileBlocks], each a part of a block
+  float* scales;       // [keys, values][kKeys]
+  int ids[kTileBlocks];
+
+  __device__ __forceinline__ Q8Loader(const AttentionArguments& arguments, int sequence, int own_kv_head,
+                                      int begin_position, int end_position, unsigned char* raw_bytes,
+                                      float* scale_floats)
+      : a(arguments),
+        table(arguments.block_tables + static_cast<int64_t>(sequence) * arguments.block_table_stride),
+        kv_head(own_kv_head),
+        begin(begin_position),
+        end(end_position),
+        raw(raw_bytes),
+        scales(scale_floats) {}
+
+  __device__ __forceinline__ int head_dim() const { return kExact ? D : a.head_dim; }
+  __device__ __forceinline__ int part_bytes() const { return static_cast<int>(kv_part_bytes(KvType::q8, head_dim())); }
+
+  __device__ __forceinline__ void look_up(int tile) {
+#pragma unroll
+    for (int i = 0; i < kTileBlocks; i++) {
+      const int position = tile * kKeys + i * kBlockPositions;
+      ids[i] = position < end && position + kBlockPositions > begin ? table[position / kBlockPositions] : -1;
+    }
+  }
+
+  __device__ __forceinline__ void load() const {
+    const int bytes = part_bytes();
+#pragma unroll
+    for (int i = 0; i < kTileBlocks; i++) {
+      if (ids[i] < 0) continue;
+      const auto* keys = reinterpret_cast<const unsigned char*>(keys_of(a, ids[i], kv_head));
+      const auto* values = keys + 2 * values_after_keys(a);
+      for (int at = threadIdx.x * 16; at < bytes; at += Tile::kThreads * 16) {
+        copy_async(raw + i * bytes + at, keys + at, true);
+        copy_async(raw + (kTileBlocks + i) * bytes + at, values + at, true);
+      }
+    }
+  }
+
+  __device__ __forceinline__ uint2 eight(const unsigned char* row, int d) const {
+    if (kExact || head_dim() % 8 == 0) {
+      return kExact || d < head_dim() ? *reinterpret_cast<const uint2*>(row + d) : uint2{};
+    }
+    uint32_t word[2] = {};
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      if (d + i < head_dim()) word[i / 4] |= static_cast<uint32_t>(row[d + i]) << (8 * (i % 4));
+    }
+    return make_uint2(word[0], word[1]);
+  }
+
+  __device__ __forceinline__ void widen(int tile, __half* keys, __half* values) const {
+    const int bytes = part_bytes();
+    for (int i = threadIdx.x; i < 2 * kKeys * (D / 8); i += Tile::kThreads) {
+      const int unit = i % (D / 8), row = i / (D / 8);  // of keys, then of values
+      const unsigned char* part = raw + row / kBlockPositions * bytes;
+      const uint4 halves = q8_eight_halves(eight(part + row % kBlockPositions * head_dim(), unit * 8));
+      *reinterpret_cast<uint4*>(unit_of<D>(row < kKeys ? keys : values, row % kKeys, unit)) = halves;
+    }
+    for (int row = threadIdx.x; row < 2 * kKeys; row += Tile::kThreads) {
+      const unsigned char* part = raw + row / kBlockPositions * bytes + kv_scales_at(head_dim());
+      const int position = tile * kKeys + row % kKeys;
+      const float scale = reinterpret_cast<const float*>(part)[row % kBlockPositions];
+      scales[row] = position < begin || position >= end ? 0.0f : row < kKeys ? scale : scale * kQ8WeightUnit;
+    }
+  }
+};
+
+// heads: of the group's query heads, this many a thread block, in head_tiles of them a key head.
+template <class Tile, KvType kType>
 __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kernel(AttentionArguments a, int heads,
                                                                                   int head_tiles, int tile_rows,
                                                                                   float query_scale, float score_cap) {
@@ -101,8 +181,14 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
   constexpr int kElementTiles = D / 8;  // n of O
   extern __shared__ __align__(128) unsigned char dynamic_shared[];
   __half* queries = reinterpret_cast<__half*>(dynamic_shared);  // [kRows, D]
-  __half* keys = queries + Tile::kRows * D;                     // [2, kKeys, D]
-  __half* values = keys + 2 * kKeys * D;                        // [2, kKeys, D]
+  constexpr bool kQ8 = kType == KvType::q8;
+  constexpr int kStages = kQ8 ? 1 : 2;
+  __half* keys = queries + Tile::kRows * D;     // [kStages, kKeys, D]
+  __half* values = keys + kStages * kKeys * D;  // [kStages, kKeys, D]
+  // Of 8 bits: where the second stages would be.
+  [[maybe_unused]] auto* scales = reinterpret_cast<float*>(values + kKeys * D);  // [keys, values][kKeys]
+  [[maybe_unused]] auto* raw = reinterpret_cast<unsigned char*>(scales + 2 * kKeys);
+  static_assert(2 * kKeys * 4 + 2 * (kKeys / kBlockPositions) * kv_part_bytes(KvType::q8, D) <= 2 * kKeys * D * 2);
   __shared__ int row_position[kMaxTileRows], row_sequence[kMaxTileRows];
 
   allow_successor();
@@ -213,19 +299,37 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
     if (last < 0) continue;  // padding
 
     const int first_tile = first_key / kKeys, key_tiles = last / kKeys + 1;
-    KeyLoader<Tile> loader(a, sequence, kv_head, first_key, last + 1);
+    auto loader = [&] {
+      if constexpr (kQ8) {
+        return Q8Loader<Tile>(a, sequence, kv_head, first_key, last + 1, raw, scales);
+      } else {
+        return KeyLoader<Tile>(a, sequence, kv_head, first_key, last + 1);
+      }
+    }();
     loader.look_up(first_tile);
     __syncthreads();  // nobody reads the stages any more
-    loader.load(first_tile, keys + first_tile % 2 * kKeys * D, values + first_tile % 2 * kKeys * D);
+    if constexpr (kQ8) {
+      loader.load();
+    } else {
+      loader.load(first_tile, keys + first_tile % 2 * kKeys * D, values + first_tile % 2 * kKeys * D);
+    }
     commit_copies();
     loader.look_up(first_tile + 1);
     for (int tile = first_tile; tile < key_tiles; tile++) {
-      __half* tile_keys = keys + tile % 2 * kKeys * D;
-      __half* tile_values = values + tile % 2 * kKeys * D;
+      __half* tile_keys = keys + tile % kStages * kKeys * D;
+      __half* tile_values = values + tile % kStages * kKeys * D;
       wait_for_copies<0>();
       __syncthreads();  // this stage is there, and nobody reads the other any more
+      if constexpr (kQ8) {
+        loader.widen(tile, keys, values);
+        __syncthreads();  // and may be overwritten
+      }
       if (tile + 1 < key_tiles) {
-        loader.load(tile + 1, keys + (tile + 1) % 2 * kKeys * D, values + (tile + 1) % 2 * kKeys * D);
+        if constexpr (kQ8) {
+          loader.load();
+        } else {
+          loader.load(tile + 1, keys + (tile + 1) % 2 * kKeys * D, values + (tile + 1) % 2 * kKeys * D);
+        }
         commit_copies();
         loader.look_up(tile + 2);
       }
@@ -252,6 +356,17 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
         }
       }
 
+      if constexpr (kQ8) {
+#pragma unroll
+        for (int n = 0; n < kKeyTiles; n++) {
+          const float2 scale = *reinterpret_cast<const float2*>(scales + 8 * n + 2 * t);
+#pragma unroll
+          for (int w = 0; w < kWarpTiles; w++) {
+#pragma unroll
+            for (int x = 0; x < 4; x++) s[w][n][x] *= x % 2 == 0 ? scale.x : scale.y;
+          }
+        }
+      }
       if (score_cap > 0.0f) {
 #pragma unroll
         for (int w = 0; w < kWarpTiles; w++) {
@@ -302,6 +417,17 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
 #pragma unroll
       for (int e = 0; e < kKeys / 16; e++) {
         uint32_t p[kWarpTiles][4];
+        if constexpr (kQ8) {
+#pragma unroll
+          for (int n = 2 * e; n < 2 * e + 2; n++) {
+            const float2 scale = *reinterpret_cast<const float2*>(scales + kKeys + 8 * n + 2 * t);
+#pragma unroll
+            for (int w = 0; w < kWarpTiles; w++) {
+#pragma unroll
+              for (int x = 0; x < 4; x++) s[w][n][x] *= x % 2 == 0 ? scale.x : scale.y;
+            }
+          }
+        }
 #pragma unroll
         for (int w = 0; w < kWarpTiles; w++) {
           p[w][0] = pack_halves(s[w][2 * e][0], s[w][2 * e][1]);
@@ -332,7 +458,8 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
     total += __shfl_xor_sync(~0u, total, 1);
     total += __shfl_xor_sync(~0u, total, 2);
     const int m = (warp * kWarpTiles + w) * 16 + g + 8 * h;
-    const float inverse = 1.0f / (total + sink_weight(a, first_head + m % heads, maximum[r]));
+    const float inverse =
+        (kQ8 ? 1.0f / kQ8WeightUnit : 1.0f) / (total + sink_weight(a, first_head + m % heads, maximum[r]));
 #pragma unroll
     for (int n = 0; n < kElementTiles; n++) {
       *reinterpret_cast<uint32_t*>(unit_of<D>(queries, m, n) + 2 * t) =
@@ -355,10 +482,10 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kResident) void prefill_kerne
   }
 }
 
-template <int INDEX>
+template <int INDEX, KvType kType>
 cudaError_t start(const AttentionArguments& a, const AttentionPrefillPlan& plan, cudaStream_t stream,
                   bool programmatic) {
-  const auto kernel = prefill_kernel<TileOf<INDEX>>;
+  const auto kernel = prefill_kernel<TileOf<INDEX>, kType>;
   static OncePerDevice prepared;
   const cudaError_t status = prepared.run([&] {
     return allow_shared_memory(reinterpret_cast<const void*>(kernel), TileOf<INDEX>::kTile.static_bytes(), false);
@@ -372,7 +499,13 @@ template <int... INDICES>
 cudaError_t start_tile(std::integer_sequence<int, INDICES...>, const AttentionArguments& a,
                        const AttentionPrefillPlan& plan, cudaStream_t stream, bool programmatic) {
   cudaError_t status = cudaErrorInvalidConfiguration;
-  static_cast<void>(((plan.tile == INDICES && (status = start<INDICES>(a, plan, stream, programmatic), true)) || ...));
+  const auto started = [&]<int INDEX>() {
+    if (plan.tile != INDEX) return false;
+    status = a.kv_type == KvType::q8 ? start<INDEX, KvType::q8>(a, plan, stream, programmatic)
+                                     : start<INDEX, KvType::f16>(a, plan, stream, programmatic);
+    return true;
+  };
+  static_cast<void>((started.template operator()<INDICES>() || ...));
   return status;
 }
 cudaError_t start_planned(const AttentionArguments& a, const std::optional<AttentionPrefillPlan>& plan,

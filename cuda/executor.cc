@@ -201,6 +201,7 @@ void CudaExecutor::make_room_for_attention() {
         attention.heads = attend->heads;
         attention.kv_heads = attend->kv_heads;
         attention.head_dim = attend->head_dim;
+        attention.kv_type = config_.program.kv[attend->kv_class].type;
         attention.max_context = config_.max_context;
         partials = std::max(partials, attention_partials_bytes(attention));
         counters = std::max(counters, attention_counters(attention));
@@ -280,6 +281,39 @@ void CudaExecutor::make_room_for_experts() {
   for (Pass& pass : passes_) {
     pass.expert_rows = std::make_unique<CudaMemory>(device_, CudaMemory::Place::host, rows_bytes, "rows of experts");
   }
+  make_room_for_answers();
+}
+
+void CudaExecutor::make_room_for_answers() {
+  const ExpertMail* mail = config_.mail.get();
+  if (mail == nullptr) return;
+  const auto take = [&](size_t bytes) { return allocate(bytes, "experts that the CPU answers"); };
+  std::vector<uint16_t> splits;
+  for (size_t unit = 0; unit < mail->split.size(); unit++) {
+    if (mail->split[unit].empty()) continue;
+    mixtures_[unit].split = static_cast<int>(splits.size());
+    splits.insert(splits.end(), mail->split[unit].begin(), mail->split[unit].end());
+  }
+  device_in_ram_ = reinterpret_cast<uint8_t*>(take(static_cast<size_t>(experts_apart_)));
+  device_splits_ = reinterpret_cast<uint16_t*>(take(splits.size() * sizeof(uint16_t)));
+  own_.copy(reinterpret_cast<std::byte*>(device_splits_), reinterpret_cast<const std::byte*>(splits.data()),
+            splits.size() * sizeof(uint16_t));
+  answers_.state = reinterpret_cast<AnswerState*>(take(sizeof(AnswerState)));
+  own_.fill(reinterpret_cast<std::byte*>(answers_.state), 0, sizeof(AnswerState));
+  answers_.places = reinterpret_cast<int32_t*>(take(static_cast<size_t>(mail->most_places) * sizeof(int32_t)));
+  const auto mapped = [](auto* host) {
+    void* device = nullptr;
+    check(cudaHostGetDevicePointer(&device, host, 0), "mapping what goes to the CPU");
+    return static_cast<decltype(host)>(device);
+  };
+  answers_.mail_state = mapped(mail->state);
+  answers_.task = mapped(mail->task);
+  answers_.entries = mapped(mail->entries);
+  answers_.mail_places = mapped(mail->places);
+  answers_.mail_x = mapped(mail->x);
+  answers_.mail_y = mapped(mail->y);
+  answers_.width = mail->width;
+  own_.synchronize();
 }
 
 // Before a pass is captured that logs what its rows choose: room for that.
@@ -332,12 +366,13 @@ void CudaExecutor::set_experts(Stream& stream, std::span<const ExpertAddress> ex
   ExpertChanges changes;
   const auto send = [&] {
     if (changes.count > 0) {
-      check(cuda::set_experts(device_expert_table_, changes, cuda.get()), "setting experts' addresses");
+      check(cuda::set_experts(device_expert_table_, device_in_ram_, changes, cuda.get()), "setting experts' addresses");
     }
     changes.count = 0;
   };
   for (const ExpertAddress& one : experts) {
     changes.entries[changes.count] = mixtures_[one.unit].first_apart + one.expert;
+    changes.in_ram[changes.count] = one.in_ram ? 1 : 0;
     changes.addresses[changes.count++] = one.address;
     if (changes.count == ExpertChanges::kMost) send();
   }

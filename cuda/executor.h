@@ -18,6 +18,7 @@
 #include "cuda/latent.h"
 #include "cuda/linear.h"
 #include "cuda/logit_stage.h"
+#include "cuda/moe/answers.h"
 #include "cuda/moe/route.h"
 #include "cuda/plan/lower.h"
 #include "cuda/runtime/graph.h"
@@ -172,6 +173,7 @@ class CudaExecutor final : public Executor, private Holder {
   CombineArguments sums_of(const ExpertsOp& op, const Scope& scope, const std::optional<AddOp>& sum) const;
   void make_room_for_experts();
   void make_room_for_attention();
+  void make_room_for_answers();
   void log_routes();
   void collect_routes(const Pass& pass);
   AttentionArguments attention_arguments(const AttendOp& op, int unit) const;
@@ -215,6 +217,7 @@ class CudaExecutor final : public Executor, private Holder {
     int first_apart = kNone;  // of the experts that may lie apart
     bool prompts = false;     // rows of prompts have launches of their own: computes_prompts()
     bool apart = false;       // of the slab that was set last
+    int split = kNone;        // of device_splits_: where ExpertMail::split begins
   };
   std::vector<Mixture> mixtures_;  // [units]; op: null where there is none
   const Mixtures numbers_;         // of them
@@ -246,6 +249,9 @@ class CudaExecutor final : public Executor, private Holder {
   int experts_apart_ = 0;                            // of all units
   const std::byte** device_expert_table_ = nullptr;  // [experts apart]
   uint16_t* device_expert_rows_ = nullptr;           // [experts apart]: StepOutput::expert_rows
+  uint8_t* device_in_ram_ = nullptr;                 // [experts apart]: the CPU may answer them; null: it answers none
+  uint16_t* device_splits_ = nullptr;                // ExpertMail::split of all units
+  AnswerArguments answers_;                          // what all of its launches have alike
   uint16_t* device_drawn_ = nullptr;                 // DrawnRoutes::experts
   uint16_t* device_chosen_ = nullptr;  // [max padded rows, mixtures, chosen]: StepOutput::routes, once asked for
   int listed_ = kNone;                 // the routes that the list is of

@@ -120,6 +120,19 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
                        device_inputs_.positions + scope.begin, list, expert_log(scope.unit), scope.stream, true),
           "a list of experts");
   }
+  const bool answered = mixture.apart && !prompt && mixture.split != kNone && config_.mail->serves(scope.unit, rows);
+  AnswerArguments answers = answers_;
+  if (answered) {
+    answers.list = list;
+    answers.in_ram = device_in_ram_ + mixture.first_apart;
+    answers.split = device_splits_ + mixture.split;
+    answers.x = x;
+    answers.x_stride = x_stride;
+    answers.unit = scope.unit;
+    answers.rows = rows;
+    answers.top_k = mixture.top_k;
+    check(send_experts(answers, scope.stream, true), "sending experts to the CPU");
+  }
   ExpertArguments arguments;
   arguments.weights = weights(scope.unit);
   arguments.first = mixture.layout.first;
@@ -138,9 +151,10 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
       }
       if (own.y != nullptr) own.y += segment.out_begin;
       const UserKernel* theirs = prompt ? nullptr : kernels_->find(lab::Kind::experts, segment.matrix.code.type);
-      check(theirs   ? theirs->launch(own, scope.stream)
-            : prompt ? experts_of_prompt(own, scope.stream, true)
-                     : experts_linear(own, scope.stream, true),
+      check(theirs     ? theirs->launch(own, scope.stream)
+            : prompt   ? experts_of_prompt(own, scope.stream, true)
+            : answered ? experts_left(own, scope.stream, true)
+                       : experts_linear(own, scope.stream, true),
             "experts");
       arguments.listed = true;
     }
@@ -173,7 +187,7 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
   const CombineArguments combine = sums_of(op, scope, sum);
   const UserKernel* combiner = kernels_->find(lab::Kind::combine);
   const bool itself = !prompt && combines_itself(facts_, rows, mixture.top_k) && down.segments.size() == 1 &&
-                      combiner == nullptr &&
+                      combiner == nullptr && !answered &&
                       kernels_->find(lab::Kind::experts, down.segments[0].matrix.code.type) == nullptr;
   arguments.epilogue = ExpertEpilogue::store;
   arguments.x = expert_act_;
@@ -184,6 +198,7 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
   if (itself) arguments.combine = &combine;
   run(down);
   if (itself) return;
+  if (answered) check(receive_experts(answers, expert_results_, scope.stream, true), "the CPU's answers");
   check(combiner ? combiner->launch(combine, scope.stream) : combine_experts(combine, scope.stream, true),
         "the sum of experts");
 }

@@ -407,6 +407,7 @@ AttentionArguments CudaExecutor::attention_arguments(const AttendOp& op, int uni
   arguments.block_table_stride = block_table_stride_;
   arguments.kv_block_elements = static_cast<int64_t>(kv_block_bytes(kv) / sizeof(__half));
   arguments.kv = reinterpret_cast<__half*>(config_.kv.at(op.kv_class).layer(op.kv_layer, kv_block_bytes(kv)));
+  arguments.kv_type = kv.type;
   arguments.window = kv.window;
   arguments.scale = op.scale;
   arguments.cap = op.cap;

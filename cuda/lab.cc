@@ -276,7 +276,8 @@ class CudaLab final : public Device {
         a.block_tables = integers(4);
         a.block_table_stride = static_cast<int>(p.arguments[4].shape[1]);
         a.kv = halves(5);
-        a.kv_block_elements = int64_t{2} * a.kv_heads * kKvBlockTokens * a.head_dim;
+        a.kv_type = kv_type_of(p);
+        a.kv_block_elements = static_cast<int64_t>(a.kv_heads * kv_part_bytes(a.kv_type, a.head_dim));
         a.out = halves(6);
         a.out_stride = static_cast<int>(p.arguments[6].shape[1]);
         a.window = p["window"];

@@ -475,6 +475,8 @@ export interface NativeLoadSettings {
   arenaBytes: number
   /** Device memory for experts of units at home on demand. */
   expertCacheBytes: number
+  /** CPU threads that answer experts which are not there, and the rates by which they are shared out. */
+  answers?: { threads: number; linkBytesPerSecond: number; bytesPerSecond: number; hopSeconds: number } | undefined
   /** How long it keeps the arena from others that wait, while it has work. */
   turnMs: number
   /** With more sequences that decode than this, units at home on the CPU are streamed for them all. */
@@ -667,6 +669,8 @@ export interface NativeStats {
   /** Experts that passes read in the cache, and in system RAM; bytes copied into the cache; its places, and those taken. */
   expertHits: number
   expertMapped: number
+  /** Experts that the CPU has answered. */
+  expertCpu: number
   promotedBytes: number
   expertFrames: number
   usedFrames: number

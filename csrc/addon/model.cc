@@ -143,6 +143,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     out["draftMs"] = Napi::Number::New(info.Env(), c.draft_ms.load(std::memory_order_relaxed));
     put("expertHits", c.expert_hits);
     put("expertMapped", c.expert_mapped);
+    put("expertCpu", c.expert_cpu);
     put("promotedBytes", c.promoted_bytes);
     put("expertFrames", c.expert_frames);
     put("usedFrames", c.used_frames);
@@ -402,6 +403,12 @@ ModelConfig model_config(const Napi::Object& request) {
   config.direct_hops = bool_field(request, "directHops");
   config.arena_bytes = size_field(request, "arenaBytes");
   config.expert_cache_bytes = size_field(request, "expertCacheBytes");
+  if (request.Get("answers").IsObject()) {
+    const Napi::Object answers = field(request, "answers").As<Napi::Object>();
+    config.expert_threads = int_field(answers, "threads");
+    config.answer_rates = {number_field(answers, "linkBytesPerSecond"), number_field(answers, "bytesPerSecond"),
+                           number_field(answers, "hopSeconds")};
+  }
   config.turn_ms = int_field(request, "turnMs");
   config.cpu_rows = int_field(request, "cpuRows");
   config.context_length = int_field(request, "contextLength");

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/expert_mail.h"
 #include "backend/kernel_image.h"
 #include "backend/sampling_options.h"
 #include "backend/token_mask.h"
@@ -214,6 +215,7 @@ struct KvMemory {
 struct ExpertAddress {
   int unit = 0, expert = 0;
   const std::byte* address = nullptr;
+  bool in_ram = false;  // where the CPU may answer it
 };
 
 struct ExecutorConfig {
@@ -228,6 +230,7 @@ struct ExecutorConfig {
   int max_logit_rows = 0;
   int max_context = 0;
   std::vector<KernelImage> kernels;          // in the place of the backend's own; the CPU twin takes none
+  std::shared_ptr<const ExpertMail> mail;    // to CPU threads that answer experts; null: none do
   std::shared_ptr<const DrawnRoutes> drawn;  // what rows choose of mixtures; null: their routers do
   ExecutorHooks hooks;                       // the CPU twin, whose operations never overlap, takes none
 };

@@ -85,6 +85,7 @@ struct ThreadPool::State {
   std::atomic<bool> caller_sleeps{false};
 
   std::vector<std::thread> workers;
+  std::chrono::microseconds spin{};
 
   void work(int thread) {
     try {
@@ -111,7 +112,7 @@ struct ThreadPool::State {
         now = word.load(std::memory_order_acquire);
         return enterable(now, seen) || stop.load(std::memory_order_relaxed);
       };
-      if (!spin_until(kThreadPoolSpin, ready)) {
+      if (!spin_until(spin, ready)) {
         sleepers.fetch_add(1, std::memory_order_seq_cst);
         now = word.load(std::memory_order_seq_cst);
         if (!enterable(now, seen) && !stop.load(std::memory_order_relaxed)) sleep_on(word, now);
@@ -158,8 +159,9 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int threads)
+ThreadPool::ThreadPool(int threads, std::chrono::microseconds spin)
     : threads_(std::clamp(threads, 1, static_cast<int>(State::kActive))), state_(std::make_unique<State>()) {
+  state_->spin = spin;
   try {
     for (int t = 1; t < threads_; t++) state_->workers.emplace_back([this, t] { state_->worker(t); });
   } catch (const std::system_error&) {

@@ -18,8 +18,9 @@ inline constexpr std::chrono::microseconds kThreadPoolSpin{50};
 
 class ThreadPool {
  public:
-  // `threads` counts the caller: 1 means no workers at all. Throws OUT_OF_MEMORY if the system starts no more threads.
-  explicit ThreadPool(int threads);
+  // `threads` counts the caller: 1 means no workers at all; they poll for the next loop for `spin`. Throws
+  // OUT_OF_MEMORY if the system starts no more threads.
+  explicit ThreadPool(int threads, std::chrono::microseconds spin = kThreadPoolSpin);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

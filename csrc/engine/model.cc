@@ -6,6 +6,7 @@
 #include <map>
 #include <new>
 
+#include "backend/cpu_answers.h"
 #include "core/error.h"
 #include "core/reclaimer.h"
 #include "model/experts_layout.h"
@@ -181,6 +182,7 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
                       config_.draft_model.get()},
       *kv_);
 
+  create_mail();
   const int head = head_side();
   for (size_t i = 0; i < sides_.size(); i++) {
     Side& side = sides_[i];
@@ -192,6 +194,7 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
     executor.max_context = config_.context_length;
     executor.kernels = config_.kernels;
     executor.drawn = config_.drawn_routes;
+    executor.mail = mail_;
     for (size_t unit = 0; unit < units.size(); unit++) {
       executor.experts_apart.push_back(config_.homes[unit] == Home::demand);
     }
@@ -240,6 +243,47 @@ void Model::create_inboxes() {
   }
 }
 
+// Between the device and the threads that answer experts: of passes of so many rows at most, in which few rows choose
+// one expert.
+void Model::create_mail() {
+  constexpr int kMostRows = 64;
+  if (config_.expert_threads < 1) return;
+  auto mail = std::make_shared<ExpertMail>();
+  mail->split.resize(config_.homes.size());
+  mail->most_rows = std::min(kMostRows, static_cast<int>(std::bit_ceil(static_cast<unsigned>(config_.max_rows))));
+  mail->skip_wait = config_.skip_answer_wait;
+  for (size_t unit = 0; unit < config_.homes.size(); unit++) {
+    if (config_.homes[unit] != Home::demand) continue;
+    const ExpertsOp& op = *experts_of(program().units[unit]);
+    const ExpertsLayout layout = *experts_layout(op, host_->units()[unit]);
+    if (!cpu_answers(layout)) {
+      throw Error(code::kInvalidArgument,
+                  unit_name(static_cast<int>(unit)) + ": the CPU answers experts of integer weights alone",
+                  "load it without expertCpu");
+    }
+    mail->split[unit] = split_of_misses(op.experts, layout.stride, config_.answer_rates);
+    mail->most_places = std::max(mail->most_places, mail->most_rows * program().values[op.routes] / 2);
+    mail->width = program().values[op.out];
+  }
+  if (mail->most_places == 0) return;
+  const auto places = static_cast<size_t>(mail->most_places);
+  const size_t row = round_up(static_cast<size_t>(mail->width), 64) * sizeof(float);
+  const size_t lists = round_up(places * (sizeof(ExpertMailEntry) + sizeof(int32_t)), 256);
+  const size_t x_bytes = static_cast<size_t>(mail->most_rows) * row;
+  constexpr size_t kHead = 512;  // the state, and the task behind it
+  mail_memory_ = sides_.front().backend->allocate_host(kHead + lists + x_bytes + places * row,
+                                                       "experts on their way to the CPU and back");
+  std::byte* at = mail_memory_->data();
+  std::memset(at, 0, mail_memory_->size());
+  mail->state = new (at) ExpertMailState;
+  mail->task = new (at + kHead / 2) ExpertMailTask;
+  mail->entries = reinterpret_cast<ExpertMailEntry*>(at + kHead);
+  mail->places = reinterpret_cast<int32_t*>(mail->entries + places);
+  mail->x = reinterpret_cast<float*>(at + kHead + lists);
+  mail->y = reinterpret_cast<float*>(at + kHead + lists + x_bytes);
+  mail_ = std::move(mail);
+}
+
 void Model::create_experts() {
   std::vector<ExpertUnit> units;
   for (size_t unit = 0; unit < config_.homes.size(); unit++) {
@@ -260,6 +304,15 @@ void Model::create_experts() {
                          host_->bytes() >> 20, host_->pinned_bytes() >> 20),
                   "raise the limit of locked memory (ulimit -l), or load it with experts: 'resident'");
     }
+  }
+  if (mail_) {
+    std::vector<AnsweredUnit> answered;
+    for (const ExpertUnit& unit : units) {
+      const ExpertsOp* op = experts_of(program().units[static_cast<size_t>(unit.unit)]);
+      answered.push_back({unit.unit, op, *experts_layout(*op, host_->units()[static_cast<size_t>(unit.unit)]),
+                          host_->slab(unit.unit) + unit.first});
+    }
+    answers_ = create_expert_answers(mail_, std::move(answered), config_.expert_threads, config_.answer_hooks);
   }
   experts_ = std::make_unique<ExpertStore>(backend, *host_, std::move(units), config_.expert_cache_bytes,
                                            config_.expert_hooks);
@@ -311,11 +364,13 @@ bool Model::give_up() {
     return cpu_ ? std::vector<const Hop*>{&cpu_->there, &cpu_->back} : std::vector<const Hop*>{};
   };
   for (const Hop* hop : hops()) hop->state->given_up.store(1, std::memory_order_release);
+  if (answers_) answers_->give_up();
   const bool whole = come_to_rest();
   for (const Hop* hop : hops()) {
     hop->state->sent.store(cpu_->hops, std::memory_order_relaxed);
     hop->state->given_up.store(0, std::memory_order_release);
   }
+  if (answers_) answers_->restart();
   return whole;
 }
 
@@ -415,6 +470,7 @@ void Model::release() {
   scheduler_->give_up_masks();
   give_up();
   trace_.reset();
+  answers_.reset();
   experts_.reset();
   for (Side& side : sides_) side.feeder.reset();
   cpu_.reset();
@@ -423,6 +479,7 @@ void Model::release() {
   config_.draft_model.reset();
   kv_.reset();
   passes_ = {};
+  mail_memory_.reset();
   for (Side& side : sides_) side.compute.reset();
   sides_.clear();
   host_.reset();
@@ -615,6 +672,7 @@ bool Model::launch(bool ahead) {
   pass.drafting_ms = drafted_ms() - before;
   next_pass_ = 1 - next_pass_;
   under_way_++;
+  if (answers_) answers_->begin_pass();
   run_pass(pass);
   if (ahead) counters_.steps_ahead.fetch_add(1, std::memory_order_relaxed);
   return true;
@@ -627,6 +685,10 @@ void Model::finish() {
   for (const auto& done : pass.done)
     done->synchronize();  // the CPU has sent its last rows, or failed and gives them up
   const Clock::time_point ran = Clock::now();
+  if (answers_) {
+    answers_->check();
+    answers_->end_pass();
+  }
   sides_[head_side()].executor->collect(pass.output);
   if (experts_) experts_->used(pass.output.expert_rows);
   if (route_log_ && step.logs_routes) {
@@ -721,7 +783,9 @@ void Model::publish_counters() {
   }
   if (experts_) {
     store(counters_.expert_hits, experts_->counters().hits);
-    store(counters_.expert_mapped, experts_->counters().mapped);
+    const uint64_t answered = answers_ ? answers_->answered_experts() : 0;  // of a pass behind, maybe
+    store(counters_.expert_cpu, answered);
+    store(counters_.expert_mapped, experts_->counters().mapped - std::min(answered, experts_->counters().mapped));
     store(counters_.promoted_bytes, experts_->counters().promoted_bytes);
     store(counters_.expert_frames, experts_->counters().frames);
     store(counters_.used_frames, experts_->counters().used_frames);

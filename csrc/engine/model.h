@@ -33,6 +33,8 @@ struct ModelConfig {
   std::vector<size_t> window_bytes;  // one a device, for units that stay in the file; empty: as small as can be
   bool direct_hops = true;           // rows cross straight into another device's memory, where there is a way
   size_t expert_cache_bytes = 0;     // of device memory, for experts of units at home on demand
+  int expert_threads = 0;            // of the CPU, that answer some of those which are not there; 0: none does
+  AnswerRates answer_rates;          // by which they are shared out
   size_t arena_bytes = 0;            // of the device, for the shared units of all its models; 0: as it is
   int context_length = 0;
   std::vector<int> kv_blocks;  // of each class; of those without a window at least one context
@@ -57,6 +59,8 @@ struct ModelConfig {
   FeederHooks hooks;
   WindowHooks window_hooks;
   ExpertHooks expert_hooks;
+  AnswerHooks answer_hooks;
+  int64_t skip_answer_wait = -1;  // for tests: which wait of the twin for an answer is left out
   KvHooks kv_hooks;
   int64_t skip_hop_wait = -1;  // for tests: which wait for another device's rows is left out
   int stage_threads = 1;       // that copy slabs which are not pinned
@@ -83,6 +87,7 @@ struct ModelCounters {
   std::atomic<double> draft_ms{0};        // that they took
   // Experts of passes, read in frames and in RAM; what frames took; frames, and those that hold an expert.
   std::atomic<uint64_t> expert_hits{0}, expert_mapped{0}, promoted_bytes{0}, expert_frames{0}, used_frames{0};
+  std::atomic<uint64_t> expert_cpu{0};  // answered by the CPU; not among those read in RAM
   // Have a place in the queue: not submitted yet, or not started; and how long a started request takes, of late.
   std::atomic<uint64_t> queued{0};
   std::atomic<double> service_ms{0};
@@ -214,6 +219,7 @@ class Model {
   void create_inboxes();
   void share_with_draft();
   void create_experts();
+  void create_mail();
   void create_cpu_side(std::unique_ptr<Backend> backend);
   // As come_to_rest(), whatever anybody waits for.
   bool give_up();
@@ -251,6 +257,9 @@ class Model {
   int kv_total_ = 0;
   Arena* arena_ = nullptr;                // of shared units
   std::unique_ptr<ExpertStore> experts_;  // of units at home on demand
+  std::unique_ptr<Memory> mail_memory_;
+  std::shared_ptr<const ExpertMail> mail_;  // to the threads that answer experts
+  std::unique_ptr<ExpertAnswers> answers_;
   std::unique_ptr<CpuSide> cpu_;
   std::unique_ptr<Trace> trace_;
   std::unique_ptr<RouteLog> route_log_;

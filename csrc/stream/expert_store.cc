@@ -112,14 +112,16 @@ void ExpertStore::set_trace(Trace* trace, std::vector<std::string> names) {
 }
 
 // One change an expert: a frame that has just come into use may be given up at once.
-void ExpertStore::publish(int expert, const std::byte* address) {
+void ExpertStore::publish(int expert, const std::byte* frame) {
+  const std::byte* address = frame != nullptr ? frame : backend_.mapped(slab_of(expert));
   int& change = change_of_[static_cast<size_t>(expert)];
   if (change == kNone) {
     change = static_cast<int>(changes_.size());
-    changes_.push_back({unit_of(expert).unit, number_of(expert), address});
+    changes_.push_back({unit_of(expert).unit, number_of(expert), address, frame == nullptr});
     changed_.push_back(expert);
   } else {
     changes_[static_cast<size_t>(change)].address = address;
+    changes_[static_cast<size_t>(change)].in_ram = frame == nullptr;
   }
 }
 
@@ -154,7 +156,7 @@ void ExpertStore::begin(Executor& executor, Stream& compute) {
     first_ = false;
     for (size_t e = 0; e < experts_.size(); e++) {
       const auto expert = static_cast<int>(e);
-      publish(expert, backend_.mapped(slab_of(expert)));
+      publish(expert, nullptr);
     }
   }
   // In the order in which they were begun: an event that is not done holds back those behind it, which it precedes.
@@ -187,7 +189,7 @@ void ExpertStore::begin(Executor& executor, Stream& compute) {
     if (full) {
       turns++;
       Expert& old = experts_[static_cast<size_t>(place.expert)];
-      publish(place.expert, backend_.mapped(slab_of(place.expert)));
+      publish(place.expert, nullptr);
       old = {};
       recency_.erase(place.place);
     } else {

@@ -86,7 +86,8 @@ class ExpertStore {
   int number_of(int expert) const;  // within its unit
   const std::byte* slab_of(int expert) const;
   const ExpertUnit& unit_of(int expert) const;
-  void publish(int expert, const std::byte* address);
+  // Null: where it lies in RAM.
+  void publish(int expert, const std::byte* frame);
   void forget_changes();
   // A frame for an expert that was missed: an empty one, or the one whose expert was used longest ago; kNone where all
   // were used by the last pass that is known, or by none since they came.

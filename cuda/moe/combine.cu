@@ -16,7 +16,8 @@ __global__ void experts_glu_kernel(const float* y, int y_stride, bool interleave
   if (i >= features) return;
   const float* row = y + static_cast<size_t>(blockIdx.y) * y_stride;
   const int gate = interleaved ? i / 8 * 16 + i % 8 : i, up = interleaved ? gate + 8 : features + i;
-  const float value = clamped ? clamped_swiglu(row[gate], row[up], alpha, limit) : silu_mul(row[gate], row[up]);
+  const float value =
+      clamped ? expert_clamped_swiglu(row[gate], row[up], alpha, limit) : expert_silu(row[gate], row[up]);
   act[static_cast<size_t>(blockIdx.y) * act_stride + i] = saturated_half(value);
 }
 

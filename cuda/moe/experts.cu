@@ -1,10 +1,12 @@
 // experts_linear: from arguments and their plan (plan/experts.h) to a task. The kernel is in experts.cuh.
+#include "cuda/moe/answers.h"
 #include "cuda/moe/experts.cuh"
 
 namespace millrace::cuda {
 namespace {
 
-ExpertTask task_of(const ExpertArguments& a) {
+// whole: of one row all choices are in the list, in their order.
+ExpertTask task_of(const ExpertArguments& a, bool whole) {
   const MatrixLayout& m = a.matrix;
   ExpertTask task{};
   DecodeTask& linear = task.linear;
@@ -42,7 +44,7 @@ ExpertTask task_of(const ExpertArguments& a) {
   task.epilogue = a.epilogue;
   task.alpha = a.alpha;
   task.limit = a.limit;
-  task.one_row = a.rows == 1;
+  task.one_row = a.rows == 1 && whole;
   task.top_k = a.top_k;
   if (a.combine != nullptr) task.combine = *a.combine;
   return task;
@@ -68,20 +70,28 @@ cudaError_t launch_tiles(const ExpertArguments& a, const ExpertTask& task, const
   return traits.bits == 8 ? launch_experts_q8(l, code) : launch_experts_k(l, code);
 }
 
-}  // namespace
-
-cudaError_t experts_linear(const ExpertArguments& a, cudaStream_t stream, bool programmatic) {
+cudaError_t launch_listed(const ExpertArguments& a, bool whole, cudaStream_t stream, bool programmatic) {
   const bool aligned = a.x_stride % 8 == 0 && reinterpret_cast<uintptr_t>(a.x) % 16 == 0;
   if (a.rows < 1 || !aligned) return cudaErrorInvalidValue;
   const DeviceFacts* device = nullptr;
   if (const cudaError_t status = device_facts(&device); status != cudaSuccess) return status;
-  ExpertTask task = task_of(a);
+  ExpertTask task = task_of(a, whole);
   const int places = a.rows * a.top_k;
   const cudaError_t status = launch_tiles(a, task, *device, false, few_tiles(places, a.experts), stream, programmatic);
   // An expert is chosen once by a row, if at all.
   if (status != cudaSuccess || a.rows <= kFewRows) return status;
   task.listed = true;  // the launch before has waited for the list
   return launch_tiles(a, task, *device, true, many_tiles(places, a.experts, a.list.many_rows), stream, programmatic);
+}
+
+}  // namespace
+
+cudaError_t experts_linear(const ExpertArguments& a, cudaStream_t stream, bool programmatic) {
+  return launch_listed(a, true, stream, programmatic);
+}
+
+cudaError_t experts_left(const ExpertArguments& a, cudaStream_t stream, bool programmatic) {
+  return launch_listed(a, false, stream, programmatic);
 }
 
 }  // namespace millrace::cuda

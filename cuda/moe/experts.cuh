@@ -6,9 +6,13 @@
 //
 // Each warp has a ring of chunks of weights, by bulk copies, and of x beside them, by asynchronous copies of its own.
 // Weights come from wherever the expert's address says: its slab in VRAM, a frame, or RAM that is mapped.
+//
+// Integers and tables are multiplied exactly, as the CPU does it too (backend/expert_arithmetic.h): each warp makes
+// bytes of its x. Floats and FP8 are float16 products.
+#include "backend/expert_arithmetic.h"
 #include "cuda/linear_decode.cuh"
-#include "cuda/moe/activation.cuh"
 #include "cuda/moe/experts.h"
+#include "cuda/moe/integers.cuh"
 
 namespace millrace::cuda {
 
@@ -161,15 +165,27 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
   Sums<TILES> sums = {};
   int slot = 0;
   uint32_t parity = 0;
+  const bool two = own > 1 && stages > 1;  // of one row the first two chunks become bytes at once
 #pragma unroll 1
   for (int i = 0; i < own; i++) {
+    const int chunk = first_chunk + i;
     warp_copy_wait(barriers + 16 * slot + 8, parity);
+    if constexpr (kIsInteger<Code>) {
+      const uint32_t x = x_ring + slot * x_stage_bytes;
+      const int count = Code::count(linear, chunk);
+      if (rows == 1 && i == 0 && two) {
+        warp_copy_wait(barriers + 16 + 8, 0);
+        quantize_rows<Code::kSlices>({x, x + x_stage_bytes}, {count, Code::count(linear, chunk + 1)}, lane);
+        __syncwarp();
+      } else if (rows > 1 || i > 1 || !two) {
+        quantize_chunk<Code::kSlices>(x, rows, count, lane);
+      }
+    }
     warp_copy_wait(barriers + 16 * slot, parity);
     __syncwarp();
     uint32_t x_lane[TILES];
 #pragma unroll
     for (int n = 0; n < TILES; n++) x_lane[n] = x_first[n] + slot * x_stage_bytes;
-    const int chunk = first_chunk + i;
     const uint32_t stage = ring + slot * kWeights;
     if constexpr (Code::kRegular) {
       if (Code::count(linear, chunk) == Code::kSlices) {
@@ -254,8 +270,8 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
       } else {
         const int feature = (block * 4 + j) * 8 + g;
         const float value = task.epilogue == ExpertEpilogue::silu
-                                ? silu_mul(v[c], v[2 + c])
-                                : clamped_swiglu(v[c], v[2 + c], task.alpha, task.limit);
+                                ? expert_silu(v[c], v[2 + c])
+                                : expert_clamped_swiglu(v[c], v[2 + c], task.alpha, task.limit);
         if (feature < linear.intermediate) {
           linear.act[static_cast<size_t>(place) * linear.act_stride + feature] = saturated_half(value);
         }
@@ -289,6 +305,12 @@ template <class Code>
 cudaError_t launch_experts_code(const ExpertLaunch& l) {
   return l.tile_rows == kFewRows ? launch_experts_kernel<Code, kFewRows / 8>(l)
                                  : launch_experts_kernel<Code, kManyRows / 8>(l);
+}
+
+// Of integers and tables.
+template <class Layout, WeightType TYPE, bool ZEROS = false>
+cudaError_t launch_experts_integers(const ExpertLaunch& l) {
+  return launch_experts_code<IntegerCode<Layout, TYPE, ZEROS>>(l);
 }
 
 cudaError_t launch_experts_q4(const ExpertLaunch& launch, bool zeros);

@@ -38,8 +38,12 @@ __global__ void list_kernel(const float* routes, int rows, int top_k, int expert
 }
 
 // By one thread: of two addresses of one expert the later holds. (A frame that comes into use may be given up at once.)
-__global__ void set_experts_kernel(const std::byte** table, const __grid_constant__ ExpertChanges changes) {
-  for (int i = 0; i < changes.count; i++) table[changes.entries[i]] = changes.addresses[i];
+__global__ void set_experts_kernel(const std::byte** table, uint8_t* in_ram,
+                                   const __grid_constant__ ExpertChanges changes) {
+  for (int i = 0; i < changes.count; i++) {
+    table[changes.entries[i]] = changes.addresses[i];
+    if (in_ram != nullptr) in_ram[changes.entries[i]] = changes.in_ram[i];
+  }
 }
 
 constexpr int kSharedBytes = 48 << 10;
@@ -71,8 +75,8 @@ cudaError_t list_experts(const float* routes, int rows, int top_k, int experts, 
                 experts, positions, list, log);
 }
 
-cudaError_t set_experts(const std::byte** table, const ExpertChanges& changes, cudaStream_t stream) {
-  return launch(set_experts_kernel, dim3(1), dim3(1), 0, stream, false, table, changes);
+cudaError_t set_experts(const std::byte** table, uint8_t* in_ram, const ExpertChanges& changes, cudaStream_t stream) {
+  return launch(set_experts_kernel, dim3(1), dim3(1), 0, stream, false, table, in_ram, changes);
 }
 
 }  // namespace millrace::cuda

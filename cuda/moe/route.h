@@ -52,7 +52,9 @@ struct ExpertChanges {
   int count = 0;
   int entries[kMost];
   const std::byte* addresses[kMost];
+  uint8_t in_ram[kMost];
 };
-cudaError_t set_experts(const std::byte** table, const ExpertChanges& changes, cudaStream_t stream);
+// in_ram: null, or beside the table, 1: the address is in RAM.
+cudaError_t set_experts(const std::byte** table, uint8_t* in_ram, const ExpertChanges& changes, cudaStream_t stream);
 
 }  // namespace millrace::cuda

@@ -53,14 +53,15 @@ std::optional<AttentionDecodePlan> plan_attention_decode(const DeviceFacts& devi
   plan.cluster = device.clusters() && plan.parts > 1 && plan.parts <= kMostCluster;
   // As many stages as leave room for another thread block, or two; more than a warp has units are of no use.
   const int warps = attention_warps(plan.dim);
-  const int unit_bytes = kBlockPositions * 2 * shape.head_dim;
+  const auto unit_bytes = static_cast<int>(kv_part_bytes(shape.kv_type, shape.head_dim));
   const int visible = ceil_div(max_context, kBlockPositions);
   const int units = part_blocks_of(visible, plan.most_parts_shift, warps) / warps * 2;
   plan.launch.static_bytes = attention_static_bytes(plan.dim);
   const int most_bytes = device.block_bytes - plan.launch.static_bytes;
   const int half_bytes = std::min(most_bytes, device.sm_bytes / 2 - kReservedBytes - plan.launch.static_bytes);
   plan.stages = 1;
-  for (const int stages : {2, 3, 6}) {
+  for (const int stages : {2, 3, 6, 12}) {
+    if (stages == 12 && shape.kv_type != KvType::q8) break;
     const int bytes = warps * stages * unit_bytes;
     if (stages <= units && bytes <= (stages == 2 ? most_bytes : half_bytes)) plan.stages = stages;
   }

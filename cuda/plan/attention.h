@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "cuda/plan/device.h"
+#include "model/kv_type.h"
 
 namespace millrace::cuda {
 
@@ -13,6 +14,7 @@ inline constexpr int kMostHeadDim = 256;
 
 struct AttentionShape {
   int heads = 0, kv_heads = 0, head_dim = 0;
+  KvType kv_type = KvType::f16;
   int group() const { return heads / kv_heads; }
   bool valid() const {
     return head_dim >= 2 && head_dim <= kMostHeadDim && head_dim % 2 == 0 && kv_heads >= 1 && heads % kv_heads == 0;
@@ -50,7 +52,7 @@ struct AttentionDecodePlan {
   // How rows are cut into parts, from the heads and a row's own position alone.
   int most_parts_shift = 0;
   int parts = 0;         // of the bucket's longest row
-  int stages = 0;        // of a warp's ring, each the keys or the values of a block: 1, 2, 3 or 6
+  int stages = 0;        // of a warp's ring, each the keys or the values of a block: 1, 2, 3, 6 or 12
   int warp_bytes = 0;    // of a warp's ring, or of its sums
   bool cluster = false;  // the parts of a row are one
   LaunchShape launch;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "backend/expert_arithmetic.h"
 #include "core/memory.h"
 #include "cuda/plan/chunks.h"
 
@@ -10,6 +11,16 @@ namespace millrace::cuda {
 namespace {
 
 constexpr int kMostStages = 4;
+
+static_assert(kExpertParts == kExpertRuns);
+// Of a run: as expert_order() has it, where there is one; whole groups then.
+int run_chunks(const MatrixLayout& m, int chunks) {
+  if (m.code.traits().integer()) {
+    const ExpertOrder order = expert_order(m);
+    return order.in_groups ? order.run / order.group * chunks_of_group(order.group) : order.run / order.chunk;
+  }
+  return (chunks + kExpertParts - 1) / kExpertParts;
+}
 
 // Shared memory of a tile: each warp's ring of weights and x, over which the warps' sums are laid at the end.
 int tile_bytes(const MatrixLayout& m, int tile_rows, int x_rows, int stages) {
@@ -43,7 +54,7 @@ std::optional<ExpertsPlan> plan_experts(const DeviceFacts& device, const MatrixL
                                         int tiles, bool meet) {
   ExpertsPlan plan;
   plan.chunks = decode_chunks(m);
-  plan.each = (plan.chunks + kExpertParts - 1) / kExpertParts;
+  plan.each = run_chunks(m, plan.chunks);
   plan.x_rows = std::min(rows, tile_rows);
   if (tile_bytes(m, tile_rows, plan.x_rows, 1) > device.block_bytes) return std::nullopt;
   // Two thread blocks an SM, so that one's first weights come beside another's last.

@@ -87,7 +87,7 @@ std::optional<std::string> refusal_of(const DeviceFacts& device, const Program& 
       const auto* attend = std::get_if<AttendOp>(&op);
       if (attend == nullptr) continue;
       if (program.kv[attend->kv_class].type == KvType::q8) {
-        return unit.name + ": keys and values of 8 bits have no kernels for GPUs yet";
+        return unit.name + ": whole models with keys and values of 8 bits have not been tried on a GPU yet";
       }
       const AttentionShape attention{attend->heads, attend->kv_heads, attend->head_dim};
       bool attends = true;

@@ -86,7 +86,7 @@ export function benchExpertsCommand(terminal: Terminal): Command {
       drawnRoutes: { entries: routes.entries, experts: routes.ids },
     })
     progress.done()
-    const runs: Awaited<ReturnType<typeof measure>>[] = []
+    const runs: Measured[] = []
     for (let run = -1; run < flags.runs; run++) {
       const figures = await measure(model, flags)
       if (run >= 0) runs.push(figures)
@@ -102,7 +102,13 @@ export function benchExpertsCommand(terminal: Terminal): Command {
     const { batch: predicted } = predictionOf(program, { ...plan, units }, readMachine(addon()))
     const off = predicted.tokensPerSecond / tokensPerSecond - 1
     const replayed = replayHits(routes, plan.experts?.frames ?? 0)
-    const found = { tokensPerSecond, hitRate, promotedBytesPerSecond: median((run) => run.promotedBytesPerSecond) }
+    const answeredRate = median((run) => run.answeredRate)
+    const found = {
+      tokensPerSecond,
+      hitRate,
+      answeredRate,
+      promotedBytesPerSecond: median((run) => run.promotedBytesPerSecond),
+    }
     await terminal.write(
       flags.json
         ? `${JSON.stringify({ model: name, batch: flags.batch, ...found, replayedHitRate: replayed, predicted, runs, plan })}\n`
@@ -111,7 +117,7 @@ export function benchExpertsCommand(terminal: Terminal): Command {
               'decode',
               `${tokensPerSecond.toFixed(1)} tok/s at batch ${flags.batch} (${runs.map((run) => run.tokensPerSecond.toFixed(1)).join(', ')})`,
             ],
-            ['experts', describe(plan.experts, hitRate, found.promotedBytesPerSecond)],
+            ['experts', describe(plan.experts, found)],
             ['cache by recency', `finds ${percent(replayed)} of these choices of one row a pass`],
             [
               'plan',
@@ -122,11 +128,20 @@ export function benchExpertsCommand(terminal: Terminal): Command {
   })
 }
 
+type Measured = Awaited<ReturnType<typeof measure>>
+
 const percent = (share: number) => `${(share * 100).toFixed(0)} %`
 
-function describe(experts: PlannedExperts | undefined, hitRate: number, promoted: number): string {
+function describe(
+  experts: PlannedExperts | undefined,
+  {
+    hitRate,
+    answeredRate,
+    promotedBytesPerSecond,
+  }: Pick<Measured, 'hitRate' | 'answeredRate' | 'promotedBytesPerSecond'>,
+): string {
   if (!experts) return 'all in their places: none are on demand'
-  return `${experts.frames} of ${experts.count} fit the cache, ${percent(hitRate)} were found there, ${(promoted / 1e9).toFixed(1)} GB/s copied into it`
+  return `${experts.frames} of ${experts.count} fit the cache, ${percent(hitRate)} were found there, ${experts.cpu ? `${percent(answeredRate)} answered by the CPU, ` : ''}${(promotedBytesPerSecond / 1e9).toFixed(1)} GB/s copied into it`
 }
 
 async function chosen(
@@ -165,21 +180,23 @@ async function measure(model: Model, { batch, prompt, tokens }: Flags) {
       }),
     )
     const seconds = (performance.now() - began) / 1e3
-    const { hits, mapped, promotedBytes } = model.stats.experts
+    const { hits, mapped, cpu, promotedBytes } = model.stats.experts
     return {
       seconds,
       hits: hits - before.hits,
       mapped: mapped - before.mapped,
+      answered: cpu - before.cpu,
       promoted: promotedBytes - before.promotedBytes,
     }
   }
   const first = await ask(1)
   const whole = await ask(tokens)
   const seconds = Math.max(whole.seconds - first.seconds, 1e-6)
-  const asked = whole.hits + whole.mapped
+  const asked = whole.hits + whole.mapped + whole.answered
   return {
     tokensPerSecond: (batch * (tokens - 1)) / seconds,
     hitRate: asked === 0 ? 1 : whole.hits / asked,
+    answeredRate: asked === 0 ? 0 : whole.answered / asked,
     promotedBytesPerSecond: whole.promoted / seconds,
   }
 }

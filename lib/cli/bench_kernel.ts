@@ -1,5 +1,6 @@
 /** bench kernel: one operation, or a kernel of one's own in its place, at the sizes that a model's shape gives it. */
 import { Command, Option } from 'commander'
+import type { KvType } from '../binding.ts'
 import { specOf } from '../checkpoint/spec.ts'
 import { MillraceError } from '../errors.ts'
 import { type Lab, type LabKernel, openLab, type Work } from '../lab/lab.ts'
@@ -9,7 +10,7 @@ import { type Verification, verify } from '../lab/verify.ts'
 import { requireShape, SHAPES } from '../model/shapes.ts'
 import { invalidArgument } from '../options/validate.ts'
 import { formatBytes } from './format.ts'
-import { parseNumber } from './options.ts'
+import { addKvChoices, parseNumber } from './options.ts'
 import type { Terminal } from './terminal.ts'
 
 interface Flags {
@@ -18,6 +19,7 @@ interface Flags {
   part?: string
   rows: number
   group: number
+  kv: KvType
   context: number
   n?: number
   k?: number
@@ -58,6 +60,7 @@ export function benchKernelCommand(terminal: Terminal): Command {
     .option('--zeros', 'of 4-bit weights: integer zero points')
     .option('--permuted', 'of a linear: input features in an order of their own (act-order)')
     .addOption(new Option('--context <tokens>', 'positions that attention sees').argParser(parseNumber).default(1024))
+    .addOption(addKvChoices(new Option('--kv <type>', "attention's keys and values")).default('f16'))
     .addOption(new Option('--cubin <file>', 'cubin, fatbin or PTX with a kernel of your own: see docs/KERNELS.md'))
     .option('--verify', 'compare with the CPU twin on random inputs, outputs poisoned; exits with 1 if it differs')
     .addOption(new Option('--seed <number>', 'of the random inputs').argParser(parseNumber).default(1))
@@ -106,7 +109,7 @@ export function benchKernelCommand(terminal: Terminal): Command {
 }
 
 function problemsOf(flags: Flags): ShapedOperation[] {
-  const { op, rows, group, context, n, k } = flags
+  const { op, rows, group, context, kv, n, k } = flags
   const linear = /^(gemv|gemm)_/.test(op)
   const extra = {
     ...(flags.zeros && /_q[48]$/.test(op) ? { zeros: 1 } : {}),
@@ -132,7 +135,7 @@ function problemsOf(flags: Flags): ShapedOperation[] {
     describe(op, dimensions)
     return [{ part: `${n} x ${k}`, operation: op, dimensions }]
   }
-  const all = shapedOperations(op, specOf(requireShape(flags.shape)), { rows, group, context })
+  const all = shapedOperations(op, specOf(requireShape(flags.shape)), { rows, group, context, kv })
   const wanted = flags.part === undefined ? all : all.filter(({ part }) => part === flags.part)
   if (wanted.length === 0) throw invalidArgument(`one of ${all.map(({ part }) => part).join(', ')}`, 'part', flags.part)
   const problems = wanted.map((problem) => ({ ...problem, dimensions: { ...problem.dimensions, ...extra } }))

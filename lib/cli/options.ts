@@ -46,6 +46,7 @@ export interface LoadFlags {
   stateCopies?: number
   experts?: 'auto' | 'resident' | 'demand'
   expertCache?: number | string
+  expertCpu?: boolean
   batch?: number
 }
 
@@ -169,6 +170,7 @@ function planFlags(command: Command, context: string): Command {
         parseSize,
       ),
     )
+    .addOption(new Option('--expert-cpu', 'of experts on demand that are not in GPU memory the CPU answers some'))
     .addOption(
       new Option('--arena <size>', 'GPU memory for the shared units of all models: a size such as 4GiB').argParser(
         parseSize,
@@ -330,7 +332,7 @@ export function samplingOptions(flags: object): GenerateOptions {
 /** A plan as the flags have it. */
 export function planOptions(flags: LoadFlags): PlanOptions {
   const { device, placement, ring, context, threads, vramBudget, ramBudget, arena, coExecute, adaptive } = flags
-  const { maxSequences, kvTokens, kv, kvSwap, stateCopies, batch, experts, expertCache } = flags
+  const { maxSequences, kvTokens, kv, kvSwap, stateCopies, batch, experts, expertCache, expertCpu } = flags
   const sizes = {
     ring,
     contextLength: context,
@@ -343,7 +345,8 @@ export function planOptions(flags: LoadFlags): PlanOptions {
     kvSwap,
     batch,
   }
-  const options = { device, placement, threads, coExecute, adaptive, stateCopies, experts, expertCache, ...sizes }
+  const homes = { experts, expertCache, expertCpu }
+  const options = { device, placement, threads, coExecute, adaptive, stateCopies, ...homes, ...sizes }
   return validate(planSchema, options, 'options')
 }
 

@@ -1,4 +1,5 @@
 /** The operations of a model's pass with the dimensions that its shape gives them. */
+import type { KvType } from '../binding.ts'
 import type { ModelSpec } from '../checkpoint/spec.ts'
 import { invalidArgument } from '../options/validate.ts'
 import { checkOperation } from './operations.ts'
@@ -17,11 +18,13 @@ export interface ShapeOptions {
   group?: number | undefined
   /** Positions that attention sees; default 1024. */
   context?: number | undefined
+  /** How attention's keys and values are kept; default 'f16'. */
+  kv?: KvType | undefined
 }
 
 /** Where an operation occurs in a model of this shape. Throws INVALID_ARGUMENT where it does not. */
 export function shapedOperations(operation: string, spec: ModelSpec, options: ShapeOptions = {}): ShapedOperation[] {
-  const { rows = 1, group = 128, context = 1024 } = options
+  const { rows = 1, group = 128, context = 1024, kv = 'f16' } = options
   const query = spec.heads * spec.headDim
   const qkv = query + 2 * spec.kvHeads * spec.headDim
   checkOperation(operation)
@@ -84,7 +87,11 @@ export function shapedOperations(operation: string, spec: ModelSpec, options: Sh
       return one({ vocab: spec.vocab, hidden: spec.hidden })
     case 'attention_decode':
     case 'attention_prefill':
-      return one({ ...heads, context: Math.max(context, operation === 'attention_prefill' ? rows : 1) })
+      return one({
+        ...heads,
+        context: Math.max(context, operation === 'attention_prefill' ? rows : 1),
+        ...(kv === 'q8' ? { kvType: 1 } : {}),
+      })
     case 'route':
       return spec.experts ? one({ experts: spec.experts.count, topK: spec.experts.chosen }) : []
     case 'combine':

@@ -83,10 +83,18 @@ export interface ModelStats {
   /** Bytes copied into the arena that models share, the passes that had to, and milliseconds that these took. */
   arena: { copiedBytes: number; switches: number; switchMs: number }
   /**
-   * Of experts on demand that passes chose: read in the cache, and in system RAM (`mapped`); their ratio, 0 of none. Of
-   * the cache: bytes copied into it, how many experts it holds at most, and now.
+   * Of experts on demand that passes chose: read in the cache, in system RAM (`mapped`), and answered by the CPU (`cpu`);
+   * the cache's share, 0 of none. Of the cache: bytes copied into it, how many experts it holds at most, and now.
    */
-  experts: { hits: number; mapped: number; hitRate: number; promotedBytes: number; frames: number; usedFrames: number }
+  experts: {
+    hits: number
+    mapped: number
+    cpu: number
+    hitRate: number
+    promotedBytes: number
+    frames: number
+    usedFrames: number
+  }
   /** Times that hidden rows went from the GPU to the CPU and back in the middle of a pass. */
   hops: number
   /**
@@ -731,7 +739,9 @@ function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
     experts: {
       hits: stats.expertHits,
       mapped: stats.expertMapped,
-      hitRate: stats.expertHits === 0 ? 0 : stats.expertHits / (stats.expertHits + stats.expertMapped),
+      cpu: stats.expertCpu,
+      hitRate:
+        stats.expertHits === 0 ? 0 : stats.expertHits / (stats.expertHits + stats.expertMapped + stats.expertCpu),
       promotedBytes: stats.promotedBytes,
       frames: stats.expertFrames,
       usedFrames: stats.usedFrames,

@@ -53,6 +53,7 @@ export async function loadWeights(
         directHops: true,
         arenaBytes: Math.max(plan.arenaBytes, plan.draft?.arenaBytes ?? 0),
         expertCacheBytes: plan.expertCacheBytes,
+        answers: plan.experts?.cpu,
         turnMs: plan.turnMs,
         cpuRows: plan.cpuRows,
         contextLength: plan.contextLength,

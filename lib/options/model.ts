@@ -67,6 +67,11 @@ export interface PlanOptions {
   /** GPU memory for experts on demand: bytes or '8GiB'; 0: none. Default: what vramBudget leaves. */
   expertCache?: number | string | undefined
   /**
+   * true: of the experts on demand that a pass does not find in the cache the CPU answers some, beside those that the GPU
+   * reads over the link, as many as end at the same time: the same bits. Not of float weights. Default 'auto': none.
+   */
+  expertCpu?: 'auto' | boolean | undefined
+  /**
    * System RAM for the keys and values of requests that are preempted when the KV cache is full: bytes or '4GiB', in
    * whole blocks. It is part of ramBudget, and pinned for a GPU. What finds no room there is computed again; 0: all of it.
    * Default: as much as the KV cache, 4 GiB and a quarter of what the model leaves free at most.
@@ -251,6 +256,7 @@ const plan = {
   stateCopies: integer(0, 65536).optional(),
   experts: z.enum(['auto', 'resident', 'demand'], { error: "'auto', 'resident' or 'demand'" }).optional(),
   expertCache: bytes(0).optional(),
+  expertCpu: z.union([z.literal('auto'), z.boolean()], { error: "'auto', true or false" }).optional(),
   vramBudget: budget.optional(),
   ramBudget: budget.optional(),
   batch: integer(1, 65536).optional(),

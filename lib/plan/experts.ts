@@ -12,6 +12,16 @@ export interface PlannedExperts {
   frameBytes: number
   /** Of the experts of a pass, those that are found in the cache where tokens choose them evenly. */
   hitRate: number
+  /** Where the CPU answers some of those that are not found. */
+  cpu?: PlannedAnswers
+}
+
+/** The threads that answer, and by what experts are shared out: what the GPU reads over the link meanwhile, what the CPU reads, and how long a task is on its way. */
+export interface PlannedAnswers {
+  threads: number
+  linkBytesPerSecond: number
+  bytesPerSecond: number
+  hopSeconds: number
 }
 
 export const isMixture = ({ experts }: Pick<NativeUnit, 'experts'>): boolean => experts !== undefined
@@ -26,10 +36,13 @@ export const demandHomes = (units: readonly NativeUnit[]): Home[] =>
 
 /** Throws INVALID_ARGUMENT where options ask for experts on demand that there are not, or otherwise than they can be. */
 export function checkExperts(units: readonly NativeUnit[], devices: number, options: PlanOptions): void {
-  const { experts = 'auto', expertCache, placement = 'auto' } = options
+  const { experts = 'auto', expertCache, expertCpu = 'auto', placement = 'auto' } = options
   const refuse = (message: string, remedy: string) => new MillraceError('INVALID_ARGUMENT', { message, remedy })
   if (expertCache !== undefined && experts === 'resident') {
     throw refuse('expertCache is for experts on demand, and these are to be resident', 'leave out one of the two')
+  }
+  if (expertCpu === true && experts !== 'demand') {
+    throw refuse('the CPU answers experts that are on demand, and these are not said to be', "pass experts: 'demand'")
   }
   if (experts !== 'demand') return
   if (!units.some(isMixture)) {
@@ -62,11 +75,12 @@ export function plannedExperts(
   units: readonly NativeUnit[],
   homes: readonly Home[],
   cache: number,
+  cpu?: PlannedAnswers,
 ): PlannedExperts | undefined {
   const own = units.flatMap(({ experts }, index) => (experts && homes[index] === 'demand' ? [experts] : []))
   if (own.length === 0) return undefined
   const count = own.reduce((sum, { count }) => sum + count, 0)
   const frameBytes = Math.max(...own.map(({ bytes, count }) => Math.ceil(bytes / count)))
   const frames = Math.min(count, Math.floor(cache / frameBytes))
-  return { frames, count, frameBytes, hitRate: frames / count }
+  return { frames, count, frameBytes, hitRate: frames / count, ...(cpu ? { cpu } : {}) }
 }

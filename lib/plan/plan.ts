@@ -25,6 +25,7 @@ import {
   demandHomes,
   isMixture,
   ownBytes,
+  type PlannedAnswers,
   type PlannedExperts,
   plannedExperts,
 } from './experts.ts'
@@ -38,6 +39,7 @@ import {
   type CostedUnit,
   type DecodePrediction,
   type Prediction,
+  plannedAnswers,
   predictCpu,
   predictDecode,
   predictPrefill,
@@ -68,6 +70,8 @@ export interface PlannedUnit {
   experts?: NativeExperts
   /** Of experts on demand: the share that a pass finds on the device, where tokens choose evenly. */
   hitRate?: number
+  /** Of experts on demand, where the CPU answers some. */
+  answers?: PlannedAnswers
   /** It stays in the packed file, since ramBudget has no room for it, and is read for every pass; left out of others. */
   inFile?: true
 }
@@ -243,7 +247,7 @@ export function makePlan(program: Program, stored: NativeSlabPlan, options: Plan
   if (gpu) checkLatents(program)
   if (gpu && kvType === 'q8') {
     throw new MillraceError('INVALID_ARGUMENT', {
-      message: "keys and values of 8 bits have no kernels for GPUs yet: kv: 'q8'",
+      message: "models with keys and values of 8 bits have not been tried on a GPU yet: kv: 'q8'",
       remedy: "leave kv at 'f16', or load it on the CPU: device: 'cpu'",
     })
   }
@@ -271,13 +275,14 @@ export function makePlan(program: Program, stored: NativeSlabPlan, options: Plan
     return { spread, deviceOf, ...(gpu ? planExperts(fixed, gpus) : planCpu(fixed)) }
   }
   const { spread, deviceOf, homes, devices, kvTokens, kv, maxRows } = chooseSpread(names.length, spreadBy)
-  const experts = plannedExperts(slabs.units, homes, devices[0]!.expertCacheBytes)
+  const answers = options.expertCpu === true ? plannedAnswers(calibration, threads, gpu) : undefined
+  const experts = plannedExperts(slabs.units, homes, devices[0]!.expertCacheBytes, answers)
   const streams = gpu && homes.some((home) => home !== 'resident')
   const withoutSwap: Omit<ModelPlan, 'prediction'> = {
     device: names[0]!,
     units: slabs.units.map((unit, index): PlannedUnit => {
       const home = homes[index]!
-      const hits = home === 'demand' ? { hitRate: experts!.hitRate } : {}
+      const hits = home === 'demand' ? { hitRate: experts!.hitRate, ...(answers ? { answers } : {}) } : {}
       return { ...unit, device: names[deviceOf[index]!]!, home, ...hits }
     }),
     ...sums(devices),
@@ -392,7 +397,7 @@ export function withExpertCache<Plan extends Omit<ModelPlan, 'prediction'>>(
   const expertCacheBytes = found ?? cacheBytes(plan.units, homes, {}, room)
   const vramBytes = device.device === 'cpu' ? 0 : least + expertCacheBytes
   const devices = [{ ...device, expertCacheBytes, vramBytes, vramBudgetBytes: budget }]
-  const experts = plannedExperts(plan.units, homes, expertCacheBytes)!
+  const experts = plannedExperts(plan.units, homes, expertCacheBytes, plan.experts?.cpu)!
   const units = plan.units.map((unit) => (unit.home === 'demand' ? { ...unit, hitRate: experts.hitRate } : unit))
   return { ...plan, units, experts, ...sums(devices) }
 }

@@ -6,6 +6,7 @@
 import type { Home, NativeExperts, Program, WeightType } from '../binding.ts'
 import { type Calibration, type Curve, ROWS } from './calibration.ts'
 import type { DraftPrediction } from './drafts.ts'
+import type { PlannedAnswers } from './experts.ts'
 import { attentionFlops, hiddenOf, layerWeights } from './program.ts'
 
 export interface CostedUnit {
@@ -18,6 +19,8 @@ export interface CostedUnit {
   experts?: NativeExperts
   /** Of a unit on demand: the share of its experts that a pass finds on the device. */
   hitRate?: number
+  /** Of such a unit, where the CPU answers some of the others. */
+  answers?: PlannedAnswers
 }
 
 /** A pass of decode rows: all sequences, one row each. */
@@ -147,6 +150,34 @@ const EXPERT_PROMPTS = 2.6
 /** Of the link's copies, what kernels read over it. */
 const MAPPED = 0.92
 
+/** Between a choice of experts and the CPU's answer, beside what it computes. */
+const ANSWER_SECONDS = 25e-6
+
+/**
+ * What experts are shared out by between the link and the CPU, both of which read the same memory. Without a GPU the threads of the passes
+ * and those that answer are alike.
+ */
+export function plannedAnswers(calibration: Calibration, threads: number, gpu: boolean): PlannedAnswers {
+  const { link, cpu } = calibration
+  const bytesPerSecond = cpuRate(calibration, 1, threads)
+  if (!gpu) return { threads, linkBytesPerSecond: bytesPerSecond, bytesPerSecond, hopSeconds: 0 }
+  return {
+    threads: Math.max(1, threads - 1), // one waits for the GPU
+    linkBytesPerSecond: MAPPED * link.bytesPerSecond * link.besideCpu,
+    bytesPerSecond: bytesPerSecond * cpu.besideLink,
+    hopSeconds: ANSWER_SECONDS,
+  }
+}
+
+/** Seconds until all that a unit's pass misses is there: over the link, or in part answered by the CPU. */
+function missedSeconds(bytes: number, { link }: Calibration, answers: PlannedAnswers | undefined): number {
+  const alone = bytes / (MAPPED * link.bytesPerSecond)
+  if (!answers) return alone
+  const { linkBytesPerSecond, bytesPerSecond, hopSeconds } = answers
+  const overLink = (bytes + hopSeconds * bytesPerSecond) / (linkBytesPerSecond + bytesPerSecond)
+  return Math.min(alone, overLink)
+}
+
 /** Of one unit at a home. `replayed`: the whole pass is a graph. */
 function unitSeconds(
   unit: Omit<CostedUnit, 'home'>,
@@ -172,7 +203,7 @@ function unitSeconds(
   if (home !== 'demand') return launches + read * ofExpert
   // What is found on the device is read beside what comes over the link.
   const { hitRate = 0 } = unit
-  const missed = (read * (1 - hitRate)) / (MAPPED * calibration.link.bytesPerSecond)
+  const missed = missedSeconds(read * (1 - hitRate), calibration, unit.answers)
   return launches + Math.max(read * hitRate * ofExpert, missed)
 }
 

@@ -96,7 +96,7 @@ const MOST: Record<string, Record<string, number>> = {
   'bench prefill': { '--prompt': 8, '--batch': 1, '--runs': 1, '--threads': 1 },
   'bench drafts': { '--prompt': 8, '--tokens': 8, '--batch': 1, '--runs': 1, '--threads': 1 },
   'bench experts': { '--prompt': 4, '--tokens': 8, '--batch': 1, '--runs': 1, '--threads': 1 },
-  'bench kernel': { '--repeats': 1, '--n': 2048, '--k': 2048, '--rows': 8 },
+  'bench kernel': { '--repeats': 1, '--n': 2048, '--k': 2048, '--rows': 8, '--context': 256 },
 }
 
 function millrace(args: string[]): Trial {
@@ -126,7 +126,9 @@ function millrace(args: string[]): Trial {
   for (const [flag, most] of Object.entries(MOST[name] ?? {})) {
     // A context is prompt and answer.
     const named = toy.includes(flag) || (flag === '--prompt' && toy.includes('--context')) || flag === '--context'
-    if (!named) toy.push(flag, String(most))
+    // Attention has its sizes from a shape.
+    const none = toy.includes('attention_decode') && (flag === '--n' || flag === '--k')
+    if (!named && !none) toy.push(flag, String(most))
   }
   const bare = args.length === name.split(' ').length
   const model = bare && ['generate', 'inspect', 'score', 'chat', 'plan'].includes(name) ? ['models/demo'] : []

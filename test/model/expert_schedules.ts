@@ -33,12 +33,13 @@ export function testSchedules(device: 'cpu' | 'cuda', count: number): void {
       frame = Math.max(...units.map(({ experts }) => (experts ? experts.bytes / experts.count + 4096 : 0)))
     })
 
-    test(
-      `answers under caches that move, ${schedules} schedules`,
-      async () => {
+    test.each(device === 'cpu' ? [false, true] : [false])(
+      `answers under caches that move, ${schedules} schedules; the CPU answers some: %s`,
+      async (expertCpu) => {
         await using model = await load(familyFolder(name), {
           ...options,
           experts: 'demand',
+          expertCpu,
           expertCache: Math.ceil(3 * frame),
         })
         // The twin's budget is the cache alone.
@@ -64,6 +65,8 @@ export function testSchedules(device: 'cpu' | 'cuda', count: number): void {
         }
         expect(model.stats.experts.hits).toBeGreaterThan(0)
         expect(model.stats.experts.promotedBytes).toBeGreaterThan(0)
+        if (expertCpu) expect(model.stats.experts.cpu).toBeGreaterThan(0)
+        else expect(model.stats.experts.cpu).toBe(0)
       },
       60_000 + 2_000 * schedules,
     )

@@ -76,6 +76,7 @@ CpuExecutor::CpuExecutor(const ExecutorConfig& config, std::shared_ptr<ComputePo
     apart.layout = experts_layout(*experts, config_.units[unit]);
     apart.first = logged_experts_;
     apart.addresses.resize(static_cast<size_t>(experts->experts));
+    apart.in_ram.resize(apart.addresses.size());
     logged_experts_ += apart.addresses.size();
   }
   tokens_.reserve(config_.max_rows);
@@ -108,7 +109,10 @@ void CpuExecutor::set_unit(Stream& stream, int unit, const std::byte* slab, bool
 
 void CpuExecutor::set_experts(Stream& stream, std::span<const ExpertAddress> experts) {
   static_cast<CpuStream&>(stream).enqueue_always([this, all = std::vector(experts.begin(), experts.end())] {
-    for (const ExpertAddress& one : all) apart_[one.unit].addresses[one.expert] = one.address;
+    for (const ExpertAddress& one : all) {
+      apart_[one.unit].addresses[one.expert] = one.address;
+      apart_[one.unit].in_ram[one.expert] = one.in_ram;
+    }
   });
 }
 

@@ -13,6 +13,7 @@
 #include "backend/backend.h"
 #include "backend/cpu/attention.h"
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/expert_answer.h"
 #include "backend/cpu/linear.h"
 #include "backend/sample_row.h"
 #include "core/memory.h"
@@ -101,6 +102,7 @@ class CpuExecutor final : public Executor {
   std::vector<Run> runs_of(const StatePlace& place, const Scope& scope) const;
   void run_experts(const ExpertsOp& op, const Scope& scope);
   void run_expert(const ExpertsOp& op, const Scope& scope, int expert, std::span<const int> places);
+  void run_float_expert(const ExpertCall& call);
   void run_sample();
 
   const ExecutorConfig config_;
@@ -115,9 +117,16 @@ class CpuExecutor final : public Executor {
     std::optional<ExpertsLayout> layout;
     size_t first = 0;
     std::vector<const std::byte*> addresses;  // [experts]
+    std::vector<bool> in_ram;                 // [experts]: not in a frame
     bool now = false;                         // of the slab that was set last
   };
   std::vector<Apart> apart_;  // [units], or empty
+  // Leaves experts that lie in RAM to the CPU's answers (of which experts, experts_scratch_.sent says), and takes
+  // these.
+  bool send_experts(const ExpertsOp& op, const Scope& scope, const Apart& apart);
+  void receive_experts();
+  uint64_t ticket_ = 0;       // of the last task that was sent
+  int64_t answer_waits_ = 0;  // for ExpertMail::skip_wait
   const Mixtures mixtures_;   // as the program has them
   size_t logged_experts_ = 0;
   Step step_;
@@ -137,7 +146,11 @@ class CpuExecutor final : public Executor {
   // Of a mixture: choices (row * top_k + rank) by expert, and rows of one expert at a time.
   struct ExpertsScratch {
     std::vector<int> begins, places;
-    std::vector<float> x, activated, y, results;
+    std::vector<bool> sent;                                 // [experts]: the CPU answers them
+    std::vector<float> x, gathered, activated, y, results;  // x: of all rows, as float16 has it
+    std::vector<const float*> x_rows;
+    std::vector<float*> y_rows;
+    ExpertAnswer answer;
   };
   ExpertsScratch experts_scratch_;
   // Of latent attention: what makes keys and values, as floats [n, rank]; queries and what they find, [rows, heads,

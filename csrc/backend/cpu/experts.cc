@@ -1,8 +1,9 @@
 // Mixtures of experts on the CPU twin. Each expert that any row chose reads its weights once for all of them; the rows'
-// results are added in the order of their own choices, so that a row's bits do not depend on its neighbours.
+// results are added in the order of their own choices, so that a row's bits do not depend on its neighbours. Experts of
+// integers and tables have the arithmetic that GPUs' decode has (expert_answer.h); x is float16 to all.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
+#include <thread>
 
 #include "backend/cpu/executor.h"
 #include "backend/cpu/route.h"
@@ -13,12 +14,6 @@ namespace {
 
 // Results that are kept until they are added: of more rows than this many floats hold, some at a time.
 constexpr size_t kMostFloats = size_t{1} << 23;
-
-float clamped_swiglu(float gate, float up, const ExpertsOp& op) {
-  gate = std::min(gate, op.limit);
-  up = std::clamp(up, -op.limit, op.limit);
-  return gate / (1.0f + std::exp(-op.alpha * gate)) * (up + 1.0f);
-}
 
 }  // namespace
 
@@ -80,16 +75,26 @@ void CpuExecutor::run_experts(const ExpertsOp& op, const Scope& scope) {
     for (int i = 0; i < top_k; i++) scratch.places[next[choice(r, i)]++] = r * top_k + i;
   }
   scratch.results.resize(std::max(scratch.results.size(), scratch.places.size() * hidden));
+  const size_t in = static_cast<size_t>(width(op.in));
+  scratch.x.resize(std::max(scratch.x.size(), static_cast<size_t>(scope.rows) * in));
+  const float* from = rows_of(scope, op.in);
+  compute_->pool.parallel_for(scope.rows, [&](int64_t row, int) {
+    for (size_t i = row * in; i < (row + 1) * in; i++) scratch.x[i] = round_to_half(from[i]);
+  });
   const Apart* apart = apart_.empty() || !apart_[scope.unit].now ? nullptr : &apart_[scope.unit];
   for (size_t e = 0; apart != nullptr && e < static_cast<size_t>(op.experts); e++) {
     const int count = scratch.begins[e + 1] - scratch.begins[e];
     uint16_t& logged = output_->expert_rows[apart->first + e];
     logged = static_cast<uint16_t>(std::min(logged + count, 0xffff));
   }
+  scratch.sent.assign(static_cast<size_t>(op.experts), false);
+  const bool sent = apart != nullptr && send_experts(op, scope, *apart);
   for (int e = 0; e < op.experts; e++) {
     const int begin = scratch.begins[e], count = scratch.begins[e + 1] - begin;
-    if (count > 0) run_expert(op, scope, e, std::span(scratch.places).subspan(begin, count));
+    if (count > 0 && !scratch.sent[e]) run_expert(op, scope, e, std::span(scratch.places).subspan(begin, count));
   }
+
+  if (sent) receive_experts();
 
   float* out = rows_of(scope, op.out);
   compute_->pool.parallel_for(scope.rows, [&](int64_t row, int) {
@@ -99,70 +104,121 @@ void CpuExecutor::run_experts(const ExpertsOp& op, const Scope& scope) {
   });
 }
 
+// As moe/answers.cu does it on a GPU.
+bool CpuExecutor::send_experts(const ExpertsOp& op, const Scope& scope, const Apart& apart) {
+  const ExpertMail* mail = config_.mail.get();
+  if (mail == nullptr || !mail->serves(scope.unit, scope.rows)) return false;
+  ExpertsScratch& scratch = experts_scratch_;
+  size_t missed = 0;
+  for (int e = 0; e < op.experts; e++) missed += scratch.begins[e + 1] > scratch.begins[e] && apart.in_ram[e] ? 1 : 0;
+  const int most = mail->split[static_cast<size_t>(scope.unit)][missed];
+  int experts = 0, places = 0;
+  for (int e = 0; e < op.experts && experts < most; e++) {
+    const int begin = scratch.begins[e], count = scratch.begins[e + 1] - begin;
+    if (count == 0 || count > kMailedRows || !apart.in_ram[e]) continue;
+    mail->entries[experts++] = {e, places, count, 0};
+    for (int i = 0; i < count; i++) mail->places[places++] = scratch.places[static_cast<size_t>(begin + i)];
+    scratch.sent[static_cast<size_t>(e)] = true;
+  }
+  if (experts == 0) return false;
+  *mail->task = {scope.unit, experts, scope.rows, width(op.routes) / 2};
+  std::memcpy(mail->x, scratch.x.data(), static_cast<size_t>(scope.rows) * width(op.in) * sizeof(float));
+  ticket_ = mail->state->sent.load(std::memory_order_relaxed) + 1;
+  mail->state->sent.store(ticket_, std::memory_order_release);
+  return true;
+}
+
+void CpuExecutor::receive_experts() {
+  const ExpertMail& mail = *config_.mail;
+  const ExpertMailState& state = *mail.state;
+  for (bool waits = answer_waits_++ != mail.skip_wait; waits;) {
+    waits =
+        state.answered.load(std::memory_order_acquire) < ticket_ && state.given_up.load(std::memory_order_acquire) == 0;
+    if (waits) std::this_thread::yield();
+  }
+  const auto width = static_cast<size_t>(mail.width);
+  for (int i = 0; i < mail.task->experts; i++) {
+    const ExpertMailEntry& entry = mail.entries[i];
+    for (int r = 0; r < entry.count; r++) {
+      const auto place = static_cast<size_t>(mail.places[entry.first + r]);
+      std::memcpy(experts_scratch_.results.data() + place * width, mail.y + place * width, width * sizeof(float));
+    }
+  }
+}
+
 // `places`: rows and ranks that chose the expert, as run_experts() counts them; its results go there.
 void CpuExecutor::run_expert(const ExpertsOp& op, const Scope& scope, int expert, std::span<const int> places) {
-  const int rows = static_cast<int>(places.size());
   const int top_k = width(op.routes) / 2;
   const size_t in = static_cast<size_t>(width(op.in)), hidden = static_cast<size_t>(width(op.out));
   const Apart* apart = apart_.empty() || !apart_[scope.unit].now ? nullptr : &apart_[scope.unit];
-  const LinearLayout& gate_up = apart ? apart->layout->gate_up : scope.layout->linears[op.gate_up(expert)];
-  const LinearLayout& down = apart ? apart->layout->down : scope.layout->linears[op.down(expert)];
-  const std::byte* slab = apart ? apart->addresses[expert] : scope.slab;
-  const size_t features = static_cast<size_t>(down.k);
+  ExpertsScratch& scratch = experts_scratch_;
+  scratch.x_rows.clear();
+  scratch.y_rows.clear();
+  for (const int place : places) {
+    scratch.x_rows.push_back(scratch.x.data() + static_cast<size_t>(place / top_k) * in);
+    scratch.y_rows.push_back(scratch.results.data() + static_cast<size_t>(place) * hidden);
+  }
+  ExpertCall call;
+  call.gate_up = apart ? &apart->layout->gate_up : &scope.layout->linears[op.gate_up(expert)];
+  call.down = apart ? &apart->layout->down : &scope.layout->linears[op.down(expert)];
+  call.expert = apart ? apart->addresses[expert] : scope.slab;
+  call.activation = op.activation;
+  call.alpha = op.alpha;
+  call.limit = op.limit;
+  call.rows = static_cast<int>(places.size());
+  call.x = scratch.x_rows.data();
+  call.y = scratch.y_rows.data();
+  if (!has_expert_arithmetic(*call.gate_up, *call.down)) return run_float_expert(call);
+
+  ExpertAnswer& answer = scratch.answer;
+  ThreadPool& pool = compute_->pool;
+  answer.begin(call);
+  pool.parallel_for(call.rows, [&](int64_t row, int) { answer.quantize(static_cast<int>(row)); });
+  const auto in_pieces = [&](int blocks, auto&& run) {
+    const int pieces = std::min(blocks, 4 * pool.threads());
+    pool.parallel_for(pieces, [&](int64_t piece, int) {
+      run(static_cast<int>(piece * blocks / pieces), static_cast<int>((piece + 1) * blocks / pieces));
+    });
+  };
+  in_pieces(answer.gate_up_blocks(), [&](int begin, int end) { answer.gate_up(begin, end); });
+  pool.parallel_for(call.rows, [&](int64_t row, int) { answer.activate(static_cast<int>(row)); });
+  in_pieces(answer.down_blocks(), [&](int begin, int end) { answer.down(begin, end); });
+  weight_bytes_.fetch_add(answer.weight_bytes(), std::memory_order_relaxed);
+}
+
+// Of floats, in either linear.
+void CpuExecutor::run_float_expert(const ExpertCall& call) {
   ExpertsScratch& scratch = experts_scratch_;
   const auto grow = [](std::vector<float>& buffer, size_t floats) {
     buffer.resize(std::max(buffer.size(), floats));
     return buffer.data();
   };
-  float* x = grow(scratch.x, places.size() * in);
-  const float* from = rows_of(scope, op.in);
-  for (size_t i = 0; i < places.size(); i++) {
-    std::memcpy(x + i * in, from + static_cast<size_t>(places[i] / top_k) * in, in * sizeof(float));
-  }
-  float* activated = grow(scratch.activated, places.size() * features);
-
-  LinearCall call;
-  call.layout = &gate_up;
-  call.slab = slab;
-  call.x = x;
-  call.x_stride = static_cast<int64_t>(in);
-  call.rows = rows;
-  if (op.activation == Activation::silu) {
-    call.y = activated;
-    call.y_stride = static_cast<int64_t>(features);
-    call.epilogue = Epilogue::silu_mul;
-    call.interleaved = gate_up.interleaved;
-    call.intermediate = static_cast<int>(features);
-    linear(call, compute_->pool, linear_scratch_, weight_bytes_);
-  } else {
-    const auto n = static_cast<size_t>(gate_up.n);
-    call.y = grow(gate_up_, places.size() * n);
-    call.y_stride = gate_up.n;
-    linear(call, compute_->pool, linear_scratch_, weight_bytes_);
-    compute_->pool.parallel_for(rows, [&](int64_t row, int) {
-      const float* both = gate_up_.data() + static_cast<size_t>(row) * n;
-      float* to = activated + static_cast<size_t>(row) * features;
-      for (size_t i = 0; i < features; i++) {
-        const size_t gate = gate_up.interleaved ? i / 8 * 16 + i % 8 : i;
-        to[i] = clamped_swiglu(both[gate], both[gate_up.interleaved ? gate + 8 : features + i], op);
-      }
-    });
-  }
-
-  float* y = grow(scratch.y, places.size() * hidden);
-  call = LinearCall{};
-  call.layout = &down;
-  call.slab = slab;
-  call.x = activated;
-  call.x_stride = static_cast<int64_t>(features);
-  call.rows = rows;
-  call.y = y;
-  call.y_stride = static_cast<int64_t>(hidden);
-  linear(call, compute_->pool, linear_scratch_, weight_bytes_);
-  for (size_t i = 0; i < places.size(); i++) {
-    std::memcpy(scratch.results.data() + static_cast<size_t>(places[i]) * hidden, y + i * hidden,
-                hidden * sizeof(float));
-  }
+  const size_t rows = static_cast<size_t>(call.rows), in = static_cast<size_t>(call.gate_up->k);
+  const size_t features = static_cast<size_t>(call.down->k), hidden = static_cast<size_t>(call.down->n);
+  const auto multiply = [&](const LinearLayout& layout, const float* x, float* y) {
+    LinearCall linear_call;
+    linear_call.layout = &layout;
+    linear_call.slab = call.expert;
+    linear_call.x = x;
+    linear_call.x_stride = layout.k;
+    linear_call.rows = call.rows;
+    linear_call.y = y;
+    linear_call.y_stride = layout.n;
+    linear(linear_call, compute_->pool, linear_scratch_, weight_bytes_);
+  };
+  float* x = grow(scratch.gathered, rows * in);
+  for (size_t i = 0; i < rows; i++) std::memcpy(x + i * in, call.x[i], in * sizeof(float));
+  const size_t n = static_cast<size_t>(call.gate_up->n);
+  float* gate_up = grow(gate_up_, rows * n);
+  multiply(*call.gate_up, x, gate_up);
+  float* activated = grow(scratch.activated, rows * features);
+  compute_->pool.parallel_for(call.rows, [&](int64_t row, int) {
+    activate_expert(gate_up + row * n, call.gate_up->interleaved, static_cast<int>(features), call.activation,
+                    call.alpha, call.limit, activated + row * features);
+  });
+  float* y = grow(scratch.y, rows * hidden);
+  multiply(*call.down, activated, y);
+  for (size_t i = 0; i < rows; i++) std::memcpy(call.y[i], y + i * hidden, hidden * sizeof(float));
 }
 
 }  // namespace millrace

@@ -430,7 +430,7 @@ void plan_runs(LinearScratch::Data& data, const LinearCall& call, int threads, i
 
 void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, std::atomic<uint64_t>& weight_bytes) {
   if (call.rows <= 0) return;
-  const LinearKernels& kernels = *selection().load(std::memory_order_relaxed);
+  const LinearKernels& kernels = linear_kernels();
   const LinearLayout& layout = *call.layout;
   LinearScratch::Data& data = scratch.data();
 
@@ -523,6 +523,10 @@ void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, st
 
 const char* selected_kernels() {
   return selection().load(std::memory_order_relaxed)->name;
+}
+
+const LinearKernels& linear_kernels() {
+  return *selection().load(std::memory_order_relaxed);
 }
 
 bool select_kernels(const char* name) {

@@ -54,5 +54,7 @@ void linear(const LinearCall& call, ThreadPool& pool, LinearScratch& scratch, st
 // choice at start-up.
 const char* selected_kernels();
 bool select_kernels(const char* name);
+struct LinearKernels;
+const LinearKernels& linear_kernels();  // those in use
 
 }  // namespace millrace

@@ -138,7 +138,10 @@ std::string golden(const Decode& decode, const Prefill& prefill, const Attention
   for (const Heads& h : kHeads) {
     for (const int context : kContexts) {
       const std::string title = format("%d/%d x %d, context %d ", h.heads, h.kv_heads, h.head_dim, context);
-      runs(title + "decode", false, 256, 1, [&](int rows) { return text(attention_decode(h, context, rows)); });
+      for (const KvType type : {KvType::f16, KvType::q8}) {
+        runs(title + (type == KvType::q8 ? "decode q8" : "decode"), false, 256, 1,
+             [&](int rows) { return text(attention_decode(h, context, rows, type)); });
+      }
     }
     runs(format("%d/%d x %d prefill", h.heads, h.kv_heads, h.head_dim), false, 4096, 93,
          [&](int rows) { return text(attention_prefill(h, rows)); });

@@ -165,7 +165,8 @@ TEST(attention_has_a_plan_for_every_gpu_head_and_number_of_rows) {
   for (const DeviceFacts& device : devices()) {
     for (int head_dim = 2; head_dim <= kMostHeadDim; head_dim += head_dim < 16 ? 2 : 6) {
       for (const int group : {1, 2, 3, 4, 7, 8, 12, 16, 17, 32, 33, 64, 71, 128, 200}) {
-        const AttentionShape shape{3 * group, 3, head_dim};
+        const KvType type = (head_dim / 2 + group) % 2 == 0 ? KvType::f16 : KvType::q8;
+        const AttentionShape shape{3 * group, 3, head_dim, type};
         for (const int context : cases::kContexts) {
           std::set<int> shifts;
           for (const int rows : {1, 2, 8, 9, 16, 64, 256}) {
@@ -175,7 +176,7 @@ TEST(attention_has_a_plan_for_every_gpu_head_and_number_of_rows) {
             shifts.insert(plan->most_parts_shift);
             CHECK(plan->dim >= head_dim && plan->exact == (plan->dim == head_dim && head_dim < 256));
             CHECK(plan->query_tiles * kQueries >= group && (plan->query_tiles - 1) * kQueries < group);
-            CHECK(plan->warp_bytes >= plan->stages * kBlockPositions * 2 * head_dim);
+            CHECK(plan->warp_bytes >= plan->stages * static_cast<int>(kv_part_bytes(type, head_dim)));
             CHECK_EQ(plan->launch.grid[0], plan->parts);
             CHECK_EQ(plan->launch.grid[2], rows);
             CHECK_EQ(plan->launch.cluster, plan->cluster ? plan->parts : 1);
@@ -236,9 +237,9 @@ TEST(launches_on_an_h100_are_those_of_the_golden_file) {
     cases::put(p->launch, l);
     return l;
   };
-  const auto attention_decode = [](const cases::Heads& h, int context, int rows) {
+  const auto attention_decode = [](const cases::Heads& h, int context, int rows, KvType type) {
     cases::Launch l;
-    const auto p = plan_attention_decode(kH100, {h.heads, h.kv_heads, h.head_dim}, rows, context);
+    const auto p = plan_attention_decode(kH100, {h.heads, h.kv_heads, h.head_dim, type}, rows, context);
     if (!p) return l;
     l.kernel = format("split %d %d", p->dim, p->exact ? 1 : 0);
     l.numbers = {p->group, p->query_tiles, p->parts, p->most_parts_shift, p->stages, p->warp_bytes};
@@ -292,6 +293,7 @@ TEST(what_a_gpu_cannot_run_is_refused_by_name) {
   attend.heads = 8, attend.kv_heads = 2, attend.head_dim = 128;
   Program spec;
   spec.units.emplace_back().ops = {attend};
+  spec.kv = {{1, 0, attend.kv_heads, attend.head_dim}};
   UnitLayout unit;
   unit.linears.emplace_back().segments.push_back(
       {measure_matrix({.type = WeightType::q4, .zeros = true, .group = 32}, 6144, 4096, 4096), 0});
@@ -303,4 +305,8 @@ TEST(what_a_gpu_cannot_run_is_refused_by_name) {
   const auto attention = refusal_of(DeviceFacts{86, 82, 31744, 30720, false}, spec, units);
   REQUIRE(attention.has_value());
   CHECK(attention->find("attention") != std::string::npos);
+  spec.kv = kept_as(spec.kv, KvType::q8);
+  const auto narrow = refusal_of(DeviceFacts{75, 40, 65536, 65536, false}, spec, units);
+  REQUIRE(narrow.has_value());
+  CHECK(narrow->find("8 bits") != std::string::npos);
 }

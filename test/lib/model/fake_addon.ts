@@ -281,6 +281,7 @@ export class FakeModel implements NativeModel {
       draftMs: 25,
       expertHits: 23,
       expertMapped: 24,
+      expertCpu: 28,
       promotedBytes: 25,
       expertFrames: 26,
       usedFrames: 27,

@@ -610,7 +610,7 @@ test('stats and memory', () => {
       devices: [{ device: 'cpu', copiedBytes: 4 }],
     },
     arena: { copiedBytes: 17, switches: 18, switchMs: 20 },
-    experts: { hits: 23, mapped: 24, hitRate: 23 / 47, promotedBytes: 25, frames: 26, usedFrames: 27 },
+    experts: { hits: 23, mapped: 24, cpu: 28, hitRate: 23 / 75, promotedBytes: 25, frames: 26, usedFrames: 27 },
     hops: 16,
     sequences: { running: 8, waiting: 9, preemptions: 12, recomputations: 21 },
     speculation: { draftedTokens: 23, acceptedTokens: 22, draftPasses: 24, draftMs: 25 },

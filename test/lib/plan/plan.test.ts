@@ -230,6 +230,12 @@ describe('budgets', () => {
     expect(of('q8').kv.map(({ type }) => type)).toEqual(['q8', 'f16', 'f32'])
   })
 
+  test('keys and values of 8 bits are refused on a GPU, where whole models have not been tried', () => {
+    expect(() => plan({ device: 'cuda', kv: 'q8' }, { gpus: [gpu] })).toThrowError(
+      expect.objectContaining({ code: 'INVALID_ARGUMENT', message: expect.stringContaining("kv: 'q8'") }),
+    )
+  })
+
   test('default sizes give way, wishes do not', () => {
     const kv = [{ layers: 4, window: 0, bytesPerToken: 1e5, bytesPerSequence: 0 }]
     const tight = makePlan(
