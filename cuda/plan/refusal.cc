@@ -106,6 +106,9 @@ std::optional<std::string> refusal_of(const DeviceFacts& device, const Program& 
     for (const Op& op : unit.ops) {
       const auto* latent = std::get_if<LatentOp>(&op);
       if (latent == nullptr) continue;
+      if (program.kv[latent->kv_class].type == KvType::q8) {
+        return unit.name + ": latents of 8 bits have no kernels for GPUs yet";
+      }
       auto refused =
           refusal_of(device, unit.name, *latent, units[u].linears[latent->linear], program.kv[latent->kv_class].window);
       if (refused) return refused;
