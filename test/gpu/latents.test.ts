@@ -1,5 +1,5 @@
 /**
- * Attention by latents on a GPU: prefixes, crowds and preemption leave a request's bits as they are. Needs a device; elsewhere it says why it does not run.
+ * Attention by latents on a GPU: prefixes and crowds leave a request's bits as they are. Needs a device; elsewhere it says why it does not run.
  */
 import { afterAll, describe, expect, test } from 'vitest'
 import { load, type Model, probe } from '../../lib/index.ts'
@@ -30,7 +30,6 @@ describe.skipIf(gpus.length === 0)('latents on a GPU', () => {
     for (const prompt of prompts) expect(await ask(model, prompt)).toEqual(await ask(anew, prompt))
     expect(model.stats.prefixCache.reusedTokens).toBe(192 * 3)
     const crowd = await Promise.all([...prompts, ...prompts, ...prompts].map((prompt) => ask(model, prompt)))
-    expect(model.stats.sequences.preemptions).toBeGreaterThan(0)
     for (const [index, prompt] of prompts.entries()) {
       const alone = await ask(anew, prompt)
       for (const turn of [0, 4, 8]) expect(crowd[turn + index]).toEqual(alone)
