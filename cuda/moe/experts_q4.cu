@@ -1,6 +1,4 @@
 // experts_linear with 4-bit weights: the kernels of the usual group sizes, and one for the others.
-#include <cstdlib>
-
 #include "cuda/moe/experts.cuh"
 
 namespace millrace::cuda {
@@ -14,9 +12,6 @@ cudaError_t launch_group(const ExpertLaunch& l) {
     case 4:
       return launch_experts_integers<Q4Code<4, ZEROS>, WeightType::q4, ZEROS>(l);
     case 8:
-      if (static const bool halves = std::getenv("MILLRACE_EXPERT_HALVES") != nullptr; halves && !ZEROS) {
-        return launch_experts_code<Q4Code<8, false>>(l);
-      }
       return launch_experts_integers<Q4Code<8, ZEROS>, WeightType::q4, ZEROS>(l);
     default:
       return launch_experts_integers<Q4Code<0, ZEROS>, WeightType::q4, ZEROS>(l);
