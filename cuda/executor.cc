@@ -173,25 +173,7 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
   }
   gathered_ = reinterpret_cast<__half*>(allocate(gathered, "permuted activations"));
 
-  size_t partials = 0, attention_counters = 0;
-  for (const ProgramUnit& unit : program.units) {
-    for (const Op& op : unit.ops) {
-      const auto* attend = std::get_if<AttendOp>(&op);
-      if (attend == nullptr) continue;
-      AttentionArguments attention;
-      attention.rows = std::min(max_padded_rows_, kDecodeRows);
-      attention.heads = attend->heads;
-      attention.kv_heads = attend->kv_heads;
-      attention.head_dim = attend->head_dim;
-      attention.kv_type = program.kv[attend->kv_class].type;
-      attention.max_context = config_.max_context;
-      partials = std::max(partials, attention_partials_bytes(attention));
-      attention_counters = std::max(attention_counters, cuda::attention_counters(attention));
-    }
-  }
-  attention_partials_ = reinterpret_cast<float*>(allocate(partials, "partial attention"));
-  attention_counters_ = reinterpret_cast<unsigned*>(allocate(attention_counters * sizeof(unsigned), "counters"));
-  clear(attention_counters_, attention_counters * sizeof(unsigned));
+  make_room_for_attention();
 
   hop_counter_ = reinterpret_cast<unsigned*>(allocate(sizeof(unsigned), "a counter"));
   clear(hop_counter_, sizeof(unsigned));
@@ -206,6 +188,35 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
     own_.synchronize();  // the host's copy goes
   }
   own_.synchronize();
+}
+
+void CudaExecutor::make_room_for_attention() {
+  size_t partials = 0, counters = 0, queries = 0;
+  const int decode_rows = std::min(max_padded_rows_, kDecodeRows);
+  for (const ProgramUnit& unit : config_.program.units) {
+    for (const Op& op : unit.ops) {
+      if (const auto* attend = std::get_if<AttendOp>(&op)) {
+        AttentionArguments attention;
+        attention.rows = decode_rows;
+        attention.heads = attend->heads;
+        attention.kv_heads = attend->kv_heads;
+        attention.head_dim = attend->head_dim;
+        attention.kv_type = config_.program.kv[attend->kv_class].type;
+        attention.max_context = config_.max_context;
+        partials = std::max(partials, attention_partials_bytes(attention));
+        counters = std::max(counters, attention_counters(attention));
+      }
+      if (const auto* latent = std::get_if<LatentOp>(&op)) {
+        const LatentShape shape{latent->heads, latent->rank, latent->nope, latent->rotary, latent->value_dim};
+        partials = std::max(partials, latent_partial_bytes(shape, decode_rows, config_.max_context));
+        queries = std::max(queries, latent_query_bytes(shape, max_padded_rows_));
+      }
+    }
+  }
+  attention_partials_ = reinterpret_cast<float*>(allocate(partials, "partial attention"));
+  latent_queries_ = reinterpret_cast<__half*>(allocate(queries, "queries of latents"));
+  attention_counters_ = reinterpret_cast<unsigned*>(allocate(counters * sizeof(unsigned), "counters"));
+  own_.fill(reinterpret_cast<std::byte*>(attention_counters_), 0, counters * sizeof(unsigned));
 }
 
 void CudaExecutor::make_room_for_experts() {

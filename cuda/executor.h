@@ -15,6 +15,7 @@
 #include "core/memory.h"
 #include "cuda/attention.h"
 #include "cuda/delta.h"
+#include "cuda/latent.h"
 #include "cuda/linear.h"
 #include "cuda/logit_stage.h"
 #include "cuda/moe/answers.h"
@@ -171,6 +172,7 @@ class CudaExecutor final : public Executor, private Holder {
                    const std::optional<AddOp>& sum, bool prompt);
   CombineArguments sums_of(const ExpertsOp& op, const Scope& scope, const std::optional<AddOp>& sum) const;
   void make_room_for_experts();
+  void make_room_for_attention();
   void make_room_for_answers();
   void log_routes();
   void collect_routes(const Pass& pass);
@@ -258,6 +260,7 @@ class CudaExecutor final : public Executor, private Holder {
   float* expert_results_ = nullptr;    // [places, hidden]
   float* attention_partials_ = nullptr;
   unsigned* attention_counters_ = nullptr;
+  __half* latent_queries_ = nullptr;
   unsigned* hop_counter_ = nullptr;
 
   int pass_number(const StepOutput& output) const { return passes_[0].output == &output ? 0 : 1; }

@@ -325,10 +325,39 @@ void CudaExecutor::run_op(const ConvOp& op, const Lowered&, const Scope& scope) 
   });
 }
 
-// refusal_of() has told, before anything was loaded.
-void CudaExecutor::run_op(const LatentOp&, const Lowered&, const Scope&) {
-  throw Error(code::kCheckpointUnsupported, "latent attention has no kernels for GPUs yet",
-              "load it on the CPU: device: 'cpu'");
+void CudaExecutor::run_op(const LatentOp& op, const Lowered&, const Scope& scope) {
+  const Operand q = operand(scope, op.q), latent = operand(scope, op.latent), out = operand(scope, op.out);
+  const KvClass& kv = config_.program.kv[op.kv_class];
+  LatentArguments arguments;
+  arguments.shape = {op.heads, op.rank, op.nope, op.rotary, op.value_dim};
+  arguments.rope = ropes_[op.rope];
+  arguments.interleaved = op.interleaved;
+  arguments.block_tables =
+      device_inputs_.block_tables + static_cast<size_t>(op.kv_class) * table_sequences_ * block_table_stride_;
+  arguments.block_table_stride = block_table_stride_;
+  arguments.kv_block_elements = static_cast<int64_t>(kv_block_bytes(kv) / sizeof(__half));
+  arguments.kv = reinterpret_cast<__half*>(config_.kv.at(op.kv_class).layer(op.kv_layer, kv_block_bytes(kv)));
+  arguments.out_stride = out.stride;
+  arguments.scale = op.scale;
+  arguments.weights = weights(scope.unit);
+  arguments.matrix = config_.units[scope.unit].linears[op.linear].segments.front().matrix;
+  arguments.max_context = shape_.context;
+  arguments.queries = latent_queries_;
+  arguments.partials = attention_partials_;
+  const auto from_row = [&](int row, int count, bool decode) {
+    if (count == 0) return;
+    arguments.rows = count;
+    arguments.decode = decode;
+    arguments.q = q.floats + static_cast<size_t>(row) * q.stride;
+    arguments.latent = latent.floats + static_cast<size_t>(row) * latent.stride;
+    arguments.positions = device_inputs_.positions + scope.begin + row;
+    arguments.sequences = device_inputs_.sequences + scope.begin + row;
+    arguments.out = out.halves + static_cast<size_t>(row) * out.stride;
+    check(latent_attention(arguments, scope.stream, true), "latent attention");
+    counters_.weight_bytes_read += arguments.matrix.bytes;
+  };
+  from_row(0, scope.decode_rows, true);
+  from_row(scope.decode_rows, scope.prefill_rows, false);
 }
 
 void CudaExecutor::run_op(const DeltaOp& op, const Lowered&, const Scope& scope) {

@@ -62,7 +62,7 @@ __device__ inline void keep_groups(const RouteOp& op, float* choice, float* grou
         second = value;
       }
     }
-    groups[g] = first + second;
+    groups[g] = op.group_best == 1 ? first : first + second;
   }
   __syncwarp();
   // A group that is kept is marked by NaN, which no comparison chooses again.

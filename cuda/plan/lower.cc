@@ -119,7 +119,8 @@ std::vector<bool> half_values(const Program& program) {
       }
       const auto* norm = std::get_if<NormOp>(&op);
       const bool rounds = std::holds_alternative<GluOp>(op) || std::holds_alternative<AttendOp>(op) ||
-                          std::holds_alternative<GateOp>(op) || (norm != nullptr && norm->in != norm->out);
+                          std::holds_alternative<LatentOp>(op) || std::holds_alternative<GateOp>(op) ||
+                          (norm != nullptr && norm->in != norm->out);
       if (!rounds || access.updates) half[access.writes] = false;
     }
   };

@@ -6,6 +6,7 @@
 #include "cuda/plan/attention.h"
 #include "cuda/plan/decode.h"
 #include "cuda/plan/experts.h"
+#include "cuda/plan/latent.h"
 #include "cuda/plan/prefill.h"
 #include "cuda/plan/states.h"
 #include "model/experts_layout.h"
@@ -25,6 +26,25 @@ bool planned(const DeviceFacts& device, const MatrixLayout& matrix) {
   }
   if (prefill_by_decode(matrix.code.type)) return true;
   return plan_prefill(device, matrix, 1) && plan_prefill(device, matrix, 4096);
+}
+
+std::optional<std::string> refusal_of(const DeviceFacts& device, const std::string& name, const LatentOp& op,
+                                      const LinearLayout& linear, int window) {
+  const LatentShape shape{op.heads, op.rank, op.nope, op.rotary, op.value_dim};
+  if (!shape.valid()) {
+    return format(
+        "%s: kernels for GPUs have latents of at most %d elements and %d that turn, multiples of 8, and %d "
+        "of a head that do not, not of %d, %d and %d",
+        name.c_str(), kMostLatentRank, kMostLatentRotary, kMostLatentNope, op.rank, op.rotary, op.nope);
+  }
+  const MatrixLayout& matrix = linear.segments.front().matrix;
+  if (window > 0) return name + ": latent attention within a window has no kernels for GPUs";
+  if (linear.has_bias || linear.segments.size() != 1) return name + ": what makes keys of latents is no plain matrix";
+  if (plan_latent(device, shape, 1, 1, true) && plan_latent_queries(device, shape, matrix, 1) &&
+      plan_latent_values(device, shape, matrix, 1)) {
+    return std::nullopt;
+  }
+  return format("%s has no room for latent attention with %d elements", device_text(device).c_str(), op.rank);
 }
 
 // Experts that choose by what the operation just before them listed, and that lie alike.
@@ -64,7 +84,6 @@ std::optional<std::string> refusal_of(const DeviceFacts& device, const Program& 
         return format("%s: kernels for GPUs have keys of at most %d elements where layers keep states, not of %d",
                       unit.name.c_str(), kMostKeyDim, delta->key_dim);
       }
-      if (std::holds_alternative<LatentOp>(op)) return unit.name + ": latent attention has no kernels for GPUs yet";
       const auto* attend = std::get_if<AttendOp>(&op);
       if (attend == nullptr) continue;
       const AttentionShape attention{attend->heads, attend->kv_heads, attend->head_dim,
@@ -82,6 +101,16 @@ std::optional<std::string> refusal_of(const DeviceFacts& device, const Program& 
   for (size_t u = 0; u < units.size(); u++) {
     const ProgramUnit& unit = program.units[u];
     if (auto refused = refusal_of(device, unit, units[u])) return refused;
+    for (const Op& op : unit.ops) {
+      const auto* latent = std::get_if<LatentOp>(&op);
+      if (latent == nullptr) continue;
+      if (program.kv[latent->kv_class].type == KvType::q8) {
+        return unit.name + ": latents of 8 bits have no kernels for GPUs yet";
+      }
+      auto refused =
+          refusal_of(device, unit.name, *latent, units[u].linears[latent->linear], program.kv[latent->kv_class].window);
+      if (refused) return refused;
+    }
     for (int i = 0; i < static_cast<int>(units[u].linears.size()); i++) {
       const auto of_expert = [&](const Op& op) {
         const auto* experts = std::get_if<ExpertsOp>(&op);

@@ -2,6 +2,7 @@
 import type { RopeSpec } from '../binding.ts'
 import type { DecoderShape } from '../checkpoint/decoder.ts'
 import type { DeltaNetShape } from '../checkpoint/delta_net.ts'
+import type { LatentShape } from '../checkpoint/latent.ts'
 import { EXPERTS, type MixtureShape } from '../checkpoint/mixture.ts'
 import { UNSCALED } from '../checkpoint/rope.ts'
 import { invalidArgument, nearest } from '../options/validate.ts'
@@ -87,6 +88,20 @@ const hybrid = (plain: DecoderShape, valueHeads: number, stored: DeltaNetShape['
     },
   }
 }
+/** DeepSeek's kind: keys and values of a latent, the first layer without experts. */
+const latent = (plain: DecoderShape, own: Omit<LatentShape, 'rank' | 'rotary' | 'interleaved'>): DecoderShape => ({
+  ...plain,
+  layer: (index) => {
+    const { mixture, ...layer } = plain.layer(index)
+    const headDim = own.nope + 64
+    return {
+      ...layer,
+      ...{ headDim, kvHeads: layer.heads, latent: { ...own, rank: 512, rotary: 64, interleaved: true } },
+      ...(index === 0 || !mixture ? {} : { mixture }),
+    }
+  },
+})
+
 const SHARED = { shared: { module: 'mlp.shared_expert', width: 512, gate: 'mlp.shared_expert_gate' } }
 
 const QWEN3_30B = { experts: 128, chosen: 8, width: 768, headDim: 128 }
@@ -127,6 +142,22 @@ export const SHAPES: Readonly<Record<string, DecoderShape>> = {
     shape(151552, 4096, 46, 96, 8, 1408, 131072, 1e6),
     { experts: 128, chosen: 8, width: 1408, headDim: 128 },
     { score: 'sigmoid', shared: { module: 'mlp.shared_experts', width: 1408 } },
+  ),
+  'glm-4.7-flash': latent(
+    mixture(
+      shape(154880, 2048, 47, 20, 20, 10240, 202752, 1e6),
+      { experts: 64, chosen: 4, width: 1536 },
+      { score: 'sigmoid', scale: 1.8, shared: { module: 'mlp.shared_experts', width: 1536 } },
+    ),
+    { queryRank: 768, nope: 192, valueDim: 256 },
+  ),
+  'deepseek-v2-lite': latent(
+    mixture(
+      shape(102400, 2048, 27, 16, 16, 10944, 163840, 1e4),
+      { experts: 64, chosen: 6, width: 1408 },
+      { renormalise: false, shared: { module: 'mlp.shared_experts', width: 2816 } },
+    ),
+    { nope: 128, valueDim: 128 },
   ),
   /** Of models/demo-moe. */
   'millrace-demo-moe': mixture(

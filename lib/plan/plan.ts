@@ -46,7 +46,7 @@ import {
   prefillWithDisk,
   withDisk,
 } from './predict.ts'
-import { attendsOf } from './program.ts'
+import { attendsOf, latentsOf } from './program.ts'
 import { budgetBytes, KV_BLOCK_TOKENS } from './vram.ts'
 
 export { chooseDevice, KV_BLOCK_TOKENS }
@@ -216,6 +216,20 @@ const GUESSED_DISK = 3e9
 const PREDICTED_CONTEXT = 512
 const PREDICTED_PROMPT = 2048
 
+/** As LatentShape::valid() in cuda/plan/latent.h. */
+function checkLatents(program: Program): void {
+  const inUnits = (size: number, most: number) => size % 8 === 0 && size <= most
+  for (const { rank, rotary, nope } of latentsOf(program)) {
+    if (inUnits(rank, 512) && inUnits(rotary, 64) && nope <= 256) continue
+    throw new MillraceError('CHECKPOINT_UNSUPPORTED', {
+      message:
+        'latent attention on a GPU has latents of at most 512 elements and 64 that turn, multiples of 8, and heads of at ' +
+        `most 256 that do not; this model's have ${rank}, ${rotary} and ${nope}`,
+      remedy: "load it on the CPU: device: 'cpu'",
+    })
+  }
+}
+
 /** Throws INVALID_ARGUMENT, DEVICE_UNAVAILABLE, or OUT_OF_MEMORY where the machine can never hold the model. */
 export function makePlan(program: Program, stored: NativeSlabPlan, options: PlanOptions, machine: Machine): ModelPlan {
   const { kv: kvType = 'f16' } = options
@@ -230,12 +244,7 @@ export function makePlan(program: Program, stored: NativeSlabPlan, options: Plan
       remedy: "load it on the CPU: device: 'cpu'",
     })
   }
-  if (gpu && program.kv.some(({ latent }) => latent)) {
-    throw new MillraceError('CHECKPOINT_UNSUPPORTED', {
-      message: 'latent attention has no kernels for GPUs yet',
-      remedy: "load it on the CPU: device: 'cpu'",
-    })
-  }
+  if (gpu) checkLatents(program)
   const calibration = gpus[0]?.calibration ?? machine.calibration
   const contextLength = chooseContext(program, options.contextLength)
   const maxLogitRows = logitRows(options)

@@ -8,6 +8,11 @@ const opsOf = ({ embed, units }: Program): Op[] => [...embed, ...units.flatMap((
 export const attendsOf = (program: Program): AttendOp[] =>
   opsOf(program).filter((op): op is AttendOp => op.op === 'attend')
 
+export type LatentOp = Extract<Op, { op: 'latent' }>
+
+export const latentsOf = (program: Program): LatentOp[] =>
+  opsOf(program).filter((op): op is LatentOp => op.op === 'latent')
+
 /** Width of the residual stream. */
 export const hiddenOf = ({ values }: Program): number => values[0]!
 
@@ -34,10 +39,11 @@ export function activeShare({ values }: Program, { ops }: ProgramUnit): (linear:
 
 /** Multiplications and additions of attention for a row that sees so many positions. */
 export function attentionFlops(program: Program, seen: number): number {
-  return attendsOf(program).reduce((all, { heads, headDim, kvClass }) => {
+  const attends = attendsOf(program).map(({ heads, headDim, kvClass }) => {
     const { window } = program.kv[kvClass]!
-    return all + 4 * heads * headDim * (window > 0 ? Math.min(seen, window) : seen)
-  }, 0)
+    return 4 * heads * headDim * (window > 0 ? Math.min(seen, window) : seen)
+  })
+  return sum(attends) + sum(latentsOf(program).map(({ heads, rank, rotary }) => 2 * heads * (2 * rank + rotary) * seen))
 }
 
 /** As half_values() in cuda/plan/lower.cc: values that only linears read, in rows of whole vectors of 64. */
@@ -65,6 +71,9 @@ function halfValues(program: Program): boolean[] {
         break
       case 'attend':
         half[op.qkv] = false
+        break
+      case 'latent':
+        half[op.q] = half[op.latent] = false
         break
       case 'conv':
         half[op.in] = half[op.out] = false

@@ -1,7 +1,7 @@
 /** What a model takes on a GPU beside its weights, before it is loaded; and budgets in the user's words. */
 import type { NativeUnit, Program } from '../binding.ts'
 import { invalidArgument, parseBytes, parsePercent } from '../options/validate.ts'
-import { attendsOf, mixtureBytes, rowBytes } from './program.ts'
+import { attendsOf, type LatentOp, latentsOf, mixtureBytes, rowBytes } from './program.ts'
 
 /** Positions of a KV block: kKvBlockTokens in csrc/backend/backend.h. */
 export const KV_BLOCK_TOKENS = 16
@@ -44,12 +44,35 @@ export function workspaceBytes(
       return parts > 1 ? decodeRows * heads * parts * (headDim + 2) * 4 : 0
     }),
   )
+  const latents = Math.max(0, ...latentsOf(program).map((op) => latentBytes(op, maxRows, decodeRows, contextLength)))
   const entries = Math.min(program.vocab, LOGIT_TABLE.entries)
   const logits = maxLogitRows * (program.vocab * 4 + program.vocab / 8 + entries * LOGIT_TABLE.entryBytes)
   const ropes = program.ropes.reduce((sum, { headDim }) => sum + contextLength * headDim * 4, 0)
   const rows = maxRows * rowBytes(program, fused) + mixtureBytes(program, maxRows, fused)
-  const all = rows + inputs + partials + logits + ropes + units.length * 8
+  const all = rows + inputs + partials + latents + logits + ropes + units.length * 8
   return Math.ceil(all * MARGIN.share) + MARGIN.bytes
+}
+
+/** As latent_query_bytes() and latent_partial_bytes() in cuda/plan/latent.cc. */
+const LATENTS = { queries: 32768, partBlocks: 512, parts: 32, partPositions: 64, headsOfBlock: 32 }
+
+function latentBytes(
+  { heads, rank, rotary }: LatentOp,
+  rows: number,
+  decodeRows: number,
+  contextLength: number,
+): number {
+  const most = Math.max(1, Math.floor(LATENTS.queries / heads))
+  const queries = Math.min(rows, most) * heads * (rank + rotary) * 2
+  let partials = 0
+  for (let context = 2 * LATENTS.partPositions; context < 2 * contextLength; context *= 2) {
+    const parts = Math.min(Math.ceil(Math.min(context, contextLength) / LATENTS.partPositions), LATENTS.parts)
+    if (parts === 1) continue
+    const blocks = parts * Math.ceil(heads / LATENTS.headsOfBlock)
+    const atOnce = Math.min(decodeRows, most, Math.max(1, Math.floor(LATENTS.partBlocks / blocks)))
+    partials = Math.max(partials, atOnce * heads * parts * (rank + 2) * 4)
+  }
+  return queries + partials
 }
 
 const LOGIT_REQUEST_BYTES = 96

@@ -32,7 +32,7 @@ const CONTEXT = 224
  * Of a mixture some rows choose other experts than on the twin: where two scores lie closer together than what x's rounding
  * to float16 does to them. (On the twin, of the 200 choices of these rows 4 to 11 have a next best score within 1 %.)
  */
-const mostRerouted = (name: string) => (/moe|mixtral|gpt-oss|qwen3-next/.test(name) ? 5 : 0)
+const mostRerouted = (name: string) => (/moe|mixtral|gpt-oss|qwen3-next|deepseek/.test(name) ? 5 : 0)
 /** Of logits, relative to the twin's; rows behind one that chose another group of experts see its keys; where large zeros cancel, x's rounding to float16 shows more than elsewhere. */
 const limitOf = (name: string) => (/^(qwen2-gptq-v2-asym-act|glm4-moe-groups)/.test(name) ? 8e-3 : 5e-3)
 

@@ -12,6 +12,7 @@ const cases = [
   { shape: 'tinyllama-1.1b', options: { placement: 'streamed' as const } },
   { shape: 'llama3-8b', options: { vramBudget: '3GiB', contextLength: 512, maxSequences: 1 } },
   { shape: 'llama3-8b', options: { vramBudget: '4GiB', contextLength: 8192, maxSequences: 1 } },
+  { shape: 'deepseek-v2-lite', options: { contextLength: 16384, maxSequences: 4 } },
 ]
 
 test.skipIf(gpus.length === 0).each(cases)('$shape $options: within the plan', async ({ shape, options }) => {

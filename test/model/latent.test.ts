@@ -1,6 +1,13 @@
 /** Attention by latents: crowds, preemption, prefixes, what is counted, and where it is refused. */
 import { afterAll, describe, expect, test } from 'vitest'
+import { buildDecoder, type DecoderShape } from '../../lib/checkpoint/decoder.ts'
 import { inspect, load, type Model, plan } from '../../lib/index.ts'
+import { readMachine } from '../../lib/model/machine.ts'
+import { runtime } from '../../lib/model/runtime.ts'
+import { requireShape } from '../../lib/model/shapes.ts'
+import { SYNTHETIC_DEFAULTS } from '../../lib/model/synthetic.ts'
+import { machineOf } from '../../lib/plan/described.ts'
+import { makePlan } from '../../lib/plan/plan.ts'
 import { familyFolder, removeFolders } from '../goldens/folders.ts'
 
 const options = { device: 'cpu', contextLength: 160, cache: false, threads: 2 } as const
@@ -45,11 +52,28 @@ describe('latents', () => {
     expect(spec).toMatchObject({ heads: 4, headDim: 24 })
   })
 
-  test('a GPU refuses it by name', async () => {
-    const refused = plan(familyFolder('glm4-moe-lite-bf16'), { gpu: { memory: '24GiB' }, contextLength: 160 })
-    await expect(refused).rejects.toMatchObject({
-      code: 'CHECKPOINT_UNSUPPORTED',
-      remedy: expect.stringContaining("device: 'cpu'"),
-    })
+  test('a GPU keeps one row of a token too', async () => {
+    const planned = await plan(familyFolder('deepseek-v3-bf16'), { gpu: { memory: '24GiB' }, contextLength: 160 })
+    expect(planned.kvBytes).toBe(planned.kvTokens * 3 * (32 + 8) * 2)
+  })
+
+  test('a GPU refuses larger latents than its kernels have, by name', () => {
+    const shape = requireShape('deepseek-v2-lite')
+    const larger: DecoderShape = {
+      ...shape,
+      layer: (index) => ({ ...shape.layer(index), latent: { ...shape.layer(index).latent!, rank: 768 } }),
+    }
+    const refused = { code: 'CHECKPOINT_UNSUPPORTED', message: expect.stringContaining('have 768, 64 and 128') }
+    const { native } = runtime()
+    const planned = ({ program }: ReturnType<typeof buildDecoder>) =>
+      makePlan(
+        program,
+        native.planSynthetic(program, SYNTHETIC_DEFAULTS),
+        { contextLength: 4096 },
+        machineOf({ gpu: { memory: '80GiB' } }, readMachine(native)),
+      )
+    expect(() => planned(buildDecoder(larger))).toThrow(expect.objectContaining(refused))
+    const { kvBytes, kvTokens } = planned(buildDecoder(shape))
+    expect(kvBytes).toBe(kvTokens * 27 * 576 * 2)
   })
 })
