@@ -95,6 +95,9 @@ LevelStatistics statistics_of(const Code& traits) {
   } else if (traits.bits == 6 && traits.zero != 32) {  // 5 bits
     kept = 31;
     out.others = 0x5555555555555555;
+  } else if (traits.bits == 4 && traits.zero == 4) {  // 3 bits, and no offset that their mean could be taken off by
+    kept = 7;
+    out.first = 0x7777777777777777;
   }
   double sum = 0, squares = 0, n = 0;
   for (uint32_t bits = 0; bits < 1u << traits.bits; bits++) {
