@@ -307,7 +307,4 @@ TEST(what_a_gpu_cannot_run_is_refused_by_name) {
   CHECK(attention->find("attention") != std::string::npos);
   spec.kv = kept_as(spec.kv, KvType::q8);
   CHECK(!refusal_of(DeviceFacts{75, 40, 65536, 65536, false}, spec, units));
-}, spec, units);
-REQUIRE(narrow.has_value());
-CHECK(narrow->find("8 bits") != std::string::npos);
 }
