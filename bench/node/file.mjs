@@ -54,6 +54,8 @@ const ramBudget = Math.ceil(whole.hostBytes + beside - share * layers + window *
 const model = await loadSynthetic('file', shape, { ...base, ramBudget, packed })
 const { fileBytes, fileBytesPerPass, windowBytes } = model.plan
 if (fileBytes === 0) fail('all of the weights have room in that share of RAM: a larger --share leaves some in the file')
+if (fileBytesPerPass === 0)
+  fail('no pass reads the file, since the layers in it have room on the GPU: --placement streamed')
 const prompt = Int32Array.from({ length: 8 }, (_, i) => (7919 * (i + 1)) % shape.vocab)
 const ask = (maxTokens) => model.generate(prompt, { maxTokens, ignoreEos: true }).result
 await ask(2)
