@@ -260,6 +260,10 @@ function nativeBench(name: string, args: string[]): Trial {
       ...skip,
     }
   }
+  if (rest === 'expert_bench') {
+    const toy = ['--hidden', '128', '--features', '128', '--rows', '1', '--threads', '1', '--megabytes', '1']
+    return { argv: [binary, ...args, ...toy], expected: [/^ +1 rows: +[\d.]+ us an expert/m], file, ...skip }
+  }
   if (folder === 'cpu') {
     const toy = ['--shapes', '64x64', '--rows', '1', '--threads', '1', '--megabytes', '1']
     return { argv: [binary, ...args, ...toy], expected: [/^\w+ +\w+ +64x64 +1 +1 /m], file, ...skip }
