@@ -92,6 +92,17 @@ const named = (architecture: string, modelType: string) => ({
 })
 
 const EXPERT_KEYS = ['expert_feed_forward_length']
+/** Of mixtures whose experts come in groups, beside one that all tokens take. */
+const GROUPED_EXPERT_KEYS = [
+  'expert_shared_count',
+  'leading_dense_block_count',
+  'expert_weights_scale',
+  'expert_weights_norm',
+  'expert_gating_func',
+  'expert_group_count',
+  'expert_group_used_count',
+  'nextn_predict_layers',
+]
 const [SOFTMAX, SIGMOID] = [1, 2] // llama.cpp's numbers of them
 
 const MIXTRAL_PARTS = {
@@ -352,17 +363,7 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
         topk_group: metadata.integer(key('expert_group_used_count')) ?? 1,
       }
     },
-    keys: [
-      ...EXPERT_KEYS,
-      'expert_shared_count',
-      'leading_dense_block_count',
-      'expert_weights_scale',
-      'expert_weights_norm',
-      'expert_gating_func',
-      'expert_group_count',
-      'expert_group_used_count',
-      'nextn_predict_layers',
-    ],
+    keys: [...EXPERT_KEYS, ...GROUPED_EXPERT_KEYS],
     parts: { post_attention_norm: 'post_attention_layernorm' },
     whole: { 'exp_probs_b.bias': 'mlp.gate.e_score_correction_bias' },
     mixtures: true,
@@ -379,14 +380,7 @@ export const GGUF_ARCHITECTURES: Readonly<Record<string, GgufArchitecture>> = {
       'attention.kv_lora_rank',
       'attention.key_length_mla',
       'attention.value_length_mla',
-      'expert_shared_count',
-      'leading_dense_block_count',
-      'expert_weights_scale',
-      'expert_weights_norm',
-      'expert_gating_func',
-      'expert_group_count',
-      'expert_group_used_count',
-      'nextn_predict_layers',
+      ...GROUPED_EXPERT_KEYS,
     ],
     parts: {
       attn_q_a: 'self_attn.q_a_proj',
