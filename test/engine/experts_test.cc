@@ -10,15 +10,7 @@ namespace {
 constexpr int kExperts = 8, kTopK = 4;
 
 std::shared_ptr<const HostModel> tiny_mixture(uint64_t seed) {
-  DenseSpec spec;
-  spec.vocab = 97;
-  spec.hidden = 64;
-  spec.layers = 3;
-  spec.heads = 4;
-  spec.kv_heads = 2;
-  spec.head_dim = 16;
-  spec.intermediate = 96;
-  spec.max_position = 512;
+  DenseSpec spec = tiny_spec();
   Program program = dense_program(spec);
   const auto value = [&](int width) {
     program.values.push_back(width);

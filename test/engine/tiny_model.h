@@ -16,9 +16,7 @@ inline std::shared_ptr<const HostModel> made_of(const Program& program, uint64_t
   return synthetic_model(program, options, pool, {}, file);
 }
 
-// `mixed`: the layer in the middle alone has the window, and the others none.
-inline std::shared_ptr<const HostModel> tiny_model(uint64_t seed, int window = 0, bool mixed = false,
-                                                   const SyntheticFile& file = {}) {
+inline DenseSpec tiny_spec() {
   DenseSpec spec;
   spec.vocab = 97;
   spec.hidden = 64;
@@ -28,6 +26,13 @@ inline std::shared_ptr<const HostModel> tiny_model(uint64_t seed, int window = 0
   spec.head_dim = 16;
   spec.intermediate = 96;
   spec.max_position = 512;
+  return spec;
+}
+
+// `mixed`: the layer in the middle alone has the window, and the others none.
+inline std::shared_ptr<const HostModel> tiny_model(uint64_t seed, int window = 0, bool mixed = false,
+                                                   const SyntheticFile& file = {}) {
+  DenseSpec spec = tiny_spec();
   spec.sliding_window = mixed ? 0 : window;
   Program program = dense_program(spec);
   if (mixed) {
@@ -47,15 +52,7 @@ inline std::shared_ptr<const HostModel> tiny_model(uint64_t seed, int window = 0
 
 // Layers 0 and 2 keep states, that in the middle keys and values.
 inline std::shared_ptr<const HostModel> tiny_hybrid(uint64_t seed) {
-  DenseSpec spec;
-  spec.vocab = 97;
-  spec.hidden = 64;
-  spec.layers = 3;
-  spec.heads = 4;
-  spec.kv_heads = 2;
-  spec.head_dim = 16;
-  spec.intermediate = 96;
-  spec.max_position = 512;
+  DenseSpec spec = tiny_spec();
   Program program = dense_program(spec);
   const auto value = [&](int width) {
     program.values.push_back(width);
