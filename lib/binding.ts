@@ -486,7 +486,7 @@ export interface NativeLoadSettings {
   kvBlocks: number[]
   /** Of keys and values, latents aside. */
   kvType: KvType
-  /** Of system RAM, for keys and values of preempted requests. */
+  /** Of system RAM, for keys and values that leave the cache. */
   kvSwapBytes: number
   /** Rows of a step: decode rows first, then prefill. */
   maxRows: number
@@ -651,9 +651,10 @@ export interface NativeStats {
   waitingSequences: number
   kvBlocksUsed: number
   kvBlocksTotal: number
-  /** Tokens of admitted prompts, and how many of them were found in the prefix cache. */
+  /** Tokens of admitted prompts, how many of them were found in the prefix cache, and of those in system RAM. */
   promptTokens: number
   reusedTokens: number
+  returnedTokens: number
   /**
    * Sequences that gave up their blocks to others, those of them that are computed again for want of room in system RAM,
    * and the bytes that the others have there now.
@@ -666,6 +667,8 @@ export interface NativeStats {
   draftPasses: number
   draftMs: number
   savedKvBytes: number
+  /** Beside those, what the prefix cache has there. */
+  tierKvBytes: number
   /** Experts that passes read in the cache, and in system RAM; bytes copied into the cache; its places, and those taken. */
   expertHits: number
   expertMapped: number
@@ -685,7 +688,7 @@ export interface NativeMemory {
   sharedBytes: number
   ringBytes: number
   kvBytes: number
-  /** Reserved in system RAM for keys and values of preempted requests. */
+  /** Reserved in system RAM for keys and values that leave the cache. */
   kvSwapBytes: number
   workspaceBytes: number
   /** Of the draft model, beside all that: weights in system RAM, and everything that it has on its device. */

@@ -135,6 +135,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     put("kvBlocksUsed", c.kv_blocks_used);
     put("promptTokens", c.prompt_tokens);
     put("reusedTokens", c.reused_tokens);
+    put("returnedTokens", c.returned_tokens);
     put("preemptions", c.preemptions);
     put("recomputations", c.recomputations);
     put("draftedTokens", c.drafted_tokens);
@@ -148,6 +149,7 @@ class ModelHandle : public Napi::ObjectWrap<ModelHandle> {
     put("expertFrames", c.expert_frames);
     put("usedFrames", c.used_frames);
     put("savedKvBytes", c.saved_kv_bytes);
+    put("tierKvBytes", c.tier_kv_bytes);
     out["stepMs"] = Napi::Number::New(info.Env(), c.step_ms.load(std::memory_order_relaxed));
     out["switchMs"] = Napi::Number::New(info.Env(), c.switch_ms.load(std::memory_order_relaxed));
     out["kvBlocksTotal"] = number(info.Env(), model_->kv_blocks());

@@ -5,13 +5,6 @@
 
 namespace millrace {
 
-namespace {
-
-// Of an 8B model 32 MB: compute waits for less than a millisecond where it needs one of them at once.
-constexpr size_t kMovedTogether = 16;
-
-}  // namespace
-
 KvBlocks::KvBlocks(const KvClass& kind, std::vector<Device> devices, int blocks, size_t swap_bytes, KvHooks hooks)
     : kind_(kind),
       devices_(std::move(devices)),
@@ -62,12 +55,13 @@ void KvBlocks::forget(int32_t id) {
 
 bool KvBlocks::allocate(int count, std::vector<int32_t>& out) {
   if (count > available()) return false;
+  while (static_cast<int>(free_.size()) < count) {
+    const auto missing = static_cast<ptrdiff_t>(count - free_.size());
+    const std::vector<int32_t> oldest(idle_.begin(), std::next(idle_.begin(), missing));
+    if (reclaim_) reclaim_(oldest);
+    for (const int32_t id : oldest) forget(id);
+  }
   for (int i = 0; i < count; i++) {
-    if (free_.empty()) {
-      const int32_t oldest = idle_.front();
-      if (reclaim_) reclaim_(oldest);
-      forget(oldest);
-    }
     const int32_t id = free_.back();
     free_.pop_back();
     blocks_[id].generation++;
@@ -80,14 +74,14 @@ bool KvBlocks::allocate(int count, std::vector<int32_t>& out) {
 
 void KvBlocks::drop(std::vector<int32_t>& list, int begin, int end) {
   for (int i = end - 1; i >= begin; i--) {
-    if (list[i] == kNoBlock) continue;
-    give_back(list[i]);
+    if (list[i] >= 0) give_back(list[i]);
     list[i] = kNoBlock;
   }
 }
 
-void KvBlocks::move(bool out, std::span<const int32_t> blocks, std::span<const int32_t> slots) {
-  for (size_t d = 0; d < devices_.size(); d++) {
+void KvBlocks::move(bool out, std::span<const int32_t> blocks, std::span<const int32_t> slots, bool complete) {
+  const bool skipped = complete || handed_waits_++ == hooks_.skip_handed_wait;
+  for (size_t d = 0; d < devices_.size() && !skipped; d++) {
     devices_[d].compute->record(*handed_[d]);
     devices_[d].copies().wait(*handed_[d]);
   }
@@ -129,15 +123,19 @@ void KvBlocks::copy(int32_t from, int32_t to) {
 
 bool KvBlocks::at_rest(std::span<const int32_t> blocks) const {
   return std::all_of(blocks.begin(), blocks.end(), [&](int32_t id) {
-    if (id == kNoBlock || moves_[id] == nullptr) return true;
+    if (id < 0 || moves_[id] == nullptr) return true;
     const auto& done = moves_[id]->done;
     return std::all_of(done.begin(), done.end(), [](const auto& event) { return event->done(); });
   });
 }
 
+bool KvBlocks::settled(std::span<const int32_t> blocks) const {
+  return std::all_of(blocks.begin(), blocks.end(), [&](int32_t id) { return id < 0 || moves_[id] == nullptr; });
+}
+
 void KvBlocks::settle(std::span<const int32_t> blocks) {
   for (const int32_t id : blocks) {
-    if (id != kNoBlock) settle(id);
+    if (id >= 0) settle(id);
   }
 }
 

@@ -1,11 +1,12 @@
 #pragma once
 // The blocks of one class of layers: ids counted by their users, memory on whatever devices the layers are, and room in
-// system RAM for those of preempted sequences. A remembered block that nobody uses is given to somebody new last, the
-// one that has been idle longest first; the pool that remembers (kv_pool.h) hears of it.
+// system RAM for those that leave it. A remembered block that nobody uses is given to somebody new last, the one that
+// has been idle longest first; the pool that remembers (kv_pool.h) hears of it, and may save it.
 //
 // Copies to and from there go on streams of their own, beside the passes, and nobody waits for them but who must:
 //
-//   save      copies: wait for what compute was handed | blocks -> slots, some at a time, the last ones first
+//   save      copies: wait for what compute was handed, unless all that writes to the blocks has run
+//                     | blocks -> slots, some at a time, the last ones first
 //             a block of them that is given to somebody new: compute waits for its copy
 //   restore   copies: wait for what compute was handed | slots -> blocks
 //             before the sequence's next row: compute waits for its copies
@@ -24,11 +25,17 @@ namespace millrace {
 
 // In a sequence's list of blocks: one that lies behind the window and was given back.
 inline constexpr int32_t kNoBlock = -1;
+// In that of one that is about to begin: what it finds is in system RAM.
+inline constexpr int32_t kInRam = -2;
+
+// Of an 8B model 32 MB: compute waits for less than a millisecond where it needs one of them at once.
+inline constexpr size_t kMovedTogether = 16;
 
 // For the tests that prove each wait necessary: the nth of a kind is left out.
 struct KvHooks {
   int64_t skip_reuse_wait = -1;    // of compute, for a block whose copy to system RAM is under way
   int64_t skip_arrival_wait = -1;  // of compute, for a block that comes from there
+  int64_t skip_handed_wait = -1;   // of copies, for what compute was handed
 };
 
 class KvBlocks {
@@ -63,21 +70,29 @@ class KvBlocks {
   void forget(int32_t id);
   // Grows when the block is given to somebody new.
   uint64_t generation(int32_t id) const { return blocks_[id].generation; }
-  // Called with a remembered block that is about to be given to somebody new; it must be forgotten.
-  void on_reclaim(std::function<void(int32_t)> hook) { reclaim_ = std::move(hook); }
+  // Called with remembered blocks that are about to be given to somebody new, those first that were idle longest: they
+  // are forgotten after it.
+  void on_reclaim(std::function<void(std::span<const int32_t>)> hook) { reclaim_ = std::move(hook); }
 
   // ---- System RAM.
   KvSwap& swap() { return swap_; }
   const KvSwap& swap() const { return swap_; }
   // The blocks may be given back at once, and whoever has slots next copies on the same streams, after this.
-  void save(std::span<const int32_t> blocks, std::span<const int32_t> slots) { move(true, blocks, slots); }
-  void restore(std::span<const int32_t> slots, std::span<const int32_t> blocks) { move(false, blocks, slots); }
+  // `complete`: whatever writes to them has run, by the host's knowledge.
+  void save(std::span<const int32_t> blocks, std::span<const int32_t> slots, bool complete) {
+    move(true, blocks, slots, complete);
+  }
+  void restore(std::span<const int32_t> slots, std::span<const int32_t> blocks) { move(false, blocks, slots, false); }
   // What compute is handed from here on finds in block `to` what `from` has by then.
   void copy(int32_t from, int32_t to);
   // None of them (kNoBlock: none) is being copied.
   bool at_rest(std::span<const int32_t> blocks) const;
+  // Compute comes behind whatever copies of them there were.
+  bool settled(std::span<const int32_t> blocks) const;
   // What compute is handed from here on comes after the copies of these.
   void settle(std::span<const int32_t> blocks);
+  // All copies have ended.
+  void all_at_rest() { moves_.assign(blocks_.size(), nullptr); }
 
   // Of a device, for KvMemory.
   KvMemory memory(int device) const;
@@ -101,7 +116,7 @@ class KvBlocks {
     bool out = false;
     bool awaited = false;  // by compute
   };
-  void move(bool out, std::span<const int32_t> blocks, std::span<const int32_t> slots);
+  void move(bool out, std::span<const int32_t> blocks, std::span<const int32_t> slots, bool complete);
   void settle(int32_t block);
 
   KvClass kind_;
@@ -114,10 +129,10 @@ class KvBlocks {
   std::vector<std::shared_ptr<Move>> moves_;  // [blocks], the last one that compute has not waited for; or null
   std::deque<int32_t> free_;  // taken from the back: recently used blocks are warm; those being copied come last
   std::list<int32_t> idle_;   // remembered and unused, least recently used first
-  std::function<void(int32_t)> reclaim_;
+  std::function<void(std::span<const int32_t>)> reclaim_;
   std::vector<std::unique_ptr<Event>> handed_;  // of each device: what compute had been handed
   KvHooks hooks_;
-  int64_t reuse_waits_ = 0, arrival_waits_ = 0;
+  int64_t reuse_waits_ = 0, arrival_waits_ = 0, handed_waits_ = 0;
   KvSwap swap_;
 };
 

@@ -1,14 +1,15 @@
 #include "engine/kv_pool.h"
 
 #include <algorithm>
-#include <cstring>
+#include <utility>
 
 #include "core/error.h"
 
 namespace millrace {
 
 KvPool::KvPool(std::span<const Device> devices, std::span<const KvClass> classes, std::span<const int> blocks,
-               size_t swap_bytes, KvHooks hooks) {
+               size_t swap_bytes, KvHooks hooks)
+    : texts_(static_cast<int>(classes.size())), resting_(classes.size()), tier_slots_(classes.size()) {
   for (const Device& device : devices) copies_.push_back({device.backend, nullptr});
   // The class that keeps most leads; states are of no position.
   const auto keeps_more = [](const KvClass& a, const KvClass& b) {
@@ -37,11 +38,10 @@ KvPool::KvPool(std::span<const Device> devices, std::span<const KvClass> classes
             ? swap_bytes
             : static_cast<size_t>(static_cast<double>(swap_bytes) * bytes_of(c) / std::max(all_bytes, 1.0));
     classes_.push_back(std::make_unique<KvBlocks>(classes[c], std::move(own), blocks[c], share, hooks));
-    beside_.emplace_back(blocks[c]);
-    followers_.emplace_back(blocks[leader_], -1);
+    texts_of_.emplace_back(blocks[c], kNoText);
+    const int own_class = static_cast<int>(c);
+    of(own_class).on_reclaim([=, this](std::span<const int32_t> ids) { reclaim(own_class, ids); });
   }
-  texts_.resize(blocks[leader_]);
-  leader().on_reclaim([this](int32_t id) { forget(id); });
 }
 
 int KvPool::least_blocks(const KvClass& kind, int context, int max_rows) {
@@ -55,25 +55,29 @@ int KvPool::first_seen(int window, int index) {
   return window == 0 ? 0 : std::max(0, index * kKvBlockTokens + 1 - window) / kKvBlockTokens;
 }
 
-void KvPool::forget(int32_t id) {
-  const auto [begin, end] = by_key_.equal_range(texts_[id].key);
-  for (auto it = begin; it != end; ++it) {
-    if (it->second == id) {
-      by_key_.erase(it);
-      break;
-    }
-  }
+void KvPool::forget(int32_t text) {
   for (int c = 0; c < classes(); c++) {
-    if (const int32_t follower = c == leader_ ? -1 : beside(c, id); follower >= 0) of(c).forget(follower);
+    KvTexts::Place& place = texts_.place(text, c);
+    if (place.block >= 0) take_from(c, place.block);
+    if (place.slot >= 0) let_go(c, place);
   }
-  leader().forget(id);
 }
 
-int32_t KvPool::beside(int kv_class, int32_t leader_block) const {
-  const int32_t id = followers_[kv_class][leader_block];
-  if (id < 0 || !of(kv_class).remembered(id)) return -1;
-  const Beside& own = beside_[kv_class][id];
-  return own.leader == leader_block && own.generation == leader().generation(leader_block) ? id : -1;
+void KvPool::take_from(int kv_class, int32_t block) {
+  const int32_t text = std::exchange(texts_of_[kv_class][block], kNoText);
+  if (text == kNoText) return;
+  texts_.place(text, kv_class).block = -1;
+  of(kv_class).forget(block);
+}
+
+bool KvPool::put(int kv_class, int32_t text, int32_t block) {
+  KvTexts::Place& place = texts_.place(text, kv_class);
+  if (place.block >= 0 || text_of(kv_class, block) != kNoText) return false;
+  if (place.slot >= 0) let_go(kv_class, place);
+  place.block = block;
+  texts_of_[kv_class][block] = text;
+  of(kv_class).set_remembered(block);
+  return true;
 }
 
 void KvPool::release(BlockLists& blocks) {
@@ -83,36 +87,21 @@ void KvPool::release(BlockLists& blocks) {
   }
 }
 
-uint64_t KvPool::key_of(int32_t parent, const int32_t* tokens) const {
-  uint64_t hash = parent < 0
-                      ? 0x9e3779b97f4a7c15ull
-                      : (static_cast<uint64_t>(parent) << 32) ^ leader().generation(parent) * 0xd6e8feb86659fd93ull;
-  for (int i = 0; i < kKvBlockTokens; i++) {
-    hash = (hash ^ static_cast<uint32_t>(tokens[i])) * 0xff51afd7ed558ccdull;
-    hash ^= hash >> 32;
-  }
-  return hash;
-}
-
-int32_t KvPool::find(int32_t parent, const int32_t* tokens) const {
-  const auto [begin, end] = by_key_.equal_range(key_of(parent, tokens));
-  for (auto it = begin; it != end; ++it) {
-    const Text& text = texts_[it->second];
-    const bool same_parent =
-        text.parent == parent && (parent < 0 || text.parent_generation == leader().generation(parent));
-    if (same_parent && std::memcmp(text.tokens, tokens, sizeof(text.tokens)) == 0) return it->second;
-  }
-  return -1;
+KvPool::Prefix KvPool::no_prefix() const {
+  Prefix prefix;
+  prefix.states.assign(classes(), kNoBlock);
+  prefix.held.resize(classes());
+  return prefix;
 }
 
 KvPool::Prefix KvPool::reuse(std::span<const int32_t> tokens, bool prefill_only, BlockLists& blocks) {
   const int most = (static_cast<int>(tokens.size()) - 1) / kKvBlockTokens;
   std::vector<int32_t> chain;
-  for (int32_t parent = -1; static_cast<int>(chain.size()) < most;) {
-    const int32_t id = find(parent, tokens.data() + chain.size() * kKvBlockTokens);
-    if (id < 0 || (prefill_only && texts_[id].decoded)) break;
-    chain.push_back(id);
-    parent = id;
+  for (int32_t parent = kNoText; static_cast<int>(chain.size()) < most;) {
+    const int32_t text = texts_.find(parent, tokens.data() + chain.size() * kKvBlockTokens);
+    if (text == kNoText || (prefill_only && texts_.decoded(text))) break;
+    chain.push_back(text);
+    parent = text;
   }
   // As far as the other classes still have what the next row sees.
   const auto whole = [&](int count) {
@@ -120,76 +109,64 @@ KvPool::Prefix KvPool::reuse(std::span<const int32_t> tokens, bool prefill_only,
       if (c == leader_) continue;
       const int first = of(c).state() ? count - 1 : first_seen(of(c).window(), count);
       for (int i = count - 1; i >= first; i--) {
-        if (beside(c, chain[i]) < 0) return false;
+        const KvTexts::Place& place = texts_.place(chain[i], c);
+        if (place.block < 0 && place.slot < 0) return false;
       }
     }
     return true;
   };
-  Prefix prefix;
+  Prefix prefix = no_prefix();
   prefix.known = static_cast<int>(chain.size());
-  prefix.states.assign(classes(), kNoBlock);
   int count = prefix.known;
   while (count > 0 && !whole(count)) count--;
+  const auto take = [&](int c, int i) {
+    const int32_t id = texts_.place(chain[i], c).block;
+    if (id < 0) {
+      hold(prefix, c, chain[i], i);
+      return kInRam;
+    }
+    of(c).take(id);
+    return id;
+  };
   for (int c = 0; c < classes(); c++) {
     if (of(c).state()) {
-      if (count == 0) continue;
-      prefix.states[c] = beside(c, chain[count - 1]);
-      of(c).take(prefix.states[c]);
+      if (count > 0) prefix.states[c] = take(c, count - 1);
       continue;
     }
     const int first = c == leader_ ? 0 : first_seen(of(c).window(), count);
-    for (int i = 0; i < count; i++) {
-      const int32_t id = i < first ? kNoBlock : c == leader_ ? chain[i] : beside(c, chain[i]);
-      if (id != kNoBlock) of(c).take(id);
-      blocks[c].push_back(id);
-    }
+    for (int i = 0; i < count; i++) blocks[c].push_back(i < first ? kNoBlock : take(c, i));
   }
   prefix.blocks = count;
+  prefix.returning = static_cast<int>(prefix.held[leader_].size());
   return prefix;
 }
 
 void KvPool::remember(std::span<const int32_t> tokens, BlockLists& lists, int index, bool decoded) {
   std::vector<int32_t>& blocks = lists[leader_];
-  const int32_t parent = index == 0 ? -1 : blocks[index - 1];
+  const int32_t parent = index == 0 ? kNoText : text_of(leader_, blocks[index - 1]);
   const int32_t* own = tokens.data() + static_cast<size_t>(index) * kKvBlockTokens;
   // Only what continues something remembered can be found again.
-  if (leader().remembered(blocks[index]) || (parent >= 0 && !leader().remembered(parent))) return;
-  Text& text = texts_[blocks[index]];
-  text.decoded = decoded || (parent >= 0 && texts_[parent].decoded);
-  const bool own_decoded = text.decoded;
+  if (text_of(leader_, blocks[index]) != kNoText || (index > 0 && parent == kNoText)) return;
+  decoded = decoded || (parent != kNoText && texts_.decoded(parent));
   // Of two that hold the same text one is remembered: the first, unless it was decoded and this one was not.
-  if (const int32_t known = find(parent, own); known >= 0) {
-    if (!own_decoded && !texts_[known].decoded) {  // the same bits: what follows continues the one that is found
-      leader().take(known);
-      leader().give_back(blocks[index]);
-      blocks[index] = known;
-    } else if (own_decoded || !texts_[known].decoded) {
-      return;
-    } else {
-      forget(known);
-    }
+  int32_t text = texts_.find(parent, own);
+  if (text != kNoText && (decoded || texts_.decoded(text))) {
+    if (decoded) return;
+    remove(text);
+    text = kNoText;
   }
-  if (!leader().remembered(blocks[index])) {
-    leader().set_remembered(blocks[index]);
-    text.parent = parent;
-    text.parent_generation = parent < 0 ? 0 : leader().generation(parent);
-    std::memcpy(text.tokens, own, sizeof(text.tokens));
-    text.key = key_of(parent, own);
-    by_key_.emplace(text.key, blocks[index]);
+  if (text == kNoText) text = texts_.add(parent, own, decoded);
+  if (!put(leader_, text, blocks[index])) {  // the same bits: what follows continues the one that is found
+    const int32_t known = texts_.place(text, leader_).block;
+    leader().take(known);
+    leader().settle(std::span(&known, 1));  // it may have come from system RAM just now
+    leader().give_back(blocks[index]);
+    blocks[index] = known;
   }
-  const int32_t found = blocks[index];
   for (int c = 0; c < classes(); c++) {
     if (c == leader_ || of(c).state()) continue;
-    if (const int32_t id = lists[c][index]; id != kNoBlock) set_beside(c, found, id);
+    if (const int32_t id = lists[c][index]; id != kNoBlock) put(c, text, id);
   }
-}
-
-bool KvPool::set_beside(int kv_class, int32_t leader_block, int32_t id) {
-  if (beside(kv_class, leader_block) >= 0 || of(kv_class).remembered(id)) return false;
-  of(kv_class).set_remembered(id);
-  beside_[kv_class][id] = {leader_block, leader().generation(leader_block)};
-  followers_[kv_class][leader_block] = id;
-  return true;
 }
 
 bool KvPool::save(BlockLists& blocks, SavedKv& saved) {
@@ -202,7 +179,7 @@ bool KvPool::save(BlockLists& blocks, SavedKv& saved) {
   for (int c = 0; c < classes(); c++) {
     SavedKv::OfClass& one = taken.classes.emplace_back();
     one.dropped = static_cast<int>(std::count(blocks[c].begin(), blocks[c].end(), kNoBlock));
-    if (!of(c).swap().take(static_cast<int>(blocks[c].size()) - one.dropped, one.slots)) {
+    if (!take_slots(c, static_cast<int>(blocks[c].size()) - one.dropped, one.slots)) {
       give_back();
       return false;
     }
@@ -210,7 +187,7 @@ bool KvPool::save(BlockLists& blocks, SavedKv& saved) {
   try {
     for (int c = 0; c < classes(); c++) {
       const auto kept = std::span(blocks[c]).subspan(taken.classes[c].dropped);  // the dropped ones come first
-      of(c).save(kept, taken.classes[c].slots);
+      of(c).save(kept, taken.classes[c].slots, false);
     }
   } catch (...) {
     give_back();
@@ -247,6 +224,13 @@ bool KvPool::at_rest(const BlockLists& blocks) const {
   return true;
 }
 
+bool KvPool::settled(const BlockLists& blocks) const {
+  for (int c = 0; c < classes(); c++) {
+    if (!of(c).settled(blocks[c])) return false;
+  }
+  return true;
+}
+
 void KvPool::settle(const BlockLists& blocks) {
   for (int c = 0; c < classes(); c++) of(c).settle(blocks[c]);
 }
@@ -261,6 +245,8 @@ bool KvPool::rest() {
       whole = false;
     }
   }
+  for (const auto& one : classes_) one->all_at_rest();
+  if (!whole) texts_.remove_all([this](int32_t text) { forget(text); });
   return whole;
 }
 
@@ -276,10 +262,10 @@ size_t KvPool::swap_bytes() const {
   return bytes;
 }
 
-size_t KvPool::swap_used_bytes() const {
+size_t KvPool::saved_bytes() const {
   size_t bytes = 0;
   for (const auto& one : classes_) bytes += one->swap().used_bytes();
-  return bytes;
+  return bytes - tier_bytes();
 }
 
 }  // namespace millrace

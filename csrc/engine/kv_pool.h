@@ -6,15 +6,18 @@
 // positions. Of a class with a window only the blocks that the next row sees need to be there still. States go forward
 // alone, so copies of them are kept where one of the leader's blocks ends, in blocks of their class that no sequence
 // has (kv_states.cc): a text is found as far as there is one, and goes on with a copy of it. A preempted sequence's
-// blocks rest in system RAM, as far as there is room for them (kv_swap.h), and come back as they were.
+// blocks rest in system RAM, as far as there is room for them (kv_swap.h), and come back as they were. What these leave
+// of it has the remembered blocks that are given to somebody new (kv_tier.cc): their texts are found as before, and
+// come back the same way.
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <span>
-#include <unordered_map>
 #include <vector>
 
 #include "backend/backend.h"
 #include "engine/kv_blocks.h"
+#include "engine/kv_texts.h"
 
 namespace millrace {
 
@@ -54,16 +57,32 @@ class KvPool {
   // Gives up one use of each; what was remembered stays so until its block is needed. Leaves the lists empty.
   void release(BlockLists& blocks);
 
+  // What a sequence may begin with. Texts of it that are in system RAM are held there until it has begun, or gives up.
   struct Prefix {
     int blocks = 0;               // of positions that need no computing
     int known = 0;                // of positions whose keys and values are remembered, states or not
-    std::vector<int32_t> states;  // [classes] what is kept of the states behind them, in use; or kNoBlock
+    int returning = 0;            // of the leader's blocks: in system RAM
+    std::vector<int32_t> states;  // [classes] what is kept of the states behind them, in use; or kInRam, kNoBlock
+    struct Held {
+      int32_t text;
+      uint64_t serial;
+      int32_t slot;
+      int index;  // of the sequence's list of blocks
+    };
+    std::vector<std::vector<Held>> held;  // [classes]
   };
+  Prefix no_prefix() const;
   // The remembered blocks that hold the first tokens of `tokens`, with one more use of each; kNoBlock for those behind
-  // a class's window, and none of states: see begin_with(). At most (tokens - 1) / kKvBlockTokens of them: the last
-  // token is always computed, for its logits. With `prefill_only`, stops at the first block that holds tokens computed
-  // by decoding.
+  // a class's window, kInRam for those that rest there, and none of states: see begin_with(). At most (tokens - 1) /
+  // kKvBlockTokens of them: the last token is always computed, for its logits. With `prefill_only`, stops at the first
+  // block that holds tokens computed by decoding.
   Prefix reuse(std::span<const int32_t> tokens, bool prefill_only, BlockLists& blocks);
+  // The sequence goes on with what reuse() found: blocks come back from system RAM, with nothing held there any longer,
+  // and of states it has a copy, or where no block is left for one those themselves. False, with some of it done, where
+  // blocks are wanting. What comes may be computed with once it was settled.
+  bool begin_with(Prefix& prefix, BlockLists& blocks);
+  // It does not: nothing is held or in use for it, but for its blocks.
+  void give_up(Prefix& prefix);
   // Remembers the blocks as holding the keys and values of tokens [16 * index, 16 * index + 16) of a sequence.
   // `decoded`: not all of them were computed by prefill.
   void remember(std::span<const int32_t> tokens, BlockLists& blocks, int index, bool decoded);
@@ -80,8 +99,6 @@ class KvPool {
   void give_up_states(std::vector<int32_t>& kept);
   // Of what remember_states() left, unless it was found or replaced since; `generations`: as they were then.
   void forget_states(std::span<const int32_t> kept, std::span<const uint64_t> generations);
-  // The sequence goes on with a copy of what reuse() found, or where no block is left for one with that itself.
-  void begin_with(Prefix& prefix, BlockLists& blocks);
 
   // Blocks to system RAM and back, on streams of their own: the host waits for nothing (see kv_blocks.h). save() leaves
   // `blocks` empty, or returns false where there is no room for them and leaves them as they are; restore() needs as
@@ -91,8 +108,10 @@ class KvPool {
   void restore(SavedKv& saved, BlockLists& blocks);
   void discard(SavedKv& saved);
   bool at_rest(const BlockLists& blocks) const;
+  bool settled(const BlockLists& blocks) const;
   void settle(const BlockLists& blocks);
-  // Waits for all such copies; false if one has failed since the last call, and with it what followed it.
+  // Waits for all such copies; false if one has failed since the last call, and with it what followed it: nothing is
+  // remembered then.
   bool rest();
 
   // Of the leading class, as users know the cache.
@@ -100,37 +119,42 @@ class KvPool {
   int used() const { return classes_[leader_]->used(); }
   size_t bytes(int device) const;
   size_t swap_bytes() const;
-  size_t swap_used_bytes() const;
+  size_t saved_bytes() const;  // of that, preempted sequences'
+  size_t tier_bytes() const;   // and texts'
 
   static int blocks_for(int tokens) { return (tokens + kKvBlockTokens - 1) / kKvBlockTokens; }
   // Blocks of a class that let one sequence of so long a context run in steps of so many rows.
   static int least_blocks(const KvClass& kind, int context, int max_rows);
 
  private:
-  // What a block of the leading class holds.
-  struct Text {
-    bool decoded = false;
-    uint64_t key = 0;
-    int32_t parent = -1;  // block before it, -1: the first
-    uint64_t parent_generation = 0;
-    int32_t tokens[kKvBlockTokens];
-  };
-  // Of a class that follows: the leader's block that one stands beside.
-  struct Beside {
-    int32_t leader = -1;
-    uint64_t generation = 0;
-  };
-
   KvBlocks& leader() { return *classes_[leader_]; }
   const KvBlocks& leader() const { return *classes_[leader_]; }
-  void forget(int32_t id);  // of the leading class
-  // The remembered block of these tokens after `parent`, or -1.
-  int32_t find(int32_t parent, const int32_t* tokens) const;
-  uint64_t key_of(int32_t parent, const int32_t* tokens) const;
-  // The block of another class beside the leader's, or -1.
-  int32_t beside(int kv_class, int32_t leader_block) const;
-  // False where another one is, or it is found elsewhere.
-  bool set_beside(int kv_class, int32_t leader_block, int32_t id);
+  // The text whose keys and values of the class a block holds, or kNoText.
+  int32_t text_of(int kv_class, int32_t block) const { return texts_of_[kv_class][block]; }
+  // Has nothing of the class yet, or in system RAM alone, which is free then. False where it has, or the block holds
+  // another's.
+  bool put(int kv_class, int32_t text, int32_t block);
+  // The block holds it no longer.
+  void take_from(int kv_class, int32_t block);
+  void remove(int32_t text) {
+    texts_.remove(text, [this](int32_t one) { forget(one); });
+  }
+  void forget(int32_t text);  // its places, of all classes
+
+  // ---- Texts in system RAM (kv_tier.cc).
+  // The blocks are about to be given to somebody new: what they hold goes there.
+  void reclaim(int kv_class, std::span<const int32_t> blocks);
+  // Those slots for a preempted sequence or for a text, for which the texts that have rested longest give up theirs.
+  bool take_slots(int kv_class, int count, std::vector<int32_t>& slots);
+  void give_up_oldest(int kv_class);
+  void let_rest(int kv_class, int32_t text);
+  void let_go(int kv_class, KvTexts::Place& place);  // of its slot
+  void give_back_slot(int kv_class, int32_t slot);
+  void hold(Prefix& prefix, int kv_class, int32_t text, int index);
+  // Its slot is the text's again, if there is one still that `rests`, or free.
+  void free_held(int kv_class, const Prefix::Held& held, bool rests);
+  bool bring_back(Prefix& prefix, int kv_class, std::vector<int32_t>& blocks);
+
   // The first block that a row at the beginning of block `index` sees.
   static int first_seen(int window, int index);
 
@@ -142,10 +166,10 @@ class KvPool {
   int leader_ = 0;
   std::vector<Copies> copies_;  // [devices]; it outlives the classes
   std::vector<std::unique_ptr<KvBlocks>> classes_;
-  std::vector<Text> texts_;                            // [blocks of the leader]
-  std::unordered_multimap<uint64_t, int32_t> by_key_;  // of the leader's remembered blocks
-  std::vector<std::vector<Beside>> beside_;            // [classes, blocks]
-  std::vector<std::vector<int32_t>> followers_;        // [classes, blocks of the leader]
+  KvTexts texts_;
+  std::vector<std::vector<int32_t>> texts_of_;  // [classes, blocks]
+  std::vector<std::list<int32_t>> resting_;     // [classes] texts in system RAM, from the longest there on
+  std::vector<int> tier_slots_;                 // [classes] that texts have
 };
 
 }  // namespace millrace

@@ -28,7 +28,8 @@ void KvPool::remember_states(const BlockLists& blocks, int index, std::vector<in
   const int32_t behind = blocks[leader_][index];
   for (int c = 0; c < classes(); c++) {
     if (kept[c] == kNoBlock) continue;
-    const bool found = leader().remembered(behind) && set_beside(c, behind, kept[c]);
+    const int32_t text = text_of(leader_, behind);
+    const bool found = text != kNoText && put(c, text, kept[c]);
     of(c).give_back(kept[c]);
     if (!found) kept[c] = kNoBlock;
   }
@@ -44,23 +45,10 @@ void KvPool::give_up_states(std::vector<int32_t>& kept) {
 void KvPool::forget_states(std::span<const int32_t> kept, std::span<const uint64_t> generations) {
   for (size_t c = 0; c < kept.size(); c++) {
     KvBlocks& blocks = of(static_cast<int>(c));
-    if (kept[c] != kNoBlock && blocks.generation(kept[c]) == generations[c]) blocks.forget(kept[c]);
-  }
-}
-
-void KvPool::begin_with(Prefix& prefix, BlockLists& blocks) {
-  for (int c = 0; c < classes(); c++) {
-    const int32_t kept = prefix.states[c];
-    if (kept == kNoBlock) continue;
-    if (of(c).allocate(1, blocks[c])) {
-      of(c).copy(kept, blocks[c].front());
-      of(c).give_back(kept);
-    } else {
-      of(c).forget(kept);
-      blocks[c].push_back(kept);
+    if (kept[c] != kNoBlock && blocks.generation(kept[c]) == generations[c]) {
+      take_from(static_cast<int>(c), kept[c]);
     }
   }
-  prefix.states.clear();
 }
 
 }  // namespace millrace

@@ -1,8 +1,8 @@
 #pragma once
-// System RAM for the keys and values of preempted sequences: slots of one KV block each, of all layers. The memory is
-// reserved when the model is loaded, and for a device pinned from then on, part by part on a thread of its own: a slot
-// serves once its part is pinned, so that no step waits for the system. There is never more of it; what finds no slot
-// is computed again.
+// System RAM for the keys and values that leave the cache, of preempted sequences and of texts: slots of one KV block
+// each, of all layers. The memory is reserved when the model is loaded, and for a device pinned from then on, part by
+// part on a thread of its own: a slot serves once its part is pinned, so that no step waits for the system. There is
+// never more of it; what finds no slot is computed again.
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -21,6 +21,8 @@ class KvSwap {
 
   // Appends `count` slots, or none and returns false.
   bool take(int count, std::vector<int32_t>& slots);
+  // That take() may yet give out, some of it once it is pinned.
+  int room() const { return total_ - used_; }
   // Leaves `slots` empty.
   void give_back(std::vector<int32_t>& slots);
   std::byte* data(int32_t slot) const;

@@ -771,9 +771,11 @@ void Model::publish_counters() {
   store(counters_.running, scheduler_->running());
   store(counters_.preempted, scheduler_->preempted());
   store(counters_.kv_blocks_used, kv_->used());
-  store(counters_.saved_kv_bytes, kv_->swap_used_bytes());
+  store(counters_.saved_kv_bytes, kv_->saved_bytes());
+  store(counters_.tier_kv_bytes, kv_->tier_bytes());
   store(counters_.prompt_tokens, scheduler_->counters().prompt_tokens);
   store(counters_.reused_tokens, scheduler_->counters().reused_tokens);
+  store(counters_.returned_tokens, scheduler_->counters().returned_tokens);
   store(counters_.preemptions, scheduler_->counters().preemptions);
   store(counters_.drafted_tokens, scheduler_->counters().drafted_tokens);
   store(counters_.accepted_tokens, scheduler_->counters().accepted_tokens);

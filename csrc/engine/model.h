@@ -39,7 +39,7 @@ struct ModelConfig {
   int context_length = 0;
   std::vector<int> kv_blocks;  // of each class; of those without a window at least one context
   KvType kv_type = KvType::f16;
-  size_t kv_swap_bytes = 0;  // of system RAM, for the keys and values of preempted sequences
+  size_t kv_swap_bytes = 0;  // of system RAM, for keys and values that leave the cache
   int max_rows = 0;
   int max_logit_rows = 0;
   bool prefix_reuse = true;
@@ -81,7 +81,9 @@ struct ModelCounters {
   std::atomic<uint64_t> arena_copied_bytes{0}, switches{0};
   std::atomic<uint64_t> weight_bytes_read{0};
   std::atomic<uint64_t> running{0}, preempted{0}, kv_blocks_used{0};
-  std::atomic<uint64_t> prompt_tokens{0}, reused_tokens{0}, preemptions{0}, recomputations{0}, saved_kv_bytes{0};
+  std::atomic<uint64_t> prompt_tokens{0}, reused_tokens{0}, preemptions{0}, recomputations{0};
+  // Of system RAM, that preempted sequences' keys and values take, and those of texts; tokens of which came back.
+  std::atomic<uint64_t> saved_kv_bytes{0}, tier_kv_bytes{0}, returned_tokens{0};
   std::atomic<uint64_t> drafted_tokens{0}, accepted_tokens{0};
   std::atomic<uint64_t> draft_passes{0};  // of the draft model
   std::atomic<double> draft_ms{0};        // that they took

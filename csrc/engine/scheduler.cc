@@ -115,8 +115,9 @@ void Scheduler::drop_behind_windows(Sequence& sequence) {
 
 bool Scheduler::has_room(const Sequence& sequence, bool saved, const KvPool::Prefix* prefix) const {
   for (int c = 0; c < kv_.classes(); c++) {
-    int has = saved ? sequence.dropped[c] : static_cast<int>(sequence.blocks[c].size());
-    if (prefix != nullptr && prefix->states[c] != kNoBlock) has++;  // a copy, or where there is no room for one that
+    const std::vector<int32_t>& blocks = sequence.blocks[c];
+    int has = saved ? sequence.dropped[c] : static_cast<int>(blocks.size() - std::ranges::count(blocks, kInRam));
+    if (prefix != nullptr && prefix->states[c] >= 0) has++;  // a copy, or where there is no room for one that
     // A block for each that runs already, or the one that comes would soon push out another; of states they have all.
     const int kept = kv_.of(c).state() ? 0 : running();
     if (kv_.of(c).available() < wanted_blocks(sequence, c) - has + kept) return false;
@@ -150,8 +151,7 @@ void Scheduler::admit() {
     Sequence& sequence = *waiting_.front();
     if (!preempted_.empty() && !goes_before(sequence, *preempted_.front())) return;
     const bool generate = sequence.options.kind == RequestKind::generate;
-    KvPool::Prefix prefix;
-    prefix.states.assign(kv_.classes(), kNoBlock);
+    KvPool::Prefix prefix = kv_.no_prefix();
     if (config_.prefix_reuse && generate) {
       prefix = kv_.reuse(sequence.tokens, config_.deterministic, sequence.blocks);
       for (int c = 0; c < kv_.classes(); c++) {
@@ -164,24 +164,34 @@ void Scheduler::admit() {
     sequence.kept_at = sequence.scheduled;
     sequence.branch = prefix.known * kKvBlockTokens;
     drop_behind_windows(sequence);
-    const bool fits = has_room(sequence, false, &prefix);
-    if (fits) {
-      kv_.begin_with(prefix, sequence.blocks);
-    } else {
-      kv_.give_up_states(prefix.states);
-    }
-    if (!fits || !grow(sequence)) {
-      begin_anew(sequence);
-      return;
-    }
+    if (!begin_with(sequence, prefix)) return;
     counters_.prompt_tokens += sequence.prompt_length();
     counters_.reused_tokens += sequence.scheduled;
+    counters_.returned_tokens += static_cast<uint64_t>(prefix.returning) * kKvBlockTokens;
     begin_adjustments(sequence);
     sequence.admitted = Clock::now();
     config_.queued->fetch_sub(1, std::memory_order_relaxed);
     insert(running_, std::move(waiting_.front()));
     waiting_.pop_front();
   }
+}
+
+bool Scheduler::begin_with(Sequence& sequence, KvPool::Prefix& prefix) {
+  const auto give_up = [&] {
+    kv_.give_up(prefix);
+    begin_anew(sequence);
+  };
+  try {
+    if (has_room(sequence, false, &prefix) && kv_.begin_with(prefix, sequence.blocks) && grow(sequence)) {
+      sequence.arriving = !kv_.settled(sequence.blocks);
+      return true;
+    }
+  } catch (...) {
+    give_up();
+    throw;
+  }
+  give_up();
+  return false;
 }
 
 void Scheduler::begin_anew(Sequence& sequence) {

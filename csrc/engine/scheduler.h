@@ -32,8 +32,9 @@ struct SchedulerConfig {
 };
 
 struct SchedulerCounters {
-  uint64_t prompt_tokens = 0;  // of admitted requests
-  uint64_t reused_tokens = 0;  // of those, found in the prefix cache
+  uint64_t prompt_tokens = 0;    // of admitted requests
+  uint64_t reused_tokens = 0;    // of those, found in the prefix cache
+  uint64_t returned_tokens = 0;  // and of those, in system RAM
   uint64_t preemptions = 0;
   uint64_t drafted_tokens = 0, accepted_tokens = 0;
   uint64_t recomputations = 0;  // of preempted sequences whose keys and values found no room in system RAM
@@ -128,6 +129,8 @@ class Scheduler {
   bool has_room(const Sequence& sequence, bool saved, const KvPool::Prefix* prefix = nullptr) const;
   // Gets the blocks for its next rows, as far as there are any; false if there are not enough.
   bool grow(Sequence& sequence);
+  // It has what `prefix` says and the blocks for its next rows; or nothing, and returns false.
+  bool begin_with(Sequence& sequence, KvPool::Prefix& prefix);
   // Without any blocks, nothing computed.
   void begin_anew(Sequence& sequence);
   // With states, a copy is to be found behind the row before this position, if they are computed so far.

@@ -149,9 +149,10 @@ function planFlags(command: Command, context: string): Command {
     .addOption(new Option('--ram-budget <size>', 'system RAM for the model: a size, or a share').argParser(parseSize))
     .addOption(addKvChoices(new Option('--kv <type>', 'keys and values of 16 bits, or of 8 with a scale a head')))
     .addOption(
-      new Option('--kv-swap <size>', 'of it, for keys and values of preempted requests: a size, or 0').argParser(
-        parseSize,
-      ),
+      new Option(
+        '--kv-swap <size>',
+        'of it, for keys and values that the KV cache has no room for: a size, or 0',
+      ).argParser(parseSize),
     )
     .addOption(
       new Option('--state-copies <count>', 'of hybrids: states kept for prompts that begin alike, or 0').argParser(

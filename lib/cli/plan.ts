@@ -219,7 +219,7 @@ function describe(made: ModelPlan, described: DescribedGpu | undefined): string 
     ],
     [
       'RAM',
-      `${formatBytes(made.hostBytes)} of weights${describeFile(made)}${gpu ? `, ${formatBytes(made.pinnedBytes)} pinned` : ''}; ${formatBytes(made.kvSwapBytes)} for KV of preempted requests`,
+      `${formatBytes(made.hostBytes)} of weights${describeFile(made)}${gpu ? `, ${formatBytes(made.pinnedBytes)} pinned` : ''}; ${formatBytes(made.kvSwapBytes)} for KV that leaves the cache`,
     ],
   ]
   if (gpu) {

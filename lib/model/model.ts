@@ -104,10 +104,20 @@ export interface ModelStats {
   sequences: { running: number; waiting: number; preemptions: number; recomputations: number }
   /** Of tokens that were guessed ahead: those that passes have checked, and those that were right. */
   speculation: { draftedTokens: number; acceptedTokens: number; draftPasses: number; draftMs: number }
-  /** `savedBytes`: keys and values of preempted sequences that are in system RAM now, of `swapBytes` at most. */
-  kv: { blocksUsed: number; blocksTotal: number; blockTokens: number; savedBytes: number; swapBytes: number }
-  /** Tokens of the prompts that have started, and how many of them needed no computing; their ratio, 0 of no tokens. */
-  prefixCache: { promptTokens: number; reusedTokens: number; hitRate: number }
+  /** In system RAM now, of `swapBytes` at most: keys and values of preempted sequences, and those of earlier texts. */
+  kv: {
+    blocksUsed: number
+    blocksTotal: number
+    blockTokens: number
+    savedBytes: number
+    tierBytes: number
+    swapBytes: number
+  }
+  /**
+   * Tokens of the prompts that have started, and how many of them needed no computing; their ratio, 0 of no tokens. Of
+   * those that needed none `returnedTokens` came back from system RAM.
+   */
+  prefixCache: { promptTokens: number; reusedTokens: number; returnedTokens: number; hitRate: number }
 }
 
 /** Bytes. */
@@ -124,7 +134,7 @@ export interface ModelMemory {
   ringBytes: number
   /** The KV cache. */
   kvBytes: number
-  /** System RAM for keys and values of preempted sequences, pinned for a GPU; and what of it they take now. */
+  /** System RAM for keys and values that leave the cache, pinned for a GPU; what preempted sequences take of it now. */
   kvSwapBytes: number
   savedKvBytes: number
   workspaceBytes: number
@@ -764,11 +774,13 @@ function groupStats(stats: NativeStats, memory: NativeMemory): ModelStats {
       blocksTotal: stats.kvBlocksTotal,
       blockTokens: KV_BLOCK_TOKENS,
       savedBytes: stats.savedKvBytes,
+      tierBytes: stats.tierKvBytes,
       swapBytes: memory.kvSwapBytes,
     },
     prefixCache: {
       promptTokens: stats.promptTokens,
       reusedTokens: stats.reusedTokens,
+      returnedTokens: stats.returnedTokens,
       hitRate: stats.promptTokens === 0 ? 0 : stats.reusedTokens / stats.promptTokens,
     },
   }

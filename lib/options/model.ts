@@ -72,8 +72,9 @@ export interface PlanOptions {
    */
   expertCpu?: 'auto' | boolean | undefined
   /**
-   * System RAM for the keys and values of requests that are preempted when the KV cache is full: bytes or '4GiB', in
-   * whole blocks. It is part of ramBudget, and pinned for a GPU. What finds no room there is computed again; 0: all of it.
+   * System RAM for keys and values that the KV cache has no room for: those of preempted requests, and where these leave
+   * any, those of earlier requests (prefixReuse), which come back when a text begins alike. Bytes or '4GiB', in whole
+   * blocks. It is part of ramBudget, and pinned for a GPU. What finds no room there is computed again; 0: all of it.
    * Default: as much as the KV cache, 4 GiB and a quarter of what the model leaves free at most.
    */
   kvSwap?: number | string | undefined

@@ -129,7 +129,7 @@ export interface ModelPlan {
   /** Layers by what is kept of their keys and values. */
   kv: PlannedKv[]
   kvBytes: number
-  /** Of system RAM, for keys and values of preempted requests: pinned for a GPU. */
+  /** Of system RAM, for keys and values of preempted requests and of earlier texts: pinned for a GPU. */
   kvSwapBytes: number
   /** Weights in system RAM: slabs, of those that do not stay in the packed file, and the embedding table. */
   hostBytes: number

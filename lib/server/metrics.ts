@@ -37,6 +37,11 @@ const GAUGES: Figure[] = [
   },
   { name: 'vllm:kv_cache_usage_perc', help: 'Share of the KV cache that is used; 1 is all', of: kvUsage },
   { name: 'vllm:gpu_cache_usage_perc', help: 'The same, by its older name', of: kvUsage },
+  {
+    name: 'millrace:kv_tier_bytes',
+    help: 'System RAM that keys and values of earlier texts take',
+    of: ({ open }) => open?.stats.kv.tierBytes,
+  },
   { name: 'millrace:model_loaded', help: '1 where the model is loaded', of: ({ open }) => (open ? 1 : 0) },
   { name: 'millrace:host_bytes', help: 'Weights in system RAM', of: ({ open }) => open?.memory.hostBytes },
   { name: 'millrace:vram_bytes', help: 'GPU memory of the model', of: ({ open }) => open?.memory.vramBytes },
@@ -56,6 +61,11 @@ const COUNTERS: Figure[] = [
     of: counted('promptTokens'),
   },
   { name: 'vllm:prefix_cache_hits_total', help: 'Prompt tokens found there', of: counted('reusedTokens') },
+  {
+    name: 'millrace:prefix_cache_returned_tokens_total',
+    help: 'Of those, tokens whose keys and values came back from system RAM',
+    of: counted('returnedTokens'),
+  },
   {
     name: 'vllm:spec_decode_num_draft_tokens_total',
     help: 'Tokens that were guessed ahead and checked',

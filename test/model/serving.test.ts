@@ -91,11 +91,12 @@ test('prompts that begin alike are computed once, and answered the same', async 
   const answer = async (of: Model) => (await of.generate(prompt, { maxTokens: 20, logprobs: true }).result).logprobs
   const expected = await answer(cold)
   for (const of of [warm, warm, cold]) expect(await answer(of)).toEqual(expected)
-  expect(cold.stats.prefixCache).toEqual({ promptTokens: 2 * length, reusedTokens: 0, hitRate: 0 })
+  expect(cold.stats.prefixCache).toEqual({ promptTokens: 2 * length, reusedTokens: 0, returnedTokens: 0, hitRate: 0 })
   const reused = Math.floor((length - 1) / 16) * 16
   expect(warm.stats.prefixCache).toEqual({
     promptTokens: 2 * length,
     reusedTokens: reused,
+    returnedTokens: 0,
     hitRate: reused / (2 * length),
   })
 })

@@ -16,6 +16,7 @@ export interface Counted {
   preemptions: number
   promptTokens: number
   reusedTokens: number
+  returnedTokens: number
   draftedTokens: number
   acceptedTokens: number
   steps: number
@@ -85,6 +86,7 @@ const NOTHING = {
   preemptions: 0,
   promptTokens: 0,
   reusedTokens: 0,
+  returnedTokens: 0,
   draftedTokens: 0,
   acceptedTokens: 0,
   steps: 0,
@@ -97,6 +99,7 @@ const countedOf = ({ sequences, speculation, prefixCache, steps, weightBytesRead
   preemptions: sequences.preemptions,
   promptTokens: prefixCache.promptTokens,
   reusedTokens: prefixCache.reusedTokens,
+  returnedTokens: prefixCache.returnedTokens,
   draftedTokens: speculation.draftedTokens,
   acceptedTokens: speculation.acceptedTokens,
   steps,

@@ -273,6 +273,7 @@ export class FakeModel implements NativeModel {
       kvBlocksTotal: 11,
       promptTokens: 20,
       reusedTokens: 5,
+      returnedTokens: 3,
       preemptions: 12,
       recomputations: 21,
       draftedTokens: 23,
@@ -286,6 +287,7 @@ export class FakeModel implements NativeModel {
       expertFrames: 26,
       usedFrames: 27,
       savedKvBytes: 13,
+      tierKvBytes: 30,
     }
   }
 

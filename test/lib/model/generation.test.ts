@@ -614,8 +614,8 @@ test('stats and memory', () => {
     hops: 16,
     sequences: { running: 8, waiting: 9, preemptions: 12, recomputations: 21 },
     speculation: { draftedTokens: 23, acceptedTokens: 22, draftPasses: 24, draftMs: 25 },
-    kv: { blocksUsed: 10, blocksTotal: 11, blockTokens: 16, savedBytes: 13, swapBytes: 5 },
-    prefixCache: { promptTokens: 20, reusedTokens: 5, hitRate: 0.25 },
+    kv: { blocksUsed: 10, blocksTotal: 11, blockTokens: 16, savedBytes: 13, tierBytes: 30, swapBytes: 5 },
+    prefixCache: { promptTokens: 20, reusedTokens: 5, returnedTokens: 3, hitRate: 0.25 },
   })
   expect(model.memory).toEqual({
     hostBytes: 1,

@@ -371,6 +371,8 @@ describe('metrics and health', () => {
     expect(text).toMatch(/vllm:cache_config_info\{model_name="demo",block_size="16",num_gpu_blocks="\d+"\} 1/)
     const value = (name: string) => Number(new RegExp(`^${name}\\{${label}\\} (.+)$`, 'm').exec(text)?.[1])
     expect(value('vllm:prefix_cache_queries_total')).toBe(model.stats.prefixCache.promptTokens)
+    expect(value('millrace:prefix_cache_returned_tokens_total')).toBe(model.stats.prefixCache.returnedTokens)
+    expect(value('millrace:kv_tier_bytes')).toBe(model.stats.kv.tierBytes)
     expect(value('millrace:steps_total')).toBe(model.stats.steps)
   })
 

@@ -18,7 +18,7 @@ function makePool(options: Partial<PoolOptions> = {}) {
       plan: { device: 'cpu', hostBytes: SIZES[name], kvSwapBytes: 0, kvBytes: 0, ringBytes: 0 },
       stats: {
         sequences: { preemptions: 1 },
-        prefixCache: { promptTokens: 5, reusedTokens: 2 },
+        prefixCache: { promptTokens: 5, reusedTokens: 2, returnedTokens: 1 },
         speculation: { draftedTokens: 0, acceptedTokens: 0, draftPasses: 0, draftMs: 0 },
         steps: 3,
         weightBytesRead: 4,
