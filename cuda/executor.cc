@@ -275,11 +275,21 @@ void CudaExecutor::make_room_for_experts() {
     own_.synchronize();
   }
   if (experts_apart_ == 0) return;
-  const size_t rows_bytes = experts_apart_ * sizeof(uint16_t);
+  frame_log_at_ = round_up(experts_apart_ * sizeof(uint16_t), 16);
+  expert_log_bytes_ = frame_log_at_ + sizeof(FrameLog);
   device_expert_table_ = reinterpret_cast<const std::byte**>(take(experts_apart_ * sizeof(std::byte*)));
-  device_expert_rows_ = reinterpret_cast<uint16_t*>(take(rows_bytes));
+  device_in_ram_ = reinterpret_cast<uint8_t*>(take(static_cast<size_t>(experts_apart_)));
+  device_offers_ = reinterpret_cast<FrameOffers*>(take(sizeof(FrameOffers)));
+  own_.fill(reinterpret_cast<std::byte*>(device_offers_), 0, sizeof(FrameOffers));
+  std::byte* log = take(expert_log_bytes_);
+  own_.fill(log, 0, expert_log_bytes_);
+  device_expert_rows_ = reinterpret_cast<uint16_t*>(log);
+  device_frame_log_ = reinterpret_cast<FrameLog*>(log + frame_log_at_);
+  expert_list_.fills = reinterpret_cast<ExpertFill*>(take(kMostFills * sizeof(ExpertFill)));
+  own_.synchronize();
   for (Pass& pass : passes_) {
-    pass.expert_rows = std::make_unique<CudaMemory>(device_, CudaMemory::Place::host, rows_bytes, "rows of experts");
+    pass.expert_rows =
+        std::make_unique<CudaMemory>(device_, CudaMemory::Place::host, expert_log_bytes_, "rows of experts");
   }
   make_room_for_answers();
 }
@@ -294,7 +304,6 @@ void CudaExecutor::make_room_for_answers() {
     mixtures_[unit].split = static_cast<int>(splits.size());
     splits.insert(splits.end(), mail->split[unit].begin(), mail->split[unit].end());
   }
-  device_in_ram_ = reinterpret_cast<uint8_t*>(take(static_cast<size_t>(experts_apart_)));
   device_splits_ = reinterpret_cast<uint16_t*>(take(splits.size() * sizeof(uint16_t)));
   own_.copy(reinterpret_cast<std::byte*>(device_splits_), reinterpret_cast<const std::byte*>(splits.data()),
             splits.size() * sizeof(uint16_t));
@@ -377,6 +386,21 @@ void CudaExecutor::set_experts(Stream& stream, std::span<const ExpertAddress> ex
     if (changes.count == ExpertChanges::kMost) send();
   }
   send();
+}
+
+void CudaExecutor::offer_frames(Stream& stream, std::span<std::byte* const> frames, bool anew) {
+  auto& cuda = static_cast<CudaStream&>(stream);
+  cuda.use_device();
+  flush(cuda);
+  if (anew) frames_told_ = 0;
+  OfferedFrames some;
+  some.anew = anew;
+  for (size_t i = 0; i < frames.size() || some.anew; i += static_cast<size_t>(some.count)) {
+    some.count = static_cast<int>(std::min<size_t>(OfferedFrames::kMost, frames.size() - i));
+    std::copy_n(frames.begin() + static_cast<ptrdiff_t>(i), some.count, some.frames);
+    check(cuda::offer_frames(device_offers_, device_frame_log_, some, cuda.get()), "offering frames for experts");
+    some.anew = false;
+  }
 }
 
 void CudaExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
@@ -489,8 +513,8 @@ void CudaExecutor::end(Stream& stream) {
   flush(cuda);
   cuda.hold(nullptr);
   if (experts_apart_ > 0) {
-    check(cudaMemcpyAsync(pass_->expert_rows->data(), device_expert_rows_, experts_apart_ * sizeof(uint16_t),
-                          cudaMemcpyDeviceToHost, cuda.get()),
+    check(cudaMemcpyAsync(pass_->expert_rows->data(), device_expert_rows_, expert_log_bytes_, cudaMemcpyDeviceToHost,
+                          cuda.get()),
           "copying the rows of experts");
   }
   if (shape_.logs_routes) {
@@ -545,6 +569,11 @@ void CudaExecutor::collect(StepOutput& output) {
   if (experts_apart_ > 0) {
     const auto* rows = reinterpret_cast<const uint16_t*>(pass.expert_rows->data());
     output.expert_rows.assign(rows, rows + experts_apart_);
+    const auto* log = reinterpret_cast<const FrameLog*>(pass.expert_rows->data() + frame_log_at_);
+    output.filled.clear();
+    for (; frames_told_ != log->taken; frames_told_++) {
+      output.filled.push_back(log->experts[frames_told_ % FrameOffers::kRing]);
+    }
   }
   collect_routes(pass);
   const auto* tokens = reinterpret_cast<const int32_t*>(pass.outputs_memory->data());

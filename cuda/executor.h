@@ -41,6 +41,7 @@ class CudaExecutor final : public Executor, private Holder {
 
   void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) override;
   void set_experts(Stream& stream, std::span<const ExpertAddress> experts) override;
+  void offer_frames(Stream& stream, std::span<std::byte* const> frames, bool anew) override;
   void begin(Stream& stream, const Step& step, StepOutput& output) override;
   void embed(Stream& stream) override { hold(stream, {Operation::embed, 0}); }
   void run(Stream& stream, int unit, RowKind rows) override { hold(stream, {Operation::unit, unit, rows}); }
@@ -170,6 +171,10 @@ class CudaExecutor final : public Executor, private Holder {
   // Of rows whose results there is room for. x: of the first of them, float16.
   void run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope,
                    const std::optional<AddOp>& sum, bool prompt);
+  // Whether the launches of these rows of a unit give frames to experts that they read in RAM; and those launches'
+  // list.
+  bool answers(int unit, int rows) const;
+  ExpertList list_of(int unit, bool gives_frames) const;
   CombineArguments sums_of(const ExpertsOp& op, const Scope& scope, const std::optional<AddOp>& sum) const;
   void make_room_for_experts();
   void make_room_for_attention();
@@ -249,10 +254,14 @@ class CudaExecutor final : public Executor, private Holder {
   int experts_apart_ = 0;                            // of all units
   const std::byte** device_expert_table_ = nullptr;  // [experts apart]
   uint16_t* device_expert_rows_ = nullptr;           // [experts apart]: StepOutput::expert_rows
-  uint8_t* device_in_ram_ = nullptr;                 // [experts apart]: the CPU may answer them; null: it answers none
-  uint16_t* device_splits_ = nullptr;                // ExpertMail::split of all units
-  AnswerArguments answers_;                          // what all of its launches have alike
-  uint16_t* device_drawn_ = nullptr;                 // DrawnRoutes::experts
+  uint8_t* device_in_ram_ = nullptr;                 // [experts apart]
+  FrameOffers* device_offers_ = nullptr;
+  FrameLog* device_frame_log_ = nullptr;  // behind device_expert_rows_, which it goes to the host with
+  size_t expert_log_bytes_ = 0, frame_log_at_ = 0;
+  uint32_t frames_told_ = 0;           // of FrameLog::taken
+  uint16_t* device_splits_ = nullptr;  // ExpertMail::split of all units
+  AnswerArguments answers_;            // what all of its launches have alike
+  uint16_t* device_drawn_ = nullptr;   // DrawnRoutes::experts
   uint16_t* device_chosen_ = nullptr;  // [max padded rows, mixtures, chosen]: StepOutput::routes, once asked for
   int listed_ = kNone;                 // the routes that the list is of
   float* expert_gate_up_ = nullptr;    // [places, n], where gate and up don't leave their linear as one activation

@@ -31,7 +31,8 @@ bool CudaExecutor::route_at_once(const RouteArguments& route, const NormOp& norm
   arguments.normed_stride = normed.stride;
   arguments.route = route;
   if (!routes_itself(arguments)) return false;
-  check(norm_and_route(arguments, expert_list_, scope.stream, true), "a router");
+  const ExpertList list = list_of(scope.unit, !answers(scope.unit, scope.rows()));
+  check(norm_and_route(arguments, list, scope.stream, true), "a router");
   counters_.weight_bytes_read += arguments.matrix.bytes;
   return true;
 }
@@ -72,7 +73,8 @@ void CudaExecutor::run_op(const RouteOp& op, const Lowered& lowered, const Scope
     run_op(*lowered.before, {*lowered.before, {}, {}}, scope);
     run_op(*lowered.router, {*lowered.router, {}, {}}, scope);
   }
-  check(theirs ? theirs->launch(arguments, scope.stream) : cuda::route(arguments, expert_list_, scope.stream, true),
+  const ExpertList list = list_of(scope.unit, !answers(scope.unit, scope.rows()));
+  check(theirs ? theirs->launch(arguments, scope.stream) : cuda::route(arguments, list, scope.stream, true),
         "a router");
 }
 
@@ -108,7 +110,8 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
   const LinearLayout& gate_up = mixture.layout.gate_up;
   const LinearLayout& down = mixture.layout.down;
   const int rows = scope.rows(), places = rows * mixture.top_k;
-  ExpertList list = expert_list_;
+  const bool answered = !prompt && answers(scope.unit, rows);
+  ExpertList list = list_of(scope.unit, !prompt && !answered);
   if (prompt) {
     list.few_rows = 0;
     list.many_rows = prompt_tile_rows(places, op.experts);
@@ -120,9 +123,9 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
                        device_inputs_.positions + scope.begin, list, expert_log(scope.unit), scope.stream, true),
           "a list of experts");
   }
-  const bool answered = mixture.apart && !prompt && mixture.split != kNone && config_.mail->serves(scope.unit, rows);
   AnswerArguments answers = answers_;
   if (answered) {
+    list = list_of(scope.unit, true);
     answers.list = list;
     answers.in_ram = device_in_ram_ + mixture.first_apart;
     answers.split = device_splits_ + mixture.split;
@@ -201,6 +204,29 @@ void CudaExecutor::run_experts(const ExpertsOp& op, const __half* x, int x_strid
   if (answered) check(receive_experts(answers, expert_results_, scope.stream, true), "the CPU's answers");
   check(combiner ? combiner->launch(combine, scope.stream) : combine_experts(combine, scope.stream, true),
         "the sum of experts");
+}
+
+bool CudaExecutor::answers(int unit, int rows) const {
+  const Mixture& mixture = mixtures_[unit];
+  return mixture.apart && mixture.split != kNone && config_.mail->serves(unit, rows);
+}
+
+ExpertList CudaExecutor::list_of(int unit, bool gives_frames) const {
+  const Mixture& mixture = mixtures_[unit];
+  ExpertList list = expert_list_;
+  // A kernel of somebody else's copies nothing.
+  const auto theirs = [&](const LinearLayout& linear) {
+    return std::ranges::any_of(linear.segments, [&](const LinearLayout::Segment& segment) {
+      return kernels_->find(lab::Kind::experts, segment.matrix.code.type) != nullptr;
+    });
+  };
+  if (!gives_frames || !mixture.apart || theirs(mixture.layout.gate_up) || theirs(mixture.layout.down)) return list;
+  list.frames.addresses = device_expert_table_ + mixture.first_apart;
+  list.frames.in_ram = device_in_ram_ + mixture.first_apart;
+  list.frames.offers = device_offers_;
+  list.frames.log = device_frame_log_;
+  list.frames.first = mixture.first_apart;
+  return list;
 }
 
 // What experts of the scope's rows add up to.

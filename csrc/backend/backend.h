@@ -182,6 +182,9 @@ struct StepOutput {
   std::vector<float> hidden;  // [Step::hidden_rows, hidden]: the residual stream behind the last layer
   // [experts of all units whose experts lie apart]: rows that chose each, where it was read apart
   std::vector<uint16_t> expert_rows;
+  // Experts, as expert_rows has them, that took the frames offered, in that order, from the first that no output has
+  // told of.
+  std::vector<int32_t> filled;
   // Where Step::logs_routes: [Step::rows, mixtures, top_k], the experts that each row chose.
   std::vector<uint16_t> routes;
 };
@@ -215,7 +218,7 @@ struct KvMemory {
 struct ExpertAddress {
   int unit = 0, expert = 0;
   const std::byte* address = nullptr;
-  bool in_ram = false;  // where the CPU may answer it
+  bool in_ram = false;  // where the CPU may answer it, and from where it may be copied
 };
 
 struct ExecutorConfig {
@@ -251,6 +254,10 @@ class Executor {
   virtual void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent = false) = 0;
   // Where experts that lie apart are read by operations enqueued from here on; of two addresses of one the later holds.
   virtual void set_experts(Stream& stream, std::span<const ExpertAddress> experts) = 0;
+  // Frames of device memory, each for the bytes of one expert: operations enqueued from here on copy there what they
+  // read of experts in RAM, one after the other while there are frames, and find it there afterwards. `anew`: those
+  // offered before are taken back.
+  virtual void offer_frames(Stream& stream, std::span<std::byte* const> frames, bool anew) = 0;
   virtual void begin(Stream& stream, const Step& step, StepOutput& output) = 0;
   virtual void embed(Stream& stream) = 0;
   // The unit's operations. Of the head's, rows of the step's logit requests alone.

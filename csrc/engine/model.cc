@@ -504,7 +504,7 @@ void Model::trace(const std::string& path) {
   for (size_t unit = 0; unit < host_->units().size(); unit++) names.push_back(unit_name(static_cast<int>(unit)));
   const auto set = [&](Trace* trace) {
     for (int i = 0; i < devices; i++) sides_[i].feeder->set_trace(trace, Trace::of(Trace::copies, i), names);
-    if (experts_) experts_->set_trace(trace, names);
+    if (experts_) experts_->set_trace(trace);
   };
   try {
     set(next.get());
@@ -690,7 +690,7 @@ void Model::finish() {
     answers_->end_pass();
   }
   sides_[head_side()].executor->collect(pass.output);
-  if (experts_) experts_->used(pass.output.expert_rows);
+  if (experts_) experts_->used(pass.output.expert_rows, pass.output.filled);
   if (route_log_ && step.logs_routes) {
     route_log_->add(step.positions.subspan(0, static_cast<size_t>(step.rows)), pass.output.routes);
   }

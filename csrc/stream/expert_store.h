@@ -1,15 +1,14 @@
 #pragma once
 // Experts on demand: where each expert of a model's mixtures is read. All of them rest in system RAM, pinned and
-// mapped, and a device can read each there; those that passes chose of late are copied into frames of device memory
-// besides. Which is which changes between passes, and no result depends on it: an expert is an address.
+// mapped, and a device can read each there; those that passes chose of late are in frames of device memory besides.
+// Which is which changes, and no result depends on it: an expert is an address.
 //
-//   compute stream:  | publish addresses | record `published` | the pass (reads frames and mapped memory)
-//   copy stream:                                   wait `published` | copy expert -> frame given up above | record
-//   ready host:            sees `ready` -> publishes the frame's address before the next pass
+//   compute stream:  | addresses in RAM of evicted experts | their frames are offered | the pass: reads experts in
+//                      frames and in RAM; what it reads in RAM it copies into frames that are offered
+//   host, later:       reads which experts took frames, and evicts others before the next pass
 //
-// A frame is given up by publishing its expert's address in RAM; passes before that may still read it, so its next copy
-// waits for the point in the compute stream where they have run. An address in VRAM is published once its copy has
-// run. Nothing blocks the host, and a pass waits for nothing.
+// So a missed expert crosses the link once, and all of it is in the order of one stream: passes before have run when
+// an expert is evicted, and its frame is written by none but passes behind. Nothing waits for the host.
 #include <cstdint>
 #include <deque>
 #include <list>
@@ -30,10 +29,9 @@ struct ExpertUnit {
   size_t first = 0, stride = 0;
 };
 
-// For the tests that prove each wait necessary: the nth of a kind is left out.
+// For the tests that prove each step necessary: the nth of a kind is left out.
 struct ExpertHooks {
-  int64_t skip_free_wait = -1;   // before a frame that was given up is written anew
-  int64_t skip_ready_wait = -1;  // before a frame's address is published: it is at once
+  int64_t skip_evict = -1;  // of an expert's address, before its frame is offered
 };
 
 struct ExpertCounters {
@@ -47,20 +45,21 @@ class ExpertStore {
   // `source` outlives the store; its slabs are pinned already, where the backend needs that.
   ExpertStore(Backend& backend, const SlabSource& source, std::vector<ExpertUnit> units, size_t cache_bytes,
               ExpertHooks hooks = {});
-  // Waits for the copies under way. The compute stream must have run what it was handed.
-  ~ExpertStore();
+  // The compute stream must have run what it was handed.
+  ~ExpertStore() = default;
 
-  // Before a pass: publishes what has changed, and begins copies into frames.
+  // Before a pass: evicts, and offers frames.
   void begin(Executor& executor, Stream& compute);
-  // The oldest pass that began and was not told of has run: rows that chose each expert, of all units in order.
-  void used(std::span<const uint16_t> rows);
+  // The oldest pass that began and was not told of has run: rows that chose each expert, of all units in order, and
+  // what it left in frames (StepOutput::filled).
+  void used(std::span<const uint16_t> rows, std::span<const int32_t> filled);
   // After passes that were given up; the compute stream has run what it was handed.
   void restart();
   // Between passes, with the compute stream at rest: another number of frames, all of them empty.
   void set_cache(size_t bytes);
 
-  // What copies take, and what passes found; null: nobody asks. names: of all units of the model.
-  void set_trace(Trace* trace, std::vector<std::string> names);
+  // What passes found; null: nobody asks.
+  void set_trace(Trace* trace) { trace_ = trace; }
 
   const ExpertCounters& counters() const { return counters_; }
   size_t frame_bytes() const { return frame_bytes_; }
@@ -69,60 +68,41 @@ class ExpertStore {
 
  private:
   static constexpr int kNone = -1;
-  struct Expert {
-    int frame = kNone;    // that has it, or is to have it
-    bool in_use = false;  // its address is the frame's
-    bool missed = false;  // waits to be copied
-  };
   struct Frame {
     int expert = kNone;
     std::list<int>::iterator place;  // of recency_
   };
-  struct Copy {
-    int frame = 0;
-    std::unique_ptr<Event> ready;
-  };
 
-  int number_of(int expert) const;  // within its unit
-  const std::byte* slab_of(int expert) const;
-  const ExpertUnit& unit_of(int expert) const;
-  // Null: where it lies in RAM.
-  void publish(int expert, const std::byte* frame);
-  void forget_changes();
-  // A frame for an expert that was missed: an empty one, or the one whose expert was used longest ago; kNone where all
-  // were used by the last pass that is known, or by none since they came.
-  int take_frame();
-  // Frames that may be given up before a pass.
-  int turns_at_most() const;
+  const std::byte* slab_of(int unit, int expert) const;
+  int unit_of(int expert) const;  // index into units_
+  void evict(int frame, std::vector<ExpertAddress>& changes);
+  // The one whose expert was used longest ago; kNone where all were used by the last pass that is known.
+  int evictable() const;
+  // Frames to be on offer.
+  int offers_wanted() const;
   void make_frames(size_t bytes);
 
   Backend& backend_;
   const SlabSource& source_;
   const std::vector<ExpertUnit> units_;
   const ExpertHooks hooks_;
-  std::vector<int> firsts_;  // [units], numbers of their first experts
-  std::vector<Expert> experts_;
+  std::vector<int> firsts_;    // [units], numbers of their first experts
+  std::vector<int> frame_of_;  // [experts], kNone: read in RAM, or on its way into a frame by a pass not told of
   size_t frame_bytes_ = 0;
   std::unique_ptr<Memory> memory_;
   std::vector<Frame> frames_;
-  std::list<int> recency_;         // frames in use, those used longest ago first
-  std::vector<int> empty_;         // frames without an expert
-  std::vector<uint64_t> used_in_;  // [experts], number of the last pass that chose it
-  std::deque<int> missed_;         // experts to be copied, the latest first
-  std::deque<Copy> copies_;        // under way, oldest first
-  std::vector<std::unique_ptr<Event>> spare_events_;
-  std::vector<ExpertAddress> changes_;   // since the last pass began, one an expert
-  std::vector<int> changed_;             // the experts of them
-  std::vector<int> change_of_;           // [experts]: in changes_; kNone
+  std::list<int> recency_;               // frames with experts, those used longest ago first
+  std::vector<int> empty_;               // frames that are neither with an expert nor offered
+  std::deque<int> offered_;              // in the order in which they are taken
+  std::vector<uint64_t> used_in_;        // [experts], number of the last pass that chose it
   std::deque<std::vector<bool>> there_;  // of passes begun and not told of: experts in frames
-  std::unique_ptr<Stream> copy_;
-  std::unique_ptr<Event> published_;
+  std::vector<std::byte*> offer_;        // of the pass that begins
+  std::vector<ExpertAddress> changes_;   // likewise
   double gain_ = 0.05;  // what passes found of late in frames beyond what even choices would have; some at first
   uint64_t pass_ = 0;   // told of
   Trace* trace_ = nullptr;
-  std::vector<std::string> names_;  // of units, for it
-  bool first_ = true;               // nothing was published yet
-  int64_t free_waits_ = 0, ready_waits_ = 0;
+  bool first_ = true;  // nothing was published yet
+  int64_t evictions_ = 0;
   ExpertCounters counters_;
 };
 

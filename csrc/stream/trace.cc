@@ -36,7 +36,6 @@ Trace::Trace(const std::string& path, int devices)
     name_track(of(copies, device), "copy stream" + which);
   }
   name_track(cpu, "CPU units");
-  name_track(experts, "copies of experts");
 }
 
 Trace::~Trace() {

@@ -17,7 +17,7 @@ class Trace {
  public:
   using Clock = std::chrono::steady_clock;
   // Of the first device; of(track, device) of the others.
-  enum Track : int { host = 1, compute = 2, copies = 3, cpu = 4, experts = 5 };
+  enum Track : int { host = 1, compute = 2, copies = 3, cpu = 4 };
   static Track of(Track track, int device) { return static_cast<Track>(track + kTracks * device); }
 
   // Throws INVALID_ARGUMENT if the file cannot be written.

@@ -4,6 +4,7 @@
 
 #include "cuda/common.cuh"
 #include "cuda/moe/answers.h"
+#include "cuda/moe/route.cuh"
 
 namespace millrace::cuda {
 namespace {
@@ -65,6 +66,8 @@ __global__ void __launch_bounds__(kThreads) send_kernel(const __grid_constant__ 
       a.state->places = places;
       sent_experts = experts;
     }
+    __syncwarp();
+    give_frames(a.list, lane);
   }
   __syncthreads();
   if (sent_experts == 0) return;

@@ -49,6 +49,38 @@ __device__ __forceinline__ void combine_row(const ExpertTask& task, int n, uint3
   if (n < a.width) a.out[n] = a.adds ? __fadd_rn(before, __fmul_rn(a.scale, sum)) : sum;
 }
 
+// A chunk's bytes, as they lie in shared memory, to their place in a frame: `matrix` is of the row block. By a warp.
+template <class Code>
+__device__ __noinline__ void keep_chunk(const DecodeTask& task, uint32_t stage, std::byte* matrix, int chunk,
+                                        int lane) {
+  const auto keep = [lane](uint32_t from, std::byte* to, int bytes) {
+    for (int at = lane * 16; at < bytes; at += 32 * 16) {
+      *reinterpret_cast<uint4*>(to + at) = load_shared_16(from + at);
+    }
+  };
+  if constexpr (Code::kRegular) {
+    keep(stage, matrix + static_cast<size_t>(chunk) * Code::kStageBytes, Code::chunk_bytes(task, chunk));
+  } else if constexpr (requires { Code::kHeaderBytes; }) {  // runs of a group, of which each has its header
+    const int group = chunk / task.chunks_per_group;
+    const int within = (chunk - group * task.chunks_per_group) * Code::kSlices;
+    std::byte* header = matrix + static_cast<size_t>(group) * task.group_bytes;
+    keep(stage, header, Code::kHeaderBytes);
+    keep(stage + Code::kHeaderBytes, header + Code::kHeaderBytes + within * kQ4TileBytes,
+         Code::count(task, chunk) * static_cast<int>(kQ4TileBytes));
+  } else {
+    keep(stage, matrix + static_cast<size_t>(chunk) * Code::kStageBytes,
+         min(Code::kSlices, task.slices - chunk * Code::kSlices) * Code::kTileBytes);
+  }
+}
+
+// Words that kernels read beside chunks. By a thread block.
+__device__ __forceinline__ void keep_floats(const std::byte* from, std::byte* to, int64_t offset, int words,
+                                            int thread) {
+  for (int i = thread; i < words; i += kDecodeThreads) {
+    reinterpret_cast<uint32_t*>(to + offset)[i] = reinterpret_cast<const uint32_t*>(from + offset)[i];
+  }
+}
+
 template <class Code, int TILES>
 __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 * TILES))
     experts_kernel(const __grid_constant__ ExpertTask task) {
@@ -94,8 +126,15 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
     return;
   }
   const int rows = tile.z;
-  const std::byte* expert =
-      task.addresses != nullptr ? task.addresses[tile.x] : slab + static_cast<size_t>(tile.x) * task.stride;
+  const std::byte* expert = nullptr;
+  std::byte* frame = nullptr;  // that what is read goes to
+  if (tile.w != 0) {
+    const ExpertFill fill = task.list.fills[abs(tile.w) - 1];
+    expert = fill.from;
+    if (tile.w > 0) frame = fill.to;
+  } else {
+    expert = task.addresses != nullptr ? task.addresses[tile.x] : slab + static_cast<size_t>(tile.x) * task.stride;
+  }
   if (thread < rows) places[thread] = task.one_row ? tile_number : task.list.places[tile.y + thread];
   __syncthreads();
   if (meet) {  // all sums that are sent complete one round of this barrier
@@ -196,12 +235,23 @@ __global__ void __launch_bounds__(kDecodeThreads, PortableShape::residents_of(8 
     } else {
       Code::template multiply<TILES>(linear, stage, x_lane, chunk, lane, sums);
     }
+    if (frame != nullptr) {
+      keep_chunk<Code>(linear, stage,
+                       frame + linear.matrix_offset + static_cast<size_t>(block) * linear.row_block_bytes, chunk, lane);
+    }
     __syncwarp();  // the lanes are done with the stage
     fetch(i + stages, slot);
     fetch_x(i + stages, slot);
     if (++slot == stages) {
       slot = 0;
       parity ^= 1;
+    }
+  }
+
+  if (frame != nullptr && block == 0) {
+    if (task.bias_offset >= 0) keep_floats(expert, frame, task.bias_offset, linear.n, thread);
+    if (linear.permuted) {
+      keep_floats(expert, frame, static_cast<int64_t>(linear.permutation_offset), linear.slices * kTileK, thread);
     }
   }
 

@@ -15,14 +15,44 @@
 
 namespace millrace::cuda {
 
+// Frames of device memory for experts that are read in RAM, in a ring: those offered from `taken` on are free. Whoever
+// makes a list gives them to experts that it finds in RAM, whose kernels then write there what they read, so that it
+// crosses the link once; from the next list on the expert is there.
+struct FrameOffers {
+  static constexpr uint32_t kRing = 512;
+  uint32_t given = 0;  // since the beginning
+  std::byte* frames[kRing] = {};
+};
+struct FrameLog {
+  uint32_t taken = 0;                        // since the beginning
+  int32_t experts[FrameOffers::kRing] = {};  // numbers among all that lie apart
+};
+struct ExpertFrames {
+  const std::byte** addresses = nullptr;  // [experts] of the unit
+  uint8_t* in_ram = nullptr;              // likewise
+  const FrameOffers* offers = nullptr;    // null: none are given
+  FrameLog* log = nullptr;
+  int first = 0;  // number of the unit's first expert
+};
+// What kernels of a list copy while they read it.
+struct ExpertFill {
+  const std::byte* from = nullptr;
+  std::byte* to = nullptr;
+};
+inline constexpr int kMostFills = 128;  // of a list
+
 // The experts that any row chose, and who chose them, in device memory.
 struct ExpertList {
   int32_t* counts = nullptr;  // [3]: tiles of few rows, tiles of many, places
-  int4* few = nullptr;        // {expert, first of its places in `places`, how many (<= few_rows), 0}
-  int4* many = nullptr;       // the same, of experts that more rows than few_rows chose: up to many_rows each
-  int32_t* places = nullptr;  // by expert
-  int many_rows = kManyRows;  // or kFewRows; of prompts as plan_prompt() has it
-  int few_rows = kFewRows;    // of prompts 0: all tiles are in `many`
+  // {expert, first of its places in `places`, how many (<= few_rows), 0 or an expert that is read from
+  // fills[|w| - 1].from and, where w > 0, copied}
+  int4* few = nullptr;
+  int4* many = nullptr;         // the same, of experts that more rows than few_rows chose: up to many_rows each
+  int32_t* places = nullptr;    // by expert
+  int many_rows = kManyRows;    // or kFewRows; of prompts as plan_prompt() has it
+  int few_rows = kFewRows;      // of prompts 0: all tiles are in `many`
+  ExpertFill* fills = nullptr;  // [kMostFills], where frames are given
+  ExpertFrames frames;
 };
 
 enum class ExpertEpilogue : uint8_t {

@@ -42,8 +42,18 @@ __global__ void set_experts_kernel(const std::byte** table, uint8_t* in_ram,
                                    const __grid_constant__ ExpertChanges changes) {
   for (int i = 0; i < changes.count; i++) {
     table[changes.entries[i]] = changes.addresses[i];
-    if (in_ram != nullptr) in_ram[changes.entries[i]] = changes.in_ram[i];
+    in_ram[changes.entries[i]] = changes.in_ram[i];
   }
+}
+
+__global__ void offer_kernel(FrameOffers* offers, FrameLog* log, const __grid_constant__ OfferedFrames frames) {
+  const uint32_t given = frames.anew ? 0 : offers->given;
+  __syncthreads();
+  const int i = static_cast<int>(threadIdx.x);
+  if (i < frames.count) offers->frames[(given + static_cast<uint32_t>(i)) % FrameOffers::kRing] = frames.frames[i];
+  if (i > 0) return;
+  offers->given = given + static_cast<uint32_t>(frames.count);
+  if (frames.anew) log->taken = 0;
 }
 
 constexpr int kSharedBytes = 48 << 10;
@@ -77,6 +87,10 @@ cudaError_t list_experts(const float* routes, int rows, int top_k, int experts, 
 
 cudaError_t set_experts(const std::byte** table, uint8_t* in_ram, const ExpertChanges& changes, cudaStream_t stream) {
   return launch(set_experts_kernel, dim3(1), dim3(1), 0, stream, false, table, in_ram, changes);
+}
+
+cudaError_t offer_frames(FrameOffers* offers, FrameLog* log, const OfferedFrames& frames, cudaStream_t stream) {
+  return launch(offer_kernel, dim3(1), dim3(OfferedFrames::kMost), 0, stream, false, offers, log, frames);
 }
 
 }  // namespace millrace::cuda

@@ -206,6 +206,48 @@ __device__ inline void route_row(const RouteArguments& a, int row, const float* 
   }
 }
 
+// Gives frames to experts of the list that lie in RAM, as far as there are any. By a warp that sees the list.
+__device__ inline void give_frames(const ExpertList& list, int lane) {
+  const ExpertFrames& f = list.frames;
+  if (f.offers == nullptr) return;
+  constexpr uint32_t kRing = FrameOffers::kRing;
+  const uint32_t taken = f.log->taken;
+  const int most = min(static_cast<int>(f.offers->given - taken), kMostFills);
+  const unsigned before = (1u << lane) - 1;
+  int fills = 0;  // experts in RAM; the first `most` of them get frames
+  const auto give = [&](int4* tiles, int count) {
+    for (int begin = 0; begin < count; begin += 32) {
+      const int i = begin + lane;
+      const int expert = i < count ? tiles[i].x : -1;
+      const bool missed = expert >= 0 && f.in_ram[expert] != 0;
+      // An expert's tiles lie side by side, and its first one copies.
+      const bool leads = missed && (i == 0 || tiles[i - 1].x != expert);
+      const unsigned leading = __ballot_sync(kAll, leads);
+      const int rank = fills + __popc(leading & (before | 1u << lane)) - 1;
+      if (missed && rank < most) {
+        tiles[i].w = leads ? rank + 1 : -(rank + 1);
+        if (leads) {
+          const uint32_t at = (taken + static_cast<uint32_t>(rank)) % kRing;
+          list.fills[rank] = {f.addresses[expert], f.offers->frames[at]};
+          f.log->experts[at] = f.first + expert;
+        }
+      }
+      fills += __popc(leading);
+    }
+  };
+  const int few = list.counts[0], many = list.counts[1];
+  give(list.few, few);
+  give(list.many, many);
+  fills = min(fills, most);
+  __syncwarp();  // nobody asks any more where they are
+  for (int i = lane; i < fills; i += 32) {
+    const int expert = f.log->experts[(taken + static_cast<uint32_t>(i)) % kRing] - f.first;
+    f.addresses[expert] = list.fills[i].to;
+    f.in_ram[expert] = 0;
+  }
+  if (lane == 0) f.log->taken = taken + static_cast<uint32_t>(fills);
+}
+
 // Of one row: tiles in the order of its choices, so that a tile's place is its number. By top_k threads or more, each
 // with a choice.
 __device__ __forceinline__ void list_row(int expert, int top_k, bool real, const ExpertList& list, uint16_t* log,
@@ -228,7 +270,10 @@ __device__ inline void make_list(const float* routes, int rows, int top_k, int e
   const int places = rows * top_k;
   if (rows == 1 && top_k <= threads && list.few_rows > 0) {
     const int expert = thread < top_k ? static_cast<int>(routes[thread]) : 0;
-    return list_row(expert, top_k, positions[0] >= 0, list, log, thread);
+    list_row(expert, top_k, positions[0] >= 0, list, log, thread);
+    __syncthreads();
+    if (thread < 32) give_frames(list, thread);
+    return;
   }
   for (int e = thread; e < experts; e += threads) counts[e] = 0;
   __syncthreads();
@@ -280,6 +325,8 @@ __device__ inline void make_list(const float* routes, int rows, int top_k, int e
       }
       before += count;
     }
+    __syncwarp();
+    give_frames(list, thread);
   }
   __syncthreads();
   for (int p = thread; p < places; p += threads) {

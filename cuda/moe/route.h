@@ -54,7 +54,16 @@ struct ExpertChanges {
   const std::byte* addresses[kMost];
   uint8_t in_ram[kMost];
 };
-// in_ram: null, or beside the table, 1: the address is in RAM.
+// in_ram: beside the table, 1: the address is in RAM.
 cudaError_t set_experts(const std::byte** table, uint8_t* in_ram, const ExpertChanges& changes, cudaStream_t stream);
+
+// More frames behind those offered before, or anew.
+struct OfferedFrames {
+  static constexpr int kMost = 128;
+  int count = 0;
+  bool anew = false;
+  std::byte* frames[kMost];
+};
+cudaError_t offer_frames(FrameOffers* offers, FrameLog* log, const OfferedFrames& frames, cudaStream_t stream);
 
 }  // namespace millrace::cuda

@@ -161,8 +161,9 @@ __global__ void __launch_bounds__(kDecodeThreads)
     warp_copy_wait(barrier, 0);
     route_row(route, warp, logits + warp * kRouterBlocks * 16, bias, room, lane);
     if (rows == 1) {
-      return list_row(lane < op.top_k ? room.chosen[lane] : 0, op.top_k, route.positions[0] >= 0, list, route.log,
-                      lane);
+      list_row(lane < op.top_k ? room.chosen[lane] : 0, op.top_k, route.positions[0] >= 0, list, route.log, lane);
+      __syncwarp();
+      return give_frames(list, lane);
     }
   }
   if (rows == 1) return;

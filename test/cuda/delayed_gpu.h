@@ -113,6 +113,9 @@ class DelayedExecutor final : public Executor {
   void set_experts(Stream& stream, std::span<const ExpertAddress> experts) override {
     inner_->set_experts(stream, experts);
   }
+  void offer_frames(Stream& stream, std::span<std::byte* const> frames, bool anew) override {
+    inner_->offer_frames(stream, frames, anew);
+  }
   void begin(Stream& stream, const Step& step, StepOutput& output) override { inner_->begin(stream, step, output); }
   void embed(Stream& stream) override { inner_->embed(stream); }
   void run(Stream& stream, int unit, RowKind rows) override {

@@ -116,6 +116,13 @@ void CpuExecutor::set_experts(Stream& stream, std::span<const ExpertAddress> exp
   });
 }
 
+void CpuExecutor::offer_frames(Stream& stream, std::span<std::byte* const> frames, bool anew) {
+  static_cast<CpuStream&>(stream).enqueue_always([this, anew, all = std::vector(frames.begin(), frames.end())] {
+    if (anew) frames_.clear();
+    frames_.insert(frames_.end(), all.begin(), all.end());
+  });
+}
+
 void CpuExecutor::check(const Step& step) const {
   const int vocab = config_.program.vocab;
   const auto size = [](const auto& span) { return static_cast<int64_t>(span.size()); };
@@ -189,6 +196,7 @@ void CpuExecutor::begin(Stream& stream, const Step& step, StepOutput& output) {
     step_ = step;
     output_ = &output;
     output.expert_rows.assign(logged_experts_, 0);
+    output.filled.clear();
     output.routes.assign(step.logs_routes ? static_cast<size_t>(step.rows) * mixtures_.routed() : 0, 0);
     take_tokens();
     take_table_updates();

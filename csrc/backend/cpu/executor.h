@@ -4,6 +4,7 @@
 // operations.
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -38,6 +39,7 @@ class CpuExecutor final : public Executor {
   void set_unit(Stream& stream, int unit, const std::byte* slab, bool permanent) override;
   // Checks the whole step before anything is enqueued: throws INTERNAL, since the engine makes them.
   void set_experts(Stream& stream, std::span<const ExpertAddress> experts) override;
+  void offer_frames(Stream& stream, std::span<std::byte* const> frames, bool anew) override;
   void begin(Stream& stream, const Step& step, StepOutput& output) override;
   void embed(Stream& stream) override;
   void run(Stream& stream, int unit, RowKind rows) override;
@@ -120,7 +122,10 @@ class CpuExecutor final : public Executor {
     std::vector<bool> in_ram;                 // [experts]: not in a frame
     bool now = false;                         // of the slab that was set last
   };
-  std::vector<Apart> apart_;  // [units], or empty
+  std::vector<Apart> apart_;       // [units], or empty
+  std::deque<std::byte*> frames_;  // offered and not taken
+  // Copies an expert that is read in RAM into a frame, if there is one.
+  void fill_frame(Apart& apart, int expert);
   // Leaves experts that lie in RAM to the CPU's answers (of which experts, experts_scratch_.sent says), and takes
   // these.
   bool send_experts(const ExpertsOp& op, const Scope& scope, const Apart& apart);

@@ -81,7 +81,7 @@ void CpuExecutor::run_experts(const ExpertsOp& op, const Scope& scope) {
   compute_->pool.parallel_for(scope.rows, [&](int64_t row, int) {
     for (size_t i = row * in; i < (row + 1) * in; i++) scratch.x[i] = round_to_half(from[i]);
   });
-  const Apart* apart = apart_.empty() || !apart_[scope.unit].now ? nullptr : &apart_[scope.unit];
+  Apart* apart = apart_.empty() || !apart_[scope.unit].now ? nullptr : &apart_[scope.unit];
   for (size_t e = 0; apart != nullptr && e < static_cast<size_t>(op.experts); e++) {
     const int count = scratch.begins[e + 1] - scratch.begins[e];
     uint16_t& logged = output_->expert_rows[apart->first + e];
@@ -91,7 +91,9 @@ void CpuExecutor::run_experts(const ExpertsOp& op, const Scope& scope) {
   const bool sent = apart != nullptr && send_experts(op, scope, *apart);
   for (int e = 0; e < op.experts; e++) {
     const int begin = scratch.begins[e], count = scratch.begins[e + 1] - begin;
-    if (count > 0 && !scratch.sent[e]) run_expert(op, scope, e, std::span(scratch.places).subspan(begin, count));
+    if (count == 0 || scratch.sent[e]) continue;
+    if (apart != nullptr) fill_frame(*apart, e);
+    run_expert(op, scope, e, std::span(scratch.places).subspan(begin, count));
   }
 
   if (sent) receive_experts();
@@ -126,6 +128,16 @@ bool CpuExecutor::send_experts(const ExpertsOp& op, const Scope& scope, const Ap
   ticket_ = mail->state->sent.load(std::memory_order_relaxed) + 1;
   mail->state->sent.store(ticket_, std::memory_order_release);
   return true;
+}
+
+void CpuExecutor::fill_frame(Apart& apart, int expert) {
+  if (!apart.in_ram[expert] || frames_.empty()) return;
+  std::byte* frame = frames_.front();
+  frames_.pop_front();
+  std::memcpy(frame, apart.addresses[expert], apart.layout->stride);
+  apart.addresses[expert] = frame;
+  apart.in_ram[expert] = false;
+  output_->filled.push_back(static_cast<int32_t>(apart.first) + expert);
 }
 
 void CpuExecutor::receive_experts() {
