@@ -115,7 +115,7 @@ __device__ __forceinline__ float softplus(float x) {
 
 // kKeys: key_dim, rounded up to what there is a kernel for.
 template <int kKeys>
-__global__ __launch_bounds__(32 * kWarps) void delta_rule_kernel(DeltaArguments a) {
+__global__ __launch_bounds__(32 * kWarps, kKeys <= 128 ? 5 : 3) void delta_rule_kernel(DeltaArguments a) {
   constexpr int kOwn = kKeys / 4;     // rows of the matrix that a lane has
   constexpr int kLoads = kKeys / 32;  // elements of a key that a lane norms
   __shared__ float4 keys[kWarps][2][kKeys / 4];
