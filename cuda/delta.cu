@@ -21,58 +21,81 @@ struct Run {
   int begin = 0, end = 0;
 };
 
-__device__ __forceinline__ Run run_of(const StateRuns& runs, int index) {
-  if (runs.rows) return {index, index + 1};
-  return {runs.begin[index], runs.end[index]};
+// Of decode rows the run that begins with row `index`, or none: its first row has the run. It is found on the device,
+// as one graph has steps of as many rows with any drafts.
+__device__ __forceinline__ Run run_of(const StateArguments& a, int index) {
+  if (!a.runs.decode) return {a.runs.begin[index], a.runs.end[index]};
+  const int32_t sequence = a.sequences[index], before = index > 0 ? a.sequences[index - 1] : -1;
+  if (a.positions[index] < 0 || before == sequence) return {};
+  int end = index + 1;
+  while (end < a.rows && a.positions[end] >= 0 && a.sequences[end] == sequence) end++;
+  return {index, end};
 }
 
-__device__ __forceinline__ float* state_of(const StateArguments& a, int row) {
-  return a.states + a.block_tables[static_cast<int64_t>(a.sequences[row]) * a.block_table_stride] * a.state_stride;
+// What the run finds and, of a prompt, leaves; what is behind a decode row lies by its index within the run.
+__device__ __forceinline__ float* state_of(const StateArguments& a, const Run& run, int index = 0) {
+  const int64_t table = static_cast<int64_t>(a.sequences[run.begin]) * a.block_table_stride;
+  return a.states + a.block_tables[table + index] * a.state_stride;
 }
 
-// A row, of which those before it are in `x` or, before the run's first, in the state.
-__global__ __launch_bounds__(kConvThreads) void convolve_kernel(ConvArguments a, int run_index, bool keeps) {
+// Input of a row of the run, or of one before it, which is in the state.
+__device__ __forceinline__ float input_of(const ConvArguments& a, const Run& run, const float* state, int row, int c) {
+  if (row >= run.begin) return a.x[row * a.x_stride + c];
+  return a.state.positions[run.begin] == 0 ? 0.0f
+                                           : state[static_cast<int64_t>(a.taps - 1 + row - run.begin) * a.channels + c];
+}
+
+__device__ __forceinline__ void convolve_row(const ConvArguments& a, const Run& run, const float* state, int row,
+                                             int c) {
+  const auto* weight = reinterpret_cast<const float*>(a.state.weights.units[a.state.weights.unit] + a.weight_offset) +
+                       static_cast<int64_t>(c) * a.taps;
+  float sum = 0.0f;
+  for (int t = 0; t < a.taps; t++) sum = fmaf(weight[t], input_of(a, run, state, row - a.taps + 1 + t, c), sum);
+  a.out[static_cast<int64_t>(row) * a.channels + c] = sum / (1.0f + expf(-sum));
+}
+
+// What is behind a row, to `left`; where that is what the run has found, of its first or its last row: in ascending
+// order nothing is read that was written.
+__device__ __forceinline__ void keep_inputs(const ConvArguments& a, const Run& run, const float* state, int row, int c,
+                                            float* left) {
+  for (int t = 0; t < a.taps - 1; t++) {
+    left[static_cast<int64_t>(t) * a.channels + c] = input_of(a, run, state, row - a.taps + 2 + t, c);
+  }
+}
+
+// Decode rows: a run by one thread a column, the first row last, as it writes where all find what was before.
+__global__ __launch_bounds__(kConvThreads) void convolve_decode_kernel(ConvArguments a) {
   allow_successor();
   wait_for_predecessor();
   const int c = blockIdx.x * kConvThreads + threadIdx.x;
-  const Run run = a.state.runs.rows ? Run{static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.y) + 1}
-                                    : run_of(a.state.runs, run_index);
-  const int row = a.state.runs.rows ? run.begin : run.begin + static_cast<int>(blockIdx.y);
-  const int first = a.state.positions[run.begin];
-  if (first < 0 || c >= a.channels) return;
-  float* state = state_of(a.state, run.begin) + c;
-  const auto* weight = reinterpret_cast<const float*>(a.state.weights.units[a.state.weights.unit] + a.weight_offset) +
-                       static_cast<int64_t>(c) * a.taps;
-  const int before = a.taps - 1;
-  const auto seen = [&](int of) -> float {  // input of row `of` of the run, or before it
-    if (of >= run.begin) return a.x[of * a.x_stride + c];
-    return first == 0 ? 0.0f : state[static_cast<int64_t>(before + of - run.begin) * a.channels];
-  };
-  float sum = 0.0f;
-  for (int t = 0; t < a.taps; t++) sum = fmaf(weight[t], seen(row - before + t), sum);
-  a.out[static_cast<int64_t>(row) * a.channels + c] = sum / (1.0f + expf(-sum));
-  if (!keeps) return;
-  // Of one row alone: in ascending order nothing is read that was written.
-  for (int t = 0; t < before; t++) state[static_cast<int64_t>(t) * a.channels] = seen(row - before + 1 + t);
+  const Run run = run_of(a.state, blockIdx.y);
+  if (c >= a.channels) return;
+  for (int row = run.end - 1; row >= run.begin; row--) {
+    const float* state = state_of(a.state, run);
+    convolve_row(a, run, state, row, c);
+    keep_inputs(a, run, state, row, c, state_of(a.state, run, row - run.begin));
+  }
 }
 
-// What longer runs leave, once all of their rows have been computed.
+// Rows of a prompt.
+__global__ __launch_bounds__(kConvThreads) void convolve_prompt_kernel(ConvArguments a, int run_index) {
+  allow_successor();
+  wait_for_predecessor();
+  const int c = blockIdx.x * kConvThreads + threadIdx.x;
+  const Run run = run_of(a.state, run_index);
+  if (c >= a.channels) return;
+  convolve_row(a, run, state_of(a.state, run), run.begin + static_cast<int>(blockIdx.y), c);
+}
+
+// What they leave, once all of them have been computed.
 __global__ __launch_bounds__(kConvThreads) void keep_inputs_kernel(ConvArguments a) {
   allow_successor();
   wait_for_predecessor();
   const int c = blockIdx.x * kConvThreads + threadIdx.x;
-  const Run run = run_of(a.state.runs, blockIdx.y);
-  const int first = a.state.positions[run.begin];
-  if (first < 0 || c >= a.channels) return;
-  float* state = state_of(a.state, run.begin) + c;
-  const int before = a.taps - 1;
-  for (int t = 0; t < before; t++) {
-    const int of = run.end - before + t;
-    const float value = of >= run.begin ? a.x[of * a.x_stride + c]
-                        : first == 0    ? 0.0f
-                                        : state[static_cast<int64_t>(before + of - run.begin) * a.channels];
-    state[static_cast<int64_t>(t) * a.channels] = value;
-  }
+  const Run run = run_of(a.state, blockIdx.y);
+  if (c >= a.channels) return;
+  float* state = state_of(a.state, run);
+  keep_inputs(a, run, state, run.end - 1, c, state);
 }
 
 __device__ __forceinline__ float sum_of_lanes(float value) {
@@ -92,26 +115,27 @@ __device__ __forceinline__ float softplus(float x) {
 
 // kKeys: key_dim, rounded up to what there is a kernel for.
 template <int kKeys>
-__global__ __launch_bounds__(32 * kWarps) void delta_rule_kernel(DeltaArguments a) {
+__global__ __launch_bounds__(32 * kWarps, kKeys <= 128 ? 5 : 3) void delta_rule_kernel(DeltaArguments a) {
   constexpr int kOwn = kKeys / 4;     // rows of the matrix that a lane has
   constexpr int kLoads = kKeys / 32;  // elements of a key that a lane norms
   __shared__ float4 keys[kWarps][2][kKeys / 4];
   allow_successor();
   wait_for_predecessor();
-  const Run run = run_of(a.state.runs, blockIdx.y);
-  const int first = a.state.positions[run.begin];
-  if (first < 0) return;
+  const Run run = run_of(a.state, blockIdx.y);
+  if (run.begin == run.end) return;
+  const bool fresh = a.state.positions[run.begin] == 0;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / kColumnsOfWarp;
   const int tiles = (a.value_dim + kColumnsOfWarp * kWarps - 1) / (kColumnsOfWarp * kWarps);
   const int head = blockIdx.x / tiles;
   const int column = (blockIdx.x % tiles * kWarps + warp) * kColumnsOfWarp + lane % kColumnsOfWarp;
   const bool has = column < a.value_dim;
-  float* state = state_of(a.state, run.begin) + static_cast<int64_t>(head) * a.key_dim * a.value_dim + column;
+  const int64_t own = static_cast<int64_t>(head) * a.key_dim * a.value_dim + column;
+  const float* found = state_of(a.state, run) + own;
   float s[kOwn];
 #pragma unroll
   for (int m = 0; m < kOwn; m++) {
     const int i = m / 4 * 16 + group * 4 + m % 4;
-    s[m] = first == 0 || !has || i >= a.key_dim ? 0.0f : state[static_cast<int64_t>(i) * a.value_dim];
+    s[m] = fresh || !has || i >= a.key_dim ? 0.0f : found[static_cast<int64_t>(i) * a.value_dim];
   }
   const std::byte* slab = a.state.weights.units[a.state.weights.unit];
   const float rate = reinterpret_cast<const float*>(slab + a.rate_offset)[head];
@@ -176,16 +200,18 @@ __global__ __launch_bounds__(32 * kWarps) void delta_rule_kernel(DeltaArguments 
     }
     read = sum_of_column(read);
     if (has && group == 0) a.out[(static_cast<int64_t>(row) * a.value_heads + head) * a.value_dim + column] = read;
-  }
+    if (!a.state.runs.decode && row + 1 < run.end) continue;
+    float* left = state_of(a.state, run, a.state.runs.decode ? row - run.begin : 0) + own;
 #pragma unroll
-  for (int m = 0; m < kOwn; m++) {
-    const int i = m / 4 * 16 + group * 4 + m % 4;
-    if (has && i < a.key_dim) state[static_cast<int64_t>(i) * a.value_dim] = s[m];
+    for (int m = 0; m < kOwn; m++) {
+      const int i = m / 4 * 16 + group * 4 + m % 4;
+      if (has && i < a.key_dim) left[static_cast<int64_t>(i) * a.value_dim] = s[m];
+    }
   }
 }
 
 int runs_of(const StateArguments& a) {
-  return a.runs.rows ? a.rows : a.runs.count;
+  return a.runs.decode ? a.rows : a.runs.count;
 }
 
 }  // namespace
@@ -195,14 +221,13 @@ cudaError_t convolve(const ConvArguments& arguments, cudaStream_t stream, bool p
   if (runs == 0) return cudaSuccess;
   if (arguments.taps < 2 || arguments.taps > kMostTaps) return cudaErrorInvalidValue;
   const unsigned columns = (arguments.channels + kConvThreads - 1) / kConvThreads;
-  if (arguments.state.runs.rows) {
-    return launch(convolve_kernel, dim3(columns, runs), dim3(kConvThreads), 0, stream, programmatic, arguments, 0,
-                  true);
+  if (arguments.state.runs.decode) {
+    return launch(convolve_decode_kernel, dim3(columns, runs), dim3(kConvThreads), 0, stream, programmatic, arguments);
   }
   for (int i = 0; i < runs; i++) {
     const unsigned rows = arguments.state.runs.end[i] - arguments.state.runs.begin[i];
     const cudaError_t error =
-        launch(convolve_kernel, dim3(columns, rows), dim3(kConvThreads), 0, stream, programmatic, arguments, i, false);
+        launch(convolve_prompt_kernel, dim3(columns, rows), dim3(kConvThreads), 0, stream, programmatic, arguments, i);
     if (error != cudaSuccess) return error;
   }
   return launch(keep_inputs_kernel, dim3(columns, runs), dim3(kConvThreads), 0, stream, programmatic, arguments);

@@ -16,7 +16,7 @@ namespace millrace::cuda {
 struct StateRuns {
   static constexpr int kMost = 128;
   int count = 0;
-  bool rows = true;  // every row is one: then neither of these is read
+  bool decode = true;  // decode rows, drafts among them: found on the device, none of these is read
   uint16_t begin[kMost], end[kMost];
 };
 
@@ -26,10 +26,10 @@ struct StateArguments {
   const int32_t* positions = nullptr;     // [rows]; < 0: a row of padding; 0: the first of its sequence
   const int32_t* sequences = nullptr;     // [rows], index into block_tables
   const int32_t* block_tables = nullptr;  // [sequences, block_table_stride]: the first is the state's
-  int block_table_stride = 0;
-  float* states = nullptr;   // of the layer, from the operation's part of the first on
-  int64_t state_stride = 0;  // floats from one to the next
-  Weights weights;           // vectors lie in the slab of weights.unit
+  int block_table_stride = 0;             // of decode rows the i-th is what is behind the i-th of a sequence
+  float* states = nullptr;                // of the layer, from the operation's part of the first on
+  int64_t state_stride = 0;               // floats from one to the next
+  Weights weights;                        // vectors lie in the slab of weights.unit
   StateRuns runs;
 };
 

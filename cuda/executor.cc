@@ -76,6 +76,7 @@ CudaExecutor::CudaExecutor(int device, const ExecutorConfig& config)
   check(device_facts(&facts), "asking the GPU");
   facts_ = *facts;
   block_table_stride_ = (config_.max_context + kKvBlockTokens - 1) / kKvBlockTokens;
+  if (program.has_state()) block_table_stride_ = std::max(block_table_stride_, std::min(config_.max_rows, kDecodeRows));
   max_padded_rows_ = std::max(row_bucket(std::min(config_.max_rows, kDecodeRows)), config_.max_rows);
   table_sequences_ = static_cast<int>(round_up(max_padded_rows_, 4));  // of each class on 16 bytes
   const size_t rows = max_padded_rows_;

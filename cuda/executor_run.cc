@@ -281,8 +281,8 @@ StateArguments CudaExecutor::state_arguments(const StatePlace& place, const Scop
   return arguments;
 }
 
-// Calls body(first row of the scope, state) for launches that have all rows: decode rows, each of a sequence of its
-// own, then prompts, whose rows of one sequence lie side by side.
+// Calls body(first row of the scope, state) for launches that have all rows: decode rows, then prompts. Rows of one
+// sequence lie side by side.
 template <typename Body>
 void CudaExecutor::for_runs(const StatePlace& place, const Scope& scope, Body&& body) {
   StateArguments state = state_arguments(place, scope);
@@ -294,7 +294,7 @@ void CudaExecutor::for_runs(const StatePlace& place, const Scope& scope, Body&& 
   };
   if (scope.decode_rows > 0) from_row(0, scope.decode_rows);
   if (scope.prefill_rows == 0) return;
-  state.runs.rows = false;
+  state.runs.decode = false;
   const int first = scope.begin + scope.decode_rows;
   const std::span<const int32_t> sequences = pass_->step.sequences.subspan(first, scope.prefill_rows);
   for (int row = 0; row < scope.prefill_rows;) {

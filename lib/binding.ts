@@ -484,6 +484,8 @@ export interface NativeLoadSettings {
   contextLength: number
   /** One a class of NativeSlabPlan.kv. */
   kvBlocks: number[]
+  /** Of the blocks of states, those that drafts have. */
+  draftStates: number
   /** Of keys and values, latents aside. */
   kvType: KvType
   /** Of system RAM, for keys and values that leave the cache. */

@@ -417,6 +417,7 @@ ModelConfig model_config(const Napi::Object& request) {
   for (const size_t blocks : sizes_field(request, "kvBlocks")) {
     config.kv_blocks.push_back(static_cast<int>(std::min<size_t>(blocks, INT32_MAX)));
   }
+  config.draft_states = int_field(request, "draftStates");
   config.kv_type = kv_type_field(request);
   config.kv_swap_bytes = size_field(request, "kvSwapBytes");
   config.max_rows = int_field(request, "maxRows");

@@ -80,8 +80,9 @@ using Pinner = std::function<std::unique_ptr<Pin>(std::byte* data, size_t bytes)
 // Nothing is read of a block wholly behind the class's window of all its sequence's rows: any id stands for it.
 // Of a class of latents a block has K alone, of which V is a part.
 // Of a class of states a block is that of one sequence, float32 [KvClass::state], the first id of its table. A row at
-// position 0 finds zeros, whatever is there; rows of a sequence come in order, and what they leave is there for the
-// next.
+// position 0 finds zeros, whatever is there; rows of a sequence come in order, and what the last one leaves is there
+// for the next step. Of decode rows, which may be drafts, the one behind each is left: behind the first in the first
+// id, as ever, behind the i-th in the i-th id of the table. Who goes on from there puts it first.
 inline size_t kv_block_bytes(const KvClass& kv) {
   if (kv.state > 0) return round_up(static_cast<size_t>(kv.state), kStateAlignment) * sizeof(float);
   return size_t{kv.latent ? 1u : 2u} * kv.kv_heads * kv_part_bytes(kv.type, kv.head_dim);

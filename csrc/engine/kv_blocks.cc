@@ -55,21 +55,30 @@ void KvBlocks::forget(int32_t id) {
 
 bool KvBlocks::allocate(int count, std::vector<int32_t>& out) {
   if (count > available()) return false;
-  while (static_cast<int>(free_.size()) < count) {
-    const auto missing = static_cast<ptrdiff_t>(count - free_.size());
+  const int wanted = count + kept_free_;
+  while (free() < wanted && !idle_.empty()) {
+    const auto missing = std::min<ptrdiff_t>(wanted - free(), std::ssize(idle_));
     const std::vector<int32_t> oldest(idle_.begin(), std::next(idle_.begin(), missing));
     if (reclaim_) reclaim_(oldest);
     for (const int32_t id : oldest) forget(id);
   }
-  for (int i = 0; i < count; i++) {
-    const int32_t id = free_.back();
-    free_.pop_back();
-    blocks_[id].generation++;
-    settle(id);
-    take(id);
-    out.push_back(id);
-  }
+  for (int i = 0; i < count; i++) take_free(out);
   return true;
+}
+
+bool KvBlocks::allocate_free(int count, std::vector<int32_t>& out) {
+  if (count > free()) return false;
+  for (int i = 0; i < count; i++) take_free(out);
+  return true;
+}
+
+void KvBlocks::take_free(std::vector<int32_t>& out) {
+  const int32_t id = free_.back();
+  free_.pop_back();
+  blocks_[id].generation++;
+  settle(id);
+  take(id);
+  out.push_back(id);
 }
 
 void KvBlocks::drop(std::vector<int32_t>& list, int begin, int end) {

@@ -10,6 +10,7 @@
 //             a block of them that is given to somebody new: compute waits for its copy
 //   restore   copies: wait for what compute was handed | slots -> blocks
 //             before the sequence's next row: compute waits for its copies
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -55,9 +56,17 @@ class KvBlocks {
   int total() const { return static_cast<int>(blocks_.size()); }
   int used() const { return used_; }
   int available() const { return total() - used_; }
+  // What is remembered goes before fewer than so many are free: they are taken last.
+  void keep_free(int count) { kept_free_ = count; }
+  // Of them, those that are.
+  int kept_free() const { return std::min(kept_free_, free()); }
 
   // Appends `count` blocks, each used once, or none and returns false.
   bool allocate(int count, std::vector<int32_t>& out);
+  // The same of free ones, kept so or not: nothing that is remembered goes.
+  bool allocate_free(int count, std::vector<int32_t>& out);
+  // allocate(1) would take none of those that are kept free.
+  bool has_beside_free() const { return free() > kept_free_ || !idle_.empty(); }
   void take(int32_t id);
   void give_back(int32_t id);
   // Of blocks [begin, end) of a list, which become kNoBlock: from the end, so that the later ones, useless without the
@@ -116,6 +125,9 @@ class KvBlocks {
     bool out = false;
     bool awaited = false;  // by compute
   };
+  // That nobody uses and nothing is remembered in.
+  int free() const { return static_cast<int>(free_.size()); }
+  void take_free(std::vector<int32_t>& out);
   void move(bool out, std::span<const int32_t> blocks, std::span<const int32_t> slots, bool complete);
   void settle(int32_t block);
 
@@ -124,6 +136,7 @@ class KvBlocks {
   std::vector<Place> places_;  // [layers]
   size_t block_bytes_;         // of one layer
   int used_ = 0;
+  int kept_free_ = 0;
   std::vector<std::unique_ptr<Memory>> memory_;  // [devices]
   std::vector<Block> blocks_;
   std::vector<std::shared_ptr<Move>> moves_;  // [blocks], the last one that compute has not waited for; or null

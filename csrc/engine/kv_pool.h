@@ -87,11 +87,21 @@ class KvPool {
   // `decoded`: not all of them were computed by prefill.
   void remember(std::span<const int32_t> tokens, BlockLists& blocks, int index, bool decoded);
 
+  // ---- States behind drafts: of a sequence's list the first is its own; what a pass with drafts leaves behind each of
+  // its rows is in the block of that index (Step).
+  // What is behind that row is the sequence's own from here on, the other blocks are free.
+  void choose_states(BlockLists& blocks, int row);
+  // Blocks of states that drafts may take, one each; INT_MAX: it needs none.
+  int free_states() const;
+  // So many blocks of each class of states are for drafts: not taken by copies, and by sequences last.
+  void keep_free_states(int count);
+
   // ---- States that are kept beside those of sequences.
   // A block of each class of states, or none and returns false.
   bool allocate_states(std::vector<int32_t>& kept);
-  // What compute is handed from here on finds there a copy of the sequence's own.
-  void copy_states(const BlockLists& blocks, std::span<const int32_t> kept);
+  // What compute is handed from here on finds there a copy of the sequence's own; of one with drafts, of what is behind
+  // that row of its last pass.
+  void copy_states(const BlockLists& blocks, std::span<const int32_t> kept, int row = 0);
   // Block `index` of the sequence has been remembered, or was not worth it, and `kept` are the states behind it: may be
   // found from now on, or are given up. Leaves `kept` with what was remembered.
   void remember_states(const BlockLists& blocks, int index, std::vector<int32_t>& kept);

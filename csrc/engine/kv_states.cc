@@ -1,4 +1,8 @@
 // Copies of states, by which a text that begins like an earlier one finds them as they were at that place.
+#include <algorithm>
+#include <climits>
+#include <utility>
+
 #include "engine/kv_pool.h"
 
 namespace millrace {
@@ -9,7 +13,7 @@ bool KvPool::allocate_states(std::vector<int32_t>& kept) {
   for (int c = 0; c < classes(); c++) {
     if (!of(c).state()) continue;
     one.clear();
-    if (!of(c).allocate(1, one)) {
+    if (!of(c).has_beside_free() || !of(c).allocate(1, one)) {
       give_up_states(kept);
       return false;
     }
@@ -18,9 +22,32 @@ bool KvPool::allocate_states(std::vector<int32_t>& kept) {
   return true;
 }
 
-void KvPool::copy_states(const BlockLists& blocks, std::span<const int32_t> kept) {
+void KvPool::copy_states(const BlockLists& blocks, std::span<const int32_t> kept, int row) {
   for (int c = 0; c < classes(); c++) {
-    if (kept[c] != kNoBlock) of(c).copy(blocks[c].front(), kept[c]);
+    if (kept[c] != kNoBlock) of(c).copy(blocks[c][row], kept[c]);
+  }
+}
+
+void KvPool::choose_states(BlockLists& blocks, int row) {
+  for (int c = 0; c < classes(); c++) {
+    if (!of(c).state() || blocks[c].empty()) continue;
+    std::swap(blocks[c].front(), blocks[c][row]);
+    of(c).drop(blocks[c], 1, static_cast<int>(blocks[c].size()));
+    blocks[c].resize(1);
+  }
+}
+
+int KvPool::free_states() const {
+  int count = INT_MAX;
+  for (int c = 0; c < classes(); c++) {
+    if (of(c).state()) count = std::min(count, of(c).kept_free());
+  }
+  return count;
+}
+
+void KvPool::keep_free_states(int count) {
+  for (int c = 0; c < classes(); c++) {
+    if (of(c).state()) of(c).keep_free(count);
   }
 }
 

@@ -176,6 +176,7 @@ void Model::create_sides(std::vector<std::unique_ptr<Backend>> backends) {
   }
   kv_ = std::make_unique<KvPool>(kv, kept_as(program().kv, config_.kv_type), config_.kv_blocks, config_.kv_swap_bytes,
                                  config_.kv_hooks);
+  kv_->keep_free_states(config_.draft_states);
   scheduler_ = std::make_unique<Scheduler>(
       SchedulerConfig{config_.max_rows, config_.max_logit_rows, config_.prefix_reuse, config_.deterministic,
                       &counters_.queued, config_.logit_table_entries, PassCosts(config_.pass_costs), config_.draft,

@@ -38,6 +38,7 @@ struct ModelConfig {
   size_t arena_bytes = 0;            // of the device, for the shared units of all its models; 0: as it is
   int context_length = 0;
   std::vector<int> kv_blocks;  // of each class; of those without a window at least one context
+  int draft_states = 0;        // of the blocks of each class of states: so many are not taken by copies, for drafts
   KvType kv_type = KvType::f16;
   size_t kv_swap_bytes = 0;  // of system RAM, for keys and values that leave the cache
   int max_rows = 0;

@@ -89,7 +89,7 @@ bool Scheduler::may_run_more() const {
 }
 
 int Scheduler::wanted_blocks(const Sequence& sequence, int kv_class) const {
-  if (kv_.of(kv_class).state()) return 1;
+  if (kv_.of(kv_class).state()) return 1 + sequence.drafted;
   const int64_t tokens = sequence.length();
   const int window = kv_.of(kv_class).window();
   if (window == 0) return KvPool::blocks_for(static_cast<int>(tokens));
@@ -127,8 +127,11 @@ bool Scheduler::has_room(const Sequence& sequence, bool saved, const KvPool::Pre
 
 bool Scheduler::grow(Sequence& sequence) {
   for (int c = 0; c < kv_.classes(); c++) {
-    const int missing = wanted_blocks(sequence, c) - static_cast<int>(sequence.blocks[c].size());
-    if (missing > 0 && !kv_.of(c).allocate(missing, sequence.blocks[c])) return false;
+    std::vector<int32_t>& blocks = sequence.blocks[c];
+    const int missing = wanted_blocks(sequence, c) - static_cast<int>(blocks.size());
+    if (missing <= 0) continue;
+    const bool behind_drafts = kv_.of(c).state() && !blocks.empty();  // which push out nothing that is remembered
+    if (!(behind_drafts ? kv_.of(c).allocate_free(missing, blocks) : kv_.of(c).allocate(missing, blocks))) return false;
   }
   return true;
 }
@@ -242,6 +245,7 @@ void Scheduler::abandon(bool saved_whole) {
   under_way_.clear();
   for (const auto& sequence : running_) {
     keep_drafts(*sequence, 0);
+    kv_.choose_states(sequence->blocks, 0);
     // States have gone on, nobody knows how far.
     if (has_state_ && sequence->scheduled != sequence->confirmed) recompute(*sequence);
     sequence->scheduled = sequence->confirmed;
@@ -535,8 +539,8 @@ void Scheduler::read(StepBatch& batch, std::span<const int32_t> chosen) {
         kv_.remember(sequence.tokens, sequence.blocks, sequence.remembered,
                      (sequence.remembered + 1) * kKvBlockTokens > sequence.decoded_from);
       }
-      if (!part.kept.empty()) remember_states(part);
     }
+    if (has_state_) read_states(part);
     keep_drafts(sequence, 0);  // those that stand are appended like any token
     sequence.acceptance.take(part.drafts, part.accepted);
     if (asks_model(sequence)) model_acceptance_.take(part.drafts, part.accepted);

@@ -138,7 +138,9 @@ class Scheduler {
   // Of the next rows of its prompt those before the place where a copy is made.
   int rows_until_kept(const Sequence& sequence, int rows) const;
   void keep_states(StepBatch::Part& part);
-  void remember_states(StepBatch::Part& part);
+  // Of a pass that has been read: the states behind the drafts that stand, and what was copied.
+  void read_states(StepBatch::Part& part);
+  void remember_states(StepBatch::Part& part, int index);
   void resume();
   void admit();
   bool may_build_ahead() const;
@@ -156,6 +158,8 @@ class Scheduler {
   // Drafts for sequences that decode, as many as rows, logits and blocks are left for and are worth it.
   void draft(int decoding);
   bool has_room_for_drafts(const Sequence& sequence) const;
+  // Rows, and where layers keep states blocks of them, that drafts may take beside those that run.
+  int most_drafts() const;
   // Its drafts are the draft model's.
   bool asks_model(const Sequence& sequence) const;
   struct Asking {
@@ -184,7 +188,6 @@ class Scheduler {
 
   SchedulerConfig config_;
   KvPool& kv_;
-  // States go forward alone: no draft is made, as none can be undone.
   bool has_state_ = false;
   // Each in order of priority, then age.
   Sequences waiting_, preempted_, running_;

@@ -24,11 +24,16 @@ void keep_drafts(Sequence& sequence, int count) {
 
 bool Scheduler::has_room_for_drafts(const Sequence& sequence) const {
   for (int c = 0; c < kv_.classes(); c++) {
+    if (kv_.of(c).state()) continue;  // there are most_drafts()
     const int missing = wanted_blocks(sequence, c) - static_cast<int>(sequence.blocks[c].size());
     // As for one that is admitted: no draft pushes out what runs.
     if (missing > 0 && kv_.of(c).available() < missing + running()) return false;
   }
   return true;
+}
+
+int Scheduler::most_drafts() const {
+  return std::min(std::min(config_.max_rows, config_.max_logit_rows) - running(), kv_.free_states());
 }
 
 void Scheduler::find_drafts(Sequence& sequence, int count, std::vector<int32_t>& drafts) {
@@ -143,16 +148,16 @@ bool Scheduler::would_ask_model() const {
 }
 
 void Scheduler::foresee(Sequence& sequence) {
-  if (sequence.options.drafts != DraftMethod::automatic || has_state_ || asks_model(sequence)) return;
+  if (sequence.options.drafts != DraftMethod::automatic || asks_model(sequence)) return;
   std::vector<int32_t> found;
   find_drafts(sequence, 1, found);
   sequence.expected = found.empty() ? -1 : found.front();
 }
 
 bool Scheduler::wants_drafts(const Sequence& sequence, int rows) const {
-  if (sequence.options.drafts == DraftMethod::off || has_state_) return false;
-  // Where every row is taken none is made, whatever it were worth.
-  if (std::min(config_.max_rows, config_.max_logit_rows) <= running()) return false;
+  if (sequence.options.drafts == DraftMethod::off) return false;
+  // Where there is no room none is made, whatever it were worth.
+  if (most_drafts() <= 0) return false;
   if (sequence.options.drafts != DraftMethod::automatic) return true;
   if (asks_model(sequence)) return !draft_model_rests_ && (depth_ > 0 || step_ + 1 >= probe_at_);
   if (!sequence.followed) return false;  // what has begun to repeat itself goes on, as a rule
@@ -163,7 +168,7 @@ bool Scheduler::wants_drafts(const Sequence& sequence, int rows) const {
 }
 
 void Scheduler::draft(int decoding) {
-  if (decoding == 0 || has_state_) return;
+  if (decoding == 0) return;
   struct Drafted {
     Sequence* sequence;
     int kept = 0;
@@ -177,7 +182,7 @@ void Scheduler::draft(int decoding) {
   std::vector<Asking> asking;  // the draft model
   std::vector<int32_t> found;
   // Every sequence that runs keeps its row and its logits.
-  int left = std::min(config_.max_rows, config_.max_logit_rows) - running();
+  int left = most_drafts();
   int rows = decoding;
   for (const auto& pointer : running_) {
     Sequence& sequence = *pointer;
@@ -220,7 +225,9 @@ void Scheduler::draft(int decoding) {
     keep_drafts(*sequence, kept);
   }
   for (const auto& sequence : running_) {
-    if (sequence->drafted > 0 && !(has_room_for_drafts(*sequence) && grow(*sequence))) keep_drafts(*sequence, 0);
+    if (sequence->drafted == 0 || (has_room_for_drafts(*sequence) && grow(*sequence))) continue;
+    keep_drafts(*sequence, 0);
+    kv_.choose_states(sequence->blocks, 0);
   }
 }
 

@@ -44,6 +44,7 @@ export interface LoadFlags {
   kv?: KvType
   kvSwap?: number | string
   stateCopies?: number
+  stateDrafts?: number
   experts?: 'auto' | 'resident' | 'demand'
   expertCache?: number | string
   expertCpu?: boolean
@@ -156,6 +157,11 @@ function planFlags(command: Command, context: string): Command {
     )
     .addOption(
       new Option('--state-copies <count>', 'of hybrids: states kept for prompts that begin alike, or 0').argParser(
+        parseNumber,
+      ),
+    )
+    .addOption(
+      new Option('--state-drafts <count>', 'of hybrids: drafts of a pass at most, a state each, or 0').argParser(
         parseNumber,
       ),
     )
@@ -333,7 +339,8 @@ export function samplingOptions(flags: object): GenerateOptions {
 /** A plan as the flags have it. */
 export function planOptions(flags: LoadFlags): PlanOptions {
   const { device, placement, ring, context, threads, vramBudget, ramBudget, arena, coExecute, adaptive } = flags
-  const { maxSequences, kvTokens, kv, kvSwap, stateCopies, batch, experts, expertCache, expertCpu } = flags
+  const { maxSequences, kvTokens, kv, kvSwap, batch, experts, expertCache, expertCpu } = flags
+  const states = { stateCopies: flags.stateCopies, stateDrafts: flags.stateDrafts }
   const sizes = {
     ring,
     contextLength: context,
@@ -347,7 +354,7 @@ export function planOptions(flags: LoadFlags): PlanOptions {
     batch,
   }
   const homes = { experts, expertCache, expertCpu }
-  const options = { device, placement, threads, coExecute, adaptive, stateCopies, ...homes, ...sizes }
+  const options = { device, placement, threads, coExecute, adaptive, ...states, ...homes, ...sizes }
   return validate(planSchema, options, 'options')
 }
 

@@ -8,7 +8,7 @@ import { locate } from '../hub/locate.ts'
 import { readKernel } from '../lab/kernel.ts'
 import { makeLog } from '../log.ts'
 import { type LoadOptions, type LoadProgress, loadOptions } from '../options/model.ts'
-import { checkDrafts, checkStates } from '../options/speculation.ts'
+import { checkDrafts } from '../options/speculation.ts'
 import { validate } from '../options/validate.ts'
 import { draftOptionsOf, planBeside } from '../plan/draft_model.ts'
 import { checkMemory } from '../plan/memory.ts'
@@ -52,7 +52,6 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     for (const warning of place.warnings) log.warn({ path: place.path }, warning)
     const checkpoint = await openCheckpoint(place.path, native, checked)
     const { folder } = checkpoint
-    checkStates(checked.speculation, checkpoint.config.spec, checked.draft !== undefined)
     for (const warning of checkpoint.warnings) log.warn({ path: folder.path }, warning)
     const samplingDefaults =
       checked.generationConfig === 'none'
@@ -66,7 +65,8 @@ export async function load(path: string, options: LoadOptions = {}): Promise<Mod
     const draft = asked && (await openDraft(asked, native, checked))
     const beside = draft && { program: draft.config.named.program, slabs: draft.slabs, options: asked! }
     const copies = checked.prefixReuse === false ? { stateCopies: 0 } : {}
-    const plan = planBeside(program, checkpoint.slabs, { ...checked, ...copies }, machine, beside)
+    const drafts = checked.speculation?.method === 'off' ? { stateDrafts: 0 } : {}
+    const plan = planBeside(program, checkpoint.slabs, { ...drafts, ...checked, ...copies }, machine, beside)
     // A budget is the user's word, also where the system says less.
     if (checked.ramBudget === undefined) {
       const memory = readMemory(native)

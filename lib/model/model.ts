@@ -31,7 +31,7 @@ import {
   scoreOptions,
 } from '../options/request.ts'
 import { nativeSampling } from '../options/sampling.ts'
-import { checkDrafts, checkStates, draftsOf, type Speculation } from '../options/speculation.ts'
+import { checkDrafts, draftsOf, type Speculation } from '../options/speculation.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
 import { withinBudgets } from '../plan/budget.ts'
 import { KV_BLOCK_TOKENS, type ModelPlan, type PlannedDevice, withExpertCache, withPlaced } from '../plan/plan.ts'
@@ -583,7 +583,6 @@ export class Model implements AsyncDisposable {
     const { vocab } = this.spec
     checkLengths({ minTokens, maxTokens })
     checkDrafts(speculation, this.#plan.draft !== undefined)
-    checkStates(speculation, this.spec)
     this.#checkTokens(stopTokens, 'stopTokens')
     const biased = logitBias.map(([token]) => token)
     this.#checkTokens(biased, 'logitBias')

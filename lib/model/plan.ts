@@ -19,6 +19,7 @@ import { invalidArgument, nearest, number, validate } from '../options/validate.
 import { type DescribedGpu, describedGpu, machineOf } from '../plan/described.ts'
 import { draftOptionsOf, planBeside } from '../plan/draft_model.ts'
 import { predictDrafts } from '../plan/drafts.ts'
+import { mostDrafts } from '../plan/kv.ts'
 import { type Machine, type ModelPlan, makePlan, passCosts } from '../plan/plan.ts'
 import { readMachine } from './machine.ts'
 import { callNative, runtime } from './runtime.ts'
@@ -84,7 +85,8 @@ export async function planOn(machine: Machine, model: string, options: PlanModel
   const withDrafts = (plan: ModelPlan): ModelPlan => {
     if (acceptance === undefined) return plan
     const drafting = plan.draft && passCosts(plan.draft, machine)
-    const drafted = predictDrafts(passCosts(plan, machine), plan.batch, acceptance, drafting?.[plan.batch - 1])
+    const { batch, kv } = plan
+    const drafted = predictDrafts(passCosts(plan, machine), batch, acceptance, drafting?.[batch - 1], mostDrafts(kv))
     return { ...plan, prediction: { ...plan.prediction, drafted } }
   }
   const asked = draft === undefined ? undefined : draftOptionsOf(draft)

@@ -58,6 +58,7 @@ export async function loadWeights(
         cpuRows: plan.cpuRows,
         contextLength: plan.contextLength,
         kvBlocks: kvBlocks(plan.kv),
+        draftStates: Math.max(0, ...plan.kv.map(({ drafts = 0 }) => drafts)),
         kvType: plan.kvType,
         kvSwapBytes: plan.kvSwapBytes,
         maxRows: plan.maxRows,

@@ -85,6 +85,12 @@ export interface PlanOptions {
    */
   stateCopies?: number | undefined
   /**
+   * Of the same models: drafts of a pass that have a state until it is known which of them stand, at most; memory as of
+   * copies. 0: none are made. Default: as many as sequences that the plan has states for, from 2 to 8; none where
+   * `speculation` is 'off'.
+   */
+  stateDrafts?: number | undefined
+  /**
    * GPU memory for all of the model: resident weights, ring, KV cache, workspace. Bytes, '6GiB', or a share of what is
    * free, '80%'. Default '90%'. What CUDA itself takes, about half a gigabyte, comes on top. Of each, on several GPUs.
    */
@@ -255,6 +261,7 @@ const plan = {
   kv: z.enum(['f16', 'q8'], { error: "'f16' or 'q8'" }).optional(),
   kvSwap: bytes(0).optional(),
   stateCopies: integer(0, 65536).optional(),
+  stateDrafts: integer(0, 65536).optional(),
   experts: z.enum(['auto', 'resident', 'demand'], { error: "'auto', 'resident' or 'demand'" }).optional(),
   expertCache: bytes(0).optional(),
   expertCpu: z.union([z.literal('auto'), z.boolean()], { error: "'auto', true or false" }).optional(),

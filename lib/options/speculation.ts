@@ -36,18 +36,6 @@ export function checkDrafts(asked: Speculation | undefined, hasModel: boolean): 
   )
 }
 
-/** Throws INVALID_ARGUMENT where drafts are asked of a model whose layers keep states: what goes into one stays there. */
-export function checkStates(
-  asked: Speculation | undefined,
-  { stateLayers = 0 }: { stateLayers?: number },
-  hasModel = false,
-): void {
-  if (stateLayers === 0) return
-  const told = `layers that keep a state (${stateLayers} of them) take no drafts yet: leave the option out`
-  if (hasModel) throw invalidArgument('no draft model of a model with states', 'draft', 'one', told)
-  if (asked?.method === 'ngram') throw invalidArgument("'auto' or 'off'", 'speculation.method', asked.method, told)
-}
-
 const FIXED_DRAFTS = 8
 
 /** Every field of it: what the request names, or else the load, or else the default. */

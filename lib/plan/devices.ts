@@ -3,7 +3,7 @@ import type { Home, NativeSlabPlan, NativeUnit, Program } from '../binding.ts'
 import { MillraceError } from '../errors.ts'
 import type { PlanOptions } from '../options/model.ts'
 import { invalidArgument } from '../options/validate.ts'
-import type { PlannedKv } from './kv.ts'
+import { type PlannedKv, statesOf } from './kv.ts'
 import type { Machine, ModelPlan } from './plan.ts'
 import { hiddenOf, layersOf } from './program.ts'
 import { type WorkspaceShape, workspaceBytes } from './vram.ts'
@@ -94,8 +94,8 @@ export function kvBytesOf(share: Share, { kv }: Pick<NativeSlabPlan, 'kv'>, plan
   return share.units.reduce((sum, { kvClass }) => {
     if (kvClass < 0) return sum
     const { bytesPerToken, bytesPerSequence, layers } = kv[kvClass]!
-    const { tokens, sequences = 0, copies = 0 } = planned[kvClass]!
-    return sum + (tokens * bytesPerToken + (sequences + copies) * bytesPerSequence) / layers
+    const own = planned[kvClass]!
+    return sum + (own.tokens * bytesPerToken + statesOf(own) * bytesPerSequence) / layers
   }, 0)
 }
 

@@ -64,18 +64,13 @@ export function planBeside(
 ): ModelPlan {
   const alone = makePlan(program, slabs, options, machine)
   if (draft === undefined) return alone
-  const keepsStates = ({ kv }: Program) => kv.some(({ state = 0 }) => state > 0)
-  if (keepsStates(draft.program)) {
+  if (draft.program.kv.some(({ state = 0 }) => state > 0)) {
     throw invalidArgument(
       'a model without layers that keep a state',
       'draft',
       draft.options.model,
       'take a draft model of attention alone',
     )
-  }
-  if (keepsStates(program)) {
-    const remedy = 'layers that keep a state take no drafts yet: leave the option out'
-    throw invalidArgument('no draft model of a model with states', 'draft', draft.options.model, remedy)
   }
   const own = planDraft(draft.program, draft.slabs, draft.options, alone, machine, options.arena)
   checkBudget(own, options, machine)

@@ -23,15 +23,18 @@ export function tokensPerPass(acceptance: number, drafts: number): number {
 
 /**
  * Of `batch` sequences that all have as many drafts. `costs`: seconds of passes with 1, 2, ... rows. `drafting`: of a
- * pass of the draft model for all of them, one a draft; 0 where there is none. Ties go to the fewest drafts.
+ * pass of the draft model for all of them, one a draft; 0 where there is none. `room`: drafts of a pass, at most. Ties go
+ * to the fewest drafts.
  */
 export function predictDrafts(
   costs: readonly number[],
   batch: number,
   acceptance: number,
   drafting = 0,
+  room = Number.POSITIVE_INFINITY,
 ): DraftPrediction {
-  const most = Math.max(0, Math.min(MOST_AUTO_DRAFTS, Math.floor(costs.length / batch) - 1))
+  const rows = Math.min(costs.length, batch + room)
+  const most = Math.max(0, Math.min(MOST_AUTO_DRAFTS, Math.floor(rows / batch) - 1))
   const choices = Array.from({ length: most + 1 }, (_, drafts): DraftPrediction => {
     const tokens = tokensPerPass(acceptance, drafts)
     const passSeconds = costs[Math.min(batch * (drafts + 1), costs.length) - 1]! + drafts * drafting

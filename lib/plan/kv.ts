@@ -17,6 +17,8 @@ export interface PlannedKv {
   sequences?: number
   /** and how many copies are kept for texts that begin like an earlier one; more sequences that run take their places. */
   copies?: number
+  /** and how many drafts of a pass have one until it is known which of them stand. */
+  drafts?: number
 }
 
 /** The same with keys and values of that type, where layers can have it. */
@@ -31,13 +33,13 @@ export function keptAs(slabs: NativeSlabPlan, type: KvType = 'f16'): NativeSlabP
 /**
  * Of every class, the one that keeps most has `tokens`: as csrc/engine/kv_pool.cc chooses its leader. States are there for
  * as many sequences as fill it, and for more while they take no more memory than it does; `mostSequences` at most.
- * `stateCopies` of them are kept besides, by default as many again, two at least.
+ * `stateCopies` of them are kept besides, by default as many again, two at least; and as many for drafts, eight at most.
  */
 export function planKv(
   classes: readonly NativeKvClass[],
   tokens: number,
   contextLength: number,
-  { maxRows, mostSequences, stateCopies }: { maxRows: number; mostSequences: number; stateCopies?: number | undefined },
+  { maxRows, mostSequences, stateCopies, stateDrafts }: KvLimits,
 ): PlannedKv[] {
   const keeps = ({ window }: NativeKvClass) => (window === 0 ? Number.POSITIVE_INFINITY : window)
   const most = Math.max(...classes.filter((one) => !isState(one)).map(keeps))
@@ -56,6 +58,7 @@ export function planKv(
         tokens: 0,
         sequences: states,
         copies: stateCopies ?? Math.max(LEAST_COPIES, states),
+        drafts: stateDrafts ?? Math.min(MOST_DRAFTS, Math.max(LEAST_COPIES, states)),
       }
     }
     if (keeps(one) === most) return { layers, window, type, tokens }
@@ -66,11 +69,28 @@ export function planKv(
   })
 }
 
+export interface KvLimits {
+  maxRows: number
+  mostSequences: number
+  stateCopies?: number | undefined
+  stateDrafts?: number | undefined
+}
+
 /** A prompt's, and that of the answer under way. */
 const LEAST_COPIES = 2
 
+/** By default: what a pass is faster by falls with every draft more, what a state takes does not. */
+const MOST_DRAFTS = 8
+
 const isState = ({ bytesPerSequence }: NativeKvClass) => bytesPerSequence > 0
 
-/** Blocks of each class, as the engine counts them: of states one a sequence and copy. */
+/** States of a class, whoever has them. */
+export const statesOf = ({ sequences = 0, copies = 0, drafts = 0 }: PlannedKv): number => sequences + copies + drafts
+
+/** Blocks of each class, as the engine counts them: of states one each. */
 export const kvBlocks = (kv: readonly PlannedKv[]): number[] =>
-  kv.map(({ tokens, sequences = 0, copies = 0 }) => sequences + copies + tokens / KV_BLOCK_TOKENS)
+  kv.map((one) => statesOf(one) + one.tokens / KV_BLOCK_TOKENS)
+
+/** Drafts of a pass, at most: one a state that is kept for them. */
+export const mostDrafts = (kv: readonly PlannedKv[]): number =>
+  Math.min(...kv.map(({ drafts = Number.POSITIVE_INFINITY }) => drafts))

@@ -424,14 +424,19 @@ function streamedBytes(units: readonly NativeUnit[], homes: readonly Home[]): nu
 
 /** On the twin host memory is device memory, so all fits where the model fits at all, and resident is fastest. */
 function planCpu({ slabs, shares, options, contextLength, batch, maxLogitRows }: Fixed): Decided {
-  const { placement = 'auto', ring, stateCopies } = options
+  const { placement = 'auto', ring, stateCopies, stateDrafts } = options
   const homes =
     options.experts === 'demand'
       ? demandHomes(slabs.units)
       : homesOf(slabs.units, 'cpu', placement === 'auto' ? 'resident' : placement)
   const kvTokens = kvChoices(contextLength, options, batch)[0]!
   const maxRows = maxLogitRows + CPU_PREFILL_ROWS
-  const kv = planKv(slabs.kv, kvTokens, contextLength, { maxRows, mostSequences: maxLogitRows, stateCopies })
+  const kv = planKv(slabs.kv, kvTokens, contextLength, {
+    maxRows,
+    mostSequences: maxLogitRows,
+    stateCopies,
+    stateDrafts,
+  })
   const devices = shares.map((share): PlannedDevice => {
     const placed = place(share.units, homesOfShare(share, homes), ring, false)
     return {
@@ -476,7 +481,7 @@ function planExperts(fixed: Fixed, gpus: readonly MachineGpu[]): Decided {
  */
 function planGpus(fixed: Fixed, gpus: readonly MachineGpu[], demanded?: Home[]): Decided {
   const { program, slabs, shares, deviceOf, options, calibration, contextLength, batch, maxLogitRows, threads } = fixed
-  const { placement = 'auto', ring, stateCopies } = options
+  const { placement = 'auto', ring, stateCopies, stateDrafts } = options
   const decode = decodeRows({ contextLength, kvBytesPerToken: slabs.kvBytesPerToken, threads }, batch)
   // 'auto' leaves the CPU to one GPU: the search knows nothing of several that share it.
   const mostOnCpu = (options.coExecute ?? true) && shares.length === 1 ? undefined : 0
@@ -501,7 +506,12 @@ function planGpus(fixed: Fixed, gpus: readonly MachineGpu[], demanded?: Home[]):
   for (const kvTokens of kvChoices(contextLength, options, batch)) {
     const tryRows = (rows: number): Decided | undefined => {
       const maxRows = maxLogitRows + rows
-      const kv = planKv(slabs.kv, kvTokens, contextLength, { maxRows, mostSequences: maxLogitRows, stateCopies })
+      const kv = planKv(slabs.kv, kvTokens, contextLength, {
+        maxRows,
+        mostSequences: maxLogitRows,
+        stateCopies,
+        stateDrafts,
+      })
       const found: { homes: Home[]; device: PlannedDevice }[] = []
       for (const part of parts) {
         const { share, budget, asWanted } = part

@@ -32,7 +32,10 @@ export function workspaceBytes(
     ({ linears }, index) =>
       !linears.some(({ glu }) => glu) || matrices(linears.length, units[index]?.types.length ?? 0),
   )
-  const tables = Math.max(1, program.kv.length) * 4 * Math.ceil(contextLength / KV_BLOCK_TOKENS)
+  const blocks = Math.ceil(contextLength / KV_BLOCK_TOKENS)
+  // Of states a block a decode row, all of one sequence at most.
+  const stride = program.kv.some(({ state = 0 }) => state > 0) ? Math.max(blocks, decodeRows) : blocks
+  const tables = Math.max(1, program.kv.length) * 4 * stride
   const inputs = maxRows * (20 + tables + LOGIT_REQUEST_BYTES)
   const partials = Math.max(
     0,

@@ -208,10 +208,11 @@ TEST(same_bits_with_and_without_drafts_whatever_the_placement) {
   const int schedules = asked == nullptr ? 4 : std::atoi(asked);
   uint64_t drafted = 0, accepted = 0;
   for (int schedule = 0; schedule < schedules; schedule++) {
-    const int kind = static_cast<int>(random() % 3);
-    const auto host = kind == 0   ? tiny_model(random())
+    const uint64_t kind = schedule < 4 ? schedule : random() % 4;
+    const auto host = kind == 0   ? tiny_hybrid(random())
                       : kind == 1 ? tiny_model(random(), 24)
-                                  : tiny_model(random(), 20, true);
+                      : kind == 2 ? tiny_model(random(), 20, true)
+                                  : tiny_model(random());
     Engine engine;
     const std::vector<RequestOptions> requests = some_requests(random, 16);
     const KvType kv_type = schedule % 2 == 0 ? KvType::q8 : KvType::f16;
@@ -224,6 +225,10 @@ TEST(same_bits_with_and_without_drafts_whatever_the_placement) {
       p.prefix_reuse = random() % 4 != 0;
       p.ahead = random() % 2 == 0 ? StepsAhead::always : StepsAhead::never;
       if (i > 0 && random() % 2 == 0) p.pass_costs = {1, 1.2, 1.4, 1.5, 1.6, 1.6, 1.6, 1.6, 2.4};
+      if (kind == 0 && i > 0) {  // of states
+        p.windowed_kv_blocks = 1 + static_cast<int>(random() % 20);
+        p.draft_states = static_cast<int>(random() % 8);
+      }
       p.draft = Oracle{alone, 0.3 + 0.1 * static_cast<double>(random() % 8), random()};
     }
     placements[1].draft = nullptr;  // its own n-grams
@@ -265,26 +270,28 @@ TEST(same_bits_with_and_without_drafts_whatever_the_placement) {
 }
 
 TEST(right_drafts_save_passes) {
-  const auto host = tiny_model(check::seed() + 3);
-  Engine engine;
-  RequestOptions options = greedy(41);
-  Result alone, drafted;
-  RequestOptions without = options;
-  without.drafts = DraftMethod::off;
-  CHECK_EQ(steps_of(engine, host, without, {}, alone), 41u);
-  Placement placement;
-  placement.layers = Home::streamed;
-  placement.draft = Oracle{{alone}, 1.0};
-  // The prompt's pass gives the first token, then each pass eight: no drafts beyond the last token.
-  CHECK_EQ(steps_of(engine, host, options, placement, drafted), 1u + 5u);
-  check_same(drafted, alone);
-  CHECK_EQ(drafted.accepted, 35);
-  CHECK_EQ(drafted.drafted, 35);
-  // Each a pass of its own again, where all are wrong.
-  placement.draft = Oracle{{alone}, 0.0};
-  CHECK_EQ(steps_of(engine, host, options, placement, drafted), 41u);
-  check_same(drafted, alone);
-  CHECK_EQ(drafted.accepted, 0);
+  for (const bool hybrid : {false, true}) {
+    const auto host = hybrid ? tiny_hybrid(check::seed() + 3) : tiny_model(check::seed() + 3);
+    Engine engine;
+    RequestOptions options = greedy(41);
+    Result alone, drafted;
+    RequestOptions without = options;
+    without.drafts = DraftMethod::off;
+    CHECK_EQ(steps_of(engine, host, without, {}, alone), 41u);
+    Placement placement;
+    placement.layers = Home::streamed;
+    placement.draft = Oracle{{alone}, 1.0};
+    // The prompt's pass gives the first token, then each pass eight: no drafts beyond the last token.
+    CHECK_EQ(steps_of(engine, host, options, placement, drafted), 1u + 5u);
+    check_same(drafted, alone);
+    CHECK_EQ(drafted.accepted, 35);
+    CHECK_EQ(drafted.drafted, 35);
+    // Each a pass of its own again, where all are wrong.
+    placement.draft = Oracle{{alone}, 0.0};
+    CHECK_EQ(steps_of(engine, host, options, placement, drafted), 41u);
+    check_same(drafted, alone);
+    CHECK_EQ(drafted.accepted, 0);
+  }
 }
 
 TEST(drafts_that_are_always_wrong_are_soon_left_out) {
@@ -327,23 +334,25 @@ TEST(a_stop_token_among_the_drafts_ends_the_answer_there) {
 }
 
 TEST(a_request_that_is_cancelled_leaves_the_others_as_they_were) {
-  // The sequence of another request goes on with the bits that it has alone.
-  const auto host = tiny_model(check::seed() + 9);
-  Engine engine;
-  std::vector<RequestOptions> requests(2, greedy(60));
-  requests[1].tokens = {9, 9, 9, 2};
-  requests[1].seed = 1;
-  const std::vector<Result> alone = one_by_one(engine, host, requests);
-  Placement placement;
-  placement.draft = Oracle{alone, 0.7};
-  placement.stream_hooks = unhurried();
-  const auto model = make_model(host, placement);
-  engine.add(model);
-  const auto sink = std::make_shared<Collector>();
-  const uint64_t first = engine.submit(model, requests[0], sink), second = engine.submit(model, requests[1], sink);
-  while (sink->tokens_of(first) < 10) std::this_thread::yield();
-  engine.cancel(model, first);
-  check_same(sink->wait(second), alone[1]);
-  CHECK(sink->wait(first).finish == Finish::abort);
-  close_and_wait(engine, model);
+  for (const bool hybrid : {false, true}) {
+    // The sequence of another request goes on with the bits that it has alone.
+    const auto host = hybrid ? tiny_hybrid(check::seed() + 9) : tiny_model(check::seed() + 9);
+    Engine engine;
+    std::vector<RequestOptions> requests(2, greedy(60));
+    requests[1].tokens = {9, 9, 9, 2};
+    requests[1].seed = 1;
+    const std::vector<Result> alone = one_by_one(engine, host, requests);
+    Placement placement;
+    placement.draft = Oracle{alone, 0.7};
+    placement.stream_hooks = unhurried();
+    const auto model = make_model(host, placement);
+    engine.add(model);
+    const auto sink = std::make_shared<Collector>();
+    const uint64_t first = engine.submit(model, requests[0], sink), second = engine.submit(model, requests[1], sink);
+    while (sink->tokens_of(first) < 10) std::this_thread::yield();
+    engine.cancel(model, first);
+    check_same(sink->wait(second), alone[1]);
+    CHECK(sink->wait(first).finish == Finish::abort);
+    close_and_wait(engine, model);
+  }
 }

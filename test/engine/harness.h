@@ -98,6 +98,7 @@ struct Placement {
   int threads = 2;
   int kv_blocks = 40;
   int windowed_kv_blocks = 40;  // of a second class
+  int draft_states = 8;
   int kv_swap_blocks = 80;
   KvType kv_type = KvType::f16;
   bool poison = false;
@@ -146,6 +147,7 @@ inline std::shared_ptr<Model> make_model(const std::shared_ptr<const HostModel>&
   config.skip_hop_wait = placement.skip_hop_wait;
   config.context_length = kContext;
   config.kv_blocks = {placement.kv_blocks};
+  config.draft_states = placement.draft_states;
   if (host->program().kv.size() > 1) config.kv_blocks.push_back(placement.windowed_kv_blocks);
   config.kv_swap_bytes =
       static_cast<size_t>(placement.kv_swap_blocks) * host->program().layers() * kv_block_bytes(host->program().kv[0]);

@@ -3,6 +3,24 @@
 
 using namespace millrace;
 
+namespace {
+
+// Drafts of a sequence of theirs: what comes, but for one of four.
+auto guess(const std::vector<Asked>& asked) {
+  return [&asked](const Sequence& sequence, int count, std::vector<int32_t>& drafts) {
+    const auto own = std::ranges::find_if(asked, [&](const Asked& one) {
+      return one.options.tokens == sequence.options.tokens && one.options.seed == sequence.options.seed;
+    });
+    for (int i = 0; i < count && own != asked.end(); i++) {
+      const auto at = static_cast<size_t>(sequence.generated() + i);
+      if (at >= own->alone.tokens.size()) return;
+      drafts.push_back(at % 4 == 3 ? 7 : own->alone.tokens[at]);
+    }
+  };
+}
+
+}  // namespace
+
 TEST(a_turn_goes_on_where_the_answer_before_it_has_ended) {
   Engine engine;
   const auto host = tiny_hybrid(3);
@@ -33,6 +51,93 @@ TEST(a_turn_goes_on_where_the_answer_before_it_has_ended) {
       if (ahead == StepsAhead::always) CHECK(model->counters().steps_ahead.load() > 0);
       close_and_wait(engine, model);
     }
+  }
+}
+
+TEST(a_turn_with_drafts_goes_on_where_one_without_would) {
+  Engine engine;
+  const auto host = tiny_hybrid(7);
+  Anew anew(engine, host);
+  const auto say = [](const std::vector<int32_t>& answer, int wrong) {
+    return [&answer, wrong, asked = 0](const Sequence& sequence, int count, std::vector<int32_t>& drafts) mutable {
+      for (int i = 0; i < count; i++) {
+        const auto at = static_cast<size_t>(sequence.generated() + i);
+        const int32_t token = at < answer.size() ? answer[at] : 3;
+        drafts.push_back(wrong > 0 && ++asked % wrong == 0 ? (token + 1) % 97 : token);
+      }
+    };
+  };
+  for (const int wrong : {0, 1, 3, 5}) {  // of so many drafts the last
+    for (const int devices : {1, 2}) {
+      std::vector<int32_t> answer;
+      Placement placement;
+      placement.ahead = StepsAhead::always;
+      placement.devices = devices;
+      placement.draft = say(answer, wrong);
+      const auto model = make_model(host, placement);
+      engine.add(model);
+      auto random = check::random(static_cast<uint64_t>(wrong));
+      std::vector<int32_t> tokens = text(random, 20);
+      uint64_t expected = 0;
+      for (int at = 0; at < 4; at++) {
+        RequestOptions options = turn(tokens, 20);
+        options.drafts = DraftMethod::ngram;
+        options.draft_tokens = 6;
+        answer = anew.answer(options).tokens;
+        if (at == 2) {  // drafts go on behind it
+          options.stop_tokens = {answer[17]};
+        }
+        Result result;
+        CHECK_EQ(reused_by(engine, model, options, result), expected);
+        check_same(result, anew.answer(options));
+        CHECK(result.drafted > 0);
+        CHECK(wrong == 1 ? result.accepted == 0 : result.accepted > 0);
+        tokens = joined(std::move(tokens), result.tokens);
+        expected = static_cast<uint64_t>(whole_blocks(static_cast<int>(tokens.size()) - 1));
+        tokens = joined(std::move(tokens), text(random, 5));
+      }
+      close_and_wait(engine, model);
+    }
+  }
+}
+
+TEST(drafts_take_what_is_kept_for_them_and_no_copy) {
+  Engine engine;
+  const auto host = tiny_hybrid(8);
+  Anew anew(engine, host);
+  auto random = check::random();
+  std::vector<RequestOptions> prompts;
+  for (int i = 0; i < 6; i++) {
+    prompts.push_back(turn(text(random, 49), 9));
+    prompts.back().drafts = DraftMethod::ngram;
+    prompts.back().draft_tokens = 8;
+  }
+  int most = 0;
+  Placement placement;
+  placement.draft = [&](const Sequence& sequence, int count, std::vector<int32_t>& drafts) {
+    most = std::max(most, count);
+    drafts.assign(static_cast<size_t>(count), static_cast<int32_t>(sequence.generated()));
+  };
+  // One that runs, copies, and so many for drafts.
+  for (const auto& [copies, kept] : {std::pair{2, 3}, {3, 0}, {0, 4}}) {
+    placement.windowed_kv_blocks = 1 + copies + kept;
+    placement.draft_states = kept;
+    const auto model = make_model(host, placement);
+    engine.add(model);
+    const auto ask = [&](int i, uint64_t reused) {
+      Result result;
+      most = 0;
+      CHECK_EQ(reused_by(engine, model, prompts[i], result), reused);
+      check_same(result, anew.answer(prompts[i]));
+    };
+    // Copies of all take more than there is, and drafts have theirs all the same.
+    for (int i = 0; i < 6; i++) {
+      ask(i, 0);
+      CHECK_EQ(most, kept);
+    }
+    ask(5, copies == 0 ? 0 : 48);
+    CHECK_EQ(most, kept);
+    close_and_wait(engine, model);
   }
 }
 
@@ -69,6 +174,7 @@ TEST(copies_of_states_used_longest_ago_go_first_and_those_that_run_go_before_all
     Placement placement;
     placement.kv_swap_blocks = in_ram;
     placement.windowed_kv_blocks = blocks;  // of states
+    placement.draft_states = 0;
     const auto model = make_model(host, placement);
     engine.add(model);
     std::vector<uint64_t> found;
@@ -105,6 +211,8 @@ TEST(talks_have_the_same_bits_with_copies_of_states_and_without) {
       placement.max_rows = 8 + static_cast<int>(random() % 60);
       placement.devices = 1 + static_cast<int>(random() % 2);
       placement.ahead = random() % 2 == 0 ? StepsAhead::always : StepsAhead::never;
+      placement.draft_states = static_cast<int>(random() % 6);
+      if (random() % 2 == 0) placement.draft = guess(asked);
       const auto model = make_model(host, placement);
       engine.add(model);
       for (size_t at = 0; at < asked.size(); at += crowd) {

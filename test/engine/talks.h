@@ -78,6 +78,8 @@ inline std::vector<Asked> talks(Anew& anew, std::mt19937_64& random, int count) 
     if (random() % 2 == 0) options.temperature = 0.8f;
     if (random() % 3 == 0) options.stop_tokens = text(random, 9);
     if (random() % 8 == 0) options.kind = RequestKind::score;
+    options.drafts = static_cast<DraftMethod>(random() % 3);
+    options.draft_tokens = static_cast<int>(random() % 9);
     Result alone = anew.answer(options);
     asked.push_back({std::move(options), std::move(alone)});
   }

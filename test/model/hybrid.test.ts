@@ -2,7 +2,8 @@
 import { copyFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
-import { inspect, load, type Model, plan } from '../../lib/index.ts'
+import { inspect, load, type Model, plan, type Speculation } from '../../lib/index.ts'
+import { foresee } from '../../lib/model/foreseen.ts'
 import { familyFolder, removeFolders } from '../goldens/folders.ts'
 import { temporaryFolder } from '../lib/folder.ts'
 import { readFolder, writeSafetensors } from '../reference/safetensors.ts'
@@ -133,19 +134,74 @@ describe('states', () => {
     expect(model.stats.prefixCache).toMatchObject({ promptTokens: 120, reusedTokens: 0 })
   })
 
-  test('drafts are refused by name, and none are made unasked', async () => {
+  test.each(NAMES)('%s: drafts, right and wrong, alone and in a crowd, change no bit', async (name) => {
+    await using model = await load(familyFolder(name), options)
+    const ask = async (seed: number, speculation: Speculation) => {
+      const asked = { maxTokens: 24, temperature: 0, ignoreEos: true, logprobs: true, speculation } as const
+      const { tokens, logprobs, usage } = await model.generate(prompt(seed, 3 + (seed % 9)), asked).result
+      return { bits: { tokens: [...tokens], logprobs: [...logprobs!] }, usage }
+    }
+    const alone: Awaited<ReturnType<typeof ask>>[] = []
+    for (const seed of seeds(6)) alone.push(await ask(seed, { method: 'off' }))
+    for (const [wrong, accepted] of [
+      [0, 23],
+      [3, 8],
+      [1, 0],
+    ] as const) {
+      const spoilt = alone[2]!.bits.tokens.map((token, at) =>
+        wrong > 0 && at % wrong === 0 ? (token + 1) % 512 : token,
+      )
+      foresee(model, Int32Array.from(spoilt))
+      const { bits, usage } = await ask(2, { method: 'ngram', tokens: 4 })
+      expect(bits).toEqual(alone[2]!.bits)
+      expect(usage.draftedTokens).toBeGreaterThan(0)
+      if (wrong === 0) expect(usage.acceptedTokens).toBeGreaterThanOrEqual(accepted - 5)
+      else expect(usage.acceptedTokens).toBeGreaterThanOrEqual(accepted)
+      if (wrong === 1) expect(usage.acceptedTokens).toBe(0)
+      // Of the others' answers it knows nothing.
+      const crowd = await Promise.all(seeds(6).map((seed) => ask(seed, { method: 'ngram', tokens: 1 + seed })))
+      for (const [seed, one] of crowd.entries()) expect(one.bits).toEqual(alone[seed]!.bits)
+    }
+  })
+
+  test('a pass has no more drafts than there are states for', async () => {
     const path = familyFolder('qwen35-bf16')
-    const refused = { code: 'INVALID_ARGUMENT', message: expect.stringContaining('speculation.method') }
-    const ngram = { method: 'ngram' } as const
-    await expect(load(path, { ...options, speculation: ngram })).rejects.toMatchObject(refused)
-    const draft = { code: 'INVALID_ARGUMENT', message: expect.stringContaining('draft') }
-    await expect(load(path, { ...options, draft: path })).rejects.toMatchObject(draft)
-    await expect(load(familyFolder('qwen3-moe-bf16'), { ...options, draft: path })).rejects.toMatchObject(draft)
-    await using model = await load(path, options)
-    expect(() => model.generate([1], { speculation: ngram })).toThrow(expect.objectContaining(refused))
-    const again = Array.from({ length: 60 }, (_, at) => at % 3)
-    const { usage } = await model.generate(again, { maxTokens: 30, temperature: 0, ignoreEos: true }).result
-    expect(usage.draftedTokens).toBeUndefined()
+    const expected = await (async () => {
+      await using model = await load(path, options)
+      return answer(model, 4)
+    })()
+    // The prompt's pass gives the first of 24 tokens; no drafts are made beyond the last.
+    for (const [stateDrafts, passes] of [
+      [0, 24],
+      [1, 1 + 12],
+      [3, 1 + 6],
+      [8, 1 + 3],
+    ] as const) {
+      const asked = { stateDrafts, speculation: { method: 'ngram', tokens: 16 } } as const
+      await using model = await load(path, { ...options, ...asked })
+      foresee(model, Int32Array.from(expected.tokens))
+      expect(await answer(model, 4)).toEqual(expected)
+      expect(model.stats.steps).toBe(passes)
+      expect(model.plan.kv[0]).toMatchObject({ drafts: stateDrafts })
+    }
+  })
+
+  test('a draft model is no hybrid, whom it drafts for may be one', async () => {
+    const path = familyFolder('qwen35-bf16')
+    const refused = { code: 'INVALID_ARGUMENT', message: expect.stringContaining('draft') }
+    await expect(load(path, { ...options, draft: path })).rejects.toMatchObject(refused)
+    await expect(load(familyFolder('qwen3-moe-bf16'), { ...options, draft: path })).rejects.toMatchObject(refused)
+    await using alone = await load(path, options)
+    await using model = await load(path, { ...options, draft: familyFolder('qwen3-moe-bf16') })
+    for (const seed of seeds(3)) expect(await answer(model, seed)).toEqual(await answer(alone, seed))
+    const asked = { maxTokens: 24, temperature: 0, ignoreEos: true, speculation: { method: 'draft' } } as const
+    const { usage } = await model.generate(prompt(1, 4), asked).result
+    expect(usage.draftedTokens).toBeGreaterThan(0)
+  })
+
+  test('who takes no drafts has no states for them', async () => {
+    await using model = await load(familyFolder('qwen35-bf16'), { ...options, speculation: { method: 'off' } })
+    expect(model.plan.kv[0]).toMatchObject({ drafts: 0 })
   })
 
   test('inspect() and plan() count them', async () => {
@@ -166,10 +222,12 @@ describe('states', () => {
     expect(attention).toEqual({ layers: 1, window: 0, type: 'f16', tokens: 4 * 160 })
     // Three rows of the convolution's 192 columns, and a matrix of 16 x 32 for each of 4 heads.
     const bytes = 3 * (3 * 192 + 4 * 16 * 32) * 4
-    expect(states).toEqual({ layers: 3, window: 0, type: 'f32', tokens: 0, sequences: 4, copies: 4 })
-    expect(kvBytes).toBe(4 * 160 * kvBytesPerToken + 8 * bytes)
-    const fewer = await plan(path, { device: 'cpu', contextLength: 160, maxSequences: 4, stateCopies: 1 })
-    expect(fewer.kvBytes).toBe(4 * 160 * kvBytesPerToken + 5 * bytes)
+    expect(states).toEqual({ layers: 3, window: 0, type: 'f32', tokens: 0, sequences: 4, copies: 4, drafts: 4 })
+    expect(kvBytes).toBe(4 * 160 * kvBytesPerToken + 12 * bytes)
+    const named = { stateCopies: 1, stateDrafts: 2, acceptance: 1 } as const
+    const fewer = await plan(path, { device: 'cpu', contextLength: 160, maxSequences: 4, ...named })
+    expect(fewer.kvBytes).toBe(4 * 160 * kvBytesPerToken + 7 * bytes)
+    expect(fewer.prediction.drafted!.drafts).toBeLessThanOrEqual(2)
   })
 
   test('a plan for a GPU has room for the states', async () => {
@@ -178,9 +236,9 @@ describe('states', () => {
     // Three columns of 8,192, and 32 matrices of 128 x 128, in 30 layers: 66 MB a sequence, of which five are 16,384 tokens.
     const bytes = 30 * (3 * 8192 + 32 * 128 * 128) * 4
     expect(kv).toEqual([
-      { layers: 30, window: 0, type: 'f32', tokens: 0, sequences: 5, copies: 5 },
+      { layers: 30, window: 0, type: 'f32', tokens: 0, sequences: 5, copies: 5, drafts: 5 },
       { layers: 10, window: 0, type: 'f16', tokens: 4 * 4096 },
     ])
-    expect(kvBytes).toBe(10 * bytes + 4 * 4096 * 10 * 2 * 2 * 256 * 2)
+    expect(kvBytes).toBe(15 * bytes + 4 * 4096 * 10 * 2 * 2 * 256 * 2)
   })
 })

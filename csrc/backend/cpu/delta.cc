@@ -1,8 +1,9 @@
 // What keeps a state in the place of keys and values, on the CPU twin: a causal convolution, and the gated delta rule.
 // Rows of a sequence are computed one after the other, whatever the pass: so the bits of a prompt are those of
-// decoding.
+// decoding. Of rows that decode, the second on are drafts: what is behind each is kept apart (Step).
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "backend/cpu/executor.h"
 #include "backend/cpu/vector_ops.h"
@@ -29,13 +30,14 @@ std::vector<CpuExecutor::Run> CpuExecutor::runs_of(const StatePlace& place, cons
   std::vector<Run> runs;
   for (int r = 0; r < scope.rows; r++) {
     const int32_t sequence = step_.sequences[scope.begin + r];
-    if (r > 0 && sequence == step_.sequences[scope.begin + r - 1]) {
-      runs.back().end = r + 1;
-      continue;
+    const int32_t* table = tables.data() + static_cast<size_t>(sequence) * step_.block_table_stride;
+    const auto state = [&](int32_t block) { return reinterpret_cast<float*>(states + block * bytes) + place.begin; };
+    if (r == 0 || sequence != step_.sequences[scope.begin + r - 1]) {
+      runs.push_back({r, r + 1, state(table[0]), {}, step_.positions[scope.begin + r] == 0});
     }
-    const int32_t block = tables[static_cast<size_t>(sequence) * step_.block_table_stride];
-    runs.push_back({r, r + 1, reinterpret_cast<float*>(states + block * bytes) + place.begin,
-                    step_.positions[scope.begin + r] == 0});
+    Run& run = runs.back();
+    run.end = r + 1;
+    if (scope.begin + r < step_.decode_rows) run.behind.push_back(state(table[r - run.begin]));
   }
   return runs;
 }
@@ -61,8 +63,10 @@ void CpuExecutor::run_op(const ConvOp& op, const Scope& scope) {
         for (int t = 1; t <= before; t++) sum += own[t] * seen[t];
         out[static_cast<size_t>(r) * op.channels + c] = sum / (1.0f + std::exp(-sum));
         for (int t = 0; t < before; t++) seen[t] = seen[t + 1];
+        if (run.behind.empty() && r + 1 < run.end) continue;
+        float* left = run.behind.empty() ? run.state : run.behind[r - run.begin];
+        for (int t = 0; t < before; t++) left[static_cast<size_t>(t) * op.channels + c] = seen[t];
       }
-      for (int t = 0; t < before; t++) run.state[static_cast<size_t>(t) * op.channels + c] = seen[t];
     }
   });
 }
@@ -85,6 +89,10 @@ void CpuExecutor::run_op(const DeltaOp& op, const Scope& scope) {
     thread_local std::vector<float> normed;
     normed.resize(static_cast<size_t>(2) * op.key_dim);
     for (int r = run.begin; r < run.end; r++) {
+      if (r > run.begin && !run.behind.empty()) {
+        const float* last = std::exchange(state, run.behind[r - run.begin] + head * matrix);
+        std::copy(last, last + matrix, state);
+      }
       const float* row = in + static_cast<size_t>(r) * width(op.in);
       const float* gate = gates + static_cast<size_t>(r) * width(op.gates);
       DeltaRow step;

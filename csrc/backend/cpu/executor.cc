@@ -139,18 +139,22 @@ void CpuExecutor::check(const Step& step) const {
   const int64_t classes = std::max<int64_t>(1, size(config_.kv));
   const int64_t sequences = size(step.block_tables) / step.block_table_stride / classes;
   std::vector<int32_t> blocks(sequences, 0);  // in use, of each sequence
+  std::vector<int32_t> states(sequences, 0);
   for (int r = 0; r < step.rows; r++) {
     require(step.tokens[r] >= 0 && step.tokens[r] < vocab, "a token id is outside the vocabulary");
     require(step.positions[r] >= 0 && step.positions[r] < config_.max_context, "a position is outside the context");
     require(step.sequences[r] >= 0 && step.sequences[r] < sequences, "a sequence has no block table");
     int32_t& used = blocks[step.sequences[r]];
     used = std::max(used, step.positions[r] / kKvBlockTokens + 1);
+    int32_t& behind = states[step.sequences[r]];
+    behind = r < step.decode_rows ? behind + 1 : 1;
   }
   for (int64_t s = 0; s < sequences; s++) {
     require(blocks[s] <= step.block_table_stride, "a block table is too short for its positions");
     for (int64_t c = 0; c < size(config_.kv); c++) {
       const int32_t* table = step.block_tables.data() + (c * sequences + s) * step.block_table_stride;
-      const int32_t used = config_.program.kv[c].state > 0 ? std::min(blocks[s], 1) : blocks[s];
+      const int32_t used = config_.program.kv[c].state > 0 ? states[s] : blocks[s];
+      require(used <= step.block_table_stride, "a block table is too short for its rows");
       for (int32_t b = 0; b < used; b++) {
         require(table[b] >= 0 && table[b] < config_.kv[c].blocks, "a KV block id is outside the cache");
       }

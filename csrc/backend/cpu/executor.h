@@ -97,9 +97,10 @@ class CpuExecutor final : public Executor {
   void run_op(const DeltaOp& op, const Scope& scope);
   // Rows of one sequence, side by side.
   struct Run {
-    int begin = 0, end = 0;  // from the scope's first row on
-    float* state = nullptr;  // of the sequence
-    bool fresh = false;      // there is nothing before them: the state is zero, whatever it holds
+    int begin = 0, end = 0;      // from the scope's first row on
+    float* state = nullptr;      // of the sequence
+    std::vector<float*> behind;  // of decode rows: where what is behind each goes; empty: into `state`, behind the last
+    bool fresh = false;          // there is nothing before them: the state is zero, whatever it holds
   };
   std::vector<Run> runs_of(const StatePlace& place, const Scope& scope) const;
   void run_experts(const ExpertsOp& op, const Scope& scope);
