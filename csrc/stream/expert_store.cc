@@ -77,7 +77,9 @@ const std::byte* ExpertStore::slab_of(int unit, int expert) const {
 }
 
 int ExpertStore::offers_wanted() const {
-  const int most = std::max(1, static_cast<int>(frames_.size()) / kShareOffered);
+  // Not more than there are experts to take them.
+  const int most = std::min(std::max(1, static_cast<int>(frames_.size()) / kShareOffered),
+                            static_cast<int>(frame_of_.size() - recency_.size()));
   if (gain_ < kEven) return std::min(most, kFewOffers);
   return std::min({most, kMostOffers, kSomeOffers + static_cast<int>((gain_ - kEven) * kOffersByGain)});
 }
