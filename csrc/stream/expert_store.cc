@@ -160,7 +160,8 @@ void ExpertStore::used(std::span<const uint16_t> rows, std::span<const int32_t> 
   }
   counters_.hits += hits;
   counters_.mapped += mapped;
-  if (trace_ && hits + mapped > 0) trace_->counts("experts", {{"in frames", hits}, {"in RAM", mapped}});
+  if (trace_ && hits + mapped > 0)
+    trace_->counts("experts", {{"in frames", hits}, {"in RAM", mapped}, {"copied", filled.size()}});
   if (hits + mapped == 0 || !empty_.empty()) return;  // a pass with a prompt; frames that fill tell nothing yet
   const double found = static_cast<double>(hits) / static_cast<double>(hits + mapped);
   const double even = static_cast<double>(frames_.size()) / static_cast<double>(frame_of_.size());

@@ -43,7 +43,8 @@ describe.skipIf(gpus.length === 0)('copies of states on a GPU', () => {
 
 const NAMES = ['qwen35-bf16', 'qwen3-next-gptq-g32', 'qwen35-moe-bf16']
 const schedules = Number(process.env.MILLRACE_SCHEDULES ?? 12)
-const drafting = { device: 'cuda', contextLength: 160, cache: false, maxSequences: 12, stateDrafts: 24 } as const
+const alike = { device: 'cuda', contextLength: 160, cache: false, stateDrafts: 24 } as const
+const drafting = { ...alike, maxSequences: 12 } as const
 
 async function draft(model: Model, seed: number, speculation: Speculation, sampled = seed % 2 === 1) {
   const sampling = sampled ? { temperature: 0.9, topP: 0.95, seed } : { temperature: 0 }
@@ -68,7 +69,7 @@ describe.skipIf(gpus.length === 0)('drafts of hybrids on a GPU: the bits of answ
         expect(bits, `${tokens} drafts, of ${wrong} one wrong`).toEqual(expected.bits)
         expect(usage.draftedTokens).toBeGreaterThan(0)
         if (wrong === 1) expect(usage.acceptedTokens).toBe(0)
-        else expect(usage.acceptedTokens).toBeGreaterThan(15)
+        else expect(usage.acceptedTokens).toBeGreaterThan(10)
       }
       const auto = await draft(model, 3, { method: 'auto' })
       expect(auto.bits).toEqual(expected.bits)
@@ -76,15 +77,15 @@ describe.skipIf(gpus.length === 0)('drafts of hybrids on a GPU: the bits of answ
   })
 
   const places: [string, LoadOptions][] = [
-    ['resident', { placement: 'resident' }],
-    ['streamed', { placement: 'streamed', ring: 3, poison: true }],
+    ['resident', { placement: 'resident', maxSequences: 12 }],
+    ['streamed', { placement: 'streamed', maxSequences: 12, ring: 3, poison: true }],
     ['preempted', { placement: 'resident', kvTokens: 320 }],
-    ['with few states for drafts', { placement: 'resident', stateDrafts: 3, stateCopies: 1 }],
+    ['with few states for drafts', { placement: 'resident', maxSequences: 12, stateDrafts: 3, stateCopies: 1 }],
   ]
   test.each(places)('crowds, prefixes and whoever leaves: %s', async (_, placement) => {
     const random = randomOf(Number(process.env.MILLRACE_SEED ?? 1))
     await using plain = await load(familyFolder('qwen35-bf16'), { ...drafting, prefixReuse: false })
-    await using model = await load(familyFolder('qwen35-bf16'), { ...drafting, deterministic: true, ...placement })
+    await using model = await load(familyFolder('qwen35-bf16'), { ...alike, deterministic: true, ...placement })
     const expected = []
     for (let seed = 0; seed < 12; seed++) expected.push(await draft(plain, seed, { method: 'off' }))
     let drafted = 0

@@ -60,7 +60,7 @@ test('a trace holds every copy and every unit of a pass, and is closed with the 
   expect(events.every((event) => event.ph === 'M' || event.dur >= 0)).toBe(true)
 })
 
-test("a trace of experts on demand holds their copies, and where each pass's experts were read", async () => {
+test("a trace of experts on demand tells where each pass's experts were read, and how many it copied", async () => {
   const path = join(tmpdir(), `millrace-trace-experts-${process.pid}.json`)
   const folder = familyFolder('qwen3-moe-gptq-g32')
   const options = { contextLength: 64, prefixReuse: false, experts: 'demand' as const, expertCache: '8MiB' }
@@ -70,7 +70,7 @@ test("a trace of experts on demand holds their copies, and where each pass's exp
   await model.trace(null)
   const { hits, mapped, promotedBytes } = model.stats.experts
   await model.generate([4, 5, 6], { maxTokens: 4, ignoreEos: true }).result // nobody traces any more
-  type Event = { ph: string; tid: number; name: string; dur: number; args: Record<string, number> }
+  type Event = { ph: string; name: string; args: Record<string, number> }
   const events = JSON.parse(await readFile(path, 'utf8')) as Event[]
   await rm(path)
   const passes = events.filter(({ ph, name }) => ph === 'C' && name === 'experts').map(({ args }) => args)
@@ -78,11 +78,9 @@ test("a trace of experts on demand holds their copies, and where each pass's exp
   expect(hits + mapped).toBeGreaterThan(0)
   expect(sum('in frames')).toBe(hits)
   expect(sum('in RAM')).toBe(mapped)
-  const copies = events.filter(({ ph, tid }) => ph === 'X' && tid === 5)
-  expect(copies.length).toBeGreaterThan(0)
-  for (const { name } of copies) expect(name).toMatch(/^\S.* expert \d+$/)
   const [unit] = model.plan.units.filter(({ experts }) => experts)
-  expect(promotedBytes / copies.length).toBeCloseTo(unit!.experts!.bytes / unit!.experts!.count, -3)
+  expect(sum('copied')).toBeGreaterThan(0)
+  expect(promotedBytes / sum('copied')).toBeCloseTo(unit!.experts!.bytes / unit!.experts!.count, -3)
 })
 
 test('a trace that does not fit is told as it is ended, and costs no answer', async () => {
