@@ -1,6 +1,7 @@
 // What moving weights costs while models serve:
 //
 //   node bench/node/residency.mjs switch [--head q4]   two 8B models, memory for one: first token of the one that is out
+//   node bench/node/residency.mjs turns [--chat 4096]   the same two, a long chat with each: first token of its next turn
 //   node bench/node/residency.mjs budget               32 sequences, residency 32 -> 28 -> 4 -> 28 -> 32 layers of an 8B
 //   node bench/node/residency.mjs many [--arena 4GB]   20 models of the 1.1B shape, requests at random times
 //
@@ -17,6 +18,7 @@ const { options, positionals } = begin(import.meta, {
   shape: String,
   layers: Number,
   turns: 8,
+  chat: 4096,
   models: 20,
   sequences: 32,
   tokens: 200,
@@ -59,6 +61,54 @@ async function switching() {
   console.log(
     `${options.head} head, ${(bytes / 1e9).toFixed(2)} GB: first token after ${times.map((ms) => ms.toFixed(1)).join(', ')} ms; its bytes alone take the link ${((bytes / link) * 1e3).toFixed(1)} ms`,
   )
+  for (const model of models) await model.close()
+}
+
+// Goal of a turn after the other model was served: 15 % more than its weights take the link.
+async function turns() {
+  const spec = await shapeOf(options.shape ?? 'llama3-8b', options.layers)
+  const { chat } = options
+  const added = 32
+  const settings = { device, placement: 'shared', contextLength: chat + 256, maxSequences: 1, kvSwap: '4GiB' }
+  const models = []
+  for (const seed of [1, 2]) {
+    models.push(await loadSynthetic('turns', spec, settings, { head: options.head, seed }))
+  }
+  const ms = (bytes) => (bytes / link) * 1e3
+  const weights = models[0].plan.units.reduce((sum, unit) => sum + unit.bytes, 0)
+  const { kvBytesPerToken } = models[0].plan
+  for (const model of models) await ask(model, 1, chat, 1)
+  let others = 100
+  const anew = []
+  const turn = async (at, pushed) => {
+    const [out, busy] = at % 2 === 0 ? models : models.toReversed()
+    if (pushed) anew.push((await ask(out, others++, chat, 1)).timings.firstTokenMs) // takes the cache
+    await ask(busy, 9, 64, 4)
+    const before = out.stats.prefixCache
+    const text = Int32Array.from([...promptOf(1, chat, spec.vocab), ...promptOf(others++, added, spec.vocab)])
+    const { timings } = await out.generate(text, { maxTokens: 1, ignoreEos: true }).result
+    const after = out.stats.prefixCache
+    return {
+      ms: timings.firstTokenMs,
+      reused: after.reusedTokens - before.reusedTokens,
+      returned: after.returnedTokens - before.returnedTokens,
+    }
+  }
+  console.log(`weights of ${(weights / 1e9).toFixed(2)} GB take the link ${ms(weights).toFixed(1)} ms`)
+  for (const pushed of [false, true]) {
+    const all = []
+    for (let at = 0; at < options.turns; at++) all.push(await turn(at, pushed))
+    const middle = quantile(
+      all.map((one) => one.ms),
+      0.5,
+    )
+    const least = (name) => Math.min(...all.map((one) => one[name]))
+    const more = 100 * (middle / ms(weights) - 1)
+    console.log(
+      `${pushed ? `from RAM, ${(ms(kvBytesPerToken * least('returned'))).toFixed(1)} ms of the link more` : 'on the GPU'}: first token after ${all.map((one) => one.ms.toFixed(1)).join(', ')} ms, median ${middle.toFixed(1)} (${more.toFixed(0)} % more than the weights); of ${chat + added} tokens ${least('reused')} reused, ${least('returned')} of them from RAM`,
+    )
+  }
+  console.log(`computed anew, with the copy of the weights: ${quantile(anew, 0.5).toFixed(1)} ms`)
   for (const model of models) await model.close()
 }
 
@@ -167,7 +217,7 @@ async function many() {
   for (const model of models) await model.close()
 }
 
-const benches = { switch: switching, budget, many }
+const benches = { switch: switching, turns, budget, many }
 for (const name of positionals.length > 0 ? positionals : Object.keys(benches)) {
   if (!Object.hasOwn(benches, name)) fail(`expected ${Object.keys(benches).join(', ')} but received '${name}'`)
   console.log(name)

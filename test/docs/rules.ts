@@ -171,7 +171,7 @@ const TOYS: Record<string, (args: string[], places: Places) => { toy: string[]; 
   'bench/node/residency.mjs': (args) => ({
     toy: [
       ...['--device', 'cpu', '--shape', SMALLEST, '--models', '2', '--turns', '1'],
-      ...['--sequences', '2', '--tokens', '8', '--seconds', '0.2', '--arena', '20MB', '--head', 'q4'],
+      ...['--sequences', '2', '--tokens', '8', '--seconds', '0.2', '--arena', '20MB', '--head', 'q4', '--chat', '64'],
     ],
     expected: args.includes('budget') ? /^texts equal: true/m : /first token (after|p50) [\d.]+/,
   }),
