@@ -389,6 +389,8 @@ void CudaExecutor::set_experts(Stream& stream, std::span<const ExpertAddress> ex
   send();
 }
 
+static_assert(FrameOffers::kRing >= kMostOfferedFrames);
+
 void CudaExecutor::offer_frames(Stream& stream, std::span<std::byte* const> frames, bool anew) {
   auto& cuda = static_cast<CudaStream&>(stream);
   cuda.use_device();

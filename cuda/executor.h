@@ -171,9 +171,9 @@ class CudaExecutor final : public Executor, private Holder {
   // Of rows whose results there is room for. x: of the first of them, float16.
   void run_experts(const ExpertsOp& op, const __half* x, int x_stride, const Scope& scope,
                    const std::optional<AddOp>& sum, bool prompt);
-  // Whether the launches of these rows of a unit give frames to experts that they read in RAM; and those launches'
-  // list.
+  // The CPU answers some of the unit's experts in a launch for so many rows.
   bool answers(int unit, int rows) const;
+  // With it, whoever makes or shortens the list gives frames to experts in RAM.
   ExpertList list_of(int unit, bool gives_frames) const;
   CombineArguments sums_of(const ExpertsOp& op, const Scope& scope, const std::optional<AddOp>& sum) const;
   void make_room_for_experts();

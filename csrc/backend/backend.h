@@ -215,6 +215,9 @@ struct KvMemory {
   }
 };
 
+// Executor::offer_frames(): frames that are offered and that no output has told of, at most.
+inline constexpr int kMostOfferedFrames = 512;
+
 // Of a unit whose experts lie apart: where one of them begins.
 struct ExpertAddress {
   int unit = 0, expert = 0;
@@ -257,7 +260,7 @@ class Executor {
   virtual void set_experts(Stream& stream, std::span<const ExpertAddress> experts) = 0;
   // Frames of device memory, each for the bytes of one expert: operations enqueued from here on copy there what they
   // read of experts in RAM, one after the other while there are frames, and find it there afterwards. `anew`: those
-  // offered before are taken back.
+  // offered before are taken back. At most kMostOfferedFrames at once.
   virtual void offer_frames(Stream& stream, std::span<std::byte* const> frames, bool anew) = 0;
   virtual void begin(Stream& stream, const Step& step, StepOutput& output) = 0;
   virtual void embed(Stream& stream) = 0;

@@ -10,7 +10,7 @@ namespace millrace {
 
 namespace {
 
-// Empty frames that are on offer at once; executors have room for 512.
+// Empty frames that are on offer at once.
 constexpr size_t kMostOffered = 256;
 // Where experts must be evicted for them, so many: whatever is on offer finds nothing, which is worth it as far as
 // passes choose again what they chose of late. That they do by as much as they find more in frames than even choices
@@ -18,7 +18,8 @@ constexpr size_t kMostOffered = 256;
 constexpr int kFewOffers = 2, kSomeOffers = 16, kMostOffers = 192;
 constexpr double kEven = 0.02, kOffersByGain = 640;  // what chance makes of a difference; offers for each more
 constexpr int kShareOffered = 8;                     // of all frames one of so many at most
-constexpr double kOfPass = 0.05;                     // a pass's part in what was seen of late
+static_assert(kMostOffered <= kMostOfferedFrames && kMostOffers <= kMostOfferedFrames);
+constexpr double kOfPass = 0.05;  // a pass's part in what was seen of late
 
 }  // namespace
 

@@ -54,6 +54,7 @@ template <class Code>
 __device__ __noinline__ void keep_chunk(const DecodeTask& task, uint32_t stage, std::byte* matrix, int chunk,
                                         int lane) {
   const auto keep = [lane](uint32_t from, std::byte* to, int bytes) {
+#pragma unroll 1
     for (int at = lane * 16; at < bytes; at += 32 * 16) {
       *reinterpret_cast<uint4*>(to + at) = load_shared_16(from + at);
     }

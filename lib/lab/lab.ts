@@ -7,7 +7,7 @@ import { awaitNative } from '../model/runtime.ts'
 import { invalidArgument, validate } from '../options/validate.ts'
 import { chooseDevice } from '../plan/plan.ts'
 import { readKernel } from './kernel.ts'
-import { checkOperation, describe, operations } from './operations.ts'
+import { argumentNames, checkOperation, describe } from './operations.ts'
 
 export interface LabOptions {
   /** 'cpu', 'cuda' or 'cuda:<index>'. Default 'auto': a GPU if there is one. */
@@ -262,16 +262,13 @@ function eventOf(event: LabEvent, name = 'event'): LabEvent {
 function toNative(work: Work): NativeLaunch {
   if (typeof work !== 'object' || work === null) throw invalidArgument('a work, as prepare() makes it', 'work', work)
   const { operation, dimensions, buffers, kernel } = work
-  checkOperation(operation)
+  const names = argumentNames().get(checkOperation(operation))!
   for (const [name, value] of Object.entries({ dimensions, buffers })) {
     if (typeof value !== 'object' || value === null) throw invalidArgument('an object', `${name} of the work`, value)
   }
   if (kernel !== undefined && !(kernel instanceof LabKernel)) {
     throw invalidArgument('a kernel of this lab', 'kernel of the work', kernel)
   }
-  const names = operations()
-    .find(({ name }) => name === operation)!
-    .arguments.map(({ name }) => name)
   const unknown = Object.keys(buffers).find((name) => !names.includes(name))
   if (unknown !== undefined) throw invalidArgument(`one of ${names.join(', ')}`, `an argument of ${operation}`, unknown)
   const parts = names.map((name) => {

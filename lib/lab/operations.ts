@@ -56,6 +56,18 @@ export function operations(): Operation[] {
   return addon().lab.operations() as (NativeOperation & Operation)[]
 }
 
+let known: ReadonlyMap<string, readonly string[]> | undefined
+
+/**
+ * Every operation's names of arguments. Each call of a lab asks, and the whole table takes milliseconds to make. Throws
+ * ADDON_NOT_BUILT.
+ * @internal
+ */
+export function argumentNames(): ReadonlyMap<string, readonly string[]> {
+  known ??= new Map(operations().map(({ name, arguments: own }) => [name, own.map((argument) => argument.name)]))
+  return known
+}
+
 /** Sizes of an operation's arguments. Throws INVALID_ARGUMENT naming the dimension. */
 export function describe(operation: string, dimensions: Readonly<Record<string, number>>): Problem {
   checkOperation(operation)
@@ -70,8 +82,8 @@ export function describe(operation: string, dimensions: Readonly<Record<string, 
 }
 
 export function checkOperation(operation: unknown, remedy = 'operations() lists them'): string {
-  const names = operations().map(({ name }) => name)
-  if (typeof operation === 'string' && names.includes(operation)) return operation
+  if (typeof operation === 'string' && argumentNames().has(operation)) return operation
+  const names = [...argumentNames().keys()]
   const likely = typeof operation === 'string' ? nearest(operation, names) : undefined
   throw invalidArgument(
     `one of ${names.join(', ')}`,

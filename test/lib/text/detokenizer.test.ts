@@ -88,6 +88,8 @@ describe.each(folders)('%s', (folder) => {
     fc.assert(
       fc.property(fc.string({ unit: 'grapheme', maxLength: 30 }), fc.boolean(), (text, asAnswer) => {
         const tokens = tokenizer.encode(text, false)
+        // SentencePiece writes a space so, and cannot tell them apart.
+        fc.pre(!text.includes('▁'))
         // Texts that spell out a special token show nothing of it.
         fc.pre(tokens.every((token) => tokenizer.pieces.bytes(token) !== undefined))
         if (!asAnswer) expect(streamed(tokenizer, [], tokens).join('')).toBe(text)
